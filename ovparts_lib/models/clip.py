@@ -165,11 +165,12 @@ def embed_patches(visual: VisionTransformer, pixels: Tensor) -> Tensor:
     patch = visual.patch_size[0]
     if pixels.shape[-2] % patch or pixels.shape[-1] % patch:
         raise ValueError(f"pixels are {tuple(pixels.shape[-2:])}; both sides must be multiples of {patch}")
-    patches = visual.conv1(pixels)
+    patches = visual.conv1(pixels.to(visual.conv1.weight.dtype))
     positions = resize_position_embedding(visual.positional_embedding, tuple(patches.shape[-2:]))
     tokens = rearrange(patches, "b c h w -> b (h w) c")
-    class_token = visual.class_embedding.to(tokens.dtype).expand(len(tokens), 1, -1)
-    return visual.ln_pre(torch.cat([class_token, tokens], dim=1) + positions.to(tokens.dtype))
+    class_token = visual.class_embedding.expand(len(tokens), 1, -1)
+    # under autocast the sum is float32, and with it the residual stream of all blocks
+    return visual.ln_pre(torch.cat([class_token, tokens], dim=1) + positions)
 
 
 def self_attention(

@@ -150,7 +150,7 @@ def weights_checksum(tensors: Iterable[Tensor]) -> tuple:
 
 
 def _pieces(tensors: Sequence[Tensor], size: int = 2**22) -> Iterator[list[Tensor]]:
-    """Consecutive tensors of one element size and device, some ``size`` elements at a time: few kernels, little memory."""
+    """Consecutive tensors of one element size, about ``size`` elements at a time: few kernels, little memory."""
     piece: list[Tensor] = []
     for tensor in tensors:
         alike = piece and tensor.element_size() == piece[0].element_size()
