@@ -1,0 +1,1 @@
+"""The systems, one file each, and the blocks they share."""
