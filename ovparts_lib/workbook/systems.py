@@ -139,5 +139,5 @@ def train_on_devices(model: Clipseg, params: Any, record: RunRecord) -> pd.DataF
             f"training on {params.devices} devices ended with exit code {process.returncode}; its output is above. "
             "Run it again to go on from the last checkpoint"
         )
-    load_weights(model, record.path / WEIGHTS)
+    load_state(model, record.path / WEIGHTS)
     return history_frame(read_log(record.run.log))
