@@ -76,17 +76,11 @@ class MiniatureParameters(RunParameters):
     render_seed: Whole = Field(0, ge=0, description="seed of the renderer")
     samples: Whole = Field(8, ge=1, le=64, description="pictures shown")
     clip_weights: Text = Field("checkpoints/miniature/clip.safetensors", description="where MiniClip is written")
-    clip_iterations: Whole | None = Field(None, ge=1, description="training steps of MiniClip")
-    clip_seconds: Number | None = Field(None, gt=0, description="or its training time")
+    clip_iterations: Whole = Field(1500, ge=1, description="training steps of MiniClip")
+    clip_seconds: Number | None = Field(None, gt=0, description="stop MiniClip's training after this time, if sooner")
     clip_batch_size: Whole = Field(64, ge=2, description="pairs of picture and caption in a step")
     clip_learning_rate: Number = Field(1e-3, gt=0, description="peak learning rate of MiniClip")
     workers: Whole = free(0, ge=0, description="processes that load data")
-
-    def rules(self) -> list[str]:
-        """MiniClip needs exactly one limit."""
-        if (self.clip_iterations is None) == (self.clip_seconds is None):
-            return ["clip_iterations, clip_seconds: give exactly one of them; steps repeat exactly, seconds do not"]
-        return []
 
 
 class DataParameters(RunParameters):
