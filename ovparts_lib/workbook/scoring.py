@@ -12,19 +12,19 @@ from ovparts_lib import inspection
 from ovparts_lib.evaluation import PROTOCOLS, Evaluation, class_table, evaluate, summary_table
 from ovparts_lib.training import TrainingResult
 from ovparts_lib.workbook.data import PartData
-from ovparts_lib.workbook.record import RunRecord
+from ovparts_lib.workbook.output import RunOutput
 from ovparts_lib.workbook.systems import device_of
 
 MODES = ("oracle_obj", "pred_all")
 MODE_TITLES = {"oracle_obj": "oracle-obj", "pred_all": "pred-all"}
 
 
-def evaluate_stage(model: nn.Module, data: PartData, params: Any, record: RunRecord, stage: str) -> Evaluation:
+def evaluate_stage(model: nn.Module, data: PartData, params: Any, output: RunOutput, stage: str) -> Evaluation:
     """Score the test split in both modes and keep the confusion matrices in ``evaluation/<stage>/``.
 
     A run that is resumed reads what it has scored before.
     """
-    folder = record.path / "evaluation" / stage
+    folder = output.path / "evaluation" / stage
     if (folder / "matrices.npz").is_file():
         return Evaluation.load(folder, data.evaluation.vocabulary)
     evaluation = evaluate(
@@ -39,12 +39,12 @@ def evaluate_stage(model: nn.Module, data: PartData, params: Any, record: RunRec
     return evaluation
 
 
-def evaluate_before(model: nn.Module, data: PartData, params: Any, record: RunRecord) -> Evaluation | None:
+def evaluate_before(model: nn.Module, data: PartData, params: Any, output: RunOutput) -> Evaluation | None:
     """Score the weights training begins from, unless the parameters say no or nothing trains."""
     if not (params.iterations and params.evaluate_before_training):
         print("not scored before training (evaluate_before_training, iterations)")
         return None
-    return evaluate_stage(model, data, params, record, "before")
+    return evaluate_stage(model, data, params, output, "before")
 
 
 def quick_scores(data: PartData, params: Any) -> Any:

@@ -17,7 +17,7 @@ from ovparts_lib.models.clipseg import MINIATURE_CLIPSEG, RELEASED, TRAINABLE_GR
 from ovparts_lib.runs import resolve_path
 from ovparts_lib.training import TrainingResult, TrainingSettings, history_frame, launch, read_log, train
 from ovparts_lib.workbook.data import PartData
-from ovparts_lib.workbook.record import RunRecord
+from ovparts_lib.workbook.output import RunOutput
 
 CLIPSEG_SIZES: dict[str, ClipsegSize] = {"released": RELEASED, "miniature": MINIATURE_CLIPSEG}
 WEIGHTS = "weights.safetensors"
@@ -39,7 +39,7 @@ def device_of(params: Any) -> torch.device:
     return torch.device(wanted)
 
 
-def build_model(params: Any, record: RunRecord | None = None) -> tuple[Clipseg, LoadReport]:
+def build_model(params: Any, output: RunOutput | None = None) -> tuple[Clipseg, LoadReport]:
     """CLIPSeg with the weights a run begins from, or those of the checkpoint it scores.
 
     What no file holds (adapters, the background query, in the miniature the decoder too) is drawn from ``params.seed``.
@@ -56,8 +56,8 @@ def build_model(params: Any, record: RunRecord | None = None) -> tuple[Clipseg, 
         label_resize=params.label_resize,
     )
     model.set_trainable(params.trainable)
-    if record is not None:
-        record.note(checkpoint=report.to_dict())
+    if output is not None:
+        output.note(checkpoint=report.to_dict())
     return model.to(device_of(params)), report
 
 
@@ -101,7 +101,7 @@ def training_settings(params: Any) -> TrainingSettings:
 
 
 def train_model(
-    model: Clipseg, dataset: TrainingDataset, params: Any, record_path: Any, evaluate: Evaluate | None
+    model: Clipseg, dataset: TrainingDataset, params: Any, run_folder: Any, evaluate: Evaluate | None
 ) -> TrainingResult:
     """Train in this process (one of ``params.devices`` that were launched) and leave the weights in the run folder."""
     settings = training_settings(params)
@@ -115,14 +115,14 @@ def train_model(
         world_size=fabric.world_size,
         pin_memory=settings.device == "cuda",
     )
-    result = train(model, loader, settings, run_dir=record_path, evaluate=evaluate, fabric=fabric)
+    result = train(model, loader, settings, run_dir=run_folder, evaluate=evaluate, fabric=fabric)
     if fabric.is_global_zero:
-        save_weights(model, record_path / WEIGHTS, {"system": "clipseg", "size": params.model_size})
+        save_weights(model, run_folder / WEIGHTS, {"system": "clipseg", "size": params.model_size})
     fabric.barrier()
     return result
 
 
-def train_on_devices(model: Clipseg, params: Any, record: RunRecord) -> pd.DataFrame:
+def train_on_devices(model: Clipseg, params: Any, output: RunOutput) -> pd.DataFrame:
     """Train on several devices in processes beside the notebook, which shows what they print.
 
     A kernel that has used CUDA cannot be forked, so each device gets a process of its own.
@@ -130,7 +130,7 @@ def train_on_devices(model: Clipseg, params: Any, record: RunRecord) -> pd.DataF
     Raises:
         RuntimeError: the processes ended with an error; what they printed is above.
     """
-    command = [sys.executable, "-m", "ovparts_lib.workbook.distributed", str(record.path / "params.yaml")]
+    command = [sys.executable, "-m", "ovparts_lib.workbook.distributed", str(output.path / "params.yaml")]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
         for line in process.stdout:
             print(line, end="", flush=True)
@@ -139,5 +139,5 @@ def train_on_devices(model: Clipseg, params: Any, record: RunRecord) -> pd.DataF
             f"training on {params.devices} devices ended with exit code {process.returncode}; its output is above. "
             "Run it again to go on from the last checkpoint"
         )
-    load_state(model, record.path / WEIGHTS)
-    return history_frame(read_log(record.run.log))
+    load_state(model, output.path / WEIGHTS)
+    return history_frame(read_log(output.run.log))
