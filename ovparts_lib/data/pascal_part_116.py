@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path, PurePosixPath
@@ -204,6 +205,10 @@ class PascalPart116:
         labels = read_labels(path, np.uint8)
         check_label_range(labels, len(classes), self.vocabulary.ignore_label, path, kind)
         return labels
+
+    def has_part(self, split: str, record: Record, part_ids: Sequence[int]) -> bool:
+        """Whether a record of the split has a pixel of one of ``part_ids``, on its own object if it is conditioned."""
+        return self.scan(split).has_part(record.image_id, part_ids, record.object_id)
 
     def scan(self, split: str) -> LabelCounts:
         """Label counts of all images of the split's folder.
