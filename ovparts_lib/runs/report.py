@@ -84,7 +84,9 @@ def _comparison(names: tuple[str, ...], entries: list[tuple[RunRecord, dict[str,
     for row in rows.values():
         row["cells"] = [_cell(row, column, list(rows.values())) for column in columns]
     return {
-        "title": " · ".join(filter(None, [setting, f"protocol {protocol}" if protocol else "", version])),
+        "title": " · ".join(
+            filter(None, [setting, f"protocol {protocol}" if protocol else "", f"version {version}" if version else ""])
+        ),
         "modes": [MODES[mode] for mode in modes],
         "rows": list(rows.values()),
     }

@@ -81,7 +81,7 @@ def test_headline_rows(runs):
 
 def test_protocols_are_not_mixed(runs):
     recommended, ov_parts = comparisons(runs)
-    assert recommended["title"] == "zero_shot · protocol recommended · 1"
+    assert recommended["title"] == "zero_shot · protocol recommended · version 1"
     assert recommended["modes"] == ["Oracle-Obj", "Pred-All"]
     assert ov_parts["modes"] == ["Oracle-Obj"]
     before, after = recommended["rows"]
