@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -25,6 +26,7 @@ from ovparts_lib.runs.reading import load_parameters
 from ovparts_lib.runs.writing import write_atomically
 
 _SECONDS_TO_STOP = 45
+_SECONDS_BETWEEN_LOOKS = 0.5
 _REQUEUES_AFTER_TIMEOUT = 20
 
 
@@ -82,9 +84,11 @@ class RunJob(Checkpointable):
         with _ignored(JobEnvironment._usr_sig()):
             child = subprocess.Popen(command, cwd=self.root)
         _CHILDREN.append(child)
-        code = child.wait()
-        if code:
-            raise RunFailedError(f"ovparts run {self.params_file} ended with exit code {code}")
+        # Not child.wait(): a signal that arrives in it could not wait for the child itself (Popen's lock is held).
+        while child.poll() is None:
+            time.sleep(_SECONDS_BETWEEN_LOOKS)
+        if child.returncode:
+            raise RunFailedError(f"ovparts run {self.params_file} ended with exit code {child.returncode}")
         return self.params_file
 
     def checkpoint(self) -> DelayedSubmission:

@@ -50,8 +50,6 @@ CELLS = {
         "before = folder.log.read_text() if folder.log.exists() else ''\n"
         "folder.log.write_text(before + '{\"step\": 1}\\n')\n"
         "print('working in', os.getcwd(), 'as', params.data_root)\n"
-        "if params.data_root == 'fail':\n"
-        "    raise ValueError('the picture dog.jpg cannot be read')\n"
         "if params.data_root == 'kill' and not before:\n"
         "    child = subprocess.Popen(['sleep', '300'])\n"
         "    (folder.path / 'child').write_text(str(child.pid))\n"
@@ -60,10 +58,7 @@ CELLS = {
         "    (folder.path / 'kernel').write_text(str(os.getpid()))\n"
         "    time.sleep(300)"
     ),
-    "finish": (
-        "if params.data_root != 'forget':\n"
-        "    folder.finish({'headline': [{'steps': len(folder.log.read_text().splitlines())}]})"
-    ),
+    "finish": "folder.finish({'headline': [{'steps': len(folder.log.read_text().splitlines())}]})",
 }
 
 

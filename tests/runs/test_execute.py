@@ -1,5 +1,6 @@
 import json
 import os
+import re
 import subprocess
 import sys
 import time
@@ -75,21 +76,21 @@ def is_alive(pid):
     return True
 
 
-def test_a_cell_that_fails(notebook, root, capfd):
-    params = start("fail")
-    assert execute(params) == FAILED
+def test_a_cell_that_fails(write_notebook, capfd):
+    write_notebook(read="print('so far so good')", work="\n\nraise ValueError('the picture dog.jpg cannot be read')")
+    assert execute(start()) == FAILED
     error = capfd.readouterr().err
     assert error.startswith("ovparts: 00_start_here failed in cell [4] after ")
     assert "ValueError: the picture dog.jpg cannot be read" in error.splitlines()[0]
-    assert "----> 5     raise ValueError" in error
-    assert names(params) == {"notebook.failed.ipynb"}
+    assert re.search(r"----> \d raise ValueError", error)
+    assert names(start()) == {"notebook.failed.ipynb"}
 
 
-def test_a_notebook_that_does_not_finish_is_no_complete_run(notebook, root, capfd):
-    params = start("forget")
-    assert execute(params) == FAILED
+def test_a_notebook_that_does_not_finish_is_no_complete_run(write_notebook, capfd):
+    write_notebook(read="import sys", work="sys.exit(0)", finish=None)
+    assert execute(start()) == FAILED
     assert "the run is not complete" in capfd.readouterr().err
-    assert names(params) == {"notebook.failed.ipynb"}
+    assert names(start()) == {"notebook.failed.ipynb"}
 
 
 def test_nothing_is_started_when_something_is_wrong(root, write_notebook):

@@ -7,7 +7,6 @@ from ovparts_lib.runs import ParameterError, StartHereParameters, read_parameter
 from ovparts_lib.runs.notebooks import NotebookError, check_notebook, declared_parameters
 from ovparts_lib.runs.session import assigned_parameters, literal_assignments
 
-
 CELL = 'setting = "miniature"\nrun = "start"\ndata_root = "datasets/miniature"'
 KNOWN = dict.fromkeys(["setting", "run", "seed", "iterations", "device"])
 BASE = "setting = 'zero_shot'\nrun = 'a'\nseed = 0\niterations = 100"
