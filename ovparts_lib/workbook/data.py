@@ -20,9 +20,11 @@ from ovparts_lib.data import (
 from ovparts_lib.data.part_dataset import read_sample
 from ovparts_lib.data.verify import VerificationReport
 from ovparts_lib.inspection import label_grid
+from ovparts_lib.models.clipseg import MINIATURE_CLIPSEG, RELEASED, ClipsegSize
 from ovparts_lib.runs import resolve_path
 from ovparts_lib.workbook.output import RunOutput
 
+CLIPSEG_SIZES: dict[str, ClipsegSize] = {"released": RELEASED, "miniature": MINIATURE_CLIPSEG}
 PASCAL_SPLITS = ("train", "train_obj_condition", "train_few_shot", "val", "val_obj_condition")
 
 
@@ -101,11 +103,15 @@ def open_data(params: Any, output: RunOutput) -> PartData:
 
 
 def open_training(params: Any, reader: PascalPart116) -> TrainingDataset:
-    """The training split of a run, with the run's augmentation."""
+    """The training split of a run, with the run's augmentation.
+
+    Loading ends with CLIPSeg's squashing to a square, so that workers hand over small pictures of one size.
+    """
     transform = training_transform(
         shortest_edge=params.shortest_edge,
         longest_edge=params.longest_edge,
         flip=params.flip,
+        final_size=CLIPSEG_SIZES[params.model_size].image_size,
         label_resize=params.label_resize,
         channel_order=params.channel_order,
     )

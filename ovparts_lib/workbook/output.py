@@ -35,9 +35,7 @@ class RunOutput:
         """Add facts to the run's ``provenance.json``."""
         self.run.output(**facts)
 
-    def figure(
-        self, figure: Figure, name: str, *, title: str, caption: str, data: pd.DataFrame | None = None
-    ) -> None:
+    def figure(self, figure: Figure, name: str, *, title: str, caption: str, data: pd.DataFrame | None = None) -> None:
         """Show a figure and save it as ``figures/<name>.png``, with its data as CSV beside it."""
         save_figure(figure, self.run.figures / f"{name}.png", data)
         self._figures[name] = {"file": f"figures/{name}.png", "title": title, "caption": caption}

@@ -10,7 +10,6 @@ from torch import nn
 
 from ovparts_lib import inspection
 from ovparts_lib.evaluation import Evaluation, class_table, evaluate, score_all, summary_table
-from ovparts_lib.training import TrainingResult
 from ovparts_lib.workbook.data import PartData
 from ovparts_lib.workbook.output import RunOutput
 from ovparts_lib.workbook.systems import device_of
@@ -130,12 +129,14 @@ def class_figures(evaluation: Evaluation, tables: dict[str, pd.DataFrame], outpu
         )
 
 
-def training_figures(training: TrainingResult, output: RunOutput) -> None:
-    """Loss and learning rate over the steps, with the evaluations in between."""
+def training_figures(history: pd.DataFrame, output: RunOutput) -> None:
+    """Loss and learning rate over the steps, with the evaluations in between; nothing where nothing was trained."""
+    if history.empty:
+        return
     output.figure(
-        inspection.training_curve(training.history),
+        inspection.training_curve(history),
         "training",
         title="Training",
         caption="Loss and learning rate per step; marks where the model was scored during training.",
-        data=training.history,
+        data=history,
     )
