@@ -1,9 +1,9 @@
 """CLIPSeg with trainable text embeddings and a visual adapter: the one-stage baseline of OV-PARTS.
 
-A frozen CLIP image tower gives three activations; a small decoder, conditioned on the text embedding of one part name at
-a time, turns them into that part's binary logits. One more fixed vector stands for the background.
-Sources: Lüddecke and Ecker, "Image Segmentation Using Text and Image Prompts", CVPR 2022; Wei et al., "OV-PARTS", NeurIPS
-2023 (VA+L+F+D fine-tuning), and the code released with both.
+A frozen CLIP image tower gives three activations; a small decoder, conditioned on the text embedding of one part name
+at a time, turns them into that part's binary logits. One more fixed vector stands for the background.
+Sources: Lüddecke and Ecker, "Image Segmentation Using Text and Image Prompts", CVPR 2022; Wei et al., "OV-PARTS",
+NeurIPS 2023 (VA+L+F+D fine-tuning); and the code released with both.
 """
 
 from __future__ import annotations
@@ -274,7 +274,7 @@ class Clipseg(nn.Module):
     def _encode_images(
         self, pixels: Tensor, keep_attention: bool = False
     ) -> tuple[list[Tensor], tuple[int, int], dict[int, Tensor]]:
-        """Query-independent part: reduced activations (b, t, reduce_dim), deepest first; grid; attention of the tower."""
+        """Query-independent part: reduced activations (b, t, reduce_dim), deepest first; grid; the tower's attention."""
         depths = [layer + 1 for layer in reversed(self.size.extract_layers)]
         tower_trains = any(parameter.requires_grad for parameter in self.clip.visual.parameters())
         with torch.set_grad_enabled(torch.is_grad_enabled() and tower_trains):
@@ -308,8 +308,9 @@ class Clipseg(nn.Module):
             if bool(wrong.any()):
                 name = f"image {image_ids[number]!r}" if image_ids else f"image {number} of the batch"
                 raise ValueError(
-                    f"the part map of {name} holds label {int(labels[wrong][0])}; the vocabulary {vocabulary.name!r} has "
-                    f"parts 0 to {count - 1} and ignore label {vocabulary.ignore_label}: remap the labels to it first"
+                    f"the part map of {name} holds label {int(labels[wrong][0])}; the vocabulary "
+                    f"{vocabulary.name!r} has parts 0 to {count - 1} and ignore label {vocabulary.ignore_label}: "
+                    "remap the labels to it first"
                 )
             targets.append(labels.masked_fill(ignored, count))
         return torch.stack(targets)

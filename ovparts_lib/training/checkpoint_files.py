@@ -8,6 +8,7 @@ import re
 import shutil
 import warnings
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -52,7 +53,8 @@ def write_checkpoint(content: dict[str, Any], folder: Path, step: int) -> Path:
         partial.replace(path)
         _sync_folder(folder)
     except OSError as error:
-        partial.unlink(missing_ok=True)
+        with suppress(OSError):
+            partial.unlink(missing_ok=True)
         raise CheckpointWriteError(error.errno, _why_not_written(error, folder, step, content)) from error
     _delete_old(folder, path)
     return path

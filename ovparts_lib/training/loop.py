@@ -79,7 +79,7 @@ def train(
     Args:
         model: has ``loss(batch) -> dict[str, Tensor]`` of scalar terms, whose sum is minimised, and
             ``parameter_groups(weight_decay)``. Parameters that require no gradient are not touched and not saved.
-        loader: endless batches with ``batch["images"]``; see ``stream.BatchStream``.
+        loader: endless batches for ``model.loss``; see ``stream.BatchStream``.
         settings: optimisation, precision and pace.
         run_dir: folder of the run.
         evaluate: called on rank 0 as ``evaluate(model, step)`` every ``evaluate_every`` steps, with the model in
@@ -112,17 +112,15 @@ def train(
         if not resume:
             on_rank_zero(fabric, _forget, checkpoints, log)
         path = on_rank_zero(fabric, newest_checkpoint, checkpoints)
-        step, seconds, random = 0, 0.0, None
+        step, seconds = 0, 0.0
         if path is not None:
             saved = read_checkpoint(path)
             check_state(saved, model, optimiser, settings, frozen, source=str(path))
             own = restore_state(saved, fabric, model, optimiser)
-            stream.restore(own["sampler"])
-            step, seconds, random = saved["step"], saved["seconds"], own["random"]
-            del saved
-        stream.open()
-        if random is not None:
-            set_random_state(random)  # after open(), which draws from torch's generator
+            stream.restore(own["loader"])
+            set_random_state(own["random"])
+            step, seconds = saved["step"], saved["seconds"]
+            del saved, own
 
         run_dir.mkdir(parents=True, exist_ok=True)
         journal = on_rank_zero(fabric, Journal, log, step)
@@ -159,7 +157,7 @@ def train(
                         fabric.backward(sum(terms.values()) / settings.accumulate)
                     batches.append(batch)
                     losses.append({name: term.detach() for name, term in terms.items()})
-                if stream.consumed == settings.accumulate:  # the first step of this process
+                if stream.taken == settings.accumulate:  # the first step of this process
                     check_gradients(model, distributed=fabric.world_size > 1)
                 clip = math.inf if settings.gradient_clip is None else settings.gradient_clip
                 norm = fabric.clip_gradients(module, optimiser, max_norm=clip, error_if_nonfinite=False)
@@ -184,7 +182,7 @@ def train(
                 optimiser.step()
                 optimiser.zero_grad()
                 step += 1
-                pace.end_step(sum(len(batch["images"]) for batch in batches) * fabric.world_size)
+                pace.end_step(settings.batch_size * settings.accumulate)
                 bar.advance()
 
                 finished = step == settings.iterations
@@ -213,13 +211,14 @@ def train(
                         step=step,
                         seconds=pace.seconds,
                         frozen=frozen,
-                        sampler=stream.state(),
+                        place=stream.state(),
                     )
                     path = on_rank_zero(fabric, write_checkpoint, state, checkpoints, step)
                 if stop:
                     raise TrainingInterrupted(_resumable(step, path), interruption.signal_number or signal.SIGTERM)
         finally:
             bar.close()
+            stream.close()
 
     model.train(was_training)
     history = on_rank_zero(fabric, journal.history)

@@ -17,11 +17,11 @@ FREE_TO_CHANGE = frozenset({"log_every", "evaluate_every", "checkpoint_every", "
 class TrainingSettings:
     """Optimisation, precision and pace of a run; the defaults are CLIPSeg's on Pascal-Part-116 with one device.
 
-    One *step* is one update of the weights; it sees ``batch_size × accumulate × devices × nodes`` images.
+    One *step* is one update of the weights; it sees ``batch_size × accumulate`` images.
 
     Attributes:
         iterations: number of steps T.
-        batch_size: images of one micro-batch on one device; must be the loader's.
+        batch_size: images of one micro-batch, over all devices together, as published settings state it.
         accumulate: micro-batches per step; the step follows the mean of their losses.
         learning_rate: base learning rate of AdamW; a parameter group may ask for a multiple of it.
         weight_decay: decoupled weight decay handed to ``model.parameter_groups``.
@@ -72,7 +72,9 @@ class TrainingSettings:
             "gradient_clip", self.gradient_clip is None or self.gradient_clip > 0, "positive, or None for off"
         )
         self._require("warmup", self.warmup < self.iterations, f"below iterations ({self.iterations})")
-        self._require("seed", self.seed < 2**32 - self.devices * self.nodes, "below 2^32 less the number of devices")
+        divisible = self.batch_size % self.processes == 0
+        self._require("batch_size", divisible, f"a multiple of the number of devices ({self.processes})")
+        self._require("seed", self.seed < 2**32 - self.processes, "below 2^32 less the number of devices")
         for name, choices in (("schedule", SCHEDULES), ("precision", PRECISIONS), ("device", DEVICES)):
             self._require(name, getattr(self, name) in choices, f"one of {', '.join(choices)}")
 

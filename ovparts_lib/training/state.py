@@ -50,10 +50,10 @@ def capture_state(
     step: int,
     seconds: float,
     frozen: str,
-    sampler: dict[str, Any],
+    place: dict[str, Any],
 ) -> dict[str, Any]:
-    """Everything a checkpoint holds; called by all ranks, as each adds its generators' and its sampler's state."""
-    ranks = gather_from_ranks({"random": random_state(), "sampler": sampler})
+    """Everything a checkpoint holds; called by all ranks, as each adds its generators' and its place in the data."""
+    ranks = gather_from_ranks({"random": random_state(), "loader": place})
     return {
         "format": FORMAT,
         "step": step,
@@ -104,8 +104,7 @@ def restore_state(
     """Put weights, optimiser and loss scale back, after :func:`check_state`.
 
     Returns:
-        This rank's ``{"random": …, "sampler": …}``, to be put back once the data loader's iterator exists (creating it
-        draws from torch's generator).
+        This rank's ``{"random": …, "loader": …}``, for the caller to put back.
     """
     own = model.state_dict()
     with torch.no_grad():

@@ -1,5 +1,7 @@
 """A model, a data set and a sampler with the interfaces of the real ones, small enough to train in milliseconds."""
 
+import itertools
+
 import torch
 from torch import nn
 from torch.nn import functional as F
@@ -37,7 +39,7 @@ class ToyModel(nn.Module):
 
 
 class ToyPictures(Dataset):
-    def __init__(self, length=37, bad=None):
+    def __init__(self, length=37):
         generator = torch.Generator().manual_seed(3)
         self.images = torch.randint(0, 256, (length, 3, 2, 2), dtype=torch.uint8, generator=generator)
         self.labels = torch.randint(0, 3, (length,), generator=generator)
@@ -47,29 +49,41 @@ class ToyPictures(Dataset):
 
     def __getitem__(self, index):
         part_map = self.labels[index].expand(2, 2).clone()
-        return {"image": self.images[index], "part_map": part_map, "object_map": part_map, "image_id": f"picture_{index}"}
+        return {
+            "image": self.images[index],
+            "part_map": part_map,
+            "object_map": part_map,
+            "image_id": f"picture_{index}",
+        }
 
 
 class ToySampler(Sampler):
-    """Endless permutations; ``position`` counts the samples this rank has drawn."""
+    """Endless permutations; ``position`` is the place in the stream of all ranks together."""
 
     def __init__(self, length, seed=0, rank=0, world_size=1):
         self.length, self.seed, self.rank, self.world_size, self.position = length, seed, rank, world_size, 0
 
     def __iter__(self):
-        while True:
-            place = self.position * self.world_size + self.rank
+        for place in itertools.count(self.position + self.rank, self.world_size):
             generator = torch.Generator().manual_seed(self.seed + place // self.length)
-            self.position += 1
             yield torch.randperm(self.length, generator=generator)[place % self.length].item()
 
+
+class ToyLoader(DataLoader):
+    """Like ``data.loaders.TrainingLoader``: the position moves when a batch is handed out."""
+
+    def __iter__(self):
+        for batch in super().__iter__():
+            self.sampler.position += len(batch["images"]) * self.sampler.world_size
+            yield batch
+
     def state_dict(self):
-        return {"seed": self.seed, "length": self.length, "position": self.position}
+        return {"position": self.sampler.position, "length": self.sampler.length}
 
     def load_state_dict(self, state):
-        if (state["seed"], state["length"]) != (self.seed, self.length):
-            raise ValueError(f"another data set: {state}")
-        self.position = state["position"]
+        if state["length"] != self.sampler.length:
+            raise ValueError(f"the stream had {state['length']} samples, now {self.sampler.length}")
+        self.sampler.position = state["position"]
 
 
 def collate(samples):
@@ -85,4 +99,4 @@ def collate(samples):
 def toy_loader(batch_size=4, workers=0, rank=0, world_size=1, dataset=None):
     dataset = ToyPictures() if dataset is None else dataset
     sampler = ToySampler(len(dataset), rank=rank, world_size=world_size)
-    return DataLoader(dataset, batch_size, sampler=sampler, num_workers=workers, collate_fn=collate)
+    return ToyLoader(dataset, batch_size // world_size, sampler=sampler, num_workers=workers, collate_fn=collate)

@@ -1,0 +1,192 @@
+"""CLIP weights: OpenAI's archives, open_clip's and Hugging Face's files, and our own."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+
+import open_clip
+from torch import Tensor
+
+from ovparts_lib.checkpoints.native import read_metadata, save_weights
+from ovparts_lib.checkpoints.reading import (
+    CheckpointError,
+    LoadReport,
+    State,
+    load_strictly,
+    read_tensors,
+    weights_file,
+)
+from ovparts_lib.models.clip import VIT_B_16, Activation, ClipSize, activation_of, build_clip, require_activation
+
+OPENAI_CONSTANTS = ("input_resolution", "context_length", "vocab_size")
+# open_clip's names and Hugging Face's, outside the transformer blocks; the last two are stored transposed
+_OUTSIDE_BLOCKS = {
+    "visual.class_embedding": "vision_model.embeddings.class_embedding",
+    "visual.conv1.weight": "vision_model.embeddings.patch_embedding.weight",
+    "visual.positional_embedding": "vision_model.embeddings.position_embedding.weight",
+    "visual.ln_pre.weight": "vision_model.pre_layrnorm.weight",
+    "visual.ln_pre.bias": "vision_model.pre_layrnorm.bias",
+    "visual.ln_post.weight": "vision_model.post_layernorm.weight",
+    "visual.ln_post.bias": "vision_model.post_layernorm.bias",
+    "token_embedding.weight": "text_model.embeddings.token_embedding.weight",
+    "positional_embedding": "text_model.embeddings.position_embedding.weight",
+    "ln_final.weight": "text_model.final_layer_norm.weight",
+    "ln_final.bias": "text_model.final_layer_norm.bias",
+    "logit_scale": "logit_scale",
+    "visual.proj": "visual_projection.weight",
+    "text_projection": "text_projection.weight",
+}
+_TRANSPOSED = ("visual.proj", "text_projection")
+_IN_BLOCKS = {
+    "ln_1": "layer_norm1",
+    "ln_2": "layer_norm2",
+    "attn.out_proj": "self_attn.out_proj",
+    "mlp.c_fc": "mlp.fc1",
+    "mlp.c_proj": "mlp.fc2",
+}
+_TOWERS = {"visual.transformer.resblocks.": "vision_model", "transformer.resblocks.": "text_model"}
+
+
+def huggingface_names(state: State, prefix: str = "") -> dict[str, Tensor]:
+    """A CLIP state dict in open_clip's layout, as Hugging Face names and cuts it.
+
+    Args:
+        state: any part of an open_clip CLIP's state dict, or tensors of the same names and shapes (gradients).
+        prefix: put before every new name.
+
+    Returns:
+        Views of the tensors: fused query-key-value projections cut in three, the two output projections transposed.
+        Writing into them writes into ``state``; ``load_strictly`` uses that for the other direction.
+
+    Raises:
+        KeyError: a name that is not open_clip's.
+    """
+    renamed = {}
+    for name, tensor in state.items():
+        tower = next((tower for tower in _TOWERS if name.startswith(tower)), None)
+        if tower is None:
+            renamed[prefix + _OUTSIDE_BLOCKS[name]] = tensor.T if name in _TRANSPOSED else tensor
+            continue
+        number, _, inner = name.removeprefix(tower).partition(".")
+        block = f"{prefix}{_TOWERS[tower]}.encoder.layers.{number}"
+        if inner.startswith("attn.in_proj_"):
+            renamed |= split_projections(tensor, f"{block}.self_attn", inner.removeprefix("attn.in_proj_"))
+        else:
+            module, _, leaf = inner.rpartition(".")
+            renamed[f"{block}.{_IN_BLOCKS[module]}.{leaf}"] = tensor
+    return renamed
+
+
+def split_projections(fused: Tensor, block: str, leaf: str) -> dict[str, Tensor]:
+    """A fused attention projection's thirds (views), named ``{block}.{q,k,v}_proj.{leaf}``."""
+    return {f"{block}.{letter}_proj.{leaf}": part for letter, part in zip("qkv", fused.chunk(3), strict=True)}
+
+
+def is_position_ids(name: str) -> bool:
+    """Whether a tensor is the constant 0, 1, 2, … that older transformers versions stored with their models."""
+    return name.endswith(".position_ids")
+
+
+def load_clip(
+    path: str | Path, size: ClipSize | None = None, *, activation: Activation | None = None
+) -> tuple[open_clip.CLIP, LoadReport]:
+    """A CLIP with the weights of a file; see :func:`load_clip_into`.
+
+    Args:
+        path: file or folder.
+        size: hyper-parameters; None for what our own file says of itself, and ViT-B/16 for all others.
+        activation: of the weights, where the file does not tell.
+    """
+    metadata = read_metadata(path) or {}
+    if size is None:
+        size = ClipSize(**metadata["size"]) if metadata.get("system") == "clip" else VIT_B_16
+    state = read_tensors(path)
+    found = _activation(weights_file(path), state, metadata, activation)
+    clip = build_clip(size, quick_gelu=found == "quick_gelu")
+    return clip, _load(clip, state, str(path))
+
+
+def load_clip_into(clip: open_clip.CLIP, path: str | Path, *, activation: Activation | None = None) -> LoadReport:
+    """Load CLIP weights into a model that exists.
+
+    Args:
+        clip: receives the weights.
+        path: OpenAI's TorchScript archive (its code is not run), a state dict in open_clip's or Hugging Face's layout,
+            a folder of either, or a file of our own.
+        activation: of the weights. Archives by OpenAI, folders with their configuration and our own files tell; for a
+            bare state dict it has to be said, because the wrong one gives plausible but wrong embeddings.
+
+    Raises:
+        CheckpointError: unreadable, unknown layout, activation not known, or tensors missing, unexpected, misshapen.
+        ActivationError: the weights' activation is not the model's.
+    """
+    state = read_tensors(path)
+    found = _activation(weights_file(path), state, read_metadata(path) or {}, activation)
+    require_activation(clip, found, str(path))
+    return _load(clip, state, str(path))
+
+
+def save_clip(clip: open_clip.CLIP, size: ClipSize, path: str | Path, **metadata: object) -> Path:
+    """Write a CLIP as our own file, so that :func:`load_clip` needs no more than its path.
+
+    Args:
+        clip: the model.
+        size: its hyper-parameters.
+        path: file to write, ``….safetensors``.
+        **metadata: anything JSON can say that should be kept with the weights.
+    """
+    own = {"system": "clip", "size": asdict(size), "activation": activation_of(clip)}
+    return save_weights(clip, path, {**metadata, **own})
+
+
+def _load(clip: open_clip.CLIP, state: State, source: str) -> LoadReport:
+    if "text_model.final_layer_norm.weight" in state:
+        return load_strictly(
+            clip,
+            state,
+            source=source,
+            kind="CLIP in Hugging Face's layout",
+            names=huggingface_names,
+            drop=is_position_ids,
+        )
+    if "visual.conv1.weight" not in state:
+        raise CheckpointError(f"{source} holds no CLIP with a ViT image tower; its first tensors: {list(state)[:5]}")
+    return load_strictly(
+        clip,
+        state,
+        source=source,
+        kind="CLIP in OpenAI's layout",
+        drop=lambda name: name in OPENAI_CONSTANTS or name.endswith("attn_mask"),
+    )
+
+
+def _activation(file: Path, state: State, metadata: Mapping, given: Activation | None) -> Activation:
+    """Activation of the weights, from the file, its neighbours, or the caller, in this order."""
+    found = metadata.get("activation")
+    hub, clip_hub = (_json(file.with_name(name)) for name in ("config.json", "open_clip_config.json"))
+    if found is None and all(name in state for name in OPENAI_CONSTANTS):
+        found = "quick_gelu"
+    elif found is None and "model_cfg" in clip_hub:
+        found = "quick_gelu" if clip_hub["model_cfg"].get("quick_gelu") else "gelu"
+    elif found is None and "text_config" in hub:
+        found = hub["text_config"].get("hidden_act", "quick_gelu")
+    if found is None and given is None:
+        raise CheckpointError(
+            f"{file} does not say whether it was trained with QuickGELU; pass activation='quick_gelu' for weights by "
+            "OpenAI and those derived from them, activation='gelu' for most others"
+        )
+    if found is not None and given is not None and found != given:
+        raise CheckpointError(f"{file} was trained with {found}, not with {given}")
+    return found or given
+
+
+def _json(path: Path) -> dict:
+    if not path.is_file():
+        return {}
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise CheckpointError(f"{path} is not valid JSON: {error}") from error

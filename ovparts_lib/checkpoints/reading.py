@@ -1,0 +1,214 @@
+"""Safe reading of weight files, and strict loading into a module.
+
+Files from the internet are data: nothing here executes what a file asks for. Pickles are read with PyTorch's
+``weights_only`` unpickler, TorchScript archives without their code.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import pickle
+import zipfile
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from ovparts_lib.checkpoints.torchscript import is_torchscript, read_torchscript
+
+HUB_WEIGHTS = ("model.safetensors", "open_clip_model.safetensors", "pytorch_model.bin", "open_clip_pytorch_model.bin")
+WRAPPERS = ("model", "state_dict")
+# numpy's module of this name moved between versions 1 and 2; pickles name either
+_NUMPY_SCALARS = [(np.float64(0).__reduce__()[0], f"numpy.{core}.multiarray.scalar") for core in ("core", "_core")]
+_SAFE_GLOBALS = [*_NUMPY_SCALARS, np.dtype, *{type(np.dtype(kind)) for kind in "?bBhHiIlLqQefd"}]
+
+State = Mapping[str, Tensor]
+
+
+class CheckpointError(RuntimeError):
+    """A weight file cannot be read, or does not fit the model; the message names the file and the reason."""
+
+
+@dataclass(frozen=True)
+class LoadReport:
+    """What happened to every tensor of a file and of a model.
+
+    Attributes:
+        source: the file or files.
+        kind: which family of checkpoints it was recognised as.
+        loaded: names, in the file, of the tensors that are now in the model.
+        dropped: names, in the file, of tensors the model has no use for, all of them expected.
+        initialised: names, in the model, of parameters this kind of file lacks; they keep their initial values.
+    """
+
+    source: str
+    kind: str
+    loaded: tuple[str, ...]
+    dropped: tuple[str, ...] = ()
+    initialised: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        lines = [f"{self.kind} from {self.source}: {len(self.loaded)} tensors loaded"]
+        if self.dropped:
+            lines.append(f"not needed: {_some(self.dropped)}")
+        if self.initialised:
+            lines.append(f"left at their initial values: {_some(self.initialised)}")
+        return "; ".join(lines)
+
+
+def weights_file(path: str | Path) -> Path:
+    """The file that holds the weights: ``path`` itself, or what a folder in the hub's layout holds.
+
+    Raises:
+        CheckpointError: nothing there, or a folder without a known weight file.
+    """
+    path = Path(path).expanduser()
+    if path.is_dir():
+        for name in HUB_WEIGHTS:
+            if (path / name).is_file():
+                return path / name
+        raise CheckpointError(f"{path} holds none of {', '.join(HUB_WEIGHTS)}; give the weight file itself")
+    if not path.is_file():
+        raise CheckpointError(f"no such weight file: {path}")
+    return path
+
+
+def read_tensors(path: str | Path) -> dict[str, Tensor]:
+    """The tensors of a weight file, by name, on the CPU.
+
+    Reads safetensors, PyTorch's files (``.pth``, ``.pt``, ``.bin``; the state dict may be wrapped under ``model`` or
+    ``state_dict``, with an optimiser and counters beside it), TorchScript archives, and folders in the hub's layout.
+    The content decides, not the suffix.
+
+    Raises:
+        CheckpointError: missing, empty, truncated or foreign file, or a pickle that wants to execute something.
+    """
+    path = weights_file(path)
+    kind = _sniff(path)
+    try:
+        if kind == "safetensors":
+            return load_file(path)
+        if kind == "torchscript":
+            return read_torchscript(path)
+        with torch.serialization.safe_globals(_SAFE_GLOBALS):
+            content = torch.load(path, map_location="cpu", weights_only=True, mmap=kind == "zip" or None)
+    except pickle.UnpicklingError as error:
+        raise CheckpointError(
+            f"{path} was not loaded: it holds more than tensors and numbers, and reading the rest could execute "
+            f"code. {_refused(error)}If you trust its origin, convert it with its own tools to a plain state dict."
+        ) from error
+    except (SafetensorError, RuntimeError, ValueError, EOFError, KeyError, OSError, zipfile.BadZipFile) as error:
+        raise CheckpointError(f"{path} is damaged or truncated; fetch it again ({_first_line(error)})") from error
+    return _state_dict(content, path)
+
+
+def file_hash(path: str | Path) -> str:
+    """SHA-256 of a weight file, 64 hexadecimal digits; for a folder, of the weight file that would be read."""
+    with weights_file(path).open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def load_strictly(
+    module: nn.Module,
+    state: State,
+    *,
+    source: str,
+    kind: str = "weights",
+    names: Callable[[State], State] = dict,
+    drop: Callable[[str], bool] = lambda name: False,
+    without: Collection[str] = (),
+) -> LoadReport:
+    """Copy a file's tensors into a module; every name and shape must agree.
+
+    Args:
+        module: receives the weights, in its own dtype and on its own device.
+        state: the file's tensors.
+        source: the file, for messages.
+        kind: what the file was recognised as, for the report.
+        names: the module's state dict as the file would call and cut it. It must return views of its argument's
+            tensors (renamed, sliced, transposed): the file's values are written through them.
+        drop: whether a name of the file is known to be useless.
+        without: names of the module that this kind of file does not have; they keep their values.
+
+    Raises:
+        CheckpointError: the file lacks tensors, has unknown ones, or has some of another shape; all are counted and
+            the first are named, as the file calls them. The module is then unchanged.
+    """
+    own = module.state_dict()
+    targets = names({name: tensor for name, tensor in own.items() if name not in without})
+    dropped = tuple(name for name in state if name not in targets and drop(name))
+    missing = [name for name in targets if name not in state]
+    unexpected = [name for name in state if name not in targets and name not in dropped]
+    misshapen = [
+        f"{name} is {tuple(state[name].shape)} in the file, {tuple(target.shape)} in the model"
+        for name, target in targets.items()
+        if name in state and state[name].shape != target.shape
+    ]
+    problems = {"missing": missing, "unexpected": unexpected, "misshapen": misshapen}
+    if any(problems.values()):
+        details = "; ".join(f"{len(some)} {what}: {_some(some)}" for what, some in problems.items() if some)
+        raise CheckpointError(f"{source} ({kind}) does not fit the model: {details}")
+    with torch.no_grad():
+        for name, target in targets.items():
+            target.copy_(state[name])
+    return LoadReport(source, kind, tuple(targets), dropped, tuple(without))
+
+
+def _sniff(path: Path) -> str:
+    """Kind of file by its first bytes: safetensors, torchscript, zip or pickle."""
+    with path.open("rb") as file:
+        start = file.read(64)
+    if not start:
+        raise CheckpointError(f"{path} is empty; fetch it again")
+    if start.startswith(b"version https://git-lfs"):
+        raise CheckpointError(f"{path} is a Git LFS pointer, not the file it points to; fetch it with git lfs pull")
+    if start.lstrip()[:1] == b"<":
+        raise CheckpointError(f"{path} is a web page, not weights; the download asked for a login or a confirmation")
+    if start.startswith(b"PK"):
+        return "torchscript" if is_torchscript(path) else "zip"
+    if start[8:9] == b"{":
+        return "safetensors"
+    if start.startswith(b"\x80"):
+        return "pickle"
+    raise CheckpointError(f"{path} is neither safetensors nor a file written by torch.save")
+
+
+def _state_dict(content: Any, path: Path) -> dict[str, Tensor]:
+    for wrapper in WRAPPERS:
+        if isinstance(content, Mapping) and isinstance(content.get(wrapper), Mapping):
+            content = content[wrapper]
+            break
+    if not isinstance(content, Mapping) or not content:
+        raise CheckpointError(f"{path} holds no state dict but {type(content).__name__}")
+    state = {}
+    for name, value in content.items():
+        if isinstance(value, (int, float, np.number)):
+            value = torch.tensor(value)
+        if not isinstance(name, str) or not isinstance(value, Tensor):
+            raise CheckpointError(f"{path} is no state dict: its entry {name!r} is of type {type(value).__name__}")
+        state[name] = value
+    return state
+
+
+def _refused(error: Exception) -> str:
+    """What the unpickler stumbled over, in brief."""
+    for line in str(error).splitlines():
+        if "GLOBAL" in line or "Unsupported" in line:
+            return f"({line.strip()[:200]}) "
+    return ""
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0][:200]
+
+
+def _some(names: Collection[str], count: int = 5) -> str:
+    names = list(names)
+    rest = f" and {len(names) - count} more" if len(names) > count else ""
+    return ", ".join(names[:count]) + rest
