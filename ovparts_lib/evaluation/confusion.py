@@ -87,7 +87,9 @@ class ConfusionMatrix:
         """Read a matrix that :meth:`save` wrote; given a hash, one of another vocabulary raises MatrixFileError."""
         matrices, _ = read_matrices(path, vocabulary_hash)
         if "matrix" not in matrices:
-            raise MatrixFileError(f"{path} holds the matrices of an evaluation ({', '.join(matrices)}), not a single one")
+            raise MatrixFileError(
+                f"{path} holds the matrices of an evaluation ({', '.join(matrices)}), not a single one"
+            )
         return matrices["matrix"]
 
 

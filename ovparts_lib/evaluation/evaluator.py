@@ -7,14 +7,15 @@ import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, Dataset, Subset
+from torch.utils.data import DataLoader, Subset
 from tqdm.auto import tqdm
 
+from ovparts_lib.data.part_dataset import EvaluationDataset, EvaluationSample
 from ovparts_lib.evaluation.confusion import (
     ConfusionMatrix,
     MatrixFileError,
@@ -33,16 +34,6 @@ _FILE = "matrices.npz"
 
 class NotANumberError(ValueError):
     """A system gave scores that are not numbers; the message names the image."""
-
-
-class Sample(Protocol):
-    """What :func:`score_image` needs of a sample; see :class:`ovparts_lib.data.EvaluationSample`."""
-
-    image: Tensor
-    part_map: Tensor
-    object_map: Tensor
-    object_ids: tuple[int, ...]
-    image_id: str
 
 
 @dataclass
@@ -138,7 +129,7 @@ class Evaluation:
 
 def evaluate(
     model: nn.Module,
-    dataset: Dataset,
+    dataset: EvaluationDataset,
     *,
     device: torch.device | str,
     precision: str = "32-true",
@@ -154,7 +145,7 @@ def evaluate(
 
     Args:
         model: any system with ``predict``; it is put on the device and, for the duration, in evaluation mode.
-        dataset: a :class:`ovparts_lib.data.EvaluationDataset`.
+        dataset: its images, each with its records.
         device: where everything but reading happens.
         precision: ``32-true``, or ``bf16-mixed`` / ``16-mixed`` for autocast of the network; scores are compared in
             float32.
@@ -195,7 +186,7 @@ def evaluate(
 
 
 def score_image(
-    scores: PartScores, sample: Sample, vocabulary: Vocabulary, modes: Sequence[str] = MODES
+    scores: PartScores, sample: EvaluationSample, vocabulary: Vocabulary, modes: Sequence[str] = MODES
 ) -> dict[str, Tensor]:
     """Confusion counts of one image, summed over its records.
 
@@ -236,7 +227,12 @@ def to_target(label_map: Tensor, classes: int, ignore_label: int) -> Tensor:
 
 
 def _predict(
-    model: nn.Module, sample: Sample, vocabulary: Vocabulary, modes: Sequence[str], device: torch.device, precision: str
+    model: nn.Module,
+    sample: EvaluationSample,
+    vocabulary: Vocabulary,
+    modes: Sequence[str],
+    device: torch.device,
+    precision: str,
 ) -> PartScores:
     wanted: dict[str, Any] = {}
     if "pred_all" not in modes:
@@ -247,7 +243,7 @@ def _predict(
         return model.predict([sample.image.to(device)], vocabulary, **wanted)[0]
 
 
-def _check_scores(scores: PartScores, sample: Sample) -> None:
+def _check_scores(scores: PartScores, sample: EvaluationSample) -> None:
     if tuple(scores.image_size) != tuple(sample.part_map.shape):
         raise ValueError(
             f"image {sample.image_id}: the scores are for an image of {tuple(scores.image_size)}, "

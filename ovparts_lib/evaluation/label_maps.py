@@ -91,7 +91,7 @@ def upsampled_argmax(
         background: float (h, w), one more channel, last in preference.
 
     Returns:
-        int64 (H, W), position in ``channels``; ``len(channels)`` where the background wins. On the device of ``logits``.
+        int64 (H, W) on the device of ``logits``: position in ``channels``, or ``len(channels)`` for the background.
     """
     if logits.ndim != 3:
         raise ValueError(f"logits must be (channels, height, width), not {tuple(logits.shape)}")
