@@ -37,6 +37,7 @@ def test_states_are_open_clips_intermediates(clip):
     theirs = clip.visual.forward_intermediates(pixels, indices=[0, 2], output_fmt="NLC")["image_intermediates"]
     for k, patches in zip((1, 3), theirs, strict=True):
         torch.testing.assert_close(hidden.states[k][:, 1:], patches)
+    assert set(hidden.states) == {0, 1, 3}
     assert hidden.grid == (4, 4)
     assert hidden.attention == {}
 

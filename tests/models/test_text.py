@@ -221,6 +221,14 @@ def test_the_checksum_changes_with_any_element(shapes, dtype, random):
     assert weights_checksum(tensors) != before
 
 
+@pytest.mark.parametrize(("first", "second"), [(0, 1), (0, 1024), (5, 2054)])
+def test_the_checksum_knows_where_an_element_is(first, second):
+    tensor = torch.randn(3, 1024)
+    swapped = tensor.clone().view(-1)
+    swapped[[first, second]] = swapped[[second, first]]
+    assert weights_checksum([swapped.view(3, 1024)]) != weights_checksum([tensor])
+
+
 def test_the_checksum_knows_which_tensor_is_which():
     a, b = torch.randn(4, 8), torch.randn(4, 8)
     assert weights_checksum([a, b]) != weights_checksum([b, a])
