@@ -1,0 +1,43 @@
+"""Readers of each dataset as released, samples, transforms, loaders and the integrity check."""
+
+from ovparts_lib.data.labels import read_image, read_labels
+from ovparts_lib.data.loaders import ResumableSampler, TrainingLoader, training_loader
+from ovparts_lib.data.part_dataset import (
+    Batch,
+    EvaluationDataset,
+    EvaluationSample,
+    TrainingDataset,
+    collate_training,
+)
+from ovparts_lib.data.pascal_part_116 import PascalPart116
+from ovparts_lib.data.records import DatasetError, Reader, Record
+from ovparts_lib.data.scan import LabelCounts, class_frequencies
+from ovparts_lib.data.transforms import resize_image, resize_labels, shortest_edge_size, training_transform
+from ovparts_lib.data.verification_report import Problem, VerificationReport
+from ovparts_lib.data.verify import verify_pascal_part_116
+
+__all__ = [
+    "Batch",
+    "DatasetError",
+    "EvaluationDataset",
+    "EvaluationSample",
+    "LabelCounts",
+    "PascalPart116",
+    "Problem",
+    "Reader",
+    "Record",
+    "ResumableSampler",
+    "TrainingDataset",
+    "TrainingLoader",
+    "VerificationReport",
+    "class_frequencies",
+    "collate_training",
+    "read_image",
+    "read_labels",
+    "resize_image",
+    "resize_labels",
+    "shortest_edge_size",
+    "training_loader",
+    "training_transform",
+    "verify_pascal_part_116",
+]

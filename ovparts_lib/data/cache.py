@@ -1,0 +1,47 @@
+"""Results of slow passes over a dataset, kept on disk until a file of the dataset changes."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import tempfile
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+logger = logging.getLogger(__name__)
+
+
+def files_key(files: Iterable[Path], root: Path, *also: str) -> str:
+    """32 hexadecimal digits over name, size and modification time of files, and over any other strings."""
+    lines = list(also)
+    for path in sorted(files):
+        stat = path.stat()
+        lines.append(f"{path.relative_to(root).as_posix()} {stat.st_size} {stat.st_mtime_ns}")
+    return hashlib.sha256("\n".join(lines).encode()).hexdigest()[:32]
+
+
+def read_cache(folder: Path, name: str, key: str) -> Any | None:
+    """The value stored as ``name``, or None when there is none, it is damaged, or it was stored under another key."""
+    try:
+        stored = json.loads((folder / f"{name}.json").read_text(encoding="utf-8"))
+        return stored["value"] if stored["key"] == key else None
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def write_cache(folder: Path, name: str, key: str, value: Any) -> None:
+    """Store a JSON value atomically; where the folder cannot be written, say so in the log and go on without."""
+    temporary = None
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile("w", encoding="utf-8", dir=folder, suffix=".tmp", delete=False) as file:
+            temporary = Path(file.name)
+            json.dump({"key": key, "value": value}, file)
+        temporary.chmod(0o644)  # a dataset is often shared by a group
+        temporary.replace(folder / f"{name}.json")
+    except OSError as error:
+        logger.warning("cannot keep results in %s (%s); they will be computed again next time", folder, error)
+        if temporary is not None:
+            temporary.unlink(missing_ok=True)

@@ -1,0 +1,111 @@
+"""Reading pictures and label files so that every wrong file is named."""
+
+from __future__ import annotations
+
+import contextlib
+import struct
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image, ImageOps
+from torch import Tensor
+
+from ovparts_lib.data.records import DatasetError
+
+# What PIL raises on damaged files: UnidentifiedImageError and truncation are OSErrors, a broken PNG chunk is a
+# SyntaxError, damaged TIFF/EXIF tables are struct errors, and so on.
+_DAMAGED = (OSError, SyntaxError, ValueError, EOFError, struct.error, Image.DecompressionBombError)
+_GREY_MODES = {np.dtype(np.uint8): ("L", "P", "1"), np.dtype(np.uint16): ("I;16", "I;16B", "I;16L", "I")}
+
+
+def read_image(path: Path) -> Tensor:
+    """A picture as it should be looked at: RGB, EXIF orientation applied.
+
+    Returns:
+        uint8 (3, H, W).
+
+    Raises:
+        DatasetError: the file is missing, truncated, or no picture.
+    """
+    with _opened(path) as picture:
+        # A damaged EXIF block says nothing about the pixels, which are already decoded.
+        with contextlib.suppress(*_DAMAGED):
+            picture = ImageOps.exif_transpose(picture)
+        pixels = np.array(picture.convert("RGB"))
+    return torch.from_numpy(pixels).permute(2, 0, 1).contiguous()
+
+
+def read_labels(path: Path, dtype: type[np.unsignedinteger] = np.uint8) -> np.ndarray:
+    """A label file: the stored values of a greyscale file, the indices (never the colours) of a palette file.
+
+    Args:
+        path: an 8-bit (mode L or P) or 16-bit greyscale file.
+        dtype: ``np.uint8`` or ``np.uint16``: the depth this dataset is released with.
+
+    Returns:
+        (H, W) of ``dtype``.
+
+    Raises:
+        DatasetError: the file is missing, truncated, no picture, or of another depth.
+    """
+    dtype = np.dtype(dtype)
+    with _opened(path) as picture:
+        if picture.mode not in _GREY_MODES[dtype]:
+            raise DatasetError(
+                f"label file has mode {picture.mode} ({_describe(picture.mode)}); {8 * dtype.itemsize}-bit labels "
+                "are expected",
+                file=path,
+                what_to_do="Unpack the released label file again; do not convert or re-save it.",
+            )
+        labels = np.array(picture.convert("L") if picture.mode == "1" else picture)
+    if labels.dtype != dtype and (labels.min(initial=0) < 0 or labels.max(initial=0) > np.iinfo(dtype).max):
+        raise DatasetError(f"label value outside 0..{np.iinfo(dtype).max}", file=path)
+    return labels.astype(dtype, copy=False)
+
+
+def check_label_range(labels: np.ndarray, classes: int, ignore_label: int, path: Path, kind: str) -> None:
+    """Raise DatasetError naming the file and the values that are neither a class nor the ignore label."""
+    wrong = (labels >= classes) & (labels != ignore_label)
+    if wrong.any():
+        values = np.unique(labels[wrong])
+        shown = ", ".join(map(str, values[:5])) + (" …" if len(values) > 5 else "")
+        raise DatasetError(
+            f"{kind} label out of range: {shown} in {int(wrong.sum())} pixels; values are 0..{classes - 1} and "
+            f"{ignore_label} (no label)",
+            file=path,
+            what_to_do="Unpack the released label file again, or check that it belongs to this dataset.",
+        )
+
+
+def check_same_size(first: Path, first_size: tuple[int, int], second: Path, second_size: tuple[int, int]) -> None:
+    """Raise DatasetError naming both files and their sizes (height, width) when these differ."""
+    if tuple(first_size) != tuple(second_size):
+        raise DatasetError(
+            f"{second_size[0]}×{second_size[1]} (height × width) does not fit {first} with "
+            f"{first_size[0]}×{first_size[1]}",
+            file=second,
+            what_to_do="Picture (EXIF orientation applied) and labels must have one size; unpack both again.",
+        )
+
+
+@contextlib.contextmanager
+def _opened(path: Path):  # noqa: ANN202 (a generator of one PIL image)
+    try:
+        with Image.open(path) as picture:
+            picture.load()  # decode everything now: a truncated file must not pass
+            yield picture
+    except DatasetError:
+        raise
+    except FileNotFoundError:
+        raise DatasetError("no such file", file=path, what_to_do="Unpack the dataset again.") from None
+    except _DAMAGED as error:
+        raise DatasetError(
+            f"cannot be decoded ({error})", file=path, what_to_do="The file is damaged: download or unpack it again."
+        ) from error
+
+
+def _describe(mode: str) -> str:
+    return {"RGB": "a colour picture", "RGBA": "a colour picture", "L": "8-bit", "P": "8-bit palette"}.get(
+        mode, "16-bit or more" if mode.startswith(("I", "F")) else "another kind of picture"
+    )

@@ -1,0 +1,239 @@
+"""Samples for training and evaluation, from any reader."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, TypedDict
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+from torchvision import tv_tensors
+
+from ovparts_lib.data.labels import check_same_size, read_image
+from ovparts_lib.data.records import DatasetError, Reader, Record
+from ovparts_lib.data.released import (
+    EmptySamples,
+    ObjectRemap,
+    ReleasedReplacement,
+    check_empty_samples,
+    object_table,
+)
+from ovparts_lib.vocabularies.vocabulary import Vocabulary
+
+
+class Batch(TypedDict):
+    """A training batch; images of different sizes stay apart, and each model brings them to the size it needs."""
+
+    images: list[Tensor]  # uint8 (3, h, w), RGB unless the transform says otherwise
+    part_maps: list[Tensor]  # int64 (H, W), ids of vocabulary
+    object_maps: list[Tensor]  # int64 (H, W), ids of vocabulary
+    image_ids: list[str]
+    vocabulary: Vocabulary
+
+
+class TrainingDataset(Dataset):
+    """Pictures with part and object maps in the ids of the training vocabulary.
+
+    Label maps are conditioned on the record's object (if it has one) and remapped before the transforms; the transforms
+    only move pixels, so the order makes no difference, and look-up tables work on the small native maps.
+
+    Samples whose remapped part map is all ignore are left out and counted in ``skipped``. A crop may still cut away
+    every part of a sample; it is then served all the same, as a picture of none of the parts.
+
+    Args:
+        reader: the dataset on disk.
+        split: one of the reader's splits.
+        transform: a torchvision v2 transform of the sample; see :func:`ovparts_lib.data.transforms.training_transform`.
+        empty_samples: ``skip``, or ``replace_as_released``: all samples are listed and one without parts after the
+            transforms is replaced by a random other (not reproducible with workers or after a resume).
+        object_remap: ``by_name``, or ``ov_parts_bug``: the object table of OV_PARTS' training splits.
+
+    Attributes:
+        vocabulary: the training vocabulary.
+        records: what is served.
+        skipped: number of records left out because they have no part to train.
+
+    Raises:
+        DatasetError: nothing to train on, or a file is wrong.
+    """
+
+    def __init__(
+        self,
+        reader: Reader,
+        split: str,
+        transform: Callable[[Any], Any] | None = None,
+        *,
+        empty_samples: EmptySamples = "skip",
+        object_remap: ObjectRemap = "by_name",
+    ) -> None:
+        check_empty_samples(empty_samples)
+        self.reader, self.split, self.transform = reader, split, transform
+        self.vocabulary = reader.training_vocabulary(split)
+        trained = np.flatnonzero(reader.vocabulary.part_table(self.vocabulary) != self.vocabulary.ignore_label)
+        listed = reader.records(split)
+        self.records = [record for record in listed if reader.has_part(split, record, trained)]
+        self.skipped = len(listed) - len(self.records)
+        if not self.records:
+            raise DatasetError(f"split {split!r} has no record with a part of the vocabulary {self.vocabulary.name!r}")
+        self._replacement = None
+        if empty_samples == "replace_as_released":
+            self.records, self.skipped = listed, 0
+            self._replacement = ReleasedReplacement(len(listed))
+        # 8-bit labels stay 8-bit until the sample is handed out: four to eight times less to resize and copy.
+        small = np.uint8 if self.vocabulary.ignore_label <= 255 else np.int32
+        self._part_table = reader.vocabulary.part_table(self.vocabulary).astype(small)
+        self._object_table = object_table(reader.vocabulary, self.vocabulary, object_remap).astype(small)
+
+    def __len__(self) -> int:
+        return len(self.records)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        """One sample.
+
+        Returns:
+            ``image`` uint8 (3, h, w); ``part_map`` and ``object_map`` int64 (H, W) in ids of ``vocabulary``, of the
+            image's size unless a transform gives the image a size of its own; ``image_id``; ``vocabulary``.
+        """
+        if self._replacement is not None:
+            return self._replacement.serve(index, self._sample_with_parts)
+        return self._sample(index)
+
+    def _sample_with_parts(self, index: int) -> dict[str, Any] | None:
+        sample = self._sample(index)
+        return sample if bool((sample["part_map"] != self.vocabulary.ignore_label).any()) else None
+
+    def _sample(self, index: int) -> dict[str, Any]:
+        record = self.records[index]
+        image, object_map, part_map = read_sample(self.reader, record)
+        if record.object_id is not None:
+            ignore = self.reader.vocabulary.ignore_label
+            outside = object_map != record.object_id
+            object_map, part_map = (np.where(outside, ignore, m).astype(m.dtype) for m in (object_map, part_map))
+        sample = {
+            "image": tv_tensors.Image(image),
+            "part_map": tv_tensors.Mask(torch.from_numpy(self._part_table[part_map])),
+            "object_map": tv_tensors.Mask(torch.from_numpy(self._object_table[object_map])),
+        }
+        if self.transform is not None:
+            sample = self.transform(sample)
+        return {
+            "image": sample["image"].as_subclass(Tensor),
+            "part_map": sample["part_map"].as_subclass(Tensor).long(),
+            "object_map": sample["object_map"].as_subclass(Tensor).long(),
+            "image_id": record.image_id,
+            "vocabulary": self.vocabulary,
+        }
+
+
+@dataclass
+class EvaluationSample:
+    """One picture with its labels and the objects it is evaluated for.
+
+    Attributes:
+        image: uint8 (3, H, W) RGB at native size, EXIF orientation applied.
+        part_map: int64 (H, W), ids of the full vocabulary, ``ignore_label`` where there is no part.
+        object_map: int64 (H, W), likewise for objects.
+        object_ids: one entry per record of the image that has a labelled part pixel: the object it is conditioned on.
+            Its ground truth is ``part_map`` where ``object_map`` equals the object.
+        image_id: base name of the picture.
+    """
+
+    image: Tensor
+    part_map: Tensor
+    object_map: Tensor
+    object_ids: tuple[int, ...]
+    image_id: str
+
+
+class EvaluationDataset(Dataset):
+    """The images of a conditioned split, each with all its records, so that it is read and encoded once.
+
+    Args:
+        reader: the dataset on disk.
+        split: a split with one record per (image, object), such as ``val_obj_condition``.
+        empty_samples: ``skip`` leaves records without part pixels out, and images without any other record;
+            ``replace_as_released`` serves a random other record for each, as the released code does with one process
+            and no workers: an object id then occurs as often as its record is served. (The released code decides after
+            resizing the labels, this before, which differs only for objects that shrinking makes vanish.)
+
+    Attributes:
+        vocabulary: the full vocabulary.
+        skipped_records: number of (image, object) records left out or replaced because they have no part pixel.
+
+    Raises:
+        ValueError: the records of the split are not conditioned on objects.
+        DatasetError: nothing to evaluate, or a file is wrong.
+    """
+
+    def __init__(
+        self, reader: Reader, split: str = "val_obj_condition", *, empty_samples: EmptySamples = "skip"
+    ) -> None:
+        check_empty_samples(empty_samples)
+        self.reader, self.split, self.vocabulary = reader, split, reader.vocabulary
+        records = reader.records(split)
+        if any(record.object_id is None for record in records):
+            raise ValueError(
+                f"evaluation needs records conditioned on an object, which split {split!r} does not have; "
+                f"use {split}_obj_condition"
+            )
+        parts = range(len(self.vocabulary.parts))
+        has_part = [reader.has_part(split, record, parts) for record in records]
+        self.skipped_records = len(records) - sum(has_part)
+        if not any(has_part):
+            raise DatasetError(f"split {split!r} has no record with a part label")
+        served = [record for record, useful in zip(records, has_part, strict=True) if useful]
+        if empty_samples == "replace_as_released":
+            replacement = ReleasedReplacement(len(records))
+            served = [replacement.serve(i, lambda k: records[k] if has_part[k] else None) for i in range(len(records))]
+        self._of_image: dict[str, list[Record]] = {}
+        for record in served:
+            self._of_image.setdefault(record.image_id, []).append(record)
+        self.image_ids = tuple(sorted(self._of_image))
+
+    def __len__(self) -> int:
+        return len(self.image_ids)
+
+    def __getitem__(self, index: int) -> EvaluationSample:
+        """The image at ``index`` (images are sorted by base name). Raises DatasetError when a file is wrong."""
+        records = self._of_image[self.image_ids[index]]
+        image, object_map, part_map = read_sample(self.reader, replace(records[0], object_id=None))
+        return EvaluationSample(
+            image=image,
+            part_map=torch.from_numpy(part_map.astype(np.int64)),
+            object_map=torch.from_numpy(object_map.astype(np.int64)),
+            object_ids=tuple(record.object_id for record in records),
+            image_id=self.image_ids[index],
+        )
+
+
+def read_sample(reader: Reader, record: Record) -> tuple[Tensor, np.ndarray, np.ndarray]:
+    """Picture uint8 (3, H, W), object map and part map (H, W) of a record, checked to be of one size.
+
+    Raises:
+        DatasetError: a file is missing, damaged or out of range, or the sizes differ.
+    """
+    image = read_image(record.image_path)
+    object_map, part_map = reader.label_maps(record)
+    check_same_size(record.image_path, tuple(image.shape[-2:]), record.part_path, part_map.shape)
+    return image, object_map, part_map
+
+
+def collate_training(samples: Sequence[dict[str, Any]]) -> Batch:
+    """Put samples of a :class:`TrainingDataset` side by side.
+
+    Raises:
+        ValueError: the samples come from different vocabularies.
+    """
+    vocabulary = samples[0]["vocabulary"]
+    if any(sample["vocabulary"] is not vocabulary and sample["vocabulary"] != vocabulary for sample in samples):
+        raise ValueError("the samples of a batch must share one vocabulary")
+    return Batch(
+        images=[sample["image"] for sample in samples],
+        part_maps=[sample["part_map"] for sample in samples],
+        object_maps=[sample["object_map"] for sample in samples],
+        image_ids=[sample["image_id"] for sample in samples],
+        vocabulary=vocabulary,
+    )

@@ -1,0 +1,100 @@
+"""Counting labels: one pass over the label files, from which conditions, empty samples and frequencies follow."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TypeVar
+
+import numpy as np
+import pandas as pd
+from tqdm import tqdm
+
+from ovparts_lib.data.records import Reader
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+
+@dataclass(frozen=True, eq=False)
+class LabelCounts:
+    """Pixels of each (object, part) pair in each image of a split.
+
+    Attributes:
+        image_ids: the images, in listing order.
+        rows: int64 (n, 4): index into ``image_ids``, object label, part label, pixels; pixels without a label are
+            counted under the ignore label. Rows are sorted by image.
+    """
+
+    image_ids: tuple[str, ...]
+    rows: np.ndarray
+
+    @classmethod
+    def from_images(cls, images: Mapping[str, np.ndarray]) -> LabelCounts:
+        """From ``{image id: (k, 3) table of object, part, pixels}``."""
+        tables = [np.insert(np.asarray(table).reshape(-1, 3), 0, i, axis=1) for i, table in enumerate(images.values())]
+        rows = np.concatenate(tables) if tables else np.zeros((0, 4))
+        return cls(tuple(images), rows.astype(np.int64))
+
+    @cached_property
+    def _of_image(self) -> dict[str, np.ndarray]:
+        bounds = np.searchsorted(self.rows[:, 0], np.arange(len(self.image_ids) + 1))
+        return {name: self.rows[a:b, 1:] for name, a, b in zip(self.image_ids, bounds, bounds[1:], strict=False)}
+
+    def of_image(self, image_id: str) -> np.ndarray:
+        """(k, 3) table of one image: object label, part label, pixels."""
+        return self._of_image[image_id]
+
+    def objects_in(self, image_id: str, ignore_label: int) -> list[int]:
+        """Object ids that occur in an image, ascending."""
+        return [int(label) for label in np.unique(self.of_image(image_id)[:, 0]) if label != ignore_label]
+
+    def has_part(self, image_id: str, part_ids: Sequence[int], object_id: int | None = None) -> bool:
+        """Whether the image holds a pixel of one of ``part_ids``, on the object ``object_id`` if that is given."""
+        table = self.of_image(image_id)
+        if object_id is not None:
+            table = table[table[:, 0] == object_id]
+        return bool(np.isin(table[:, 1], part_ids).any())
+
+
+def count_labels(object_map: np.ndarray, part_map: np.ndarray) -> np.ndarray:
+    """Pixels of each (object, part) pair of two (H, W) label maps: int64 (k, 3), sorted by object, then part."""
+    pairs = object_map.astype(np.uint32) << 16 | part_map
+    values, pixels = np.unique(pairs, return_counts=True)
+    return np.stack([values >> 16, values & 0xFFFF, pixels], axis=1).astype(np.int64)
+
+
+def class_frequencies(reader: Reader, split: str) -> pd.DataFrame:
+    """How often each part of the full vocabulary occurs in the images of a split, before any remap.
+
+    Returns:
+        One row per part in label order: ``part``, ``object``, ``seen``, ``pixels``, ``images``.
+    """
+    vocabulary, counts = reader.vocabulary, reader.scan(split)
+    listed = {record.image_id for record in reader.records(split)}
+    wanted = np.array([image_id in listed for image_id in counts.image_ids], dtype=bool)
+    rows = counts.rows[wanted[counts.rows[:, 0]] & (counts.rows[:, 2] < len(vocabulary.parts))]
+    pixels = np.bincount(rows[:, 2], rows[:, 3], minlength=len(vocabulary.parts)).astype(np.int64)
+    part_in_image = np.unique(rows[:, [0, 2]], axis=0)
+    images = np.bincount(part_in_image[:, 1], minlength=len(vocabulary.parts))
+    return pd.DataFrame(
+        {
+            "part": vocabulary.parts,
+            "object": [vocabulary.objects[owner] for owner in vocabulary.part_to_object],
+            "seen": [vocabulary.is_seen_part(part_id) for part_id in range(len(vocabulary.parts))],
+            "pixels": pixels,
+            "images": images,
+        }
+    )
+
+
+def parallel_map(
+    function: Callable[[Item], Result], items: Iterable[Item], *, progress: bool, what: str
+) -> list[Result]:
+    """``[function(item) for item in items]`` on a few threads (PIL decodes outside the interpreter lock)."""
+    items = list(items)
+    with ThreadPoolExecutor(max_workers=min(8, os.cpu_count() or 1)) as pool:
+        return list(tqdm(pool.map(function, items), total=len(items), desc=what, disable=not progress, unit="image"))

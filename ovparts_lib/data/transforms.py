@@ -1,0 +1,244 @@
+"""Training augmentation in torchvision v2 style, and the resize rules that evaluation shares.
+
+Every transform takes the nested structures torchvision's own do; pictures are ``tv_tensors.Image`` (uint8, (3, H, W)),
+label maps ``tv_tensors.Mask`` ((H, W), any integer type). All draws come from torch's global generator.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.nn import functional as F
+from torchvision import tv_tensors
+from torchvision.transforms import v2
+from torchvision.transforms.v2 import functional as TF
+
+from ovparts_lib.data.photometric import PhotometricDistortion
+
+LabelResize = Literal["centre", "floor"]
+
+
+def resize_image(image: Tensor, size: tuple[int, int]) -> Tensor:
+    """Exactly ``PIL.Image.resize(..., BILINEAR)``: antialiased when shrinking, 8-bit fixed-point arithmetic.
+
+    Args:
+        image: uint8 (3, H, W).
+        size: (height, width) wanted.
+
+    Returns:
+        uint8 (3, height, width), on the device of ``image``.
+    """
+    if image.dtype != torch.uint8 or image.ndim != 3 or image.shape[0] != 3:
+        raise ValueError(f"resize_image takes uint8 (3, H, W), not {image.dtype} {tuple(image.shape)}")
+    height, width = size
+    picture = Image.fromarray(image.permute(1, 2, 0).cpu().contiguous().numpy())
+    pixels = np.array(picture.resize((width, height), Image.Resampling.BILINEAR))
+    return torch.from_numpy(pixels).permute(2, 0, 1).contiguous().to(image.device)
+
+
+def resize_labels(labels: Tensor, size: tuple[int, int], rule: LabelResize = "centre") -> Tensor:
+    """Nearest-neighbour resize of a label map of any integer type.
+
+    Args:
+        labels: (H, W).
+        size: (height, width) wanted.
+        rule: ``centre``: the source pixel under the centre of the target pixel, as the picture is resized (what torch
+            calls ``nearest-exact``, here in whole numbers and so without its rounding at pixel edges); ``floor``:
+            source = floor(target · in / out), as the released code does it, which displaces labels by up to half a
+            source pixel against the picture.
+
+    Returns:
+        (height, width), same type.
+    """
+    check_label_resize(rule)
+    if rule == "floor":
+        # The released mapper resizes float64 maps; torch's rounding at pixel edges depends on type and dimensions.
+        return F.interpolate(labels.double()[None, None], size=tuple(size), mode="nearest")[0, 0].to(labels.dtype)
+    rows, columns = (
+        (2 * torch.arange(new, device=labels.device) + 1) * old // (2 * new)
+        for old, new in zip(labels.shape, size, strict=True)
+    )
+    return labels.index_select(1, columns).index_select(0, rows)
+
+
+def shortest_edge_size(height: int, width: int, shortest: int, longest: int) -> tuple[int, int]:
+    """Size with the short side at ``shortest``, or the long side at ``longest`` if it would exceed that; detectron2."""
+    scale = shortest / min(height, width)
+    new_height, new_width = (shortest, scale * width) if height < width else (scale * height, shortest)
+    if max(new_height, new_width) > longest:
+        shrink = longest / max(new_height, new_width)
+        new_height, new_width = new_height * shrink, new_width * shrink
+    return int(new_height + 0.5), int(new_width + 0.5)
+
+
+class ResizeShortestEdge(v2.Transform):
+    """Resize picture and labels so that the short side is one of ``shortest`` (drawn evenly) and the long side fits.
+
+    Args:
+        shortest: pixels of the short side, or several to draw from.
+        longest: most pixels of the long side.
+        label_resize: see :func:`resize_labels`.
+    """
+
+    def __init__(self, shortest: int | Sequence[int], longest: int, label_resize: LabelResize = "centre") -> None:
+        super().__init__()
+        check_label_resize(label_resize)
+        self.shortest = (shortest,) if isinstance(shortest, int) else tuple(shortest)
+        self.longest, self.label_resize = longest, label_resize
+
+    def make_params(self, flat_inputs: list[Any]) -> dict[str, Any]:
+        """Draw the size."""
+        shortest = self.shortest[int(torch.randint(len(self.shortest), ()))]
+        return {"size": shortest_edge_size(*_image_size(flat_inputs), shortest, self.longest)}
+
+    def transform(self, inpt: Any, params: dict[str, Any]) -> Any:
+        """Resize a picture or a label map; leave anything else."""
+        if isinstance(inpt, tv_tensors.Image):
+            return tv_tensors.Image(resize_image(inpt, params["size"]))
+        if isinstance(inpt, tv_tensors.Mask):
+            return tv_tensors.Mask(resize_labels(inpt, params["size"], self.label_resize))
+        return inpt
+
+
+class CropUpTo(v2.Transform):
+    """Crop an evenly drawn window of ``size``; a side that is shorter stays whole (detectron2's absolute crop).
+
+    Args:
+        size: (height, width).
+    """
+
+    def __init__(self, size: tuple[int, int]) -> None:
+        super().__init__()
+        self.size = size
+
+    def make_params(self, flat_inputs: list[Any]) -> dict[str, Any]:
+        """Draw the corner."""
+        image_size = _image_size(flat_inputs)
+        height, width = (min(side, most) for side, most in zip(image_size, self.size, strict=True))
+        top = int(torch.randint(image_size[0] - height + 1, ()))
+        left = int(torch.randint(image_size[1] - width + 1, ()))
+        return {"top": top, "left": left, "height": height, "width": width}
+
+    def transform(self, inpt: Any, params: dict[str, Any]) -> Any:
+        """Crop a picture or a label map; leave anything else."""
+        return TF.crop(inpt, **params) if isinstance(inpt, tv_tensors.Image | tv_tensors.Mask) else inpt
+
+
+class PadTo(v2.Transform):
+    """Pad right and bottom to exactly size × size: pictures with grey 128, label maps with the ignore label.
+
+    A side longer than ``size`` is cut at right or bottom, as the released code does (its pad amount goes negative).
+
+    Args:
+        size: side of the outcome in pixels.
+        ignore_label: of the vocabulary that the label maps use.
+    """
+
+    def __init__(self, size: int, ignore_label: int) -> None:
+        super().__init__()
+        self.size, self.ignore_label = size, ignore_label
+
+    def transform(self, inpt: Any, params: dict[str, Any]) -> Any:
+        """Pad a picture or a label map; leave anything else."""
+        if not isinstance(inpt, tv_tensors.Image | tv_tensors.Mask):
+            return inpt
+        fill = 128 if isinstance(inpt, tv_tensors.Image) else self.ignore_label
+        kept = inpt.as_subclass(Tensor)[..., : self.size, : self.size]
+        height, width = kept.shape[-2:]
+        return tv_tensors.wrap(F.pad(kept, (0, self.size - width, 0, self.size - height), value=fill), like=inpt)
+
+
+class ResizePicture(v2.Transform):
+    """Resize the picture alone to an exact size, aspect ratio not kept; labels keep theirs (CLIPSeg, 352 × 352).
+
+    Args:
+        size: (height, width).
+    """
+
+    def __init__(self, size: tuple[int, int]) -> None:
+        super().__init__()
+        self.size = size
+
+    def transform(self, inpt: Any, params: dict[str, Any]) -> Any:
+        """Resize a picture; leave anything else."""
+        return tv_tensors.Image(resize_image(inpt, self.size)) if isinstance(inpt, tv_tensors.Image) else inpt
+
+
+class ReverseChannels(v2.Transform):
+    """RGB to BGR: the order in which the released CLIPSeg and PartCLIPSeg configurations feed training pictures."""
+
+    def transform(self, inpt: Any, params: dict[str, Any]) -> Any:
+        """Reverse the channels of a picture; leave anything else."""
+        return inpt.flip(-3) if isinstance(inpt, tv_tensors.Image) else inpt
+
+
+def training_transform(
+    *,
+    shortest_edge: int | Sequence[int] | None = 800,
+    longest_edge: int = 1333,
+    crop: int | tuple[int, int] | None = None,
+    photometric: bool = False,
+    flip: float = 0.5,
+    final_size: int | tuple[int, int] | None = None,
+    pad_size: int | None = None,
+    ignore_label: int | None = None,
+    label_resize: LabelResize = "centre",
+    channel_order: Literal["rgb", "bgr"] = "rgb",
+) -> v2.Compose:
+    """The augmentation of the published configurations, in their order.
+
+    Args:
+        shortest_edge: short side after the resize, or several to draw from; None: no resize (PartImageNet).
+        longest_edge: most pixels of the long side.
+        crop: side, or (height, width), of a random crop after the resize.
+        photometric: SSD colour jitter (CAT-Seg and ZSSeg+).
+        flip: probability of a left-right flip.
+        final_size: exact size of the picture alone, at the end; label maps keep their size (CLIPSeg: 352).
+        pad_size: pad picture and labels to a square of this side, at the end (CAT-Seg: 384).
+        ignore_label: of the training vocabulary; needed with ``pad_size``.
+        label_resize: ``centre``, or ``floor`` as released.
+        channel_order: ``rgb``, or ``bgr`` as the released CLIPSeg training was run.
+
+    Raises:
+        ValueError: an unknown rule or channel order, or ``pad_size`` without ``ignore_label``.
+    """
+    check_label_resize(label_resize)
+    if channel_order not in ("rgb", "bgr"):
+        raise ValueError(f"channel_order is 'rgb' or 'bgr', not {channel_order!r}")
+    if pad_size is not None and ignore_label is None:
+        raise ValueError("pad_size needs ignore_label: give vocabulary.ignore_label of the training vocabulary")
+    steps: list[v2.Transform] = []
+    if shortest_edge is not None:
+        steps.append(ResizeShortestEdge(shortest_edge, longest_edge, label_resize))
+    if crop is not None:
+        steps.append(CropUpTo(_pair(crop)))
+    if photometric:
+        steps.append(PhotometricDistortion())
+    steps.append(v2.RandomHorizontalFlip(flip))
+    if channel_order == "bgr":
+        steps.append(ReverseChannels())
+    if final_size is not None:
+        steps.append(ResizePicture(_pair(final_size)))
+    if pad_size is not None:
+        steps.append(PadTo(pad_size, ignore_label))
+    return v2.Compose(steps)
+
+
+def check_label_resize(rule: str) -> None:
+    """Raise ValueError unless ``rule`` is one of ``LabelResize``."""
+    if rule not in ("centre", "floor"):
+        raise ValueError(f"label_resize is 'centre' or 'floor', not {rule!r}")
+
+
+def _pair(size: int | tuple[int, int]) -> tuple[int, int]:
+    return (size, size) if isinstance(size, int) else (size[0], size[1])
+
+
+def _image_size(flat_inputs: list[Any]) -> tuple[int, int]:
+    image = next(item for item in flat_inputs if isinstance(item, tv_tensors.Image))
+    return int(image.shape[-2]), int(image.shape[-1])

@@ -1,0 +1,101 @@
+"""Tables: per class, and per run; each says which protocol it was made with."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import pandas as pd
+
+from ovparts_lib.evaluation.evaluator import Evaluation
+from ovparts_lib.evaluation.protocols import PROTOCOLS, ProtocolResult
+from ovparts_lib.vocabularies.vocabulary import split_part_name
+
+IDENTITY = ("protocol", "version", "vocabulary", "vocabulary_hash")
+
+
+class ProtocolMismatchError(ValueError):
+    """Figures that must not stand in one table: the message says what differs."""
+
+
+def class_table(evaluation: Evaluation, protocol: str = "recommended", mode: str = "oracle_obj") -> pd.DataFrame:
+    """One row per part, in label order.
+
+    Returns:
+        Columns object, part (``"dog's head"``), generic (``"head"``), seen, IoU, recall, precision (percent; NaN where
+        undefined), pixels (labelled), images (in which it is labelled), predicted_pixels, predicted_only, and the
+        constants mode, protocol, version, vocabulary_hash.
+
+    Raises:
+        ValueError: no such protocol.
+        UnsupportedModeError: the protocol or the evaluation lacks the mode.
+    """
+    if protocol not in PROTOCOLS:
+        raise ValueError(f"no protocol called {protocol!r}; there are {', '.join(PROTOCOLS)}")
+    result, vocabulary = PROTOCOLS[protocol](evaluation, mode), evaluation.vocabulary
+    owners, generic = zip(*(split_part_name(part) for part in vocabulary.parts), strict=True)
+    table = result.classes.copy()
+    table.insert(0, "object", owners)
+    table.insert(1, "part", vocabulary.parts)
+    table.insert(2, "generic", generic)
+    table.insert(3, "seen", [vocabulary.is_seen_part(part) for part in range(len(vocabulary.parts))])
+    table.insert(table.columns.get_loc("pixels") + 1, "images", np.asarray(evaluation.class_images))
+    table["mode"], table["protocol"], table["version"] = mode, result.protocol, result.version
+    table["vocabulary_hash"] = result.vocabulary_hash
+    return table
+
+
+def summary_table(results: Sequence[ProtocolResult]) -> pd.DataFrame:
+    """One row per result: mode, group means with the classes averaged, further figures, what was counted, protocol.
+
+    Args:
+        results: of one protocol, version and vocabulary; typically the modes of one evaluation.
+
+    Raises:
+        ProtocolMismatchError: the results differ in protocol, version or vocabulary.
+        ValueError: no results.
+    """
+    if not results:
+        raise ValueError("a summary table needs at least one result")
+    rows = [
+        {"mode": result.mode, **result.summary, **result.counts} | {key: getattr(result, key) for key in IDENTITY}
+        for result in results
+    ]
+    _refuse_differences({f"result {i} ({row['mode']})": pd.DataFrame([row]) for i, row in enumerate(rows)}, IDENTITY)
+    return pd.DataFrame(rows)
+
+
+def merge_tables(tables: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
+    """Summary tables of several runs in one, with the run's name in the first column.
+
+    Args:
+        tables: summary tables by run name, as :func:`summary_table` made them or read back from CSV.
+
+    Raises:
+        ProtocolMismatchError: they differ in protocol, version, vocabulary or set of modes; nothing is converted.
+        ValueError: no tables, or one that is not a summary table.
+    """
+    if not tables:
+        raise ValueError("merging needs at least one table")
+    for run, table in tables.items():
+        missing = [column for column in (*IDENTITY, "mode") if column not in table]
+        if missing or table.empty:
+            raise ValueError(f"the table of {run!r} is no summary table: it lacks {', '.join(missing) or 'rows'}")
+    modes = {run: table.assign(modes=", ".join(sorted(set(table["mode"])))) for run, table in tables.items()}
+    _refuse_differences(modes, (*IDENTITY, "modes"))
+    merged = pd.concat([table.assign(run=run) for run, table in tables.items()], ignore_index=True)
+    return merged[["run", *merged.columns.drop("run")]]
+
+
+def _refuse_differences(tables: Mapping[str, pd.DataFrame], columns: Sequence[str]) -> None:
+    differences = []
+    for column in columns:
+        holders: dict[str, list[str]] = {}
+        for name, table in tables.items():
+            for value in table[column].unique():
+                holders.setdefault(str(value), []).append(name)
+        if len(holders) > 1:
+            found = "; ".join(f"{value!r} in {', '.join(names)}" for value, names in holders.items())
+            differences.append(f"{column}: {found}")
+    if differences:
+        raise ProtocolMismatchError("figures of different kinds do not belong in one table. " + ". ".join(differences))

@@ -1,0 +1,40 @@
+"""Runs: parameters that are checked, folders that are locked, notebooks that are executed, and reports."""
+
+from ovparts_lib.runs.folder import RunConflictError, RunFolder, run_state
+from ovparts_lib.runs.lock import RunLockedError
+from ovparts_lib.runs.parameters import (
+    ClipsegParameters,
+    DataParameters,
+    MiniatureParameters,
+    OwnImageParameters,
+    ResultsParameters,
+    RunParameters,
+    StartHereParameters,
+    parameter_model,
+)
+from ovparts_lib.runs.project import project_root, resolve_path
+from ovparts_lib.runs.reading import ParameterError, load_parameters, validate_parameters
+from ovparts_lib.runs.session import read_parameters
+from ovparts_lib.runs.writing import DiskFullError
+
+__all__ = [
+    "ClipsegParameters",
+    "DataParameters",
+    "DiskFullError",
+    "MiniatureParameters",
+    "OwnImageParameters",
+    "ParameterError",
+    "ResultsParameters",
+    "RunConflictError",
+    "RunFolder",
+    "RunLockedError",
+    "RunParameters",
+    "StartHereParameters",
+    "load_parameters",
+    "parameter_model",
+    "project_root",
+    "read_parameters",
+    "resolve_path",
+    "run_state",
+    "validate_parameters",
+]

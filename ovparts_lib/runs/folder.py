@@ -1,0 +1,264 @@
+"""The run folder: ``outputs/<setting>/<run>/``, its lock, its parameters, and the file that makes a run complete."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+
+from ovparts_lib.runs.lock import FolderLock
+from ovparts_lib.runs.parameters import RunParameters
+from ovparts_lib.runs.project import display_path
+from ovparts_lib.runs.provenance import collect_provenance
+from ovparts_lib.runs.writing import disk_full, is_disk_full, to_json, write_atomically
+
+RunState = Literal["absent", "partial", "complete"]
+LOCK, EXECUTION_LOCK = ".lock", ".execution.lock"
+EXECUTION_VARIABLE = "OVPARTS_EXECUTION"
+_KEPT_WHEN_EMPTIED = frozenset({LOCK, EXECUTION_LOCK, "slurm"})
+_OPEN: dict[Path, RunFolder] = {}
+
+
+class RunConflictError(RuntimeError):
+    """The folder holds a run with other parameters."""
+
+
+class IncompleteResultsError(ValueError):
+    """Results that name files which are not in the run folder."""
+
+
+class RunFolder:
+    """A run folder that this process may write to. Open with :meth:`open`; the run ends with :meth:`finish`.
+
+    Attributes:
+        path: the folder.
+        params: the parameters of the run.
+        found: what the folder held when it was opened: ``absent``, ``partial`` (to be resumed) or ``complete``.
+    """
+
+    def __init__(self, params: RunParameters, lock: FolderLock, found: RunState) -> None:
+        self.params = params
+        self.path = params.folder
+        self.found: RunState = found
+        self._lock = lock
+
+    @classmethod
+    def open(cls, params: RunParameters, *, again: bool = False) -> RunFolder:
+        """Create or resume the run folder of ``params`` and lock it.
+
+        Calling this again in the same process (a notebook cell run twice) takes over the lock.
+
+        Args:
+            params: parameters of the run.
+            again: throw away what the folder holds and start over.
+
+        Raises:
+            RunLockedError: another process works in the folder.
+            RunConflictError: the folder holds a run with other parameters; the message names them.
+            DiskFullError: no space for the first files.
+        """
+        path = params.folder
+        make_folder(path)
+        opened = _OPEN.pop(path, None)
+        lock = opened._lock if opened else FolderLock(path / LOCK)
+        lock.acquire()
+        try:
+            if again:
+                _empty(path)
+            _refuse_other_parameters(params)
+            folder = cls(params, lock, run_state(params))
+            for inner in (folder.figures, folder.tables, folder.checkpoints):
+                make_folder(inner)
+            write_atomically(path / "params.yaml", yaml.safe_dump(params.model_dump(), sort_keys=False))
+            folder.record(**collect_provenance(params))
+        except BaseException:
+            lock.release()
+            raise
+        _OPEN[path] = folder
+        return folder
+
+    @property
+    def figures(self) -> Path:
+        """Folder of the pictures (PNG, with their data as CSV)."""
+        return self.path / "figures"
+
+    @property
+    def tables(self) -> Path:
+        """Folder of the tables (CSV)."""
+        return self.path / "tables"
+
+    @property
+    def checkpoints(self) -> Path:
+        """Folder of the weights."""
+        return self.path / "checkpoints"
+
+    @property
+    def log(self) -> Path:
+        """The log, one JSON object per line."""
+        return self.path / "log.jsonl"
+
+    def record(self, **facts: Any) -> None:
+        """Add facts to ``provenance.json``: dataset fingerprint, hashes of checkpoints and vocabulary, and so on."""
+        path = self.path / "provenance.json"
+        write_atomically(path, to_json(read_json(path) | facts))
+
+    def finish(self, results: Mapping[str, Any]) -> Path:
+        """Write ``results.json``, which makes the run complete, and release the lock.
+
+        Args:
+            results: plain data; ``figures`` and ``tables`` are lists of mappings whose ``file`` lies in this folder.
+
+        Raises:
+            IncompleteResultsError: a listed file is not there.
+            DiskFullError: no space left; the run is not complete.
+        """
+        listed = [str(entry["file"]) for kind in ("figures", "tables") for entry in results.get(kind, [])]
+        missing = [name for name in listed if not (self.path / name).is_file()]
+        if missing:
+            raise IncompleteResultsError(f"results name files that are not in {self.path}: {', '.join(missing)}")
+        finished = datetime.now(UTC).isoformat(timespec="seconds")
+        self.record(finished_utc=finished)
+        about = {
+            "status": "complete",
+            "params_hash": params_hash(self.params.model_dump(), self.params.free_keys()),
+            "execution": os.environ.get(EXECUTION_VARIABLE),
+            "notebook": self.params.notebook,
+            "setting": self.params.setting,
+            "run": self.params.run,
+            "finished_utc": finished,
+        }
+        path = self.path / "results.json"
+        write_atomically(path, to_json({**results, **about}))
+        self.close()
+        return path
+
+    def close(self) -> None:
+        """Release the lock; the run stays as it is."""
+        if _OPEN.get(self.path) is self:
+            del _OPEN[self.path]
+        self._lock.release()
+
+    def __enter__(self) -> RunFolder:
+        return self
+
+    def __exit__(self, *raised: object) -> None:
+        self.close()
+
+
+def run_state(params: RunParameters) -> RunState:
+    """What is in the folder of these parameters; a run with other parameters that matter counts as ``absent``."""
+    stored = read_params(params.folder)
+    if stored is None or differing_keys(params, stored):
+        return "absent"
+    return folder_state(params.folder, params.free_keys())
+
+
+def folder_state(path: Path, free_keys: frozenset[str]) -> RunState:
+    """The state of any run folder: complete only if its ``results.json`` says so and belongs to its ``params.yaml``."""
+    stored = read_params(path)
+    if stored is None:
+        return "absent"
+    results = read_json(path / "results.json")
+    belongs = results.get("params_hash") == params_hash(stored, free_keys)
+    return "complete" if results.get("status") == "complete" and belongs else "partial"
+
+
+def differing_keys(params: RunParameters, stored: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
+    """Parameters that matter and differ: key -> (stored value, value now).
+
+    A parameter that did not exist when the run was stored counts as having had its default.
+    """
+    now, free = params.model_dump(), params.free_keys()
+    fields = type(params).model_fields.items()
+    defaults = {key: field.get_default() for key, field in fields if not field.is_required()}
+    was = defaults | dict(stored)
+    keys = [key for key in (*now, *(key for key in was if key not in now)) if key not in free]
+    # A key that is on one side only differs, unless it has no value on the other.
+    return {key: (was.get(key), now.get(key)) for key in keys if was.get(key) != now.get(key)}
+
+
+def params_hash(values: Mapping[str, Any], free_keys: frozenset[str]) -> str:
+    """16 hexadecimal digits that stand for the parameters that change results."""
+    kept = {key: value for key, value in values.items() if key not in free_keys}
+    return hashlib.sha256(json.dumps(kept, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def read_params(path: Path) -> dict[str, Any] | None:
+    """The ``params.yaml`` of a run folder; None if there is none that can be read."""
+    try:
+        values = yaml.safe_load((path / "params.yaml").read_text(encoding="utf-8"))
+    except (OSError, ValueError, yaml.YAMLError):
+        return None
+    return values if isinstance(values, dict) else None
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON object from a file; empty if the file is missing or damaged, for then it says nothing."""
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return values if isinstance(values, dict) else {}
+
+
+def prepare_folder(params: RunParameters, *, again: bool = False) -> None:
+    """Find out, without keeping the lock, whether :meth:`RunFolder.open` would succeed in another process just now.
+
+    Args:
+        params: parameters of the run.
+        again: throw away what the folder holds.
+
+    Raises:
+        RunLockedError: another process works in the folder.
+        RunConflictError: the folder holds a run with other parameters.
+        DiskFullError: no space for the folder.
+    """
+    make_folder(params.folder)
+    lock = FolderLock(params.folder / LOCK)
+    lock.acquire()
+    try:
+        if again:
+            _empty(params.folder)
+        _refuse_other_parameters(params)
+    finally:
+        lock.release()
+
+
+def _refuse_other_parameters(params: RunParameters) -> None:
+    stored = read_params(params.folder)
+    differing = differing_keys(params, stored) if stored is not None else {}
+    if differing:
+        lines = "\n".join(f"  - {key}: {was!r} there, {now!r} now" for key, (was, now) in differing.items())
+        raise RunConflictError(
+            f"{display_path(params.folder)} holds a run with other parameters:\n{lines}\n"
+            "Give this run another name (run: …), or start over with --again, which empties the folder"
+        )
+
+
+def make_folder(path: Path) -> None:
+    """Create a folder and those above it, if need be.
+
+    Raises:
+        DiskFullError: there is no space for it.
+    """
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise (disk_full(path) if is_disk_full(error) else error) from error
+
+
+def _empty(path: Path) -> None:
+    for entry in path.iterdir():
+        if entry.name in _KEPT_WHEN_EMPTIED:
+            continue
+        if entry.is_dir() and not entry.is_symlink():
+            shutil.rmtree(entry)
+        else:
+            entry.unlink()

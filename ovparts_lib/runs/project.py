@@ -1,0 +1,47 @@
+"""Where the project lies, so that everything works from any working directory."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+ROOT_VARIABLE = "OVPARTS_ROOT"
+
+
+def project_root() -> Path:
+    """The folder that relative paths in parameters start from.
+
+    In this order: the environment variable ``OVPARTS_ROOT``; the nearest folder at or above the working directory that
+    holds ``ovparts_lib/`` and ``notebooks/``; the folder that the package was imported from.
+
+    Raises:
+        NotADirectoryError: ``OVPARTS_ROOT`` names something that is not a folder.
+    """
+    named = os.environ.get(ROOT_VARIABLE)
+    if named:
+        root = Path(named).expanduser()
+        if not root.is_dir():
+            raise NotADirectoryError(f"{ROOT_VARIABLE} is {named!r}, which is not a folder")
+        return root.resolve()
+    here = Path.cwd().resolve()
+    for folder in (here, *here.parents):
+        if (folder / "ovparts_lib").is_dir() and (folder / "notebooks").is_dir():
+            return folder
+    return package_parent()
+
+
+def package_parent() -> Path:
+    """The folder from which ``import ovparts_lib`` finds the package that is running."""
+    return Path(__file__).resolve().parents[2]
+
+
+def resolve_path(path: str | Path) -> Path:
+    """An absolute path: ``~`` expanded, relative ones taken from the project root."""
+    return project_root() / Path(path).expanduser()
+
+
+def display_path(path: str | Path) -> str:
+    """``path`` as shown to people and stored in records: relative to the project root when it lies inside it."""
+    absolute = Path(path).resolve()
+    root = project_root()
+    return absolute.relative_to(root).as_posix() if absolute.is_relative_to(root) else str(path)

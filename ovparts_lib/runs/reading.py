@@ -1,0 +1,160 @@
+"""From a mapping or a YAML file to valid parameters, or one error that names every problem."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Hashable, Iterable, Mapping
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any, TypeVar
+
+import yaml
+from pydantic import ValidationError
+from pydantic_core import ErrorDetails
+
+from ovparts_lib.runs.parameters import MODELS, RunParameters, notebook_of, parameter_model
+from ovparts_lib.runs.project import display_path, project_root
+
+Model = TypeVar("Model", bound=RunParameters)
+_LONGEST_VALUE = 80
+
+
+class ParameterError(ValueError):
+    """Parameters that cannot be used; the message has one line for each problem."""
+
+
+def validate_parameters(model: type[Model], values: Mapping[str, Any], source: str | None = None) -> Model:
+    """Parameters of a notebook from plain values.
+
+    Args:
+        model: the parameters model of the notebook.
+        values: flat mapping of keys to plain values.
+        source: where the values come from, for the message (a file name, for example).
+
+    Raises:
+        ParameterError: unknown keys (with the nearest known one), missing keys, wrong types, values out of range,
+            values that contradict each other: all of them at once.
+    """
+    try:
+        return model.model_validate(dict(values))
+    except ValidationError as error:
+        problems = [line for detail in error.errors() for line in _explain(model, detail)]
+        # A hand-written message says more than the chain of pydantic's own frames, so that chain is cut here.
+        raise ParameterError(_message(problems, notebook_of(model), source)) from None
+
+
+def load_parameters(path: str | Path, overrides: Iterable[str] = ()) -> RunParameters:
+    """Parameters from a YAML file and ``key=value`` overrides, whose values are read as YAML.
+
+    A relative ``path`` is looked for in the working directory, then in the project root.
+
+    Raises:
+        ParameterError: the file is missing, empty, no mapping, repeats a key, names no known notebook, or its values
+            do not fit the notebook.
+    """
+    file = _find(Path(path).expanduser())
+    source = display_path(file)
+    values = _read_yaml(file, source) | _read_overrides(overrides)
+    known = [notebook_of(model) for model in MODELS]
+    notebook = values.get("notebook")
+    if notebook is None:
+        raise ParameterError(f"{source}: the key `notebook` is missing; it is one of {', '.join(known)}")
+    try:
+        model = parameter_model(notebook)
+    except (KeyError, TypeError):
+        raise ParameterError(
+            f"{source}: notebook = {notebook!r}: there is no such notebook{_nearest(str(notebook), known)}"
+        ) from None
+    return validate_parameters(model, values, source)
+
+
+def _find(path: Path) -> Path:
+    for candidate in (path, project_root() / path):
+        if candidate.is_file():
+            return candidate.resolve()
+    raise ParameterError(f"{path}: there is no such parameter file (looked in {Path.cwd()} and {project_root()})")
+
+
+class _OneOfEachLoader(yaml.SafeLoader):
+    """YAML without repeated keys: plain YAML silently keeps the last one."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
+        seen: set[Hashable] = set()
+        for key_node, _ in node.value:
+            key = self.construct_object(key_node, deep=True)
+            if isinstance(key, Hashable) and key in seen:
+                raise yaml.constructor.ConstructorError(
+                    None, None, f"the key `{key}` is given twice", key_node.start_mark
+                )
+            seen.add(key)
+        return super().construct_mapping(node, deep)
+
+
+def _read_yaml(file: Path, source: str) -> dict[str, Any]:
+    try:
+        values = yaml.load(file.read_text(encoding="utf-8"), Loader=_OneOfEachLoader)
+    except (OSError, UnicodeDecodeError) as error:
+        raise ParameterError(f"{source}: cannot be read: {error}") from error
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        place = f", line {mark.line + 1}" if mark else ""
+        raise ParameterError(f"{source}{place}: {getattr(error, 'problem', None) or error}") from None
+    if values is None:
+        raise ParameterError(f"{source}: the file is empty; it should hold lines like `notebook: 20_clipseg`")
+    if not isinstance(values, dict):
+        raise ParameterError(f"{source}: expected `key: value` lines, found {_shown(values)}")
+    return {str(key): value for key, value in values.items()}
+
+
+def _read_overrides(overrides: Iterable[str]) -> dict[str, Any]:
+    values: dict[str, Any] = {}
+    for override in overrides:
+        key, equals, text = override.partition("=")
+        if not equals or not key.strip():
+            raise ParameterError(f"--set {override}: expected key=value")
+        try:
+            values[key.strip()] = yaml.load(text, Loader=_OneOfEachLoader)
+        except yaml.YAMLError as error:
+            raise ParameterError(f"--set {override}: the value cannot be read as YAML: {error}") from None
+    return values
+
+
+def _explain(model: type[RunParameters], detail: ErrorDetails) -> list[str]:
+    """One problem found by pydantic, in our words."""
+    kind, location = detail["type"], detail["loc"]
+    if not location:  # a rule that concerns several keys
+        return str(detail["ctx"]["error"]).splitlines()
+    key = str(location[0])
+    if kind == "extra_forbidden":
+        return [f"{key}: unknown parameter{_nearest(key, list(model.model_fields))}"]
+    if kind == "missing":
+        return [f"{key}: missing; {model.model_fields[key].description}"]
+    place = key + "".join(f"[{part!r}]" for part in location[1:])
+    if kind == "value_error":
+        expected = str(detail["ctx"]["error"])
+    else:
+        expected = re.sub(r".* (at (least|most) \d+ items?) .*", r"expected \1", detail["msg"])
+        expected = re.sub("^Input should be (?=greater|less)", "expected a value ", expected)
+        expected = expected.replace("Input should be", "expected")
+    hint = ""
+    if kind == "literal_error" and isinstance(detail["input"], str):
+        hint = _nearest(detail["input"], detail["ctx"]["expected"].replace(" or ", ", ").replace("'", "").split(", "))
+        hint = hint if hint.startswith("; did") else ""
+    return [f"{place} = {_shown(detail['input'])}: {expected}{hint}"]
+
+
+def _message(problems: list[str], notebook: str, source: str | None) -> str:
+    where = f"{source} ({notebook})" if source else notebook
+    if len(problems) == 1:
+        return f"{where}: {problems[0]}"
+    return f"{len(problems)} problems with the parameters of {where}:\n" + "\n".join(f"  - {line}" for line in problems)
+
+
+def _nearest(word: str, known: list[str]) -> str:
+    near = get_close_matches(word, known, n=1, cutoff=0.6)
+    return f"; did you mean `{near[0]}`?" if near else f"; known: {', '.join(known)}"
+
+
+def _shown(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= _LONGEST_VALUE else text[: _LONGEST_VALUE - 1] + "…"

@@ -1,0 +1,133 @@
+"""Types of parameter values, each read strictly and explained in words when a value does not fit.
+
+Parameters arrive from YAML, from ``--set``, from papermill's command line, or from a notebook cell. Two habits of those
+tools are met here: YAML 1.1 reads ``1e-4`` as text (its floats need a dot), and papermill hands that text on.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from typing import Annotated, Any, Literal
+
+from pydantic import BeforeValidator, Field, PlainValidator
+
+_NUMBER = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?")
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]*")
+_DEVICE = re.compile(r"auto|cpu|mps|cuda(:\d+)?")
+_LONGEST_NAME = 120
+
+
+def _read_number(value: Any) -> float:
+    if isinstance(value, str) and _NUMBER.fullmatch(value.strip()):
+        value = float(value)
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise ValueError("expected a number")
+    if not math.isfinite(value):
+        raise ValueError("expected a finite number")
+    return float(value)
+
+
+def _read_whole(value: Any) -> int:
+    try:
+        number = value if isinstance(value, int) and not isinstance(value, bool) else _read_number(value)
+    except ValueError:
+        raise ValueError("expected a whole number") from None
+    if number != int(number):
+        raise ValueError("expected a whole number")
+    return int(number)
+
+
+def _read_flag(value: Any) -> bool:
+    if isinstance(value, str) and value.strip().lower() in ("true", "false"):
+        return value.strip().lower() == "true"
+    if not isinstance(value, bool):
+        raise ValueError("expected true or false")
+    return value
+
+
+def _read_text(value: Any) -> str:
+    if not isinstance(value, str):
+        raise ValueError("expected text; put it in quotes if it is meant as text")
+    if not value.strip():
+        raise ValueError("expected text that is not empty")
+    return value
+
+
+def _read_name(value: Any) -> str:
+    """A name that is safe as a folder name on every file system: no separators, no leading dot, not too long."""
+    text = _read_text(value)
+    if not _NAME.fullmatch(text) or text.endswith(".") or len(text) > _LONGEST_NAME:
+        raise ValueError(
+            "expected a folder name: letters, digits and . _ + - only, beginning with a letter or digit, "
+            f"at most {_LONGEST_NAME} characters"
+        )
+    return text
+
+
+def _read_device(value: Any) -> str:
+    if not isinstance(value, str) or not _DEVICE.fullmatch(value):
+        raise ValueError("expected auto, cpu, cuda, cuda:N or mps")
+    return value
+
+
+def _read_list(value: Any) -> list[Any]:
+    if isinstance(value, tuple):
+        value = list(value)
+    if not isinstance(value, list):
+        raise ValueError("expected a list, for example [a, b]")
+    if len({repr(item) for item in value}) != len(value):
+        raise ValueError("expected a list without repetitions")
+    return value
+
+
+def _read_words(value: Any) -> dict[str, list[str]] | list[str]:
+    expected = "expected words as a list ([head, tail]) or as objects with their parts ({dog: [head, tail]})"
+
+    def words(items: Any) -> list[str]:
+        if not isinstance(items, list | tuple) or not items:
+            raise ValueError(expected)
+        if any(not isinstance(word, str) or not word.strip() for word in items):
+            raise ValueError(expected)
+        return list(items)
+
+    if isinstance(value, dict):
+        return dict(zip(words(list(value)), map(words, value.values()), strict=True))
+    return words(value)
+
+
+Number = Annotated[float, BeforeValidator(_read_number)]
+"""A finite number; ``"1e-4"`` is read as one."""
+
+Whole = Annotated[int, BeforeValidator(_read_whole)]
+"""A whole number; ``20000.0`` and ``"2e4"`` are read as one, ``0.5`` and ``True`` are not."""
+
+Flag = Annotated[bool, BeforeValidator(_read_flag)]
+"""``True`` or ``False``; the words ``"true"`` and ``"false"`` are read, 0 and 1 are not."""
+
+Text = Annotated[str, BeforeValidator(_read_text)]
+"""Text that is not empty; numbers are refused rather than turned into text."""
+
+Name = Annotated[str, BeforeValidator(_read_name)]
+"""A folder name."""
+
+Device = Annotated[str, BeforeValidator(_read_device)]
+"""``auto``, ``cpu``, ``cuda``, ``cuda:1``, ``mps``."""
+
+Listed = BeforeValidator(_read_list)
+"""For lists: ``Annotated[list[Text], Listed]``. A lone value is refused, a tuple is read as a list."""
+
+Words = Annotated[dict[str, list[str]] | list[str], PlainValidator(_read_words)]
+"""One's own vocabulary: a flat list of words, or objects with lists of their parts."""
+
+Protocols = Annotated[list[Literal["recommended", "ov_parts"]], Listed, Field(min_length=1)]
+"""Names of scoring protocols."""
+
+
+def free(default: Any, **about: Any) -> Any:
+    """A pydantic ``Field`` that does not change the results of a run, so that a run may be resumed with another value.
+
+    Where to compute, how many workers load data, how often to write a log line: such parameters are recorded, but they
+    are no part of what makes two runs the same run.
+    """
+    return Field(default, json_schema_extra={"changes_results": False}, **about)

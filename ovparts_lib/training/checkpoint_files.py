@@ -1,0 +1,173 @@
+"""Training checkpoints on disk: written atomically, verified when read, the last two kept."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import shutil
+import warnings
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import torch
+
+KEPT = 2
+# The name ends with the first digits of the content's SHA-256 (as torch.hub's files do), so that a file proves itself.
+_NAME = re.compile(r"step_(\d+)-([0-9a-f]{16})\.pt")
+
+
+class CheckpointWriteError(OSError):
+    """A checkpoint could not be written (disk full, quota, permissions); the earlier ones are intact."""
+
+
+class CorruptCheckpointError(RuntimeError):
+    """There are checkpoints, but none of them can be read."""
+
+
+def checkpoint_files(folder: Path) -> list[Path]:
+    """The checkpoints of a folder, oldest step first."""
+    found = [(int(match[1]), path) for path in folder.glob("step_*.pt") if (match := _NAME.fullmatch(path.name))]
+    return [path for _, path in sorted(found)]
+
+
+def write_checkpoint(content: dict[str, Any], folder: Path, step: int) -> Path:
+    """Write ``folder/step_00000123-<digest>.pt`` and delete all but the last two checkpoints.
+
+    The file appears under its name only when it is complete and on disk, so a crash or a full disk at any moment
+    leaves the earlier checkpoints as they were.
+
+    Raises:
+        CheckpointWriteError: the file system refused; the message names the path and the bytes needed.
+    """
+    partial = folder / f".step_{step:08d}.partial"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with partial.open("wb") as file:
+            stream = _DigestingStream(file)
+            torch.save(content, stream)
+            digest = stream.finish()
+        path = folder / f"step_{step:08d}-{digest[:16]}.pt"
+        partial.replace(path)
+        _sync_folder(folder)
+    except OSError as error:
+        with suppress(OSError):
+            partial.unlink(missing_ok=True)
+        raise CheckpointWriteError(error.errno, _why_not_written(error, folder, step, content)) from error
+    _delete_old(folder, path)
+    return path
+
+
+def newest_checkpoint(folder: Path) -> Path | None:
+    """The newest checkpoint whose content is what was written, or None if the folder holds none.
+
+    A corrupt one is set aside as ``….pt.corrupt`` with a warning, and the one before it is taken.
+
+    Raises:
+        CorruptCheckpointError: there are checkpoints but none is intact.
+    """
+    for leftover in folder.glob(".step_*.partial"):  # of a process killed while writing
+        leftover.unlink()
+    for path in reversed(checkpoint_files(folder)):
+        if is_intact(path):
+            return path
+        aside = path.replace(path.with_name(f"{path.name}.corrupt"))
+        warnings.warn(
+            f"checkpoint {path} is corrupt; set aside as {aside.name}, going back to the one before it", stacklevel=2
+        )
+    damaged = sorted(folder.glob("*.pt.corrupt"))
+    if not damaged:
+        return None
+    raise CorruptCheckpointError(
+        f"no checkpoint in {folder} is intact ({', '.join(path.name for path in damaged)}); "
+        "put back a copy of one, or train anew with resume=False"
+    )
+
+
+def is_intact(path: Path) -> bool:
+    """Whether the content of a checkpoint has the digest its name says."""
+    match = _NAME.fullmatch(path.name)
+    with path.open("rb") as file:
+        return match is not None and hashlib.file_digest(file, "sha256").hexdigest().startswith(match[2])
+
+
+def read_checkpoint(path: Path) -> dict[str, Any]:
+    """The content of a checkpoint, tensors on the CPU; code that may be in the file is not run."""
+    return torch.load(path, map_location="cpu", weights_only=True)
+
+
+def delete_checkpoints(folder: Path) -> None:
+    """Delete every checkpoint of a folder, also those set aside as corrupt."""
+    for path in [*checkpoint_files(folder), *folder.glob("*.pt.corrupt"), *folder.glob(".step_*.partial")]:
+        path.unlink()
+
+
+class _DigestingStream:
+    """What ``torch.save`` writes to: passes bytes on and digests them.
+
+    The first error is kept and raised by :meth:`finish`, as one raised inside torch's C++ writer would surface as an
+    unrelated RuntimeError without its error number.
+    """
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file = file
+        self._digest = hashlib.sha256()
+        self._error: OSError | None = None
+
+    def write(self, data: bytes) -> int:
+        if self._error is None:
+            try:
+                self._file.write(data)
+                self._digest.update(data)
+            except OSError as error:
+                self._error = error
+        return len(data)
+
+    def flush(self) -> None:
+        """Nothing to do before :meth:`finish`; torch asks for the method."""
+
+    def finish(self) -> str:
+        if self._error is not None:
+            raise self._error
+        self._file.flush()
+        os.fsync(self._file.fileno())
+        return self._digest.hexdigest()
+
+
+def _delete_old(folder: Path, newest: Path) -> None:
+    files = checkpoint_files(folder)
+    same_step = newest.name.partition("-")[0]
+    stale = [path for path in files if path != newest and path.name.startswith(f"{same_step}-")]
+    rest = [path for path in files if path not in stale]
+    for path in [*stale, *rest[:-KEPT]]:
+        path.unlink()
+
+
+def _sync_folder(folder: Path) -> None:
+    if os.name == "posix":  # makes the rename itself durable; Windows has no such call
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+def _why_not_written(error: OSError, folder: Path, step: int, content: dict[str, Any]) -> str:
+    needed = sum(tensor.numel() * tensor.element_size() for tensor in _tensors(content))
+    existing = next(parent for parent in [folder, *folder.parents] if parent.exists())
+    before = checkpoint_files(folder)
+    kept = f"the checkpoint before it, {before[-1].name}, is intact" if before else "there is no earlier checkpoint"
+    return (
+        f"the checkpoint of step {step} could not be written to {folder}: {error.strerror or error}; it needs about "
+        f"{needed:,} bytes, {shutil.disk_usage(existing).free:,} are free there; {kept}. Make room and resume"
+    )
+
+
+def _tensors(value: Any) -> Iterator[torch.Tensor]:
+    if isinstance(value, torch.Tensor):
+        yield value
+    elif isinstance(value, dict | list | tuple):
+        for item in value.values() if isinstance(value, dict) else value:
+            yield from _tensors(item)

@@ -1,0 +1,99 @@
+"""The log of a run: one JSON object a line, each step once, however often the run was stopped."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+
+class Journal:
+    """Appends to ``log.jsonl``; an entry is about one step (``{"step": 20, "loss": 0.7, …}``).
+
+    Args:
+        path: the log file; its folder must exist.
+        step: the step the run stands at. Entries about later steps, and a line cut short by a crash, are removed:
+            the run is about to write them again.
+    """
+
+    def __init__(self, path: Path, step: int) -> None:
+        self.path = path
+        self._entries = [entry for entry in read_log(path) if entry["step"] <= step]
+        kept = "".join(_line(entry) for entry in self._entries)
+        if path.exists() and path.read_bytes() != kept.encode():
+            partial = path.with_name(f".{path.name}.partial")
+            partial.write_text(kept, encoding="utf-8")
+            partial.replace(path)
+
+    def write(self, entry: dict[str, Any]) -> None:
+        """Append one entry and hand it to the operating system; numbers that are not finite become null.
+
+        Raises:
+            OSError: the log cannot be written; the message names it.
+        """
+        entry = _finite(entry)
+        try:
+            with self.path.open("a", encoding="utf-8") as file:
+                file.write(_line(entry))
+        except OSError as error:
+            raise OSError(error.errno, f"the log {self.path} could not be written: {error.strerror}") from error
+        self._entries.append(entry)
+
+    def was_evaluated(self, step: int) -> bool:
+        """Whether the log holds an evaluation of this step."""
+        return any(entry["step"] == step and "evaluation" in entry for entry in self._entries)
+
+    def history(self) -> pd.DataFrame:
+        """The log as a table; see :func:`history_frame`."""
+        return history_frame(self._entries)
+
+
+def read_log(path: Path) -> list[dict[str, Any]]:
+    """The entries of a ``log.jsonl`` in order; none if there is no such file. A last line cut short is left out.
+
+    Raises:
+        ValueError: a line that is not the last is not JSON; the message names file and line.
+    """
+    if not path.exists():
+        return []
+    lines = path.read_text(encoding="utf-8", errors="replace").split("\n")
+    entries = []
+    for number, line in enumerate(lines, start=1):
+        try:
+            entries.append(json.loads(line))
+        except json.JSONDecodeError as error:
+            if number < len(lines):
+                raise ValueError(f"{path}, line {number} is not JSON: {error}; repair or delete the file") from error
+    return entries
+
+
+def history_frame(entries: list[dict[str, Any]]) -> pd.DataFrame:
+    """A table with one row per logged step, in order of step.
+
+    Columns: ``step``, ``loss``, ``losses/<term>``, ``gradient_norm``, ``learning_rate``, ``seconds``,
+    ``images_per_second``, ``peak_memory_mib`` and, filled where the step was evaluated, ``evaluation/<metric>``.
+    """
+    if not entries:
+        return pd.DataFrame({"step": pd.Series(dtype="int64")})
+    return pd.json_normalize(entries, sep="/").groupby("step", sort=True).first().reset_index()
+
+
+def _line(entry: dict[str, Any]) -> str:
+    return json.dumps(entry, allow_nan=False) + "\n"
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, float) or (hasattr(value, "__float__") and not isinstance(value, int)):
+        return float(value) if math.isfinite(value) else None
+    return value
+
+
+def remove_log(path: Path) -> None:
+    """Delete the log of a run that begins anew."""
+    path.unlink(missing_ok=True)
+    path.with_name(f".{path.name}.partial").unlink(missing_ok=True)

@@ -1,0 +1,22 @@
+"""``python -m ovparts_lib.workbook.distributed params.yaml``: the training part of a run, one process per device."""
+
+from __future__ import annotations
+
+import sys
+
+from ovparts_lib.data import PascalPart116
+from ovparts_lib.runs import load_parameters, resolve_path
+from ovparts_lib.workbook.data import open_training
+from ovparts_lib.workbook.systems import build_model, train_in_process
+
+
+def main(params_file: str) -> None:
+    """Train with the parameters of a run folder, whose notebook holds the lock, and leave the weights there."""
+    params = load_parameters(params_file)
+    reader = PascalPart116(resolve_path(params.data_root))
+    model, _ = build_model(params)
+    train_in_process(model, open_training(params, reader), params, params.folder)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])

@@ -1,0 +1,170 @@
+"""Systems as a notebook uses them: built, loaded, trained."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import torch
+from torch import nn
+
+from ovparts_lib.checkpoints.clip import load_clip_into
+from ovparts_lib.checkpoints.clipseg import load_clipseg, save_clipseg
+from ovparts_lib.checkpoints.native import load_weights
+from ovparts_lib.checkpoints.reading import LoadReport, file_hash
+from ovparts_lib.data import TrainingDataset, training_loader
+from ovparts_lib.models.clipseg import TRAINABLE_GROUPS, Clipseg
+from ovparts_lib.runs import resolve_path
+from ovparts_lib.training import TrainingResult, TrainingSettings, history_frame, launch, read_log
+from ovparts_lib.training import train as run_loop
+from ovparts_lib.workbook.data import CLIPSEG_SIZES, PartData
+from ovparts_lib.workbook.output import RunOutput
+
+WEIGHTS = "weights.safetensors"
+
+Evaluate = Callable[[nn.Module, int], dict[str, float]]
+
+
+def device_of(params: Any) -> torch.device:
+    """The device a run uses: ``auto`` takes the first CUDA device if there is one.
+
+    Raises:
+        ValueError: a CUDA device is asked for and torch finds none.
+    """
+    wanted = params.device
+    if wanted == "auto":
+        wanted = "cuda" if torch.cuda.is_available() else "cpu"
+    if wanted.startswith("cuda") and not torch.cuda.is_available():
+        raise ValueError(f"device is {params.device!r}, but torch finds no CUDA device; use 'cpu' or 'auto'")
+    return torch.device(wanted)
+
+
+def build_model(params: Any, output: RunOutput | None = None) -> tuple[Clipseg, LoadReport]:
+    """CLIPSeg with the weights a run begins from, or those of the checkpoint it scores.
+
+    With CLIP weights alone the decoder is new. What no file holds (adapters, the background query, a new decoder) is
+    drawn from ``params.seed``.
+
+    Raises:
+        CheckpointError: a file is missing, damaged or does not fit; the message names the keys.
+    """
+    torch.manual_seed(params.seed)
+    size, source = CLIPSEG_SIZES[params.model_size], params.checkpoint or params.initialise_from
+    clip_path = resolve_path(params.clip_weights) if params.clip_weights else None
+    if source:
+        model, report = load_clipseg(resolve_path(source), size, clip_path, label_resize=params.label_resize)
+    else:
+        model = Clipseg(size, label_resize=params.label_resize)
+        report = load_clip_into(model.clip, clip_path)
+    model.set_trainable(params.trainable)
+    if output is not None:
+        output.note(weights=describe_weights(report, [source, params.clip_weights]))
+    return model.to(device_of(params)), report
+
+
+def describe_weights(report: LoadReport, sources: list[str | None]) -> dict[str, Any]:
+    """What a run's provenance says about the weights it began from: files, their hashes, what was loaded."""
+    return {
+        "kind": report.kind,
+        "files": {source: file_hash(resolve_path(source)) for source in sources if source},
+        "tensors_loaded": len(report.loaded),
+        "left_at_initial_values": list(report.initialised),
+    }
+
+
+def trainable_table(model: Clipseg) -> pd.DataFrame:
+    """Tensors and parameters of each part of the model, and whether they train."""
+    rows = []
+    groups = {**TRAINABLE_GROUPS, "rest of CLIP": ("clip.",)}
+    counted: set[str] = set()
+    for group, beginnings in groups.items():
+        members = {n: p for n, p in model.named_parameters() if n.startswith(beginnings) and n not in counted}
+        counted |= members.keys()
+        rows.append(
+            {
+                "group": group,
+                "trains": any(parameter.requires_grad for parameter in members.values()),
+                "tensors": len(members),
+                "parameters": sum(parameter.numel() for parameter in members.values()),
+            }
+        )
+    return pd.DataFrame(rows)
+
+
+def training_settings(params: Any) -> TrainingSettings:
+    """The training loop's settings from a run's parameters."""
+    return TrainingSettings(
+        iterations=params.iterations,
+        batch_size=params.batch_size // params.accumulate // params.devices,
+        accumulate=params.accumulate,
+        learning_rate=params.learning_rate,
+        weight_decay=params.weight_decay,
+        gradient_clip=params.gradient_clip,
+        power=params.poly_power,
+        precision=params.precision,
+        log_every=params.log_every,
+        evaluate_every=params.evaluate_every,
+        checkpoint_every=params.checkpoint_every,
+        seed=params.seed,
+        device=device_of(params).type,
+        devices=params.devices,
+    )
+
+
+def train(
+    model: Clipseg, data: PartData, params: Any, output: RunOutput, evaluate: Evaluate | None = None
+) -> pd.DataFrame:
+    """Train as the parameters say, or go on where an interrupted run stopped; leave the weights in the run folder.
+
+    One device trains in this process. Several train in processes of their own beside the notebook, which shows what
+    they print: a kernel that has used CUDA cannot be forked.
+
+    Returns:
+        The history, one row per logged step.
+
+    Raises:
+        RuntimeError: the processes of a distributed training ended with an error; what they printed is above.
+    """
+    if not params.iterations:
+        print("nothing to train: iterations is 0")
+        return history_frame([])
+    if params.devices == 1:
+        return train_in_process(model, data.training, params, output.path, evaluate).history
+    command = [sys.executable, "-m", "ovparts_lib.workbook.distributed", str(output.path / "params.yaml")]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
+        for line in process.stdout:
+            print(line, end="", flush=True)
+    if process.returncode:
+        raise RuntimeError(
+            f"training on {params.devices} devices ended with exit code {process.returncode}; its output is above. "
+            "Run it again to go on from the last checkpoint"
+        )
+    state, _ = load_weights(output.path / WEIGHTS, "clipseg")
+    model.load_state_dict(state)
+    return history_frame(read_log(output.run.log))
+
+
+def train_in_process(
+    model: Clipseg, dataset: TrainingDataset, params: Any, folder: Path, evaluate: Evaluate | None = None
+) -> TrainingResult:
+    """Train in this process, one of ``params.devices``, and leave ``weights.safetensors`` in the run folder."""
+    settings = training_settings(params)
+    fabric = launch(settings)
+    loader = training_loader(
+        dataset,
+        settings.batch_size * fabric.world_size,
+        params.workers,
+        params.seed,
+        rank=fabric.global_rank,
+        world_size=fabric.world_size,
+        pin_memory=fabric.device.type == "cuda",
+    )
+    result = run_loop(model, loader, settings, run_dir=folder, evaluate=evaluate, fabric=fabric)
+    if fabric.is_global_zero:
+        save_clipseg(model, folder / WEIGHTS, setting=params.setting, run=params.run, iterations=params.iterations)
+    fabric.barrier()
+    return result

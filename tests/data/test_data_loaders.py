@@ -1,0 +1,166 @@
+import pickle
+from itertools import islice
+
+import pytest
+import torch
+from torch.utils.data import Dataset
+
+from ovparts_lib.data import (
+    DatasetError,
+    PascalPart116,
+    ResumableSampler,
+    TrainingDataset,
+    training_loader,
+    training_transform,
+)
+from ovparts_lib.data.loaders import derived_seed
+
+
+class Noise(Dataset):
+    """Samples that are their index and one random number."""
+
+    vocabulary = ("a stand-in",)
+
+    def __init__(self, length):
+        self.length = length
+
+    def __len__(self):
+        return self.length
+
+    def __getitem__(self, index):
+        image = torch.cat([torch.tensor([float(index)]), torch.rand(1)])
+        nothing = torch.zeros(0)
+        return {
+            "image": image,
+            "part_map": nothing,
+            "object_map": nothing,
+            "image_id": str(index),
+            "vocabulary": self.vocabulary,
+        }
+
+
+def drawn(loader, batches):
+    """(index, random number) of every sample of the next batches."""
+    return [tuple(image.tolist()) for batch in islice(loader, batches) for image in batch["images"]]
+
+
+def test_stream_is_concatenated_permutations():
+    draws = list(islice(ResumableSampler(7, seed=3), 21))
+    assert [draw.position for draw in draws] == list(range(21))
+    epochs = [tuple(draw.index for draw in draws[k : k + 7]) for k in (0, 7, 14)]
+    assert all(sorted(epoch) == list(range(7)) for epoch in epochs) and len(set(epochs)) == 3
+    assert [d.index for d in islice(ResumableSampler(7, seed=4), 21)] != [d.index for d in draws]
+
+
+@pytest.mark.parametrize("world_size", [2, 3])
+def test_ranks_share_the_stream(world_size):
+    alone = list(islice(ResumableSampler(7, seed=3), 30))
+    for rank in range(world_size):
+        mine = list(islice(ResumableSampler(7, seed=3, rank=rank, world_size=world_size), 8))
+        assert mine == alone[rank::world_size][:8]
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_resumed_stream_is_identical_with_any_number_of_workers(workers):
+    whole = drawn(training_loader(Noise(10), 4, workers=0, seed=5), 9)
+    interrupted = training_loader(Noise(10), 4, workers=workers, seed=5)
+    first = drawn(interrupted, 4)
+    state = interrupted.state_dict()
+    assert state["position"] == 16  # what was handed out, however far workers have fetched ahead
+    resumed = training_loader(Noise(10), 4, workers=workers, seed=5)
+    resumed.load_state_dict(state)
+    assert first + drawn(resumed, 5) == whole
+    assert len({number for _, number in whole}) == len(whole)  # no two samples share their random numbers
+
+
+def test_iterating_again_continues():
+    loader = training_loader(Noise(10), 4, seed=5)
+    assert drawn(loader, 2) + drawn(loader, 2) == drawn(training_loader(Noise(10), 4, seed=5), 4)
+
+
+def test_number_of_processes_does_not_change_what_a_step_sees():
+    alone = drawn(training_loader(Noise(10), 6, seed=5), 4)
+    ranks = [training_loader(Noise(10), 6, seed=5, rank=rank, world_size=2) for rank in range(2)]
+    shared = [drawn(loader, 4) for loader in ranks]
+    for step in range(4):
+        together = [sample for samples in shared for sample in samples[step * 3 : step * 3 + 3]]
+        assert sorted(together) == sorted(alone[step * 6 : step * 6 + 6])
+    assert {loader.state_dict()["position"] for loader in ranks} == {24}
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_loader_leaves_the_callers_random_numbers_alone(workers):
+    torch.manual_seed(1)
+    expected = torch.rand(3)
+    torch.manual_seed(1)
+    stream = iter(training_loader(Noise(10), 4, workers=workers, seed=5))
+    for _ in range(3):
+        next(stream)
+    assert torch.equal(torch.rand(3), expected)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_real_samples_with_every_augmentation(reader, workers):
+    """Two epochs of the real dataset: the same pictures and labels whether or not the run was interrupted."""
+
+    def loader(number_of_workers):
+        transform = training_transform(
+            shortest_edge=(24, 32, 40), longest_edge=60, crop=24, photometric=True, pad_size=28, ignore_label=255
+        )
+        return training_loader(TrainingDataset(reader, "train", transform), 2, workers=number_of_workers, seed=11)
+
+    whole = list(islice(loader(0), 5))
+    resumed = loader(workers)
+    list(islice(resumed, 2))
+    again = loader(workers)
+    again.load_state_dict(resumed.state_dict())
+    for expected, batch in zip(whole[2:], islice(again, 3), strict=True):
+        assert batch["image_ids"] == expected["image_ids"]
+        for key in ("images", "part_maps", "object_maps"):
+            assert all(torch.equal(a, b) for a, b in zip(batch[key], expected[key], strict=True))
+        assert batch["vocabulary"] is again.dataset.dataset.vocabulary
+    augmented = [image for batch in whole for image in batch["images"]]
+    assert len({image.numpy().tobytes() for image in augmented}) == len(augmented)
+
+
+def test_a_damaged_picture_is_named_through_a_worker(root):
+    dataset = TrainingDataset(PascalPart116(root), "train")
+    for path in (root / "images/train").iterdir():
+        path.write_bytes(path.read_bytes()[:300])
+    with pytest.raises(DatasetError, match=r"images/train/\d{4}_\d{6}\.jpg: cannot be decoded"):
+        next(iter(training_loader(dataset, 1, workers=1)))
+
+
+def test_datasets_can_be_sent_to_spawned_workers(reader):
+    dataset = TrainingDataset(reader, "train", training_transform(shortest_edge=32, photometric=True, final_size=24))
+    copy = pickle.loads(pickle.dumps(dataset))
+    assert len(copy) == 3 and copy[0]["image"].shape == (3, 24, 24)
+
+
+def test_checkpoint_of_another_dataset_or_seed_is_refused():
+    state = training_loader(Noise(10), 4, seed=5).state_dict()
+    with pytest.raises(ValueError, match="length 10, this run 9"):
+        training_loader(Noise(9), 4, seed=5).load_state_dict(state)
+    with pytest.raises(ValueError, match="seed 5, this run 6"):
+        training_loader(Noise(10), 4, seed=6).load_state_dict(state)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"batch_size": 3, "world_size": 2}, "batch_size 3 must be a positive multiple of the 2 processes"),
+        ({"batch_size": 0}, "batch_size 0"),
+        ({"batch_size": 2, "seed": -1}, "seed must be at least 0"),
+        ({"batch_size": 2, "rank": 2, "world_size": 2}, r"rank must be in 0\.\.1, not 2"),
+    ],
+)
+def test_wrong_arguments(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        training_loader(Noise(10), **arguments)
+    with pytest.raises(ValueError, match="empty dataset"):
+        training_loader(Noise(0), 1)
+
+
+def test_derived_seeds_do_not_collide():
+    seeds = {derived_seed(seed, purpose, n) for seed in range(20) for purpose in (0, 1) for n in range(200)}
+    assert len(seeds) == 20 * 2 * 200 and all(0 <= seed < 2**63 for seed in seeds)

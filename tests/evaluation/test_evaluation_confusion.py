@@ -1,0 +1,142 @@
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from ovparts_lib.evaluation import ConfusionMatrix, MatrixFileError
+
+
+def brute_force(prediction, target, classes):
+    counts = np.zeros((classes + 1, classes + 1), np.int64)
+    for p, t in zip(prediction.ravel(), target.ravel(), strict=True):
+        counts[p, t] += 1
+    return counts
+
+
+def random_maps(seed, classes, shape=(7, 9)):
+    draw = np.random.default_rng(seed)
+    return draw.integers(0, classes + 1, shape), draw.integers(0, classes + 1, shape)
+
+
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.int16, torch.int32, torch.int64])
+def test_counts_equal_a_loop_over_pixels(dtype):
+    prediction, target = random_maps(0, 116)
+    matrix = ConfusionMatrix(116)
+    added = matrix.update(torch.from_numpy(prediction).to(dtype), torch.from_numpy(target).to(dtype))
+    np.testing.assert_array_equal(matrix.numpy(), brute_force(prediction, target, 116))
+    np.testing.assert_array_equal(added.numpy(), matrix.numpy())
+    assert matrix.counts.dtype == torch.int64
+
+
+def test_rows_are_predictions_and_columns_ground_truth():
+    matrix = ConfusionMatrix(3)
+    matrix.update(torch.tensor([2, 3]), torch.tensor([0, 3]), weight=5)
+    expected = np.zeros((4, 4), np.int64)
+    expected[2, 0] = expected[3, 3] = 5
+    np.testing.assert_array_equal(matrix.numpy(), expected)
+
+
+def test_counts_beyond_float_precision_stay_exact():
+    start = torch.zeros((2, 2), dtype=torch.int64)
+    start[0, 0] = 2**53
+    matrix = ConfusionMatrix(1, counts=start)
+    matrix.update(torch.zeros(1, dtype=torch.int64), torch.zeros(1, dtype=torch.int64))
+    assert int(matrix.counts[0, 0]) == 2**53 + 1
+
+
+@settings(deadline=None, max_examples=40)
+@given(seeds=st.lists(st.integers(0, 10**6), min_size=1, max_size=6), data=st.data())
+def test_merging_shards_in_any_order_gives_the_same_matrix(seeds, data):
+    shards = []
+    for seed in seeds:
+        shard = ConfusionMatrix(5)
+        shard.update(*(torch.from_numpy(m) for m in random_maps(seed, 5)))
+        shards.append(shard)
+    whole = ConfusionMatrix(5)
+    for seed in seeds:
+        whole.update(*(torch.from_numpy(m) for m in random_maps(seed, 5)))
+    order = data.draw(st.permutations(range(len(shards))))
+    split = data.draw(st.integers(0, len(order)))
+    left = sum((shards[i] for i in order[:split]), ConfusionMatrix(5))
+    right = sum((shards[i] for i in order[split:]), ConfusionMatrix(5))
+    np.testing.assert_array_equal((left + right).numpy(), whole.numpy())
+
+
+@pytest.mark.parametrize(
+    ("prediction", "target", "message"),
+    [
+        (torch.tensor([0, 1]), torch.tensor([0]), "differ in shape"),
+        (torch.tensor([0.0]), torch.tensor([0]), "integer class ids, not torch.float32"),
+        (torch.tensor([True]), torch.tensor([0]), "integer class ids, not torch.bool"),
+        (torch.tensor([4]), torch.tensor([0]), r"prediction holds the value 4, outside 0\.\.3"),
+        (torch.tensor([0]), torch.tensor([255]), r"target holds the value 255, outside 0\.\.3"),
+        (torch.tensor([-1]), torch.tensor([0]), r"value -1, outside 0\.\.3"),
+    ],
+)
+def test_wrong_label_maps_are_refused(prediction, target, message):
+    with pytest.raises(ValueError, match=message):
+        ConfusionMatrix(3).update(prediction, target)
+
+
+def test_matrices_of_different_sizes_are_not_added():
+    with pytest.raises(ValueError, match="3 and 4 classes"):
+        ConfusionMatrix(3) + ConfusionMatrix(4)
+
+
+def test_float_counts_are_refused():
+    with pytest.raises(ValueError, match="must be int64"):
+        ConfusionMatrix(3, counts=torch.zeros(4, 4))
+
+
+def test_saving_and_loading_keeps_every_count(tmp_path):
+    matrix = ConfusionMatrix(116)
+    matrix.update(*(torch.from_numpy(m) for m in random_maps(3, 116, (50, 60))))
+    matrix.save(tmp_path / "matrix.npz", "0123456789abcdef")
+    np.testing.assert_array_equal(
+        ConfusionMatrix.load(tmp_path / "matrix.npz", "0123456789abcdef").numpy(), matrix.numpy()
+    )
+    assert [path.name for path in tmp_path.iterdir()] == ["matrix.npz"]  # nothing temporary is left
+
+
+def test_a_matrix_of_another_vocabulary_is_refused(tmp_path):
+    ConfusionMatrix(2).save(tmp_path / "matrix.npz", "aaaa")
+    with pytest.raises(MatrixFileError, match="belongs to the vocabulary aaaa, not to bbbb"):
+        ConfusionMatrix.load(tmp_path / "matrix.npz", "bbbb")
+
+
+@pytest.mark.parametrize(
+    ("counts", "message"),
+    [
+        (np.zeros((3, 3)), "must be square int64 counts, not float64"),
+        (np.zeros((3, 3), np.int32), "not int32"),
+        (np.zeros((3, 4), np.int64), r"square int64 counts, not int64 \(3, 4\)"),
+        (np.full((3, 3), -1), "must be square int64 counts"),
+    ],
+)
+def test_files_with_other_counts_are_refused(tmp_path, counts, message):
+    np.savez(tmp_path / "matrix.npz", counts_matrix=counts, vocabulary_hash=np.array("aaaa"))
+    with pytest.raises(MatrixFileError, match=message):
+        ConfusionMatrix.load(tmp_path / "matrix.npz")
+
+
+def test_a_damaged_file_is_named(tmp_path):
+    ConfusionMatrix(2).save(tmp_path / "matrix.npz", "aaaa")
+    content = (tmp_path / "matrix.npz").read_bytes()
+    (tmp_path / "matrix.npz").write_bytes(content[: len(content) // 2])
+    with pytest.raises(MatrixFileError, match=r"matrix\.npz cannot be read"):
+        ConfusionMatrix.load(tmp_path / "matrix.npz")
+
+
+def test_a_failed_write_leaves_the_old_file(tmp_path, monkeypatch):
+    path = tmp_path / "matrix.npz"
+    ConfusionMatrix(2).save(path, "aaaa")
+
+    def no_space(*args, **kwargs):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(np, "savez_compressed", no_space)
+    with pytest.raises(OSError, match="No space"):
+        ConfusionMatrix(3).save(path, "bbbb")
+    assert ConfusionMatrix.load(path, "aaaa").classes == 2
+    assert [item.name for item in tmp_path.iterdir()] == ["matrix.npz"]

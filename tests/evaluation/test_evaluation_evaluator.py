@@ -1,0 +1,205 @@
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from scripted import VOCABULARY, Labels, Scripted
+
+from ovparts_lib.evaluation import Evaluation, MatrixFileError, NotANumberError, evaluate, score_image
+from ovparts_lib.models.scores import PartScores
+from ovparts_lib.vocabularies import Vocabulary
+
+PARTS = len(VOCABULARY.parts)
+
+
+def run(dataset=None, model=None, **options):
+    return evaluate(model or Scripted(), dataset or Labels(), device="cpu", progress=False, **options)
+
+
+def brute_force(dataset, model):
+    """Record by record and pixel by pixel, from dense maps."""
+    counts = {mode: np.zeros((PARTS + 1, PARTS + 1), np.int64) for mode in ("oracle_obj", "pred_all")}
+    images_of = np.zeros(PARTS, np.int64)
+    records = 0
+    for sample in (dataset[i] for i in range(len(dataset))):
+        scores = model.predict([sample.image], VOCABULARY)[0]
+        stack = torch.cat([scores.logits, scores.background[None]])
+        dense = F.interpolate(stack[None], sample.part_map.shape, mode="bilinear", align_corners=False)[0].numpy()
+        seen_here = set()
+        for object_id in sample.object_ids:
+            records += 1
+            own = list(VOCABULARY.parts_of(object_id))
+            for y, x in np.ndindex(*sample.part_map.shape):
+                inside = int(sample.object_map[y, x]) == object_id
+                label = int(sample.part_map[y, x]) if inside else PARTS
+                label = PARTS if label == VOCABULARY.ignore_label else label
+                counts["oracle_obj"][own[int(dense[own, y, x].argmax())], label] += 1
+                counts["pred_all"][int(dense[:, y, x].argmax()), label] += 1
+                seen_here.add(label)
+        images_of[list(seen_here - {PARTS})] += 1
+    return counts, images_of, records
+
+
+@pytest.fixture(scope="module")
+def expected():
+    return brute_force(Labels(), Scripted())
+
+
+def test_both_modes_equal_a_loop_over_records_and_pixels(expected):
+    counts, images_of, records = expected
+    evaluation = run()
+    for mode, matrix in counts.items():
+        np.testing.assert_array_equal(evaluation.matrices[mode].numpy(), matrix)
+    np.testing.assert_array_equal(evaluation.class_images, images_of)
+    assert (evaluation.records, evaluation.images, evaluation.dataset_images) == (records, 5, 5)
+    assert evaluation.skipped_records == 3
+
+
+def test_one_forward_pass_serves_all_records_and_modes():
+    model = Scripted()
+    run(model=model)
+    assert [call["images"] for call in model.calls] == [1] * 5
+    assert all(call["background"] and call["part_ids"] is None for call in model.calls)
+
+
+def test_oracle_alone_asks_only_for_the_parts_of_the_objects_at_hand(expected):
+    model, dataset = Scripted(), Labels()
+    evaluation = run(dataset, model, modes=("oracle_obj",))
+    for call, sample in zip(model.calls, (dataset[i] for i in range(5)), strict=True):
+        assert not call["background"]
+        assert set(call["part_ids"]) == {p for o in sample.object_ids for p in VOCABULARY.parts_of(o)}
+    np.testing.assert_array_equal(evaluation.matrices["oracle_obj"].numpy(), expected[0]["oracle_obj"])
+    assert evaluation.modes == ("oracle_obj",)
+
+
+def test_every_record_counts_every_pixel_of_its_image_once(expected):
+    """So that protocols which score unlabelled pixels can be computed from the matrix."""
+    dataset = Labels()
+    pixels = sum(len(sample.object_ids) * sample.part_map.numel() for sample in (dataset[i] for i in range(5)))
+    for matrix in run().matrices.values():
+        assert int(matrix.counts.sum()) == pixels
+
+
+def test_a_limit_scores_the_first_images_and_says_so(expected):
+    evaluation = run(limit=2)
+    counts, _, records = brute_force(Labels(2), Scripted())
+    np.testing.assert_array_equal(evaluation.matrices["pred_all"].numpy(), counts["pred_all"])
+    assert (evaluation.images, evaluation.dataset_images, evaluation.records) == (2, 5, records)
+    assert run(limit=99).images == 5
+
+
+def test_reading_ahead_does_not_change_the_counts(expected):
+    for mode, matrix in run(workers=2).matrices.items():
+        np.testing.assert_array_equal(matrix.numpy(), expected[0][mode])
+
+
+def test_shards_add_up_to_the_whole():
+    class Shard(Labels):
+        def __init__(self, ids):
+            super().__init__(skipped=1)
+            self.ids = ids
+
+        def __len__(self):
+            return len(self.ids)
+
+        def __getitem__(self, index):
+            return super().__getitem__(self.ids[index])
+
+    whole, merged = run(), run(Shard([4, 0])) + run(Shard([2])) + run(Shard([1, 3]))
+    for mode in whole.modes:
+        np.testing.assert_array_equal(merged.matrices[mode].numpy(), whole.matrices[mode].numpy())
+    np.testing.assert_array_equal(merged.class_images, whole.class_images)
+    assert (merged.images, merged.records, merged.skipped_records) == (5, whole.records, 3)
+    with pytest.raises(ValueError, match="cannot be added"):
+        whole + run(modes=("pred_all",))
+
+
+def test_a_record_served_twice_counts_twice():
+    sample = Labels()[0]
+    scores = Scripted().predict([sample.image], VOCABULARY)[0]
+    once = score_image(scores, sample, VOCABULARY)
+    sample.object_ids = sample.object_ids * 2
+    for mode, counts in score_image(scores, sample, VOCABULARY).items():
+        assert torch.equal(counts, 2 * once[mode])
+
+
+def test_the_model_is_scored_in_evaluation_mode_and_given_back_as_it_was():
+    model = Scripted()
+    model.frozen = torch.nn.Dropout().eval()
+    run(model=model)
+    assert not model.was_training
+    assert model.training
+    assert not model.frozen.training
+
+
+def test_autocast_reaches_the_network():
+    class Linear(Scripted):
+        def __init__(self):
+            super().__init__()
+            self.layer, self.kinds = torch.nn.Linear(4, 4), []
+
+        def predict(self, images, vocabulary, **wanted):
+            self.kinds.append(self.layer(torch.ones(1, 4)).dtype)
+            return super().predict(images, vocabulary, **wanted)
+
+    model = Linear()
+    run(Labels(1), model, precision="bf16-mixed")
+    run(Labels(1), model)
+    assert model.kinds == [torch.bfloat16, torch.float32]
+
+
+def test_a_system_without_background_is_scored_among_parts():
+    class Without(Scripted):
+        def predict(self, images, vocabulary, *, part_ids=None, background=True, keep_attention=False):
+            return super().predict(images, vocabulary, part_ids=part_ids, background=False)
+
+    matrix = run(model=Without()).matrices["pred_all"].numpy()
+    assert matrix[-1].sum() == 0
+    assert matrix.sum() == run().matrices["pred_all"].numpy().sum()
+
+
+def test_scores_that_are_not_numbers_stop_the_evaluation():
+    class Broken(Scripted):
+        def predict(self, images, vocabulary, **wanted):
+            scores = super().predict(images, vocabulary, **wanted)
+            scores[0].logits[1, 0, 0] = float("nan")
+            return scores
+
+    with pytest.raises(NotANumberError, match="picture_0: the model's scores contain NaN"):
+        run(model=Broken())
+
+
+def test_scores_of_another_size_are_refused():
+    sample = Labels()[0]
+    scores = PartScores(torch.zeros(PARTS, 4, 4), tuple(range(PARTS)), None, (5, 5))
+    with pytest.raises(ValueError, match="picture_0: the scores are for an image of"):
+        score_image(scores, sample, VOCABULARY)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"modes": ("oracle",)}, "modes must be among oracle_obj, pred_all"),
+        ({"modes": ()}, "modes must be among"),
+        ({"precision": "fp16"}, "precision must be one of"),
+        ({"limit": 0}, "limit must be at least 1"),
+    ],
+)
+def test_wrong_arguments_are_named(options, message):
+    with pytest.raises(ValueError, match=message):
+        run(**options)
+
+
+def test_an_evaluation_survives_its_file(tmp_path):
+    evaluation = run()
+    evaluation.save(tmp_path / "after")
+    for read in (Evaluation.load(tmp_path / "after", VOCABULARY), Evaluation.load(tmp_path / "after" / "matrices.npz")):
+        assert read.vocabulary == VOCABULARY
+        assert (read.records, read.images) == (evaluation.records, evaluation.images)
+        np.testing.assert_array_equal(read.class_images, evaluation.class_images)
+        for mode in evaluation.modes:
+            np.testing.assert_array_equal(read.matrices[mode].numpy(), evaluation.matrices[mode].numpy())
+    other = Vocabulary.from_words(["cat's head"])
+    with pytest.raises(MatrixFileError, match=f"belongs to the vocabulary {VOCABULARY.hash}, not to {other.hash}"):
+        Evaluation.load(tmp_path / "after", other)
+    with pytest.raises(MatrixFileError, match="cannot be read"):
+        Evaluation.load(tmp_path)

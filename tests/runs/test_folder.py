@@ -1,0 +1,226 @@
+import errno
+import json
+import os
+import signal
+import subprocess
+import sys
+
+import pytest
+
+from ovparts_lib.runs import DiskFullError, RunConflictError, RunFolder, RunLockedError, run_state
+from ovparts_lib.runs import provenance as provenance_module
+from ovparts_lib.runs.folder import IncompleteResultsError, params_hash, prepare_folder
+from ovparts_lib.runs.lock import FolderLock
+from ovparts_lib.runs.project import package_parent, project_root
+from ovparts_lib.runs.writing import to_json, write_atomically
+
+
+def test_a_run_from_absent_to_complete(root, params):
+    assert run_state(params) == "absent"
+    folder = RunFolder.open(params)
+    assert folder.path == root / "outputs" / "zero_shot" / "clipseg"
+    assert folder.found == "absent"
+    assert run_state(params) == "partial"
+    folder.record(dataset={"fingerprint": "abc"})
+    (folder.tables / "classes.csv").write_text("a,b\n")
+    folder.finish({"headline": [{"seen": float("nan")}], "tables": [{"file": "tables/classes.csv"}]})
+    assert run_state(params) == "complete"
+    results = json.loads((folder.path / "results.json").read_text())
+    assert (results["status"], results["headline"]) == ("complete", [{"seen": None}])
+    provenance = json.loads((folder.path / "provenance.json").read_text())
+    assert provenance["dataset"] == {"fingerprint": "abc"}
+    assert provenance["libraries"]["torch"]
+    assert provenance["machine"]["threads"] >= 1
+    assert str(root) not in json.dumps(provenance)
+    assert RunFolder.open(params).found == "complete"
+
+
+def test_a_run_without_its_listed_files_is_not_complete(params, root):
+    folder = RunFolder.open(params)
+    with pytest.raises(IncompleteResultsError, match=r"figures/lost\.png"):
+        folder.finish({"figures": [{"file": "figures/lost.png"}]})
+    assert run_state(params) == "partial"
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda results: results.unlink(),
+        lambda results: results.write_text(results.read_text()[:40]),
+        lambda results: results.write_text(results.read_text().replace('"complete"', '"running"')),
+        lambda results: results.write_text(json.dumps(json.loads(results.read_text()) | {"params_hash": "0" * 16})),
+        lambda results: results.write_text("[]"),
+    ],
+)
+def test_damaged_results_are_no_complete_run(root, params, damage):
+    folder = RunFolder.open(params)
+    damage(folder.finish({}))
+    assert run_state(params) == "partial"
+
+
+def test_other_parameters_are_refused_and_named(root, params):
+    RunFolder.open(params).close()
+    other = params.model_copy(update={"learning_rate": 1e-3, "trainable": ["film"]})
+    with pytest.raises(RunConflictError) as caught:
+        RunFolder.open(other)
+    message = str(caught.value)
+    assert "learning_rate: 0.0001 there, 0.001 now" in message
+    assert "trainable: " in message
+    assert "iterations" not in message
+    assert "--again" in message
+    assert run_state(other) == "absent"
+    RunFolder.open(params).close()  # the refused attempt left no lock and no change
+
+
+def test_where_and_how_often_are_no_other_parameters(root, params):
+    RunFolder.open(params).finish({})
+    moved = params.model_copy(update={"device": "cpu", "workers": 7, "log_every": 1, "checkpoint_every": 3})
+    assert run_state(moved) == "complete"
+    assert params_hash(moved.model_dump(), moved.free_keys()) == params_hash(params.model_dump(), params.free_keys())
+
+
+def test_a_parameter_added_later_counts_as_its_default(root, params):
+    folder = RunFolder.open(params)
+    folder.close()
+    stored = folder.path / "params.yaml"
+    lines = stored.read_text().splitlines()
+    stored.write_text("\n".join(line for line in lines if not line.startswith("poly_power")))
+    assert run_state(params) == "partial"
+    assert run_state(params.model_copy(update={"poly_power": 1.0})) == "absent"
+
+
+def test_again_empties_the_folder(root, params):
+    folder = RunFolder.open(params)
+    (folder.checkpoints / "step.pt").write_text("old")
+    folder.log.write_text("old")
+    folder.finish({})
+    again = RunFolder.open(params.model_copy(update={"seed": 5}), again=True)
+    assert again.found == "absent"
+    assert not again.log.exists()
+    assert list(again.checkpoints.iterdir()) == []
+
+
+HOLDER = """
+import sys, time
+from ovparts_lib.runs import RunFolder, ClipsegParameters
+folder = RunFolder.open(ClipsegParameters.model_validate_json(sys.argv[1]))
+if sys.argv[2] == "fork":
+    import multiprocessing
+    multiprocessing.get_context("fork").Process(target=time.sleep, args=(20,), daemon=True).start()
+print("locked", flush=True)
+time.sleep(60)
+"""
+
+
+@pytest.fixture
+def holder(root, params, request):
+    """Another process that has the run folder of ``params`` open."""
+    process = subprocess.Popen(
+        [sys.executable, "-c", HOLDER, params.model_dump_json(), request.param],
+        stdout=subprocess.PIPE,
+        text=True,
+        env=os.environ | {"PYTHONPATH": str(package_parent())},
+        start_new_session=True,
+    )
+    assert process.stdout.readline() == "locked\n"
+    yield process
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+
+
+@pytest.mark.parametrize("holder", ["fork"], indirect=True)
+def test_two_processes_and_kill_9(params, holder):
+    for attempt in (lambda: RunFolder.open(params), lambda: prepare_folder(params)):
+        with pytest.raises(RunLockedError, match=rf"process {holder.pid} on \S+ has been working in it since 2"):
+            attempt()
+    holder.send_signal(signal.SIGKILL)
+    assert holder.wait() == -signal.SIGKILL
+    # Its forked worker lives on and must not keep the lock.
+    os.killpg(holder.pid, 0)
+    folder = RunFolder.open(params)
+    assert folder.found == "partial"
+    folder.close()
+
+
+def test_opening_twice_in_one_process_is_a_cell_run_twice(root, params):
+    first = RunFolder.open(params)
+    second = RunFolder.open(params)
+    assert second.path == first.path
+    with pytest.raises(RunLockedError):
+        FolderLock(params.folder / ".lock").acquire()
+    second.close()
+    prepare_folder(params)
+
+
+def test_a_full_disk_leaves_the_old_files(root, params, monkeypatch):
+    folder = RunFolder.open(params)
+    before = {path.name: path.read_text() for path in folder.path.iterdir() if path.is_file()}
+
+    def full(descriptor):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(DiskFullError, match=r"no space left to write .*/provenance\.json \(") as caught:
+        folder.finish({"headline": []})
+    assert "free some space" in str(caught.value)
+    monkeypatch.undo()
+    monkeypatch.setenv("OVPARTS_ROOT", str(root))
+    assert {path.name: path.read_text() for path in folder.path.iterdir() if path.is_file()} == before
+    assert run_state(params) == "partial"
+
+
+def test_atomic_writing(tmp_path):
+    target = tmp_path / "file.json"
+    write_atomically(target, "one")
+    write_atomically(target, b"two")
+    assert target.read_text() == "two"
+    assert [path.name for path in tmp_path.iterdir()] == ["file.json"]
+    umask = os.umask(0o027)
+    try:
+        write_atomically(target, "three")
+    finally:
+        os.umask(umask)
+    assert target.stat().st_mode & 0o777 == 0o640
+
+
+def test_json_of_numpy_and_nan():
+    import numpy as np
+
+    text = to_json({"a": np.float32(0.5), "b": [np.int64(3), float("inf")], "c": (True, None, "é")})
+    assert json.loads(text) == {"a": 0.5, "b": [3, None], "c": [True, None, "é"]}
+
+
+def test_git_state(tmp_path, monkeypatch):
+    def git(*arguments):
+        subprocess.run(["git", "-C", str(tmp_path), *arguments], check=True, capture_output=True)
+
+    assert provenance_module.git_state(tmp_path) is None
+    git("init")
+    assert provenance_module.git_state(tmp_path) is None  # no commit yet
+    (tmp_path / "a").write_text("a")
+    git("add", "a")
+    git("-c", "user.name=n", "-c", "user.email=e@example.org", "commit", "-m", "m")
+    state = provenance_module.git_state(tmp_path)
+    assert len(state["commit"]) == 40
+    assert state["dirty"] is False
+    (tmp_path / "a").write_text("b")
+    assert provenance_module.git_state(tmp_path)["dirty"] is True
+    (tmp_path / "inner").mkdir()
+    assert provenance_module.git_state(tmp_path / "inner") is None
+    monkeypatch.setenv("PATH", "")
+    assert provenance_module.git_state(tmp_path) is None
+
+
+def test_project_root(tmp_path, monkeypatch):
+    monkeypatch.delenv("OVPARTS_ROOT", raising=False)
+    deep = tmp_path / "project" / "notebooks" / "deep"
+    deep.mkdir(parents=True)
+    monkeypatch.chdir(deep)
+    assert project_root() == package_parent()
+    (tmp_path / "project" / "ovparts_lib").mkdir()
+    assert project_root() == tmp_path / "project"
+    monkeypatch.setenv("OVPARTS_ROOT", str(tmp_path))
+    assert project_root() == tmp_path
+    monkeypatch.setenv("OVPARTS_ROOT", str(tmp_path / "missing"))
+    with pytest.raises(NotADirectoryError, match="OVPARTS_ROOT"):
+        project_root()
