@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from ovparts_lib.checkpoints import load_clipseg
+from ovparts_lib.checkpoints.clipseg import load_clipseg
 from ovparts_lib.models.clipseg import RELEASED
 from ovparts_lib.models.preprocess import square_pixels
 from ovparts_lib.vocabularies import Vocabulary, load_vocabulary

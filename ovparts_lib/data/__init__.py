@@ -13,6 +13,8 @@ from ovparts_lib.data.pascal_part_116 import PascalPart116
 from ovparts_lib.data.records import DatasetError, Reader, Record
 from ovparts_lib.data.scan import LabelCounts, class_frequencies
 from ovparts_lib.data.transforms import resize_image, resize_labels, shortest_edge_size, training_transform
+from ovparts_lib.data.verification_report import Problem, VerificationReport
+from ovparts_lib.data.verify import verify_pascal_part_116
 
 __all__ = [
     "Batch",
@@ -21,11 +23,13 @@ __all__ = [
     "EvaluationSample",
     "LabelCounts",
     "PascalPart116",
+    "Problem",
     "Reader",
     "Record",
     "ResumableSampler",
     "TrainingDataset",
     "TrainingLoader",
+    "VerificationReport",
     "class_frequencies",
     "collate_training",
     "read_image",
@@ -35,4 +39,5 @@ __all__ = [
     "shortest_edge_size",
     "training_loader",
     "training_transform",
+    "verify_pascal_part_116",
 ]

@@ -39,6 +39,7 @@ def write_cache(folder: Path, name: str, key: str, value: Any) -> None:
         with tempfile.NamedTemporaryFile("w", encoding="utf-8", dir=folder, suffix=".tmp", delete=False) as file:
             temporary = Path(file.name)
             json.dump({"key": key, "value": value}, file)
+        temporary.chmod(0o644)  # a dataset is often shared by a group
         temporary.replace(folder / f"{name}.json")
     except OSError as error:
         logger.warning("cannot keep results in %s (%s); they will be computed again next time", folder, error)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, TypedDict
 
 import numpy as np
@@ -73,8 +73,8 @@ class TrainingDataset(Dataset):
         self.reader, self.split, self.transform = reader, split, transform
         self.vocabulary = reader.training_vocabulary(split)
         trained = np.flatnonzero(reader.vocabulary.part_table(self.vocabulary) != self.vocabulary.ignore_label)
-        listed, counts = reader.records(split), reader.scan(split)
-        self.records = [r for r in listed if counts.has_part(r.image_id, trained, r.object_id)]
+        listed = reader.records(split)
+        self.records = [record for record in listed if reader.has_part(split, record, trained)]
         self.skipped = len(listed) - len(self.records)
         if not self.records:
             raise DatasetError(f"split {split!r} has no record with a part of the vocabulary {self.vocabulary.name!r}")
@@ -173,14 +173,14 @@ class EvaluationDataset(Dataset):
     ) -> None:
         check_empty_samples(empty_samples)
         self.reader, self.split, self.vocabulary = reader, split, reader.vocabulary
-        records, counts = reader.records(split), reader.scan(split)
+        records = reader.records(split)
         if any(record.object_id is None for record in records):
             raise ValueError(
                 f"evaluation needs records conditioned on an object, which split {split!r} does not have; "
                 f"use {split}_obj_condition"
             )
         parts = range(len(self.vocabulary.parts))
-        has_part = [counts.has_part(record.image_id, parts, record.object_id) for record in records]
+        has_part = [reader.has_part(split, record, parts) for record in records]
         self.skipped_records = len(records) - sum(has_part)
         if not any(has_part):
             raise DatasetError(f"split {split!r} has no record with a part label")
@@ -199,7 +199,7 @@ class EvaluationDataset(Dataset):
     def __getitem__(self, index: int) -> EvaluationSample:
         """The image at ``index`` (images are sorted by base name). Raises DatasetError when a file is wrong."""
         records = self._of_image[self.image_ids[index]]
-        image, object_map, part_map = read_sample(self.reader, records[0])
+        image, object_map, part_map = read_sample(self.reader, replace(records[0], object_id=None))
         return EvaluationSample(
             image=image,
             part_map=torch.from_numpy(part_map.astype(np.int64)),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path, PurePosixPath
@@ -76,7 +77,7 @@ class PascalPart116:
         self.root = Path(root).expanduser()
         self.cache_folder = self.root / ".ovparts_cache" if cache_folder is None else Path(cache_folder).expanduser()
         self.progress = progress
-        self._scans: dict[str, tuple[str, LabelCounts]] = {}
+        self._scans: dict[str, LabelCounts] = {}
         if not self.root.is_dir():
             raise DatasetError(
                 "no such folder", file=self.root, what_to_do=f"Pascal-Part-116 is expected there: {LAYOUT}."
@@ -205,22 +206,27 @@ class PascalPart116:
         check_label_range(labels, len(classes), self.vocabulary.ignore_label, path, kind)
         return labels
 
+    def has_part(self, split: str, record: Record, part_ids: Sequence[int]) -> bool:
+        """Whether a record of the split has a pixel of one of ``part_ids``, on its own object if it is conditioned."""
+        return self.scan(split).has_part(record.image_id, part_ids, record.object_id)
+
     def scan(self, split: str) -> LabelCounts:
-        """Label counts of all images of the split's folder; counted once, then read from the cache.
+        """Label counts of all images of the split's folder.
+
+        A reader counts once; a new reader takes the counts from the cache if no label file has changed since.
 
         Raises:
             DatasetError: as label_maps, for the first wrong file.
         """
         name = find_split(split).folder
+        if name in self._scans:
+            return self._scans[name]
         records = self.pairs(name)
-        key = self._scan_key(records)
-        if name in self._scans and self._scans[name][0] == key:
-            return self._scans[name][1]
-        stored = read_cache(self.cache_folder, f"label_counts_{name}", key)
+        stored = read_cache(self.cache_folder, f"label_counts_{name}", self._scan_key(records))
         if stored is not None:
-            counts = LabelCounts(tuple(stored["image_ids"]), np.array(stored["rows"], np.int64).reshape(-1, 4))
-            self._scans[name] = key, counts
-            return counts
+            rows = np.array(stored["rows"], np.int64).reshape(-1, 4)
+            self._scans[name] = LabelCounts(tuple(stored["image_ids"]), rows)
+            return self._scans[name]
         tables = parallel_map(
             lambda record: count_labels(*self.label_maps(record)),
             records,
@@ -231,23 +237,21 @@ class PascalPart116:
 
     def keep_scan(self, name: str, tables: dict[str, np.ndarray]) -> LabelCounts:
         """Take over label counts of ``train`` or ``val`` that a full pass over the files has made, and cache them."""
-        counts = LabelCounts.from_images(tables)
-        key = self._scan_key(self.pairs(name))
-        self._scans[name] = key, counts
+        counts = self._scans[name] = LabelCounts.from_images(tables)
         value = {"image_ids": counts.image_ids, "rows": counts.rows.tolist()}
-        write_cache(self.cache_folder, f"label_counts_{name}", key, value)
+        write_cache(self.cache_folder, f"label_counts_{name}", self._scan_key(self.pairs(name)), value)
         return counts
 
     def _scan_key(self, records: list[Record]) -> str:
         files = [path for record in records for path in (record.part_path, record.object_path)]
-        missing = [path for path in files if not path.exists()]
-        if missing:
+        try:
+            return files_key(files, self.root, self.vocabulary.hash)
+        except FileNotFoundError as error:
             raise DatasetError(
-                "no such file, but the image and its other labels are there",
-                file=missing[0],
-                what_to_do=f"{len(missing)} label files are missing: unpack the labels again.",
-            )
-        return files_key(files, self.root, self.vocabulary.hash)
+                "no such file, but the image and its part labels are there",
+                file=error.filename,
+                what_to_do="Unpack the object labels again.",
+            ) from None
 
 
 def find_split(split: str) -> Split:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
@@ -69,8 +70,12 @@ class Reader(Protocol):
     def label_maps(self, record: Record) -> tuple[np.ndarray, np.ndarray]:
         """(object map, part map) of a record at native size, unsigned, in ids of the full vocabulary.
 
-        A reader whose records are instances paints only the record's own instance into the object map.
+        The whole image where ``object_id`` is None. A reader whose conditioned records are instances paints only the
+        record's own instance into their object map.
         """
+
+    def has_part(self, split: str, record: Record, part_ids: Sequence[int]) -> bool:
+        """Whether a record of the split has a pixel of one of ``part_ids``, on its own object if conditioned."""
 
     def scan(self, split: str) -> LabelCounts:
         """Pixels of each (object, part) pair in each image of the split; one decode per label file, cached."""

@@ -63,7 +63,7 @@ def resize_labels(labels: Tensor, size: tuple[int, int], rule: LabelResize = "ce
         (2 * torch.arange(new, device=labels.device) + 1) * old // (2 * new)
         for old, new in zip(labels.shape, size, strict=True)
     )
-    return labels.index_select(0, rows).index_select(1, columns)
+    return labels.index_select(1, columns).index_select(0, rows)
 
 
 def shortest_edge_size(height: int, width: int, shortest: int, longest: int) -> tuple[int, int]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
 import os
@@ -14,7 +13,7 @@ from typing import Any, Literal
 
 import yaml
 
-from ovparts_lib.runs.lock import FolderLock, RunLockedError
+from ovparts_lib.runs.lock import FolderLock
 from ovparts_lib.runs.parameters import RunParameters
 from ovparts_lib.runs.project import display_path
 from ovparts_lib.runs.provenance import collect_provenance
@@ -66,18 +65,17 @@ class RunFolder:
             DiskFullError: no space for the first files.
         """
         path = params.folder
-        _make_folder(path)
+        make_folder(path)
         opened = _OPEN.pop(path, None)
         lock = opened._lock if opened else FolderLock(path / LOCK)
         lock.acquire()
         try:
             if again:
                 _empty(path)
-            found = run_state(params)
             _refuse_other_parameters(params)
-            folder = cls(params, lock, found)
+            folder = cls(params, lock, run_state(params))
             for inner in (folder.figures, folder.tables, folder.checkpoints):
-                _make_folder(inner)
+                make_folder(inner)
             write_atomically(path / "params.yaml", yaml.safe_dump(params.model_dump(), sort_keys=False))
             folder.record(**collect_provenance(params))
         except BaseException:
@@ -210,15 +208,26 @@ def read_json(path: Path) -> dict[str, Any]:
     return values if isinstance(values, dict) else {}
 
 
-def refuse_if_locked(path: Path) -> None:
-    """Fail if another process works in a run folder.
+def prepare_folder(params: RunParameters, *, again: bool = False) -> None:
+    """Find out, without keeping the lock, whether :meth:`RunFolder.open` would succeed in another process just now.
+
+    Args:
+        params: parameters of the run.
+        again: throw away what the folder holds.
 
     Raises:
-        RunLockedError: with who that is.
+        RunLockedError: another process works in the folder.
+        RunConflictError: the folder holds a run with other parameters.
+        DiskFullError: no space for the folder.
     """
-    with contextlib.suppress(FileNotFoundError):
-        lock = FolderLock(path / LOCK)
-        lock.acquire()
+    make_folder(params.folder)
+    lock = FolderLock(params.folder / LOCK)
+    lock.acquire()
+    try:
+        if again:
+            _empty(params.folder)
+        _refuse_other_parameters(params)
+    finally:
         lock.release()
 
 
@@ -233,7 +242,12 @@ def _refuse_other_parameters(params: RunParameters) -> None:
         )
 
 
-def _make_folder(path: Path) -> None:
+def make_folder(path: Path) -> None:
+    """Create a folder and those above it, if need be.
+
+    Raises:
+        DiskFullError: there is no space for it.
+    """
     try:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -248,6 +262,3 @@ def _empty(path: Path) -> None:
             shutil.rmtree(entry)
         else:
             entry.unlink()
-
-
-__all__ = ["RunConflictError", "RunFolder", "RunLockedError", "RunState", "folder_state", "run_state"]

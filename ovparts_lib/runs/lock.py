@@ -7,11 +7,13 @@ import fcntl
 import json
 import os
 import platform
+import time
 from datetime import UTC, datetime
 from pathlib import Path
 
 from ovparts_lib.runs.writing import disk_full, is_disk_full
 
+_ATTEMPTS, _PAUSE_SECONDS = 4, 0.05
 _HELD: set[FolderLock] = set()
 
 
@@ -50,7 +52,7 @@ class FolderLock:
         except OSError as error:
             raise (disk_full(self.path) if is_disk_full(error) else error) from error
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            _lock(descriptor)
         except OSError as error:
             os.close(descriptor)
             if not isinstance(error, BlockingIOError):
@@ -69,6 +71,22 @@ class FolderLock:
             self._descriptor = None
             _HELD.discard(self)
 
+    def is_taken(self) -> bool:
+        """Whether any process holds the lock at this moment; False if that cannot be found out."""
+        try:
+            descriptor = os.open(self.path, os.O_RDONLY)
+        except OSError:
+            return False
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+        except OSError:
+            return False
+        finally:
+            os.close(descriptor)
+        return False
+
     def _who(self) -> str:
         try:
             holder = json.loads(self.path.read_text())
@@ -76,6 +94,15 @@ class FolderLock:
         except (OSError, ValueError, KeyError, TypeError):
             who = "another process is working in it"
         return f"{self.path.parent} is locked: {who}. Wait for it or stop it, or choose another `run` name"
+
+
+def _lock(descriptor: int) -> None:
+    """Take the lock; a few attempts, because :meth:`FolderLock.is_taken` of another process holds it for an instant."""
+    for _ in range(_ATTEMPTS - 1):
+        with contextlib.suppress(BlockingIOError):
+            return fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        time.sleep(_PAUSE_SECONDS)
+    return fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
 def _sign(descriptor: int) -> None:

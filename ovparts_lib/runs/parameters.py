@@ -16,7 +16,9 @@ from ovparts_lib.runs.values import Device, Flag, Listed, Name, Number, Protocol
 
 PascalSplit = Literal["train", "train_obj_condition", "train_few_shot", "val", "val_obj_condition"]
 Trainable = Literal["visual_adapter", "language", "film", "decoder", "background_query"]
-TRAINABLE = ["visual_adapter", "language", "film", "decoder", "background_query"]
+TRAINABLE = ["visual_adapter", "language", "film", "decoder"]
+MINIATURE_ROOT = "outputs/miniature/world/PascalPart116"
+MINICLIP = "outputs/miniature/world/miniclip.safetensors"
 
 
 class RunParameters(BaseModel):
@@ -62,38 +64,32 @@ class StartHereParameters(RunParameters):
     """00_start_here: what is where, which device, a first look at the miniature."""
 
     notebook: Literal["00_start_here"] = "00_start_here"
-    data_root: Text = Field("datasets/miniature", description="where the miniature is rendered")
-    samples: Whole = Field(4, ge=1, le=64, description="pictures shown")
+    data_root: Text = Field(MINIATURE_ROOT, description="where the miniature is rendered; made if it is not there")
+    samples: Whole = Field(8, ge=1, le=64, description="pictures shown")
 
 
 class MiniatureParameters(RunParameters):
     """01_miniature: render the miniature world and train its CLIP."""
 
     notebook: Literal["01_miniature"] = "01_miniature"
-    data_root: Text = Field("datasets/miniature", description="where the rendered data set is written")
+    data_root: Text = Field(MINIATURE_ROOT, description="where the rendered data set is written")
     train_images: Whole = Field(1000, ge=1, description="training images to render")
     val_images: Whole = Field(200, ge=1, description="validation images to render")
     render_seed: Whole = Field(0, ge=0, description="seed of the renderer")
     samples: Whole = Field(8, ge=1, le=64, description="pictures shown")
-    clip_weights: Text = Field("checkpoints/miniature/clip.safetensors", description="where MiniClip is written")
-    clip_iterations: Whole | None = Field(None, ge=1, description="training steps of MiniClip")
-    clip_seconds: Number | None = Field(None, gt=0, description="or its training time")
+    clip_weights: Text = Field(MINICLIP, description="where MiniClip is written")
+    clip_iterations: Whole = Field(1500, ge=1, description="training steps of MiniClip")
+    clip_seconds: Number | None = Field(None, gt=0, description="stop MiniClip's training after this time, if sooner")
     clip_batch_size: Whole = Field(64, ge=2, description="pairs of picture and caption in a step")
     clip_learning_rate: Number = Field(1e-3, gt=0, description="peak learning rate of MiniClip")
     workers: Whole = free(0, ge=0, description="processes that load data")
-
-    def rules(self) -> list[str]:
-        """MiniClip needs exactly one limit."""
-        if (self.clip_iterations is None) == (self.clip_seconds is None):
-            return ["clip_iterations, clip_seconds: give exactly one of them; steps repeat exactly, seconds do not"]
-        return []
 
 
 class DataParameters(RunParameters):
     """10_data_pascal_part_116: verify the data set, look at samples and class frequencies."""
 
     notebook: Literal["10_data_pascal_part_116"] = "10_data_pascal_part_116"
-    data_root: Text = Field(description="folder of Pascal-Part-116 as released")
+    data_root: Text = Field(MINIATURE_ROOT, description="folder of Pascal-Part-116 as released")
     splits: Annotated[list[PascalSplit], Listed, Field(min_length=1)] = Field(
         ["train", "val"], description="splits to count and show"
     )
@@ -111,8 +107,10 @@ class ClipsegParameters(RunParameters):
     test_split: PascalSplit = Field("val_obj_condition", description="images scored on")
 
     model_size: Literal["released", "miniature"] = Field(description="the published layer sizes, or small ones")
-    initialise_from: Text | None = Field(None, description="weights training begins from: a CLIPSeg file or folder")
-    clip_weights: Text | None = Field(None, description="CLIP weights where initialise_from holds only a decoder")
+    initialise_from: Text | None = Field(None, description="CLIPSeg file or folder that training begins from")
+    clip_weights: Text | None = Field(
+        None, description="CLIP weights, where initialise_from holds only a decoder or the decoder is to be new"
+    )
     checkpoint: Text | None = Field(None, description="score this checkpoint instead of training (iterations: 0)")
     trainable: Annotated[list[Trainable], Listed] = Field(TRAINABLE, description="parameter groups that train")
 
@@ -123,7 +121,7 @@ class ClipsegParameters(RunParameters):
     flip: Number = Field(0.5, ge=0, le=1, description="probability of a left-right flip")
 
     iterations: Whole = Field(ge=0, description="optimiser steps; 0 trains nothing")
-    batch_size: Whole = Field(8, ge=1, description="images per optimiser step on each device")
+    batch_size: Whole = Field(8, ge=1, description="images per optimiser step, over all devices")
     accumulate: Whole = Field(1, ge=1, description="micro-batches that one optimiser step is split into")
     learning_rate: Number = Field(1e-4, gt=0, description="AdamW learning rate at the first step")
     weight_decay: Number = Field(1e-4, ge=0, description="AdamW weight decay (0 for LayerNorm and embeddings)")
@@ -151,8 +149,11 @@ class ClipsegParameters(RunParameters):
             broken.append("checkpoint, iterations: nothing to do; give a checkpoint to score, or iterations to train")
         if self.checkpoint and self.initialise_from:
             broken.append("checkpoint, initialise_from: give one of them; initialise_from is where training begins")
-        if self.iterations and not self.initialise_from:
-            broken.append("initialise_from: training begins from pretrained weights; give a file or folder")
+        if self.iterations and not self.initialise_from and not self.clip_weights:
+            broken.append(
+                "initialise_from, clip_weights: training begins from pretrained weights; give a CLIPSeg file or folder, "
+                "or CLIP weights for a new decoder"
+            )
         if self.iterations and not self.trainable:
             broken.append(f"trainable: training needs at least one group of {', '.join(TRAINABLE)}")
         if self.iterations and not self.train_split.startswith("train"):
@@ -161,8 +162,8 @@ class ClipsegParameters(RunParameters):
             broken.append("evaluate_every: larger than iterations; 0 evaluates at the end only")
         if self.shortest_edge > self.longest_edge:
             broken.append("shortest_edge, longest_edge: the shorter side cannot be longer than the longer side")
-        if self.batch_size % self.accumulate:
-            broken.append("batch_size, accumulate: batch_size must be a multiple of accumulate")
+        if self.batch_size % (self.accumulate * self.devices):
+            broken.append("batch_size, accumulate, devices: batch_size must be a multiple of accumulate × devices")
         if self.precision == "16-mixed" and self.device == "cpu":
             broken.append("precision, device: 16-mixed needs a CUDA device; on a CPU use 32-true or bf16-mixed")
         return broken
@@ -183,19 +184,10 @@ class OwnImageParameters(RunParameters):
     notebook: Literal["31_own_image"] = "31_own_image"
     images: Annotated[list[Text], Listed, Field(min_length=1)] = Field(description="photographs")
     words: Words = Field(description="what to look for: [head, tail] or {dog: [head, tail]}")
-    system: Literal["clipseg"] = Field("clipseg", description="which system reads the weights")
-    model_size: Literal["released", "miniature"] = Field("released", description="layer sizes of the weights")
-    from_run: Text | None = Field(None, description="run folder whose trained weights are used")
-    checkpoint: Text | None = Field(None, description="or a checkpoint file or folder")
+    model: Text = Field(description="folder of a finished run, or a checkpoint file or folder")
     clip_weights: Text | None = Field(None, description="CLIP weights where the checkpoint holds only a decoder")
     background: Flag = Field(True, description="also offer 'none of these words'")
     attention: Flag = Field(True, description="draw attention maps")
-
-    def rules(self) -> list[str]:
-        """Exactly one source of weights."""
-        if (self.from_run is None) == (self.checkpoint is None):
-            return ["from_run, checkpoint: give exactly one of them; it says which weights look at the photographs"]
-        return []
 
 
 MODELS: tuple[type[RunParameters], ...] = (

@@ -133,7 +133,7 @@ def _explain(model: type[RunParameters], detail: ErrorDetails) -> list[str]:
     if kind == "value_error":
         expected = str(detail["ctx"]["error"])
     else:
-        expected = detail["msg"].replace("List should", "expected a list to")
+        expected = re.sub(r".* (at (least|most) \d+ items?) .*", r"expected \1", detail["msg"])
         expected = re.sub("^Input should be (?=greater|less)", "expected a value ", expected)
         expected = expected.replace("Input should be", "expected")
     hint = ""

@@ -56,8 +56,8 @@ def disk_full(path: Path, size: int | None = None) -> DiskFullError:
         need += f", {shutil.disk_usage(path.parent).free:,} bytes are free"
     return DiskFullError(
         errno.ENOSPC,
-        f"no space left to write {path.name}{need}. The run is not complete and earlier files are intact: "
-        "free some space and run it again, it will resume",
+        f"no space left to write {path}{need}. Earlier files are intact; free some space and do the same again: "
+        "an unfinished run resumes",
         str(path),
     )
 

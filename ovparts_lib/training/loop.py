@@ -117,7 +117,7 @@ def train(
             saved = read_checkpoint(path)
             check_state(saved, model, optimiser, settings, frozen, source=str(path))
             own = restore_state(saved, fabric, model, optimiser)
-            stream.restore(own["loader"])
+            stream.restore(own["loader"], source=str(path))
             set_random_state(own["random"])
             step, seconds = saved["step"], saved["seconds"]
             del saved, own

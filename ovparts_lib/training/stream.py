@@ -9,6 +9,7 @@ from torch.utils.data import DataLoader
 
 from ovparts_lib.training.randomness import isolated_generators
 from ovparts_lib.training.settings import TrainingSettings
+from ovparts_lib.training.state import ResumeError
 
 
 class BatchStream:
@@ -44,13 +45,16 @@ class BatchStream:
         self._batches: Iterator[Any] | None = None
         self.taken = 0
 
-    def restore(self, state: dict[str, Any]) -> None:
-        """Go to where :meth:`state` was taken; before the first batch.
+    def restore(self, state: dict[str, Any], *, source: str) -> None:
+        """Go to where :meth:`state` was taken, before the first batch; ``source`` is the file the state comes from.
 
         Raises:
-            ValueError: the loader says that the place belongs to other data.
+            ResumeError: the loader says that the place belongs to other data.
         """
-        self._loader.load_state_dict(state)
+        try:
+            self._loader.load_state_dict(state)
+        except ValueError as error:
+            raise ResumeError(f"cannot resume from {source}: {error}") from error
 
     def state(self) -> dict[str, Any]:
         """The place after the last batch taken."""

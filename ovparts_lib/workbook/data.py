@@ -20,9 +20,11 @@ from ovparts_lib.data import (
 from ovparts_lib.data.part_dataset import read_sample
 from ovparts_lib.data.verify import VerificationReport
 from ovparts_lib.inspection import label_grid
+from ovparts_lib.models.clipseg import MINIATURE_CLIPSEG, RELEASED, ClipsegSize
 from ovparts_lib.runs import resolve_path
-from ovparts_lib.workbook.record import RunRecord
+from ovparts_lib.workbook.output import RunOutput
 
+CLIPSEG_SIZES: dict[str, ClipsegSize] = {"released": RELEASED, "miniature": MINIATURE_CLIPSEG}
 PASCAL_SPLITS = ("train", "train_obj_condition", "train_few_shot", "val", "val_obj_condition")
 
 
@@ -73,7 +75,7 @@ class PartData:
         return pd.DataFrame(rows)
 
 
-def verify_data(params: Any, record: RunRecord) -> tuple[PascalPart116, VerificationReport]:
+def verify_data(params: Any, output: RunOutput) -> tuple[PascalPart116, VerificationReport]:
     """Check every file of the dataset at ``params.data_root`` and open it.
 
     Raises:
@@ -81,31 +83,35 @@ def verify_data(params: Any, record: RunRecord) -> tuple[PascalPart116, Verifica
     """
     root = resolve_path(params.data_root)
     report = verify_pascal_part_116(root)
-    record.table(report.to_frame(), "verification", title="What the verification found")
-    record.note(dataset_fingerprint=report.fingerprint, dataset_counts=report.counts)
+    output.table(report.to_frame(), "verification", title="What the verification found")
+    output.note(dataset_fingerprint=report.fingerprint, dataset_counts=report.counts)
     report.raise_if_wrong()
     return PascalPart116(root), report
 
 
-def open_data(params: Any, record: RunRecord) -> PartData:
+def open_data(params: Any, output: RunOutput) -> PartData:
     """Verify and open the training and test split of a run.
 
     Raises:
         DatasetError: the dataset is wrong, or a split is empty.
     """
-    reader, report = verify_data(params, record)
+    reader, report = verify_data(params, output)
     training = open_training(params, reader) if params.iterations else None
     data = PartData(reader, report, training, EvaluationDataset(reader, params.test_split))
-    record.note(vocabulary_hash=data.evaluation.vocabulary.hash)
+    output.note(vocabulary_hash=data.evaluation.vocabulary.hash)
     return data
 
 
 def open_training(params: Any, reader: PascalPart116) -> TrainingDataset:
-    """The training split of a run, with the run's augmentation."""
+    """The training split of a run, with the run's augmentation.
+
+    Loading ends with CLIPSeg's squashing to a square, so that workers hand over small pictures of one size.
+    """
     transform = training_transform(
         shortest_edge=params.shortest_edge,
         longest_edge=params.longest_edge,
         flip=params.flip,
+        final_size=CLIPSEG_SIZES[params.model_size].image_size,
         label_resize=params.label_resize,
         channel_order=params.channel_order,
     )

@@ -7,7 +7,7 @@ import sys
 from ovparts_lib.data import PascalPart116
 from ovparts_lib.runs import load_parameters, resolve_path
 from ovparts_lib.workbook.data import open_training
-from ovparts_lib.workbook.systems import build_model, train_model
+from ovparts_lib.workbook.systems import build_model, train_in_process
 
 
 def main(params_file: str) -> None:
@@ -15,7 +15,7 @@ def main(params_file: str) -> None:
     params = load_parameters(params_file)
     reader = PascalPart116(resolve_path(params.data_root))
     model, _ = build_model(params)
-    train_model(model, open_training(params, reader), params, params.folder, evaluate=None)
+    train_in_process(model, open_training(params, reader), params, params.folder)
 
 
 if __name__ == "__main__":

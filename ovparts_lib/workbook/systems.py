@@ -5,21 +5,25 @@ from __future__ import annotations
 import subprocess
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import torch
 from torch import nn
 
-from ovparts_lib.checkpoints import LoadReport, load_clipseg, load_weights, save_weights
+from ovparts_lib.checkpoints.clip import load_clip_into
+from ovparts_lib.checkpoints.clipseg import load_clipseg, save_clipseg
+from ovparts_lib.checkpoints.native import load_weights
+from ovparts_lib.checkpoints.reading import LoadReport, file_hash
 from ovparts_lib.data import TrainingDataset, training_loader
-from ovparts_lib.models.clipseg import MINIATURE_CLIPSEG, RELEASED, TRAINABLE_GROUPS, Clipseg, ClipsegSize
+from ovparts_lib.models.clipseg import TRAINABLE_GROUPS, Clipseg
 from ovparts_lib.runs import resolve_path
-from ovparts_lib.training import TrainingResult, TrainingSettings, history_frame, launch, read_log, train
-from ovparts_lib.workbook.data import PartData
-from ovparts_lib.workbook.record import RunRecord
+from ovparts_lib.training import TrainingResult, TrainingSettings, history_frame, launch, read_log
+from ovparts_lib.training import train as run_loop
+from ovparts_lib.workbook.data import CLIPSEG_SIZES, PartData
+from ovparts_lib.workbook.output import RunOutput
 
-CLIPSEG_SIZES: dict[str, ClipsegSize] = {"released": RELEASED, "miniature": MINIATURE_CLIPSEG}
 WEIGHTS = "weights.safetensors"
 
 Evaluate = Callable[[nn.Module, int], dict[str, float]]
@@ -39,26 +43,37 @@ def device_of(params: Any) -> torch.device:
     return torch.device(wanted)
 
 
-def build_model(params: Any, record: RunRecord | None = None) -> tuple[Clipseg, LoadReport]:
+def build_model(params: Any, output: RunOutput | None = None) -> tuple[Clipseg, LoadReport]:
     """CLIPSeg with the weights a run begins from, or those of the checkpoint it scores.
 
-    What no file holds (adapters, the background query, in the miniature the decoder too) is drawn from ``params.seed``.
+    With CLIP weights alone the decoder is new. What no file holds (adapters, the background query, a new decoder) is
+    drawn from ``params.seed``.
 
     Raises:
         CheckpointError: a file is missing, damaged or does not fit; the message names the keys.
     """
     torch.manual_seed(params.seed)
-    source = params.checkpoint or params.initialise_from
-    model, report = load_clipseg(
-        resolve_path(source),
-        CLIPSEG_SIZES[params.model_size],
-        clip_path=resolve_path(params.clip_weights) if params.clip_weights else None,
-        label_resize=params.label_resize,
-    )
+    size, source = CLIPSEG_SIZES[params.model_size], params.checkpoint or params.initialise_from
+    clip_path = resolve_path(params.clip_weights) if params.clip_weights else None
+    if source:
+        model, report = load_clipseg(resolve_path(source), size, clip_path, label_resize=params.label_resize)
+    else:
+        model = Clipseg(size, label_resize=params.label_resize)
+        report = load_clip_into(model.clip, clip_path)
     model.set_trainable(params.trainable)
-    if record is not None:
-        record.note(checkpoint=report.to_dict())
+    if output is not None:
+        output.note(weights=describe_weights(report, [source, params.clip_weights]))
     return model.to(device_of(params)), report
+
+
+def describe_weights(report: LoadReport, sources: list[str | None]) -> dict[str, Any]:
+    """What a run's provenance says about the weights it began from: files, their hashes, what was loaded."""
+    return {
+        "kind": report.kind,
+        "files": {source: file_hash(resolve_path(source)) for source in sources if source},
+        "tensors_loaded": len(report.loaded),
+        "left_at_initial_values": list(report.initialised),
+    }
 
 
 def trainable_table(model: Clipseg) -> pd.DataFrame:
@@ -100,10 +115,43 @@ def training_settings(params: Any) -> TrainingSettings:
     )
 
 
-def train_model(
-    model: Clipseg, dataset: TrainingDataset, params: Any, record_path: Any, evaluate: Evaluate | None
+def train(
+    model: Clipseg, data: PartData, params: Any, output: RunOutput, evaluate: Evaluate | None = None
+) -> pd.DataFrame:
+    """Train as the parameters say, or go on where an interrupted run stopped; leave the weights in the run folder.
+
+    One device trains in this process. Several train in processes of their own beside the notebook, which shows what
+    they print: a kernel that has used CUDA cannot be forked.
+
+    Returns:
+        The history, one row per logged step.
+
+    Raises:
+        RuntimeError: the processes of a distributed training ended with an error; what they printed is above.
+    """
+    if not params.iterations:
+        print("nothing to train: iterations is 0")
+        return history_frame([])
+    if params.devices == 1:
+        return train_in_process(model, data.training, params, output.path, evaluate).history
+    command = [sys.executable, "-m", "ovparts_lib.workbook.distributed", str(output.path / "params.yaml")]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
+        for line in process.stdout:
+            print(line, end="", flush=True)
+    if process.returncode:
+        raise RuntimeError(
+            f"training on {params.devices} devices ended with exit code {process.returncode}; its output is above. "
+            "Run it again to go on from the last checkpoint"
+        )
+    state, _ = load_weights(output.path / WEIGHTS, "clipseg")
+    model.load_state_dict(state)
+    return history_frame(read_log(output.run.log))
+
+
+def train_in_process(
+    model: Clipseg, dataset: TrainingDataset, params: Any, folder: Path, evaluate: Evaluate | None = None
 ) -> TrainingResult:
-    """Train in this process (one of ``params.devices`` that were launched) and leave the weights in the run folder."""
+    """Train in this process, one of ``params.devices``, and leave ``weights.safetensors`` in the run folder."""
     settings = training_settings(params)
     fabric = launch(settings)
     loader = training_loader(
@@ -113,31 +161,10 @@ def train_model(
         params.seed,
         rank=fabric.global_rank,
         world_size=fabric.world_size,
-        pin_memory=settings.device == "cuda",
+        pin_memory=fabric.device.type == "cuda",
     )
-    result = train(model, loader, settings, run_dir=record_path, evaluate=evaluate, fabric=fabric)
+    result = run_loop(model, loader, settings, run_dir=folder, evaluate=evaluate, fabric=fabric)
     if fabric.is_global_zero:
-        save_weights(model, record_path / WEIGHTS, {"system": "clipseg", "size": params.model_size})
+        save_clipseg(model, folder / WEIGHTS, setting=params.setting, run=params.run, iterations=params.iterations)
     fabric.barrier()
     return result
-
-
-def train_on_devices(model: Clipseg, params: Any, record: RunRecord) -> pd.DataFrame:
-    """Train on several devices in processes beside the notebook, which shows what they print.
-
-    A kernel that has used CUDA cannot be forked, so each device gets a process of its own.
-
-    Raises:
-        RuntimeError: the processes ended with an error; what they printed is above.
-    """
-    command = [sys.executable, "-m", "ovparts_lib.workbook.distributed", str(record.path / "params.yaml")]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
-        for line in process.stdout:
-            print(line, end="", flush=True)
-    if process.returncode:
-        raise RuntimeError(
-            f"training on {params.devices} devices ended with exit code {process.returncode}; its output is above. "
-            "Run it again to go on from the last checkpoint"
-        )
-    load_weights(model, record.path / WEIGHTS)
-    return history_frame(read_log(record.run.log))

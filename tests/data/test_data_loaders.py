@@ -1,10 +1,18 @@
+import pickle
 from itertools import islice
 
 import pytest
 import torch
 from torch.utils.data import Dataset
 
-from ovparts_lib.data import ResumableSampler, TrainingDataset, training_loader, training_transform
+from ovparts_lib.data import (
+    DatasetError,
+    PascalPart116,
+    ResumableSampler,
+    TrainingDataset,
+    training_loader,
+    training_transform,
+)
 from ovparts_lib.data.loaders import derived_seed
 
 
@@ -113,6 +121,20 @@ def test_real_samples_with_every_augmentation(reader, workers):
         assert batch["vocabulary"] is again.dataset.dataset.vocabulary
     augmented = [image for batch in whole for image in batch["images"]]
     assert len({image.numpy().tobytes() for image in augmented}) == len(augmented)
+
+
+def test_a_damaged_picture_is_named_through_a_worker(root):
+    dataset = TrainingDataset(PascalPart116(root), "train")
+    for path in (root / "images/train").iterdir():
+        path.write_bytes(path.read_bytes()[:300])
+    with pytest.raises(DatasetError, match=r"images/train/\d{4}_\d{6}\.jpg: cannot be decoded"):
+        next(iter(training_loader(dataset, 1, workers=1)))
+
+
+def test_datasets_can_be_sent_to_spawned_workers(reader):
+    dataset = TrainingDataset(reader, "train", training_transform(shortest_edge=32, photometric=True, final_size=24))
+    copy = pickle.loads(pickle.dumps(dataset))
+    assert len(copy) == 3 and copy[0]["image"].shape == (3, 24, 24)
 
 
 def test_checkpoint_of_another_dataset_or_seed_is_refused():

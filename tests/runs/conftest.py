@@ -1,3 +1,4 @@
+import nbformat
 import pytest
 
 from ovparts_lib.runs import ClipsegParameters, MiniatureParameters
@@ -35,3 +36,50 @@ def params(clipseg):
 @pytest.fixture
 def miniature():
     return MiniatureParameters(setting="miniature", run="world", clip_iterations=10)
+
+
+CELLS = {
+    "parameters": 'setting = "miniature"\nrun = "start"\ndata_root = "datasets/miniature"  # tells the cell what to do',
+    "read": (
+        "import os, subprocess, time\n"
+        "from ovparts_lib.runs import RunFolder, StartHereParameters, read_parameters\n"
+        "params = read_parameters(StartHereParameters)\n"
+        "folder = RunFolder.open(params)"
+    ),
+    "work": (
+        "before = folder.log.read_text() if folder.log.exists() else ''\n"
+        "folder.log.write_text(before + '{\"step\": 1}\\n')\n"
+        "print('working in', os.getcwd(), 'as', params.data_root)\n"
+        "if params.data_root == 'kill' and not before:\n"
+        "    child = subprocess.Popen(['sleep', '300'])\n"
+        "    (folder.path / 'child').write_text(str(child.pid))\n"
+        "    os.kill(os.getpid(), 9)\n"
+        "if params.data_root == 'sleep':\n"
+        "    (folder.path / 'kernel').write_text(str(os.getpid()))\n"
+        "    time.sleep(300)"
+    ),
+    "finish": "folder.finish({'headline': [{'steps': len(folder.log.read_text().splitlines())}]})",
+}
+
+
+@pytest.fixture
+def write_notebook(root):
+    """Writes a small notebook into the project; a cell changed to None is left out."""
+
+    def write(**changed):
+        cells = []
+        for kind, source in (CELLS | changed).items():
+            if source is not None:
+                tags = {"tags": ["parameters"]} if kind == "parameters" else {}
+                cells.append(nbformat.v4.new_markdown_cell(f"## The {kind} cell"))
+                cells.append(nbformat.v4.new_code_cell(source, metadata=tags))
+        path = root / "notebooks" / "00_start_here.ipynb"
+        nbformat.write(nbformat.v4.new_notebook(cells=cells), path)
+        return path
+
+    return write
+
+
+@pytest.fixture
+def notebook(write_notebook):
+    return write_notebook()

@@ -2,7 +2,6 @@ import pytest
 
 from ovparts_lib.runs import (
     ClipsegParameters,
-    MiniatureParameters,
     OwnImageParameters,
     ParameterError,
     load_parameters,
@@ -74,7 +73,7 @@ def test_values_that_tools_hand_on_as_text_are_read(clipseg, key, given, read):
         ("trainable", ["decodr"], "did you mean `decoder`?"),
         ("channel_order", "BGR", "expected 'rgb' or 'bgr'"),
         ("seed", 2**32, "seed = 4294967296: expected a value less than 4294967296"),
-        ("protocols", [], "protocols"),
+        ("protocols", [], "protocols = []: expected at least 1 item"),
     ],
 )
 def test_a_wrong_value_is_named_with_what_is_expected(clipseg, key, given, expected):
@@ -123,10 +122,7 @@ def test_scoring_a_checkpoint_needs_no_training(clipseg):
     assert scored.checkpoint == "clipseg.pth"
 
 
-def test_rules_of_the_other_notebooks():
-    world = {"setting": "miniature", "run": "world"}
-    assert "exactly one" in problem(world, MiniatureParameters)
-    assert "exactly one" in problem(world | {"clip_seconds": 5, "clip_iterations": 5}, MiniatureParameters)
+def test_own_words_and_one_source_of_weights():
     own = {"setting": "own", "run": "bus", "images": ["bus.jpg"], "words": {"bus": ["door"]}, "checkpoint": "c"}
     assert validate_parameters(OwnImageParameters, own).words == {"bus": ["door"]}
     assert validate_parameters(OwnImageParameters, own | {"words": ["bus door"]}).words == ["bus door"]
@@ -146,8 +142,8 @@ YAML = "notebook: 01_miniature\nsetting: miniature\nrun: world\nclip_iterations:
 
 def test_yaml_with_overrides(root):
     path = write(root, YAML + "clip_learning_rate: 1e-3\n")
-    read = load_parameters(path, ["clip_iterations=null", "clip_seconds=2.5", "run=other", "device=cpu"])
-    assert (read.clip_seconds, read.clip_iterations, read.run, read.clip_learning_rate) == (2.5, None, "other", 1e-3)
+    read = load_parameters(path, ["clip_iterations=2e3", "clip_seconds=2.5", "run=other", "device=cpu"])
+    assert (read.clip_seconds, read.clip_iterations, read.run, read.clip_learning_rate) == (2.5, 2000, "other", 1e-3)
     assert load_parameters("params.yaml").run == "world"  # found in the project root, from elsewhere
 
 

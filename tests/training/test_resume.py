@@ -174,7 +174,7 @@ def test_other_parameter_groups_are_an_error(tmp_path):
 
 def test_other_data_are_an_error(tmp_path):
     uninterrupted(tmp_path)
-    with pytest.raises(ValueError, match="the stream had 37 samples, now 30"):
+    with pytest.raises(ResumeError, match="the stream had 37 samples, now 30"):
         train(ToyModel(), toy_loader(dataset=ToyPictures(30)), toy_settings(), run_dir=tmp_path)
 
 

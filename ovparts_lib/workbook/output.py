@@ -14,7 +14,7 @@ from ovparts_lib.runs import RunFolder
 from ovparts_lib.runs.writing import write_atomically
 
 
-class RunRecord:
+class RunOutput:
     """Saves what a notebook shows and lists it in ``results.json``, in the order it was shown.
 
     Args:
@@ -33,11 +33,9 @@ class RunRecord:
 
     def note(self, **facts: Any) -> None:
         """Add facts to the run's ``provenance.json``."""
-        self.run.record(**facts)
+        self.run.output(**facts)
 
-    def figure(
-        self, figure: Figure, name: str, *, title: str, caption: str, data: pd.DataFrame | None = None
-    ) -> None:
+    def figure(self, figure: Figure, name: str, *, title: str, caption: str, data: pd.DataFrame | None = None) -> None:
         """Show a figure and save it as ``figures/<name>.png``, with its data as CSV beside it."""
         save_figure(figure, self.run.figures / f"{name}.png", data)
         self._figures[name] = {"file": f"figures/{name}.png", "title": title, "caption": caption}

@@ -1,0 +1,249 @@
+"""The ``ovparts`` command."""
+
+from __future__ import annotations
+
+import argparse
+import shlex
+import sys
+import time
+import traceback
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import ovparts_lib
+
+# Everything else is imported when it is needed: `ovparts --help` answers at once.
+
+COMPLETE, FAILED, WRONG_USE, LOCKED, INTERRUPTED = 0, 1, 2, 3, 130
+
+DESCRIPTION = "Open-vocabulary part segmentation: run notebooks as reproducible, resumable runs."
+EPILOG = """examples:
+  ovparts demo                                            everything on the miniature, no data needed
+  ovparts run params/miniature/clipseg.yaml
+  ovparts run params/zero_shot/clipseg_pascal_part_116.yaml --set learning_rate=5e-5 --set run=clipseg_slow
+  ovparts verify datasets/pascal_part_116                 check a data set before a long run
+  ovparts submit params/zero_shot/clipseg_pascal_part_116.yaml --partition gpu --hours 12
+  ovparts runs                                            what is there, what is complete
+  ovparts report                                          one HTML page with all results
+
+exit codes:
+  0    complete                       3    another process works in the run folder
+  1    the run or the check failed    130  stopped by Ctrl-C
+  2    wrong usage or parameters      143  stopped by SIGTERM
+
+`ovparts COMMAND --help` tells more about each command.
+"""
+RUN_EPILOG = """A run that was stopped or killed is resumed by the same command; a complete one is left as it is.
+
+examples:
+  ovparts run params/miniature/clipseg.yaml
+  ovparts run params/miniature/clipseg.yaml --set iterations=500 --set run=longer
+  ovparts run params/miniature/clipseg.yaml --again
+"""
+SUBMIT_EPILOG = """Parameters are checked now and frozen for the job. A preempted or timed-out job resumes by itself.
+
+examples:
+  ovparts submit params/zero_shot/clipseg_pascal_part_116.yaml --partition gpu --gpus 1 --hours 12
+  ovparts submit params/zero_shot/clipseg_pascal_part_116.yaml --set seed=1 --set run=clipseg_seed_1
+  ovparts submit params/miniature/clipseg.yaml --cluster local      a background process on this machine
+"""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; returns its exit code. One clear line goes to stderr when something is wrong."""
+    options = _parser().parse_args(arguments)
+    try:
+        return options.action(options)
+    except KeyboardInterrupt:
+        print("\novparts: stopped", file=sys.stderr)
+        return INTERRUPTED
+    except BrokenPipeError:  # `ovparts runs | head`
+        sys.stderr.close()
+        return COMPLETE
+    except Exception as error:
+        if options.traceback:
+            traceback.print_exc()
+        else:
+            print(f"ovparts: {_one_line(error)}", file=sys.stderr)
+        return _exit_code(error)
+
+
+def _run(options: argparse.Namespace) -> int:
+    from ovparts_lib.runs import load_parameters
+    from ovparts_lib.runs.execute import execute
+
+    params = load_parameters(options.params, options.set)
+    return execute(params, again=options.again, command=_repeatable(options.params, options.set))
+
+
+def _demo(options: argparse.Namespace) -> int:
+    from ovparts_lib.runs import load_parameters, project_root
+    from ovparts_lib.runs.execute import execute, format_duration
+    from ovparts_lib.runs.project import display_path
+
+    files = options.params or sorted((project_root() / "params" / "miniature").glob("*.yaml"))
+    if not files:
+        raise FileNotFoundError(f"no parameter files in {project_root() / 'params' / 'miniature'}")
+    runs = sorted(((load_parameters(file), file) for file in files), key=lambda run: run[0].notebook)
+    print(f"The demo runs {len(runs)} notebooks on the miniature, a small drawn world; finished ones are reused.")
+    begun = time.monotonic()
+    for number, (params, file) in enumerate(runs, start=1):
+        print(f"\n── {number} of {len(runs)}: {params.notebook} ({display_path(file)})", flush=True)
+        code = execute(params, again=options.again, command=_repeatable(file, []))
+        if code != COMPLETE:
+            return code
+    print(f"\nThe demo is complete after {format_duration(time.monotonic() - begun)}.\n")
+    _summarise(runs[0][0].outputs, sorted({params.setting for params, _ in runs}), None)
+    return COMPLETE
+
+
+def _report(options: argparse.Namespace) -> int:
+    _summarise(options.outputs, options.setting, options.to)
+    return COMPLETE
+
+
+def _summarise(outputs: str, settings: list[str], target: str | None) -> None:
+    """Print the headline results and write the report."""
+    from ovparts_lib.runs import resolve_path
+    from ovparts_lib.runs.listing import find_runs, format_table, headline_rows
+    from ovparts_lib.runs.report import write_report
+
+    folder = resolve_path(outputs)
+    runs = find_runs(folder, settings)
+    if not runs:
+        raise FileNotFoundError(f"there are no runs in {folder}")
+    print(format_table(headline_rows(runs)) or "No run has results yet.")
+    path = write_report(runs, Path(target).expanduser() if target else folder / "report.html")
+    print(f"\nReport: {path.resolve().as_uri()}")
+
+
+def _runs(options: argparse.Namespace) -> int:
+    from ovparts_lib.runs import resolve_path
+    from ovparts_lib.runs.listing import find_runs, format_table
+
+    folder = resolve_path(options.outputs)
+    rows = [
+        {
+            "setting": run.setting,
+            "run": run.run,
+            "notebook": run.notebook,
+            "state": run.state,
+            "started (UTC)": str(run.provenance.get("started_utc", ""))[:16].replace("T", " "),
+        }
+        for run in find_runs(folder, options.setting)
+    ]
+    print(format_table(rows) or f"There are no runs in {folder}.")
+    return COMPLETE
+
+
+def _verify(options: argparse.Namespace) -> int:
+    from ovparts_lib.data.verify import verify_pascal_part_116
+    from ovparts_lib.runs import resolve_path
+
+    root = Path(options.data_root).expanduser()
+    report = verify_pascal_part_116(root if root.exists() else resolve_path(root))
+    print(report.to_markdown())
+    return COMPLETE if report.ok else FAILED
+
+
+def _submit(options: argparse.Namespace) -> int:
+    from ovparts_lib.runs import load_parameters
+    from ovparts_lib.runs.project import display_path
+    from ovparts_lib.runs.submit import Resources, submit
+
+    resources = Resources(options.partition, options.account, options.gpus, options.cpus, options.memory, options.hours)
+    job = submit(options.params, options.set, resources=resources, again=options.again, cluster=options.cluster)
+    folder = load_parameters(options.params, options.set).folder
+    print(f"submitted job {job.job_id}: {display_path(folder)}\nfollow it with: tail -F {job.paths.stdout}")
+    return COMPLETE
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        "ovparts", description=DESCRIPTION, epilog=EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--version", action="version", version=f"ovparts {ovparts_lib.__version__}")
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+
+    def command(name: str, action: Callable[[Any], int], about: str, epilog: str = "") -> argparse.ArgumentParser:
+        added = commands.add_parser(
+            name,
+            help=about,
+            description=f"{about[0].upper()}{about[1:]}.",
+            epilog=epilog,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
+        added.add_argument("--traceback", action="store_true", help="show where an error comes from")
+        added.set_defaults(action=action)
+        return added
+
+    def with_params(added: argparse.ArgumentParser) -> argparse.ArgumentParser:
+        added.add_argument(
+            "params", metavar="PARAMS", help="YAML file of parameters, e.g. params/miniature/clipseg.yaml"
+        )
+        added.add_argument(
+            "--set", metavar="KEY=VALUE", action="append", default=[], help="replace a parameter; repeatable"
+        )
+        added.add_argument("--again", action="store_true", help="empty the run folder and start over")
+        return added
+
+    def with_outputs(added: argparse.ArgumentParser) -> argparse.ArgumentParser:
+        added.add_argument("--outputs", metavar="FOLDER", default="outputs", help="folder of all runs (%(default)s)")
+        added.add_argument("--setting", action="append", default=[], help="only runs of this setting; repeatable")
+        return added
+
+    with_params(command("run", _run, "execute a notebook as a run", RUN_EPILOG))
+
+    demo = command("demo", _demo, "run the whole workbook on the miniature and show the results")
+    demo.add_argument("params", metavar="PARAMS", nargs="*", help="parameter files (all of params/miniature)")
+    demo.add_argument("--again", action="store_true", help="start over instead of reusing what is complete")
+
+    verify = command("verify", _verify, "check a data set: files, sizes, labels, leakage of unseen classes")
+    verify.add_argument("data_root", metavar="FOLDER", help="folder of Pascal-Part-116 as released")
+
+    with_outputs(command("runs", _runs, "list all runs and their states"))
+
+    report = with_outputs(command("report", _report, "write one HTML page with the results of all runs"))
+    report.add_argument("--to", metavar="FILE", help="where to write it (report.html in the folder of all runs)")
+
+    submit = with_params(command("submit", _submit, "send a run to SLURM", SUBMIT_EPILOG))
+    submit.add_argument("--partition", help="partition (the cluster's default)")
+    submit.add_argument("--account", help="account (your default)")
+    submit.add_argument("--gpus", type=int, default=1, help="GPUs (%(default)s)")
+    submit.add_argument("--cpus", type=int, default=8, help="CPU cores (%(default)s)")
+    submit.add_argument("--memory", type=int, default=32, metavar="GB", help="memory in GB (%(default)s)")
+    submit.add_argument("--hours", type=float, default=12.0, help="time limit of one stretch (%(default)s)")
+    submit.add_argument("--cluster", choices=("slurm", "local"), default="slurm", help="where to run (%(default)s)")
+    return parser
+
+
+def _repeatable(params: str | Path, overrides: Sequence[str]) -> str:
+    """The command a person would type to repeat or resume a run."""
+    from ovparts_lib.runs.project import display_path, project_root
+
+    # The file may have been found in the project root rather than in the working directory.
+    file = Path(params).expanduser()
+    shown = display_path(file if file.is_file() else project_root() / file)
+    return shlex.join(["ovparts", "run", shown, *(item for key in overrides for item in ("--set", key))])
+
+
+def _exit_code(error: Exception) -> int:
+    from ovparts_lib.runs import ParameterError, RunConflictError, RunLockedError
+
+    if isinstance(error, RunLockedError):
+        return LOCKED
+    return WRONG_USE if isinstance(error, ParameterError | RunConflictError) else FAILED
+
+
+def _one_line(error: Exception) -> str:
+    """What went wrong, in the words of our own errors; foreign ones are named with their type."""
+    text = (error.strerror if isinstance(error, OSError) and error.strerror else str(error)).strip()
+    if isinstance(error, OSError) and error.filename and str(error.filename) not in text:
+        text = f"{error.filename}: {text}"
+    ours = type(error).__module__.startswith("ovparts_lib")
+    return text if ours or isinstance(error, OSError) else f"{type(error).__name__}: {text} (--traceback shows where)"
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,1 @@
+"""The miniature: a small drawn world in the layout of Pascal-Part-116."""

@@ -1,0 +1,111 @@
+"""What an integrity check found, as a value, a table and a page."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import pandas as pd
+
+from ovparts_lib.data.records import DatasetError
+
+LISTED = 50  # problems written out on the page; the table has all of them
+
+
+@dataclass(frozen=True)
+class Problem:
+    """Something that is wrong with one file or folder.
+
+    Attributes:
+        file: its path.
+        what: what is wrong.
+        what_to_do: one sentence of advice.
+    """
+
+    file: str
+    what: str
+    what_to_do: str
+
+    @classmethod
+    def of(cls, error: DatasetError) -> Problem:
+        """The problem that an exception of a reader describes."""
+        return cls(error.file or "", error.what, error.what_to_do)
+
+    def __str__(self) -> str:
+        return f"{self.file}: {self.what}" + (f". {self.what_to_do}" if self.what_to_do else "")
+
+
+@dataclass
+class VerificationReport:
+    """Outcome of an integrity check.
+
+    Attributes:
+        dataset: title of the dataset.
+        root: where it lies.
+        problems: what makes the data wrong; nothing should be computed before they are gone.
+        notes: what a user should know and may leave as it is.
+        counts: for each folder (``train``, ``val``), how many of what.
+        fingerprint: 16 hexadecimal digits over names and contents of all files in use: equal on every machine that has
+            the same data, another after any change. Empty where folders are missing.
+    """
+
+    dataset: str
+    root: str
+    problems: list[Problem] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    counts: dict[str, dict[str, int]] = field(default_factory=dict)
+    fingerprint: str = ""
+
+    @property
+    def ok(self) -> bool:
+        """Whether there is no problem; notes do not count."""
+        return not self.problems
+
+    def raise_if_wrong(self) -> None:
+        """Raise DatasetError with the first problems and their number, if there are any."""
+        if self.ok:
+            return
+        shown = "\n".join(f"  {problem}" for problem in self.problems[:5])
+        more = f"\n  … and {len(self.problems) - 5} more" if len(self.problems) > 5 else ""
+        number = "1 problem" if len(self.problems) == 1 else f"{len(self.problems)} problems"
+        raise DatasetError(f"{self.dataset} has {number}:\n{shown}{more}", file=self.root)
+
+    def to_frame(self) -> pd.DataFrame:
+        """All problems, one row each: ``file``, ``what``, ``what_to_do``."""
+        return pd.DataFrame([asdict(p) for p in self.problems], columns=["file", "what", "what_to_do"])
+
+    def counts_frame(self) -> pd.DataFrame:
+        """The counts: one row per kind, one column per folder."""
+        return pd.DataFrame(self.counts)
+
+    def to_markdown(self) -> str:
+        """The report as a page of Markdown."""
+        verdict = "no problems" if self.ok else f"{len(self.problems)} problems"
+        lines = [f"# {self.dataset}: {verdict}", "", f"Folder `{self.root}`, fingerprint `{self.fingerprint or '–'}`."]
+        if self.counts:
+            kinds = dict.fromkeys(kind for counts in self.counts.values() for kind in counts)
+            rows = [[kind, *(f"{counts.get(kind, 0):,}" for counts in self.counts.values())] for kind in kinds]
+            lines += ["", "## Counts", "", *_table(["", *self.counts], rows)]
+        if self.problems:
+            rows = [[f"`{problem.file}`", problem.what, problem.what_to_do] for problem in self.problems[:LISTED]]
+            lines += ["", "## Problems", "", *_table(["file", "what is wrong", "what to do"], rows)]
+            if len(self.problems) > LISTED:
+                lines += ["", f"… and {len(self.problems) - LISTED} more."]
+        if self.notes:
+            lines += ["", "## Notes", "", *(f"- {note}" for note in self.notes)]
+        return "\n".join(lines) + "\n"
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data, for JSON."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, data: dict[str, Any]) -> VerificationReport:
+        """The inverse of :meth:`to_dict`."""
+        return cls(**data | {"problems": [Problem(**problem) for problem in data["problems"]]})
+
+
+def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
+    lines = [head, ["---"] * len(head), *rows]
+    return ["| " + " | ".join(cell.replace("|", "\\|").replace("\n", " ") for cell in line) + " |" for line in lines]

@@ -1,0 +1,225 @@
+"""Executing a notebook as a run, and saying truthfully how it went."""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+import sys
+import time
+import uuid
+from pathlib import Path
+from typing import Any
+
+from ovparts_lib.runs.folder import (
+    EXECUTION_LOCK,
+    EXECUTION_VARIABLE,
+    make_folder,
+    prepare_folder,
+    read_json,
+    run_state,
+)
+from ovparts_lib.runs.lock import FolderLock
+from ovparts_lib.runs.notebooks import check_notebook, notebook_path
+from ovparts_lib.runs.parameters import RunParameters
+from ovparts_lib.runs.process import Terminated, environment, stoppable
+from ovparts_lib.runs.project import ROOT_VARIABLE, display_path, package_parent, project_root
+from ovparts_lib.runs.provenance import COMMAND_VARIABLE
+from ovparts_lib.runs.writing import disk_full, is_disk_full
+
+COMPLETE, FAILED, LOCKED, INTERRUPTED, TERMINATED = 0, 1, 3, 130, 143
+RUNNING, EXECUTED, BROKEN = "notebook.running.ipynb", "notebook.ipynb", "notebook.failed.ipynb"
+_COLOUR = re.compile(r"\x1b\[[0-9;]*m")
+_TRACEBACK_LINES, _LOG_LINES, _LONGEST_LINE = 12, 3, 200
+
+
+def execute(params: RunParameters, *, again: bool = False, command: str | None = None) -> int:
+    """Run the notebook of ``params`` headless in its run folder; a partial run is resumed, a complete one is left.
+
+    What the notebook prints is passed on to stdout and stderr. The executed notebook is ``notebook.ipynb`` in the run
+    folder, or ``notebook.failed.ipynb`` if it did not get through, ``notebook.running.ipynb`` meanwhile.
+
+    Args:
+        params: parameters of the run; all of them are handed to the notebook.
+        again: throw away what the run folder holds and start over.
+        command: how a person would repeat this, for provenance and for the hint after a failure.
+
+    Returns:
+        0 if the run is complete (its ``results.json`` says so), 1 if it failed, 3 if another process took the folder,
+        130 and 143 after Ctrl-C and SIGTERM.
+
+    Raises:
+        NotebookError: the notebook is missing or disagrees with its parameters model. Nothing was started.
+        RunLockedError: another process works in the run folder.
+        RunConflictError: the run folder holds a run with other parameters.
+        DiskFullError: no space left for the files of the run.
+    """
+    notebook = notebook_path(params.notebook)
+    check_notebook(notebook, type(params))
+    command = command or f"notebook {params.notebook}"
+    if not again and run_state(params) == "complete":
+        _say(f"{display_path(params.folder)} is complete already; --again would start over")
+        return COMPLETE
+    make_folder(params.folder)
+    lock = FolderLock(params.folder / EXECUTION_LOCK)
+    lock.acquire()
+    try:
+        prepare_folder(params, again=again)
+        return _Execution(params, notebook, command).run()
+    finally:
+        lock.release()
+
+
+class _Execution:
+    """One execution of one notebook."""
+
+    def __init__(self, params: RunParameters, notebook: Path, command: str) -> None:
+        self.params = params
+        self.notebook = notebook
+        self.command = command
+        self.identity = uuid.uuid4().hex
+        self.folder = params.folder
+        self.begun = time.monotonic()
+
+    def run(self) -> int:
+        """Execute, keep the executed notebook under the name it deserves, and return the exit code."""
+        # Jupyter takes most of a second to import, which `ovparts --help` and `ovparts runs` need not wait for.
+        from nbclient.exceptions import DeadKernelError
+        from papermill.exceptions import PapermillExecutionError
+
+        resumed = " (resumed)" if (self.folder / "log.jsonl").exists() else ""
+        _say(f"{self.params.notebook} in {display_path(self.folder)}{resumed}")
+        code = FAILED
+        try:
+            self._execute()
+            code = self._verdict()
+        except PapermillExecutionError as error:
+            code = LOCKED if error.ename == "RunLockedError" else FAILED
+            self._report_cell(error)
+        except DeadKernelError:
+            self._report_dead_kernel()
+        except KeyboardInterrupt as stop:
+            code = TERMINATED if isinstance(stop, Terminated) else INTERRUPTED
+            self._complain(f"{self.params.notebook} was stopped after {self._elapsed()}")
+            self._report_resume()
+        except OSError as error:
+            if not is_disk_full(error):
+                raise
+            raise disk_full(self.folder / RUNNING) from error
+        finally:
+            self._keep_notebook(code)
+        if code == COMPLETE:
+            _say(f"complete after {self._elapsed()}: {display_path(self.folder)}")
+        return code
+
+    def _execute(self) -> None:
+        import papermill.log
+
+        from ovparts_lib.runs.kernel import KERNEL_NAME, InterpreterKernelManager
+
+        InterpreterKernelManager.exit_status = None
+        inherited = os.environ.get("PYTHONPATH")
+        variables = {
+            ROOT_VARIABLE: str(project_root()),
+            EXECUTION_VARIABLE: self.identity,
+            COMMAND_VARIABLE: self.command,
+            # The kernel imports the package that started it, installed or not.
+            "PYTHONPATH": os.pathsep.join(filter(None, [str(package_parent()), inherited])),
+            "PYDEVD_DISABLE_FILE_VALIDATION": "1",  # or the debugger, which is not used, warns on every start
+        }
+        # papermill calls a parameter unknown if the parameters cell leaves it at its default; ours have been checked.
+        papermill.log.logger.setLevel(logging.CRITICAL)
+        with environment(**variables), stoppable():
+            papermill.execute_notebook(
+                _literal(self.notebook),
+                _literal(self.folder / RUNNING),
+                parameters=self.params.model_dump(),
+                kernel_name=KERNEL_NAME,
+                language="python",
+                kernel_manager_class=InterpreterKernelManager,
+                cwd=project_root(),
+                progress_bar=False,
+                stdout_file=sys.stdout,
+                stderr_file=sys.stderr,
+                on_cell_start=self._announce,
+            )
+
+    def _announce(self, cell: Any, cell_index: int) -> None:
+        """Print the heading of each section as it begins."""
+        if cell.cell_type == "markdown":
+            heading = next((line for line in cell.source.splitlines() if line.startswith("#")), None)
+            if heading:
+                _say(f"[{self._elapsed():>10}] {heading.lstrip('#').strip()}")
+
+    def _verdict(self) -> int:
+        """Exit code of a notebook that ran to its end: did it finish the run, and was it this execution that did?"""
+        results = read_json(self.folder / "results.json")
+        if run_state(self.params) == "complete" and results.get("execution") == self.identity:
+            return COMPLETE
+        self._complain(
+            f"{self.params.notebook} ran to its end, but the run is not complete: results.json was not written by this "
+            "execution. The notebook must end with RunFolder.finish"
+        )
+        return FAILED
+
+    def _report_cell(self, error: Any) -> None:
+        self._complain(
+            f"{self.params.notebook} failed in cell [{error.exec_count}] after {self._elapsed()}: "
+            f"{error.ename}: {error.evalue}"
+        )
+        lines = [line for part in error.traceback for line in _COLOUR.sub("", part).splitlines() if line.strip()]
+        _quote("the end of the traceback", lines[-_TRACEBACK_LINES:])
+        self._report_resume()
+
+    def _report_dead_kernel(self) -> None:
+        from ovparts_lib.runs.kernel import InterpreterKernelManager, describe_exit
+
+        status = describe_exit(InterpreterKernelManager.exit_status)
+        self._complain(f"the kernel of {self.params.notebook} died after {self._elapsed()}: {status}")
+        self._report_resume()
+
+    def _report_resume(self) -> None:
+        log = self.folder / "log.jsonl"
+        if log.is_file():
+            _quote("the end of log.jsonl", log.read_text(errors="replace").splitlines()[-_LOG_LINES:])
+        print(
+            f"  executed so far: {display_path(self.folder / BROKEN)}\n"
+            f"  resume from the last checkpoint with: {self.command}",
+            file=sys.stderr,
+        )
+
+    def _keep_notebook(self, code: int) -> None:
+        running = self.folder / RUNNING
+        if running.exists():
+            running.replace(self.folder / (EXECUTED if code == COMPLETE else BROKEN))
+        if code == COMPLETE:
+            (self.folder / BROKEN).unlink(missing_ok=True)
+
+    def _complain(self, message: str) -> None:
+        print(f"ovparts: {message}", file=sys.stderr)
+
+    def _elapsed(self) -> str:
+        return format_duration(time.monotonic() - self.begun)
+
+
+def format_duration(seconds: float) -> str:
+    """``"12 s"``, ``"3 min 05 s"``, ``"2 h 10 min"``."""
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60:02d} s"
+    return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
+
+
+def _literal(path: Path) -> str:
+    """A path that papermill, which formats paths with ``str.format``, leaves as it is."""
+    return str(path).replace("{", "{{").replace("}", "}}")
+
+
+def _say(message: str) -> None:
+    print(message, flush=True)
+
+
+def _quote(title: str, lines: list[str]) -> None:
+    print(f"  {title}:", *(f"    | {line[:_LONGEST_LINE]}" for line in lines), sep="\n", file=sys.stderr)

@@ -1,0 +1,119 @@
+"""The runs that lie below an outputs folder, read without disturbing them."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ovparts_lib.runs.folder import LOCK, folder_state, read_json, read_params
+from ovparts_lib.runs.lock import FolderLock
+from ovparts_lib.runs.parameters import RunParameters, parameter_model
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+HEADLINE_COLUMNS = ("label", "mode", "protocol", "seen", "unseen", "harmonic", "classes_seen", "classes_unseen")
+
+
+@dataclass(frozen=True)
+class RunRecord:
+    """What one run folder says about itself.
+
+    Attributes:
+        path: the run folder.
+        state: ``complete``, ``partial`` or ``running`` (a process holds its lock).
+        params: its parameters.
+        results: ``results.json``, empty unless the run is complete.
+        provenance: ``provenance.json``.
+    """
+
+    path: Path
+    state: str
+    params: dict[str, Any]
+    results: dict[str, Any]
+    provenance: dict[str, Any]
+
+    @property
+    def setting(self) -> str:
+        """The first folder level."""
+        return self.path.parent.name
+
+    @property
+    def run(self) -> str:
+        """The second folder level."""
+        return self.path.name
+
+    @property
+    def notebook(self) -> str:
+        """The notebook that the run executes."""
+        return str(self.params.get("notebook", "?"))
+
+
+def find_runs(outputs: Path, settings: Collection[str] = ()) -> list[RunRecord]:
+    """All runs below ``outputs``, by setting, notebook and name.
+
+    Args:
+        outputs: folder of all runs; it need not exist.
+        settings: only these settings; all if empty.
+    """
+    found = [read_run(path.parent) for path in outputs.glob("*/*/params.yaml")]
+    runs = [run for run in found if run is not None and (not settings or run.setting in settings)]
+    return sorted(runs, key=lambda run: (run.setting, run.notebook, run.run))
+
+
+def read_run(path: Path) -> RunRecord | None:
+    """One run; None if the folder holds none."""
+    params = read_params(path)
+    if params is None:
+        return None
+    try:
+        model = parameter_model(params.get("notebook"))
+    except (KeyError, TypeError):
+        model = RunParameters  # a notebook of another version: its files can still be shown
+    state = folder_state(path, model.free_keys())
+    results = read_json(path / "results.json") if state == "complete" else {}
+    if FolderLock(path / LOCK).is_taken():
+        state = "running"
+    return RunRecord(path, state, params, results, read_json(path / "provenance.json"))
+
+
+def headline_rows(runs: Iterable[RunRecord]) -> list[dict[str, Any]]:
+    """The headline results of all runs, one row per run, stage (before or after training), mode and protocol."""
+    return [
+        {"setting": run.setting, "run": run.run, **{key: entry.get(key) for key in HEADLINE_COLUMNS}}
+        for run in runs
+        for entry in run.results.get("headline", [])
+        if isinstance(entry, dict)
+    ]
+
+
+def headline_table(runs: Iterable[RunRecord]) -> pd.DataFrame:
+    """:func:`headline_rows` as a frame; metrics in percent."""
+    import pandas as pd
+
+    return pd.DataFrame(headline_rows(runs), columns=["setting", "run", *HEADLINE_COLUMNS])
+
+
+def format_table(rows: list[dict[str, Any]]) -> str:
+    """Rows of equal keys as aligned text: numbers to the right with one decimal, nothing for None."""
+    if not rows:
+        return ""
+    shown = [[_shown(value) for value in row.values()] for row in rows]
+    numeric = [any(isinstance(row[key], int | float) for row in rows) for key in rows[0]]
+    widths = [max(map(len, column)) for column in zip(rows[0], *shown, strict=True)]
+    lines = [list(rows[0]), ["-" * width for width in widths], *shown]
+    return "\n".join(
+        "  ".join(
+            cell.rjust(width) if right else cell.ljust(width)
+            for cell, width, right in zip(line, widths, numeric, strict=True)
+        ).rstrip()
+        for line in lines
+    )
+
+
+def _shown(value: Any) -> str:
+    if value is None:
+        return ""
+    return f"{value:.1f}" if isinstance(value, float) else str(value)

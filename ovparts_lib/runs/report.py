@@ -1,0 +1,213 @@
+"""One self-contained HTML page about any number of runs: results, pictures, tables, and how they were made."""
+
+from __future__ import annotations
+
+import base64
+import math
+import struct
+from collections.abc import Iterable, Sequence
+from datetime import UTC, datetime
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+from ovparts_lib.runs.listing import RunRecord
+from ovparts_lib.runs.writing import write_atomically
+
+MODES = {"oracle_obj": "Oracle-Obj", "pred_all": "Pred-All"}
+METRICS = ("seen", "unseen", "harmonic")
+_MOST_ROWS = 1000
+_BAR_COLUMNS = frozenset({"IoU", "recall", "precision"})
+_PNG = b"\x89PNG\r\n\x1a\n"
+_TOLD_ELSEWHERE = frozenset({"headline", "figures", "tables", "title", "note", "status", "execution", "params_hash"})
+
+
+def write_report(runs: Sequence[RunRecord], target: Path, title: str = "Open-vocabulary part segmentation") -> Path:
+    """Write a report that needs no other file and no network.
+
+    Args:
+        runs: what to show, in this order.
+        target: HTML file to write; its folder is created.
+        title: heading of the page.
+
+    Returns:
+        ``target``.
+
+    Raises:
+        DiskFullError: no space left.
+    """
+    from jinja2 import Environment, StrictUndefined
+
+    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    environment.filters["number"] = format_number
+    template = environment.from_string(files("ovparts_lib.runs").joinpath("report.html").read_text(encoding="utf-8"))
+    page = template.render(
+        title=title,
+        written=datetime.now(UTC).strftime("%d %B %Y, %H:%M UTC"),
+        comparisons=comparisons(runs),
+        runs=[_run(run) for run in runs],
+        complete=sum(run.state == "complete" for run in runs),
+    )
+    target.parent.mkdir(parents=True, exist_ok=True)
+    write_atomically(target, page)
+    return target
+
+
+def comparisons(runs: Iterable[RunRecord]) -> list[dict[str, Any]]:
+    """Headline results as tables of what may be compared: one per setting, protocol and vocabulary.
+
+    Each has ``title``, ``modes`` (column groups) and ``rows``; a row has ``run``, ``anchor``, ``label``, ``classes``
+    and ``cells``: for each mode and metric ``value`` (percent or None), ``gain`` over the same run before training, and
+    ``best``, whether no other row of the table is higher.
+    """
+    groups: dict[tuple[str, ...], list[tuple[RunRecord, dict[str, Any]]]] = {}
+    for run in runs:
+        for entry in run.results.get("headline", []):
+            names = (run.setting, *(str(entry.get(key) or "") for key in ("protocol", "version", "vocabulary")))
+            groups.setdefault(names, []).append((run, entry))
+    return [_comparison(names, entries) for names, entries in groups.items()]
+
+
+def _comparison(names: tuple[str, ...], entries: list[tuple[RunRecord, dict[str, Any]]]) -> dict[str, Any]:
+    setting, protocol, version, _ = names
+    modes = [mode for mode in MODES if any(entry.get("mode") == mode for _, entry in entries)]
+    rows: dict[tuple[str, str], dict[str, Any]] = {}
+    for run, entry in entries:
+        label = str(entry.get("label") or "")
+        row = rows.setdefault(
+            (_anchor(run), label), {"run": run.run, "anchor": _anchor(run), "label": label, "classes": "", "values": {}}
+        )
+        if entry.get("classes_seen") is not None:
+            row["classes"] = f"{entry['classes_seen']} + {entry.get('classes_unseen') or 0}"
+        row["values"] |= {(entry.get("mode"), metric): _finite(entry.get(metric)) for metric in METRICS}
+    columns = [(mode, metric) for mode in modes for metric in METRICS]
+    for row in rows.values():
+        row["cells"] = [_cell(row, column, list(rows.values())) for column in columns]
+    return {
+        "title": " · ".join(
+            filter(None, [setting, f"protocol {protocol}" if protocol else "", f"version {version}" if version else ""])
+        ),
+        "modes": [MODES[mode] for mode in modes],
+        "rows": list(rows.values()),
+    }
+
+
+def _cell(row: dict[str, Any], column: tuple[str, str], rows: list[dict[str, Any]]) -> dict[str, Any]:
+    value = row["values"].get(column)
+    known = [other["values"][column] for other in rows if other["values"].get(column) is not None]
+    earlier = [other for other in rows if other["anchor"] == row["anchor"] and other["label"].startswith("before")]
+    gain = None
+    if value is not None and row["label"].startswith("after") and earlier:
+        before = earlier[0]["values"].get(column)
+        gain = None if before is None else value - before
+    return {"value": value, "gain": gain, "best": len(rows) > 1 and value is not None and value == max(known)}
+
+
+def _run(run: RunRecord) -> dict[str, Any]:
+    """What the template shows of one run."""
+    figures = [_figure(run.path, entry) for entry in run.results.get("figures", [])]
+    tables = [_table(run.path, entry) for entry in run.results.get("tables", [])]
+    more = {key: value for key, value in run.results.items() if key not in _TOLD_ELSEWHERE | {"setting", "run"}}
+    return {
+        "anchor": _anchor(run),
+        "name": run.run,
+        "setting": run.setting,
+        "notebook": run.notebook,
+        "state": run.state,
+        "title": run.results.get("title") or run.run.replace("_", " "),
+        "note": run.results.get("note") or "",
+        "figures": [figure for figure in figures if figure],
+        "tables": [table for table in tables if table],
+        "facts": [
+            ("results", _flat(more)),
+            ("parameters", _flat(run.params)),
+            ("provenance", _flat(run.provenance)),
+        ],
+    }
+
+
+def _anchor(run: RunRecord) -> str:
+    return f"{run.setting}/{run.run}"
+
+
+def _inside(folder: Path, name: Any) -> Path | None:
+    """A file of the run folder; None if it is missing or lies elsewhere."""
+    path = (folder / str(name)).resolve()
+    return path if path.is_relative_to(folder.resolve()) and path.is_file() else None
+
+
+def _figure(folder: Path, entry: dict[str, Any]) -> dict[str, Any] | None:
+    path = _inside(folder, entry.get("file"))
+    data = path.read_bytes() if path else b""
+    if not data.startswith(_PNG):
+        return None
+    # The size from the header keeps the page from jumping while it loads.
+    width, height = struct.unpack(">II", data[16:24])
+    return {
+        "source": "data:image/png;base64," + base64.b64encode(data).decode(),
+        "title": entry.get("title") or Path(str(entry.get("file"))).stem.replace("_", " "),
+        "caption": entry.get("caption") or "",
+        "width": width,
+        "height": height,
+        "wide": width > 1.6 * height,
+    }
+
+
+def _table(folder: Path, entry: dict[str, Any]) -> dict[str, Any] | None:
+    """A CSV file as cells: ``text`` to show, ``key`` to sort by, ``bar`` its length in percent."""
+    import pandas as pd
+
+    path = _inside(folder, entry.get("file"))
+    if path is None:
+        return None
+    try:
+        frame = pd.read_csv(path)
+    except (ValueError, OSError):
+        return None
+    numeric = [pd.api.types.is_numeric_dtype(kind) and not pd.api.types.is_bool_dtype(kind) for kind in frame.dtypes]
+    rows = [
+        [
+            {
+                "text": format_number(value),
+                "key": value if right and _finite(value) is not None else "",
+                "bar": _finite(value) if column in _BAR_COLUMNS else None,
+            }
+            for value, column, right in zip(row, frame.columns, numeric, strict=True)
+        ]
+        for row in frame.head(_MOST_ROWS).itertuples(index=False, name=None)
+    ]
+    return {
+        "title": entry.get("title") or path.stem.replace("_", " "),
+        "columns": list(zip(map(str, frame.columns), numeric, strict=True)),
+        "rows": rows,
+        "left_out": len(frame) - len(rows),
+    }
+
+
+def _flat(values: Any, prefix: str = "") -> list[tuple[str, str]]:
+    """Nested mappings as ``[("machine.cpu", "…"), …]``."""
+    if isinstance(values, dict):
+        return [
+            pair for key, value in values.items() for pair in _flat(value, f"{prefix}.{key}" if prefix else str(key))
+        ]
+    if isinstance(values, list):
+        values = ", ".join(map(str, values))
+    return [(prefix, "–" if values is None or values == "" else str(values))]
+
+
+def _finite(value: Any) -> float | None:
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    return float(value) if number and math.isfinite(value) else None
+
+
+def format_number(value: Any) -> str:
+    """``12.345`` -> ``"12.3"``, ``12345`` -> ``"12,345"``, NaN and None -> ``"–"``, True -> ``"yes"``."""
+    if hasattr(value, "item"):
+        value = value.item()
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if value is None or (isinstance(value, float) and math.isnan(value)):
+        return "–"
+    if isinstance(value, int):
+        return f"{value:,}"
+    return f"{value:.1f}" if isinstance(value, float) else str(value)

@@ -1,0 +1,178 @@
+"""Sending a run to SLURM with submitit: requeued and resumed after a preemption, logs in the run folder."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Literal
+
+import submitit
+import yaml
+from submitit.core.job_environment import JobEnvironment
+from submitit.helpers import Checkpointable, DelayedSubmission
+
+from ovparts_lib.runs.folder import make_folder, prepare_folder
+from ovparts_lib.runs.notebooks import check_notebook, notebook_path
+from ovparts_lib.runs.process import environment
+from ovparts_lib.runs.project import ROOT_VARIABLE, package_parent, project_root
+from ovparts_lib.runs.reading import load_parameters
+from ovparts_lib.runs.writing import write_atomically
+
+_SECONDS_TO_STOP = 45
+_SECONDS_BETWEEN_LOOKS = 0.5
+_REQUEUES_AFTER_TIMEOUT = 20
+
+
+class SubmissionError(RuntimeError):
+    """The job could not be handed to the scheduler."""
+
+
+class RunFailedError(RuntimeError):
+    """``ovparts run`` inside a job ended with an exit code other than 0."""
+
+
+@dataclass(frozen=True)
+class Resources:
+    """What to ask SLURM for.
+
+    Attributes:
+        partition: partition to submit to; the cluster's default if None.
+        account: account to charge; the user's default if None.
+        gpus: GPUs on one node.
+        cpus: CPU cores.
+        memory_gb: memory in GB.
+        hours: time limit of one stretch; the run is requeued and resumed when it needs longer.
+    """
+
+    partition: str | None = None
+    account: str | None = None
+    gpus: int = 1
+    cpus: int = 8
+    memory_gb: int = 32
+    hours: float = 12.0
+
+
+@dataclass(frozen=True)
+class RunJob(Checkpointable):
+    """``ovparts run`` as a job; called by submitit on the node, and asked for a checkpoint before a preemption.
+
+    Attributes:
+        params_file: parameters as they were checked when the job was submitted.
+        root: the project root.
+        again: whether to empty the run folder first.
+    """
+
+    params_file: str
+    root: str
+    again: bool = False
+
+    def __call__(self) -> str:
+        """Run to the end.
+
+        Raises:
+            RunFailedError: the run did not complete.
+        """
+        command = [sys.executable, "-m", "ovparts_lib.cli", "run", self.params_file, *["--again"] * self.again]
+        # SLURM sends the preemption signal to all processes of the job, but only this one is to act on it.
+        with _ignored(JobEnvironment._usr_sig()):
+            child = subprocess.Popen(command, cwd=self.root)
+        _CHILDREN.append(child)
+        # Not child.wait(): a signal that arrives in it could not wait for the child itself (Popen's lock is held).
+        while child.poll() is None:
+            time.sleep(_SECONDS_BETWEEN_LOOKS)
+        if child.returncode:
+            raise RunFailedError(f"ovparts run {self.params_file} ended with exit code {child.returncode}")
+        return self.params_file
+
+    def checkpoint(self) -> DelayedSubmission:
+        """Stop the run in order and ask for it to be resumed: training goes on from its last checkpoint."""
+        for child in _CHILDREN:
+            child.terminate()
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                child.wait(timeout=_SECONDS_TO_STOP)
+        return DelayedSubmission(replace(self, again=False))
+
+
+_CHILDREN: list[subprocess.Popen[bytes]] = []
+
+
+def submit(
+    params_file: str | Path,
+    overrides: Iterable[str] = (),
+    *,
+    resources: Resources | None = None,
+    again: bool = False,
+    cluster: Literal["slurm", "local"] = "slurm",
+) -> submitit.Job[str]:
+    """Check a run now and execute it in a job.
+
+    Args:
+        params_file: YAML file of parameters.
+        overrides: ``key=value`` items that replace its values.
+        resources: what to ask for.
+        again: throw away what the run folder holds, when the job starts.
+        cluster: ``slurm``, or ``local`` for a background process on this machine.
+
+    Returns:
+        The submitted job; its logs are in ``slurm/`` in the run folder.
+
+    Raises:
+        ParameterError, NotebookError, RunLockedError, RunConflictError: as for ``ovparts run``, before anything is
+            submitted.
+        SubmissionError: there is no SLURM here, or it refused the job.
+    """
+    params = load_parameters(params_file, overrides)
+    check_notebook(notebook_path(params.notebook), type(params))
+    if not again:
+        prepare_folder(params)
+    folder = params.folder / "slurm"
+    make_folder(folder)
+    checked = folder / "params.yaml"
+    write_atomically(checked, yaml.safe_dump(params.model_dump(), sort_keys=False))
+    job = RunJob(str(checked), str(project_root()), again)
+    try:
+        executor = submitit.AutoExecutor(folder=folder, cluster=cluster, **_limits(cluster))
+        executor.update_parameters(**_requests(f"{params.setting}-{params.run}", resources or Resources(), cluster))
+        inherited = os.environ.get("PYTHONPATH")
+        path = os.pathsep.join(filter(None, [str(package_parent()), inherited]))
+        with environment(**{"PYTHONPATH": path, ROOT_VARIABLE: str(project_root())}):
+            return executor.submit(job)
+    except (RuntimeError, submitit.core.utils.FailedJobError) as error:
+        raise SubmissionError(f"the job was not submitted: {error}") from error
+
+
+def _limits(cluster: str) -> dict[str, int]:
+    return {"slurm_max_num_timeout": _REQUEUES_AFTER_TIMEOUT} if cluster == "slurm" else {}
+
+
+def _requests(name: str, resources: Resources, cluster: str) -> dict[str, object]:
+    requests: dict[str, object] = {
+        "name": name,
+        "timeout_min": max(1, round(60 * resources.hours)),
+        "nodes": 1,
+        "tasks_per_node": 1,
+        "cpus_per_task": resources.cpus,
+        "gpus_per_node": resources.gpus,
+    }
+    if cluster == "slurm":
+        requests |= {"mem_gb": resources.memory_gb, "slurm_signal_delay_s": 2 * _SECONDS_TO_STOP}
+        named = {"slurm_partition": resources.partition, "slurm_account": resources.account}
+        requests |= {key: value for key, value in named.items() if value is not None}
+    return requests
+
+
+@contextlib.contextmanager
+def _ignored(number: signal.Signals) -> Iterator[None]:
+    """Ignore a signal while a child is started, which inherits that, and go on as before."""
+    before = signal.signal(number, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(number, before)

@@ -1,0 +1,142 @@
+"""Evaluation as a notebook uses it: matrices kept in the run folder, tables and figures made from them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pandas as pd
+from torch import nn
+
+from ovparts_lib import inspection
+from ovparts_lib.evaluation import Evaluation, class_table, evaluate, score_all, summary_table
+from ovparts_lib.workbook.data import PartData
+from ovparts_lib.workbook.output import RunOutput
+from ovparts_lib.workbook.systems import device_of
+
+SUMMARY = ("seen", "unseen", "harmonic", "mIoU")
+COUNTS = ("classes_seen", "classes_unseen", "records", "skipped_records", "images")
+MODE_TITLES = {"oracle_obj": "oracle-obj", "pred_all": "pred-all"}
+
+
+def evaluate_stage(model: nn.Module, data: PartData, params: Any, output: RunOutput, stage: str) -> Evaluation:
+    """Score the test split in both modes and keep the confusion matrices in ``evaluation/<stage>/``.
+
+    A run that is resumed reads what it has scored before.
+    """
+    folder = output.path / "evaluation" / stage
+    if (folder / "matrices.npz").is_file():
+        print(f"{stage}: scored before, read from {folder.name}")
+        return Evaluation.load(folder, data.evaluation.vocabulary)
+    evaluation = evaluate(
+        model,
+        data.evaluation,
+        device=device_of(params),
+        precision=params.precision,
+        limit=params.evaluation_limit,
+        workers=params.workers,
+    )
+    evaluation.save(folder)
+    return evaluation
+
+
+def evaluate_before(model: nn.Module, data: PartData, params: Any, output: RunOutput) -> Evaluation | None:
+    """Score the weights training begins from, unless the parameters say no or nothing trains."""
+    if not (params.iterations and params.evaluate_before_training):
+        print("not scored before training, as the parameters say")
+        return None
+    return evaluate_stage(model, data, params, output, "before")
+
+
+def quick_scores(data: PartData, params: Any) -> Callable[[nn.Module, int], dict[str, float]]:
+    """What the training loop calls every ``evaluate_every`` steps: (model, step) -> seen, unseen, harmonic per mode."""
+
+    def scores(model: nn.Module, step: int) -> dict[str, float]:
+        evaluation = evaluate(
+            model,
+            data.evaluation,
+            device=device_of(params),
+            precision=params.precision,
+            limit=params.evaluation_limit,
+            progress=False,
+        )
+        results = score_all(evaluation, params.protocols[:1])
+        return {f"{one.mode}_{key}": one.summary[key] for one in results for key in ("seen", "unseen", "harmonic")}
+
+    return scores
+
+
+def summarise(output: RunOutput, params: Any, **stages: Evaluation | None) -> pd.DataFrame:
+    """The run's figures, a row per protocol, stage and mode; one CSV per protocol, for protocols do not mix.
+
+    Args:
+        output: keeps the tables.
+        params: ``protocols`` says which.
+        stages: evaluations by stage name, such as ``before`` and ``after``; None is left out.
+    """
+    shown = []
+    for protocol in params.protocols:
+        rows = []
+        for stage, evaluation in stages.items():
+            if evaluation is not None:
+                table = summary_table(score_all(evaluation, [protocol]))
+                table.insert(0, "stage", stage)
+                rows.append(table)
+        table = pd.concat(rows, ignore_index=True)
+        output.table(table, f"summary_{protocol}", title=f"Summary, protocol {protocol}")
+        shown.append(table)
+    columns = ["protocol", "version", "stage", "mode", *SUMMARY, *COUNTS, "vocabulary_hash"]
+    return pd.concat(shown, ignore_index=True)[columns]
+
+
+def headline(summary: pd.DataFrame) -> list[dict[str, Any]]:
+    """Rows of ``results.json`` from a summary: what results tables and the report show."""
+    names = {"stage": "label", "vocabulary_hash": "vocabulary"}
+    return summary.rename(columns=names).to_dict("records")
+
+
+def class_tables(evaluation: Evaluation, params: Any, output: RunOutput) -> dict[str, pd.DataFrame]:
+    """Per-class tables of each mode under the first protocol that is defined for it; classes without labels left out."""
+    tables = {}
+    for mode in evaluation.modes:
+        defined = [one.protocol for one in score_all(evaluation, params.protocols) if one.mode == mode]
+        if not defined:
+            continue
+        table = class_table(evaluation, defined[0], mode)
+        title = f"Per class, {MODE_TITLES[mode]}, protocol {defined[0]}"
+        output.table(table, f"classes_{mode}", title=title)
+        tables[mode] = table[table["pixels"] > 0].reset_index(drop=True)
+    return tables
+
+
+def class_figures(evaluation: Evaluation, tables: dict[str, pd.DataFrame], output: RunOutput) -> None:
+    """IoU bars and heat map of each mode, and which parts of an object are taken for which."""
+    for mode, table in tables.items():
+        name, protocol = MODE_TITLES[mode], table["protocol"].iloc[0]
+        output.figure(
+            inspection.iou_bars(table),
+            f"iou_bars_{mode}",
+            title=f"IoU per class, {name}",
+            caption=f"Grouped by object; hatched objects are unseen. Protocol {protocol}.",
+            data=table,
+        )
+        output.figure(
+            inspection.iou_heatmap(table),
+            f"iou_heatmap_{mode}",
+            title=f"IoU by object and part, {name}",
+            caption=f"Rows are objects, unseen ones marked; columns are generic parts. Protocol {protocol}.",
+            data=table,
+        )
+
+
+def training_figures(history: pd.DataFrame, output: RunOutput) -> None:
+    """Loss and learning rate over the steps, with the evaluations in between; nothing where nothing was trained."""
+    if history.empty:
+        return
+    output.figure(
+        inspection.training_curve(history),
+        "training",
+        title="Training",
+        caption="Loss and learning rate per step; marks where the model was scored during training.",
+        data=history,
+    )

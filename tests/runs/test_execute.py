@@ -1,0 +1,132 @@
+import json
+import os
+import re
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import nbformat
+import pytest
+
+from ovparts_lib.runs import RunLockedError, StartHereParameters, run_state
+from ovparts_lib.runs.execute import COMPLETE, FAILED, execute, format_duration
+from ovparts_lib.runs.kernel import describe_exit
+from ovparts_lib.runs.lock import FolderLock
+from ovparts_lib.runs.notebooks import NotebookError
+from ovparts_lib.runs.project import package_parent
+
+
+def start(task="datasets/miniature", **changed):
+    return StartHereParameters(setting="miniature", run="start", data_root=task, **changed)
+
+
+def names(params):
+    return {path.name for path in params.folder.iterdir() if path.suffix == ".ipynb"}
+
+
+def test_a_run_completes_once(notebook, root, capfd):
+    params = start(samples=7)
+    assert execute(params, command="ovparts run x.yaml") == COMPLETE
+    printed = capfd.readouterr()
+    assert f"working in {root} as datasets/miniature" in printed.out
+    assert "] The work cell" in printed.out
+    assert "complete after" in printed.out
+    assert printed.err == ""
+    assert names(params) == {"notebook.ipynb"}
+    executed = nbformat.read(params.folder / "notebook.ipynb", as_version=4)
+    assert executed.metadata.papermill.exception is None
+    provenance = json.loads((params.folder / "provenance.json").read_text())
+    assert provenance["command"] == "ovparts run x.yaml"
+    assert provenance["python"] == ".".join(map(str, sys.version_info[:3]))
+
+    assert execute(params) == COMPLETE
+    assert "is complete already" in capfd.readouterr().out
+    assert len((params.folder / "log.jsonl").read_text().splitlines()) == 1
+
+
+def test_kill_9_of_the_kernel_then_resume(notebook, root, capfd):
+    params = start("kill")
+    assert execute(params, command="ovparts run x.yaml") == FAILED
+    error = capfd.readouterr().err
+    assert "the kernel of 00_start_here died" in error
+    assert "killed by SIGKILL; out of memory is the most common reason" in error
+    assert '| {"step": 1}' in error
+    assert "resume from the last checkpoint with: ovparts run x.yaml" in error
+    assert names(params) == {"notebook.failed.ipynb"}
+    assert run_state(params) == "partial"
+    assert not is_alive(int((params.folder / "child").read_text()))
+
+    assert execute(params) == COMPLETE
+    assert "(resumed)" in capfd.readouterr().out
+    assert json.loads((params.folder / "results.json").read_text())["headline"] == [{"steps": 2}]
+    assert names(params) == {"notebook.ipynb"}
+
+
+def is_alive(pid):
+    """Whether a process still runs a little later (a killed one may wait a moment to be collected)."""
+    for _ in range(50):
+        try:
+            state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+        except FileNotFoundError:
+            return False
+        if state == "Z":
+            return False
+        time.sleep(0.1)
+    return True
+
+
+def test_a_cell_that_fails(write_notebook, capfd):
+    write_notebook(read="print('so far so good')", work="\n\nraise ValueError('the picture dog.jpg cannot be read')")
+    assert execute(start()) == FAILED
+    error = capfd.readouterr().err
+    assert error.startswith("ovparts: 00_start_here failed in cell [4] after ")
+    assert "ValueError: the picture dog.jpg cannot be read" in error.splitlines()[0]
+    assert re.search(r"----> \d raise ValueError", error)
+    assert names(start()) == {"notebook.failed.ipynb"}
+
+
+def test_a_notebook_that_does_not_finish_is_no_complete_run(write_notebook, capfd):
+    write_notebook(read="import sys", work="sys.exit(0)", finish=None)
+    assert execute(start()) == FAILED
+    assert "the run is not complete" in capfd.readouterr().err
+    assert names(start()) == {"notebook.failed.ipynb"}
+
+
+def test_nothing_is_started_when_something_is_wrong(root, write_notebook):
+    with pytest.raises(NotebookError, match=r"there is no notebook notebooks/00_start_here\.ipynb"):
+        execute(start())
+    write_notebook(parameters="setting = 'a'")
+    with pytest.raises(NotebookError, match="run: missing"):
+        execute(start())
+    assert not (root / "outputs").exists()
+    write_notebook()
+    start().folder.mkdir(parents=True)
+    lock = FolderLock(start().folder / ".execution.lock")
+    lock.acquire()
+    with pytest.raises(RunLockedError, match=rf"process {os.getpid()} on"):
+        execute(start())
+    lock.release()
+
+
+def test_plain_papermill_from_anywhere_refuses_an_unknown_key(notebook, root, tmp_path):
+    """papermill itself goes on with a key that no notebook reads."""
+    (tmp_path / "wrong.yaml").write_text("sampels: 9\n")
+    done = subprocess.run(
+        [sys.executable, "-m", "papermill", notebook, "out.ipynb", "-f", "wrong.yaml", "-k", "python3", "-l", "python"],
+        cwd=tmp_path,
+        env=os.environ | {"PYTHONPATH": str(package_parent())},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode != 0
+    assert "sampels: unknown parameter; did you mean `samples`?" in done.stderr
+    assert not (root / "outputs").exists()
+
+
+def test_words_for_people():
+    assert [format_duration(s) for s in (0.4, 59, 185, 7800)] == ["0 s", "59 s", "3 min 05 s", "2 h 10 min"]
+    assert describe_exit(-11) == "killed by SIGSEGV; native code crashed"
+    assert describe_exit(1) == "ended with exit status 1"
+    assert describe_exit(None) == "ended without an exit status"

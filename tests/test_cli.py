@@ -1,0 +1,174 @@
+import os
+import signal
+import subprocess
+import sys
+import time
+from types import ModuleType, SimpleNamespace
+
+import nbformat
+import pytest
+
+import ovparts_lib
+from ovparts_lib import cli
+from ovparts_lib.runs import RunFolder, StartHereParameters
+from ovparts_lib.runs.project import package_parent
+
+READ = """from ovparts_lib.runs import RunFolder, StartHereParameters, read_parameters
+params = read_parameters(StartHereParameters)
+folder = RunFolder.open(params)
+if params.data_root == "sleep":
+    import os, time
+    (folder.path / "kernel").write_text(str(os.getpid()))
+    time.sleep(300)
+row = {"label": "after training", "mode": "oracle_obj", "protocol": "recommended"}
+folder.finish({"headline": [row | {"seen": 40.0, "unseen": 10.0, "harmonic": 16.0}]})
+"""
+
+
+@pytest.fixture
+def root(tmp_path, monkeypatch):
+    """A project with one notebook and one parameter file; the working directory is elsewhere."""
+    project = tmp_path / "project"
+    for folder in (project / "notebooks", project / "params" / "miniature", tmp_path / "elsewhere"):
+        folder.mkdir(parents=True)
+    monkeypatch.setenv("OVPARTS_ROOT", str(project))
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    parameters = nbformat.v4.new_code_cell(
+        'setting = "miniature"\nrun = "start"\ndata_root = "datasets/miniature"', metadata={"tags": ["parameters"]}
+    )
+    cells = [parameters, nbformat.v4.new_code_cell(READ)]
+    nbformat.write(nbformat.v4.new_notebook(cells=cells), project / "notebooks" / "00_start_here.ipynb")
+    (project / "params" / "miniature" / "start.yaml").write_text(
+        "notebook: 00_start_here\nsetting: miniature\nrun: start\n"
+    )
+    return project
+
+
+START = "params/miniature/start.yaml"
+
+
+def ovparts(*arguments, **options):
+    return subprocess.Popen(
+        [sys.executable, "-m", "ovparts_lib.cli", *arguments],
+        env=os.environ | {"PYTHONPATH": str(package_parent())},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        **options,
+    )
+
+
+def test_help_is_quick_and_shows_examples():
+    code = (
+        "import sys; from ovparts_lib import cli\n"
+        "try: cli.main(['--help'])\n"
+        "except SystemExit: print('heavy:', {'torch', 'pandas', 'papermill', 'pydantic', 'IPython'} & set(sys.modules))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=package_parent(), capture_output=True, text=True, check=True
+    )
+    assert "heavy: set()" in done.stdout
+    for word in ("ovparts demo", "ovparts run params/", "exit codes:", "resum"):
+        assert word in done.stdout + cli.RUN_EPILOG
+
+
+@pytest.mark.parametrize("command", ["run", "demo", "verify", "runs", "report", "submit"])
+def test_every_command_has_help(command, capsys):
+    with pytest.raises(SystemExit) as exit_:
+        cli.main([command, "--help"])
+    assert exit_.value.code == 0
+    assert "--traceback" in capsys.readouterr().out
+
+
+def test_version_and_wrong_usage(capsys):
+    for arguments, code in ((["--version"], 0), ([], 2), (["fly"], 2), (["run"], 2)):
+        with pytest.raises(SystemExit) as exit_:
+            cli.main(arguments)
+        assert exit_.value.code == code
+    assert f"ovparts {ovparts_lib.__version__}" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "expected"),
+    [
+        (["run", "nowhere.yaml"], 2, "nowhere.yaml: there is no such parameter file"),
+        (["run", START, "--set", "sample=3"], 2, "sample: unknown parameter; did you mean `samples`?"),
+        (["run", START, "--set", "samples=few"], 2, "samples = 'few': expected a whole number"),
+        (["demo", "nowhere.yaml"], 2, "nowhere.yaml: there is no such parameter file"),
+        (["report"], 1, "there are no runs in "),
+        (["submit", START, "--set", "sample=3"], 2, "did you mean `samples`?"),
+    ],
+)
+def test_one_clear_line_for_an_error(root, capsys, arguments, code, expected):
+    assert cli.main(arguments) == code
+    error = capsys.readouterr().err
+    assert error.startswith("ovparts: ")
+    assert expected in error
+    assert error.count("\n") == 1
+
+
+def test_traceback_for_developers(root, capsys):
+    assert cli.main(["run", "nowhere.yaml", "--traceback"]) == 2
+    assert "Traceback (most recent call last)" in capsys.readouterr().err
+
+
+def test_conflicts_and_locks_have_exit_codes_of_their_own(root, capsys):
+    params = StartHereParameters(setting="miniature", run="start")
+    folder = RunFolder.open(params)
+    holding = ovparts("run", START)
+    _, error = holding.communicate(timeout=60)
+    assert holding.returncode == 3
+    assert f"process {os.getpid()} on" in error
+    folder.close()
+    assert cli.main(["run", START, "--set", "samples=9"]) == 2
+    assert "samples: 4 there, 9 now" in capsys.readouterr().err
+
+
+def test_demo_runs_reports_and_is_reused(root, capfd):
+    assert cli.main(["demo"]) == 0
+    printed = capfd.readouterr().out
+    assert "1 of 1: 00_start_here (params/miniature/start.yaml)" in printed
+    assert "after training  oracle_obj  recommended  40.0    10.0      16.0" in printed
+    page = root / "outputs" / "report.html"
+    assert printed.rstrip().endswith(f"Report: {page.as_uri()}")
+    assert "start" in page.read_text()
+
+    assert cli.main(["demo"]) == 0
+    assert "is complete already" in capfd.readouterr().out
+    assert cli.main(["runs"]) == 0
+    assert "miniature  start  00_start_here  complete" in capfd.readouterr().out
+    assert cli.main(["report", "--setting", "miniature", "--to", "here.html"]) == 0
+    assert (root.parent / "elsewhere" / "here.html").is_file()
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_stopping_shuts_the_kernel_down(root, number, code):
+    process = ovparts("run", START, "--set", "data_root=sleep", start_new_session=True)
+    kernel = root / "outputs" / "miniature" / "start" / "kernel"
+    deadline = time.monotonic() + 60
+    while not (kernel.exists() and kernel.read_text()) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    process.send_signal(number)
+    _, error = process.communicate(timeout=60)
+    assert process.returncode == code
+    assert "00_start_here was stopped after" in error
+    assert (
+        "resume from the last checkpoint with: ovparts run params/miniature/start.yaml --set data_root=sleep" in error
+    )
+    with pytest.raises(ProcessLookupError):
+        os.kill(int(kernel.read_text()), 0)
+    assert (kernel.parent / "notebook.failed.ipynb").is_file()
+
+
+@pytest.mark.parametrize(("ok", "code"), [(True, 0), (False, 1)])
+def test_verify_prints_the_report(root, monkeypatch, capsys, ok, code):
+    def verify(folder):
+        assert folder == root / "datasets"
+        return SimpleNamespace(ok=ok, to_markdown=lambda: "| file | what |")
+
+    module = ModuleType("ovparts_lib.data.verify")
+    module.verify_pascal_part_116 = verify
+    monkeypatch.setitem(sys.modules, "ovparts_lib.data", ModuleType("ovparts_lib.data"))
+    monkeypatch.setitem(sys.modules, "ovparts_lib.data.verify", module)
+    assert cli.main(["verify", "datasets"]) == code
+    assert "| file | what |" in capsys.readouterr().out
