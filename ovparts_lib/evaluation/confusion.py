@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import tempfile
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -11,6 +9,8 @@ from pathlib import Path
 import numpy as np
 import torch
 from torch import Tensor
+
+from ovparts_lib.evaluation.atomic import replacing
 
 _COUNTS = "counts_"  # array names: counts_<mode>, so that other arrays of a file never collide with a mode
 
@@ -124,17 +124,9 @@ def write_matrices(
     path = Path(path)
     arrays = {_COUNTS + name: matrix.numpy() for name, matrix in matrices.items()}
     arrays |= {"vocabulary_hash": np.array(vocabulary_hash), **(extra or {})}
-    descriptor, partial = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
-    try:
-        with os.fdopen(descriptor, "wb") as file:
-            np.savez_compressed(file, **arrays)
-        mask = os.umask(0)
-        os.umask(mask)
-        Path(partial).chmod(0o666 & ~mask)  # mkstemp makes files for the owner only
-        Path(partial).replace(path)
-    except BaseException:
-        Path(partial).unlink(missing_ok=True)
-        raise
+    # An open file keeps numpy from appending ".npz" to the temporary name.
+    with replacing(path) as partial, partial.open("wb") as file:
+        np.savez_compressed(file, **arrays)
 
 
 def read_matrices(

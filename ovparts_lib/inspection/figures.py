@@ -1,0 +1,126 @@
+"""Figures that leave the notebook's style alone, and their files."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import wraps
+from io import BytesIO
+from pathlib import Path
+from typing import ParamSpec
+
+import numpy as np
+import pandas as pd
+from matplotlib import style
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from PIL import Image
+from torch import Tensor
+
+from ovparts_lib.evaluation.atomic import replacing
+
+_STYLE = {
+    "font.family": "DejaVu Sans",
+    "font.size": 9.0,
+    "axes.titlesize": 9.5,
+    "axes.labelsize": 9.0,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": False,
+    "axes.facecolor": "white",
+    "figure.facecolor": "white",
+    "legend.frameon": False,
+    "legend.fontsize": 8.5,
+    "xtick.labelsize": 8.5,
+    "ytick.labelsize": 8.5,
+    "hatch.linewidth": 0.7,
+    "image.interpolation": "antialiased",
+}
+
+_P = ParamSpec("_P")
+
+
+def styled(draw: Callable[_P, Figure]) -> Callable[_P, Figure]:
+    """Draw in the workbook's style without changing anybody's settings."""
+
+    @wraps(draw)
+    def drawn(*args: _P.args, **kwargs: _P.kwargs) -> Figure:
+        with style.context(["default", _STYLE]):
+            return draw(*args, **kwargs)
+
+    return drawn
+
+
+def new_figure(width: float, height: float) -> Figure:
+    """An empty figure, in inches at 100 dots per inch, that pyplot does not know.
+
+    It is shown once, as the value of a notebook cell, and is freed with its last reference; nothing has to be closed.
+    """
+    figure = Figure(figsize=(width, height), dpi=100, layout="constrained")
+    FigureCanvasAgg(figure)
+    return figure
+
+
+def save_figure(figure: Figure, path: Path | str, data: pd.DataFrame | None = None, *, dpi: int = 150) -> list[Path]:
+    """Write a figure as PNG and its data as CSV of the same name, each of them whole or not at all.
+
+    Returns:
+        The files written.
+
+    Raises:
+        ValueError: the path does not end in ``.png``.
+        OSError: no space or no permission; files of the same name that were there before are intact.
+    """
+    path = Path(path)
+    if path.suffix != ".png":
+        raise ValueError(f"figures are saved as .png, not {path.name!r}")
+    buffer = BytesIO()
+    figure.savefig(buffer, format="png", dpi=dpi)
+    with replacing(path) as partial:
+        partial.write_bytes(buffer.getvalue())
+    if data is None:
+        return [path]
+    table = path.with_suffix(".csv")
+    with replacing(table) as partial:
+        # A named index is part of the data (rows of a matrix); a plain one only counts lines.
+        data.to_csv(partial, index=data.index.name is not None)
+    return [path, table]
+
+
+def save_picture(picture: np.ndarray, path: Path | str) -> Path:
+    """Write uint8 (H, W, 3) at full size, PNG or JPEG by the ending of ``path``."""
+    path = Path(path)
+    with replacing(path) as partial:
+        Image.fromarray(picture).save(partial, format="JPEG" if path.suffix.lower() in (".jpg", ".jpeg") else "PNG")
+    return path
+
+
+def as_picture(image: Tensor | np.ndarray) -> np.ndarray:
+    """uint8 (H, W, 3) from an image as readers give it, (3, H, W), or from one that has this form already.
+
+    Raises:
+        ValueError: not an 8-bit RGB image.
+    """
+    array = _as_array(image)
+    if array.ndim == 3 and array.shape[0] == 3 and array.shape[2] != 3:
+        array = array.transpose(1, 2, 0)
+    if array.dtype != np.uint8 or array.ndim != 3 or array.shape[2] != 3:
+        raise ValueError(f"an image must be uint8 (3, H, W) or (H, W, 3), not {array.dtype} {array.shape}")
+    return np.ascontiguousarray(array)
+
+
+def as_labels(label_map: Tensor | np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """int64 (H, W) from a label map of any integer type.
+
+    Raises:
+        ValueError: not a label map, or not of the picture's size.
+    """
+    array = _as_array(label_map)
+    if array.ndim != 2 or not np.issubdtype(array.dtype, np.integer):
+        raise ValueError(f"a label map must be integer (H, W), not {array.dtype} {array.shape}")
+    if array.shape != tuple(size):
+        raise ValueError(f"the label map is {array.shape}, the picture {tuple(size)} (height, width)")
+    return array.astype(np.int64)
+
+
+def _as_array(values: Tensor | np.ndarray) -> np.ndarray:
+    return values.detach().cpu().numpy() if isinstance(values, Tensor) else np.asarray(values)

@@ -1,0 +1,234 @@
+"""Label maps on pictures: overlays with a legend of words, and ground truth beside prediction beside error."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.patches import Patch
+from scipy.ndimage import maximum_filter, minimum_filter
+from torch import Tensor
+
+from ovparts_lib.inspection.figures import as_labels, as_picture, new_figure, styled
+from ovparts_lib.inspection.palette import RIGHT, UNLABELLED, WRONG, class_colours
+from ovparts_lib.vocabularies.vocabulary import Vocabulary
+
+_DIMMED = 0.45  # brightness that is left of unlabelled pixels' surroundings in an error picture
+_LEGEND_ROWS = 24
+
+
+def render_overlay(
+    image: Tensor | np.ndarray,
+    label_map: Tensor | np.ndarray,
+    colours: np.ndarray,
+    *,
+    opacity: float = 0.6,
+    boundaries: bool = True,
+) -> np.ndarray:
+    """Paint labels on a picture, at the picture's full size.
+
+    Args:
+        image: uint8 (3, H, W) or (H, W, 3).
+        label_map: integer (H, W); labels without a colour (nothing, ignore) leave the picture as it is.
+        colours: uint8 (N, 3).
+        opacity: of the colours, 0..1.
+        boundaries: outline regions in white, with a line that stays visible when a large picture is shown small.
+
+    Returns:
+        uint8 (H, W, 3).
+    """
+    picture = as_picture(image)
+    labels = as_labels(label_map, picture.shape[:2])
+    painted = (labels >= 0) & (labels < len(colours))
+    # Row N of the table is never mixed in; it only gives the other labels something to look up.
+    table = np.concatenate([np.asarray(colours, np.float32), np.zeros((1, 3), np.float32)])
+    colour = table[np.where(painted, labels, len(colours))]
+    weight = np.where(painted, np.float32(opacity), np.float32(0))[..., None]
+    result = np.rint(picture * (1 - weight) + colour * weight).astype(np.uint8)
+    if boundaries:
+        result[_boundaries(np.where(painted, labels, -1))] = 255
+    return result
+
+
+@styled
+def overlay(
+    image: Tensor | np.ndarray,
+    label_map: Tensor | np.ndarray,
+    vocabulary: Vocabulary,
+    *,
+    title: str | None = None,
+    opacity: float = 0.6,
+) -> Figure:
+    """A label map on its picture, with a legend of the words that occur, largest first."""
+    painted = render_overlay(image, label_map, class_colours(vocabulary), opacity=opacity)
+    words = _present([as_labels(label_map, painted.shape[:2])], vocabulary)
+    columns = -(-len(words) // _LEGEND_ROWS)
+    width, height = _panel_size(painted, 6.4, 5.4)
+    figure = new_figure(width + 0.2 + 1.8 * columns, max(height + 0.35, 0.21 * min(len(words), _LEGEND_ROWS) + 0.4))
+    _show(figure.add_subplot(), painted, title)
+    _legend(figure, words, vocabulary, "outside right upper", columns)
+    return figure
+
+
+@styled
+def comparison(
+    image: Tensor | np.ndarray,
+    ground_truth: Tensor | np.ndarray,
+    prediction: Tensor | np.ndarray,
+    vocabulary: Vocabulary,
+    *,
+    title: str | None = None,
+) -> Figure:
+    """Ground truth, prediction and error of one picture, with the picture's own mean IoU.
+
+    Green is right, red wrong (also where nothing was predicted), grey has no label. The IoU is the mean over the
+    classes labelled in this picture, on labelled pixels; published figures are never means over pictures.
+    """
+    return _comparisons([image], [ground_truth], [prediction], vocabulary, [title])
+
+
+@styled
+def comparison_grid(
+    images: Sequence[Tensor | np.ndarray],
+    ground_truths: Sequence[Tensor | np.ndarray],
+    predictions: Sequence[Tensor | np.ndarray],
+    vocabulary: Vocabulary,
+    *,
+    titles: Sequence[str] | None = None,
+) -> Figure:
+    """Several pictures, a row each, as :func:`comparison` shows one; the legend is common."""
+    return _comparisons(images, ground_truths, predictions, vocabulary, titles or [None] * len(images))
+
+
+@styled
+def label_grid(
+    images: Sequence[Tensor | np.ndarray],
+    label_maps: Sequence[Tensor | np.ndarray],
+    vocabulary: Vocabulary,
+    *,
+    titles: Sequence[str] | None = None,
+    columns: int = 4,
+) -> Figure:
+    """Several label maps on their pictures, with one legend of the words that occur in any of them."""
+    colours, titles = class_colours(vocabulary), titles or [None] * len(images)
+    painted = [render_overlay(image, labels, colours) for image, labels in zip(images, label_maps, strict=True)]
+    words = _present([as_labels(m, p.shape[:2]) for m, p in zip(label_maps, painted, strict=True)], vocabulary)
+    columns = min(columns, len(painted))
+    rows, width = -(-len(painted) // columns), 11.0
+    tallest = max(p.shape[0] / p.shape[1] for p in painted)
+    panel = width / columns * min(tallest, 1.4) + 0.3
+    figure = new_figure(width, rows * panel + _legend_height(words, width))
+    axes = figure.subplots(rows, columns, squeeze=False).ravel()
+    for ax in axes[len(painted) :]:
+        ax.set_axis_off()
+    for ax, picture, title in zip(axes, painted, titles, strict=False):
+        _show(ax, picture, title)
+    _legend(figure, words, vocabulary, "outside lower center", _columns_below(words, width))
+    return figure
+
+
+def render_error(
+    image: Tensor | np.ndarray, ground_truth: np.ndarray, prediction: np.ndarray, ignore_label: int
+) -> np.ndarray:
+    """Right in green, wrong in red, unlabelled in grey, over the dimmed picture: uint8 (H, W, 3)."""
+    picture = as_picture(image)
+    labelled = ground_truth != ignore_label
+    verdict = np.where(labelled, np.where(prediction == ground_truth, 0, 1), 2)
+    dim = np.rint(picture.mean(axis=2, keepdims=True).repeat(3, axis=2) * _DIMMED + 60).astype(np.uint8)
+    result = render_overlay(dim, verdict, np.array([RIGHT, WRONG, UNLABELLED]), opacity=0.7, boundaries=False)
+    result[~labelled] = np.rint(0.6 * np.array(UNLABELLED) + 0.4 * dim[~labelled]).astype(np.uint8)
+    return result
+
+
+def picture_iou(ground_truth: np.ndarray, prediction: np.ndarray, ignore_label: int) -> float:
+    """Mean IoU in percent over the classes labelled in one picture, on its labelled pixels; NaN without labels."""
+    labelled = ground_truth != ignore_label
+    truth, guess = ground_truth[labelled], prediction[labelled]
+    ious = [100 * ((truth == c) & (guess == c)).sum() / ((truth == c) | (guess == c)).sum() for c in np.unique(truth)]
+    return float(np.mean(ious)) if ious else float("nan")
+
+
+def _comparisons(
+    images: Sequence[Tensor | np.ndarray],
+    ground_truths: Sequence[Tensor | np.ndarray],
+    predictions: Sequence[Tensor | np.ndarray],
+    vocabulary: Vocabulary,
+    titles: Sequence[str | None],
+) -> Figure:
+    colours, pictures = class_colours(vocabulary), [as_picture(image) for image in images]
+    truths = [as_labels(m, p.shape[:2]) for m, p in zip(ground_truths, pictures, strict=True)]
+    guesses = [as_labels(m, p.shape[:2]) for m, p in zip(predictions, pictures, strict=True)]
+    words = _present([*truths, *guesses], vocabulary)
+    width = 11.0
+    heights = [min(width / 3 * p.shape[0] / p.shape[1], 4.6) + 0.25 for p in pictures]
+    figure = new_figure(width, sum(heights) + _legend_height(words, width))
+    axes = figure.subplots(len(pictures), 3, squeeze=False, gridspec_kw={"height_ratios": heights})
+    for row, picture, truth, guess, title in zip(axes, pictures, truths, guesses, titles, strict=True):
+        iou = picture_iou(truth, guess, vocabulary.ignore_label)
+        _show(row[0], render_overlay(picture, truth, colours), f"{title}: ground truth" if title else "ground truth")
+        _show(row[1], render_overlay(picture, guess, colours), "prediction")
+        verdict = "no labels" if np.isnan(iou) else f"mean IoU {iou:.1f} %"
+        _show(row[2], render_error(picture, truth, guess, vocabulary.ignore_label), f"error, {verdict}")
+    verdicts = [
+        Patch(color=np.array(c) / 255, label=t)
+        for c, t in ((RIGHT, "right"), (WRONG, "wrong"), (UNLABELLED, "no label"))
+    ]
+    _legend(figure, words, vocabulary, "outside lower center", _columns_below(words, width), verdicts)
+    return figure
+
+
+def _boundaries(labels: np.ndarray) -> np.ndarray:
+    """Pixels next to another label; the line is as thick as the picture is large."""
+    thickness = max(2, round(max(labels.shape) / 450))
+    return maximum_filter(labels, thickness) != minimum_filter(labels, thickness)
+
+
+def _present(label_maps: Sequence[np.ndarray], vocabulary: Vocabulary) -> list[int]:
+    """Part ids that occur, by area in descending order."""
+    count = len(vocabulary.parts)
+    area = sum(np.bincount(m[(m >= 0) & (m < count)], minlength=count) for m in label_maps)
+    return [int(part) for part in np.argsort(-area, kind="stable") if area[part]]
+
+
+def _panel_size(picture: np.ndarray, width: float, height: float) -> tuple[float, float]:
+    scale = min(width / picture.shape[1], height / picture.shape[0])
+    return picture.shape[1] * scale, picture.shape[0] * scale
+
+
+def _show(ax: Axes, picture: np.ndarray, title: str | None) -> None:
+    ax.imshow(picture)
+    ax.set_axis_off()
+    if title:
+        ax.set_title(title)
+
+
+def _columns_below(words: Sequence[int], width: float) -> int:
+    return max(1, min(len(words), int(width / 1.75)))
+
+
+def _legend_height(words: Sequence[int], width: float) -> float:
+    return 0.3 + 0.2 * -(-(len(words) + 3) // _columns_below(words, width))
+
+
+def _legend(
+    figure: Figure,
+    words: Sequence[int],
+    vocabulary: Vocabulary,
+    place: str,
+    columns: int,
+    more: Sequence[Patch] = (),
+) -> None:
+    colours = class_colours(vocabulary) / 255
+    handles = [Patch(color=colours[part], label=vocabulary.parts[part]) for part in words] + list(more)
+    if handles:
+        figure.legend(
+            handles=handles,
+            loc=place,
+            ncols=max(1, columns),
+            handlelength=1.2,
+            handleheight=1.0,
+            columnspacing=1.2,
+            labelspacing=0.35,
+        )
