@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from datetime import timedelta
@@ -50,7 +51,15 @@ def launch(settings: TrainingSettings) -> Fabric:
             precision=settings.precision,
         )
     fabric.launch()
+    if settings.processes > 1:
+        atexit.register(_leave_group)
     return fabric
+
+
+def _leave_group() -> None:
+    # Fabric does this for NCCL only; gloo's threads, left running, now and then abort a process that is done.
+    if torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
 
 
 class LossModule(nn.Module):

@@ -51,10 +51,12 @@ def test_the_loop_equals_plain_torch_written_out(tmp_path, clip):
 
 def test_micro_batches_equal_one_large_batch(tmp_path):
     large, small = ToyModel(dropout=0.0), ToyModel(dropout=0.0)
-    train(large, toy_loader(batch_size=12), settings(batch_size=12), run_dir=tmp_path / "large")
-    train(small, toy_loader(batch_size=4), settings(accumulate=3), run_dir=tmp_path / "small")
+    one = train(large, toy_loader(batch_size=12), settings(batch_size=12), run_dir=tmp_path / "large")
+    many = train(small, toy_loader(batch_size=4), settings(accumulate=3), run_dir=tmp_path / "small")
     del large.calls, small.calls  # which counts calls, not steps
     assert_same(weights(large), weights(small), rtol=1e-4, atol=1e-6)
+    for column in ("loss", "gradient_norm"):
+        np.testing.assert_allclose(one.history[column], many.history[column], rtol=1e-4)
 
 
 def test_the_history_holds_what_was_trained(tmp_path):
