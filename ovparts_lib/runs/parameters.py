@@ -138,7 +138,8 @@ class ClipsegParameters(RunParameters):
     evaluate_before_training: Flag = Field(True, description="also score the weights that training begins from")
     evaluation_limit: Whole | None = Field(None, ge=1, description="score only the first images; none scores all")
     protocols: Protocols = Field(["recommended", "ov_parts"], description="how the confusion matrices are read")
-    attention_images: Whole = Field(2, ge=0, description="images shown with attention maps")
+    comparison_images: Whole = Field(6, ge=1, description="test images shown with ground truth and error")
+    attention_images: Whole = Field(2, ge=0, description="test images shown with attention maps")
 
     def rules(self) -> list[str]:
         """Either a checkpoint or a training, from weights that exist, with options that fit together."""
