@@ -1,4 +1,5 @@
 import random
+import warnings
 from itertools import islice
 
 import numpy as np
@@ -138,6 +139,16 @@ def test_deterministic_kernels_are_asked_for_during_training_only(tmp_path):
     )
     assert seen == [True]
     assert not torch.are_deterministic_algorithms_enabled()
+
+
+def test_one_process_does_not_mind_the_cluster_it_runs_on(tmp_path, monkeypatch):
+    job = {"SLURM_NTASKS": "4", "SLURM_JOB_NAME": "notebook", "SLURM_JOB_ID": "1", "SLURM_PROCID": "2"}
+    for name, value in job.items():
+        monkeypatch.setenv(name, value)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        result = train(ToyModel(), toy_loader(), settings(), run_dir=tmp_path)
+    assert result.step == 12
 
 
 def test_a_loader_with_another_batch_size_is_an_error(tmp_path):
