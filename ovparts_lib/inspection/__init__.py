@@ -1,1 +1,63 @@
-"""Inspection: pictures that show what a system did. Every function returns a matplotlib Figure."""
+"""Inspection: pictures of what a system did.
+
+Functions that draw return a matplotlib Figure that pyplot does not know; it is shown once, as the value of a notebook
+cell. Functions called ``render_…`` return uint8 pictures at full size.
+"""
+
+from ovparts_lib.inspection.attention import (
+    SOURCES,
+    attention_map,
+    attention_table,
+    clip_attention,
+    decoder_attention,
+    peak_patch,
+    render_heat,
+    score_maps,
+    score_table,
+)
+from ovparts_lib.inspection.charts import frequency_bars, iou_bars, iou_grid, iou_heatmap
+from ovparts_lib.inspection.confusions import part_confusion, part_confusion_table
+from ovparts_lib.inspection.curves import run_bars, training_curve
+from ovparts_lib.inspection.figures import save_figure, save_picture
+from ovparts_lib.inspection.overlays import (
+    comparison,
+    comparison_grid,
+    comparison_table,
+    label_grid,
+    overlay,
+    render_error,
+    render_overlay,
+)
+from ovparts_lib.inspection.palette import class_colours
+from ovparts_lib.inspection.widgets import browse
+
+__all__ = [
+    "SOURCES",
+    "attention_map",
+    "attention_table",
+    "browse",
+    "class_colours",
+    "clip_attention",
+    "comparison",
+    "comparison_grid",
+    "comparison_table",
+    "decoder_attention",
+    "frequency_bars",
+    "iou_bars",
+    "iou_grid",
+    "iou_heatmap",
+    "label_grid",
+    "overlay",
+    "part_confusion",
+    "part_confusion_table",
+    "peak_patch",
+    "render_error",
+    "render_heat",
+    "render_overlay",
+    "run_bars",
+    "save_figure",
+    "save_picture",
+    "score_maps",
+    "score_table",
+    "training_curve",
+]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
+import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
@@ -16,7 +17,7 @@ from ovparts_lib.inspection.palette import RIGHT, UNLABELLED, WRONG, class_colou
 from ovparts_lib.vocabularies.vocabulary import Vocabulary
 
 _DIMMED = 0.45  # brightness that is left of unlabelled pixels' surroundings in an error picture
-_LEGEND_ROWS = 24
+_LEGEND_ROWS, _LEGEND_WORDS = 24, 48  # in a column beside a picture; words in a legend below pictures
 
 
 def render_overlay(
@@ -64,7 +65,7 @@ def overlay(
     """A label map on its picture, with a legend of the words that occur, largest first."""
     painted = render_overlay(image, label_map, class_colours(vocabulary), opacity=opacity)
     words = _present([as_labels(label_map, painted.shape[:2])], vocabulary)
-    columns = -(-len(words) // _LEGEND_ROWS)
+    columns = -(-min(len(words), _LEGEND_WORDS) // _LEGEND_ROWS)
     width, height = _panel_size(painted, 6.4, 5.4)
     figure = new_figure(width + 0.2 + 1.8 * columns, max(height + 0.35, 0.21 * min(len(words), _LEGEND_ROWS) + 0.4))
     _show(figure.add_subplot(), painted, title)
@@ -117,10 +118,10 @@ def label_grid(
     words = _present([as_labels(m, p.shape[:2]) for m, p in zip(label_maps, painted, strict=True)], vocabulary)
     columns = min(columns, len(painted))
     rows, width = -(-len(painted) // columns), 11.0
-    tallest = max(p.shape[0] / p.shape[1] for p in painted)
-    panel = width / columns * min(tallest, 1.4) + 0.3
-    figure = new_figure(width, rows * panel + _legend_height(words, width))
-    axes = figure.subplots(rows, columns, squeeze=False).ravel()
+    shapes = [painted[row * columns : (row + 1) * columns] for row in range(rows)]
+    heights = [width / columns * min(1.4, max(p.shape[0] / p.shape[1] for p in row)) + 0.28 for row in shapes]
+    figure = new_figure(width, sum(heights) + _legend_height(words, width), pictures=True)
+    axes = figure.subplots(rows, columns, squeeze=False, gridspec_kw={"height_ratios": heights}).ravel()
     for ax in axes[len(painted) :]:
         ax.set_axis_off()
     for ax, picture, title in zip(axes, painted, titles, strict=False):
@@ -140,6 +141,28 @@ def render_error(
     result = render_overlay(dim, verdict, np.array([RIGHT, WRONG, UNLABELLED]), opacity=0.7, boundaries=False)
     result[~labelled] = np.rint(0.6 * np.array(UNLABELLED) + 0.4 * dim[~labelled]).astype(np.uint8)
     return result
+
+
+def comparison_table(
+    ground_truth: Tensor | np.ndarray, prediction: Tensor | np.ndarray, vocabulary: Vocabulary
+) -> pd.DataFrame:
+    """Data behind :func:`comparison`: per part that occurs in either map, pixels and IoU on labelled pixels.
+
+    Returns:
+        Columns part, labelled (pixels), predicted (pixels, anywhere), right (pixels), IoU (percent; NaN if the part is
+        not labelled).
+    """
+    truth = as_labels(ground_truth, tuple(ground_truth.shape))
+    guess = as_labels(prediction, truth.shape)
+    known = truth != vocabulary.ignore_label
+    rows = []
+    for part in sorted(_present([truth, guess], vocabulary)):
+        wanted, given = truth == part, guess == part
+        right, union = int((wanted & given).sum()), int((wanted | (given & known)).sum())
+        iou = 100 * right / union if wanted.any() else np.nan
+        counts = {"labelled": int(wanted.sum()), "predicted": int(given.sum()), "right": right}
+        rows.append({"part": vocabulary.parts[part], **counts, "IoU": iou})
+    return pd.DataFrame(rows, columns=["part", "labelled", "predicted", "right", "IoU"])
 
 
 def picture_iou(ground_truth: np.ndarray, prediction: np.ndarray, ignore_label: int) -> float:
@@ -163,7 +186,7 @@ def _comparisons(
     words = _present([*truths, *guesses], vocabulary)
     width = 11.0
     heights = [min(width / 3 * p.shape[0] / p.shape[1], 4.6) + 0.25 for p in pictures]
-    figure = new_figure(width, sum(heights) + _legend_height(words, width))
+    figure = new_figure(width, sum(heights) + _legend_height(words, width), pictures=True)
     axes = figure.subplots(len(pictures), 3, squeeze=False, gridspec_kw={"height_ratios": heights})
     for row, picture, truth, guess, title in zip(axes, pictures, truths, guesses, titles, strict=True):
         iou = picture_iou(truth, guess, vocabulary.ignore_label)
@@ -209,7 +232,7 @@ def _columns_below(words: Sequence[int], width: float) -> int:
 
 
 def _legend_height(words: Sequence[int], width: float) -> float:
-    return 0.3 + 0.2 * -(-(len(words) + 3) // _columns_below(words, width))
+    return 0.3 + 0.2 * -(-(min(len(words), _LEGEND_WORDS) + 4) // _columns_below(words, width))
 
 
 def _legend(
@@ -221,7 +244,10 @@ def _legend(
     more: Sequence[Patch] = (),
 ) -> None:
     colours = class_colours(vocabulary) / 255
-    handles = [Patch(color=colours[part], label=vocabulary.parts[part]) for part in words] + list(more)
+    handles = [Patch(color=colours[part], label=vocabulary.parts[part]) for part in words[:_LEGEND_WORDS]]
+    if len(words) > _LEGEND_WORDS:
+        handles.append(Patch(color="none", label=f"and {len(words) - _LEGEND_WORDS} smaller"))
+    handles += more
     if handles:
         figure.legend(
             handles=handles,

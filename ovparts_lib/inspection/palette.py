@@ -5,18 +5,22 @@ from __future__ import annotations
 import hashlib
 
 import numpy as np
+from matplotlib.colors import to_rgb
 
 from ovparts_lib.vocabularies.vocabulary import Vocabulary, split_part_name
 
 SEEN, UNSEEN = "#0072B2", "#E69F00"  # blue and orange of Okabe and Ito (2008), safe for all common colour blindness
+HATCH = "////"  # marks unseen objects where colour alone would have to
 RIGHT, WRONG, UNLABELLED = (0, 158, 115), (213, 48, 20), (150, 150, 150)
 
 # 18 sRGB colours by farthest-point selection in OKLab: pairs are at least 0.14 apart for normal vision and 0.077 as
 # deuteranopes and protanopes see them (Machado et al. 2009); 0.02 is just noticeable.
+# fmt: off
 _SLOTS = (
-    "AC697E 82FA2A 0FF6F1 0A42E7 954D05 D2A408 F134B7 32C3B3 8424B0 "
-    "0C8BBB 669014 CFE19D F47B76 575A7F 6E67F8 9EC7FE A61859 BE84FF"
-).split()
+    "#AC697E", "#82FA2A", "#0FF6F1", "#0A42E7", "#954D05", "#D2A408", "#F134B7", "#32C3B3", "#8424B0",
+    "#0C8BBB", "#669014", "#CFE19D", "#F47B76", "#575A7F", "#6E67F8", "#9EC7FE", "#A61859", "#BE84FF",
+)
+# fmt: on
 
 # Linear sRGB -> LMS, LMS^(1/3) -> OKLab (Ottosson 2020).
 _TO_LMS = np.array(
@@ -72,7 +76,7 @@ def _first_free(generic: str, taken: list[int]) -> int:
 
 def _tinted(slot: int, family: str, crowding: int) -> np.ndarray:
     """The slot's colour, shifted by the object; a slot used a second or third time is also lighter or darker."""
-    lightness, chroma, hue = _to_oklch(np.array([int(_SLOTS[slot][i : i + 2], 16) for i in (0, 2, 4)]) / 255)
+    lightness, chroma, hue = _to_oklch(np.array(to_rgb(_SLOTS[slot])))
     if family:
         lightness += 0.05 * (_number(f"{family}|lightness") - 0.5)
         hue += np.radians(16) * (_number(f"{family}|hue") - 0.5)
@@ -92,7 +96,7 @@ def _to_oklch(rgb: np.ndarray) -> tuple[float, float, float]:
 
 
 def _from_oklch(lightness: float, chroma: float, hue: float) -> np.ndarray:
-    """sRGB in [0, 1]; chroma gives way where the colour cannot be shown."""
+    """Red, green and blue in [0, 1]; chroma gives way where the colour cannot be shown."""
     for shown in np.linspace(chroma, 0, 60):
         lab = np.array([lightness, shown * np.cos(hue), shown * np.sin(hue)])
         linear = np.linalg.solve(_TO_LMS, np.linalg.solve(_TO_LAB, lab) ** 3)

@@ -1,0 +1,154 @@
+"""Charts of a per-class table: bars grouped by object, and a heat map of objects by generic parts."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pandas as pd
+import seaborn as sns
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.patches import Patch
+
+from ovparts_lib.inspection.figures import new_figure, styled
+from ovparts_lib.inspection.palette import HATCH, SEEN, UNSEEN
+
+_ROWS = 46  # bars above one another before a chart goes on beside itself
+
+
+@styled
+def iou_bars(table: pd.DataFrame, *, column: str = "IoU", title: str | None = None) -> Figure:
+    """IoU of every class as horizontal bars, grouped by object; unseen objects are orange and hatched.
+
+    Args:
+        table: as :func:`ovparts_lib.evaluation.class_table` gives it; classes without a value are counted, not drawn.
+        column: what to draw, in percent.
+        title: replaces mode and protocol.
+    """
+    shown = table[table[column].notna()]
+    left_out = len(table) - len(shown)
+    note = f"; not shown: {left_out} without labels" if left_out else ""
+    title = title or f"{column} per class{_origin(table)}{note}"
+    return _grouped_bars(shown, column, title, f"{column} (%)", limit=100)
+
+
+@styled
+def frequency_bars(frequencies: pd.DataFrame) -> Figure:
+    """How many images show each part, grouped by object, from :func:`ovparts_lib.data.class_frequencies`."""
+    shown = frequencies[frequencies["images"] > 0]
+    left_out = len(frequencies) - len(shown)
+    note = f"; not shown: {left_out} that never occur" if left_out else ""
+    generic = [part.partition("'s ")[2] or part for part in shown["part"]]
+    return _grouped_bars(shown.assign(generic=generic), "images", f"Images per part{note}", "images", limit=None)
+
+
+@styled
+def iou_heatmap(table: pd.DataFrame, *, column: str = "IoU") -> Figure:
+    """Object by generic part: empty where the object has no such part, rows of unseen objects marked.
+
+    Args:
+        table: as :func:`ovparts_lib.evaluation.class_table` gives it.
+        column: what to colour, in percent.
+    """
+    grid, seen = iou_grid(table, column), table.groupby("object")["seen"].first()
+    # The shorter list goes across, so that numbers stay legible at notebook width.
+    across = grid if grid.shape[1] <= 24 else grid.T
+    cell = min(0.52, 9.6 / across.shape[1])
+    figure = new_figure(max(4.5, cell * across.shape[1] + 2.4), max(2.6, 0.25 * across.shape[0] + 1.8))
+    ax = figure.add_subplot()
+    sns.heatmap(
+        across,
+        ax=ax,
+        vmin=0,
+        vmax=100,
+        cmap="viridis",
+        annot=True,
+        fmt=".0f",
+        annot_kws={"size": 7.5 if cell >= 0.4 else 6},
+        linewidths=0.5,
+        linecolor="#E4E4E4",
+        xticklabels=True,
+        yticklabels=True,
+        cbar_kws={"label": f"{column} (%)", "shrink": min(0.6, 14 / len(across)), "aspect": 25, "pad": 0.01},
+    )
+    ax.set(xlabel="", ylabel="")
+    ax.tick_params(length=0)
+    ax.set_xticklabels(ax.get_xticklabels(), rotation=50, ha="right", rotation_mode="anchor")
+    ax.set_yticklabels(ax.get_yticklabels(), rotation=0)
+    labels = ax.get_yticklabels() if across is grid else ax.get_xticklabels()
+    for label, name in zip(labels, grid.index, strict=True):
+        if not seen[name]:
+            label.set(color="#B35900", fontweight="bold", text=f"{name} *")
+    names = [label.get_text() for label in labels]
+    (ax.set_yticklabels if across is grid else ax.set_xticklabels)(names)
+    ax.set_title(f"{column} by object and part{_origin(table)}    * unseen object", loc="left")
+    return figure
+
+
+def iou_grid(table: pd.DataFrame, column: str = "IoU") -> pd.DataFrame:
+    """Data behind :func:`iou_heatmap`: objects (seen ones first) by generic parts (most shared first)."""
+    shown = table[table[column].notna()]
+    grid = shown.pivot(index="object", columns="generic", values=column)
+    seen = shown.groupby("object")["seen"].first()
+    grid = grid.loc[sorted(grid.index, key=lambda name: (not seen[name], name))]
+    return grid[sorted(grid.columns, key=lambda name: (-grid[name].notna().sum(), name))]
+
+
+def _grouped_bars(table: pd.DataFrame, column: str, title: str, unit: str, limit: float | None) -> Figure:
+    blocks = _blocks(table)
+    fullest = max((sum(len(rows) + 1 for _, rows in block) for block in blocks), default=1)
+    width = min(11.5, 4.4 * len(blocks) + 0.6)
+    figure = new_figure(width, max(1.8, 0.165 * fullest + 0.9))
+    top = limit or (max(1, table[column].max()) if len(table) else 1)
+    axes = figure.subplots(1, len(blocks), squeeze=False)[0] if blocks else []
+    for ax, block in zip(axes, blocks, strict=True):
+        _bar_block(ax, block, column, top, fullest)
+        ax.set_xlabel(unit)
+    figure.suptitle(title, fontsize=10.5)
+    unseen = Patch(facecolor=UNSEEN, hatch=HATCH, edgecolor="white", label="unseen")
+    handles = [Patch(facecolor=SEEN, label="seen"), unseen]
+    figure.legend(handles=handles, loc="outside lower center", ncols=2)
+    return figure
+
+
+def _blocks(table: pd.DataFrame) -> list[list[tuple[str, pd.DataFrame]]]:
+    """Objects in the order they stand beside each other: seen first, then unseen, in columns of similar length."""
+    groups = sorted(table.groupby("object", sort=True), key=lambda group: not group[1]["seen"].iloc[0])
+    rows = sum(len(group) + 1 for _, group in groups)
+    share = rows / max(1, math.ceil(rows / _ROWS))
+    blocks: list[list[tuple[str, pd.DataFrame]]] = []
+    filled = 0.0
+    for name, group in groups:
+        # A group goes where its middle falls.
+        number = int((filled + (len(group) + 1) / 2) // share)
+        while len(blocks) <= number:
+            blocks.append([])
+        blocks[number].append((str(name), group))
+        filled += len(group) + 1
+    return [block for block in blocks if block]
+
+
+def _bar_block(ax: Axes, block: list[tuple[str, pd.DataFrame]], column: str, top: float, fullest: int) -> None:
+    place, ticks, names = 0, [], []
+    for name, rows in block:
+        seen = bool(rows["seen"].iloc[0])
+        ax.text(0, place, name, ha="left", va="center", fontweight="bold", size=8.5, color=SEEN if seen else "#B35900")
+        places = np.arange(place + 1, place + 1 + len(rows))
+        bars = ax.barh(
+            places, rows[column], 0.74, color=SEEN if seen else UNSEEN, hatch="" if seen else HATCH, edgecolor="white"
+        )
+        ax.bar_label(bars, [f"{value:.0f}" for value in rows[column]], padding=2, size=7)
+        ticks += list(places)
+        names += list(rows["generic"])
+        place += 1 + len(rows)
+    ax.set(xlim=(0, 1.1 * top), ylim=(fullest - 0.4, -0.7))
+    ax.set_yticks(ticks, names, size=7.5)
+    ax.tick_params(axis="y", length=0)
+    ax.spines["left"].set_visible(False)
+
+
+def _origin(table: pd.DataFrame) -> str:
+    """``, pred_all, recommended 1`` where the table says so."""
+    parts = [str(table[key].iloc[0]) for key in ("mode", "protocol") if key in table and len(table)]
+    return "".join(f", {part}" for part in parts)

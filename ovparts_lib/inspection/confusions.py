@@ -1,0 +1,106 @@
+"""Which part of an object is taken for which."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+import seaborn as sns
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from ovparts_lib.evaluation.evaluator import Evaluation
+from ovparts_lib.inspection.figures import new_figure, styled
+
+
+@styled
+def part_confusion(
+    evaluation: Evaluation, *, objects: Sequence[str] | None = None, mode: str | None = None, columns: int = 3
+) -> Figure:
+    """What the labelled pixels of each part were taken for, in percent of the part's pixels; a panel per object.
+
+    Args:
+        evaluation: the counts.
+        objects: objects to show; by default all that have two or more labelled parts.
+        mode: a mode of the evaluation; the first by default.
+        columns: panels side by side.
+
+    Raises:
+        ValueError: no such mode, or nothing to show.
+        UnknownClassError: no such object.
+    """
+    mode = _mode_of(evaluation, mode)
+    vocabulary, counts = evaluation.vocabulary, evaluation.matrices[mode].numpy()
+    if objects is None:
+        labelled = counts[:, :-1].sum(axis=0) > 0
+        objects = [
+            name for i, name in enumerate(vocabulary.objects) if sum(labelled[list(vocabulary.parts_of(i))]) >= 2
+        ]
+    if not objects:
+        raise ValueError("no object has two labelled parts, so there is no confusion to show")
+    tables = [part_confusion_table(evaluation, name, mode) for name in objects]
+    columns = min(columns, len(tables))
+    size = max(len(table.columns) for table in tables)
+    side = max(2.6, min(11.5 / columns, 0.36 * size + 1.6)) if columns > 1 else max(4.2, 0.5 * size + 1.8)
+    figure = new_figure(side * columns, -(-len(tables) // columns) * (0.8 * side + 0.35) + 0.4)
+    axes = figure.subplots(-(-len(tables) // columns), columns, squeeze=False).ravel()
+    for ax in axes[len(tables) :]:
+        ax.set_axis_off()
+    for ax, table, name in zip(axes, tables, objects, strict=False):
+        unseen = " *" if name in vocabulary.unseen_objects else ""
+        _confusion_panel(ax, table, f"{name}{unseen}", large=columns == 1)
+    figure.suptitle(f"Taken for, % of the part's pixels; {mode}; * unseen object", fontsize=10.5)
+    return figure
+
+
+def part_confusion_table(evaluation: Evaluation, object_name: str, mode: str | None = None) -> pd.DataFrame:
+    """Data behind :func:`part_confusion`: rows ground truth, columns prediction, in percent of the row.
+
+    Columns are the object's parts and, where they were predicted, ``other objects`` and ``nothing``. Rows of parts
+    without labelled pixels are left out; the others sum to 100.
+    """
+    vocabulary, mode = evaluation.vocabulary, _mode_of(evaluation, mode)
+    own = list(vocabulary.parts_of(vocabulary.object_id(object_name)))
+    counts = evaluation.matrices[mode].numpy()[:, own].T.astype(np.float64)
+    names = [vocabulary.parts[part].partition("'s ")[2] or vocabulary.parts[part] for part in own]
+    table = pd.DataFrame(counts[:, own], index=pd.Index(names, name="ground truth"), columns=names)
+    nothing = counts[:, -1]
+    others = counts.sum(axis=1) - counts[:, own].sum(axis=1) - nothing
+    if others.any():
+        table["other objects"] = others
+    if nothing.any():
+        table["nothing"] = nothing
+    total = table.sum(axis=1)
+    return 100 * table[total > 0].div(total[total > 0], axis=0)
+
+
+def _confusion_panel(ax: Axes, table: pd.DataFrame, title: str, *, large: bool) -> None:
+    # Zeros say nothing and would hide where the others are.
+    numbers = table.map(lambda value: f"{value:.0f}" if value >= 0.5 else "")
+    sns.heatmap(
+        table,
+        ax=ax,
+        vmin=0,
+        vmax=100,
+        cmap="Blues",
+        annot=numbers,
+        fmt="",
+        annot_kws={"size": 8 if large else 6.5 if len(table.columns) <= 12 else 5.5},
+        linewidths=0.4,
+        linecolor="#E4E4E4",
+        cbar=False,
+        xticklabels=True,
+        yticklabels=True,
+    )
+    ax.set(xlabel="", ylabel="")
+    ax.set_title(title, fontweight="bold")
+    ax.tick_params(length=0, labelsize=8 if large else 7)
+    ax.set_xticklabels(ax.get_xticklabels(), rotation=50, ha="right", rotation_mode="anchor")
+    ax.set_yticklabels(ax.get_yticklabels(), rotation=0)
+
+
+def _mode_of(evaluation: Evaluation, mode: str | None) -> str:
+    if mode is not None and mode not in evaluation.matrices:
+        raise ValueError(f"the evaluation has no mode {mode!r}; it has {', '.join(evaluation.modes)}")
+    return mode or evaluation.modes[0]

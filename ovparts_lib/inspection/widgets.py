@@ -1,0 +1,76 @@
+"""A small viewer: a slider over pictures, menus for what to show; plain figures where nobody can move a slider."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from io import BytesIO
+from typing import Any
+
+import ipywidgets
+from IPython import get_ipython
+from IPython.display import display
+from matplotlib.figure import Figure
+
+
+def browse(
+    draw: Callable[..., Figure],
+    pictures: Sequence[str],
+    *,
+    interactive: bool | None = None,
+    static: int = 1,
+    **menus: Sequence[Any],
+) -> ipywidgets.VBox | None:
+    """Look through figures that are drawn when they are asked for.
+
+    Args:
+        draw: ``draw(index, **chosen)`` gives the figure of a picture, with one value of each menu.
+        pictures: their names.
+        interactive: a viewer, or figures that stay in the notebook; by default a viewer only where a person runs the
+            notebook, since an executed notebook keeps figures but not what a slider would show.
+        static: how many figures to show without a viewer, one a picture, with the first value of each menu.
+        menus: values to choose from, by the name of ``draw``'s argument: ``browse(draw, names, layer=[0, 1, 2])``.
+
+    Returns:
+        The viewer; None where figures were displayed instead.
+
+    Raises:
+        ValueError: nothing to look at, or a menu without values.
+    """
+    empty = [name for name, values in menus.items() if not len(values)]
+    if not len(pictures) or empty:
+        raise ValueError(f"there is nothing to choose from in {', '.join(empty) or 'pictures'}")
+    if someone_is_there() if interactive is None else interactive:
+        return _viewer(draw, pictures, menus)
+    for index in range(min(static, len(pictures))):
+        display(draw(index, **{name: values[0] for name, values in menus.items()}))
+    return None
+
+
+def someone_is_there() -> bool:
+    """Whether a person runs this notebook: the kernel's client can be asked for input, which papermill's cannot."""
+    shell = get_ipython()
+    kernel = getattr(shell, "kernel", None)
+    return bool(getattr(kernel, "_allow_stdin", False))
+
+
+def _viewer(draw: Callable[..., Figure], pictures: Sequence[str], menus: dict[str, Sequence[Any]]) -> ipywidgets.VBox:
+    slider = ipywidgets.IntSlider(
+        max=len(pictures) - 1, description="picture", continuous_update=False, readout=False, layout={"width": "28em"}
+    )
+    name = ipywidgets.Label()
+    choices = {
+        key: ipywidgets.Dropdown(options=[(str(value), value) for value in values], description=key.replace("_", " "))
+        for key, values in menus.items()
+    }
+    screen = ipywidgets.Image(format="png", layout={"max_width": "100%"})
+
+    def show(_change: object = None) -> None:
+        figure = draw(slider.value, **{key: choice.value for key, choice in choices.items()})
+        buffer = BytesIO()
+        figure.savefig(buffer, format="png", bbox_inches="tight")
+        name.value, screen.value = pictures[slider.value], buffer.getvalue()
+
+    for control in (slider, *choices.values()):
+        control.observe(show, names="value")
+    show()
+    return ipywidgets.VBox([ipywidgets.HBox([slider, name]), ipywidgets.HBox(list(choices.values())), screen])
