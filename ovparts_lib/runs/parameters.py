@@ -152,8 +152,8 @@ class ClipsegParameters(RunParameters):
             broken.append("checkpoint, initialise_from: give one of them; initialise_from is where training begins")
         if self.iterations and not self.initialise_from and not self.clip_weights:
             broken.append(
-                "initialise_from, clip_weights: training begins from pretrained weights; give a CLIPSeg file or folder, "
-                "or CLIP weights for a new decoder"
+                "initialise_from, clip_weights: training begins from pretrained weights; give a CLIPSeg file or "
+                "folder, or CLIP weights for a new decoder"
             )
         if self.iterations and not self.trainable:
             broken.append(f"trainable: training needs at least one group of {', '.join(TRAINABLE)}")

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from matplotlib.figure import Figure
 from torch import Tensor, nn
 
 from ovparts_lib import inspection
@@ -100,9 +101,7 @@ def score_map_figures(views: list[View], words: Vocabulary, output: RunOutput) -
         )
 
 
-def attention_of_views(
-    model: nn.Module, views: list[View], words: Vocabulary, params: Any, output: RunOutput
-) -> None:
+def attention_of_views(model: nn.Module, views: list[View], words: Vocabulary, params: Any, output: RunOutput) -> None:
     """Attention maps for the highest scoring words of each photograph, if the parameters ask for them."""
     if not params.attention:
         print("attention maps are switched off (attention)")
@@ -115,4 +114,8 @@ def attention_of_views(
 
 def browse(views: list[View], words: Vocabulary) -> Any:
     """A viewer with a slider over the photographs and a choice of word; plain pictures where no widgets run."""
-    return inspection.browse_scores([view.image for view in views], [view.scores for view in views], words.parts)
+
+    def draw(index: int, word: str) -> Figure:
+        return inspection.score_maps(views[index].image, views[index].scores, words.parts, chosen=[word], columns=1)
+
+    return inspection.browse(draw, [view.name for view in views], word=words.parts)

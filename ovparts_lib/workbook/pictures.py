@@ -83,7 +83,7 @@ def show_attention(
         inspection.clip_attention(image, scores, source="peak"),
         f"attention_clip_{name}",
         title=f"CLIP attention: {name}",
-        caption="Where CLIP's image tower looks from the patch in which the highest scoring word peaks, block by block.",
+        caption="Where CLIP's image tower looks from the patch in which the best word peaks, block by block.",
     )
 
 
@@ -105,7 +105,5 @@ def chosen_images(data: PartData, count: int) -> list[int]:
     groups: dict[bool, list[int]] = {True: [], False: []}
     for index in spread:
         groups[bool(unseen & set(dataset.object_ids(int(index))))].append(int(index))
-    turns = [
-        group[position] for position in range(len(spread)) for group in groups.values() if position < len(group)
-    ]
+    turns = [group[position] for position in range(len(spread)) for group in groups.values() if position < len(group)]
     return turns[:count]

@@ -7,9 +7,10 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import nn
 
+from ovparts_lib.data import resize_image
 from ovparts_lib.models.clipseg import BACKGROUND_WEIGHT, RELEASED_GROUPS, TRAINABLE_GROUPS, ClipsegSize
 from ovparts_lib.models.clipseg_decoder import PlainHead, RefinedHead, binary_segmentation_loss
-from ovparts_lib.models.preprocess import pil_resize, square_pixels
+from ovparts_lib.models.preprocess import square_pixels
 from ovparts_lib.vocabularies.vocabulary import Vocabulary
 from tests.models.tiny import TINY_CLIP, VOCABULARY, random_batch, random_image, tiny_clipseg
 
@@ -202,7 +203,7 @@ def test_pixels_are_pils_resize_normalised_by_imagenets_statistics():
     expected = (np.asarray(picture) / 255 - [0.485, 0.456, 0.406]) / [0.229, 0.224, 0.225]
     pixels = square_pixels([image], 48, torch.device("cpu"))
     np.testing.assert_allclose(pixels[0].permute(1, 2, 0).numpy(), expected, atol=1e-6)
-    assert pil_resize(image, (70, 90)) is image
+    assert resize_image(image, (70, 90)) is image
 
 
 # --- training -------------------------------------------------------------------------------------------------------
