@@ -2,6 +2,7 @@
 
 from ovparts_lib.atomic import DiskFullError
 from ovparts_lib.runs.folder import RunConflictError, RunFolder, run_state
+from ovparts_lib.runs.listing import find_runs
 from ovparts_lib.runs.lock import RunLockedError
 from ovparts_lib.runs.parameters import (
     ClipsegParameters,
@@ -30,6 +31,7 @@ __all__ = [
     "RunLockedError",
     "RunParameters",
     "StartHereParameters",
+    "find_runs",
     "load_parameters",
     "parameter_model",
     "project_root",

@@ -19,7 +19,7 @@ from ovparts_lib.data import (
 )
 from ovparts_lib.data.part_dataset import read_sample
 from ovparts_lib.data.verify import VerificationReport
-from ovparts_lib.inspection import label_grid
+from ovparts_lib.inspection import frequency_bars, label_grid
 from ovparts_lib.models.clipseg import MINIATURE_CLIPSEG, RELEASED, ClipsegSize
 from ovparts_lib.runs import resolve_path
 from ovparts_lib.workbook.output import RunOutput
@@ -135,6 +135,11 @@ def class_frequency_table(reader: PascalPart116, split: str) -> pd.DataFrame:
     """How often each part occurs in a split; parts that never occur are left out."""
     frequencies = class_frequencies(reader, split)
     return frequencies[frequencies["images"] > 0].reset_index(drop=True)
+
+
+def frequency_chart(frequencies: pd.DataFrame) -> Figure:
+    """Images per part, grouped by object, unseen objects marked."""
+    return frequency_bars(frequencies)
 
 
 def split_table(reader: PascalPart116) -> pd.DataFrame:

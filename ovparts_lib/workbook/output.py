@@ -33,7 +33,7 @@ class RunOutput:
 
     def note(self, **facts: Any) -> None:
         """Add facts to the run's ``provenance.json``."""
-        self.run.output(**facts)
+        self.run.record(**facts)
 
     def figure(self, figure: Figure, name: str, *, title: str, caption: str, data: pd.DataFrame | None = None) -> None:
         """Show a figure and save it as ``figures/<name>.png``, with its data as CSV beside it."""

@@ -1,0 +1,71 @@
+"""What the notebooks call: each function does what one cell says, from the parameters to the run folder."""
+
+from ovparts_lib.workbook.data import (
+    class_frequency_table,
+    frequency_chart,
+    open_data,
+    sample_grid,
+    split_table,
+    verify_data,
+)
+from ovparts_lib.workbook.miniature import open_miniature
+from ovparts_lib.workbook.output import RunOutput
+from ovparts_lib.workbook.own_image import (
+    attention_of_views,
+    browse,
+    load_system,
+    look_at_images,
+    overlay_figures,
+    own_words,
+    score_map_figures,
+)
+from ovparts_lib.workbook.pictures import attention_figures, comparison_figures
+from ovparts_lib.workbook.results import beside_published, compare_runs, comparison_chart
+from ovparts_lib.workbook.scoring import (
+    class_figures,
+    class_tables,
+    evaluate_before,
+    evaluate_stage,
+    headline,
+    quick_scores,
+    summarise,
+    training_figures,
+)
+from ovparts_lib.workbook.start_here import environment_table, runs_table
+from ovparts_lib.workbook.systems import build_model, train, trainable_table
+
+__all__ = [
+    "RunOutput",
+    "attention_figures",
+    "attention_of_views",
+    "beside_published",
+    "browse",
+    "build_model",
+    "class_figures",
+    "class_frequency_table",
+    "class_tables",
+    "compare_runs",
+    "comparison_chart",
+    "comparison_figures",
+    "environment_table",
+    "evaluate_before",
+    "evaluate_stage",
+    "frequency_chart",
+    "headline",
+    "load_system",
+    "look_at_images",
+    "open_data",
+    "open_miniature",
+    "overlay_figures",
+    "own_words",
+    "quick_scores",
+    "runs_table",
+    "sample_grid",
+    "score_map_figures",
+    "split_table",
+    "summarise",
+    "train",
+    "trainable_table",
+    "training_figures",
+    "verify_data",
+]
