@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import wraps
 from io import BytesIO
 from pathlib import Path
@@ -58,6 +59,16 @@ def new_figure(width: float, height: float, *, pictures: bool = False) -> Figure
     figure = Figure(figsize=(width, height), dpi=100, layout="compressed" if pictures else "constrained")
     FigureCanvasAgg(figure)
     return figure
+
+
+@contextmanager
+def layout_later(figure: Figure) -> Iterator[None]:
+    """Lay a figure out once, at the end: seaborn's heat maps draw the whole figure each time to measure labels."""
+    figure.set_layout_engine("none")
+    try:
+        yield
+    finally:
+        figure.set_layout_engine("constrained")
 
 
 def save_figure(figure: Figure, path: Path | str, data: pd.DataFrame | None = None, *, dpi: int = 150) -> list[Path]:

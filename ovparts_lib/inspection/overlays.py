@@ -165,14 +165,6 @@ def comparison_table(
     return pd.DataFrame(rows, columns=["part", "labelled", "predicted", "right", "IoU"])
 
 
-def picture_iou(ground_truth: np.ndarray, prediction: np.ndarray, ignore_label: int) -> float:
-    """Mean IoU in percent over the classes labelled in one picture, on its labelled pixels; NaN without labels."""
-    labelled = ground_truth != ignore_label
-    truth, guess = ground_truth[labelled], prediction[labelled]
-    ious = [100 * ((truth == c) & (guess == c)).sum() / ((truth == c) | (guess == c)).sum() for c in np.unique(truth)]
-    return float(np.mean(ious)) if ious else float("nan")
-
-
 def _comparisons(
     images: Sequence[Tensor | np.ndarray],
     ground_truths: Sequence[Tensor | np.ndarray],
@@ -189,7 +181,7 @@ def _comparisons(
     figure = new_figure(width, sum(heights) + _legend_height(words, width), pictures=True)
     axes = figure.subplots(len(pictures), 3, squeeze=False, gridspec_kw={"height_ratios": heights})
     for row, picture, truth, guess, title in zip(axes, pictures, truths, guesses, titles, strict=True):
-        iou = picture_iou(truth, guess, vocabulary.ignore_label)
+        iou = comparison_table(truth, guess, vocabulary)["IoU"].mean()
         _show(row[0], render_overlay(picture, truth, colours), f"{title}: ground truth" if title else "ground truth")
         _show(row[1], render_overlay(picture, guess, colours), "prediction")
         verdict = "no labels" if np.isnan(iou) else f"mean IoU {iou:.1f} %"
