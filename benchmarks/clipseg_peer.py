@@ -1,4 +1,4 @@
-"""CLIPSeg by Hugging Face transformers, used the way OV-PARTS uses it: one image tower pass, one decoder row per query."""
+"""CLIPSeg by Hugging Face transformers, used as OV-PARTS uses it: one pass of the image tower, a decoder row per query."""
 
 from __future__ import annotations
 

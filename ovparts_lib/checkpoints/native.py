@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -51,7 +52,8 @@ def save_weights(source: nn.Module | Mapping[str, Tensor], path: str | Path, met
         temporary.replace(path)
         _fsync_folder(path.parent)
     except OSError as error:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):
+            temporary.unlink()
         kept = "; the file that was there is unchanged" if path.exists() else ""
         raise WeightsNotSavedError(error.errno, f"weights not saved to {path}: {error.strerror}{kept}") from error
     return path

@@ -17,9 +17,7 @@ SYSTEMS: dict[str, Loader] = {"clipseg": load_clipseg}
 RUN_WEIGHTS = "weights.safetensors"
 
 
-def load_system(
-    path: str | Path, clip_path: str | Path | None = None, **options: Any
-) -> tuple[nn.Module, LoadReport]:
+def load_system(path: str | Path, clip_path: str | Path | None = None, **options: Any) -> tuple[nn.Module, LoadReport]:
     """A system with its weights, ready to ``predict``.
 
     Args:

@@ -196,6 +196,10 @@ class EvaluationDataset(Dataset):
     def __len__(self) -> int:
         return len(self.image_ids)
 
+    def object_ids(self, index: int) -> tuple[int, ...]:
+        """The objects that the image at ``index`` is evaluated for, one per record, without reading the image."""
+        return tuple(record.object_id for record in self._of_image[self.image_ids[index]])
+
     def __getitem__(self, index: int) -> EvaluationSample:
         """The image at ``index`` (images are sorted by base name). Raises DatasetError when a file is wrong."""
         records = self._of_image[self.image_ids[index]]
@@ -204,7 +208,7 @@ class EvaluationDataset(Dataset):
             image=image,
             part_map=torch.from_numpy(part_map.astype(np.int64)),
             object_map=torch.from_numpy(object_map.astype(np.int64)),
-            object_ids=tuple(record.object_id for record in records),
+            object_ids=self.object_ids(index),
             image_id=self.image_ids[index],
         )
 

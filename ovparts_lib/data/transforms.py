@@ -36,6 +36,8 @@ def resize_image(image: Tensor, size: tuple[int, int]) -> Tensor:
     if image.dtype != torch.uint8 or image.ndim != 3 or image.shape[0] != 3:
         raise ValueError(f"resize_image takes uint8 (3, H, W), not {image.dtype} {tuple(image.shape)}")
     height, width = size
+    if tuple(image.shape[-2:]) == (height, width):
+        return image
     picture = Image.fromarray(image.permute(1, 2, 0).cpu().contiguous().numpy())
     pixels = np.array(picture.resize((width, height), Image.Resampling.BILINEAR))
     return torch.from_numpy(pixels).permute(2, 0, 1).contiguous().to(image.device)

@@ -122,16 +122,15 @@ def require_activation(clip: open_clip.CLIP, expected: Activation, source: str) 
         )
 
 
-def resize_position_embedding(table: Tensor, grid: tuple[int, int], *, antialias: bool = False) -> Tensor:
+def resize_position_embedding(table: Tensor, grid: tuple[int, int]) -> Tensor:
     """Position embedding for another number of patches: the class token's row as it is, the patches' rows resized.
 
-    Bicubic with half-pixel centres, to the exact target size. Without antialiasing this is the rule of CLIPSeg,
-    CAT-Seg and their descendants; with it, the one of open_clip.
+    Bicubic (a = -0.75) with half-pixel centres, to the exact target size, without antialiasing: the rule of CLIPSeg,
+    CAT-Seg and their descendants. (open_clip antialiases, with another kernel: its results differ.)
 
     Args:
         table: (1 + g * g, c), as stored for a square grid.
         grid: patches wanted, (gh, gw).
-        antialias: whether to widen the filter when making the grid smaller.
 
     Returns:
         (1 + gh * gw, c), rows in row-major order; ``table`` itself where the grid is already right.
@@ -145,7 +144,7 @@ def resize_position_embedding(table: Tensor, grid: tuple[int, int], *, antialias
     if grid == (side, side):
         return table
     patches = rearrange(table[1:], "(h w) c -> 1 c h w", h=side)
-    resized = F.interpolate(patches.float(), size=grid, mode="bicubic", align_corners=False, antialias=antialias)
+    resized = F.interpolate(patches.float(), size=grid, mode="bicubic", align_corners=False)
     return torch.cat([table[:1], rearrange(resized, "1 c h w -> (h w) c").to(table.dtype)])
 
 

@@ -274,7 +274,7 @@ class Clipseg(nn.Module):
     def _encode_images(
         self, pixels: Tensor, keep_attention: bool = False
     ) -> tuple[list[Tensor], tuple[int, int], dict[int, Tensor]]:
-        """Query-independent part: reduced activations (b, t, reduce_dim), deepest first; grid; the tower's attention."""
+        """Query-independent part: reduced activations (b, t, reduce_dim), deepest first; grid; tower's attention."""
         depths = [layer + 1 for layer in reversed(self.size.extract_layers)]
         tower_trains = any(parameter.requires_grad for parameter in self.clip.visual.parameters())
         with torch.set_grad_enabled(torch.is_grad_enabled() and tower_trains):
@@ -287,7 +287,7 @@ class Clipseg(nn.Module):
         self, reduced: list[Tensor], conditions: Tensor, grid: tuple[int, int], keep_attention: bool = False
     ) -> tuple[Tensor, list[Tensor]]:
         """Logits (b, n, h, w), and the decoder's attention if asked for, a chunk of the queries at a time."""
-        pairs = self.query_chunk or (128 if conditions.is_cuda else 8)
+        pairs = self.query_chunk or (128 if conditions.is_cuda else 4)
         chunks = conditions.split(max(1, pairs // len(reduced[0])))
         if self.checkpoint_decoder and torch.is_grad_enabled():
             parts = [checkpoint(self.decoder, reduced, chunk, grid, use_reentrant=False) for chunk in chunks]

@@ -4,30 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
+
+from ovparts_lib.data.transforms import resize_image
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
-
-
-def pil_resize(image: Tensor, size: tuple[int, int]) -> Tensor:
-    """Resize as PIL's bilinear filter does: antialiased when shrinking, rounded to 8 bits.
-
-    Args:
-        image: uint8 (3, h, w).
-        size: (height, width) wanted.
-
-    Returns:
-        uint8 (3, *size) on the CPU.
-    """
-    if tuple(image.shape[-2:]) == tuple(size):
-        return image
-    picture = Image.fromarray(image.permute(1, 2, 0).cpu().numpy())
-    resized = picture.resize((size[1], size[0]), Image.Resampling.BILINEAR)
-    return torch.from_numpy(np.array(resized)).permute(2, 0, 1)
 
 
 def square_pixels(
@@ -59,6 +42,6 @@ def square_pixels(
             raise ValueError(
                 f"image {number} is {image.dtype} of shape {tuple(image.shape)}; wanted uint8 (3, height, width)"
             )
-    squares = torch.stack([pil_resize(image, (size, size)).to(device) for image in images])
+    squares = torch.stack([resize_image(image, (size, size)).to(device) for image in images])
     shift, scale = (torch.tensor(values, device=device).view(1, 3, 1, 1) for values in (mean, std))
     return (squares.float() / 255 - shift) / scale

@@ -26,6 +26,11 @@ def _tokenizer() -> SimpleTokenizer:
     return SimpleTokenizer()
 
 
+@lru_cache(maxsize=4096)
+def _tokens(prompt: str) -> tuple[int, ...]:
+    return (START_TOKEN, *_tokenizer().encode(prompt), END_TOKEN)
+
+
 def tokenize(prompts: Sequence[str], context_length: int = 77) -> Tensor:
     """Token ids of prompts, cut to the longest of them.
 
@@ -47,7 +52,7 @@ def tokenize(prompts: Sequence[str], context_length: int = 77) -> Tensor:
         raise ValueError(f"prompts must be a sequence of texts, not the single text {prompts!r}; write [{prompts!r}]")
     if not prompts:
         raise ValueError("there are no prompts to encode")
-    rows = [[START_TOKEN, *_tokenizer().encode(prompt), END_TOKEN] for prompt in prompts]
+    rows = [list(_tokens(prompt)) for prompt in prompts]
     for prompt, row in zip(prompts, rows, strict=True):
         if len(row) > context_length:
             raise PromptTooLongError(

@@ -138,7 +138,8 @@ class ClipsegParameters(RunParameters):
     evaluate_before_training: Flag = Field(True, description="also score the weights that training begins from")
     evaluation_limit: Whole | None = Field(None, ge=1, description="score only the first images; none scores all")
     protocols: Protocols = Field(["recommended", "ov_parts"], description="how the confusion matrices are read")
-    attention_images: Whole = Field(2, ge=0, description="images shown with attention maps")
+    comparison_images: Whole = Field(6, ge=1, description="test images shown with ground truth and error")
+    attention_images: Whole = Field(2, ge=0, description="test images shown with attention maps")
 
     def rules(self) -> list[str]:
         """Either a checkpoint or a training, from weights that exist, with options that fit together."""
@@ -151,8 +152,8 @@ class ClipsegParameters(RunParameters):
             broken.append("checkpoint, initialise_from: give one of them; initialise_from is where training begins")
         if self.iterations and not self.initialise_from and not self.clip_weights:
             broken.append(
-                "initialise_from, clip_weights: training begins from pretrained weights; give a CLIPSeg file or folder, "
-                "or CLIP weights for a new decoder"
+                "initialise_from, clip_weights: training begins from pretrained weights; give a CLIPSeg file or "
+                "folder, or CLIP weights for a new decoder"
             )
         if self.iterations and not self.trainable:
             broken.append(f"trainable: training needs at least one group of {', '.join(TRAINABLE)}")

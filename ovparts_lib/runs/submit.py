@@ -9,7 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
@@ -18,6 +18,7 @@ import yaml
 from submitit.core.job_environment import JobEnvironment
 from submitit.helpers import Checkpointable, DelayedSubmission
 
+from ovparts_lib.runs.execute import TERMINATED
 from ovparts_lib.runs.folder import make_folder, prepare_folder
 from ovparts_lib.runs.notebooks import check_notebook, notebook_path
 from ovparts_lib.runs.process import environment
@@ -26,6 +27,7 @@ from ovparts_lib.runs.reading import load_parameters
 from ovparts_lib.runs.writing import write_atomically
 
 _SECONDS_TO_STOP = 45
+_SECONDS_OF_GRACE = 600
 _SECONDS_BETWEEN_LOOKS = 0.5
 _REQUEUES_AFTER_TIMEOUT = 20
 
@@ -66,12 +68,10 @@ class RunJob(Checkpointable):
     Attributes:
         params_file: parameters as they were checked when the job was submitted.
         root: the project root.
-        again: whether to empty the run folder first.
     """
 
     params_file: str
     root: str
-    again: bool = False
 
     def __call__(self) -> str:
         """Run to the end.
@@ -79,7 +79,7 @@ class RunJob(Checkpointable):
         Raises:
             RunFailedError: the run did not complete.
         """
-        command = [sys.executable, "-m", "ovparts_lib.cli", "run", self.params_file, *["--again"] * self.again]
+        command = [sys.executable, "-m", "ovparts_lib.cli", "run", self.params_file]
         # SLURM sends the preemption signal to all processes of the job, but only this one is to act on it.
         with _ignored(JobEnvironment._usr_sig()):
             child = subprocess.Popen(command, cwd=self.root)
@@ -87,6 +87,10 @@ class RunJob(Checkpointable):
         # Not child.wait(): a signal that arrives in it could not wait for the child itself (Popen's lock is held).
         while child.poll() is None:
             time.sleep(_SECONDS_BETWEEN_LOOKS)
+        if child.returncode == TERMINATED and "SLURM_JOB_ID" in os.environ:
+            # SLURM has sent SIGTERM and decides what follows: a preempted job is requeued when its time of grace is
+            # over, a cancelled one is killed. Ending now would make a preempted job a failed one.
+            time.sleep(_SECONDS_OF_GRACE)
         if child.returncode:
             raise RunFailedError(f"ovparts run {self.params_file} ended with exit code {child.returncode}")
         return self.params_file
@@ -97,7 +101,7 @@ class RunJob(Checkpointable):
             child.terminate()
             with contextlib.suppress(subprocess.TimeoutExpired):
                 child.wait(timeout=_SECONDS_TO_STOP)
-        return DelayedSubmission(replace(self, again=False))
+        return DelayedSubmission(self)
 
 
 _CHILDREN: list[subprocess.Popen[bytes]] = []
@@ -117,7 +121,7 @@ def submit(
         params_file: YAML file of parameters.
         overrides: ``key=value`` items that replace its values.
         resources: what to ask for.
-        again: throw away what the run folder holds, when the job starts.
+        again: throw away what the run folder holds, now: a job that is requeued must not do so again.
         cluster: ``slurm``, or ``local`` for a background process on this machine.
 
     Returns:
@@ -130,13 +134,12 @@ def submit(
     """
     params = load_parameters(params_file, overrides)
     check_notebook(notebook_path(params.notebook), type(params))
-    if not again:
-        prepare_folder(params)
+    prepare_folder(params, again=again)
     folder = params.folder / "slurm"
     make_folder(folder)
     checked = folder / "params.yaml"
     write_atomically(checked, yaml.safe_dump(params.model_dump(), sort_keys=False))
-    job = RunJob(str(checked), str(project_root()), again)
+    job = RunJob(str(checked), str(project_root()))
     try:
         executor = submitit.AutoExecutor(folder=folder, cluster=cluster, **_limits(cluster))
         executor.update_parameters(**_requests(f"{params.setting}-{params.run}", resources or Resources(), cluster))
@@ -162,7 +165,11 @@ def _requests(name: str, resources: Resources, cluster: str) -> dict[str, object
         "gpus_per_node": resources.gpus,
     }
     if cluster == "slurm":
-        requests |= {"mem_gb": resources.memory_gb, "slurm_signal_delay_s": 2 * _SECONDS_TO_STOP}
+        requests |= {
+            "mem_gb": resources.memory_gb,
+            "slurm_signal_delay_s": 2 * _SECONDS_TO_STOP,
+            "slurm_additional_parameters": {"requeue": True},
+        }
         named = {"slurm_partition": resources.partition, "slurm_account": resources.account}
         requests |= {key: value for key, value in named.items() if value is not None}
     return requests

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from datetime import timedelta
@@ -9,6 +10,7 @@ from typing import Any, TypeVar
 
 import torch
 from lightning_fabric import Fabric
+from lightning_fabric.plugins.environments import LightningEnvironment
 from lightning_fabric.strategies import DDPStrategy
 from torch import Tensor, nn
 
@@ -34,7 +36,9 @@ def launch(settings: TrainingSettings) -> Fabric:
     if settings.precision == "16-mixed" and accelerator == "cpu":
         raise ValueError("training setting precision is '16-mixed', which needs CUDA; use 'bf16-mixed' or '32-true'")
     if settings.processes == 1:
-        fabric = Fabric(accelerator=accelerator, devices=1, precision=settings.precision)
+        # One process needs no cluster: without the plugin, Fabric looks for SLURM and warns or objects inside a job.
+        alone = LightningEnvironment()
+        fabric = Fabric(accelerator=accelerator, devices=1, precision=settings.precision, plugins=alone)
     else:
         if "ipykernel" in sys.modules:
             raise ValueError(
@@ -50,7 +54,15 @@ def launch(settings: TrainingSettings) -> Fabric:
             precision=settings.precision,
         )
     fabric.launch()
+    if settings.processes > 1:
+        atexit.register(_leave_group)
     return fabric
+
+
+def _leave_group() -> None:
+    # Fabric does this for NCCL only; gloo's threads, left running, now and then abort a process that is done.
+    if torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
 
 
 class LossModule(nn.Module):

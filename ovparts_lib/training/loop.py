@@ -74,6 +74,8 @@ def train(
 ) -> TrainingResult:
     """Train a model; stopped at any moment and started again with the same arguments, it gives the same weights.
 
+    The model is left on the training device, in the mode (training or evaluation) it came in.
+
     ``run_dir`` receives ``log.jsonl``, ``checkpoints/`` (the last two) and, if it comes to that, ``non_finite/``.
 
     Args:
@@ -107,6 +109,8 @@ def train(
         frozen, was_training = frozen_digest(model), model.training
         module, optimiser = fabric.setup(LossModule(model), optimiser)
         module.train()
+        if fabric.device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(fabric.device)
 
         # Where an earlier process stopped.
         if not resume:
@@ -219,6 +223,9 @@ def train(
         finally:
             bar.close()
             stream.close()
+
+        if interruption.requested:  # while the last checkpoint was written
+            raise TrainingInterrupted(_resumable(step, path), interruption.signal_number)
 
     model.train(was_training)
     history = on_rank_zero(fabric, journal.history)

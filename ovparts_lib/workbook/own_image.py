@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from matplotlib.figure import Figure
 from torch import Tensor, nn
 
 from ovparts_lib import inspection
@@ -17,6 +18,7 @@ from ovparts_lib.models.scores import PartScores
 from ovparts_lib.runs import resolve_path
 from ovparts_lib.vocabularies import Vocabulary
 from ovparts_lib.workbook.output import RunOutput
+from ovparts_lib.workbook.pictures import show_attention
 from ovparts_lib.workbook.systems import describe_weights, device_of
 
 
@@ -27,7 +29,7 @@ class View:
     Attributes:
         name: the file's name without extension, made unique.
         image: uint8 (3, H, W) RGB.
-        scores: a score map per word, and attention if it was asked for.
+        scores: a score map per word.
         label_map: int64 (H, W), the winning word per pixel; ``len(words.parts)`` where none of them wins.
     """
 
@@ -57,7 +59,7 @@ def own_words(params: Any, output: RunOutput) -> Vocabulary:
 
 
 def look_at_images(model: nn.Module, words: Vocabulary, params: Any) -> list[View]:
-    """Score every photograph; attention is kept only if ``params.attention`` says so.
+    """Score every word on every photograph.
 
     Raises:
         DatasetError: a photograph is missing or damaged.
@@ -68,6 +70,52 @@ def look_at_images(model: nn.Module, words: Vocabulary, params: Any) -> list[Vie
         name = Path(source).stem
         name = name if name not in names else f"{name}_{number}"
         names.add(name)
-        scores = model.predict([image], words, background=params.background, keep_attention=params.attention)[0]
+        scores = model.predict([image], words, background=params.background)[0]
         views.append(View(name, image, scores, pred_all_map(scores).cpu()))
     return views
+
+
+def overlay_figures(views: list[View], words: Vocabulary, output: RunOutput) -> None:
+    """Which word wins where: a figure with a legend per photograph, and the overlay alone at full size."""
+    colours = inspection.class_colours(words)
+    for view in views:
+        output.figure(
+            inspection.overlay(view.image, view.label_map, words, title=view.name),
+            f"overlay_{view.name}",
+            title=f"Words: {view.name}",
+            caption="The word with the highest score at each pixel; plain where none of the words wins.",
+        )
+        painted = inspection.render_overlay(view.image, view.label_map, colours)
+        inspection.save_picture(painted, output.run.figures / f"overlay_{view.name}_full.png")
+
+
+def score_map_figures(views: list[View], words: Vocabulary, output: RunOutput) -> None:
+    """A score map per word, the highest scoring words first; a table of peaks beside it."""
+    for view in views:
+        output.figure(
+            inspection.score_maps(view.image, view.scores, words.parts),
+            f"scores_{view.name}",
+            title=f"Score maps: {view.name}",
+            caption="Sigmoid of each word's logit, all on one scale from 0 to 1.",
+            data=inspection.score_table(view.scores, words.parts),
+        )
+
+
+def attention_of_views(model: nn.Module, views: list[View], words: Vocabulary, params: Any, output: RunOutput) -> None:
+    """Attention maps for the highest scoring words of each photograph, if the parameters ask for them."""
+    if not params.attention:
+        print("attention maps are switched off (attention)")
+        return
+    for view in views:
+        peaks = view.scores.logits.amax(dim=(1, 2))
+        best = [view.scores.part_ids[int(index)] for index in peaks.argsort(descending=True)]
+        show_attention(model, view.image, words, best, view.name, output)
+
+
+def browse(views: list[View], words: Vocabulary) -> Any:
+    """A viewer with a slider over the photographs and a choice of word; plain pictures where no widgets run."""
+
+    def draw(index: int, word: str) -> Figure:
+        return inspection.score_maps(views[index].image, views[index].scores, words.parts, chosen=[word], columns=1)
+
+    return inspection.browse(draw, [view.name for view in views], word=words.parts)

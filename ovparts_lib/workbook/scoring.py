@@ -96,7 +96,7 @@ def headline(summary: pd.DataFrame) -> list[dict[str, Any]]:
 
 
 def class_tables(evaluation: Evaluation, params: Any, output: RunOutput) -> dict[str, pd.DataFrame]:
-    """Per-class tables of each mode under the first protocol that is defined for it; classes without labels left out."""
+    """Per-class tables of each mode under the first protocol defined for it; classes without labels are left out."""
     tables = {}
     for mode in evaluation.modes:
         defined = [one.protocol for one in score_all(evaluation, params.protocols) if one.mode == mode]

@@ -99,7 +99,7 @@ def training_settings(params: Any) -> TrainingSettings:
     """The training loop's settings from a run's parameters."""
     return TrainingSettings(
         iterations=params.iterations,
-        batch_size=params.batch_size // params.accumulate // params.devices,
+        batch_size=params.batch_size // params.accumulate,
         accumulate=params.accumulate,
         learning_rate=params.learning_rate,
         weight_decay=params.weight_decay,
@@ -156,7 +156,7 @@ def train_in_process(
     fabric = launch(settings)
     loader = training_loader(
         dataset,
-        settings.batch_size * fabric.world_size,
+        settings.batch_size,
         params.workers,
         params.seed,
         rank=fabric.global_rank,

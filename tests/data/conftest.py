@@ -2,9 +2,9 @@ import shutil
 from pathlib import Path
 
 import pytest
-from released_layout import write_layout
 
 from ovparts_lib.data import PascalPart116
+from tests.data.released_layout import write_layout
 
 
 @pytest.fixture(scope="session")

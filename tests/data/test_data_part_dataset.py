@@ -3,7 +3,6 @@ import json
 import numpy as np
 import pytest
 import torch
-from released_layout import GOLDEN, VOC, picture, save
 from torchvision.transforms import v2
 
 from ovparts_lib.data import (
@@ -16,6 +15,7 @@ from ovparts_lib.data import (
 )
 from ovparts_lib.data.released import ReleasedReplacement, object_table
 from ovparts_lib.data.transforms import ResizeShortestEdge, training_transform
+from tests.data.released_layout import GOLDEN, VOC, picture, save
 
 ARRAYS = np.load(GOLDEN / "mapper_pascal.npz")
 CASES = json.loads((GOLDEN / "mapper_pascal.json").read_text())["cases"]

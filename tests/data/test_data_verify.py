@@ -4,13 +4,13 @@ import shutil
 
 import numpy as np
 import pytest
-from released_layout import VOC, picture, save
 
 import ovparts_lib.data.verify as module
 from ovparts_lib.data import DatasetError, PascalPart116, TrainingDataset, verify_pascal_part_116
 from ovparts_lib.data.scan import LabelCounts
 from ovparts_lib.data.verification_report import Problem, VerificationReport
 from ovparts_lib.data.verify import leaked_classes
+from tests.data.released_layout import VOC, picture, save
 
 JPEG, PART = "images/val/2010_000001.jpg", "annotations_detectron2_part/val/2010_000001.png"
 OBJECT = PART.replace("_part/", "_obj/")

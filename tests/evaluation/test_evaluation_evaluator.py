@@ -2,11 +2,11 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from scripted import VOCABULARY, Labels, Scripted
 
 from ovparts_lib.evaluation import Evaluation, MatrixFileError, NotANumberError, evaluate, score_image
 from ovparts_lib.models.scores import PartScores
 from ovparts_lib.vocabularies import Vocabulary
+from tests.evaluation.scripted import VOCABULARY, Labels, Scripted
 
 PARTS = len(VOCABULARY.parts)
 

@@ -4,7 +4,6 @@ import io
 import numpy as np
 import pandas as pd
 import pytest
-from scripted import VOCABULARY, Labels, Scripted
 
 from ovparts_lib.evaluation import (
     PROTOCOLS,
@@ -18,6 +17,7 @@ from ovparts_lib.evaluation import (
     summary_table,
 )
 from ovparts_lib.vocabularies import Vocabulary
+from tests.evaluation.scripted import VOCABULARY, Labels, Scripted
 
 
 @pytest.fixture(scope="module")

@@ -6,9 +6,10 @@ import sys
 import time
 
 import pytest
+import submitit
 import yaml
 
-from ovparts_lib.runs import ParameterError, StartHereParameters, run_state
+from ovparts_lib.runs import ParameterError, RunFolder, StartHereParameters, run_state
 from ovparts_lib.runs import submit as submit_module
 from ovparts_lib.runs.project import package_parent
 from ovparts_lib.runs.submit import Resources, RunFailedError, RunJob, SubmissionError, submit
@@ -29,6 +30,15 @@ def test_a_job_runs_to_completion(root, start):
     assert run_state(params) == "complete"
     assert yaml.safe_load((params.folder / "slurm" / "params.yaml").read_text())["samples"] == 2
     assert "complete after" in job.stdout()
+
+
+def test_again_empties_the_folder_once_when_the_job_is_submitted(root, start, monkeypatch):
+    params = StartHereParameters(setting="miniature", run="start")
+    RunFolder.open(params).finish({})
+    monkeypatch.setattr(submitit.AutoExecutor, "submit", lambda self, job: job)
+    job = submit(start, ["samples=2"], cluster="local", again=True)
+    assert not (params.folder / "results.json").exists()
+    assert job == RunJob(str(params.folder / "slurm" / "params.yaml"), str(root))
 
 
 def test_nothing_is_submitted_when_something_is_wrong(root, start, monkeypatch):
@@ -54,20 +64,19 @@ def test_a_failed_run_is_a_failed_job(root):
 PREEMPTED = """
 import signal, sys
 from ovparts_lib.runs.submit import RunJob
-job = RunJob(sys.argv[1], sys.argv[2], again=True)
+job = RunJob(sys.argv[1], sys.argv[2])
 def preempt(number, frame):
     import pickle
     again = pickle.loads(pickle.dumps(job.checkpoint())).function
-    print("requeued", again == RunJob(sys.argv[1], sys.argv[2], again=False), flush=True)
+    print("requeued", again == job, flush=True)
     sys.exit(0)
 signal.signal(signal.SIGUSR2, preempt)
 job()
 """
 
 
-@pytest.mark.slow
-def test_preemption_stops_the_run_and_resumes_without_starting_over(root, start):
-    """SLURM signals every process of a job: the run ends in order, and the requeued job must not empty the folder."""
+def test_preemption_stops_the_run_in_order(root, start):
+    """SLURM signals every process of a job; only the job itself may act on it."""
     start.write_text(start.read_text() + "data_root: sleep\n")
     log = root / "job.log"
     with log.open("w") as output:

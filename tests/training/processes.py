@@ -9,7 +9,7 @@ import torch
 
 from ovparts_lib.training import read_log
 
-SECONDS = 90
+SECONDS = 300  # patience with a busy machine
 
 
 def start(folder, *arguments):

@@ -1,4 +1,5 @@
 import random
+import warnings
 from itertools import islice
 
 import numpy as np
@@ -51,10 +52,12 @@ def test_the_loop_equals_plain_torch_written_out(tmp_path, clip):
 
 def test_micro_batches_equal_one_large_batch(tmp_path):
     large, small = ToyModel(dropout=0.0), ToyModel(dropout=0.0)
-    train(large, toy_loader(batch_size=12), settings(batch_size=12), run_dir=tmp_path / "large")
-    train(small, toy_loader(batch_size=4), settings(accumulate=3), run_dir=tmp_path / "small")
+    one = train(large, toy_loader(batch_size=12), settings(batch_size=12), run_dir=tmp_path / "large")
+    many = train(small, toy_loader(batch_size=4), settings(accumulate=3), run_dir=tmp_path / "small")
     del large.calls, small.calls  # which counts calls, not steps
     assert_same(weights(large), weights(small), rtol=1e-4, atol=1e-6)
+    for column in ("loss", "gradient_norm"):
+        np.testing.assert_allclose(one.history[column], many.history[column], rtol=1e-4)
 
 
 def test_the_history_holds_what_was_trained(tmp_path):
@@ -136,6 +139,16 @@ def test_deterministic_kernels_are_asked_for_during_training_only(tmp_path):
     )
     assert seen == [True]
     assert not torch.are_deterministic_algorithms_enabled()
+
+
+def test_one_process_does_not_mind_the_cluster_it_runs_on(tmp_path, monkeypatch):
+    job = {"SLURM_NTASKS": "4", "SLURM_JOB_NAME": "notebook", "SLURM_JOB_ID": "1", "SLURM_PROCID": "2"}
+    for name, value in job.items():
+        monkeypatch.setenv(name, value)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        result = train(ToyModel(), toy_loader(), settings(), run_dir=tmp_path)
+    assert result.step == 12
 
 
 def test_a_loader_with_another_batch_size_is_an_error(tmp_path):

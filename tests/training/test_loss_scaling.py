@@ -4,6 +4,7 @@ import pytest
 import torch
 from lightning_fabric import Fabric
 from lightning_fabric.plugins import MixedPrecision
+from lightning_fabric.plugins.environments import LightningEnvironment
 
 from ovparts_lib.training import NonFiniteLossError, TrainingSettings, train
 from ovparts_lib.training.checkpoint_files import newest_checkpoint, read_checkpoint
@@ -12,7 +13,8 @@ from tests.training.toy import ToyModel, toy_loader
 
 def float16(scale):
     scaler = torch.amp.GradScaler("cpu", init_scale=scale, growth_interval=7)
-    return Fabric(accelerator="cpu", devices=1, plugins=MixedPrecision("16-mixed", "cpu", scaler=scaler))
+    plugins = [MixedPrecision("16-mixed", "cpu", scaler=scaler), LightningEnvironment()]
+    return Fabric(accelerator="cpu", devices=1, plugins=plugins)
 
 
 def run(folder, scale, iterations=30, stop=None, model=None):

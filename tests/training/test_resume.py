@@ -5,8 +5,8 @@ import warnings
 import pytest
 import torch
 
-from ovparts_lib.training import ResumeError, TrainingInterrupted, read_log, train
-from ovparts_lib.training.checkpoint_files import checkpoint_files
+from ovparts_lib.training import ResumeError, TrainingInterrupted, loop, read_log, train
+from ovparts_lib.training.checkpoint_files import checkpoint_files, write_checkpoint
 from tests.training.processes import SECONDS, start, wait_for_step
 from tests.training.toy import ToyLoader, ToyModel, ToyPictures, toy_loader
 from tests.training.train_toy import SlowModel, toy_settings
@@ -90,6 +90,18 @@ def test_a_signal_during_an_evaluation_stops_it_at_once_and_it_is_made_up_for(tm
     assert evaluated == [10, 20, 20, 30, 40], "an evaluation in the log is not repeated"
     for history in (result.history, again.history):
         assert history.dropna(subset="evaluation/mIoU")["evaluation/mIoU"].tolist() == [10, 20, 30, 40]
+
+
+def test_a_signal_while_the_last_checkpoint_is_written_is_not_lost(tmp_path, monkeypatch):
+    def write(state, folder, step):
+        if step == 40:
+            signal.raise_signal(signal.SIGTERM)
+        return write_checkpoint(state, folder, step)
+
+    monkeypatch.setattr(loop, "write_checkpoint", write)
+    with pytest.raises(TrainingInterrupted, match="after step 40"):
+        uninterrupted(tmp_path)
+    assert checkpoint_files(tmp_path / "checkpoints")[-1].name.startswith("step_00000040")
 
 
 def test_training_works_outside_the_main_thread(tmp_path):

@@ -1,0 +1,109 @@
+"""Pictures of what a system did on test images: errors and attention."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor, nn
+
+from ovparts_lib import inspection
+from ovparts_lib.evaluation import oracle_map, pred_all_map
+from ovparts_lib.models.scores import PartScores
+from ovparts_lib.vocabularies import Vocabulary
+from ovparts_lib.workbook.data import PartData
+from ovparts_lib.workbook.output import RunOutput
+
+WORDS_WITH_ATTENTION = 4  # per picture; one word's maps take 11 MiB in the released size
+
+
+def comparison_figures(model: nn.Module, data: PartData, params: Any, output: RunOutput) -> None:
+    """Ground truth, prediction and error of a few test images, seen and unseen objects in turn, in both modes."""
+    vocabulary = data.evaluation.vocabulary
+    samples = [data.evaluation[index] for index in chosen_images(data, params.comparison_images)]
+    scores = [model.predict([sample.image], vocabulary)[0] for sample in samples]
+    predictions = {
+        "oracle_obj": [oracle_prediction(one, sample, vocabulary) for one, sample in zip(scores, samples, strict=True)],
+        "pred_all": [pred_all_map(one) for one in scores],
+    }
+    captions = {
+        "oracle_obj": "Objects and their masks are given; only an object's own parts compete inside it.",
+        "pred_all": "Nothing is given; all parts and 'none of them' compete everywhere.",
+    }
+    for mode, maps in predictions.items():
+        output.figure(
+            inspection.comparison_grid(
+                [sample.image for sample in samples],
+                [sample.part_map for sample in samples],
+                [one.cpu() for one in maps],
+                vocabulary,
+                titles=[sample.image_id for sample in samples],
+            ),
+            f"comparison_{mode}",
+            title=f"Ground truth, prediction, error: {mode.replace('_', '-')}",
+            caption=f"{captions[mode]} Green is right, red is wrong, grey has no label.",
+        )
+
+
+def oracle_prediction(scores: PartScores, sample: Any, vocabulary: Vocabulary) -> Tensor:
+    """The oracle-obj label maps of all objects of an image in one map; outside them the ignore label."""
+    labels = torch.full_like(sample.part_map, vocabulary.ignore_label)
+    for object_id in dict.fromkeys(sample.object_ids):
+        inside = sample.object_map == object_id
+        labels[inside] = oracle_map(scores, object_id, vocabulary).cpu()[inside]
+    return labels
+
+
+def attention_figures(model: nn.Module, data: PartData, params: Any, output: RunOutput) -> None:
+    """Decoder and CLIP attention for the labelled parts of a few test images."""
+    vocabulary = data.evaluation.vocabulary
+    for index in chosen_images(data, params.attention_images):
+        sample = data.evaluation[index]
+        labels, pixels = torch.unique(sample.part_map, return_counts=True)
+        largest = [int(one) for one in labels[pixels.argsort(descending=True)] if one < len(vocabulary.parts)]
+        show_attention(model, sample.image, vocabulary, largest, sample.image_id, output)
+
+
+def show_attention(
+    model: nn.Module, image: Tensor, vocabulary: Vocabulary, part_ids: list[int], name: str, output: RunOutput
+) -> None:
+    """Attention of the first few words on one image: two figures, with the maps as CSV beside them."""
+    wanted = part_ids[:WORDS_WITH_ATTENTION]
+    scores = model.predict([image], vocabulary, part_ids=wanted, background=False, keep_attention=True)[0]
+    output.figure(
+        inspection.decoder_attention(image, scores),
+        f"attention_decoder_{name}",
+        title=f"Decoder attention: {name}",
+        caption="Where the decoder looks from the patch in which the word scores highest, layer by layer.",
+        data=decoder_attention_data(scores),
+    )
+    output.figure(
+        inspection.clip_attention(image, scores, source="peak"),
+        f"attention_clip_{name}",
+        title=f"CLIP attention: {name}",
+        caption="Where CLIP's image tower looks from the patch in which the best word peaks, block by block.",
+    )
+
+
+def decoder_attention_data(scores: PartScores) -> pd.DataFrame:
+    """The maps behind the decoder figure: word, layer, patch row and column, attention."""
+    attention = scores.attention
+    maps = {}
+    for number, word in enumerate(attention.queries):
+        place = inspection.peak_patch(scores.logits[number], attention.grid)
+        for layer, weights in attention.decoder.items():
+            maps[f"{word}, layer {layer}"] = inspection.attention_map(weights[number], attention.grid, place)
+    return inspection.attention_table(maps)
+
+
+def chosen_images(data: PartData, count: int) -> list[int]:
+    """Indices of test images to show: images of unseen and of seen objects in turn, spread over the dataset."""
+    dataset, unseen = data.evaluation, set(data.evaluation.vocabulary.unseen_object_ids)
+    spread = np.unique(np.linspace(0, len(dataset) - 1, min(len(dataset), 8 * count)).astype(int)) if count else []
+    groups: dict[bool, list[int]] = {True: [], False: []}
+    for index in spread:
+        groups[bool(unseen & set(dataset.object_ids(int(index))))].append(int(index))
+    turns = [group[position] for position in range(len(spread)) for group in groups.values() if position < len(group)]
+    return turns[:count]

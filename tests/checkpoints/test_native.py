@@ -1,0 +1,64 @@
+import resource
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from ovparts_lib.checkpoints.native import WeightsNotSavedError, load_weights, read_metadata, save_weights
+from ovparts_lib.checkpoints.reading import CheckpointError
+
+METADATA = {"system": "test", "size": {"width": 3, "layers": [1, 2]}}
+
+
+def test_what_is_saved_is_read_again(tmp_path):
+    module, path = nn.Linear(3, 2), tmp_path / "new" / "folder" / "w.safetensors"
+    assert save_weights(module, path, METADATA) == path
+    state, metadata = load_weights(path, system="test")
+    assert metadata == METADATA
+    assert state.keys() == module.state_dict().keys()
+    assert all(torch.equal(state[name], tensor) for name, tensor in module.state_dict().items())
+    assert [file.name for file in path.parent.iterdir()] == ["w.safetensors"]
+
+
+def test_it_is_an_ordinary_safetensors_file(tmp_path):
+    state = {"a": torch.randn(4, 3).T, "b": torch.ones(2, dtype=torch.bfloat16)}
+    save_weights(state, tmp_path / "w", {})
+    assert torch.equal(load_file(tmp_path / "w")["a"], state["a"])
+    assert load_file(tmp_path / "w")["b"].dtype == torch.bfloat16
+
+
+def test_files_of_other_origin_or_system_are_refused(tmp_path):
+    save_file({"a": torch.ones(2)}, tmp_path / "theirs.safetensors", {"system": "test"})
+    torch.save({"a": torch.ones(2)}, tmp_path / "theirs.pth")
+    save_weights({"a": torch.ones(2)}, tmp_path / "ours.safetensors", METADATA)
+    for name in ("theirs.safetensors", "theirs.pth"):
+        assert read_metadata(tmp_path / name) is None
+        with pytest.raises(CheckpointError, match="not written by this workbook"):
+            load_weights(tmp_path / name)
+    with pytest.raises(CheckpointError, match="weights of 'test', not of 'clipseg'"):
+        load_weights(tmp_path / "ours.safetensors", system="clipseg")
+
+
+@pytest.fixture
+def small_disk():
+    """No file may grow beyond 64 KiB while the test runs, as on a full disk."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (2**16, before[1]))
+    yield
+    resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+def test_a_full_disk_is_reported_and_the_old_file_survives(tmp_path, small_disk):
+    path = tmp_path / "w.safetensors"
+    save_weights({"a": torch.ones(10)}, path, METADATA)
+    with pytest.raises(WeightsNotSavedError, match=r"weights not saved to .*w.safetensors.*unchanged"):
+        save_weights({"a": torch.zeros(100_000)}, path, METADATA)
+    assert torch.equal(load_weights(path)[0]["a"], torch.ones(10))
+    assert [file.name for file in tmp_path.iterdir()] == ["w.safetensors"]
+
+
+def test_a_folder_that_cannot_be_made_is_reported(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(WeightsNotSavedError, match="weights not saved to"):
+        save_weights({"a": torch.ones(1)}, tmp_path / "file" / "w.safetensors", {})
