@@ -1,7 +1,10 @@
+from io import BytesIO
+
 import matplotlib as mpl
 import numpy as np
 import pandas as pd
 import pytest
+from IPython.core.formatters import DisplayFormatter
 from matplotlib.figure import Figure
 from PIL import Image
 
@@ -14,6 +17,13 @@ def small_figure(text="a"):
     figure = new_figure(2, 1)
     figure.add_subplot().set_title(text)
     return figure
+
+
+def test_a_notebook_shows_a_figure_as_a_picture():
+    """In the kernel, IPython's formatters ask the object itself; pyplot, which would teach them, is not in use."""
+    data, _ = DisplayFormatter().format(small_figure())
+    with Image.open(BytesIO(data["image/png"])) as picture:
+        assert picture.format == "PNG"
 
 
 def test_a_figure_is_saved_with_its_data(tmp_path):
@@ -101,7 +111,7 @@ def test_without_anybody_there_figures_are_shown(monkeypatch):
     shown = []
     monkeypatch.setattr(widgets_module, "display", shown.append)
     assert browse(drawn, ["a", "b", "c"], static=2, layer=[4, 5]) is None
-    assert [type(figure) for figure in shown] == [Figure, Figure]
+    assert all(isinstance(figure, Figure) for figure in shown)
     assert [figure.axes[0].get_title() for figure in shown] == ["0 {'layer': 4}", "1 {'layer': 4}"]
 
 
