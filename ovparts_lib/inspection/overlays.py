@@ -17,6 +17,7 @@ from ovparts_lib.inspection.palette import RIGHT, UNLABELLED, WRONG, class_colou
 from ovparts_lib.vocabularies.vocabulary import Vocabulary
 
 _DIMMED = 0.45  # brightness that is left of unlabelled pixels' surroundings in an error picture
+_MOST_LINES = 0.25
 _LEGEND_ROWS, _LEGEND_WORDS = 24, 48  # in a column beside a picture; words in a legend below pictures
 
 
@@ -35,7 +36,8 @@ def render_overlay(
         label_map: integer (H, W); labels without a colour (nothing, ignore) leave the picture as it is.
         colours: uint8 (N, 3).
         opacity: of the colours, 0..1.
-        boundaries: outline regions in white, with a line that stays visible when a large picture is shown small.
+        boundaries: outline regions in white, with a line that stays visible when a large picture is shown small; left
+            out where regions are so small that lines would cover a quarter of the picture.
 
     Returns:
         uint8 (H, W, 3).
@@ -49,7 +51,9 @@ def render_overlay(
     weight = np.where(painted, np.float32(opacity), np.float32(0))[..., None]
     result = np.rint(picture * (1 - weight) + colour * weight).astype(np.uint8)
     if boundaries:
-        result[_boundaries(np.where(painted, labels, -1))] = 255
+        lines = _boundaries(np.where(painted, labels, -1))
+        if lines.mean() < _MOST_LINES:
+            result[lines] = 255
     return result
 
 

@@ -61,6 +61,12 @@ def test_regions_are_outlined_between_and_nowhere_else():
     assert not (render_overlay(image, labels, class_colours(TOY), boundaries=False) == 255).all(axis=2).any()
 
 
+def test_speckle_is_not_buried_under_its_outlines():
+    labels = np.random.default_rng(0).integers(0, 3, (40, 60))
+    painted = render_overlay(np.zeros((40, 60, 3), np.uint8), labels, class_colours(TOY))
+    assert not (painted == 255).all(axis=2).any()
+
+
 def test_a_tensor_as_read_and_an_array_give_the_same_picture():
     image, labels = picture(), quarters()
     tensor = torch.from_numpy(image).permute(2, 0, 1)
