@@ -1,4 +1,4 @@
-"""CLIPSeg by Hugging Face transformers, used as OV-PARTS uses it: one pass of the image tower, a decoder row per query."""
+"""CLIPSeg by Hugging Face transformers, used as OV-PARTS does: one image tower pass, a decoder row per query."""
 
 from __future__ import annotations
 

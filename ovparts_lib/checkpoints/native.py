@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +11,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
 
+from ovparts_lib.atomic import replacing
 from ovparts_lib.checkpoints.reading import CheckpointError, read_tensors, weights_file
 
 FORMAT = "ovparts 1"
@@ -42,18 +41,11 @@ def save_weights(source: nn.Module | Mapping[str, Tensor], path: str | Path, met
     state = source.state_dict() if isinstance(source, nn.Module) else source
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}
     described = {"format": FORMAT, **{key: json.dumps(value) for key, value in metadata.items()}}
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with temporary.open("wb") as file:
-            file.write(save(tensors, described))  # as bytes, so that a full disk is an OSError like any other
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-        _fsync_folder(path.parent)
+        with replacing(path) as partial:
+            partial.write_bytes(save(tensors, described))  # as bytes, so that a full disk is an OSError like any other
     except OSError as error:
-        with suppress(OSError):
-            temporary.unlink()
         kept = "; the file that was there is unchanged" if path.exists() else ""
         raise WeightsNotSavedError(error.errno, f"weights not saved to {path}: {error.strerror}{kept}") from error
     return path
@@ -91,11 +83,3 @@ def load_weights(path: str | Path, system: str | None = None) -> tuple[dict[str,
     if system is not None and metadata.get("system") != system:
         raise CheckpointError(f"{path} holds weights of {metadata.get('system')!r}, not of {system!r}")
     return read_tensors(path), metadata
-
-
-def _fsync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -5,10 +5,11 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import tempfile
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
+
+from ovparts_lib.atomic import write_atomically
 
 logger = logging.getLogger(__name__)
 
@@ -33,15 +34,8 @@ def read_cache(folder: Path, name: str, key: str) -> Any | None:
 
 def write_cache(folder: Path, name: str, key: str, value: Any) -> None:
     """Store a JSON value atomically; where the folder cannot be written, say so in the log and go on without."""
-    temporary = None
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile("w", encoding="utf-8", dir=folder, suffix=".tmp", delete=False) as file:
-            temporary = Path(file.name)
-            json.dump({"key": key, "value": value}, file)
-        temporary.chmod(0o644)  # a dataset is often shared by a group
-        temporary.replace(folder / f"{name}.json")
+        write_atomically(folder / f"{name}.json", json.dumps({"key": key, "value": value}))
     except OSError as error:
         logger.warning("cannot keep results in %s (%s); they will be computed again next time", folder, error)
-        if temporary is not None:
-            temporary.unlink(missing_ok=True)

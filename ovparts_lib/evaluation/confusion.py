@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ovparts_lib.evaluation.atomic import replacing
+from ovparts_lib.atomic import replacing
 
 _COUNTS = "counts_"  # array names: counts_<mode>, so that other arrays of a file never collide with a mode
 

@@ -17,7 +17,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 from torch import Tensor
 
-from ovparts_lib.evaluation.atomic import replacing
+from ovparts_lib.atomic import replacing
 
 _STYLE = {
     "font.family": "DejaVu Sans",

@@ -1,5 +1,6 @@
 """Runs: parameters that are checked, folders that are locked, notebooks that are executed, and reports."""
 
+from ovparts_lib.atomic import DiskFullError
 from ovparts_lib.runs.folder import RunConflictError, RunFolder, run_state
 from ovparts_lib.runs.lock import RunLockedError
 from ovparts_lib.runs.parameters import (
@@ -15,7 +16,6 @@ from ovparts_lib.runs.parameters import (
 from ovparts_lib.runs.project import project_root, resolve_path
 from ovparts_lib.runs.reading import ParameterError, load_parameters, validate_parameters
 from ovparts_lib.runs.session import read_parameters
-from ovparts_lib.runs.writing import DiskFullError
 
 __all__ = [
     "ClipsegParameters",

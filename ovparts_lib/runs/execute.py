@@ -11,6 +11,7 @@ import uuid
 from pathlib import Path
 from typing import Any
 
+from ovparts_lib.atomic import disk_full, is_disk_full
 from ovparts_lib.runs.folder import (
     EXECUTION_LOCK,
     EXECUTION_VARIABLE,
@@ -25,7 +26,6 @@ from ovparts_lib.runs.parameters import RunParameters
 from ovparts_lib.runs.process import Terminated, environment, stoppable
 from ovparts_lib.runs.project import ROOT_VARIABLE, display_path, package_parent, project_root
 from ovparts_lib.runs.provenance import COMMAND_VARIABLE
-from ovparts_lib.runs.writing import disk_full, is_disk_full
 
 COMPLETE, FAILED, LOCKED, INTERRUPTED, TERMINATED = 0, 1, 3, 130, 143
 RUNNING, EXECUTED, BROKEN = "notebook.running.ipynb", "notebook.ipynb", "notebook.failed.ipynb"

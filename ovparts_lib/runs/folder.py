@@ -13,11 +13,12 @@ from typing import Any, Literal
 
 import yaml
 
+from ovparts_lib.atomic import disk_full, is_disk_full, write_atomically
 from ovparts_lib.runs.lock import FolderLock
 from ovparts_lib.runs.parameters import RunParameters
+from ovparts_lib.runs.plain import to_json
 from ovparts_lib.runs.project import display_path
 from ovparts_lib.runs.provenance import collect_provenance
-from ovparts_lib.runs.writing import disk_full, is_disk_full, to_json, write_atomically
 
 RunState = Literal["absent", "partial", "complete"]
 LOCK, EXECUTION_LOCK = ".lock", ".execution.lock"

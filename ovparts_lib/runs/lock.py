@@ -11,7 +11,7 @@ import time
 from datetime import UTC, datetime
 from pathlib import Path
 
-from ovparts_lib.runs.writing import disk_full, is_disk_full
+from ovparts_lib.atomic import disk_full, is_disk_full
 
 _ATTEMPTS, _PAUSE_SECONDS = 4, 0.05
 _HELD: set[FolderLock] = set()

@@ -11,8 +11,8 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
+from ovparts_lib.atomic import write_atomically
 from ovparts_lib.runs.listing import RunRecord
-from ovparts_lib.runs.writing import write_atomically
 
 MODES = {"oracle_obj": "Oracle-Obj", "pred_all": "Pred-All"}
 METRICS = ("seen", "unseen", "harmonic")

@@ -14,6 +14,8 @@ from typing import Any, BinaryIO
 
 import torch
 
+from ovparts_lib.atomic import sync_folder
+
 KEPT = 2
 # The name ends with the first digits of the content's SHA-256 (as torch.hub's files do), so that a file proves itself.
 _NAME = re.compile(r"step_(\d+)-([0-9a-f]{16})\.pt")
@@ -51,7 +53,7 @@ def write_checkpoint(content: dict[str, Any], folder: Path, step: int) -> Path:
             digest = stream.finish()
         path = folder / f"step_{step:08d}-{digest[:16]}.pt"
         partial.replace(path)
-        _sync_folder(folder)
+        sync_folder(folder)
     except OSError as error:
         with suppress(OSError):
             partial.unlink(missing_ok=True)
@@ -143,15 +145,6 @@ def _delete_old(folder: Path, newest: Path) -> None:
     rest = [path for path in files if path not in stale]
     for path in [*stale, *rest[:-KEPT]]:
         path.unlink()
-
-
-def _sync_folder(folder: Path) -> None:
-    if os.name == "posix":  # makes the rename itself durable; Windows has no such call
-        descriptor = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
 
 
 def _why_not_written(error: OSError, folder: Path, step: int, content: dict[str, Any]) -> str:

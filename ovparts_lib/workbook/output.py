@@ -9,9 +9,9 @@ import pandas as pd
 from IPython.display import display
 from matplotlib.figure import Figure
 
+from ovparts_lib.atomic import write_atomically
 from ovparts_lib.inspection import save_figure
 from ovparts_lib.runs import RunFolder
-from ovparts_lib.runs.writing import write_atomically
 
 
 class RunOutput:

@@ -136,7 +136,7 @@ def test_a_failed_write_leaves_the_old_file(tmp_path, monkeypatch):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(np, "savez_compressed", no_space)
-    with pytest.raises(OSError, match="No space"):
+    with pytest.raises(OSError, match="no space left"):
         ConfusionMatrix(3).save(path, "bbbb")
     assert ConfusionMatrix.load(path, "aaaa").classes == 2
     assert [item.name for item in tmp_path.iterdir()] == ["matrix.npz"]

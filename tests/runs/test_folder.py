@@ -7,12 +7,13 @@ import sys
 
 import pytest
 
+from ovparts_lib.atomic import write_atomically
 from ovparts_lib.runs import DiskFullError, RunConflictError, RunFolder, RunLockedError, run_state
 from ovparts_lib.runs import provenance as provenance_module
 from ovparts_lib.runs.folder import IncompleteResultsError, params_hash, prepare_folder
 from ovparts_lib.runs.lock import FolderLock
+from ovparts_lib.runs.plain import to_json
 from ovparts_lib.runs.project import package_parent, project_root
-from ovparts_lib.runs.writing import to_json, write_atomically
 
 
 def test_a_run_from_absent_to_complete(root, params):
