@@ -228,12 +228,8 @@ def score_table(scores: PartScores, words: Sequence[str]) -> pd.DataFrame:
 
 def attention_table(maps: dict[str, np.ndarray]) -> pd.DataFrame:
     """Data behind an attention figure: one row per map and patch, from maps (gh, gw) by name."""
-    frames = []
-    for name, values in maps.items():
-        rows, columns = np.indices(values.shape)
-        cells = {"map": name, "row": rows.ravel(), "column": columns.ravel(), "attention": values.ravel()}
-        frames.append(pd.DataFrame(cells))
-    return pd.concat(frames, ignore_index=True)
+    cells = [(name, *place, weight) for name, values in maps.items() for place, weight in np.ndenumerate(values)]
+    return pd.DataFrame(cells, columns=["map", "row", "column", "attention"])
 
 
 def _sigmoid(logits: Tensor) -> np.ndarray:

@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from ovparts_lib.evaluation.evaluator import Evaluation
-from ovparts_lib.inspection.figures import new_figure, styled
+from ovparts_lib.inspection.figures import layout_later, new_figure, styled
 
 
 @styled
@@ -47,9 +47,10 @@ def part_confusion(
     axes = figure.subplots(-(-len(tables) // columns), columns, squeeze=False).ravel()
     for ax in axes[len(tables) :]:
         ax.set_axis_off()
-    for ax, table, name in zip(axes, tables, objects, strict=False):
-        unseen = " *" if name in vocabulary.unseen_objects else ""
-        _confusion_panel(ax, table, f"{name}{unseen}", large=columns == 1)
+    with layout_later(figure):
+        for ax, table, name in zip(axes, tables, objects, strict=False):
+            unseen = " *" if name in vocabulary.unseen_objects else ""
+            _confusion_panel(ax, table, f"{name}{unseen}", large=columns == 1)
     figure.suptitle(f"Taken for, % of the part's pixels; {mode}; * unseen object", fontsize=10.5)
     return figure
 

@@ -60,9 +60,15 @@ def run_bars(table: pd.DataFrame, *, columns: Sequence[str] = ("seen", "unseen",
         for k, (name, (colour, hatch)) in enumerate(zip(columns, shades, strict=False)):
             places = np.arange(len(labels)) + (k - (len(columns) - 1) / 2) * 0.8 / len(columns)
             bars = ax.barh(
-                places, rows[name], 0.76 / len(columns), color=colour, hatch=hatch, edgecolor="white", label=name
+                places,
+                rows[name].fillna(0),
+                0.76 / len(columns),
+                color=colour,
+                hatch=hatch,
+                edgecolor="white",
+                label=name,
             )
-            ax.bar_label(bars, [f"{v:.1f}" if np.isfinite(v) else "no classes" for v in rows[name]], padding=2, size=8)
+            ax.bar_label(bars, [f"{v:.1f}" if np.isfinite(v) else "undefined" for v in rows[name]], padding=2, size=8)
         ax.set(xlim=(0, limit), title=mode, xlabel="mIoU (%)", yticks=range(len(labels)), yticklabels=labels)
     axes[0].invert_yaxis()
     figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=len(columns))

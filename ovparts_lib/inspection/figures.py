@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import wraps
 from io import BytesIO
 from pathlib import Path
@@ -39,6 +40,16 @@ _STYLE = {
 _P = ParamSpec("_P")
 
 
+class NotebookFigure(Figure):
+    """A figure that pyplot does not know, and that notebooks show as a picture without pyplot's help.
+
+    It is shown once, as the value of a cell or by ``display``, and freed with its last reference: nothing to close.
+    """
+
+    def _repr_png_(self) -> bytes:
+        return figure_png(self, self.dpi)
+
+
 def styled(draw: Callable[_P, Figure]) -> Callable[_P, Figure]:
     """Draw in the workbook's style without changing anybody's settings."""
 
@@ -51,13 +62,20 @@ def styled(draw: Callable[_P, Figure]) -> Callable[_P, Figure]:
 
 
 def new_figure(width: float, height: float, *, pictures: bool = False) -> Figure:
-    """An empty figure, in inches at 100 dots per inch, that pyplot does not know; ``pictures`` packs panels closely.
-
-    It is shown once, as the value of a notebook cell, and is freed with its last reference; nothing has to be closed.
-    """
-    figure = Figure(figsize=(width, height), dpi=100, layout="compressed" if pictures else "constrained")
+    """An empty figure, in inches at 100 dots per inch; ``pictures`` packs panels closely."""
+    figure = NotebookFigure(figsize=(width, height), dpi=100, layout="compressed" if pictures else "constrained")
     FigureCanvasAgg(figure)
     return figure
+
+
+@contextmanager
+def layout_later(figure: Figure) -> Iterator[None]:
+    """Lay a figure out once, at the end: seaborn's heat maps draw the whole figure each time to measure labels."""
+    figure.set_layout_engine("none")
+    try:
+        yield
+    finally:
+        figure.set_layout_engine("constrained")
 
 
 def save_figure(figure: Figure, path: Path | str, data: pd.DataFrame | None = None, *, dpi: int = 150) -> list[Path]:
@@ -73,10 +91,9 @@ def save_figure(figure: Figure, path: Path | str, data: pd.DataFrame | None = No
     path = Path(path)
     if path.suffix != ".png":
         raise ValueError(f"figures are saved as .png, not {path.name!r}")
-    buffer = BytesIO()
-    figure.savefig(buffer, format="png", dpi=dpi, bbox_inches="tight", pad_inches=0.08)
+    picture = figure_png(figure, dpi)
     with replacing(path) as partial:
-        partial.write_bytes(buffer.getvalue())
+        partial.write_bytes(picture)
     if data is None:
         return [path]
     table = path.with_suffix(".csv")
@@ -84,6 +101,13 @@ def save_figure(figure: Figure, path: Path | str, data: pd.DataFrame | None = No
         # A named index is part of the data (rows of a matrix); a plain one only counts lines.
         data.to_csv(partial, index=data.index.name is not None)
     return [path, table]
+
+
+def figure_png(figure: Figure, dpi: float = 100) -> bytes:
+    """The figure as the bytes of a PNG file, empty margins cut."""
+    buffer = BytesIO()
+    figure.savefig(buffer, format="png", dpi=dpi, bbox_inches="tight", pad_inches=0.08)
+    return buffer.getvalue()
 
 
 def save_picture(picture: np.ndarray, path: Path | str) -> Path:

@@ -17,6 +17,7 @@ from ovparts_lib.inspection.palette import RIGHT, UNLABELLED, WRONG, class_colou
 from ovparts_lib.vocabularies.vocabulary import Vocabulary
 
 _DIMMED = 0.45  # brightness that is left of unlabelled pixels' surroundings in an error picture
+_MOST_LINES = 0.25
 _LEGEND_ROWS, _LEGEND_WORDS = 24, 48  # in a column beside a picture; words in a legend below pictures
 
 
@@ -35,7 +36,8 @@ def render_overlay(
         label_map: integer (H, W); labels without a colour (nothing, ignore) leave the picture as it is.
         colours: uint8 (N, 3).
         opacity: of the colours, 0..1.
-        boundaries: outline regions in white, with a line that stays visible when a large picture is shown small.
+        boundaries: outline regions in white, with a line that stays visible when a large picture is shown small; left
+            out where regions are so small that lines would cover a quarter of the picture.
 
     Returns:
         uint8 (H, W, 3).
@@ -49,7 +51,9 @@ def render_overlay(
     weight = np.where(painted, np.float32(opacity), np.float32(0))[..., None]
     result = np.rint(picture * (1 - weight) + colour * weight).astype(np.uint8)
     if boundaries:
-        result[_boundaries(np.where(painted, labels, -1))] = 255
+        lines = _boundaries(np.where(painted, labels, -1))
+        if lines.mean() < _MOST_LINES:
+            result[lines] = 255
     return result
 
 
@@ -165,14 +169,6 @@ def comparison_table(
     return pd.DataFrame(rows, columns=["part", "labelled", "predicted", "right", "IoU"])
 
 
-def picture_iou(ground_truth: np.ndarray, prediction: np.ndarray, ignore_label: int) -> float:
-    """Mean IoU in percent over the classes labelled in one picture, on its labelled pixels; NaN without labels."""
-    labelled = ground_truth != ignore_label
-    truth, guess = ground_truth[labelled], prediction[labelled]
-    ious = [100 * ((truth == c) & (guess == c)).sum() / ((truth == c) | (guess == c)).sum() for c in np.unique(truth)]
-    return float(np.mean(ious)) if ious else float("nan")
-
-
 def _comparisons(
     images: Sequence[Tensor | np.ndarray],
     ground_truths: Sequence[Tensor | np.ndarray],
@@ -189,7 +185,7 @@ def _comparisons(
     figure = new_figure(width, sum(heights) + _legend_height(words, width), pictures=True)
     axes = figure.subplots(len(pictures), 3, squeeze=False, gridspec_kw={"height_ratios": heights})
     for row, picture, truth, guess, title in zip(axes, pictures, truths, guesses, titles, strict=True):
-        iou = picture_iou(truth, guess, vocabulary.ignore_label)
+        iou = comparison_table(truth, guess, vocabulary)["IoU"].mean()
         _show(row[0], render_overlay(picture, truth, colours), f"{title}: ground truth" if title else "ground truth")
         _show(row[1], render_overlay(picture, guess, colours), "prediction")
         verdict = "no labels" if np.isnan(iou) else f"mean IoU {iou:.1f} %"

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from io import BytesIO
 from typing import Any
 
 import ipywidgets
 from IPython import get_ipython
 from IPython.display import display
 from matplotlib.figure import Figure
+
+from ovparts_lib.inspection.figures import figure_png
 
 
 def browse(
@@ -66,9 +67,7 @@ def _viewer(draw: Callable[..., Figure], pictures: Sequence[str], menus: dict[st
 
     def show(_change: object = None) -> None:
         figure = draw(slider.value, **{key: choice.value for key, choice in choices.items()})
-        buffer = BytesIO()
-        figure.savefig(buffer, format="png", bbox_inches="tight")
-        name.value, screen.value = pictures[slider.value], buffer.getvalue()
+        name.value, screen.value = pictures[slider.value], figure_png(figure)
 
     for control in (slider, *choices.values()):
         control.observe(show, names="value")

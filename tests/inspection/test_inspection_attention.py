@@ -1,0 +1,146 @@
+import numpy as np
+import pytest
+import torch
+
+from ovparts_lib.inspection import (
+    attention_map,
+    attention_table,
+    clip_attention,
+    decoder_attention,
+    peak_patch,
+    render_heat,
+    score_maps,
+    score_table,
+)
+from ovparts_lib.models.scores import AttentionMaps, PartScores
+
+GRID = (3, 4)
+TOKENS = 13
+
+
+def softmax(*shape, seed=0):
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed)).softmax(-1)
+
+
+def scores_with_attention(attention=True):
+    logits = torch.full((3, 6, 8), -4.0)
+    logits[0, 5, 7] = 1.0
+    logits[1, 0, 0] = 5.0
+    logits[2, 2, 3] = 3.0
+    maps = AttentionMaps(
+        GRID,
+        {layer: softmax(3, 2, TOKENS, TOKENS, seed=layer) for layer in range(2)},
+        {block: softmax(4, TOKENS, TOKENS, seed=10 + block) for block in (1, 2, 3, 4, 5, 6)},
+        ("cat head", "cat tail", "dog head"),
+    )
+    return PartScores(logits, (0, 1, 2), None, (30, 40), maps if attention else None)
+
+
+def image(height=30, width=40):
+    return np.full((height, width, 3), 100, np.uint8)
+
+
+def titles(figure):
+    return [ax.get_title() for ax in figure.axes if ax.get_title()]
+
+
+def test_maps_are_rows_of_the_mean_over_heads():
+    attention = softmax(5, TOKENS, TOKENS)
+    mean = attention.double().mean(0).numpy()
+    np.testing.assert_allclose(attention_map(attention, GRID, "class_token").ravel(), mean[0, 1:])
+    np.testing.assert_allclose(attention_map(attention, GRID, (2, 1)).ravel(), mean[1 + 2 * 4 + 1, 1:])
+    np.testing.assert_allclose(attention_map(attention, GRID, "received").ravel(), mean[1:, 1:].mean(0))
+    np.testing.assert_allclose(attention_map(attention[0], GRID, "class_token").ravel(), attention[0, 0, 1:])
+
+
+def test_wrong_grids_and_places_are_named():
+    with pytest.raises(ValueError, match=r"does not fit a grid of 4 x 4"):
+        attention_map(softmax(TOKENS, TOKENS), (4, 4), "class_token")
+    with pytest.raises(ValueError, match=r"there is no patch \(3, 0\) in a grid of 3 x 4"):
+        attention_map(softmax(TOKENS, TOKENS), GRID, (3, 0))
+
+
+def test_the_asking_patch_holds_the_largest_logit():
+    scores = scores_with_attention()
+    assert [peak_patch(logits, GRID) for logits in scores.logits] == [(2, 3), (0, 0), (1, 1)]
+
+
+def test_heat_is_painted_at_full_size_where_the_attention_is():
+    values = np.zeros(GRID)
+    values[2, 3] = 0.5
+    painted = render_heat(image(300, 400), values)
+    assert painted.shape == (300, 400, 3)
+    assert painted.dtype == np.uint8
+    assert painted[290, 390].astype(int).sum() > painted[10, 10].astype(int).sum() + 150
+    assert np.ptp(painted[10, 10].astype(int)) <= 2  # no heat: the grey picture
+    np.testing.assert_array_equal(render_heat(image(), np.zeros(GRID)), render_heat(image(), np.zeros(GRID), top=1.0))
+
+
+def test_decoder_figure_says_word_layer_and_who_asks():
+    figure = decoder_attention(image(), scores_with_attention(), words=["dog head"])
+    assert titles(figure) == ["“dog head”, layer 0", "“dog head”, layer 1"]
+    assert figure.get_suptitle() == (
+        "Decoder self-attention, mean over heads, from the patch where the word scores highest (cross)"
+    )
+    panels = [ax for ax in figure.axes if ax.get_title()]
+    assert len(figure.axes) == 2 * len(panels)  # a colour bar each
+    x, y = panels[0].lines[-1].get_data()
+    assert (x[0], y[0]) == (pytest.approx(1.5 / 4 * 40), pytest.approx(1.5 / 3 * 30))
+
+
+def test_words_that_score_highest_come_first_and_layers_can_be_chosen():
+    figure = decoder_attention(image(), scores_with_attention(), layers=[1], source="received")
+    assert titles(figure) == ["“cat tail”, layer 1", "“dog head”, layer 1", "“cat head”, layer 1"]
+    assert figure.get_suptitle().endswith("received, mean over all asking patches")
+
+
+def test_clip_figure_says_block_and_who_asks():
+    figure = clip_attention(image(), scores_with_attention())
+    assert titles(figure) == [f"block {block}" for block in range(1, 7)]
+    assert figure.get_suptitle() == "CLIP image tower, self-attention, mean over heads, from the class token"
+    asked = clip_attention(image(), scores_with_attention(), blocks=[6], source="peak", word="cat head")
+    assert asked.get_suptitle().endswith("from the patch where “cat head” scores highest (cross)")
+
+
+def test_the_colour_bar_ends_at_the_largest_weight():
+    scores = scores_with_attention()
+    figure = clip_attention(image(), scores, blocks=[3])
+    top = attention_map(scores.attention.clip[3], GRID, "class_token").max()
+    bar = next(ax for ax in figure.axes if not ax.get_title())
+    assert bar.get_xlim() == (0, pytest.approx(top))
+
+
+def test_what_is_not_there_is_named():
+    scores = scores_with_attention()
+    with pytest.raises(ValueError, match="predict with keep_attention=True"):
+        decoder_attention(image(), scores_with_attention(attention=False))
+    with pytest.raises(ValueError, match="there is no query for 'car'; there are cat head, cat tail, dog head"):
+        decoder_attention(image(), scores, words=["car"])
+    with pytest.raises(ValueError, match=r"no attention was kept of decoder layer \[7\]; there are \[0, 1\]"):
+        decoder_attention(image(), scores, layers=[7])
+    with pytest.raises(ValueError, match=r"no attention was kept of block \[12\]"):
+        clip_attention(image(), scores, blocks=[12])
+    with pytest.raises(ValueError, match="source must be one of class_token, peak, received"):
+        clip_attention(image(), scores, source="cls")
+
+
+def test_score_maps_show_every_word_on_one_scale():
+    words = ("cat's head", "cat's tail", "dog's head")
+    figure = score_maps(image(), scores_with_attention(), words)
+    sigmoid = 1 / (1 + np.exp(-np.array([5.0, 3.0, 1.0])))
+    expected = [f"{w} (peak {s:.2f})" for w, s in zip(("cat's tail", "dog's head", "cat's head"), sigmoid, strict=True)]
+    assert titles(figure) == expected
+    assert figure.axes[-1].get_ylim() == (0, 1)
+    assert titles(score_maps(image(), scores_with_attention(), words, chosen=["dog's head"])) == expected[1:2]
+    with pytest.raises(ValueError, match="there is no score map for 'car'"):
+        score_maps(image(), scores_with_attention(), words, chosen=["car"])
+
+
+def test_data_behind_the_figures():
+    table = score_table(scores_with_attention(), ("a", "b", "c")).set_index("word")
+    assert table.loc["b", "peak"] == pytest.approx(1 / (1 + np.exp(-5.0)))
+    assert table.loc["b", "share_above_half"] == pytest.approx(1 / 48)
+    long = attention_table({"layer 0": np.arange(12).reshape(GRID), "layer 1": np.zeros(GRID)})
+    assert len(long) == 24
+    row = long[(long["map"] == "layer 0") & (long["row"] == 2) & (long["column"] == 1)]
+    assert list(row["attention"]) == [9]

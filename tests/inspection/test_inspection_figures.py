@@ -1,0 +1,137 @@
+from io import BytesIO
+
+import matplotlib as mpl
+import numpy as np
+import pandas as pd
+import pytest
+from IPython.core.formatters import DisplayFormatter
+from matplotlib.figure import Figure
+from PIL import Image
+
+from ovparts_lib.inspection import browse, save_figure, save_picture
+from ovparts_lib.inspection import widgets as widgets_module
+from ovparts_lib.inspection.figures import new_figure, styled
+
+
+def small_figure(text="a"):
+    figure = new_figure(2, 1)
+    figure.add_subplot().set_title(text)
+    return figure
+
+
+def test_a_notebook_shows_a_figure_as_a_picture():
+    """In the kernel, IPython's formatters ask the object itself; pyplot, which would teach them, is not in use."""
+    data, _ = DisplayFormatter().format(small_figure())
+    with Image.open(BytesIO(data["image/png"])) as picture:
+        assert picture.format == "PNG"
+
+
+def test_a_figure_is_saved_with_its_data(tmp_path):
+    data = pd.DataFrame({"word": ["car's wheel", "a, b"], "IoU": [1.5, np.nan]})
+    written = save_figure(small_figure(), tmp_path / "chart.png", data)
+    assert written == [tmp_path / "chart.png", tmp_path / "chart.csv"]
+    with Image.open(tmp_path / "chart.png") as picture:
+        assert picture.format == "PNG"
+    pd.testing.assert_frame_equal(pd.read_csv(tmp_path / "chart.csv"), data)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["chart.csv", "chart.png"]
+
+
+def test_rows_that_have_a_name_keep_it(tmp_path):
+    matrix = pd.DataFrame({"head": [1]}, index=pd.Index(["tail"], name="ground truth"))
+    save_figure(small_figure(), tmp_path / "confusion.png", matrix)
+    assert (tmp_path / "confusion.csv").read_text() == "ground truth,head\ntail,1\n"
+
+
+def test_a_failed_write_leaves_the_old_picture(tmp_path, monkeypatch):
+    path = tmp_path / "chart.png"
+    save_figure(small_figure(), path)
+    before = path.read_bytes()
+
+    def no_space(*args, **kwargs):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(type(path), "write_bytes", no_space)
+    with pytest.raises(OSError, match="No space"):
+        save_figure(small_figure("other"), path)
+    assert path.read_bytes() == before
+    assert [item.name for item in tmp_path.iterdir()] == ["chart.png"]
+
+
+def test_only_png_figures(tmp_path):
+    with pytest.raises(ValueError, match=r"saved as \.png, not 'chart\.pdf'"):
+        save_figure(small_figure(), tmp_path / "chart.pdf")
+
+
+def test_pictures_are_saved_at_full_size(tmp_path):
+    pixels = np.random.default_rng(0).integers(0, 256, (30, 50, 3), dtype=np.uint8)
+    save_picture(pixels, tmp_path / "overlay.png")
+    with Image.open(tmp_path / "overlay.png") as picture:
+        np.testing.assert_array_equal(np.asarray(picture), pixels)
+    save_picture(pixels, tmp_path / "overlay.jpg")
+    with Image.open(tmp_path / "overlay.jpg") as picture:
+        assert (picture.format, picture.size) == ("JPEG", (50, 30))
+
+
+def test_the_users_style_neither_changes_nor_matters():
+    @styled
+    def draw():
+        return small_figure()
+
+    with mpl.rc_context({"font.size": 30, "axes.facecolor": "black"}):
+        figure = draw()
+        assert mpl.rcParams["font.size"] == 30
+    assert figure.axes[0].get_facecolor() == (1, 1, 1, 1)
+
+
+def drawn(index, **chosen):
+    text = f"{index} {chosen}"
+    return small_figure(text)
+
+
+def test_a_viewer_draws_what_is_chosen(monkeypatch):
+    asked = []
+
+    def draw(index, layer, word):
+        asked.append((index, layer, word))
+        return small_figure(f"{index} {layer} {word}")
+
+    viewer = browse(draw, ["first", "second"], interactive=True, layer=[0, 1], word=["head", "tail"])
+    (slider, name), (layer, word), screen = viewer.children[0].children, viewer.children[1].children, viewer.children[2]
+    first = screen.value
+    assert (name.value, first[:4]) == ("first", b"\x89PNG")
+    slider.value = 1
+    layer.value = 1
+    word.value = "tail"
+    assert asked == [(0, 0, "head"), (1, 0, "head"), (1, 1, "head"), (1, 1, "tail")]
+    assert name.value == "second"
+    assert screen.value != first
+
+
+def test_without_anybody_there_figures_are_shown(monkeypatch):
+    shown = []
+    monkeypatch.setattr(widgets_module, "display", shown.append)
+    assert browse(drawn, ["a", "b", "c"], static=2, layer=[4, 5]) is None
+    assert all(isinstance(figure, Figure) for figure in shown)
+    assert [figure.axes[0].get_title() for figure in shown] == ["0 {'layer': 4}", "1 {'layer': 4}"]
+
+
+def test_a_person_is_told_from_papermill(monkeypatch):
+    class Kernel:
+        _allow_stdin = True
+
+    class Shell:
+        kernel = Kernel()
+
+    monkeypatch.setattr(widgets_module, "get_ipython", Shell)
+    assert widgets_module.someone_is_there()
+    Kernel._allow_stdin = False
+    assert not widgets_module.someone_is_there()
+    monkeypatch.setattr(widgets_module, "get_ipython", lambda: None)
+    assert not widgets_module.someone_is_there()
+
+
+def test_nothing_to_browse_is_an_error():
+    with pytest.raises(ValueError, match="nothing to choose from in pictures"):
+        browse(drawn, [])
+    with pytest.raises(ValueError, match="nothing to choose from in layer"):
+        browse(drawn, ["a"], layer=[])

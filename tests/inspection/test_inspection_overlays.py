@@ -1,0 +1,177 @@
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from matplotlib.figure import Figure
+
+from ovparts_lib.inspection import (
+    class_colours,
+    comparison,
+    comparison_grid,
+    comparison_table,
+    label_grid,
+    overlay,
+    render_error,
+    render_overlay,
+)
+from ovparts_lib.inspection.palette import RIGHT, WRONG
+from ovparts_lib.vocabularies import Vocabulary, load_vocabulary
+
+TOY = Vocabulary("toy", ("cat's head", "cat's tail", "dog's head"), ("cat", "dog"))
+IGNORE = TOY.ignore_label
+
+
+def picture(height=40, width=60, seed=0):
+    return np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
+
+
+def quarters(height=40, width=60):
+    """cat's tail on the upper half, dog's head lower left, nothing lower right."""
+    labels = np.full((height, width), IGNORE, np.int64)
+    labels[: height // 2] = 1
+    labels[height // 2 :, : width // 2] = 2
+    return labels
+
+
+def legend_words(figure):
+    return [text.get_text() for text in figure.legends[0].get_texts()]
+
+
+def titles(figure):
+    return [ax.get_title() for ax in figure.axes]
+
+
+def test_colours_are_mixed_by_the_formula_and_unlabelled_pixels_are_untouched():
+    image, labels, colours = picture(), quarters(), class_colours(TOY)
+    painted = render_overlay(image, labels, colours, opacity=0.6)
+    for y, x in ((5, 5), (35, 10)):
+        expected = 0.4 * image[y, x] + 0.6 * colours[labels[y, x]]
+        np.testing.assert_allclose(painted[y, x], expected, atol=0.51)
+    np.testing.assert_array_equal(painted[30:, 40:], image[30:, 40:])
+    assert painted.dtype == np.uint8
+
+
+def test_regions_are_outlined_between_and_nowhere_else():
+    image, labels = np.zeros((40, 60, 3), np.uint8), quarters()
+    painted = render_overlay(image, labels, class_colours(TOY))
+    white = (painted == 255).all(axis=2)
+    assert white[19:21, :].any(axis=0).all()
+    assert not white[:17].any()
+    assert not white[24:, :27].any()
+    assert not (render_overlay(image, labels, class_colours(TOY), boundaries=False) == 255).all(axis=2).any()
+
+
+def test_speckle_is_not_buried_under_its_outlines():
+    labels = np.random.default_rng(0).integers(0, 3, (40, 60))
+    painted = render_overlay(np.zeros((40, 60, 3), np.uint8), labels, class_colours(TOY))
+    assert not (painted == 255).all(axis=2).any()
+
+
+def test_a_tensor_as_read_and_an_array_give_the_same_picture():
+    image, labels = picture(), quarters()
+    tensor = torch.from_numpy(image).permute(2, 0, 1)
+    one = render_overlay(tensor, torch.from_numpy(labels), class_colours(TOY))
+    np.testing.assert_array_equal(one, render_overlay(image, labels.astype(np.uint8), class_colours(TOY)))
+
+
+def test_a_large_photograph_keeps_its_size_and_shows_its_lines():
+    labels = np.zeros((1536, 2048), np.int64)
+    labels[:, 1024:] = 1
+    painted = render_overlay(np.zeros((1536, 2048, 3), np.uint8), labels, class_colours(TOY))
+    assert painted.shape == (1536, 2048, 3)
+    assert 4 <= (painted[700] == 255).all(axis=1).sum() <= 6  # visible when shown at a third of its size
+
+
+@pytest.mark.parametrize(
+    ("image", "labels", "message"),
+    [
+        (picture().astype(np.float32), quarters(), "an image must be uint8"),
+        (picture()[..., :1], quarters(), "an image must be uint8"),
+        (picture(), quarters(20, 20), r"the label map is \(20, 20\), the picture \(40, 60\)"),
+        (picture(), quarters().astype(float), "a label map must be integer"),
+    ],
+)
+def test_wrong_pictures_are_named(image, labels, message):
+    with pytest.raises(ValueError, match=message):
+        render_overlay(image, labels, class_colours(TOY))
+
+
+def test_the_legend_names_what_occurs_largest_first():
+    figure = overlay(picture(), quarters(), TOY, title="a picture")
+    assert isinstance(figure, Figure)
+    assert legend_words(figure) == ["cat's tail", "dog's head"]
+    assert titles(figure) == ["a picture"]
+    swatch = figure.legends[0].legend_handles[0].get_facecolor()
+    np.testing.assert_allclose(np.array(swatch[:3]) * 255, class_colours(TOY)[1], atol=0.51)
+
+
+def test_the_legend_stands_beside_the_picture():
+    figure = overlay(picture(), quarters(), TOY)
+    figure.canvas.draw()
+    legend, axes = figure.legends[0].get_window_extent(), figure.axes[0].get_window_extent()
+    assert legend.x0 >= axes.x1 - 1
+    assert legend.x1 <= figure.bbox.width + 1
+
+
+def test_a_picture_of_nothing_has_no_legend():
+    assert overlay(picture(), np.full((40, 60), IGNORE), TOY).legends == []
+
+
+def test_long_legends_name_the_largest_and_count_the_rest():
+    vocabulary = load_vocabulary("pascal_part_116")
+    labels = np.repeat(np.arange(116), 30).reshape(60, 58)
+    figure = overlay(picture(60, 58), labels, vocabulary)
+    words = legend_words(figure)
+    assert len(words) == 49
+    assert words[-1] == "and 68 smaller"
+    figure.canvas.draw()
+    legend = figure.legends[0].get_window_extent()
+    assert legend.height <= figure.bbox.height + 1
+    assert legend.width <= figure.bbox.width
+
+
+def test_comparison_says_the_iou_of_the_picture():
+    truth, guess = quarters(), quarters()
+    guess[:10] = 0  # half of cat's tail is taken for cat's head
+    guess[30:, 40:] = 1  # painted where nothing is labelled: not judged
+    figure = comparison(picture(), truth, guess, TOY, title="p1")
+    assert titles(figure) == ["p1: ground truth", "prediction", "error, mean IoU 75.0 %"]
+    assert legend_words(figure) == ["cat's tail", "dog's head", "cat's head", "right", "wrong", "no label"]
+    nothing = np.full((40, 60), IGNORE)
+    assert titles(comparison(picture(), nothing, guess, TOY))[2] == "error, no labels"
+
+
+def test_comparison_table_counts_pixels():
+    truth, guess = quarters(), quarters()
+    guess[:10] = 0
+    guess[30:, 40:] = 1
+    table = comparison_table(torch.from_numpy(truth), guess, TOY).set_index("part")
+    assert list(table.loc["cat's tail", ["labelled", "predicted", "right", "IoU"]]) == [1200, 800, 600, 50.0]
+    assert list(table.loc["dog's head"]) == [600, 600, 600, 100.0]
+    assert pd.isna(table.loc["cat's head", "IoU"])
+
+
+def test_right_is_green_wrong_is_red_and_unlabelled_is_grey():
+    image, truth, guess = np.full((40, 60, 3), 128, np.uint8), quarters(), quarters()
+    guess[:10] = 0
+    shown = render_error(image, truth, guess, IGNORE).astype(float)
+
+    def nearer(pixel, one, other):
+        return np.linalg.norm(pixel - np.array(one)) < np.linalg.norm(pixel - np.array(other))
+
+    assert nearer(shown[15, 5], RIGHT, WRONG)
+    assert nearer(shown[35, 5], RIGHT, WRONG)
+    assert nearer(shown[5, 5], WRONG, RIGHT)
+    assert np.ptp(shown[35, 50]) <= 2
+
+
+def test_grids_hold_every_picture_once():
+    images = [picture(40, 60), picture(60, 40), picture(50, 50)]
+    labels = [quarters(40, 60), quarters(60, 40), quarters(50, 50)]
+    names = ["a", "b", "c"]
+    grid = label_grid(images, labels, TOY, titles=names, columns=2)
+    assert [title for title in titles(grid) if title] == names
+    assert legend_words(grid) == ["cat's tail", "dog's head"]
+    rows = comparison_grid(images, labels, labels, TOY, titles=names)
+    assert titles(rows)[::3] == ["a: ground truth", "b: ground truth", "c: ground truth"]
+    assert titles(rows)[2::3] == ["error, mean IoU 100.0 %"] * 3
