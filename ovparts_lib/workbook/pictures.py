@@ -33,6 +33,10 @@ def comparison_figures(model: nn.Module, data: PartData, params: Any, output: Ru
         "pred_all": "Nothing is given; all parts and 'none of them' compete everywhere.",
     }
     for mode, maps in predictions.items():
+        tables = [
+            inspection.comparison_table(sample.part_map, one.cpu(), vocabulary).assign(image=sample.image_id)
+            for sample, one in zip(samples, maps, strict=True)
+        ]
         output.figure(
             inspection.comparison_grid(
                 [sample.image for sample in samples],
@@ -44,6 +48,7 @@ def comparison_figures(model: nn.Module, data: PartData, params: Any, output: Ru
             f"comparison_{mode}",
             title=f"Ground truth, prediction, error: {mode.replace('_', '-')}",
             caption=f"{captions[mode]} Green is right, red is wrong, grey has no label.",
+            data=pd.concat(tables, ignore_index=True),
         )
 
 

@@ -127,6 +127,29 @@ def class_figures(evaluation: Evaluation, tables: dict[str, pd.DataFrame], outpu
             caption=f"Rows are objects, unseen ones marked; columns are generic parts. Protocol {protocol}.",
             data=table,
         )
+    confusion_figure(evaluation, output)
+
+
+def confusion_figure(evaluation: Evaluation, output: RunOutput) -> None:
+    """For each object, which of its parts are taken for which when the object is known."""
+    vocabulary = evaluation.vocabulary
+    counts = evaluation.matrices["oracle_obj"].numpy()[:, :-1].sum(axis=0)
+    shown = [
+        name
+        for i, name in enumerate(vocabulary.objects)
+        if sum(counts[part] > 0 for part in vocabulary.parts_of(i)) >= 2
+    ]
+    if not shown:
+        return
+    tables = {name: inspection.part_confusion_table(evaluation, name, "oracle_obj") for name in shown}
+    data = pd.concat(tables, names=["object", "part"]).reset_index()
+    output.figure(
+        inspection.part_confusion(evaluation, objects=shown, mode="oracle_obj"),
+        "part_confusion",
+        title="Confusion between parts, oracle-obj",
+        caption="Each row says what a part's labelled pixels were taken for, in percent; * marks unseen objects.",
+        data=data,
+    )
 
 
 def training_figures(history: pd.DataFrame, output: RunOutput) -> None:

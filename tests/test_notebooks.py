@@ -1,0 +1,67 @@
+"""The notebooks and the parameter files shipped with them."""
+
+import ast
+from pathlib import Path
+
+import nbformat
+import pytest
+import yaml
+
+from ovparts_lib.runs import load_parameters, parameter_model
+from ovparts_lib.runs.notebooks import check_notebook, declared_parameters
+from ovparts_lib.runs.parameters import MODELS, notebook_of
+
+ROOT = Path(__file__).parents[1]
+NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
+PARAMS = sorted((ROOT / "params").glob("*/*.yaml"))
+names = [path.stem for path in NOTEBOOKS]
+
+
+def code_cells(path):
+    return [cell for cell in nbformat.read(path, as_version=4).cells if cell.cell_type == "code"]
+
+
+def test_every_parameter_model_has_its_notebook():
+    assert names == sorted(notebook_of(model) for model in MODELS)
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=names)
+def test_outputs_are_stripped_and_the_kernel_is_python3(path):
+    notebook = nbformat.read(path, as_version=4)
+    nbformat.validate(notebook)
+    assert notebook.metadata.kernelspec.name == "python3"
+    assert all(not cell.outputs and cell.execution_count is None for cell in code_cells(path))
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=names)
+def test_notebooks_hold_calls_and_no_logic(path):
+    forbidden = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef, ast.Lambda, ast.While, ast.Try)
+    for cell in code_cells(path):
+        tree = ast.parse(cell.source)
+        assert not [node for node in ast.walk(tree) if isinstance(node, forbidden)], cell.source
+        modules = {node.module.split(".")[0] for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
+        assert modules <= {"ovparts_lib", "IPython"}
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=names)
+def test_the_parameters_cell_fits_its_model_and_names_every_key(path):
+    model = parameter_model(path.stem)
+    check_notebook(path, model)
+    assert set(declared_parameters(path)) == set(model.model_fields)
+
+
+@pytest.mark.parametrize("path", PARAMS, ids=[f"{path.parent.name}/{path.stem}" for path in PARAMS])
+def test_every_parameter_file_is_valid_complete_and_explained(path):
+    params = load_parameters(path)
+    text = path.read_text(encoding="utf-8")
+    given = yaml.safe_load(text)
+    assert set(given) == set(type(params).model_fields)
+    lines = text.splitlines()
+    for key in given:
+        line = next(line for line in lines if line.startswith(f"{key}:"))
+        assert "# " in line, f"{path.name}: {key} is not explained"
+
+
+def test_the_folder_of_a_parameter_file_is_its_setting():
+    for path in PARAMS:
+        assert load_parameters(path).setting == path.parent.name
