@@ -88,7 +88,7 @@ def render_scene(rng: np.random.Generator, vocabulary: Vocabulary | None = None)
     things = tuple(
         thing
         for number, item in enumerate(placed)
-        if (thing := _visible(item.pose, part_map[instances == number], vocabulary)).pixels >= 12
+        if (thing := visible_thing(item.pose, part_map[instances == number], vocabulary)).pixels >= 12
     )
     return Scene(finish(canvas.image(), rng), part_map, object_map, things, place)
 
@@ -112,7 +112,7 @@ def arrange(poses: Sequence[Pose], width: int, height: int, rng: np.random.Gener
     columns = rng.permutation(count)
     placed = []
     for pose, column in zip(poses, columns, strict=True):
-        matrix = _flip_and_tilt(pose, rng)
+        matrix = flip_and_tilt(pose, rng)
         points = np.concatenate([piece.points for piece in pose.pieces]) @ matrix
         low, high = points.min(0), points.max(0)
         extent = high - low
@@ -158,11 +158,12 @@ def count_part(pose: Pose, label: str) -> int:
     low = np.array([piece.points.min(0) for piece in pieces])
     high = np.array([piece.points.max(0) for piece in pieces])
     middle, area = (low + high) / 2, (high - low).prod(1)
-    holds = ((middle[:, None] > low) & (middle[:, None] < high)).all(2) & (area[:, None] < 0.45 * area)
+    holds = ((middle[:, None] > low) & (middle[:, None] < high)).all(2) & (area[:, None] < 0.5 * area)
     return int((~holds.any(1)).sum())
 
 
-def _flip_and_tilt(pose: Pose, rng: np.random.Generator) -> np.ndarray:
+def flip_and_tilt(pose: Pose, rng: np.random.Generator) -> np.ndarray:
+    """Random matrix (2, 2) for row vectors: mirrored half of the time, turned by up to the view's tilt."""
     turn = np.radians(rng.uniform(-pose.view.tilt, pose.view.tilt))
     matrix = np.array([[np.cos(turn), np.sin(turn)], [-np.sin(turn), np.cos(turn)]])
     return np.diag([-1.0 if rng.random() < 0.5 else 1.0, 1.0]) @ matrix
@@ -175,7 +176,7 @@ def _within(centre: float, half: float, size: float, rng: np.random.Generator) -
     return (low + high) / 2 if low > high else float(np.clip(centre, low, high))
 
 
-def _visible(pose: Pose, pixels: np.ndarray, vocabulary: Vocabulary) -> Thing:
+def visible_thing(pose: Pose, pixels: np.ndarray, vocabulary: Vocabulary) -> Thing:
     """What can be seen of a figure, given the part ids of its visible pixels."""
     ids, counts = np.unique(pixels, return_counts=True)
     seen = {vocabulary.parts[i] for i, n in zip(ids, counts, strict=True) if i != NOTHING and n >= VISIBLE_PIXELS}
