@@ -45,7 +45,7 @@ class ClipSize:
 
 
 VIT_B_16 = ClipSize("ViT-B-16", 512, 224, 16, 768, 12, 12, 512, 12, 8)
-MINIATURE = ClipSize("miniature", 96, 64, 8, 96, 6, 4, 96, 3, 4)
+MINIATURE = ClipSize("miniature", 96, 64, 8, 96, 5, 3, 96, 2, 3)
 
 
 @dataclass
