@@ -6,6 +6,7 @@ projections of the image activations) is computed once per image.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -14,6 +15,10 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from ovparts_lib.models.clip import self_attention
+
+# A new head begins by calling every pixel negative with probability 0.99, as nearly all are; otherwise the first steps
+# do nothing but learn that (Lin et al., "Focal Loss for Dense Object Detection", ICCV 2017, section 3.3).
+RARE = -math.log(99)
 
 
 class DecoderLayer(nn.Module):
@@ -43,6 +48,7 @@ class RefinedHead(nn.Module):
         self.conv = nn.Conv2d(width, width, 3, padding=1)
         self.up1 = nn.ConvTranspose2d(width, width // 2, first, stride=first)
         self.up2 = nn.ConvTranspose2d(width // 2, 1, patch_size // first, stride=patch_size // first)
+        nn.init.constant_(self.up2.bias, RARE)
 
     def forward(self, tokens: Tensor, grid: tuple[int, int]) -> Tensor:
         """(b, gh * gw, width) -> logits (b, gh * patch_size, gw * patch_size)."""
@@ -59,6 +65,7 @@ class PlainHead(nn.Module):
     def __init__(self, width: int, patch_size: int) -> None:
         super().__init__()
         self.up = nn.ConvTranspose2d(width, 1, patch_size, stride=patch_size)
+        nn.init.constant_(self.up.bias, RARE)
 
     def forward(self, tokens: Tensor, grid: tuple[int, int]) -> Tensor:
         """(b, gh * gw, width) -> logits (b, gh * patch_size, gw * patch_size)."""
