@@ -25,6 +25,7 @@ from ovparts_lib.inspection.overlays import (
     comparison_table,
     label_grid,
     overlay,
+    picture_grid,
     render_error,
     render_overlay,
 )
@@ -51,6 +52,7 @@ __all__ = [
     "part_confusion",
     "part_confusion_table",
     "peak_patch",
+    "picture_grid",
     "render_error",
     "render_heat",
     "render_overlay",

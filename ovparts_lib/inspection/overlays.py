@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from textwrap import wrap
 
 import numpy as np
 import pandas as pd
@@ -131,6 +132,21 @@ def label_grid(
     for ax, picture, title in zip(axes, painted, titles, strict=False):
         _show(ax, picture, title)
     _legend(figure, words, vocabulary, "outside lower center", _columns_below(words, width))
+    return figure
+
+
+@styled
+def picture_grid(images: Sequence[Tensor | np.ndarray], titles: Sequence[str], *, columns: int = 4) -> Figure:
+    """Several pictures with their titles, wrapped to the width of a picture."""
+    pictures = [as_picture(image) for image in images]
+    columns = min(columns, len(pictures))
+    rows = -(-len(pictures) // columns)
+    figure = new_figure(11.0, 3.3 * rows, pictures=True)
+    axes = figure.subplots(rows, columns, squeeze=False).ravel()
+    for ax in axes[len(pictures) :]:
+        ax.set_axis_off()
+    for ax, picture, title in zip(axes, pictures, titles, strict=False):
+        _show(ax, picture, "\n".join(wrap(title, 34)))
     return figure
 
 

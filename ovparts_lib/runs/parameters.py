@@ -78,11 +78,11 @@ class MiniatureParameters(RunParameters):
     render_seed: Whole = Field(0, ge=0, description="seed of the renderer")
     samples: Whole = Field(8, ge=1, le=64, description="pictures shown")
     clip_weights: Text = Field(MINICLIP, description="where MiniClip is written")
-    clip_iterations: Whole = Field(1500, ge=1, description="training steps of MiniClip")
-    clip_seconds: Number | None = Field(None, gt=0, description="stop MiniClip's training after this time, if sooner")
+    clip_pictures: Whole = Field(8000, ge=2, description="pairs of picture and captions that MiniClip learns from")
+    clip_test_pictures: Whole = Field(600, ge=1, description="held-out close-ups of parts that it is tested on")
+    clip_iterations: Whole = Field(1000, ge=1, description="training steps of MiniClip")
     clip_batch_size: Whole = Field(64, ge=2, description="pairs of picture and caption in a step")
     clip_learning_rate: Number = Field(1e-3, gt=0, description="peak learning rate of MiniClip")
-    workers: Whole = free(0, ge=0, description="processes that load data")
 
 
 class DataParameters(RunParameters):
@@ -107,31 +107,34 @@ class ClipsegParameters(RunParameters):
     test_split: PascalSplit = Field("val_obj_condition", description="images scored on")
 
     model_size: Literal["released", "miniature"] = Field(description="the published layer sizes, or small ones")
-    initialise_from: Text | None = Field(None, description="CLIPSeg file or folder that training begins from")
+    initialise_from: Text | None = Field(description="CLIPSeg file or folder that training begins from")
     clip_weights: Text | None = Field(
-        None, description="CLIP weights, where initialise_from holds only a decoder or the decoder is to be new"
+        description="CLIP weights, where initialise_from holds only a decoder or the decoder is to be new"
     )
     checkpoint: Text | None = Field(None, description="score this checkpoint instead of training (iterations: 0)")
-    trainable: Annotated[list[Trainable], Listed] = Field(TRAINABLE, description="parameter groups that train")
+    trainable: Annotated[list[Trainable], Listed] = Field(description="parameter groups that train")
 
     channel_order: Literal["rgb", "bgr"] = Field("rgb", description="bgr as the released training reads images")
     label_resize: Literal["centre", "floor"] = Field("centre", description="floor as the released code resizes labels")
-    shortest_edge: Whole = Field(800, ge=1, description="training images are resized to this shorter side, pixels")
-    longest_edge: Whole = Field(1333, ge=1, description="but to no longer side than this, pixels")
+    shortest_edge: Whole = Field(ge=1, description="training images are resized to this shorter side, pixels")
+    longest_edge: Whole = Field(ge=1, description="but to no longer side than this, pixels")
     flip: Number = Field(0.5, ge=0, le=1, description="probability of a left-right flip")
 
     iterations: Whole = Field(ge=0, description="optimiser steps; 0 trains nothing")
-    batch_size: Whole = Field(8, ge=1, description="images per optimiser step, over all devices")
+    batch_size: Whole = Field(ge=1, description="images per optimiser step, over all devices")
+    queries_per_step: Whole | None = Field(
+        ge=1, description="parts decoded in a training step: those in the batch and random others; none for all parts"
+    )
     accumulate: Whole = Field(1, ge=1, description="micro-batches that one optimiser step is split into")
-    learning_rate: Number = Field(1e-4, gt=0, description="AdamW learning rate at the first step")
+    learning_rate: Number = Field(gt=0, description="AdamW learning rate at the first step")
     weight_decay: Number = Field(1e-4, ge=0, description="AdamW weight decay (0 for LayerNorm and embeddings)")
-    gradient_clip: Number = Field(0.01, gt=0, description="largest global gradient norm")
+    gradient_clip: Number = Field(gt=0, description="largest global gradient norm")
     poly_power: Number = Field(0.9, ge=0, description="learning rate × (1 - step / iterations) to this power")
     precision: Literal["32-true", "bf16-mixed", "16-mixed"] = Field("32-true", description="arithmetic")
 
     workers: Whole = free(2, ge=0, description="processes that load data")
     devices: Whole = Field(1, ge=1, description="devices trained on")
-    log_every: Whole = free(20, ge=1, description="steps between log lines")
+    log_every: Whole = free(50, ge=1, description="steps between log lines")
     evaluate_every: Whole = free(0, ge=0, description="steps between evaluations; 0 evaluates at the end only")
     checkpoint_every: Whole = free(1000, ge=1, description="steps between checkpoints")
 
@@ -174,7 +177,7 @@ class ResultsParameters(RunParameters):
     """30_results: all runs found, side by side with published numbers."""
 
     notebook: Literal["30_results"] = "30_results"
-    settings: Annotated[list[Name], Listed] = Field([], description="settings compared; an empty list compares all")
+    settings: Annotated[list[Name], Listed] = Field(description="settings compared; an empty list compares all")
     protocol: Literal["recommended", "ov_parts"] = Field("recommended", description="protocol of the comparison")
     published: Flag = Field(True, description="show the published numbers of the same setting beside ours")
 

@@ -20,7 +20,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
-from ovparts_lib.checkpoints.native import load_weights, save_weights
+from ovparts_lib.checkpoints.clip import save_clip
+from ovparts_lib.checkpoints.native import load_weights
 from ovparts_lib.data.miniature.pictures import CaptionedPictures
 from ovparts_lib.models.clip import MINIATURE, ClipSize, build_clip
 from ovparts_lib.models.preprocess import IMAGENET_MEAN, IMAGENET_STD
@@ -212,13 +213,13 @@ def cached_miniclip(
     wanted = training_key(pictures, size, settings)
     log = path.with_suffix(".jsonl")
     if path.exists():
-        state, metadata = load_weights(path, "miniclip")
+        state, metadata = load_weights(path, "clip")
         if metadata.get("key") == wanted:
             clip = build_clip(size)
             clip.load_state_dict(state)
             return MiniClipResult(clip.to(device).eval(), pd.read_json(log, lines=True), reused=True)
     result = train_miniclip(pictures, size, settings=settings, device=device, progress=progress, log=log)
-    save_weights(result.clip, path, {"system": "miniclip", "size": asdict(size), "key": wanted})
+    save_clip(result.clip, size, path, key=wanted)
     return result
 
 

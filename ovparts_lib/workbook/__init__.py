@@ -8,7 +8,15 @@ from ovparts_lib.workbook.data import (
     split_table,
     verify_data,
 )
-from ovparts_lib.workbook.miniature import open_miniature
+from ovparts_lib.workbook.miniature import (
+    caption_grid,
+    captioned_pictures,
+    glance_at_miniature,
+    miniclip_accuracy,
+    miniclip_figure,
+    render,
+    train_miniclip,
+)
 from ovparts_lib.workbook.output import RunOutput
 from ovparts_lib.workbook.own_image import (
     attention_of_views,
@@ -20,7 +28,7 @@ from ovparts_lib.workbook.own_image import (
     score_map_figures,
 )
 from ovparts_lib.workbook.pictures import attention_figures, comparison_figures
-from ovparts_lib.workbook.results import beside_published, compare_runs, comparison_chart
+from ovparts_lib.workbook.results import beside_published, compare_runs, comparison_figure
 from ovparts_lib.workbook.scoring import (
     class_figures,
     class_tables,
@@ -41,30 +49,36 @@ __all__ = [
     "beside_published",
     "browse",
     "build_model",
+    "caption_grid",
+    "captioned_pictures",
     "class_figures",
     "class_frequency_table",
     "class_tables",
     "compare_runs",
-    "comparison_chart",
+    "comparison_figure",
     "comparison_figures",
     "environment_table",
     "evaluate_before",
     "evaluate_stage",
     "frequency_chart",
+    "glance_at_miniature",
     "headline",
     "load_system",
     "look_at_images",
+    "miniclip_accuracy",
+    "miniclip_figure",
     "open_data",
-    "open_miniature",
     "overlay_figures",
     "own_words",
     "quick_scores",
+    "render",
     "runs_table",
     "sample_grid",
     "score_map_figures",
     "split_table",
     "summarise",
     "train",
+    "train_miniclip",
     "trainable_table",
     "training_figures",
     "verify_data",

@@ -18,6 +18,7 @@ from ovparts_lib.data import (
     verify_pascal_part_116,
 )
 from ovparts_lib.data.part_dataset import read_sample
+from ovparts_lib.data.pascal_part_116 import SPLITS
 from ovparts_lib.data.verify import VerificationReport
 from ovparts_lib.inspection import frequency_bars, label_grid
 from ovparts_lib.models.clipseg import MINIATURE_CLIPSEG, RELEASED, ClipsegSize
@@ -25,7 +26,7 @@ from ovparts_lib.runs import resolve_path
 from ovparts_lib.workbook.output import RunOutput
 
 CLIPSEG_SIZES: dict[str, ClipsegSize] = {"released": RELEASED, "miniature": MINIATURE_CLIPSEG}
-PASCAL_SPLITS = ("train", "train_obj_condition", "train_few_shot", "val", "val_obj_condition")
+FEW_SHOT_LIST = "train_16shot.json"
 
 
 @dataclass(frozen=True)
@@ -76,16 +77,11 @@ class PartData:
 
 
 def verify_data(params: Any, output: RunOutput) -> tuple[PascalPart116, VerificationReport]:
-    """Check every file of the dataset at ``params.data_root`` and open it.
-
-    Raises:
-        DatasetError: something is wrong; the message names the first files.
-    """
+    """Check every file of the dataset at ``params.data_root``, keep the report as a table, and open the dataset."""
     root = resolve_path(params.data_root)
     report = verify_pascal_part_116(root)
     output.table(report.to_frame(), "verification", title="What the verification found")
     output.note(dataset_fingerprint=report.fingerprint, dataset_counts=report.counts)
-    report.raise_if_wrong()
     return PascalPart116(root), report
 
 
@@ -96,6 +92,7 @@ def open_data(params: Any, output: RunOutput) -> PartData:
         DatasetError: the dataset is wrong, or a split is empty.
     """
     reader, report = verify_data(params, output)
+    report.raise_if_wrong()
     training = open_training(params, reader) if params.iterations else None
     data = PartData(reader, report, training, EvaluationDataset(reader, params.test_split))
     output.note(vocabulary_hash=data.evaluation.vocabulary.hash)
@@ -145,12 +142,12 @@ def frequency_chart(frequencies: pd.DataFrame) -> Figure:
 def split_table(reader: PascalPart116) -> pd.DataFrame:
     """Records and images of every split, and how many records have no part to train or score."""
     rows = []
-    for split in PASCAL_SPLITS:
+    for split in SPLITS:
+        if split == "train_few_shot" and not (reader.root / FEW_SHOT_LIST).is_file():
+            print(f"{split} is left out: there is no {FEW_SHOT_LIST}")
+            continue
         records, vocabulary, counts = reader.records(split), reader.training_vocabulary(split), reader.scan(split)
-        table = reader.vocabulary.part_table(vocabulary)
-        if split.startswith("val"):
-            table, vocabulary = np.arange(len(reader.vocabulary.parts)), reader.vocabulary
-        useful = np.flatnonzero(table != vocabulary.ignore_label)
+        useful = np.flatnonzero(reader.vocabulary.part_table(vocabulary) != vocabulary.ignore_label)
         kept = sum(counts.has_part(record.image_id, useful, record.object_id) for record in records)
         rows.append(
             {

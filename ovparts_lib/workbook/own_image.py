@@ -6,11 +6,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
+import torch
 from matplotlib.figure import Figure
 from torch import Tensor, nn
 
 from ovparts_lib import inspection
 from ovparts_lib.checkpoints.reading import LoadReport
+from ovparts_lib.checkpoints.systems import RUN_WEIGHTS
 from ovparts_lib.checkpoints.systems import load_system as read_system
 from ovparts_lib.data import read_image
 from ovparts_lib.evaluation import pred_all_map
@@ -18,8 +21,10 @@ from ovparts_lib.models.scores import PartScores
 from ovparts_lib.runs import resolve_path
 from ovparts_lib.vocabularies import Vocabulary
 from ovparts_lib.workbook.output import RunOutput
-from ovparts_lib.workbook.pictures import show_attention
+from ovparts_lib.workbook.pictures import save_full_size_attention, show_attention
 from ovparts_lib.workbook.systems import describe_weights, device_of
+
+WORDS_PER_FIGURE = 12
 
 
 @dataclass(frozen=True)
@@ -46,8 +51,10 @@ def load_system(params: Any, output: RunOutput) -> tuple[nn.Module, LoadReport]:
         CheckpointError: nothing there, or a file that does not fit.
     """
     clip_path = resolve_path(params.clip_weights) if params.clip_weights else None
-    model, report = read_system(resolve_path(params.model), clip_path)
-    output.note(weights=describe_weights(report, []))
+    path = resolve_path(params.model)
+    model, report = read_system(path, clip_path)
+    weights = path / RUN_WEIGHTS if (path / RUN_WEIGHTS).is_file() else path
+    output.note(weights=describe_weights(report, [str(weights), params.clip_weights]))
     return model.to(device_of(params)).eval(), report
 
 
@@ -84,21 +91,32 @@ def overlay_figures(views: list[View], words: Vocabulary, output: RunOutput) -> 
             f"overlay_{view.name}",
             title=f"Words: {view.name}",
             caption="The word with the highest score at each pixel; plain where none of the words wins.",
+            data=word_table(view, words),
         )
         painted = inspection.render_overlay(view.image, view.label_map, colours)
         inspection.save_picture(painted, output.run.figures / f"overlay_{view.name}_full.png")
 
 
+def word_table(view: View, words: Vocabulary) -> pd.DataFrame:
+    """Pixels that each word wins on a photograph, and their share of it."""
+    pixels = torch.bincount(view.label_map.flatten(), minlength=len(words.parts) + 1).numpy()
+    names = [*words.parts, "none of them"]
+    return pd.DataFrame({"word": names, "pixels": pixels, "percent": 100 * pixels / pixels.sum()})
+
+
 def score_map_figures(views: list[View], words: Vocabulary, output: RunOutput) -> None:
-    """A score map per word, the highest scoring words first; a table of peaks beside it."""
+    """A score map per word, in the order given; a table of peaks beside them."""
     for view in views:
-        output.figure(
-            inspection.score_maps(view.image, view.scores, words.parts),
-            f"scores_{view.name}",
-            title=f"Score maps: {view.name}",
-            caption="Sigmoid of each word's logit, all on one scale from 0 to 1.",
-            data=inspection.score_table(view.scores, words.parts),
-        )
+        for start in range(0, len(words.parts), WORDS_PER_FIGURE):
+            number = f"_{start // WORDS_PER_FIGURE + 1}" if len(words.parts) > WORDS_PER_FIGURE else ""
+            chosen = words.parts[start : start + WORDS_PER_FIGURE]
+            output.figure(
+                inspection.score_maps(view.image, view.scores, words.parts, chosen=chosen),
+                f"scores_{view.name}{number}",
+                title=f"Score maps: {view.name}",
+                caption="Sigmoid of each word's logit, all on one scale from 0 to 1.",
+                data=inspection.score_table(view.scores, words.parts),
+            )
 
 
 def attention_of_views(model: nn.Module, views: list[View], words: Vocabulary, params: Any, output: RunOutput) -> None:
@@ -110,6 +128,7 @@ def attention_of_views(model: nn.Module, views: list[View], words: Vocabulary, p
         peaks = view.scores.logits.amax(dim=(1, 2))
         best = [view.scores.part_ids[int(index)] for index in peaks.argsort(descending=True)]
         show_attention(model, view.image, words, best, view.name, output)
+        save_full_size_attention(model, view.image, words, best, view.name, output)
 
 
 def browse(views: list[View], words: Vocabulary) -> Any:

@@ -89,7 +89,32 @@ def show_attention(
         f"attention_clip_{name}",
         title=f"CLIP attention: {name}",
         caption="Where CLIP's image tower looks from the patch in which the best word peaks, block by block.",
+        data=clip_attention_data(scores),
     )
+
+
+def save_full_size_attention(
+    model: nn.Module, image: Tensor, vocabulary: Vocabulary, part_ids: list[int], name: str, output: RunOutput
+) -> None:
+    """The last decoder layer's map of each of the first few words over the picture, at the picture's full size."""
+    wanted = part_ids[:WORDS_WITH_ATTENTION]
+    scores = model.predict([image], vocabulary, part_ids=wanted, background=False, keep_attention=True)[0]
+    attention = scores.attention
+    last = max(attention.decoder)
+    for number, word in enumerate(attention.queries):
+        place = inspection.peak_patch(scores.logits[number], attention.grid)
+        heat = inspection.attention_map(attention.decoder[last][number], attention.grid, place)
+        file = f"attention_{name}_{word.replace(' ', '_')}_full.jpg"
+        inspection.save_picture(inspection.render_heat(image, heat), output.run.figures / file)
+
+
+def clip_attention_data(scores: PartScores) -> pd.DataFrame:
+    """The maps behind the CLIP figure: block, patch row and column, attention."""
+    attention = scores.attention
+    best = int(scores.logits.amax(dim=(1, 2)).argmax())
+    place = inspection.peak_patch(scores.logits[best], attention.grid)
+    maps = {f"block {k}": inspection.attention_map(w, attention.grid, place) for k, w in attention.clip.items()}
+    return inspection.attention_table(maps)
 
 
 def decoder_attention_data(scores: PartScores) -> pd.DataFrame:

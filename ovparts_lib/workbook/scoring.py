@@ -9,6 +9,7 @@ import pandas as pd
 from torch import nn
 
 from ovparts_lib import inspection
+from ovparts_lib.data import EvaluationDataset
 from ovparts_lib.evaluation import Evaluation, class_table, evaluate, score_all, summary_table
 from ovparts_lib.workbook.data import PartData
 from ovparts_lib.workbook.output import RunOutput
@@ -48,13 +49,15 @@ def evaluate_before(model: nn.Module, data: PartData, params: Any, output: RunOu
     return evaluate_stage(model, data, params, output, "before")
 
 
-def quick_scores(data: PartData, params: Any) -> Callable[[nn.Module, int], dict[str, float]]:
+def quick_scores(dataset: EvaluationDataset, params: Any) -> Callable[[nn.Module, int], dict[str, float]]:
     """What the training loop calls every ``evaluate_every`` steps: (model, step) -> seen, unseen, harmonic per mode."""
 
     def scores(model: nn.Module, step: int) -> dict[str, float]:
+        if step == params.iterations:
+            return {}  # the notebook scores the final weights itself
         evaluation = evaluate(
             model,
-            data.evaluation,
+            dataset,
             device=device_of(params),
             precision=params.precision,
             limit=params.evaluation_limit,

@@ -16,15 +16,15 @@ from ovparts_lib.checkpoints.clip import load_clip_into
 from ovparts_lib.checkpoints.clipseg import load_clipseg, save_clipseg
 from ovparts_lib.checkpoints.native import load_weights
 from ovparts_lib.checkpoints.reading import LoadReport, file_hash
+from ovparts_lib.checkpoints.systems import RUN_WEIGHTS
 from ovparts_lib.data import TrainingDataset, training_loader
 from ovparts_lib.models.clipseg import TRAINABLE_GROUPS, Clipseg
 from ovparts_lib.runs import resolve_path
+from ovparts_lib.runs.project import display_path
 from ovparts_lib.training import TrainingResult, TrainingSettings, history_frame, launch, read_log
 from ovparts_lib.training import train as run_loop
 from ovparts_lib.workbook.data import CLIPSEG_SIZES, PartData
 from ovparts_lib.workbook.output import RunOutput
-
-WEIGHTS = "weights.safetensors"
 
 Evaluate = Callable[[nn.Module, int], dict[str, float]]
 
@@ -55,10 +55,11 @@ def build_model(params: Any, output: RunOutput | None = None) -> tuple[Clipseg, 
     torch.manual_seed(params.seed)
     size, source = CLIPSEG_SIZES[params.model_size], params.checkpoint or params.initialise_from
     clip_path = resolve_path(params.clip_weights) if params.clip_weights else None
+    options = {"label_resize": params.label_resize, "training_queries": params.queries_per_step}
     if source:
-        model, report = load_clipseg(resolve_path(source), size, clip_path, label_resize=params.label_resize)
+        model, report = load_clipseg(resolve_path(source), size, clip_path, **options)
     else:
-        model = Clipseg(size, label_resize=params.label_resize)
+        model = Clipseg(size, **options)
         report = load_clip_into(model.clip, clip_path)
     model.set_trainable(params.trainable)
     if output is not None:
@@ -70,7 +71,7 @@ def describe_weights(report: LoadReport, sources: list[str | None]) -> dict[str,
     """What a run's provenance says about the weights it began from: files, their hashes, what was loaded."""
     return {
         "kind": report.kind,
-        "files": {source: file_hash(resolve_path(source)) for source in sources if source},
+        "files": {display_path(resolve_path(one)): file_hash(resolve_path(one)) for one in sources if one},
         "tensors_loaded": len(report.loaded),
         "left_at_initial_values": list(report.initialised),
     }
@@ -143,7 +144,7 @@ def train(
             f"training on {params.devices} devices ended with exit code {process.returncode}; its output is above. "
             "Run it again to go on from the last checkpoint"
         )
-    state, _ = load_weights(output.path / WEIGHTS, "clipseg")
+    state, _ = load_weights(output.path / RUN_WEIGHTS, "clipseg")
     model.load_state_dict(state)
     return history_frame(read_log(output.run.log))
 
@@ -165,6 +166,6 @@ def train_in_process(
     )
     result = run_loop(model, loader, settings, run_dir=folder, evaluate=evaluate, fabric=fabric)
     if fabric.is_global_zero:
-        save_clipseg(model, folder / WEIGHTS, setting=params.setting, run=params.run, iterations=params.iterations)
+        save_clipseg(model, folder / RUN_WEIGHTS, setting=params.setting, run=params.run, iterations=params.iterations)
     fabric.barrier()
     return result
