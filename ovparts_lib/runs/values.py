@@ -14,7 +14,7 @@ from pydantic import BeforeValidator, Field, PlainValidator
 
 _NUMBER = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]*")
-_DEVICE = re.compile(r"auto|cpu|mps|cuda(:\d+)?")
+_DEVICE = re.compile(r"auto|cpu|cuda(:\d+)?")
 _LONGEST_NAME = 120
 
 
@@ -67,7 +67,7 @@ def _read_name(value: Any) -> str:
 
 def _read_device(value: Any) -> str:
     if not isinstance(value, str) or not _DEVICE.fullmatch(value):
-        raise ValueError("expected auto, cpu, cuda, cuda:N or mps")
+        raise ValueError("expected auto, cpu, cuda or cuda:N")
     return value
 
 
@@ -112,7 +112,7 @@ Name = Annotated[str, BeforeValidator(_read_name)]
 """A folder name."""
 
 Device = Annotated[str, BeforeValidator(_read_device)]
-"""``auto``, ``cpu``, ``cuda``, ``cuda:1``, ``mps``."""
+"""``auto``, ``cpu``, ``cuda``, ``cuda:1``."""
 
 Listed = BeforeValidator(_read_list)
 """For lists: ``Annotated[list[Text], Listed]``. A lone value is refused, a tuple is read as a list."""
