@@ -11,6 +11,7 @@ import pytest
 import ovparts_lib
 from ovparts_lib import cli
 from ovparts_lib.runs import RunFolder, StartHereParameters
+from ovparts_lib.runs.parameters import MINIATURE_ROOT
 from ovparts_lib.runs.project import package_parent
 
 READ = """from ovparts_lib.runs import RunFolder, StartHereParameters, read_parameters
@@ -34,7 +35,7 @@ def root(tmp_path, monkeypatch):
     monkeypatch.setenv("OVPARTS_ROOT", str(project))
     monkeypatch.chdir(tmp_path / "elsewhere")
     parameters = nbformat.v4.new_code_cell(
-        'setting = "miniature"\nrun = "start"\ndata_root = "datasets/miniature"', metadata={"tags": ["parameters"]}
+        f'setting = "miniature"\nrun = "start"\ndata_root = "{MINIATURE_ROOT}"', metadata={"tags": ["parameters"]}
     )
     cells = [parameters, nbformat.v4.new_code_cell(READ)]
     nbformat.write(nbformat.v4.new_notebook(cells=cells), project / "notebooks" / "00_start_here.ipynb")

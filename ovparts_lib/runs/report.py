@@ -185,7 +185,9 @@ def _table(folder: Path, entry: dict[str, Any]) -> dict[str, Any] | None:
 
 
 def _flat(values: Any, prefix: str = "") -> list[tuple[str, str]]:
-    """Nested mappings as ``[("machine.cpu", "…"), …]``."""
+    """Nested mappings, and lists of them, as ``[("machine.cpu", "…"), ("sessions.1.command", "…"), …]``."""
+    if isinstance(values, list) and any(isinstance(value, dict) for value in values):
+        values = dict(enumerate(values, start=1))
     if isinstance(values, dict):
         return [
             pair for key, value in values.items() for pair in _flat(value, f"{prefix}.{key}" if prefix else str(key))

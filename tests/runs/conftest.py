@@ -2,6 +2,7 @@ import nbformat
 import pytest
 
 from ovparts_lib.runs import ClipsegParameters, MiniatureParameters
+from ovparts_lib.runs.parameters import MINIATURE_ROOT
 
 
 @pytest.fixture
@@ -39,7 +40,7 @@ def miniature():
 
 
 CELLS = {
-    "parameters": 'setting = "miniature"\nrun = "start"\ndata_root = "datasets/miniature"  # tells the cell what to do',
+    "parameters": f'setting = "miniature"\nrun = "start"\ndata_root = "{MINIATURE_ROOT}"  # tells the cell what to do',
     "read": (
         "import os, subprocess, time\n"
         "from ovparts_lib.runs import RunFolder, StartHereParameters, read_parameters\n"

@@ -14,10 +14,11 @@ from ovparts_lib.runs.execute import COMPLETE, FAILED, execute, format_duration
 from ovparts_lib.runs.kernel import describe_exit
 from ovparts_lib.runs.lock import FolderLock
 from ovparts_lib.runs.notebooks import NotebookError
+from ovparts_lib.runs.parameters import MINIATURE_ROOT
 from ovparts_lib.runs.project import package_parent
 
 
-def start(task="datasets/miniature", **changed):
+def start(task=MINIATURE_ROOT, **changed):
     return StartHereParameters(setting="miniature", run="start", data_root=task, **changed)
 
 
@@ -29,7 +30,7 @@ def test_a_run_completes_once(notebook, root, capfd):
     params = start(samples=7)
     assert execute(params, command="ovparts run x.yaml") == COMPLETE
     printed = capfd.readouterr()
-    assert f"working in {root} as datasets/miniature" in printed.out
+    assert f"working in {root} as {MINIATURE_ROOT}" in printed.out
     assert "] The work cell" in printed.out
     assert "complete after" in printed.out
     assert printed.err == ""
@@ -43,6 +44,7 @@ def test_a_run_completes_once(notebook, root, capfd):
     assert execute(params) == COMPLETE
     assert "is complete already" in capfd.readouterr().out
     assert len((params.folder / "log.jsonl").read_text().splitlines()) == 1
+    assert json.loads((params.folder / "provenance.json").read_text()) == provenance  # it was not even opened
 
 
 def test_kill_9_of_the_kernel_then_resume(notebook, root, capfd):

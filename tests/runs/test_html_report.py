@@ -79,6 +79,12 @@ def test_headline_rows(runs):
     assert format_table([]) == ""
 
 
+def test_the_report_tells_every_session(runs, tmp_path):
+    text = write_report(runs, tmp_path / "report.html").read_text()
+    assert "sessions.1.command" in text
+    assert "{&#39;command&#39;" not in text
+
+
 def test_protocols_are_not_mixed(runs):
     recommended, ov_parts = comparisons(runs)
     assert recommended["title"] == "zero_shot · protocol recommended · version 1"
