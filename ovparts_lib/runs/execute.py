@@ -20,6 +20,7 @@ from ovparts_lib.runs.folder import (
     read_json,
     run_state,
 )
+from ovparts_lib.runs.hardware import check_hardware
 from ovparts_lib.runs.lock import FolderLock
 from ovparts_lib.runs.notebooks import check_notebook, notebook_path
 from ovparts_lib.runs.parameters import RunParameters
@@ -50,6 +51,7 @@ def execute(params: RunParameters, *, again: bool = False, command: str | None =
 
     Raises:
         NotebookError: the notebook is missing or disagrees with its parameters model. Nothing was started.
+        ParameterError: this machine lacks the device that the parameters ask for.
         RunLockedError: another process works in the run folder.
         RunConflictError: the run folder holds a run with other parameters.
         DiskFullError: no space left for the files of the run.
@@ -60,6 +62,7 @@ def execute(params: RunParameters, *, again: bool = False, command: str | None =
     if not again and run_state(params) == "complete":
         _say(f"{display_path(params.folder)} is complete already; --again would start over")
         return COMPLETE
+    check_hardware(params)
     make_folder(params.folder)
     lock = FolderLock(params.folder / EXECUTION_LOCK)
     lock.acquire()

@@ -162,6 +162,11 @@ class ClipsegParameters(RunParameters):
             broken.append(f"trainable: training needs at least one group of {', '.join(TRAINABLE)}")
         if self.iterations and not self.train_split.startswith("train"):
             broken.append(f"train_split: {self.train_split} is held out for scoring; train on a train split")
+        if self.test_split != "val_obj_condition":
+            broken.append(
+                f"test_split: {self.test_split} cannot be scored; scores are defined on val_obj_condition, the held-out "
+                "images with one record per image and object"
+            )
         if self.evaluate_every > self.iterations > 0:
             broken.append("evaluate_every: larger than iterations; 0 evaluates at the end only")
         if self.shortest_edge > self.longest_edge:
@@ -170,6 +175,8 @@ class ClipsegParameters(RunParameters):
             broken.append("batch_size, accumulate, devices: batch_size must be a multiple of accumulate × devices")
         if self.precision == "16-mixed" and self.device == "cpu":
             broken.append("precision, device: 16-mixed needs a CUDA device; on a CPU use 32-true or bf16-mixed")
+        if self.device.startswith("cuda:") and self.devices > 1:
+            broken.append(f"device, devices: {self.device} is one device; use cuda to train on {self.devices}")
         return broken
 
 

@@ -1,4 +1,5 @@
 import pytest
+import torch
 
 from ovparts_lib.runs import (
     ClipsegParameters,
@@ -6,6 +7,7 @@ from ovparts_lib.runs import (
     ParameterError,
     load_parameters,
     parameter_model,
+    read_parameters,
     validate_parameters,
 )
 from ovparts_lib.runs.parameters import MODELS, notebook_of
@@ -110,10 +112,36 @@ def test_all_problems_come_at_once(clipseg):
         ({"shortest_edge": 2000}, "shorter side"),
         ({"batch_size": 6, "accumulate": 4}, "multiple of accumulate"),
         ({"precision": "16-mixed", "device": "cpu"}, "needs a CUDA device"),
+        ({"test_split": "val"}, "test_split: val cannot be scored"),
+        ({"test_split": "train_obj_condition"}, "test_split: train_obj_condition cannot be scored"),
+        ({"device": "cuda:1", "devices": 2}, "cuda:1 is one device; use cuda to train on 2"),
     ],
 )
 def test_values_that_contradict_each_other(clipseg, change, expected):
     assert expected in problem(clipseg | change)
+
+
+@pytest.mark.parametrize(
+    ("change", "devices", "expected"),
+    [
+        ({"precision": "16-mixed"}, 0, "16-mixed needs a CUDA device, and torch finds none for device = 'auto'"),
+        ({"device": "cuda"}, 0, "device = 'cuda': torch finds no CUDA device"),
+        ({"device": "cuda:2"}, 2, "device = 'cuda:2': the CUDA devices are cuda:0 to cuda:1"),
+        ({"precision": "16-mixed"}, 1, None),
+        ({"device": "cuda:1"}, 2, None),
+        ({"precision": "bf16-mixed"}, 0, None),
+    ],
+)
+def test_what_this_machine_lacks_is_refused_when_a_run_begins(clipseg, monkeypatch, change, devices, expected):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: devices > 0)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: devices)
+    validate_parameters(ClipsegParameters, clipseg | change)  # it may be prepared anywhere
+    if expected is None:
+        assert read_parameters(ClipsegParameters, clipseg | change).run == "clipseg"
+    else:
+        with pytest.raises(ParameterError) as caught:
+            read_parameters(ClipsegParameters, clipseg | change)
+        assert expected in str(caught.value)
 
 
 def test_scoring_a_checkpoint_needs_no_training(clipseg):
