@@ -164,8 +164,8 @@ class ClipsegParameters(RunParameters):
             broken.append(f"train_split: {self.train_split} is held out for scoring; train on a train split")
         if self.test_split != "val_obj_condition":
             broken.append(
-                f"test_split: {self.test_split} cannot be scored; scores are defined on val_obj_condition, the held-out "
-                "images with one record per image and object"
+                f"test_split: {self.test_split} cannot be scored; val_obj_condition has the held-out "
+                "images, one record per image and object"
             )
         if self.evaluate_every > self.iterations > 0:
             broken.append("evaluate_every: larger than iterations; 0 evaluates at the end only")
