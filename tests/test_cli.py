@@ -122,7 +122,7 @@ def test_conflicts_and_locks_have_exit_codes_of_their_own(root, capsys):
     assert f"process {os.getpid()} on" in error
     folder.close()
     assert cli.main(["run", START, "--set", "samples=9"]) == 2
-    assert "samples: 4 there, 9 now" in capsys.readouterr().err
+    assert "samples: 8 there, 9 now" in capsys.readouterr().err
 
 
 def test_demo_runs_reports_and_is_reused(root, capfd):
