@@ -86,7 +86,9 @@ def _demo(options: argparse.Namespace) -> int:
     if not files:
         raise FileNotFoundError(f"no parameter files in {project_root() / 'params' / 'miniature'}")
     runs = sorted(((load_parameters(file), file) for file in files), key=lambda run: run[0].notebook)
-    print(f"The demo runs {len(runs)} notebooks on the miniature, a small drawn world; finished ones are reused.")
+    print(
+        f"The demo runs {len(runs)} notebooks on the miniature, a small drawn world; what has been trained is reused."
+    )
     begun = time.monotonic()
     for number, (params, file) in enumerate(runs, start=1):
         print(f"\n── {number} of {len(runs)}: {params.notebook} ({display_path(file)})", flush=True)

@@ -125,7 +125,7 @@ def test_conflicts_and_locks_have_exit_codes_of_their_own(root, capsys):
     assert "samples: 8 there, 9 now" in capsys.readouterr().err
 
 
-def test_demo_runs_reports_and_is_reused(root, capfd):
+def test_demo_runs_reports_and_is_reused(root, capfd, monkeypatch):
     assert cli.main(["demo"]) == 0
     printed = capfd.readouterr().out
     assert "1 of 1: 00_start_here (params/miniature/start.yaml)" in printed
@@ -134,6 +134,9 @@ def test_demo_runs_reports_and_is_reused(root, capfd):
     assert printed.rstrip().endswith(f"Report: {page.as_uri()}")
     assert "start" in page.read_text()
 
+    assert cli.main(["demo"]) == 0
+    assert "complete after" in capfd.readouterr().out  # it collects what there is, so it is done again
+    monkeypatch.setattr(StartHereParameters, "reuse", True)
     assert cli.main(["demo"]) == 0
     assert "is complete already" in capfd.readouterr().out
     assert cli.main(["runs"]) == 0
@@ -153,9 +156,7 @@ def test_stopping_shuts_the_kernel_down(root, number, code):
     _, error = process.communicate(timeout=60)
     assert process.returncode == code
     assert "00_start_here was stopped after" in error
-    assert (
-        "resume from the last checkpoint with: ovparts run params/miniature/start.yaml --set data_root=sleep" in error
-    )
+    assert "run it again with: ovparts run params/miniature/start.yaml --set data_root=sleep" in error
     with pytest.raises(ProcessLookupError):
         os.kill(int(kernel.read_text()), 0)
     assert (kernel.parent / "notebook.failed.ipynb").is_file()

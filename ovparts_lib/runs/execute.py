@@ -37,6 +37,8 @@ _TRACEBACK_LINES, _LOG_LINES, _LONGEST_LINE = 12, 3, 200
 def execute(params: RunParameters, *, again: bool = False, command: str | None = None) -> int:
     """Run the notebook of ``params`` headless in its run folder; a partial run is resumed, a complete one is left.
 
+    A notebook that collects what other runs left (``reuse`` of its parameters model is False) is run again instead.
+
     What the notebook prints is passed on to stdout and stderr. The executed notebook is ``notebook.ipynb`` in the run
     folder, or ``notebook.failed.ipynb`` if it did not get through, ``notebook.running.ipynb`` meanwhile.
 
@@ -59,7 +61,7 @@ def execute(params: RunParameters, *, again: bool = False, command: str | None =
     notebook = notebook_path(params.notebook)
     check_notebook(notebook, type(params))
     command = command or f"notebook {params.notebook}"
-    if not again and run_state(params) == "complete":
+    if not again and params.reuse and run_state(params) == "complete":
         _say(f"{display_path(params.folder)} is complete already; --again would start over")
         return COMPLETE
     check_hardware(params)
@@ -185,9 +187,10 @@ class _Execution:
         log = self.folder / "log.jsonl"
         if log.is_file():
             _quote("the end of log.jsonl", log.read_text(errors="replace").splitlines()[-_LOG_LINES:])
+        trains = (getattr(self.params, "iterations", None) or 0) > 0
+        advice = "resume from the last checkpoint" if trains else "run it again"
         print(
-            f"  executed so far: {display_path(self.folder / BROKEN)}\n"
-            f"  resume from the last checkpoint with: {self.command}",
+            f"  executed so far: {display_path(self.folder / BROKEN)}\n  {advice} with: {self.command}",
             file=sys.stderr,
         )
 

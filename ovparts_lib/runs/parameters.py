@@ -7,7 +7,7 @@ it, a line to the YAML files under ``params/``. A field without a default must b
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -22,8 +22,13 @@ MINICLIP = "outputs/miniature/world/miniclip.safetensors"
 
 
 class RunParameters(BaseModel):
-    """What every run has. Read with :func:`ovparts_lib.runs.reading.validate_parameters` for readable errors."""
+    """What every run has. Read with :func:`ovparts_lib.runs.reading.validate_parameters` for readable errors.
 
+    Attributes:
+        reuse: whether a complete run stands for itself, or is redone because it collects what others have left since.
+    """
+
+    reuse: ClassVar[bool] = True
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True, protected_namespaces=())
 
     notebook: Text = Field(description="the notebook that this run executes, without .ipynb")
@@ -63,6 +68,7 @@ class RunParameters(BaseModel):
 class StartHereParameters(RunParameters):
     """00_start_here: what is where, which device, a first look at the miniature."""
 
+    reuse = False
     notebook: Literal["00_start_here"] = "00_start_here"
     data_root: Text = Field(MINIATURE_ROOT, description="where the miniature is rendered; made if it is not there")
     samples: Whole = Field(8, ge=1, le=64, description="pictures shown")
@@ -183,6 +189,7 @@ class ClipsegParameters(RunParameters):
 class ResultsParameters(RunParameters):
     """30_results: all runs found, side by side with published numbers."""
 
+    reuse = False
     notebook: Literal["30_results"] = "30_results"
     settings: Annotated[list[Name], Listed] = Field(description="settings compared; an empty list compares all")
     protocol: Literal["recommended", "ov_parts"] = Field("recommended", description="protocol of the comparison")
@@ -192,6 +199,7 @@ class ResultsParameters(RunParameters):
 class OwnImageParameters(RunParameters):
     """31_own_image: own photographs and own words, no annotation."""
 
+    reuse = False
     notebook: Literal["31_own_image"] = "31_own_image"
     images: Annotated[list[Text], Listed, Field(min_length=1)] = Field(description="photographs")
     words: Words = Field(description="what to look for: [head, tail] or {dog: [head, tail]}")
