@@ -84,15 +84,21 @@ def _read_list(value: Any) -> list[Any]:
 def _read_words(value: Any) -> dict[str, list[str]] | list[str]:
     expected = "expected words as a list ([head, tail]) or as objects with their parts ({dog: [head, tail]})"
 
-    def words(items: Any) -> list[str]:
+    def words(items: Any, where: str = "") -> list[str]:
         if not isinstance(items, list | tuple) or not items:
             raise ValueError(expected)
         if any(not isinstance(word, str) or not word.strip() for word in items):
             raise ValueError(expected)
-        return list(items)
+        stripped = [word.strip() for word in items]
+        repeated = sorted({word for word in stripped if stripped.count(word) > 1})
+        if repeated:
+            raise ValueError(f"expected each word once{where}; twice there are: {', '.join(repeated)}")
+        return stripped
 
     if isinstance(value, dict):
-        return dict(zip(words(list(value)), map(words, value.values()), strict=True))
+        return {
+            owner: words(value[given], f" for {owner}") for owner, given in zip(words(list(value)), value, strict=True)
+        }
     return words(value)
 
 

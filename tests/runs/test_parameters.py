@@ -105,7 +105,7 @@ def test_all_problems_come_at_once(clipseg):
         ({"iterations": 0}, "nothing to do"),
         ({"checkpoint": "x.pth"}, "set iterations to 0"),
         ({"checkpoint": "x.pth", "iterations": 0}, "give one of them"),
-        ({"initialise_from": None}, "initialise_from: training begins from pretrained weights"),
+        ({"initialise_from": None}, "initialise_from, clip_weights: training begins from pretrained weights"),
         ({"trainable": []}, "needs at least one group"),
         ({"train_split": "val"}, "held out"),
         ({"evaluate_every": 200}, "larger than iterations"),
@@ -151,11 +151,14 @@ def test_scoring_a_checkpoint_needs_no_training(clipseg):
     assert scored.checkpoint == "clipseg.pth"
 
 
-def test_own_words_and_one_source_of_weights():
-    own = {"setting": "own", "run": "bus", "images": ["bus.jpg"], "words": {"bus": ["door"]}, "checkpoint": "c"}
+def test_own_words():
+    own = {"setting": "own", "run": "bus", "images": ["bus.jpg"], "words": {"bus": ["door"]}, "model": "c"}
     assert validate_parameters(OwnImageParameters, own).words == {"bus": ["door"]}
     assert validate_parameters(OwnImageParameters, own | {"words": ["bus door"]}).words == ["bus door"]
-    assert "exactly one" in problem(own | {"from_run": "r"}, OwnImageParameters)
+    padded = validate_parameters(OwnImageParameters, own | {"words": {"bus ": [" door", "wheel"]}}).words
+    assert padded == {"bus": ["door", "wheel"]}
+    for words in (["door", "wheel", "door "], {"bus": ["door", "door"]}, {"bus": ["a"], " bus": ["door"]}):
+        assert "expected each word once" in problem(own | {"words": words}, OwnImageParameters)
     for words in ("bus", [], {"bus": "door"}, {"bus": []}, [1]):
         assert "expected words as a list" in problem(own | {"words": words}, OwnImageParameters)
 
