@@ -162,10 +162,13 @@ def test_stopping_shuts_the_kernel_down(root, number, code):
     assert (kernel.parent / "notebook.failed.ipynb").is_file()
 
 
-@pytest.mark.parametrize(("ok", "code"), [(True, 0), (False, 1)])
-def test_verify_prints_the_report(root, monkeypatch, capsys, ok, code):
-    def verify(folder):
+@pytest.mark.parametrize(("ok", "code", "terminal"), [(True, 0, True), (False, 1, False)])
+def test_verify_prints_the_report(root, monkeypatch, capsys, ok, code, terminal):
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: terminal)
+
+    def verify(folder, progress):
         assert folder == root / "datasets"
+        assert progress is terminal
         return SimpleNamespace(ok=ok, to_markdown=lambda: "| file | what |")
 
     module = ModuleType("ovparts_lib.data.verify")
