@@ -57,8 +57,8 @@ def comparisons(runs: Iterable[RunRecord]) -> list[dict[str, Any]]:
     """Headline results as tables of what may be compared: one per setting, protocol and vocabulary.
 
     Each has ``title``, ``modes`` (column groups), ``metrics`` (columns of each) and ``rows``; a row has
-    ``run``, ``anchor``, ``label``, ``classes`` and ``cells``: for each mode and metric ``value`` (percent or None), ``gain``
-    over the same run before training, and ``best``, whether no other row of the table is higher.
+    ``run``, ``anchor``, ``label``, ``classes`` and ``cells``: for each mode and metric ``value`` (percent or None),
+    ``gain`` over the same run before training, and ``best``, whether no other row of the table is higher.
     """
     groups: dict[tuple[str, ...], list[tuple[RunRecord, dict[str, Any]]]] = {}
     for run in runs:
