@@ -67,7 +67,7 @@ def test_a_notebook_that_collects_is_run_again(notebook, root, capfd):
 def test_only_what_trains_is_resumed_from_a_checkpoint(root, clipseg, capfd, changed, advice):
     values = clipseg | changed
     if changed:
-        del values["initialise_from"]
+        values["initialise_from"] = None
     _Execution(ClipsegParameters(**values), root / "notebook.ipynb", "x")._report_resume()
     assert advice in capfd.readouterr().err
 
