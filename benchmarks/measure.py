@@ -5,9 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import math
-import resource
 import statistics
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -19,6 +17,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from ovparts_lib.checkpoints.clipseg import load_clipseg
 from ovparts_lib.models.clipseg import RELEASED
 from ovparts_lib.models.preprocess import square_pixels
+from ovparts_lib.training.loop import peak_memory_mib
 from ovparts_lib.vocabularies import Vocabulary, load_vocabulary
 
 IMAGE_SIZE = (375, 500)
@@ -92,14 +91,6 @@ def optimiser_of(model: nn.Module) -> torch.optim.AdamW:
     return torch.optim.AdamW(trained, lr=LEARNING_RATE, weight_decay=WEIGHT_DECAY)
 
 
-def peak_mib(device: torch.device) -> float:
-    """Peak memory so far: allocated on CUDA, resident on the CPU."""
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device) / 2**20
-    unit = 2**20 if sys.platform == "darwin" else 2**10
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit
-
-
 def main() -> None:
     """Measure what the arguments say."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -151,7 +142,7 @@ def main() -> None:
         begin = time.perf_counter()
         once()
         seconds.append(time.perf_counter() - begin)
-    memory = peak_mib(device)
+    memory = peak_memory_mib(device)
     flops = math.nan
     if not arguments.compile:
         with FlopCounterMode(display=False) as counter:

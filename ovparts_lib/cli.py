@@ -20,9 +20,9 @@ COMPLETE, FAILED, WRONG_USE, LOCKED, INTERRUPTED = 0, 1, 2, 3, 130
 DESCRIPTION = "Open-vocabulary part segmentation: run notebooks as reproducible, resumable runs."
 EPILOG = """examples:
   ovparts demo                                            everything on the miniature, no data needed
-  ovparts run params/miniature/clipseg.yaml
+  ovparts run params/miniature/20_clipseg.yaml
   ovparts run params/zero_shot/clipseg_pascal_part_116.yaml --set learning_rate=5e-5 --set run=clipseg_slow
-  ovparts verify datasets/pascal_part_116                 check a data set before a long run
+  ovparts verify datasets/PascalPart116                   check a data set before a long run
   ovparts submit params/zero_shot/clipseg_pascal_part_116.yaml --partition gpu --hours 12
   ovparts runs                                            what is there, what is complete
   ovparts report                                          one HTML page with all results
@@ -37,16 +37,16 @@ exit codes:
 RUN_EPILOG = """A run that was stopped or killed is resumed by the same command; a complete one is left as it is.
 
 examples:
-  ovparts run params/miniature/clipseg.yaml
-  ovparts run params/miniature/clipseg.yaml --set iterations=500 --set run=longer
-  ovparts run params/miniature/clipseg.yaml --again
+  ovparts run params/miniature/20_clipseg.yaml
+  ovparts run params/miniature/20_clipseg.yaml --set iterations=500 --set run=longer
+  ovparts run params/miniature/20_clipseg.yaml --again
 """
 SUBMIT_EPILOG = """Parameters are checked now and frozen for the job. A preempted or timed-out job resumes by itself.
 
 examples:
   ovparts submit params/zero_shot/clipseg_pascal_part_116.yaml --partition gpu --gpus 1 --hours 12
   ovparts submit params/zero_shot/clipseg_pascal_part_116.yaml --set seed=1 --set run=clipseg_seed_1
-  ovparts submit params/miniature/clipseg.yaml --cluster local      a background process on this machine
+  ovparts submit params/miniature/20_clipseg.yaml --cluster local      a background process on this machine
 """
 
 
@@ -86,7 +86,9 @@ def _demo(options: argparse.Namespace) -> int:
     if not files:
         raise FileNotFoundError(f"no parameter files in {project_root() / 'params' / 'miniature'}")
     runs = sorted(((load_parameters(file), file) for file in files), key=lambda run: run[0].notebook)
-    print(f"The demo runs {len(runs)} notebooks on the miniature, a small drawn world; finished ones are reused.")
+    print(
+        f"The demo runs {len(runs)} notebooks on the miniature, a small drawn world; what has been trained is reused."
+    )
     begun = time.monotonic()
     for number, (params, file) in enumerate(runs, start=1):
         print(f"\n── {number} of {len(runs)}: {params.notebook} ({display_path(file)})", flush=True)
@@ -142,7 +144,7 @@ def _verify(options: argparse.Namespace) -> int:
     from ovparts_lib.runs import resolve_path
 
     root = Path(options.data_root).expanduser()
-    report = verify_pascal_part_116(root if root.exists() else resolve_path(root))
+    report = verify_pascal_part_116(root if root.exists() else resolve_path(root), progress=sys.stderr.isatty())
     print(report.to_markdown())
     return COMPLETE if report.ok else FAILED
 
@@ -180,7 +182,7 @@ def _parser() -> argparse.ArgumentParser:
 
     def with_params(added: argparse.ArgumentParser) -> argparse.ArgumentParser:
         added.add_argument(
-            "params", metavar="PARAMS", help="YAML file of parameters, e.g. params/miniature/clipseg.yaml"
+            "params", metavar="PARAMS", help="YAML file of parameters, e.g. params/miniature/20_clipseg.yaml"
         )
         added.add_argument(
             "--set", metavar="KEY=VALUE", action="append", default=[], help="replace a parameter; repeatable"
@@ -199,7 +201,7 @@ def _parser() -> argparse.ArgumentParser:
     demo.add_argument("params", metavar="PARAMS", nargs="*", help="parameter files (all of params/miniature)")
     demo.add_argument("--again", action="store_true", help="start over instead of reusing what is complete")
 
-    verify = command("verify", _verify, "check a data set: files, sizes, labels, leakage of unseen classes")
+    verify = command("verify", _verify, "check a data set: files, sizes, labels, pictures in both train and val")
     verify.add_argument("data_root", metavar="FOLDER", help="folder of Pascal-Part-116 as released")
 
     with_outputs(command("runs", _runs, "list all runs and their states"))

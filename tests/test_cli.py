@@ -11,6 +11,7 @@ import pytest
 import ovparts_lib
 from ovparts_lib import cli
 from ovparts_lib.runs import RunFolder, StartHereParameters
+from ovparts_lib.runs.parameters import MINIATURE_ROOT
 from ovparts_lib.runs.project import package_parent
 
 READ = """from ovparts_lib.runs import RunFolder, StartHereParameters, read_parameters
@@ -34,7 +35,7 @@ def root(tmp_path, monkeypatch):
     monkeypatch.setenv("OVPARTS_ROOT", str(project))
     monkeypatch.chdir(tmp_path / "elsewhere")
     parameters = nbformat.v4.new_code_cell(
-        'setting = "miniature"\nrun = "start"\ndata_root = "datasets/miniature"', metadata={"tags": ["parameters"]}
+        f'setting = "miniature"\nrun = "start"\ndata_root = "{MINIATURE_ROOT}"', metadata={"tags": ["parameters"]}
     )
     cells = [parameters, nbformat.v4.new_code_cell(READ)]
     nbformat.write(nbformat.v4.new_notebook(cells=cells), project / "notebooks" / "00_start_here.ipynb")
@@ -121,10 +122,10 @@ def test_conflicts_and_locks_have_exit_codes_of_their_own(root, capsys):
     assert f"process {os.getpid()} on" in error
     folder.close()
     assert cli.main(["run", START, "--set", "samples=9"]) == 2
-    assert "samples: 4 there, 9 now" in capsys.readouterr().err
+    assert "samples: 8 there, 9 now" in capsys.readouterr().err
 
 
-def test_demo_runs_reports_and_is_reused(root, capfd):
+def test_demo_runs_reports_and_is_reused(root, capfd, monkeypatch):
     assert cli.main(["demo"]) == 0
     printed = capfd.readouterr().out
     assert "1 of 1: 00_start_here (params/miniature/start.yaml)" in printed
@@ -133,6 +134,9 @@ def test_demo_runs_reports_and_is_reused(root, capfd):
     assert printed.rstrip().endswith(f"Report: {page.as_uri()}")
     assert "start" in page.read_text()
 
+    assert cli.main(["demo"]) == 0
+    assert "complete after" in capfd.readouterr().out  # it collects what there is, so it is done again
+    monkeypatch.setattr(StartHereParameters, "reuse", True)
     assert cli.main(["demo"]) == 0
     assert "is complete already" in capfd.readouterr().out
     assert cli.main(["runs"]) == 0
@@ -152,18 +156,19 @@ def test_stopping_shuts_the_kernel_down(root, number, code):
     _, error = process.communicate(timeout=60)
     assert process.returncode == code
     assert "00_start_here was stopped after" in error
-    assert (
-        "resume from the last checkpoint with: ovparts run params/miniature/start.yaml --set data_root=sleep" in error
-    )
+    assert "run it again with: ovparts run params/miniature/start.yaml --set data_root=sleep" in error
     with pytest.raises(ProcessLookupError):
         os.kill(int(kernel.read_text()), 0)
     assert (kernel.parent / "notebook.failed.ipynb").is_file()
 
 
-@pytest.mark.parametrize(("ok", "code"), [(True, 0), (False, 1)])
-def test_verify_prints_the_report(root, monkeypatch, capsys, ok, code):
-    def verify(folder):
+@pytest.mark.parametrize(("ok", "code", "terminal"), [(True, 0, True), (False, 1, False)])
+def test_verify_prints_the_report(root, monkeypatch, capsys, ok, code, terminal):
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: terminal)
+
+    def verify(folder, progress):
         assert folder == root / "datasets"
+        assert progress is terminal
         return SimpleNamespace(ok=ok, to_markdown=lambda: "| file | what |")
 
     module = ModuleType("ovparts_lib.data.verify")

@@ -175,8 +175,9 @@ def _activation(file: Path, state: State, metadata: Mapping, given: Activation |
         found = hub["text_config"].get("hidden_act", "quick_gelu")
     if found is None and given is None:
         raise CheckpointError(
-            f"{file} does not say whether it was trained with QuickGELU; pass activation='quick_gelu' for weights by "
-            "OpenAI and those derived from them, activation='gelu' for most others"
+            f"{file} does not say whether it was trained with QuickGELU (activation quick_gelu: OpenAI's weights and "
+            "those derived from them) or with GELU (activation gelu: most others); as clip_weights (CLIP weights) give "
+            "a file that does, such as OpenAI's ViT-B-16.pt, or a hub folder with its config.json"
         )
     if found is not None and given is not None and found != given:
         raise CheckpointError(f"{file} was trained with {found}, not with {given}")

@@ -133,9 +133,11 @@ def load_clipseg(
     family = _recognise(state, metadata, str(path))
     decoder_only = family is _TIMOJL
     if decoder_only and clip_path is None:
-        raise CheckpointError(f"{path} holds CLIPSeg's decoder only; give OpenAI's CLIP ViT-B/16 as clip_path as well")
+        raise CheckpointError(f"{path} holds CLIPSeg's decoder only; give OpenAI's CLIP ViT-B/16 as clip_weights too")
     if clip_path is not None and not decoder_only:
-        raise CheckpointError(f"{path} ({family.kind}) brings its own CLIP; leave clip_path out")
+        raise CheckpointError(
+            f"{path} ({family.kind}) brings its own CLIP; give no clip_weights (CLIP weights) with it"
+        )
     model = Clipseg(size or _size_of(state, metadata), **options)
     without = tuple(name for name in model.state_dict() if family.lacks(name))
     report = load_strictly(

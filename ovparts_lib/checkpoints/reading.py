@@ -124,7 +124,7 @@ def load_strictly(
     drop: Callable[[str], bool] = lambda name: False,
     without: Collection[str] = (),
 ) -> LoadReport:
-    """Copy a file's tensors into a module; every name and shape must agree.
+    """Copy a file's tensors into a module; every name, shape and kind of number must agree.
 
     Args:
         module: receives the weights, in its own dtype and on its own device.
@@ -137,27 +137,41 @@ def load_strictly(
         without: names of the module that this kind of file does not have; they keep their values.
 
     Raises:
-        CheckpointError: the file lacks tensors, has unknown ones, or has some of another shape; all are counted and
-            the first are named, as the file calls them. The module is then unchanged.
+        CheckpointError: the file lacks tensors, has unknown ones, has some of another shape, whole numbers where the
+            model has fractions or the reverse, or some with NaN or infinity; all are counted and the first are named,
+            as the file calls them. The module is then unchanged.
     """
     own = module.state_dict()
     targets = names({name: tensor for name, tensor in own.items() if name not in without})
     dropped = tuple(name for name in state if name not in targets and drop(name))
     missing = [name for name in targets if name not in state]
     unexpected = [name for name in state if name not in targets and name not in dropped]
-    misshapen = [
-        f"{name} is {tuple(state[name].shape)} in the file, {tuple(target.shape)} in the model"
-        for name, target in targets.items()
-        if name in state and state[name].shape != target.shape
-    ]
+    shared = {name: (state[name], target) for name, target in targets.items() if name in state}
+    misshapen = [f"{name} is {differs}" for name, pair in shared.items() if (differs := _difference(*pair))]
     problems = {"missing": missing, "unexpected": unexpected, "misshapen": misshapen}
     if any(problems.values()):
         details = "; ".join(f"{len(some)} {what}: {_some(some)}" for what, some in problems.items() if some)
         raise CheckpointError(f"{source} ({kind}) does not fit the model: {details}")
+    spoilt = [name for name, (given, _) in shared.items() if given.is_floating_point() and not given.isfinite().all()]
+    if spoilt:
+        raise CheckpointError(
+            f"{source} ({kind}) holds NaN or infinity in {len(spoilt)} tensors: {_some(spoilt)}; such weights are the "
+            "result of a training that diverged, or of a damaged file: take an earlier checkpoint, or fetch it again"
+        )
     with torch.no_grad():
         for name, target in targets.items():
             target.copy_(state[name])
     return LoadReport(source, kind, tuple(targets), dropped, tuple(without))
+
+
+def _difference(given: Tensor, target: Tensor) -> str:
+    """How a tensor of a file differs in shape or kind of number from the model's; empty if it does not."""
+    if given.shape != target.shape:
+        return f"{tuple(given.shape)} in the file, {tuple(target.shape)} in the model"
+    if given.is_floating_point() != target.is_floating_point():
+        file, model = (str(tensor.dtype).removeprefix("torch.") for tensor in (given, target))
+        return f"{file} in the file, {model} in the model"
+    return ""
 
 
 def _sniff(path: Path) -> str:

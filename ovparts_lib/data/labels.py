@@ -98,10 +98,16 @@ def _opened(path: Path):  # noqa: ANN202 (a generator of one PIL image)
     except DatasetError:
         raise
     except FileNotFoundError:
-        raise DatasetError("no such file", file=path, what_to_do="Unpack the dataset again.") from None
+        raise DatasetError(
+            "no such file", file=path, what_to_do="Check the path; in a dataset, unpack it again."
+        ) from None
+    except IsADirectoryError:
+        raise DatasetError("is a folder, not a file", file=path, what_to_do="Name the file itself.") from None
     except _DAMAGED as error:
         raise DatasetError(
-            f"cannot be decoded ({error})", file=path, what_to_do="The file is damaged: download or unpack it again."
+            f"cannot be decoded ({error})",
+            file=path,
+            what_to_do="The file is damaged, or no picture: copy, download or unpack it again.",
         ) from error
 
 

@@ -75,10 +75,6 @@ class VerificationReport:
         """All problems, one row each: ``file``, ``what``, ``what_to_do``."""
         return pd.DataFrame([asdict(p) for p in self.problems], columns=["file", "what", "what_to_do"])
 
-    def counts_frame(self) -> pd.DataFrame:
-        """The counts: one row per kind, one column per folder."""
-        return pd.DataFrame(self.counts)
-
     def to_markdown(self) -> str:
         """The report as a page of Markdown."""
         verdict = "no problems" if self.ok else f"{len(self.problems)} problems"

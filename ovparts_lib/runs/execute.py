@@ -20,6 +20,7 @@ from ovparts_lib.runs.folder import (
     read_json,
     run_state,
 )
+from ovparts_lib.runs.hardware import check_hardware
 from ovparts_lib.runs.lock import FolderLock
 from ovparts_lib.runs.notebooks import check_notebook, notebook_path
 from ovparts_lib.runs.parameters import RunParameters
@@ -36,6 +37,8 @@ _TRACEBACK_LINES, _LOG_LINES, _LONGEST_LINE = 12, 3, 200
 def execute(params: RunParameters, *, again: bool = False, command: str | None = None) -> int:
     """Run the notebook of ``params`` headless in its run folder; a partial run is resumed, a complete one is left.
 
+    A notebook that collects what other runs left (``reuse`` of its parameters model is False) is run again instead.
+
     What the notebook prints is passed on to stdout and stderr. The executed notebook is ``notebook.ipynb`` in the run
     folder, or ``notebook.failed.ipynb`` if it did not get through, ``notebook.running.ipynb`` meanwhile.
 
@@ -50,6 +53,7 @@ def execute(params: RunParameters, *, again: bool = False, command: str | None =
 
     Raises:
         NotebookError: the notebook is missing or disagrees with its parameters model. Nothing was started.
+        ParameterError: this machine lacks the device that the parameters ask for.
         RunLockedError: another process works in the run folder.
         RunConflictError: the run folder holds a run with other parameters.
         DiskFullError: no space left for the files of the run.
@@ -57,9 +61,10 @@ def execute(params: RunParameters, *, again: bool = False, command: str | None =
     notebook = notebook_path(params.notebook)
     check_notebook(notebook, type(params))
     command = command or f"notebook {params.notebook}"
-    if not again and run_state(params) == "complete":
+    if not again and params.reuse and run_state(params) == "complete":
         _say(f"{display_path(params.folder)} is complete already; --again would start over")
         return COMPLETE
+    check_hardware(params)
     make_folder(params.folder)
     lock = FolderLock(params.folder / EXECUTION_LOCK)
     lock.acquire()
@@ -182,9 +187,10 @@ class _Execution:
         log = self.folder / "log.jsonl"
         if log.is_file():
             _quote("the end of log.jsonl", log.read_text(errors="replace").splitlines()[-_LOG_LINES:])
+        trains = (getattr(self.params, "iterations", None) or 0) > 0
+        advice = "resume from the last checkpoint" if trains else "run it again"
         print(
-            f"  executed so far: {display_path(self.folder / BROKEN)}\n"
-            f"  resume from the last checkpoint with: {self.command}",
+            f"  executed so far: {display_path(self.folder / BROKEN)}\n  {advice} with: {self.command}",
             file=sys.stderr,
         )
 

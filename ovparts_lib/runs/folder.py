@@ -24,11 +24,12 @@ RunState = Literal["absent", "partial", "complete"]
 LOCK, EXECUTION_LOCK = ".lock", ".execution.lock"
 EXECUTION_VARIABLE = "OVPARTS_EXECUTION"
 _KEPT_WHEN_EMPTIED = frozenset({LOCK, EXECUTION_LOCK, "slurm"})
+_SESSION_FACTS = ("command", "git", "started_utc", "machine", "python", "libraries")
 _OPEN: dict[Path, RunFolder] = {}
 
 
 class RunConflictError(RuntimeError):
-    """The folder holds a run with other parameters."""
+    """The folder holds a run with other parameters, or one made from something else."""
 
 
 class IncompleteResultsError(ValueError):
@@ -54,7 +55,8 @@ class RunFolder:
     def open(cls, params: RunParameters, *, again: bool = False) -> RunFolder:
         """Create or resume the run folder of ``params`` and lock it.
 
-        Calling this again in the same process (a notebook cell run twice) takes over the lock.
+        Calling this again in the same process (a notebook cell run twice) takes over the lock. A complete run that is
+        opened is about to be redone: its ``results.json`` goes, so that it is complete again only when it has finished.
 
         Args:
             params: parameters of the run.
@@ -75,10 +77,11 @@ class RunFolder:
                 _empty(path)
             _refuse_other_parameters(params)
             folder = cls(params, lock, run_state(params))
+            (path / "results.json").unlink(missing_ok=True)
             for inner in (folder.figures, folder.tables, folder.checkpoints):
                 make_folder(inner)
             write_atomically(path / "params.yaml", yaml.safe_dump(params.model_dump(), sort_keys=False))
-            folder.record(**collect_provenance(params))
+            folder._record_opening()
         except BaseException:
             lock.release()
             raise
@@ -105,10 +108,38 @@ class RunFolder:
         """The log, one JSON object per line."""
         return self.path / "log.jsonl"
 
+    @property
+    def provenance(self) -> Path:
+        """What the run was made from: the facts of its first session, and ``sessions``, one entry per opening."""
+        return self.path / "provenance.json"
+
     def record(self, **facts: Any) -> None:
-        """Add facts to ``provenance.json``: dataset fingerprint, hashes of checkpoints and vocabulary, and so on."""
-        path = self.path / "provenance.json"
-        write_atomically(path, to_json(read_json(path) | facts))
+        """Add facts to ``provenance.json``, in place of older ones of the same names: hashes of weights, and so on."""
+        write_atomically(self.provenance, to_json(read_json(self.provenance) | facts))
+
+    def record_once(self, **facts: Any) -> None:
+        """Add facts to ``provenance.json`` that must stay the same over all sessions, such as a dataset's fingerprint.
+
+        Raises:
+            RunConflictError: an earlier session of this run recorded another value; nothing is recorded then.
+        """
+        known, now = read_json(self.provenance), json.loads(to_json(facts))
+        changed = [key for key in now if key in known and known[key] != now[key]]
+        if changed:
+            lines = "\n".join(f"  - {key}: {known[key]!r} then, {now[key]!r} now" for key in changed)
+            raise RunConflictError(
+                f"{display_path(self.path)} was begun from something else:\n{lines}\n"
+                "Restore what it was begun from, give this run another name (run: …), or start over with --again, "
+                "which empties the folder"
+            )
+        self.record(**now)
+
+    def _record_opening(self) -> None:
+        """Keep the facts of the first session, and add this one to the list of sessions."""
+        now, known = collect_provenance(self.params), read_json(self.provenance)
+        known.pop("finished_utc", None)
+        sessions = known.get("sessions", [_session(known)] if known else [])
+        write_atomically(self.provenance, to_json((known or now) | {"sessions": [*sessions, _session(now)]}))
 
     def finish(self, results: Mapping[str, Any]) -> Path:
         """Write ``results.json``, which makes the run complete, and release the lock.
@@ -151,6 +182,11 @@ class RunFolder:
 
     def __exit__(self, *raised: object) -> None:
         self.close()
+
+
+def _session(facts: Mapping[str, Any]) -> dict[str, Any]:
+    """What may differ from one opening of a run folder to the next."""
+    return {key: facts[key] for key in _SESSION_FACTS if key in facts}
 
 
 def run_state(params: RunParameters) -> RunState:

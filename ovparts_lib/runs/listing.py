@@ -5,16 +5,13 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from ovparts_lib.runs.folder import LOCK, folder_state, read_json, read_params
 from ovparts_lib.runs.lock import FolderLock
 from ovparts_lib.runs.parameters import RunParameters, parameter_model
 
-if TYPE_CHECKING:
-    import pandas as pd
-
-HEADLINE_COLUMNS = ("label", "mode", "protocol", "seen", "unseen", "harmonic", "classes_seen", "classes_unseen")
+HEADLINE_COLUMNS = ("label", "mode", "protocol", "seen", "unseen", "harmonic", "mIoU", "classes_seen", "classes_unseen")
 
 
 @dataclass(frozen=True)
@@ -80,20 +77,13 @@ def read_run(path: Path) -> RunRecord | None:
 
 
 def headline_rows(runs: Iterable[RunRecord]) -> list[dict[str, Any]]:
-    """The headline results of all runs, one row per run, stage (before or after training), mode and protocol."""
+    """Headline results of all runs in percent: a row per run, stage (before or after training), mode and protocol."""
     return [
         {"setting": run.setting, "run": run.run, **{key: entry.get(key) for key in HEADLINE_COLUMNS}}
         for run in runs
         for entry in run.results.get("headline", [])
         if isinstance(entry, dict)
     ]
-
-
-def headline_table(runs: Iterable[RunRecord]) -> pd.DataFrame:
-    """:func:`headline_rows` as a frame; metrics in percent."""
-    import pandas as pd
-
-    return pd.DataFrame(headline_rows(runs), columns=["setting", "run", *HEADLINE_COLUMNS])
 
 
 def format_table(rows: list[dict[str, Any]]) -> str:

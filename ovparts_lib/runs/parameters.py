@@ -7,7 +7,7 @@ it, a line to the YAML files under ``params/``. A field without a default must b
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -22,8 +22,13 @@ MINICLIP = "outputs/miniature/world/miniclip.safetensors"
 
 
 class RunParameters(BaseModel):
-    """What every run has. Read with :func:`ovparts_lib.runs.reading.validate_parameters` for readable errors."""
+    """What every run has. Read with :func:`ovparts_lib.runs.reading.validate_parameters` for readable errors.
 
+    Attributes:
+        reuse: whether a complete run stands for itself, or is redone because it collects what others have left since.
+    """
+
+    reuse: ClassVar[bool] = True
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True, protected_namespaces=())
 
     notebook: Text = Field(description="the notebook that this run executes, without .ipynb")
@@ -63,6 +68,7 @@ class RunParameters(BaseModel):
 class StartHereParameters(RunParameters):
     """00_start_here: what is where, which device, a first look at the miniature."""
 
+    reuse = False
     notebook: Literal["00_start_here"] = "00_start_here"
     data_root: Text = Field(MINIATURE_ROOT, description="where the miniature is rendered; made if it is not there")
     samples: Whole = Field(8, ge=1, le=64, description="pictures shown")
@@ -162,6 +168,11 @@ class ClipsegParameters(RunParameters):
             broken.append(f"trainable: training needs at least one group of {', '.join(TRAINABLE)}")
         if self.iterations and not self.train_split.startswith("train"):
             broken.append(f"train_split: {self.train_split} is held out for scoring; train on a train split")
+        if self.test_split != "val_obj_condition":
+            broken.append(
+                f"test_split: {self.test_split} cannot be scored; val_obj_condition has the held-out "
+                "images, one record per image and object"
+            )
         if self.evaluate_every > self.iterations > 0:
             broken.append("evaluate_every: larger than iterations; 0 evaluates at the end only")
         if self.shortest_edge > self.longest_edge:
@@ -170,12 +181,15 @@ class ClipsegParameters(RunParameters):
             broken.append("batch_size, accumulate, devices: batch_size must be a multiple of accumulate × devices")
         if self.precision == "16-mixed" and self.device == "cpu":
             broken.append("precision, device: 16-mixed needs a CUDA device; on a CPU use 32-true or bf16-mixed")
+        if self.device.startswith("cuda:") and self.devices > 1:
+            broken.append(f"device, devices: {self.device} is one device; use cuda to train on {self.devices}")
         return broken
 
 
 class ResultsParameters(RunParameters):
     """30_results: all runs found, side by side with published numbers."""
 
+    reuse = False
     notebook: Literal["30_results"] = "30_results"
     settings: Annotated[list[Name], Listed] = Field(description="settings compared; an empty list compares all")
     protocol: Literal["recommended", "ov_parts"] = Field("recommended", description="protocol of the comparison")
@@ -185,6 +199,7 @@ class ResultsParameters(RunParameters):
 class OwnImageParameters(RunParameters):
     """31_own_image: own photographs and own words, no annotation."""
 
+    reuse = False
     notebook: Literal["31_own_image"] = "31_own_image"
     images: Annotated[list[Text], Listed, Field(min_length=1)] = Field(description="photographs")
     words: Words = Field(description="what to look for: [head, tail] or {dog: [head, tail]}")

@@ -15,7 +15,7 @@ from ovparts_lib.atomic import write_atomically
 from ovparts_lib.runs.listing import RunRecord
 
 MODES = {"oracle_obj": "Oracle-Obj", "pred_all": "Pred-All"}
-METRICS = ("seen", "unseen", "harmonic")
+METRICS = ("seen", "unseen", "harmonic", "mIoU")
 _MOST_ROWS = 1000
 _BAR_COLUMNS = frozenset({"IoU", "recall", "precision"})
 _PNG = b"\x89PNG\r\n\x1a\n"
@@ -56,9 +56,9 @@ def write_report(runs: Sequence[RunRecord], target: Path, title: str = "Open-voc
 def comparisons(runs: Iterable[RunRecord]) -> list[dict[str, Any]]:
     """Headline results as tables of what may be compared: one per setting, protocol and vocabulary.
 
-    Each has ``title``, ``modes`` (column groups) and ``rows``; a row has ``run``, ``anchor``, ``label``, ``classes``
-    and ``cells``: for each mode and metric ``value`` (percent or None), ``gain`` over the same run before training, and
-    ``best``, whether no other row of the table is higher.
+    Each has ``title``, ``modes`` (column groups), ``metrics`` (columns of each) and ``rows``; a row has
+    ``run``, ``anchor``, ``label``, ``classes`` and ``cells``: for each mode and metric ``value`` (percent or None),
+    ``gain`` over the same run before training, and ``best``, whether no other row of the table is higher.
     """
     groups: dict[tuple[str, ...], list[tuple[RunRecord, dict[str, Any]]]] = {}
     for run in runs:
@@ -88,6 +88,7 @@ def _comparison(names: tuple[str, ...], entries: list[tuple[RunRecord, dict[str,
             filter(None, [setting, f"protocol {protocol}" if protocol else "", f"version {version}" if version else ""])
         ),
         "modes": [MODES[mode] for mode in modes],
+        "metrics": METRICS,
         "rows": list(rows.values()),
     }
 
@@ -185,7 +186,9 @@ def _table(folder: Path, entry: dict[str, Any]) -> dict[str, Any] | None:
 
 
 def _flat(values: Any, prefix: str = "") -> list[tuple[str, str]]:
-    """Nested mappings as ``[("machine.cpu", "…"), …]``."""
+    """Nested mappings, and lists of them, as ``[("machine.cpu", "…"), ("sessions.1.command", "…"), …]``."""
+    if isinstance(values, list) and any(isinstance(value, dict) for value in values):
+        values = dict(enumerate(values, start=1))
     if isinstance(values, dict):
         return [
             pair for key, value in values.items() for pair in _flat(value, f"{prefix}.{key}" if prefix else str(key))

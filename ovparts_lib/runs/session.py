@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
+from ovparts_lib.runs.hardware import check_hardware
 from ovparts_lib.runs.parameters import RunParameters
 from ovparts_lib.runs.reading import ParameterError, validate_parameters
 
@@ -37,11 +38,15 @@ def read_parameters(model: type[Model], values: Mapping[str, Any] | None = None)
         values: an explicit mapping, needed outside IPython.
 
     Raises:
-        ParameterError: as :func:`ovparts_lib.runs.reading.validate_parameters`.
+        ParameterError: as :func:`ovparts_lib.runs.reading.validate_parameters`, or this machine lacks the device.
         RuntimeError: no IPython session is running and no ``values`` are given.
     """
-    if values is not None:
-        return validate_parameters(model, values)
+    params = validate_parameters(model, values) if values is not None else _read_session(model)
+    check_hardware(params)
+    return params
+
+
+def _read_session(model: type[Model]) -> Model:
     shell = _running_shell()
     if shell is None:
         raise RuntimeError("read_parameters needs a notebook, or the values: read_parameters(Model, {'key': value})")

@@ -14,7 +14,7 @@ from pydantic import BeforeValidator, Field, PlainValidator
 
 _NUMBER = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]*")
-_DEVICE = re.compile(r"auto|cpu|mps|cuda(:\d+)?")
+_DEVICE = re.compile(r"auto|cpu|cuda(:\d+)?")
 _LONGEST_NAME = 120
 
 
@@ -67,7 +67,7 @@ def _read_name(value: Any) -> str:
 
 def _read_device(value: Any) -> str:
     if not isinstance(value, str) or not _DEVICE.fullmatch(value):
-        raise ValueError("expected auto, cpu, cuda, cuda:N or mps")
+        raise ValueError("expected auto, cpu, cuda or cuda:N")
     return value
 
 
@@ -84,15 +84,21 @@ def _read_list(value: Any) -> list[Any]:
 def _read_words(value: Any) -> dict[str, list[str]] | list[str]:
     expected = "expected words as a list ([head, tail]) or as objects with their parts ({dog: [head, tail]})"
 
-    def words(items: Any) -> list[str]:
+    def words(items: Any, where: str = "") -> list[str]:
         if not isinstance(items, list | tuple) or not items:
             raise ValueError(expected)
         if any(not isinstance(word, str) or not word.strip() for word in items):
             raise ValueError(expected)
-        return list(items)
+        stripped = [word.strip() for word in items]
+        repeated = sorted({word for word in stripped if stripped.count(word) > 1})
+        if repeated:
+            raise ValueError(f"expected each word once{where}; twice there are: {', '.join(repeated)}")
+        return stripped
 
     if isinstance(value, dict):
-        return dict(zip(words(list(value)), map(words, value.values()), strict=True))
+        return {
+            owner: words(value[given], f" for {owner}") for owner, given in zip(words(list(value)), value, strict=True)
+        }
     return words(value)
 
 
@@ -112,7 +118,7 @@ Name = Annotated[str, BeforeValidator(_read_name)]
 """A folder name."""
 
 Device = Annotated[str, BeforeValidator(_read_device)]
-"""``auto``, ``cpu``, ``cuda``, ``cuda:1``, ``mps``."""
+"""``auto``, ``cpu``, ``cuda``, ``cuda:1``."""
 
 Listed = BeforeValidator(_read_list)
 """For lists: ``Annotated[list[Text], Listed]``. A lone value is refused, a tuple is read as a list."""

@@ -24,25 +24,26 @@ _PATIENCE = timedelta(hours=3)
 def launch(settings: TrainingSettings) -> Fabric:
     """Start Lightning Fabric for these settings; with several devices, every process returns from here.
 
-    The script that calls this is run again for each further device of the node (or by SLURM, once a task).
+    The script that calls this is run again for each further device of the node; with several nodes, SLURM starts one
+    task per device.
 
     Raises:
-        ValueError: CUDA is asked for and there is none, float16 on the CPU, or several devices from inside a notebook.
+        ValueError: CUDA is asked for and there is none (or none of this index), float16 on the CPU, or several devices
+            from inside a notebook.
     """
-    cuda = torch.cuda.is_available()
-    if settings.device == "cuda" and not cuda:
-        raise ValueError("training setting device is 'cuda', but torch finds no CUDA device; use 'cpu' or 'auto'")
-    accelerator = "cuda" if cuda and settings.device != "cpu" else "cpu"
-    if settings.precision == "16-mixed" and accelerator == "cpu":
-        raise ValueError("training setting precision is '16-mixed', which needs CUDA; use 'bf16-mixed' or '32-true'")
+    accelerator = _accelerator(settings)
+    # On one node Fabric starts the processes itself. Left to look around, it takes a SLURM job of one task (which is
+    # how runs are submitted) for one that starts them, and objects that there are too few.
+    here = LightningEnvironment() if settings.nodes == 1 else None
     if settings.processes == 1:
-        # One process needs no cluster: without the plugin, Fabric looks for SLURM and warns or objects inside a job.
-        alone = LightningEnvironment()
-        fabric = Fabric(accelerator=accelerator, devices=1, precision=settings.precision, plugins=alone)
+        devices = [settings.device_index] if accelerator == "cuda" and settings.device_index is not None else 1
+        fabric = Fabric(accelerator=accelerator, devices=devices, precision=settings.precision, plugins=here)
     else:
         if "ipykernel" in sys.modules:
             raise ValueError(
-                f"a notebook trains on one device; for {settings.processes}, run python -m ovparts_lib.training"
+                f"training on {settings.processes} devices cannot start inside a notebook's own process; set devices: "
+                f"{settings.processes} in the parameters and the notebook starts the processes (which is "
+                "python -m ovparts_lib.workbook.distributed <params.yaml>)"
             )
         backend = "nccl" if accelerator == "cuda" else "gloo"
         strategy = DDPStrategy(process_group_backend=backend, timeout=_PATIENCE)
@@ -52,11 +53,26 @@ def launch(settings: TrainingSettings) -> Fabric:
             devices=settings.devices,
             num_nodes=settings.nodes,
             precision=settings.precision,
+            plugins=here,
         )
     fabric.launch()
     if settings.processes > 1:
         atexit.register(_leave_group)
     return fabric
+
+
+def _accelerator(settings: TrainingSettings) -> str:
+    """``"cuda"`` or ``"cpu"``; ValueError where this machine has not what the settings ask for."""
+    found = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    asked = f"training setting device is {settings.device!r}, but torch finds"
+    if settings.device.startswith("cuda") and not found:
+        raise ValueError(f"{asked} no CUDA device; use 'cpu' or 'auto'")
+    if settings.device_index is not None and settings.device_index >= found:
+        raise ValueError(f"{asked} {found} CUDA devices, the last of them 'cuda:{found - 1}'")
+    accelerator = "cuda" if found and settings.device != "cpu" else "cpu"
+    if settings.precision == "16-mixed" and accelerator == "cpu":
+        raise ValueError("training setting precision is '16-mixed', which needs CUDA; use 'bf16-mixed' or '32-true'")
+    return accelerator
 
 
 def _leave_group() -> None:

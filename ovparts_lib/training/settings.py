@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
+import re
 from dataclasses import asdict, dataclass
 
 from ovparts_lib.training.schedules import SCHEDULES
 
 PRECISIONS = ("32-true", "bf16-mixed", "16-mixed")
-DEVICES = ("auto", "cpu", "cuda")
+_DEVICE = re.compile(r"(auto|cpu|cuda)(?::(\d+))?")
 # Settings that only say how a run is watched or where it runs: they may change between a stop and a resume.
 FREE_TO_CHANGE = frozenset({"log_every", "evaluate_every", "checkpoint_every", "device", "deterministic"})
 
@@ -35,7 +36,7 @@ class TrainingSettings:
         checkpoint_every: steps between checkpoints; 0 for one at the end (and when interrupted) only.
         seed: seed of Python's, numpy's and torch's generators; rank r uses ``seed + r``.
         deterministic: make torch use deterministic kernels only; an operation that has none is an error naming it.
-        device: ``"auto"`` (CUDA where there is one), ``"cpu"`` or ``"cuda"``.
+        device: ``"auto"`` (CUDA where there is one), ``"cpu"``, ``"cuda"``, or one by index: ``"cuda:1"``.
         devices: processes per node, one device each.
         nodes: number of nodes.
 
@@ -75,12 +76,23 @@ class TrainingSettings:
         divisible = self.batch_size % self.processes == 0
         self._require("batch_size", divisible, f"a multiple of the number of devices ({self.processes})")
         self._require("seed", self.seed < 2**32 - self.processes, "below 2^32 less the number of devices")
-        for name, choices in (("schedule", SCHEDULES), ("precision", PRECISIONS), ("device", DEVICES)):
+        for name, choices in (("schedule", SCHEDULES), ("precision", PRECISIONS)):
             self._require(name, getattr(self, name) in choices, f"one of {', '.join(choices)}")
+        device = _DEVICE.fullmatch(self.device)
+        known = device is not None and (device[2] is None or device[1] == "cuda")
+        self._require("device", known, "auto, cpu, cuda or cuda:N")
+        one = self.processes == 1 or self.device_index is None
+        self._require("device", one, f"without an index to train on {self.processes} devices")
 
     def _require(self, name: str, holds: bool, what: str) -> None:
         if not holds:
             raise ValueError(f"training setting {name} is {getattr(self, name)!r}; it must be {what}")
+
+    @property
+    def device_index(self) -> int | None:
+        """1 for ``"cuda:1"``; None where the device has no index."""
+        _, colon, index = self.device.partition(":")
+        return int(index) if colon else None
 
     @property
     def processes(self) -> int:

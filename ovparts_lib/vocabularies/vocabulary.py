@@ -90,9 +90,9 @@ class Vocabulary:
             for owner, parts in words.items():
                 if isinstance(parts, str):
                     raise ValueError(f"own words: the parts of {owner!r} must be a list, not {parts!r}")
-            names = [f"{owner}{POSSESSIVE} {part}" for owner, parts in words.items() for part in parts]
+            names = [_own_part(owner, part) for owner, parts in words.items() for part in parts]
         else:
-            names = [str(word).strip() for word in words]
+            names = [_own_word(str(word)) for word in words]
         if not names:
             raise ValueError("own words: at least one word is needed, for example ['car wheel', 'bus door']")
         owners = tuple(dict.fromkeys(split_part_name(part)[0] for part in names))
@@ -213,6 +213,23 @@ def load_vocabulary(name: str) -> Vocabulary:
         ignore_label=facts["ignore_label"],
         title=facts["title"],
     )
+
+
+def _own_part(owner: str, part: str) -> str:
+    owner, part = str(owner).strip(), str(part).strip()
+    if not owner or not part:
+        raise ValueError(f"own words: a word is empty, in {{{owner!r}: [{part!r}]}}")
+    return f"{owner}{POSSESSIVE} {part}"
+
+
+def _own_word(word: str) -> str:
+    """``" dog's  head "`` -> ``"dog's head"``; a word without ``'s`` is only stripped."""
+    owner, possessive, part = word.partition(POSSESSIVE)
+    if possessive:
+        return _own_part(owner, part)
+    if not word.strip():
+        raise ValueError("own words: a word is empty")
+    return word.strip()
 
 
 def _label_table(old: Sequence[str], new: Sequence[str], old_ignore: int, new_ignore: int) -> np.ndarray:

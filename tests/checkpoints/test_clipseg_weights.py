@@ -138,7 +138,7 @@ def test_timojls_decoder_with_openais_clip(tmp_path, size):
 def test_timojls_decoder_needs_a_clip_of_the_right_kind(tmp_path):
     source = clipseg()
     torch.save(cloned(timojl_names(source.state_dict())), tmp_path / "rd64.pth")
-    with pytest.raises(CheckpointError, match=r"rd64.pth holds CLIPSeg's decoder only; give .* clip_path"):
+    with pytest.raises(CheckpointError, match=r"rd64.pth holds CLIPSeg's decoder only; give .* as clip_weights"):
         load_clipseg(tmp_path / "rd64.pth", TINY)
     save_clip(build_clip(TINY_CLIP, quick_gelu=False), TINY_CLIP, tmp_path / "gelu.safetensors")
     with pytest.raises(ActivationError, match=r"gelu.safetensors was trained with gelu"):

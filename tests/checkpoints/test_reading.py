@@ -218,6 +218,30 @@ def test_a_bad_state_names_all_that_is_wrong_and_changes_nothing():
     assert all(torch.equal(tensor, before[name]) for name, tensor in module.state_dict().items())
 
 
+def test_whole_numbers_do_not_stand_for_fractions_nor_the_reverse():
+    module = nn.BatchNorm1d(2)
+    state = {name: tensor.clone() for name, tensor in module.state_dict().items()}
+    state["weight"] = torch.tensor([3, 4])
+    state["num_batches_tracked"] = torch.tensor(0.5)
+    with pytest.raises(CheckpointError) as error:
+        load_strictly(module, state, source="w.pth")
+    assert str(error.value) == (
+        "w.pth (weights) does not fit the model: 2 misshapen: weight is int64 in the file, float32 in the model, "
+        "num_batches_tracked is float32 in the file, int64 in the model"
+    )
+    assert torch.equal(module.weight, torch.ones(2))
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+def test_weights_that_are_not_finite_are_refused_and_named(value):
+    module = nn.Linear(3, 2)
+    before = module.weight.detach().clone()
+    state = {"weight": torch.zeros(2, 3, dtype=torch.float16), "bias": torch.tensor([0.0, value])}
+    with pytest.raises(CheckpointError, match=r"w.pth \(weights\) holds NaN or infinity in 1 tensors: bias; "):
+        load_strictly(module, state, source="w.pth")
+    assert torch.equal(module.weight, before)
+
+
 def test_names_the_file_lacks_by_design_keep_their_values():
     module = nn.Linear(3, 2)
     bias = module.bias.detach().clone()

@@ -86,8 +86,14 @@ def test_truncated_label_file_and_missing_file(tmp_path):
     path.write_bytes(path.read_bytes()[:-200])
     with pytest.raises(DatasetError, match=r"cut\.png: cannot be decoded"):
         read_labels(path)
-    with pytest.raises(DatasetError, match=r"gone\.png: no such file"):
+    with pytest.raises(DatasetError, match=r"gone\.png: no such file\. Check the path; in a dataset, unpack it again"):
         read_labels(tmp_path / "gone.png")
+
+
+def test_a_folder_is_no_picture(tmp_path):
+    (tmp_path / "holiday.jpg").mkdir()
+    with pytest.raises(DatasetError, match=r"holiday\.jpg: is a folder, not a file\. Name the file itself"):
+        read_image(tmp_path / "holiday.jpg")
 
 
 @pytest.mark.filterwarnings("ignore:Corrupt EXIF data")

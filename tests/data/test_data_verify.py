@@ -9,7 +9,7 @@ import ovparts_lib.data.verify as module
 from ovparts_lib.data import DatasetError, PascalPart116, TrainingDataset, verify_pascal_part_116
 from ovparts_lib.data.scan import LabelCounts
 from ovparts_lib.data.verification_report import Problem, VerificationReport
-from ovparts_lib.data.verify import leaked_classes
+from ovparts_lib.data.verify import leaked_classes, removed_pixels
 from tests.data.released_layout import VOC, picture, save
 
 JPEG, PART = "images/val/2010_000001.jpg", "annotations_detectron2_part/val/2010_000001.png"
@@ -182,6 +182,24 @@ def test_leakage_is_found_where_the_training_vocabulary_is_wrong(root, monkeypat
     report = verify_pascal_part_116(root)
     assert len(report.problems) == 2  # train and train_obj_condition
     assert "training labels of train hold unseen classes after the remap: dog, dog's tail, " in report.problems[0].what
+
+
+def test_pixels_of_unseen_classes_are_counted_where_the_remap_removes_them(root):
+    reader, unseen = PascalPart116(root), {}
+    for record in reader.records("train"):
+        parts = reader.label_maps(record)[1]
+        for part in np.unique(parts[parts != 255]):
+            if not VOC.is_seen_part(int(part)):
+                unseen[VOC.parts[part]] = unseen.get(VOC.parts[part], 0) + int((parts == part).sum())
+    removed = removed_pixels(reader, "train", reader.scan("train"))
+    assert removed == unseen and len(removed) == 3
+    assert list(removed.values()) == sorted(removed.values(), reverse=True)
+    report = verify_pascal_part_116(root)
+    assert report.counts["train"]["part pixels of unseen classes, removed for training"] == sum(unseen.values())
+    assert "part pixels of unseen classes, removed for training" not in report.counts["val"]
+    (note,) = [note for note in report.notes if "unseen parts are labelled" in note]
+    assert f"removes them from train and train_obj_condition: {next(iter(removed))} " in note
+    assert removed_pixels(reader, "train_few_shot", reader.scan("train_few_shot")) == {}
 
 
 def test_leakage_ignores_unseen_labels_that_the_remap_removes(reader):

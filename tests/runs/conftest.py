@@ -2,6 +2,7 @@ import nbformat
 import pytest
 
 from ovparts_lib.runs import ClipsegParameters, MiniatureParameters
+from ovparts_lib.runs.parameters import MINIATURE_ROOT, TRAINABLE
 
 
 @pytest.fixture
@@ -24,7 +25,15 @@ def clipseg():
         "data_root": "datasets/miniature",
         "model_size": "miniature",
         "initialise_from": "checkpoints/miniature/clip.safetensors",
+        "clip_weights": None,
+        "trainable": TRAINABLE,
+        "shortest_edge": 800,
+        "longest_edge": 1333,
         "iterations": 100,
+        "batch_size": 8,
+        "queries_per_step": None,
+        "learning_rate": 1e-4,
+        "gradient_clip": 0.01,
     }
 
 
@@ -39,7 +48,7 @@ def miniature():
 
 
 CELLS = {
-    "parameters": 'setting = "miniature"\nrun = "start"\ndata_root = "datasets/miniature"  # tells the cell what to do',
+    "parameters": f'setting = "miniature"\nrun = "start"\ndata_root = "{MINIATURE_ROOT}"  # tells the cell what to do',
     "read": (
         "import os, subprocess, time\n"
         "from ovparts_lib.runs import RunFolder, StartHereParameters, read_parameters\n"

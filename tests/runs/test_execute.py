@@ -9,15 +9,16 @@ from pathlib import Path
 import nbformat
 import pytest
 
-from ovparts_lib.runs import RunLockedError, StartHereParameters, run_state
-from ovparts_lib.runs.execute import COMPLETE, FAILED, execute, format_duration
+from ovparts_lib.runs import ClipsegParameters, RunLockedError, StartHereParameters, run_state
+from ovparts_lib.runs.execute import COMPLETE, FAILED, _Execution, execute, format_duration
 from ovparts_lib.runs.kernel import describe_exit
 from ovparts_lib.runs.lock import FolderLock
 from ovparts_lib.runs.notebooks import NotebookError
+from ovparts_lib.runs.parameters import MINIATURE_ROOT, MODELS, notebook_of
 from ovparts_lib.runs.project import package_parent
 
 
-def start(task="datasets/miniature", **changed):
+def start(task=MINIATURE_ROOT, **changed):
     return StartHereParameters(setting="miniature", run="start", data_root=task, **changed)
 
 
@@ -25,11 +26,12 @@ def names(params):
     return {path.name for path in params.folder.iterdir() if path.suffix == ".ipynb"}
 
 
-def test_a_run_completes_once(notebook, root, capfd):
+def test_a_run_completes_once(notebook, root, capfd, monkeypatch):
+    monkeypatch.setattr(StartHereParameters, "reuse", True)
     params = start(samples=7)
     assert execute(params, command="ovparts run x.yaml") == COMPLETE
     printed = capfd.readouterr()
-    assert f"working in {root} as datasets/miniature" in printed.out
+    assert f"working in {root} as {MINIATURE_ROOT}" in printed.out
     assert "] The work cell" in printed.out
     assert "complete after" in printed.out
     assert printed.err == ""
@@ -43,6 +45,31 @@ def test_a_run_completes_once(notebook, root, capfd):
     assert execute(params) == COMPLETE
     assert "is complete already" in capfd.readouterr().out
     assert len((params.folder / "log.jsonl").read_text().splitlines()) == 1
+    assert json.loads((params.folder / "provenance.json").read_text()) == provenance  # it was not even opened
+
+
+def test_a_notebook_that_collects_is_run_again(notebook, root, capfd):
+    assert execute(start()) == COMPLETE
+    assert execute(start()) == COMPLETE
+    assert "is complete already" not in capfd.readouterr().out
+    assert json.loads((start().folder / "results.json").read_text())["headline"] == [{"steps": 2}]
+    assert [notebook_of(model) for model in MODELS if not model.reuse] == [
+        "00_start_here",
+        "30_results",
+        "31_own_image",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("changed", "advice"),
+    [({}, "resume from the last checkpoint with: x"), ({"iterations": 0, "checkpoint": "c"}, "run it again with: x")],
+)
+def test_only_what_trains_is_resumed_from_a_checkpoint(root, clipseg, capfd, changed, advice):
+    values = clipseg | changed
+    if changed:
+        values["initialise_from"] = None
+    _Execution(ClipsegParameters(**values), root / "notebook.ipynb", "x")._report_resume()
+    assert advice in capfd.readouterr().err
 
 
 def test_kill_9_of_the_kernel_then_resume(notebook, root, capfd):
@@ -52,7 +79,7 @@ def test_kill_9_of_the_kernel_then_resume(notebook, root, capfd):
     assert "the kernel of 00_start_here died" in error
     assert "killed by SIGKILL; out of memory is the most common reason" in error
     assert '| {"step": 1}' in error
-    assert "resume from the last checkpoint with: ovparts run x.yaml" in error
+    assert "run it again with: ovparts run x.yaml" in error  # it trains nothing, so there is no checkpoint
     assert names(params) == {"notebook.failed.ipynb"}
     assert run_state(params) == "partial"
     assert not is_alive(int((params.folder / "child").read_text()))

@@ -36,6 +36,77 @@ def test_a_run_from_absent_to_complete(root, params):
     assert RunFolder.open(params).found == "complete"
 
 
+def read_provenance(folder):
+    return json.loads((folder.path / "provenance.json").read_text())
+
+
+def test_provenance_keeps_the_first_session_and_lists_all(root, params, monkeypatch):
+    monkeypatch.setenv("OVPARTS_COMMAND", "the first command")
+    first = RunFolder.open(params)
+    first.record(weights="abc")
+    first.close()
+    before = read_provenance(first)
+    monkeypatch.setenv("OVPARTS_COMMAND", "the second command")
+    monkeypatch.setattr(provenance_module, "machine", lambda: {"cpu": "another"})
+    second = RunFolder.open(params.model_copy(update={"device": "cpu"}))
+    after = read_provenance(second)
+    assert {key: after[key] for key in before if key != "sessions"} == {
+        key: before[key] for key in before if key != "sessions"
+    }
+    assert (after["command"], after["weights"]) == ("the first command", "abc")
+    assert [session["command"] for session in after["sessions"]] == ["the first command", "the second command"]
+    assert after["sessions"][0] == before["sessions"][0]
+    assert after["sessions"][1]["machine"] == {"cpu": "another"}
+    assert {"command", "git", "started_utc", "machine", "libraries"} <= after["sessions"][1].keys()
+    second.close()
+    again = RunFolder.open(params, again=True)
+    assert [session["command"] for session in read_provenance(again)["sessions"]] == ["the second command"]
+
+
+def test_provenance_without_a_list_of_sessions_counts_as_the_first(root, params):
+    folder = RunFolder.open(params)
+    facts = read_provenance(folder)
+    del facts["sessions"]
+    (folder.path / "provenance.json").write_text(json.dumps(facts | {"command": "long ago"}))
+    sessions = read_provenance(RunFolder.open(params))["sessions"]
+    assert [session["command"] for session in sessions] == ["long ago", facts["command"]]
+
+
+def test_a_complete_run_that_is_opened_again_is_complete_only_when_it_has_finished(root, params):
+    RunFolder.open(params).finish({})
+    redone = RunFolder.open(params)
+    assert redone.found == "complete"
+    assert not (redone.path / "results.json").exists()
+    assert "finished_utc" not in read_provenance(redone)
+    assert run_state(params) == "partial"
+    redone.close()
+    assert run_state(params) == "partial"
+    RunFolder.open(params).finish({})
+    assert run_state(params) == "complete"
+
+
+def test_another_attempt_with_other_parameters_leaves_the_results(root, params):
+    RunFolder.open(params).finish({})
+    with pytest.raises(RunConflictError):
+        RunFolder.open(params.model_copy(update={"seed": 5}))
+    assert run_state(params) == "complete"
+
+
+def test_a_fact_that_changes_between_sessions_is_a_conflict(root, params):
+    folder = RunFolder.open(params)
+    folder.record_once(dataset_fingerprint="abc", shape=(1, 2))
+    folder.close()
+    resumed = RunFolder.open(params)
+    resumed.record_once(dataset_fingerprint="abc", shape=(1, 2), vocabulary="v")
+    with pytest.raises(RunConflictError) as caught:
+        resumed.record_once(dataset_fingerprint="xyz", vocabulary="v", more=1)
+    assert "dataset_fingerprint: 'abc' then, 'xyz' now" in str(caught.value)
+    assert "vocabulary" not in str(caught.value)
+    facts = read_provenance(resumed)
+    assert (facts["dataset_fingerprint"], facts["vocabulary"], facts["shape"]) == ("abc", "v", [1, 2])
+    assert "more" not in facts
+
+
 def test_a_run_without_its_listed_files_is_not_complete(params, root):
     folder = RunFolder.open(params)
     with pytest.raises(IncompleteResultsError, match=r"figures/lost\.png"):

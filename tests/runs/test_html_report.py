@@ -6,7 +6,7 @@ from html.parser import HTMLParser
 import pytest
 
 from ovparts_lib.runs import RunFolder
-from ovparts_lib.runs.listing import find_runs, format_table, headline_rows, headline_table
+from ovparts_lib.runs.listing import HEADLINE_COLUMNS, find_runs, format_table, headline_rows
 from ovparts_lib.runs.report import comparisons, format_number, write_report
 
 
@@ -26,6 +26,7 @@ def entry(label, mode, seen, unseen, protocol="recommended"):
     counts = {"classes_seen": 74, "classes_unseen": 42}
     return {"label": label, "mode": mode, "protocol": protocol, "version": "1", "seen": seen, "unseen": unseen} | {
         "harmonic": harmonic,
+        "mIoU": (74 * seen + 42 * unseen) / 116,
         **counts,
     }
 
@@ -70,13 +71,21 @@ def test_runs_are_found_with_their_states(root, params, runs):
 
 
 def test_headline_rows(runs):
-    frame = headline_table(runs)
-    assert len(frame) == 5
-    assert frame.loc[3, ["run", "mode", "seen", "unseen", "harmonic"]].tolist() == ["clipseg", "pred_all", 30, 20, 24.0]
-    text = format_table(headline_rows(runs)).splitlines()
-    assert text[0].split() == list(frame.columns)
-    assert " ".join(text[5].split()) == "zero_shot clipseg after training pred_all recommended 30.0 20.0 24.0 74 42"
+    rows = headline_rows(runs)
+    assert len(rows) == 5
+    assert [rows[3][key] for key in ("run", "mode", "seen", "unseen")] == ["clipseg", "pred_all", 30, 20]
+    text = format_table(rows).splitlines()
+    assert text[0].split() == ["setting", "run", *HEADLINE_COLUMNS]
+    assert (
+        " ".join(text[5].split()) == "zero_shot clipseg after training pred_all recommended 30.0 20.0 24.0 26.4 74 42"
+    )
     assert format_table([]) == ""
+
+
+def test_the_report_tells_every_session(runs, tmp_path):
+    text = write_report(runs, tmp_path / "report.html").read_text()
+    assert "sessions.1.command" in text
+    assert "{&#39;command&#39;" not in text
 
 
 def test_protocols_are_not_mixed(runs):
@@ -85,7 +94,11 @@ def test_protocols_are_not_mixed(runs):
     assert recommended["modes"] == ["Oracle-Obj", "Pred-All"]
     assert ov_parts["modes"] == ["Oracle-Obj"]
     before, after = recommended["rows"]
-    assert [cell["value"] for cell in before["cells"]] == [0.0, 0.0, 0.0, 2.0, 1.0, pytest.approx(4 / 3)]
+    assert [cell["value"] for cell in before["cells"]] == [
+        *(0.0, 0.0, 0.0, 0.0),
+        *(2.0, 1.0, pytest.approx(4 / 3), pytest.approx(190 / 116)),
+    ]
+    assert recommended["metrics"] == ("seen", "unseen", "harmonic", "mIoU")
     assert [cell["gain"] for cell in after["cells"]][:2] == [40.0, 10.0]
     assert {cell["best"] for cell in after["cells"]} == {True}
     assert {cell["best"] for cell in before["cells"]} == {False}

@@ -1,4 +1,5 @@
 import pytest
+import torch
 
 from ovparts_lib.runs import (
     ClipsegParameters,
@@ -6,6 +7,7 @@ from ovparts_lib.runs import (
     ParameterError,
     load_parameters,
     parameter_model,
+    read_parameters,
     validate_parameters,
 )
 from ovparts_lib.runs.parameters import MODELS, notebook_of
@@ -66,7 +68,8 @@ def test_values_that_tools_hand_on_as_text_are_read(clipseg, key, given, read):
         ("setting", "a/b", "expected a folder name"),
         ("setting", "..", "expected a folder name"),
         ("run", "x" * 200, "at most 120 characters"),
-        ("device", "gpu", "device = 'gpu': expected auto, cpu, cuda, cuda:N or mps"),
+        ("device", "gpu", "device = 'gpu': expected auto, cpu, cuda or cuda:N"),
+        ("device", "mps", "device = 'mps': expected auto, cpu, cuda or cuda:N"),
         ("trainable", "film", "trainable = 'film': expected a list"),
         ("trainable", ["film", "film"], "without repetitions"),
         ("trainable", ["decodr"], "trainable[0] = 'decodr'"),
@@ -102,17 +105,43 @@ def test_all_problems_come_at_once(clipseg):
         ({"iterations": 0}, "nothing to do"),
         ({"checkpoint": "x.pth"}, "set iterations to 0"),
         ({"checkpoint": "x.pth", "iterations": 0}, "give one of them"),
-        ({"initialise_from": None}, "initialise_from: training begins from pretrained weights"),
+        ({"initialise_from": None}, "initialise_from, clip_weights: training begins from pretrained weights"),
         ({"trainable": []}, "needs at least one group"),
         ({"train_split": "val"}, "held out"),
         ({"evaluate_every": 200}, "larger than iterations"),
         ({"shortest_edge": 2000}, "shorter side"),
         ({"batch_size": 6, "accumulate": 4}, "multiple of accumulate"),
         ({"precision": "16-mixed", "device": "cpu"}, "needs a CUDA device"),
+        ({"test_split": "val"}, "test_split: val cannot be scored"),
+        ({"test_split": "train_obj_condition"}, "test_split: train_obj_condition cannot be scored"),
+        ({"device": "cuda:1", "devices": 2}, "cuda:1 is one device; use cuda to train on 2"),
     ],
 )
 def test_values_that_contradict_each_other(clipseg, change, expected):
     assert expected in problem(clipseg | change)
+
+
+@pytest.mark.parametrize(
+    ("change", "devices", "expected"),
+    [
+        ({"precision": "16-mixed"}, 0, "16-mixed needs a CUDA device, and torch finds none for device = 'auto'"),
+        ({"device": "cuda"}, 0, "device = 'cuda': torch finds no CUDA device"),
+        ({"device": "cuda:2"}, 2, "device = 'cuda:2': the CUDA devices are cuda:0 to cuda:1"),
+        ({"precision": "16-mixed"}, 1, None),
+        ({"device": "cuda:1"}, 2, None),
+        ({"precision": "bf16-mixed"}, 0, None),
+    ],
+)
+def test_what_this_machine_lacks_is_refused_when_a_run_begins(clipseg, monkeypatch, change, devices, expected):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: devices > 0)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: devices)
+    validate_parameters(ClipsegParameters, clipseg | change)  # it may be prepared anywhere
+    if expected is None:
+        assert read_parameters(ClipsegParameters, clipseg | change).run == "clipseg"
+    else:
+        with pytest.raises(ParameterError) as caught:
+            read_parameters(ClipsegParameters, clipseg | change)
+        assert expected in str(caught.value)
 
 
 def test_scoring_a_checkpoint_needs_no_training(clipseg):
@@ -122,11 +151,14 @@ def test_scoring_a_checkpoint_needs_no_training(clipseg):
     assert scored.checkpoint == "clipseg.pth"
 
 
-def test_own_words_and_one_source_of_weights():
-    own = {"setting": "own", "run": "bus", "images": ["bus.jpg"], "words": {"bus": ["door"]}, "checkpoint": "c"}
+def test_own_words():
+    own = {"setting": "own", "run": "bus", "images": ["bus.jpg"], "words": {"bus": ["door"]}, "model": "c"}
     assert validate_parameters(OwnImageParameters, own).words == {"bus": ["door"]}
     assert validate_parameters(OwnImageParameters, own | {"words": ["bus door"]}).words == ["bus door"]
-    assert "exactly one" in problem(own | {"from_run": "r"}, OwnImageParameters)
+    padded = validate_parameters(OwnImageParameters, own | {"words": {"bus ": [" door", "wheel"]}}).words
+    assert padded == {"bus": ["door", "wheel"]}
+    for words in (["door", "wheel", "door "], {"bus": ["door", "door"]}, {"bus": ["a"], " bus": ["door"]}):
+        assert "expected each word once" in problem(own | {"words": words}, OwnImageParameters)
     for words in ("bus", [], {"bus": "door"}, {"bus": []}, [1]):
         assert "expected words as a list" in problem(own | {"words": words}, OwnImageParameters)
 
@@ -142,8 +174,8 @@ YAML = "notebook: 01_miniature\nsetting: miniature\nrun: world\nclip_iterations:
 
 def test_yaml_with_overrides(root):
     path = write(root, YAML + "clip_learning_rate: 1e-3\n")
-    read = load_parameters(path, ["clip_iterations=2e3", "clip_seconds=2.5", "run=other", "device=cpu"])
-    assert (read.clip_seconds, read.clip_iterations, read.run, read.clip_learning_rate) == (2.5, 2000, "other", 1e-3)
+    read = load_parameters(path, ["clip_iterations=2e3", "run=other", "device=cpu"])
+    assert (read.clip_iterations, read.run, read.clip_learning_rate) == (2000, "other", 1e-3)
     assert load_parameters("params.yaml").run == "world"  # found in the project root, from elsewhere
 
 

@@ -5,9 +5,10 @@ import pytest
 
 from ovparts_lib.runs import ParameterError, StartHereParameters, read_parameters
 from ovparts_lib.runs.notebooks import NotebookError, check_notebook, declared_parameters
+from ovparts_lib.runs.parameters import MINIATURE_ROOT
 from ovparts_lib.runs.session import assigned_parameters, literal_assignments
 
-CELL = 'setting = "miniature"\nrun = "start"\ndata_root = "datasets/miniature"'
+CELL = f'setting = "miniature"\nrun = "start"\ndata_root = "{MINIATURE_ROOT}"'
 KNOWN = dict.fromkeys(["setting", "run", "seed", "iterations", "device"])
 BASE = "setting = 'zero_shot'\nrun = 'a'\nseed = 0\niterations = 100"
 
@@ -63,7 +64,7 @@ def test_literal_assignments():
 
 def test_outside_a_notebook_values_are_given():
     read = read_parameters(StartHereParameters, {"setting": "miniature", "run": "start"})
-    assert read.samples == 4
+    assert read.samples == 8
     with pytest.raises(ParameterError, match="did you mean `samples`"):
         read_parameters(StartHereParameters, {"setting": "miniature", "run": "start", "sample": 4})
     with pytest.raises(RuntimeError, match="needs a notebook"):
@@ -90,7 +91,7 @@ def test_a_notebook_that_agrees_with_its_model(notebook):
     [
         (
             CELL + "\nsamples = 9",
-            "defaults differ from StartHereParameters: samples is 9 in the notebook, 4",
+            "defaults differ from StartHereParameters: samples is 9 in the notebook, 8",
         ),
         (CELL + "\nsample = 4", r"does not fit StartHereParameters.*did you mean `samples`\?"),
         ('setting = "miniature"', "run: missing"),

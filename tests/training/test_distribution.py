@@ -1,10 +1,12 @@
 import signal
+import sys
 
 import pandas as pd
 import pytest
 import torch
+from lightning_fabric.plugins.environments import LightningEnvironment
 
-from ovparts_lib.training import train
+from ovparts_lib.training import TrainingSettings, distribution, launch, train
 from tests.training.processes import SECONDS, start, wait_for_step
 from tests.training.toy import ToyModel, toy_loader
 from tests.training.train_toy import toy_settings
@@ -28,6 +30,74 @@ def test_two_processes_equal_one_with_their_batches_together(tmp_path):
         torch.testing.assert_close(
             torch.tensor(history[column]), torch.tensor(result.history[column]), rtol=1e-4, atol=1e-6, msg=column
         )
+
+
+@pytest.mark.slow
+def test_two_processes_start_inside_a_slurm_job_of_one_task(tmp_path, monkeypatch):
+    for name, value in SLURM_TASK.items():
+        monkeypatch.setenv(name, value)
+    finish(start(tmp_path / "two", "--devices", "2"))
+    assert (tmp_path / "two" / "weights.pt").is_file()
+
+
+SLURM_TASK = {
+    "SLURM_JOB_ID": "7",
+    "SLURM_JOB_NAME": "ovparts",
+    "SLURM_NTASKS": "1",
+    "SLURM_NTASKS_PER_NODE": "1",
+    "SLURM_PROCID": "0",
+    "SLURM_LOCALID": "0",
+    "SLURM_NODEID": "0",
+    "SLURM_NODELIST": "localhost",
+}
+
+
+class RecordedFabric:
+    """Takes what launch hands to Fabric and starts nothing."""
+
+    def __init__(self, **options):
+        self.options = options
+
+    def launch(self):
+        return None
+
+
+@pytest.fixture
+def two_gpus(monkeypatch):
+    """A machine on which torch finds two CUDA devices."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(distribution, "Fabric", RecordedFabric)
+    monkeypatch.setattr(distribution.atexit, "register", lambda function: None)
+    monkeypatch.delitem(sys.modules, "ipykernel", raising=False)
+
+
+@pytest.mark.parametrize(
+    ("device", "accelerator", "devices"),
+    [("cuda:1", "cuda", [1]), ("cuda", "cuda", 1), ("auto", "cuda", 1), ("cpu", "cpu", 1)],
+)
+def test_the_device_that_is_named_is_the_one_that_trains(two_gpus, device, accelerator, devices):
+    options = launch(TrainingSettings(device=device)).options
+    assert (options["accelerator"], options["devices"]) == (accelerator, devices)
+
+
+def test_a_cluster_starts_the_processes_on_several_nodes_only(two_gpus):
+    assert isinstance(launch(TrainingSettings(devices=2)).options["plugins"], LightningEnvironment)
+    assert launch(TrainingSettings(devices=2, nodes=2)).options["plugins"] is None
+
+
+def test_a_device_that_is_not_there_is_named(two_gpus, monkeypatch):
+    with pytest.raises(ValueError, match=r"device is 'cuda:2', but torch finds 2 CUDA devices, the last .* 'cuda:1'"):
+        launch(TrainingSettings(device="cuda:2"))
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(ValueError, match="device is 'cuda:0', but torch finds no CUDA device"):
+        launch(TrainingSettings(device="cuda:0"))
+
+
+def test_inside_a_notebook_the_error_says_how_to_train_on_several_devices(two_gpus, monkeypatch):
+    monkeypatch.setitem(sys.modules, "ipykernel", sys)
+    with pytest.raises(ValueError, match="set devices: 2 in the parameters and the notebook starts the processes"):
+        launch(TrainingSettings(devices=2))
 
 
 @pytest.mark.slow

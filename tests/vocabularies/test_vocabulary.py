@@ -90,6 +90,13 @@ def test_own_words_as_mapping_and_as_list():
     flat = Vocabulary.from_words(["car wheel", "bus's door"])
     assert flat.prompts == ("car wheel", "bus door")
     assert flat.objects == ("car wheel", "bus")
+    padded = Vocabulary.from_words({" dog ": [" head", "tail "]})
+    assert (padded.parts, padded.objects, padded.generic_parts) == (
+        ("dog's head", "dog's tail"),
+        ("dog",),
+        ("head", "tail"),
+    )
+    assert Vocabulary.from_words([" bus's  door "]).parts == ("bus's door",)
 
 
 @pytest.mark.parametrize(
@@ -100,6 +107,12 @@ def test_own_words_as_mapping_and_as_list():
         ({"dog": "head"}, "parts of 'dog'"),
         (["head", "head"], "appear twice: head"),
         (["head", " "], "empty"),
+        (["dog's"], "a word is empty, in {'dog': \\[''\\]}"),
+        (["'s head"], "a word is empty"),
+        ({"dog": ["head", " "]}, "a word is empty"),
+        ({" ": ["head"]}, "a word is empty"),
+        ({"dog": ["head", " head "]}, "appear twice: dog's head"),
+        (["dog's head", "dog's  head"], "appear twice: dog's head"),
     ],
 )
 def test_unusable_own_words_are_refused_with_a_reason(own, message):
