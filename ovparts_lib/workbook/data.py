@@ -81,7 +81,8 @@ def verify_data(params: Any, output: RunOutput) -> tuple[PascalPart116, Verifica
     root = resolve_path(params.data_root)
     report = verify_pascal_part_116(root)
     output.table(report.to_frame(), "verification", title="What the verification found")
-    output.note(dataset_fingerprint=report.fingerprint, dataset_counts=report.counts)
+    output.run.record_once(dataset_fingerprint=report.fingerprint)
+    output.note(dataset_counts=report.counts)
     return PascalPart116(root), report
 
 

@@ -111,7 +111,7 @@ def training_settings(params: Any) -> TrainingSettings:
         evaluate_every=params.evaluate_every,
         checkpoint_every=params.checkpoint_every,
         seed=params.seed,
-        device=device_of(params).type,
+        device=str(device_of(params)),
         devices=params.devices,
     )
 
