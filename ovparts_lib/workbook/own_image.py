@@ -127,8 +127,8 @@ def attention_of_views(model: nn.Module, views: list[View], words: Vocabulary, p
     for view in views:
         peaks = view.scores.logits.amax(dim=(1, 2))
         best = [view.scores.part_ids[int(index)] for index in peaks.argsort(descending=True)]
-        show_attention(model, view.image, words, best, view.name, output)
-        save_full_size_attention(model, view.image, words, best, view.name, output)
+        scores = show_attention(model, view.image, words, best, view.name, output)
+        save_full_size_attention(view.image, scores, view.name, output)
 
 
 def browse(views: list[View], words: Vocabulary) -> Any:

@@ -73,8 +73,12 @@ def attention_figures(model: nn.Module, data: PartData, params: Any, output: Run
 
 def show_attention(
     model: nn.Module, image: Tensor, vocabulary: Vocabulary, part_ids: list[int], name: str, output: RunOutput
-) -> None:
-    """Attention of the first few words on one image: two figures, with the maps as CSV beside them."""
+) -> PartScores:
+    """Attention of the first few words on one image: two figures, with the maps as CSV beside them.
+
+    Returns:
+        The scores of those words, with the attention that was drawn.
+    """
     wanted = part_ids[:WORDS_WITH_ATTENTION]
     scores = model.predict([image], vocabulary, part_ids=wanted, background=False, keep_attention=True)[0]
     output.figure(
@@ -91,14 +95,11 @@ def show_attention(
         caption="Where CLIP's image tower looks from the patch in which the best word peaks, block by block.",
         data=clip_attention_data(scores),
     )
+    return scores
 
 
-def save_full_size_attention(
-    model: nn.Module, image: Tensor, vocabulary: Vocabulary, part_ids: list[int], name: str, output: RunOutput
-) -> None:
-    """The last decoder layer's map of each of the first few words over the picture, at the picture's full size."""
-    wanted = part_ids[:WORDS_WITH_ATTENTION]
-    scores = model.predict([image], vocabulary, part_ids=wanted, background=False, keep_attention=True)[0]
+def save_full_size_attention(image: Tensor, scores: PartScores, name: str, output: RunOutput) -> None:
+    """The last decoder layer's map of each word in ``scores`` over the picture, at the picture's full size."""
     attention = scores.attention
     last = max(attention.decoder)
     for number, word in enumerate(attention.queries):
