@@ -25,6 +25,39 @@ class AttentionMaps:
 
 
 @dataclass
+class ObjectScores:
+    """Object logits of one image, for systems that choose a pixel's object first and its part among that object's.
+
+    Attributes:
+        logits: float32 (m, h, w), one channel per entry of ``object_ids``.
+        object_ids: indices of the channels in the vocabulary's objects.
+        background: float32 (h, w), logit of "none of the objects"; None if the system has none.
+    """
+
+    logits: Tensor
+    object_ids: tuple[int, ...]
+    background: Tensor | None
+
+
+@dataclass
+class CostMaps:
+    """Cosine similarity of image and class embeddings, as a cost-aggregation system sees it.
+
+    Attributes:
+        before: float32 (n, h, w), the mean over prompt templates of the cost volume, for the n ``queries``.
+        after: float32 (n, h2, w2), logits after aggregation.
+        class_attention: ``{layer: (n, n)}``, how much each query (row) attends to each (column), mean over pixels and
+            heads; rows sum to at most 1, the rest goes to classes that are not among the queries.
+        queries: the texts of the n queries.
+    """
+
+    before: Tensor
+    after: Tensor
+    class_attention: dict[int, Tensor]
+    queries: tuple[str, ...]
+
+
+@dataclass
 class PartScores:
     """Scores of one image at the model's own resolution.
 
@@ -34,6 +67,10 @@ class PartScores:
         background: float32 (h, w), logit of "none of the parts"; None where it was not asked for or does not exist.
         image_size: (height, width) of the image as it was given.
         attention: None unless asked for.
+        covered_size: (height, width) in pixels of the image that the maps span, at least ``image_size``, where a system
+            pads images to the right and below; None where the maps span the image.
+        objects: where every pixel's object is chosen before its part; None for systems that choose among all parts.
+        cost: None unless asked for.
     """
 
     logits: Tensor
@@ -41,3 +78,6 @@ class PartScores:
     background: Tensor | None
     image_size: tuple[int, int]
     attention: AttentionMaps | None = None
+    covered_size: tuple[float, float] | None = None
+    objects: ObjectScores | None = None
+    cost: CostMaps | None = None
