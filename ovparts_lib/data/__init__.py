@@ -6,6 +6,7 @@ from ovparts_lib.data.part_dataset import (
     Batch,
     EvaluationDataset,
     EvaluationSample,
+    ObjectRegion,
     TrainingDataset,
     collate_training,
 )
@@ -22,6 +23,7 @@ __all__ = [
     "EvaluationDataset",
     "EvaluationSample",
     "LabelCounts",
+    "ObjectRegion",
     "PascalPart116",
     "Problem",
     "Reader",

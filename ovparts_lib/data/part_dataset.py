@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, TypedDict
 
 import numpy as np
@@ -110,8 +110,9 @@ class TrainingDataset(Dataset):
         image, object_map, part_map = read_sample(self.reader, record)
         if record.object_id is not None:
             ignore = self.reader.vocabulary.ignore_label
-            outside = object_map != record.object_id
-            object_map, part_map = (np.where(outside, ignore, m).astype(m.dtype) for m in (object_map, part_map))
+            outside = ~self.reader.region(record, object_map)
+            object_map = np.where(outside, ignore, record.object_id).astype(object_map.dtype)
+            part_map = np.where(outside, ignore, part_map).astype(part_map.dtype)
         sample = {
             "image": tv_tensors.Image(image),
             "part_map": tv_tensors.Mask(torch.from_numpy(self._part_table[part_map])),
@@ -128,6 +129,37 @@ class TrainingDataset(Dataset):
         }
 
 
+@dataclass(frozen=True, eq=False)
+class ObjectRegion:
+    """The pixels that one record is about, stored as a mask inside a box.
+
+    Attributes:
+        object_id: the object the record is conditioned on.
+        top: first row of the box.
+        left: first column of the box.
+        mask: bool (h, w), the pixels of the object inside the box.
+    """
+
+    object_id: int
+    top: int
+    left: int
+    mask: Tensor
+
+    @classmethod
+    def of(cls, object_id: int, region: np.ndarray) -> ObjectRegion:
+        """From a mask of the whole image, bool (H, W) with at least one pixel; the box is as tight as can be."""
+        rows, columns = np.flatnonzero(region.any(axis=1)), np.flatnonzero(region.any(axis=0))
+        top, left = int(rows[0]), int(columns[0])
+        mask = region[top : int(rows[-1]) + 1, left : int(columns[-1]) + 1]
+        return cls(object_id, top, left, torch.from_numpy(np.ascontiguousarray(mask)))
+
+    @property
+    def box(self) -> tuple[slice, slice]:
+        """Rows and columns of the box, to index a map of the image with."""
+        height, width = self.mask.shape
+        return slice(self.top, self.top + height), slice(self.left, self.left + width)
+
+
 @dataclass
 class EvaluationSample:
     """One picture with its labels and the objects it is evaluated for.
@@ -136,16 +168,21 @@ class EvaluationSample:
         image: uint8 (3, H, W) RGB at native size, EXIF orientation applied.
         part_map: int64 (H, W), ids of the full vocabulary, ``ignore_label`` where there is no part.
         object_map: int64 (H, W), likewise for objects.
-        object_ids: one entry per record of the image that has a labelled part pixel: the object it is conditioned on.
-            Its ground truth is ``part_map`` where ``object_map`` equals the object.
+        regions: one entry per record of the image that has a labelled part pixel. The record's ground truth is
+            ``part_map`` inside its region, and nothing outside.
         image_id: base name of the picture.
     """
 
     image: Tensor
     part_map: Tensor
     object_map: Tensor
-    object_ids: tuple[int, ...]
+    regions: tuple[ObjectRegion, ...]
     image_id: str
+
+    @property
+    def object_ids(self) -> tuple[int, ...]:
+        """The object of each record."""
+        return tuple(region.object_id for region in self.regions)
 
 
 class EvaluationDataset(Dataset):
@@ -203,12 +240,14 @@ class EvaluationDataset(Dataset):
     def __getitem__(self, index: int) -> EvaluationSample:
         """The image at ``index`` (images are sorted by base name). Raises DatasetError when a file is wrong."""
         records = self._of_image[self.image_ids[index]]
-        image, object_map, part_map = read_sample(self.reader, replace(records[0], object_id=None))
+        image, object_map, part_map = read_sample(self.reader, records[0])
+        masks = {record: self.reader.region(record, object_map) for record in records}
+        regions = {record: ObjectRegion.of(record.object_id, mask) for record, mask in masks.items()}
         return EvaluationSample(
             image=image,
             part_map=torch.from_numpy(part_map.astype(np.int64)),
             object_map=torch.from_numpy(object_map.astype(np.int64)),
-            object_ids=self.object_ids(index),
+            regions=tuple(regions[record] for record in records),
             image_id=self.image_ids[index],
         )
 

@@ -88,6 +88,11 @@ class PascalPart116:
         """All 20 objects and 116 parts."""
         return load_vocabulary("pascal_part_116")
 
+    @property
+    def splits(self) -> tuple[str, ...]:
+        """Names of the splits; see ``SPLITS``."""
+        return tuple(SPLITS)
+
     def training_vocabulary(self, split: str) -> Vocabulary:
         """Seen classes for ``train`` and ``train_obj_condition``, all classes for the others."""
         return self.vocabulary.seen if find_split(split).seen_only else self.vocabulary
@@ -197,6 +202,10 @@ class PascalPart116:
         object_map, part_map = self.read_label(record, "object"), self.read_label(record, "part")
         check_same_size(record.object_path, object_map.shape, record.part_path, part_map.shape)
         return object_map, part_map
+
+    def region(self, record: Record, object_map: np.ndarray) -> np.ndarray:
+        """Where the record's object is, bool (H, W): records are (image, object class) pairs."""
+        return object_map == record.object_id
 
     def read_label(self, record: Record, kind: str) -> np.ndarray:
         """One label map, uint8 (H, W); ``kind`` is ``object`` or ``part``. Raises DatasetError as label_maps does."""

@@ -41,6 +41,7 @@ class Record:
         object_path: its object labels; None where a dataset derives them from other annotations.
         image_id: base name of the picture without extension.
         object_id: the object this record is conditioned on, in the dataset's full vocabulary; None for the whole image.
+        instance: which instance of the object, where a dataset conditions on instances; None for all of them.
     """
 
     image_path: Path
@@ -48,6 +49,7 @@ class Record:
     object_path: Path | None
     image_id: str
     object_id: int | None = None
+    instance: int | None = None
 
 
 class Reader(Protocol):
@@ -55,11 +57,20 @@ class Reader(Protocol):
 
     A reader knows files and formats. Remapping to the training vocabulary, conditioning on an object and the
     transforms are the datasets' (:mod:`ovparts_lib.data.part_dataset`), the same for every reader.
+
+    Attributes:
+        root: the dataset's folder.
     """
+
+    root: Path
 
     @property
     def vocabulary(self) -> Vocabulary:
         """The full vocabulary, whose ids the label maps hold."""
+
+    @property
+    def splits(self) -> tuple[str, ...]:
+        """Names of the splits it lists."""
 
     def records(self, split: str) -> list[Record]:
         """The records of a split in listing order, those without part pixels included."""
@@ -68,10 +79,12 @@ class Reader(Protocol):
         """The vocabulary that a split is trained with: seen classes only, or all of them."""
 
     def label_maps(self, record: Record) -> tuple[np.ndarray, np.ndarray]:
-        """(object map, part map) of a record at native size, unsigned, in ids of the full vocabulary.
+        """(object map, part map) of the record's whole image at native size, unsigned, in full-vocabulary ids."""
 
-        The whole image where ``object_id`` is None. A reader whose conditioned records are instances paints only the
-        record's own instance into their object map.
+    def region(self, record: Record, object_map: np.ndarray) -> np.ndarray:
+        """The pixels a conditioned record is about, bool (H, W): its object in ``object_map``, or its own instance.
+
+        ``object_map`` is what :meth:`label_maps` gave for the same image.
         """
 
     def has_part(self, split: str, record: Record, part_ids: Sequence[int]) -> bool:

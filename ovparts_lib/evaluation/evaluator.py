@@ -209,15 +209,14 @@ def score_image(
     classes, device = len(vocabulary.parts), scores.logits.device
     _check_scores(scores, sample)
     part_map = to_target(sample.part_map.to(device), classes, vocabulary.ignore_label)
-    object_map = sample.object_map.to(device)
     everywhere = pred_all_map(scores, nothing=classes) if "pred_all" in modes else None
     totals = {mode: torch.zeros((classes + 1, classes + 1), dtype=torch.int64, device=device) for mode in modes}
-    for object_id in dict.fromkeys(sample.object_ids):
-        repeats = sample.object_ids.count(object_id)  # more than 1 only where released sampling is imitated
-        target = torch.where(object_map == object_id, part_map, classes)
+    for region in sample.regions:
+        target = torch.full_like(part_map, classes)
+        target[region.box] = torch.where(region.mask.to(device), part_map[region.box], classes)
         for mode in modes:
-            prediction = everywhere if mode == "pred_all" else oracle_map(scores, object_id, vocabulary)
-            totals[mode] += count_pairs(prediction, target, classes) * repeats
+            prediction = everywhere if mode == "pred_all" else oracle_map(scores, region.object_id, vocabulary)
+            totals[mode] += count_pairs(prediction, target, classes)
     return totals
 
 

@@ -53,11 +53,11 @@ def comparison_figures(model: nn.Module, data: PartData, params: Any, output: Ru
 
 
 def oracle_prediction(scores: PartScores, sample: Any, vocabulary: Vocabulary) -> Tensor:
-    """The oracle-obj label maps of all objects of an image in one map; outside them the ignore label."""
+    """The oracle-obj label maps of all records of an image in one map, later ones on top; the ignore label outside."""
     labels = torch.full_like(sample.part_map, vocabulary.ignore_label)
-    for object_id in dict.fromkeys(sample.object_ids):
-        inside = sample.object_map == object_id
-        labels[inside] = oracle_map(scores, object_id, vocabulary).cpu()[inside]
+    for region in sample.regions:
+        predicted = oracle_map(scores, region.object_id, vocabulary).cpu()[region.box]
+        labels[region.box] = torch.where(region.mask, predicted, labels[region.box])
     return labels
 
 

@@ -3,7 +3,7 @@
 import torch
 from torch import nn
 
-from ovparts_lib.data import EvaluationSample
+from ovparts_lib.data import EvaluationSample, ObjectRegion
 from ovparts_lib.models.scores import PartScores
 from ovparts_lib.vocabularies import Vocabulary
 
@@ -43,7 +43,8 @@ class Labels(torch.utils.data.Dataset):
                 drawn = torch.randint(0, len(parts) + 1, (height, right - left), generator=draw)
                 part_map[:, left:right] = torch.tensor([*parts, ignore])[drawn]
         image = torch.randint(0, 256, (3, height, width), generator=draw, dtype=torch.uint8)
-        return EvaluationSample(image, part_map, object_map, tuple(present), f"picture_{index}")
+        regions = tuple(ObjectRegion.of(i, (object_map == i).numpy()) for i in present)
+        return EvaluationSample(image, part_map, object_map, regions, f"picture_{index}")
 
 
 class Scripted(nn.Module):

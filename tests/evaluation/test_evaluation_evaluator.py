@@ -117,7 +117,7 @@ def test_a_record_served_twice_counts_twice():
     sample = Labels()[0]
     scores = Scripted().predict([sample.image], VOCABULARY)[0]
     once = score_image(scores, sample, VOCABULARY)
-    sample.object_ids = sample.object_ids * 2
+    sample.regions = sample.regions * 2
     for mode, counts in score_image(scores, sample, VOCABULARY).items():
         assert torch.equal(counts, 2 * once[mode])
 
