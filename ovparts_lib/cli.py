@@ -79,25 +79,40 @@ def _run(options: argparse.Namespace) -> int:
 
 def _demo(options: argparse.Namespace) -> int:
     from ovparts_lib.runs import load_parameters, project_root
+    from ovparts_lib.runs.batch import default_jobs, plan, run_beside
     from ovparts_lib.runs.execute import execute, format_duration
     from ovparts_lib.runs.project import display_path
 
     files = options.params or sorted((project_root() / "params" / "miniature").glob("*.yaml"))
     if not files:
         raise FileNotFoundError(f"no parameter files in {project_root() / 'params' / 'miniature'}")
-    runs = sorted(((load_parameters(file), file) for file in files), key=lambda run: run[0].notebook)
+    runs = [(load_parameters(file), Path(file)) for file in files]
     print(
         f"The demo runs {len(runs)} notebooks on the miniature, a small drawn world; what has been trained is reused."
     )
-    begun = time.monotonic()
-    for number, (params, file) in enumerate(runs, start=1):
-        print(f"\n── {number} of {len(runs)}: {params.notebook} ({display_path(file)})", flush=True)
-        code = execute(params, again=options.again, command=_repeatable(file, []))
+    begun, number = time.monotonic(), 0
+    for group in plan(runs):
+        for params, file in group:
+            number += 1
+            print(f"\n── {number} of {len(runs)}: {params.notebook} ({display_path(file)})", flush=True)
+        jobs = min(options.jobs or default_jobs(group, _cuda_available), len(group))
+        if jobs > 1:
+            print(f"   {jobs} of them at a time", flush=True)
+            code = run_beside(group, jobs, again=options.again)
+        else:
+            codes = (execute(one, again=options.again, command=_repeatable(file, [])) for one, file in group)
+            code = next((code for code in codes if code != COMPLETE), COMPLETE)
         if code != COMPLETE:
             return code
     print(f"\nThe demo is complete after {format_duration(time.monotonic() - begun)}.\n")
     _summarise(runs[0][0].outputs, sorted({params.setting for params, _ in runs}), None)
     return COMPLETE
+
+
+def _cuda_available() -> bool:
+    import torch
+
+    return torch.cuda.is_available()
 
 
 def _report(options: argparse.Namespace) -> int:
@@ -140,11 +155,12 @@ def _runs(options: argparse.Namespace) -> int:
 
 
 def _verify(options: argparse.Namespace) -> int:
-    from ovparts_lib.data.verify import verify_pascal_part_116
+    from ovparts_lib.data.readers import verify_dataset
     from ovparts_lib.runs import resolve_path
 
     root = Path(options.data_root).expanduser()
-    report = verify_pascal_part_116(root if root.exists() else resolve_path(root), progress=sys.stderr.isatty())
+    root = root if root.exists() else resolve_path(root)
+    report = verify_dataset(options.dataset, root, progress=sys.stderr.isatty())
     print(report.to_markdown())
     return COMPLETE if report.ok else FAILED
 
@@ -200,9 +216,16 @@ def _parser() -> argparse.ArgumentParser:
     demo = command("demo", _demo, "run the whole workbook on the miniature and show the results")
     demo.add_argument("params", metavar="PARAMS", nargs="*", help="parameter files (all of params/miniature)")
     demo.add_argument("--again", action="store_true", help="start over instead of reusing what is complete")
+    demo.add_argument("--jobs", type=_positive, help="systems trained at a time (one per core; one on a GPU)")
 
     verify = command("verify", _verify, "check a data set: files, sizes, labels, pictures in both train and val")
-    verify.add_argument("data_root", metavar="FOLDER", help="folder of Pascal-Part-116 as released")
+    verify.add_argument("data_root", metavar="FOLDER", help="folder of the data set as released")
+    verify.add_argument(
+        "--dataset",
+        choices=("pascal_part_116", "ade20k_part_234", "partimagenet_seg", "partimagenet_ood"),
+        default="pascal_part_116",
+        help="which data set it is (%(default)s)",
+    )
 
     with_outputs(command("runs", _runs, "list all runs and their states"))
 
@@ -218,6 +241,13 @@ def _parser() -> argparse.ArgumentParser:
     submit.add_argument("--hours", type=float, default=12.0, help="time limit of one stretch (%(default)s)")
     submit.add_argument("--cluster", choices=("slurm", "local"), default="slurm", help="where to run (%(default)s)")
     return parser
+
+
+def _positive(text: str) -> int:
+    number = int(text)
+    if number < 1:
+        raise ValueError(text)
+    return number
 
 
 def _repeatable(params: str | Path, overrides: Sequence[str]) -> str:

@@ -1,20 +1,53 @@
-"""Weights of any system this workbook knows, recognised by what their file says."""
+"""The systems this workbook knows, and weights of any of them, recognised by what their file says."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from torch import nn
 
-from ovparts_lib.checkpoints.clipseg import load_clipseg
+from ovparts_lib.checkpoints.clipseg import load_clipseg, save_clipseg
 from ovparts_lib.checkpoints.native import read_metadata
 from ovparts_lib.checkpoints.reading import CheckpointError, LoadReport
+from ovparts_lib.models import clipseg
 
-Loader = Callable[..., tuple[nn.Module, LoadReport]]
-SYSTEMS: dict[str, Loader] = {"clipseg": load_clipseg}
 RUN_WEIGHTS = "weights.safetensors"
+
+
+@dataclass(frozen=True)
+class System:
+    """What the workbook needs to build, load and save a system.
+
+    Attributes:
+        title: as in tables.
+        model: class of the model, called with a size and options; its CLIP is ``model.clip``.
+        sizes: hyper-parameters by name, ``released`` and ``miniature``.
+        groups: ``{group: beginnings of parameter names}``, what ``set_trainable`` knows.
+        load: (path, size, clip_path, **options) -> model and report.
+        save: (model, path, **metadata) -> path.
+    """
+
+    title: str
+    model: type[nn.Module]
+    sizes: Mapping[str, Any]
+    groups: Mapping[str, tuple[str, ...]]
+    load: Callable[..., tuple[nn.Module, LoadReport]]
+    save: Callable[..., Path]
+
+
+SYSTEMS: dict[str, System] = {
+    "clipseg": System(
+        "CLIPSeg",
+        clipseg.Clipseg,
+        {"released": clipseg.RELEASED, "miniature": clipseg.MINIATURE_CLIPSEG},
+        clipseg.TRAINABLE_GROUPS,
+        load_clipseg,
+        save_clipseg,
+    ),
+}
 
 
 def load_system(path: str | Path, clip_path: str | Path | None = None, **options: Any) -> tuple[nn.Module, LoadReport]:
@@ -37,4 +70,4 @@ def load_system(path: str | Path, clip_path: str | Path | None = None, **options
     system = metadata.get("system") if metadata else "clipseg"
     if system not in SYSTEMS:
         raise CheckpointError(f"{path} holds {system!r}, which is none of the systems here: {', '.join(SYSTEMS)}")
-    return SYSTEMS[system](path, clip_path=clip_path, **options)
+    return SYSTEMS[system].load(path, clip_path=clip_path, **options)

@@ -108,6 +108,7 @@ class Clipseg(nn.Module):
         training_queries: in training, decode only this many parts a step: those that occur in the batch, and others
             drawn at random with torch's generator. None decodes all parts of the vocabulary, as published. Fewer make a
             step cheaper and its positives less rare.
+        background_weight: weight of the background's terms in the loss; the parts weigh 1.
         checkpoint_decoder: in training, keep no activations of the decoder but compute them a second time in the
             backward pass, chunk by chunk.
     """
@@ -119,6 +120,7 @@ class Clipseg(nn.Module):
         query_chunk: int | None = None,
         label_resize: Literal["centre", "floor"] = "centre",
         training_queries: int | None = None,
+        background_weight: float = BACKGROUND_WEIGHT,
         checkpoint_decoder: bool = False,
     ) -> None:
         super().__init__()
@@ -132,6 +134,7 @@ class Clipseg(nn.Module):
         self.query_chunk = query_chunk
         self.label_resize = label_resize
         self.training_queries = training_queries
+        self.background_weight = background_weight
         self.checkpoint_decoder = checkpoint_decoder
         self.clip = build_clip(size.clip, quick_gelu=True)
         width, embed_dim = size.clip.vision_width, size.clip.embed_dim
@@ -222,7 +225,7 @@ class Clipseg(nn.Module):
             chosen = _chosen_queries(targets, len(vocabulary.parts), self.training_queries)
             conditions, targets = conditions[chosen], torch.searchsorted(chosen, targets)
         logits, _ = self._decode(reduced, conditions, grid)
-        return {"loss_sem_seg": binary_segmentation_loss(logits, targets, BACKGROUND_WEIGHT)}
+        return {"loss_sem_seg": binary_segmentation_loss(logits, targets, self.background_weight)}
 
     @torch.inference_mode()
     def predict(

@@ -1,30 +1,30 @@
 """Runs: parameters that are checked, folders that are locked, notebooks that are executed, and reports."""
 
 from ovparts_lib.atomic import DiskFullError
+from ovparts_lib.runs.base_parameters import RunParameters
 from ovparts_lib.runs.folder import RunConflictError, RunFolder, run_state
 from ovparts_lib.runs.listing import find_runs
 from ovparts_lib.runs.lock import RunLockedError
 from ovparts_lib.runs.parameters import (
-    ClipsegParameters,
-    DataParameters,
     MiniatureParameters,
     OwnImageParameters,
+    PascalPart116Parameters,
     ResultsParameters,
-    RunParameters,
     StartHereParameters,
     parameter_model,
 )
 from ovparts_lib.runs.project import project_root, resolve_path
 from ovparts_lib.runs.reading import ParameterError, load_parameters, validate_parameters
 from ovparts_lib.runs.session import read_parameters
+from ovparts_lib.runs.system_parameters import ClipsegParameters
 
 __all__ = [
     "ClipsegParameters",
-    "DataParameters",
     "DiskFullError",
     "MiniatureParameters",
     "OwnImageParameters",
     "ParameterError",
+    "PascalPart116Parameters",
     "ResultsParameters",
     "RunConflictError",
     "RunFolder",

@@ -9,24 +9,22 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
+from ovparts_lib.checkpoints.systems import SYSTEMS
 from ovparts_lib.data import (
+    DatasetError,
     EvaluationDataset,
-    PascalPart116,
+    Reader,
+    Record,
     TrainingDataset,
+    VerificationReport,
     class_frequencies,
     training_transform,
-    verify_pascal_part_116,
 )
 from ovparts_lib.data.part_dataset import read_sample
-from ovparts_lib.data.pascal_part_116 import SPLITS
-from ovparts_lib.data.verify import VerificationReport
+from ovparts_lib.data.readers import open_reader, verify_dataset
 from ovparts_lib.inspection import frequency_bars, label_grid
-from ovparts_lib.models.clipseg import MINIATURE_CLIPSEG, RELEASED, ClipsegSize
 from ovparts_lib.runs import resolve_path
 from ovparts_lib.workbook.output import RunOutput
-
-CLIPSEG_SIZES: dict[str, ClipsegSize] = {"released": RELEASED, "miniature": MINIATURE_CLIPSEG}
-FEW_SHOT_LIST = "train_16shot.json"
 
 
 @dataclass(frozen=True)
@@ -34,14 +32,10 @@ class PartData:
     """A verified dataset, opened for a run.
 
     Attributes:
-        reader: the dataset on disk.
-        report: what the verification found.
         training: samples in the training vocabulary; None where the run trains nothing.
-        evaluation: images with all their records, in the full vocabulary.
+        evaluation: images with all their records, in the full vocabulary; of another dataset in a cross-dataset run.
     """
 
-    reader: PascalPart116
-    report: VerificationReport
     training: TrainingDataset | None
     evaluation: EvaluationDataset
 
@@ -76,47 +70,55 @@ class PartData:
         return pd.DataFrame(rows)
 
 
-def verify_data(params: Any, output: RunOutput) -> tuple[PascalPart116, VerificationReport]:
+def verify_data(params: Any, output: RunOutput) -> tuple[Reader, VerificationReport]:
     """Check every file of the dataset at ``params.data_root``, keep the report as a table, and open the dataset."""
-    root = resolve_path(params.data_root)
-    report = verify_pascal_part_116(root)
-    output.table(report.to_frame(), "verification", title="What the verification found")
+    reader, report = _verify(params.dataset, params.data_root, output, "verification")
     output.run.record_once(dataset_fingerprint=report.fingerprint)
-    output.note(dataset_counts=report.counts)
-    return PascalPart116(root), report
+    return reader, report
 
 
 def open_data(params: Any, output: RunOutput) -> PartData:
     """Verify and open the training and test split of a run.
 
     Raises:
-        DatasetError: the dataset is wrong, or a split is empty.
+        DatasetError: a dataset is wrong, or a split is empty.
     """
-    reader, report = verify_data(params, output)
+    scored, report = _verify(params.scored_dataset, params.scored_root, output, "verification")
     report.raise_if_wrong()
-    training = open_training(params, reader) if params.iterations else None
-    data = PartData(reader, report, training, EvaluationDataset(reader, params.test_split))
+    output.run.record_once(dataset_fingerprint=report.fingerprint)
+    trained = scored
+    if params.iterations and params.test_dataset:
+        trained, report = _verify(params.dataset, params.data_root, output, "verification_training")
+        report.raise_if_wrong()
+        output.run.record_once(training_fingerprint=report.fingerprint)
+    training = open_training(params, trained) if params.iterations else None
+    data = PartData(training, EvaluationDataset(scored, params.test_split))
     output.note(vocabulary_hash=data.evaluation.vocabulary.hash)
     return data
 
 
-def open_training(params: Any, reader: PascalPart116) -> TrainingDataset:
-    """The training split of a run, with the run's augmentation.
+def _verify(dataset: str, root: str, output: RunOutput, table: str) -> tuple[Reader, VerificationReport]:
+    path = resolve_path(root)
+    report = verify_dataset(dataset, path)
+    output.table(report.to_frame(), table, title=f"What the verification of {report.dataset} found")
+    output.note(**{f"{table}_counts": report.counts})
+    return open_reader(dataset, path), report
 
-    Loading ends with CLIPSeg's squashing to a square, so that workers hand over small pictures of one size.
-    """
+
+def open_training(params: Any, reader: Reader) -> TrainingDataset:
+    """The training split of a run, with the run's augmentation."""
+    size = SYSTEMS[params.system].sizes[params.model_size]
     transform = training_transform(
         shortest_edge=params.shortest_edge,
         longest_edge=params.longest_edge,
         flip=params.flip,
-        final_size=CLIPSEG_SIZES[params.model_size].image_size,
         label_resize=params.label_resize,
-        channel_order=params.channel_order,
+        **params.transform_options(size, reader.vocabulary.ignore_label),
     )
     return TrainingDataset(reader, params.train_split, transform)
 
 
-def sample_grid(reader: PascalPart116, split: str, count: int) -> Figure:
+def sample_grid(reader: Reader, split: str, count: int) -> Figure:
     """Pictures beside their part labels, spread evenly over a split."""
     records = {record.image_id: record for record in reader.records(split)}
     chosen = [list(records.values())[i] for i in np.linspace(0, len(records) - 1, min(count, len(records))).astype(int)]
@@ -129,7 +131,7 @@ def sample_grid(reader: PascalPart116, split: str, count: int) -> Figure:
     )
 
 
-def class_frequency_table(reader: PascalPart116, split: str) -> pd.DataFrame:
+def class_frequency_table(reader: Reader, split: str) -> pd.DataFrame:
     """How often each part occurs in a split; parts that never occur are left out."""
     frequencies = class_frequencies(reader, split)
     return frequencies[frequencies["images"] > 0].reset_index(drop=True)
@@ -140,20 +142,21 @@ def frequency_chart(frequencies: pd.DataFrame) -> Figure:
     return frequency_bars(frequencies)
 
 
-def split_table(reader: PascalPart116) -> pd.DataFrame:
+def split_table(reader: Reader) -> pd.DataFrame:
     """Records and images of every split, and how many records have no part to train or score."""
     rows = []
-    for split in SPLITS:
-        if split == "train_few_shot" and not (reader.root / FEW_SHOT_LIST).is_file():
-            print(f"{split} is left out: there is no {FEW_SHOT_LIST}")
+    for split in reader.splits:
+        try:
+            records, vocabulary = reader.records(split), reader.training_vocabulary(split)
+        except DatasetError as error:
+            print(f"{split} is left out: {error}")
             continue
-        records, vocabulary, counts = reader.records(split), reader.training_vocabulary(split), reader.scan(split)
         useful = np.flatnonzero(reader.vocabulary.part_table(vocabulary) != vocabulary.ignore_label)
-        kept = sum(counts.has_part(record.image_id, useful, record.object_id) for record in records)
+        kept = sum(reader.has_part(split, record, useful) for record in records)
         rows.append(
             {
                 "split": split,
-                "one record is": "image" if records and records[0].object_id is None else "image × object",
+                "one record is": _what_a_record_is(records[0]),
                 "records": len(records),
                 "without parts, skipped": len(records) - kept,
                 "images": len({record.image_id for record in records}),
@@ -161,3 +164,9 @@ def split_table(reader: PascalPart116) -> pd.DataFrame:
             }
         )
     return pd.DataFrame(rows)
+
+
+def _what_a_record_is(record: Record) -> str:
+    if record.instance is not None:
+        return "object instance"
+    return "image" if record.object_id is None else "image × object"

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import sys
 
-from ovparts_lib.data import EvaluationDataset, PascalPart116
+from ovparts_lib.data import EvaluationDataset
+from ovparts_lib.data.readers import open_reader
 from ovparts_lib.runs import load_parameters, resolve_path
 from ovparts_lib.workbook.data import open_training
 from ovparts_lib.workbook.scoring import quick_scores
@@ -14,10 +15,13 @@ from ovparts_lib.workbook.systems import build_model, train_in_process
 def main(params_file: str) -> None:
     """Train with the parameters of a run folder, whose notebook holds the lock, and leave the weights there."""
     params = load_parameters(params_file)
-    reader = PascalPart116(resolve_path(params.data_root))
+    reader = open_reader(params.dataset, resolve_path(params.data_root))
     # On the CPU, for this process does not know its device before Fabric has started the others.
     model, _ = build_model(params.model_copy(update={"device": "cpu"}))
-    evaluate = quick_scores(EvaluationDataset(reader, params.test_split), params) if params.evaluate_every else None
+    evaluate = None
+    if params.evaluate_every:
+        scored = open_reader(params.scored_dataset, resolve_path(params.scored_root))
+        evaluate = quick_scores(EvaluationDataset(scored, params.test_split), params)
     train_in_process(model, open_training(params, reader), params, params.folder, evaluate)
 
 

@@ -13,17 +13,15 @@ import torch
 from torch import nn
 
 from ovparts_lib.checkpoints.clip import load_clip_into
-from ovparts_lib.checkpoints.clipseg import load_clipseg, save_clipseg
 from ovparts_lib.checkpoints.native import load_weights
 from ovparts_lib.checkpoints.reading import LoadReport, file_hash
-from ovparts_lib.checkpoints.systems import RUN_WEIGHTS
+from ovparts_lib.checkpoints.systems import RUN_WEIGHTS, SYSTEMS
 from ovparts_lib.data import TrainingDataset, training_loader
-from ovparts_lib.models.clipseg import TRAINABLE_GROUPS, Clipseg
 from ovparts_lib.runs import resolve_path
 from ovparts_lib.runs.project import display_path
 from ovparts_lib.training import TrainingResult, TrainingSettings, history_frame, launch, read_log
 from ovparts_lib.training import train as run_loop
-from ovparts_lib.workbook.data import CLIPSEG_SIZES, PartData
+from ovparts_lib.workbook.data import PartData
 from ovparts_lib.workbook.output import RunOutput
 
 Evaluate = Callable[[nn.Module, int], dict[str, float]]
@@ -43,23 +41,22 @@ def device_of(params: Any) -> torch.device:
     return torch.device(wanted)
 
 
-def build_model(params: Any, output: RunOutput | None = None) -> tuple[Clipseg, LoadReport]:
-    """CLIPSeg with the weights a run begins from, or those of the checkpoint it scores.
+def build_model(params: Any, output: RunOutput | None = None) -> tuple[nn.Module, LoadReport]:
+    """The run's system with the weights it begins from, or those of the checkpoint it scores.
 
-    With CLIP weights alone the decoder is new. What no file holds (adapters, the background query, a new decoder) is
-    drawn from ``params.seed``.
+    With CLIP weights alone the rest is new. What no file holds is drawn from ``params.seed``.
 
     Raises:
         CheckpointError: a file is missing, damaged or does not fit; the message names the keys.
     """
     torch.manual_seed(params.seed)
-    size, source = CLIPSEG_SIZES[params.model_size], params.checkpoint or params.initialise_from
+    system, source = SYSTEMS[params.system], params.checkpoint or params.initialise_from
+    size, options = system.sizes[params.model_size], params.model_options()
     clip_path = resolve_path(params.clip_weights) if params.clip_weights else None
-    options = {"label_resize": params.label_resize, "training_queries": params.queries_per_step}
     if source:
-        model, report = load_clipseg(resolve_path(source), size, clip_path, **options)
+        model, report = system.load(resolve_path(source), size, clip_path, **options)
     else:
-        model = Clipseg(size, **options)
+        model = system.model(size, **options)
         report = load_clip_into(model.clip, clip_path)
     model.set_trainable(params.trainable)
     if output is not None:
@@ -77,14 +74,17 @@ def describe_weights(report: LoadReport, sources: list[str | None]) -> dict[str,
     }
 
 
-def trainable_table(model: Clipseg) -> pd.DataFrame:
+def trainable_table(model: nn.Module) -> pd.DataFrame:
     """Tensors and parameters of each part of the model, and whether they train."""
     rows = []
-    groups = {**TRAINABLE_GROUPS, "rest of CLIP": ("clip.",)}
+    groups = next(system.groups for system in SYSTEMS.values() if type(model) is system.model)
+    groups = {**groups, "rest of CLIP": ("clip.",), "rest": ("",)}
     counted: set[str] = set()
     for group, beginnings in groups.items():
         members = {n: p for n, p in model.named_parameters() if n.startswith(beginnings) and n not in counted}
         counted |= members.keys()
+        if not members:
+            continue
         rows.append(
             {
                 "group": group,
@@ -105,7 +105,8 @@ def training_settings(params: Any) -> TrainingSettings:
         learning_rate=params.learning_rate,
         weight_decay=params.weight_decay,
         gradient_clip=params.gradient_clip,
-        power=params.poly_power,
+        schedule=params.schedule,
+        power=getattr(params, "poly_power", 1.0),
         precision=params.precision,
         log_every=params.log_every,
         evaluate_every=params.evaluate_every,
@@ -117,7 +118,7 @@ def training_settings(params: Any) -> TrainingSettings:
 
 
 def train(
-    model: Clipseg, data: PartData, params: Any, output: RunOutput, evaluate: Evaluate | None = None
+    model: nn.Module, data: PartData, params: Any, output: RunOutput, evaluate: Evaluate | None = None
 ) -> pd.DataFrame:
     """Train as the parameters say, or go on where an interrupted run stopped; leave the weights in the run folder.
 
@@ -144,13 +145,13 @@ def train(
             f"training on {params.devices} devices ended with exit code {process.returncode}; its output is above. "
             "Run it again to go on from the last checkpoint"
         )
-    state, _ = load_weights(output.path / RUN_WEIGHTS, "clipseg")
+    state, _ = load_weights(output.path / RUN_WEIGHTS, params.system)
     model.load_state_dict(state)
     return history_frame(read_log(output.run.log))
 
 
 def train_in_process(
-    model: Clipseg, dataset: TrainingDataset, params: Any, folder: Path, evaluate: Evaluate | None = None
+    model: nn.Module, dataset: TrainingDataset, params: Any, folder: Path, evaluate: Evaluate | None = None
 ) -> TrainingResult:
     """Train in this process, one of ``params.devices``, and leave ``weights.safetensors`` in the run folder."""
     settings = training_settings(params)
@@ -166,6 +167,7 @@ def train_in_process(
     )
     result = run_loop(model, loader, settings, run_dir=folder, evaluate=evaluate, fabric=fabric)
     if fabric.is_global_zero:
-        save_clipseg(model, folder / RUN_WEIGHTS, setting=params.setting, run=params.run, iterations=params.iterations)
+        about = {"setting": params.setting, "run": params.run, "iterations": params.iterations}
+        SYSTEMS[params.system].save(model, folder / RUN_WEIGHTS, **about)
     fabric.barrier()
     return result

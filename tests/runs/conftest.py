@@ -2,7 +2,9 @@ import nbformat
 import pytest
 
 from ovparts_lib.runs import ClipsegParameters, MiniatureParameters
-from ovparts_lib.runs.parameters import MINIATURE_ROOT, TRAINABLE
+from ovparts_lib.runs.parameters import MINIATURE_ROOT
+
+TRAINABLE = ["visual_adapter", "language", "film", "decoder"]
 
 
 @pytest.fixture

@@ -112,7 +112,7 @@ def test_all_problems_come_at_once(clipseg):
         ({"shortest_edge": 2000}, "shorter side"),
         ({"batch_size": 6, "accumulate": 4}, "multiple of accumulate"),
         ({"precision": "16-mixed", "device": "cpu"}, "needs a CUDA device"),
-        ({"test_split": "val"}, "test_split: val cannot be scored"),
+        ({"test_split": "val"}, "test_split: val cannot be scored; val_obj_condition"),
         ({"test_split": "train_obj_condition"}, "test_split: train_obj_condition cannot be scored"),
         ({"device": "cuda:1", "devices": 2}, "cuda:1 is one device; use cuda to train on 2"),
     ],

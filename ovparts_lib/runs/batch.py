@@ -1,0 +1,90 @@
+"""Several runs one after the other, and trainings beside each other where there are cores for it."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from itertools import groupby
+from pathlib import Path
+from threading import Lock
+
+from ovparts_lib.runs.base_parameters import RunParameters
+from ovparts_lib.runs.system_parameters import SystemParameters
+
+# A run and the file its parameters come from.
+Planned = tuple[RunParameters, Path]
+
+
+def plan(runs: Sequence[Planned]) -> list[list[Planned]]:
+    """Runs in the order of their notebooks, in groups: systems do not need one another, everything else may.
+
+    Args:
+        runs: parameters, each with its file.
+    """
+    ordered = sorted(runs, key=lambda run: run[0].notebook)
+    groups = groupby(enumerate(ordered), key=lambda item: -1 if isinstance(item[1][0], SystemParameters) else item[0])
+    return [[run for _, run in group] for _, group in groups]
+
+
+def run_beside(runs: Sequence[Planned], jobs: int, *, again: bool = False) -> int:
+    """Execute runs as processes of their own, ``jobs`` at a time, each with its share of the cores.
+
+    On small models two processes of one thread each do far more than one of two threads. What a run prints is passed on
+    line by line, behind the name of its notebook.
+
+    Args:
+        runs: what to execute; they must not need one another.
+        jobs: processes at a time.
+        again: start over instead of resuming.
+
+    Returns:
+        0 if all are complete, otherwise the exit code of the first that is not; the others are finished all the same.
+    """
+    threads = str(max(1, (os.cpu_count() or 1) // min(jobs, len(runs))))
+    variables = os.environ | {"OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads}
+    width, printing = max(len(params.notebook) for params, _ in runs), Lock()
+
+    def execute(planned: Planned) -> int:
+        params, file = planned
+        command = [sys.executable, "-m", "ovparts_lib.cli", "run", str(file), *(["--again"] if again else [])]
+        with subprocess.Popen(
+            command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=variables, newline=""
+        ) as process:
+            for line in _lines(iter(lambda: process.stdout.read(1), "")):
+                with printing:
+                    print(f"{params.notebook:{width}} │ {line}", flush=True)
+        return process.returncode
+
+    with ThreadPoolExecutor(jobs) as pool:
+        codes = list(pool.map(execute, runs))
+    return next((code for code in codes if code), 0)
+
+
+def default_jobs(runs: Sequence[Planned], cuda_available: Callable[[], bool]) -> int:
+    """How many runs fit beside each other: one per core, but only one where they would share a CUDA device."""
+    if any(params.device.startswith("cuda") for params, _ in runs):
+        return 1
+    if any(params.device == "auto" for params, _ in runs) and cuda_available():
+        return 1
+    return max(1, min(len(runs), os.cpu_count() or 1))
+
+
+def _lines(characters: Iterator[str]) -> Iterator[str]:
+    """Whole lines; what a carriage return would overwrite on a terminal (a progress bar) is left out."""
+    line: list[str] = []
+    overwritten = False
+    for character in characters:
+        if character == "\n":
+            yield "".join(line)
+            line, overwritten = [], False
+        elif character == "\r":
+            overwritten = True
+        else:
+            if overwritten:
+                line, overwritten = [], False
+            line.append(character)
+    if line:
+        yield "".join(line)

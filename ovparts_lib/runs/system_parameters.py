@@ -1,0 +1,164 @@
+"""The parameters of the notebooks that train and score a system."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, ClassVar, Literal, get_args
+
+from pydantic import Field
+
+from ovparts_lib.runs.base_parameters import RunParameters
+from ovparts_lib.runs.values import Flag, Listed, Name, Number, Protocols, Text, Whole, free
+
+Dataset = Literal["pascal_part_116", "ade20k_part_234", "partimagenet_seg", "partimagenet_ood"]
+ClipsegGroup = Literal["visual_adapter", "language", "film", "decoder", "background_query"]
+# What can be trained and scored on, without opening a data set; a test compares this with the readers.
+TRAIN_SPLITS = dict.fromkeys(get_args(Dataset), ("train", "train_obj_condition", "train_few_shot"))
+TEST_SPLITS = dict.fromkeys(get_args(Dataset), ("val_obj_condition",)) | {
+    "ade20k_part_234": ("val_obj_condition", "val_few_shot")
+}
+
+
+class SystemParameters(RunParameters):
+    """What every notebook that trains or scores a system has; a system's own keys are in its subclass.
+
+    Attributes:
+        system: name of the system, as in :mod:`ovparts_lib.checkpoints.systems`.
+        schedule: of the learning rate.
+    """
+
+    system: ClassVar[str]
+    schedule: ClassVar[Literal["poly", "cosine"]] = "poly"
+
+    dataset: Dataset = Field("pascal_part_116", description="which reader reads data_root")
+    data_root: Text = Field(description="folder of the data set as released")
+    train_split: Name = Field("train", description="records trained on")
+    test_dataset: Dataset | None = Field(None, description="data set scored on, where it is another (cross-dataset)")
+    test_root: Text | None = Field(None, description="its folder as released")
+    test_split: Name = Field("val_obj_condition", description="records scored on")
+
+    model_size: Literal["released", "miniature"] = Field(description="the published layer sizes, or small ones")
+    initialise_from: Text | None = Field(description="checkpoint that training begins from")
+    clip_weights: Text | None = Field(description="CLIP weights, where initialise_from does not hold them")
+    checkpoint: Text | None = Field(None, description="score this checkpoint instead of training (iterations: 0)")
+    trainable: Annotated[list[str], Listed] = Field(description="parameter groups that train")
+
+    label_resize: Literal["centre", "floor"] = Field("centre", description="floor as the released code resizes labels")
+    shortest_edge: Whole | None = Field(
+        ge=1, description="training images get this shorter side; none keeps their size"
+    )
+    longest_edge: Whole = Field(ge=1, description="but no longer side than this, pixels")
+    flip: Number = Field(0.5, ge=0, le=1, description="probability of a left-right flip")
+
+    iterations: Whole = Field(ge=0, description="optimiser steps; 0 trains nothing")
+    batch_size: Whole = Field(ge=1, description="images per optimiser step, over all devices")
+    accumulate: Whole = Field(1, ge=1, description="micro-batches that one optimiser step is split into")
+    learning_rate: Number = Field(gt=0, description="AdamW learning rate at the first step")
+    weight_decay: Number = Field(1e-4, ge=0, description="AdamW weight decay (0 for norms and embeddings)")
+    gradient_clip: Number = Field(gt=0, description="largest global gradient norm")
+    precision: Literal["32-true", "bf16-mixed", "16-mixed"] = Field("32-true", description="arithmetic")
+
+    workers: Whole = free(2, ge=0, description="processes that load data")
+    devices: Whole = Field(1, ge=1, description="devices trained on")
+    log_every: Whole = free(50, ge=1, description="steps between log lines")
+    evaluate_every: Whole = free(0, ge=0, description="steps between evaluations; 0 evaluates at the end only")
+    checkpoint_every: Whole = free(1000, ge=1, description="steps between checkpoints")
+
+    evaluate_before_training: Flag = Field(True, description="also score the weights that training begins from")
+    evaluation_limit: Whole | None = Field(None, ge=1, description="score only the first images; none scores all")
+    protocols: Protocols = Field(["recommended", "ov_parts"], description="how the confusion matrices are read")
+    comparison_images: Whole = Field(6, ge=1, description="test images shown with ground truth and error")
+    attention_images: Whole = Field(2, ge=0, description="test images shown with attention maps")
+
+    @property
+    def scored_dataset(self) -> str:
+        """The data set scored on."""
+        return self.test_dataset or self.dataset
+
+    @property
+    def scored_root(self) -> str:
+        """Folder of the data set scored on."""
+        return self.test_root or self.data_root
+
+    def model_options(self) -> dict[str, Any]:
+        """Keyword arguments that the system is built with."""
+        return {}
+
+    def transform_options(self, size: Any, ignore_label: int) -> dict[str, Any]:
+        """The system's own steps of the training transform.
+
+        Args:
+            size: the system's hyper-parameters.
+            ignore_label: of the training vocabulary.
+        """
+        return {}
+
+    def rules(self) -> list[str]:
+        """Either a checkpoint or a training, from weights that exist, with options that fit together."""
+        broken = self._data_rules()
+        if self.checkpoint and self.iterations:
+            broken.append("checkpoint, iterations: a checkpoint is scored as it is; set iterations to 0, or drop it")
+        if not self.checkpoint and not self.iterations:
+            broken.append("checkpoint, iterations: nothing to do; give a checkpoint to score, or iterations to train")
+        if self.checkpoint and self.initialise_from:
+            broken.append("checkpoint, initialise_from: give one of them; initialise_from is where training begins")
+        if self.iterations and not self.initialise_from and not self.clip_weights:
+            broken.append(
+                "initialise_from, clip_weights: training begins from pretrained weights; give a checkpoint of the "
+                "system, or CLIP weights for one that is new but for them"
+            )
+        if self.iterations and not self.trainable:
+            broken.append("trainable: training needs at least one group of parameters")
+        if self.evaluate_every > self.iterations > 0:
+            broken.append("evaluate_every: larger than iterations; 0 evaluates at the end only")
+        if self.shortest_edge is not None and self.shortest_edge > self.longest_edge:
+            broken.append("shortest_edge, longest_edge: the shorter side cannot be longer than the longer side")
+        if self.batch_size % (self.accumulate * self.devices):
+            broken.append("batch_size, accumulate, devices: batch_size must be a multiple of accumulate × devices")
+        if self.precision == "16-mixed" and self.device == "cpu":
+            broken.append("precision, device: 16-mixed needs a CUDA device; on a CPU use 32-true or bf16-mixed")
+        if self.device.startswith("cuda:") and self.devices > 1:
+            broken.append(f"device, devices: {self.device} is one device; use cuda to train on {self.devices}")
+        return broken
+
+    def _data_rules(self) -> list[str]:
+        broken = []
+        if (self.test_dataset is None) != (self.test_root is None):
+            broken.append("test_dataset, test_root: give both for cross-dataset scoring, or neither")
+        train, test = TRAIN_SPLITS[self.dataset], TEST_SPLITS[self.scored_dataset]
+        if self.iterations and self.train_split not in train:
+            held_out = self.train_split in TEST_SPLITS[self.dataset] or self.train_split == "val"
+            why = "is held out for scoring" if held_out else f"is no split of {self.dataset}"
+            broken.append(f"train_split: {self.train_split} {why}; train on one of {', '.join(train)}")
+        if self.test_split not in test:
+            broken.append(
+                f"test_split: {self.test_split} cannot be scored; {', '.join(test)} of {self.scored_dataset} can: "
+                "held-out images, one record per image and object"
+            )
+        return broken
+
+
+class ClipsegParameters(SystemParameters):
+    """20_clipseg: train CLIPSeg or load a checkpoint, then score and inspect it."""
+
+    system = "clipseg"
+    notebook: Literal["20_clipseg"] = "20_clipseg"
+
+    trainable: Annotated[list[ClipsegGroup], Listed] = Field(description="parameter groups that train")
+    channel_order: Literal["rgb", "bgr"] = Field("rgb", description="bgr as the released training reads images")
+    queries_per_step: Whole | None = Field(
+        ge=1, description="parts decoded in a training step: those in the batch and random others; none for all parts"
+    )
+    background_weight: Number = Field(0.05, gt=0, description="weight of the background query in the loss")
+    poly_power: Number = Field(0.9, ge=0, description="learning rate × (1 - step / iterations) to this power")
+
+    def model_options(self) -> dict[str, Any]:
+        """Keyword arguments of :class:`~ovparts_lib.models.clipseg.Clipseg`."""
+        return {
+            "label_resize": self.label_resize,
+            "training_queries": self.queries_per_step,
+            "background_weight": self.background_weight,
+        }
+
+    def transform_options(self, size: Any, ignore_label: int) -> dict[str, Any]:
+        """Loading ends with CLIPSeg's squashing to a square, so that workers hand over small pictures of one size."""
+        return {"final_size": size.image_size, "channel_order": self.channel_order}
