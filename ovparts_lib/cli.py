@@ -15,6 +15,7 @@ import ovparts_lib
 
 # Everything else is imported when it is needed: `ovparts --help` answers at once.
 
+DATASETS = ("pascal_part_116",)  # the names of data.readers.READERS
 COMPLETE, FAILED, WRONG_USE, LOCKED, INTERRUPTED = 0, 1, 2, 3, 130
 
 DESCRIPTION = "Open-vocabulary part segmentation: run notebooks as reproducible, resumable runs."
@@ -220,12 +221,7 @@ def _parser() -> argparse.ArgumentParser:
 
     verify = command("verify", _verify, "check a data set: files, sizes, labels, pictures in both train and val")
     verify.add_argument("data_root", metavar="FOLDER", help="folder of the data set as released")
-    verify.add_argument(
-        "--dataset",
-        choices=("pascal_part_116", "ade20k_part_234", "partimagenet_seg", "partimagenet_ood"),
-        default="pascal_part_116",
-        help="which data set it is (%(default)s)",
-    )
+    verify.add_argument("--dataset", choices=DATASETS, default=DATASETS[0], help="which it is (%(default)s)")
 
     with_outputs(command("runs", _runs, "list all runs and their states"))
 

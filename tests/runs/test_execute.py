@@ -34,7 +34,7 @@ def test_a_run_completes_once(notebook, root, capfd, monkeypatch):
     assert f"working in {root} as {MINIATURE_ROOT}" in printed.out
     assert "] The work cell" in printed.out
     assert "complete after" in printed.out
-    assert printed.err == ""
+    assert "ovparts:" not in printed.err  # a kernel slow to leave may say so itself
     assert names(params) == {"notebook.ipynb"}
     executed = nbformat.read(params.folder / "notebook.ipynb", as_version=4)
     assert executed.metadata.papermill.exception is None
