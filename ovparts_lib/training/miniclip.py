@@ -23,7 +23,8 @@ from tqdm.auto import tqdm
 from ovparts_lib.checkpoints.clip import save_clip
 from ovparts_lib.checkpoints.native import load_weights
 from ovparts_lib.data.miniature.pictures import CaptionedPictures
-from ovparts_lib.models.clip import MINIATURE, ClipSize, build_clip
+from ovparts_lib.models.clip import MINIATURE, ClipSize, build_clip, image_hidden_states
+from ovparts_lib.models.clip_dense import value_block
 from ovparts_lib.models.preprocess import IMAGENET_MEAN, IMAGENET_STD
 from ovparts_lib.models.text import encode_text, tokenize
 from ovparts_lib.training.caption_batches import CaptionBatches
@@ -113,9 +114,10 @@ def train_miniclip(
         chosen = torch.randint(len(pictures), (settings.batch_size,), generator=draw)
         captions = texts.draw(chosen, draw)
         pixels = normalise(_flipped(pictures.pictures[chosen], draw).to(device))
-        images, words = F.normalize(clip.visual(pixels), dim=-1), F.normalize(texts.encode(captions), dim=-1)
-        logits = clip.logit_scale.exp().clamp(max=100) * images @ words.T
-        loss = contrastive_loss(logits, texts.true_of(chosen, captions).to(device))
+        words, true = F.normalize(texts.encode(captions), dim=-1), texts.true_of(chosen, captions).to(device)
+        scale = clip.logit_scale.exp().clamp(max=100)
+        views = [scale * F.normalize(view, dim=-1) @ words.T for view in embed_twice(clip, pixels)]
+        loss = sum(contrastive_loss(logits, true) for logits in views) / len(views)
         if not math.isfinite(loss.item()):
             raise FloatingPointError(f"MiniClip's loss is {loss.item()} at step {step}; try a lower learning rate")
         for optimiser in optimisers:
@@ -135,6 +137,20 @@ def train_miniclip(
         log.parent.mkdir(parents=True, exist_ok=True)
         log.write_text("".join(json.dumps(entry) + "\n" for entry in entries), encoding="utf-8")
     return MiniClipResult(clip.eval(), pd.DataFrame(entries))
+
+
+def embed_twice(clip: open_clip.CLIP, pixels: Tensor) -> tuple[Tensor, Tensor]:
+    """Two embeddings of each picture, (n, embed_dim) each, from one pass: CLIP's own, and the mean of its patches.
+
+    The first is read at the class token; the second is the mean of the dense features that cost-aggregation systems
+    compare with words (:mod:`ovparts_lib.models.clip_dense`). At web scale patches come to mean something by
+    themselves; in a training this short they have to be asked to.
+    """
+    visual = clip.visual
+    depth = len(visual.transformer.resblocks)
+    states = image_hidden_states(visual, pixels, (depth - 1, depth)).states
+    patches = value_block(visual.transformer.resblocks[-1], states[depth - 1][:, 1:])
+    return visual.ln_post(states[depth][:, 0]) @ visual.proj, (visual.ln_post(patches) @ visual.proj).mean(1)
 
 
 def contrastive_loss(logits: Tensor, true: Tensor) -> Tensor:
