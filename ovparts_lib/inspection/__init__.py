@@ -17,6 +17,7 @@ from ovparts_lib.inspection.attention import (
 )
 from ovparts_lib.inspection.charts import frequency_bars, iou_bars, iou_grid, iou_heatmap
 from ovparts_lib.inspection.confusions import part_confusion, part_confusion_table
+from ovparts_lib.inspection.cost import class_attention, class_attention_table, cost_maps, cost_table
 from ovparts_lib.inspection.curves import run_bars, training_curve
 from ovparts_lib.inspection.figures import save_figure, save_picture
 from ovparts_lib.inspection.overlays import (
@@ -37,11 +38,15 @@ __all__ = [
     "attention_map",
     "attention_table",
     "browse",
+    "class_attention",
+    "class_attention_table",
     "class_colours",
     "clip_attention",
     "comparison",
     "comparison_grid",
     "comparison_table",
+    "cost_maps",
+    "cost_table",
     "decoder_attention",
     "frequency_bars",
     "iou_bars",

@@ -62,7 +62,7 @@ def oracle_prediction(scores: PartScores, sample: Any, vocabulary: Vocabulary) -
 
 
 def attention_figures(model: nn.Module, data: PartData, params: Any, output: RunOutput) -> None:
-    """Decoder and CLIP attention for the labelled parts of a few test images."""
+    """Attention and cost maps for the labelled parts of a few test images, as far as the system has them."""
     vocabulary = data.evaluation.vocabulary
     for index in chosen_images(data, params.attention_images):
         sample = data.evaluation[index]
@@ -74,33 +74,63 @@ def attention_figures(model: nn.Module, data: PartData, params: Any, output: Run
 def show_attention(
     model: nn.Module, image: Tensor, vocabulary: Vocabulary, part_ids: list[int], name: str, output: RunOutput
 ) -> PartScores:
-    """Attention of the first few words on one image: two figures, with the maps as CSV beside them.
+    """What the system can show of the first few words on one image: attention, cost maps; each with its data as CSV.
 
     Returns:
         The scores of those words, with the attention that was drawn.
     """
     wanted = part_ids[:WORDS_WITH_ATTENTION]
     scores = model.predict([image], vocabulary, part_ids=wanted, background=False, keep_attention=True)[0]
-    output.figure(
-        inspection.decoder_attention(image, scores),
-        f"attention_decoder_{name}",
-        title=f"Decoder attention: {name}",
-        caption="Where the decoder looks from the patch in which the word scores highest, layer by layer.",
-        data=decoder_attention_data(scores),
-    )
-    output.figure(
-        inspection.clip_attention(image, scores, source="peak"),
-        f"attention_clip_{name}",
-        title=f"CLIP attention: {name}",
-        caption="Where CLIP's image tower looks from the patch in which the best word peaks, block by block.",
-        data=clip_attention_data(scores),
-    )
+    if scores.cost is not None:
+        show_cost(image, scores, name, output)
+    if scores.attention is None:
+        return scores
+    if scores.attention.decoder:
+        output.figure(
+            inspection.decoder_attention(image, scores),
+            f"attention_decoder_{name}",
+            title=f"Decoder attention: {name}",
+            caption="Where the decoder looks from the patch in which the word scores highest, layer by layer.",
+            data=decoder_attention_data(scores),
+        )
+    if scores.attention.clip:
+        output.figure(
+            inspection.clip_attention(image, scores, source="peak"),
+            f"attention_clip_{name}",
+            title=f"CLIP attention: {name}",
+            caption="Where CLIP's image tower looks from the patch in which the best word peaks, block by block.",
+            data=clip_attention_data(scores),
+        )
     return scores
+
+
+def show_cost(image: Tensor, scores: PartScores, name: str, output: RunOutput) -> None:
+    """Cost maps before and after aggregation, and which words attend to which."""
+    output.figure(
+        inspection.cost_maps(image, scores),
+        f"cost_{name}",
+        title=f"Cost maps: {name}",
+        caption="Similarity of every patch with the words (mean over prompt templates), and the scores aggregation "
+        "makes of it.",
+        data=inspection.cost_table(scores),
+    )
+    if scores.cost.class_attention:
+        table = inspection.class_attention_table(scores)
+        output.figure(
+            inspection.class_attention(scores),
+            f"class_attention_{name}",
+            title=f"Class attention: {name}",
+            caption="How much each word (row) attends to each other in the last layer of class aggregation, mean over "
+            "pixels and heads; the rest of a row goes to words that are not shown.",
+            data=table.rename_axis("attending").reset_index(),
+        )
 
 
 def save_full_size_attention(image: Tensor, scores: PartScores, name: str, output: RunOutput) -> None:
     """The last decoder layer's map of each word in ``scores`` over the picture, at the picture's full size."""
     attention = scores.attention
+    if attention is None or not attention.decoder:
+        return
     last = max(attention.decoder)
     for number, word in enumerate(attention.queries):
         place = inspection.peak_patch(scores.logits[number], attention.grid)

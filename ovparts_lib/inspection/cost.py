@@ -1,0 +1,125 @@
+"""What cost aggregation does: similarity of image and words before it, scores after it, and who attends to whom."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+import seaborn as sns
+import torch
+from matplotlib.figure import Figure
+from torch import Tensor
+
+from ovparts_lib.inspection.attention import render_heat
+from ovparts_lib.inspection.figures import as_picture, new_figure, styled
+from ovparts_lib.models.scores import CostMaps, PartScores
+
+_SHOWN = 480  # longest side, in pixels, of the pictures inside a figure
+
+
+@styled
+def cost_maps(image: Tensor | np.ndarray, scores: PartScores, *, words: Sequence[str] | None = None) -> Figure:
+    """The picture, each word's cost map and the map after aggregation; a row per word.
+
+    Cost maps are cosine similarities, stretched from their own least to their own largest value, for they differ little
+    from patch to patch; scores after aggregation are sigmoids on the scale 0..1.
+
+    Args:
+        image: the picture the scores belong to.
+        scores: from ``predict(..., keep_attention=True)`` of a system that aggregates costs.
+        words: of ``scores.cost.queries``; by default the four that score highest.
+
+    Raises:
+        ValueError: the scores hold no cost maps, or no such word.
+    """
+    cost = _cost_of(scores)
+    indices = _indices(cost, words)
+    picture = as_picture(image)
+    step = -(-max(picture.shape[:2]) // _SHOWN)
+    picture = picture[::step, ::step]
+    aspect = picture.shape[0] / picture.shape[1]
+    figure = new_figure(9.0, len(indices) * (3.0 * aspect + 0.4) + 0.2, pictures=True)
+    axes = figure.subplots(len(indices), 3, squeeze=False)
+    for row, index in zip(axes, indices, strict=True):
+        before = _covering(cost.before[index], scores)
+        after = _covering(cost.after[index].sigmoid(), scores)
+        row[0].imshow(picture)
+        row[1].imshow(render_heat(picture, before - before.min()))
+        row[2].imshow(render_heat(picture, after, top=1.0))
+        row[0].set_title(f"“{cost.queries[index]}”")
+        row[1].set_title(f"cosine {before.min():.2f} to {before.max():.2f}")
+        row[2].set_title(f"after aggregation, peak {after.max():.2f}")
+        for ax in row:
+            ax.set_axis_off()
+    return figure
+
+
+@styled
+def class_attention(scores: PartScores, *, layer: int | None = None) -> Figure:
+    """How much each word attends to each other in class aggregation, mean over pixels and heads.
+
+    Args:
+        scores: from ``predict(..., keep_attention=True)`` of a system that aggregates costs.
+        layer: of ``scores.cost.class_attention``; the last by default.
+
+    Raises:
+        ValueError: the scores hold no class attention, or no such layer.
+    """
+    table = class_attention_table(scores, layer)
+    side = 0.5 * len(table) + 2.4
+    figure = new_figure(side + 0.8, side)
+    ax = figure.subplots()
+    sns.heatmap(
+        table, ax=ax, cmap="viridis", annot=len(table) <= 12, fmt=".2f", vmin=0, cbar_kws={"label": "attention"}
+    )
+    ax.set(xlabel="attended to", ylabel="attending")
+    return figure
+
+
+def class_attention_table(scores: PartScores, layer: int | None = None) -> pd.DataFrame:
+    """Data behind :func:`class_attention`: a row per attending word, a column per word attended to."""
+    cost = _cost_of(scores)
+    if not cost.class_attention or (layer is not None and layer not in cost.class_attention):
+        raise ValueError(f"no class attention of layer {layer}; there are {sorted(cost.class_attention)}")
+    weights = cost.class_attention[max(cost.class_attention) if layer is None else layer]
+    return pd.DataFrame(weights.float().cpu().numpy(), index=list(cost.queries), columns=list(cost.queries))
+
+
+def cost_table(scores: PartScores) -> pd.DataFrame:
+    """Data behind :func:`cost_maps`: a row per word and position: its cosine; scores are in the tables of scores."""
+    cost = _cost_of(scores)
+    cells = [
+        (word, *place, value)
+        for word, values in zip(cost.queries, cost.before.cpu().numpy(), strict=True)
+        for place, value in np.ndenumerate(values)
+    ]
+    return pd.DataFrame(cells, columns=["word", "row", "column", "cosine"])
+
+
+def _covering(values: Tensor, scores: PartScores) -> np.ndarray:
+    """The part of a map (h, w) that lies over the picture, where the system padded it."""
+    values = values.float().cpu()
+    if scores.covered_size is not None:
+        kept = (
+            max(1, round(side * size / covered))
+            for side, size, covered in zip(values.shape, scores.image_size, scores.covered_size, strict=True)
+        )
+        height, width = kept
+        values = values[:height, :width]
+    return values.contiguous().numpy()
+
+
+def _indices(cost: CostMaps, words: Sequence[str] | None) -> list[int]:
+    if words is None:
+        return [int(i) for i in torch.amax(cost.after, (1, 2)).argsort(descending=True, stable=True)[:4]]
+    unknown = [word for word in words if word not in cost.queries]
+    if unknown:
+        raise ValueError(f"there is no cost map for {unknown[0]!r}; there are {', '.join(cost.queries)}")
+    return [cost.queries.index(word) for word in words]
+
+
+def _cost_of(scores: PartScores) -> CostMaps:
+    if scores.cost is None:
+        raise ValueError("the scores hold no cost maps; predict with keep_attention=True, with a system that has them")
+    return scores.cost

@@ -1,0 +1,61 @@
+import numpy as np
+import pytest
+import torch
+
+from ovparts_lib.inspection import class_attention, class_attention_table, cost_maps, cost_table
+from ovparts_lib.models.scores import CostMaps, PartScores
+
+WORDS = ("dog's head", "dog's tail", "car's wheel")
+
+
+@pytest.fixture
+def scores():
+    draw = torch.Generator().manual_seed(0)
+    before = torch.rand(3, 4, 4, generator=draw) * 2 - 1
+    after = torch.full((3, 8, 8), -3.0)
+    after[2, 5, 1], after[0, 0, 0] = 4.0, 1.0
+    attention = torch.tensor([[0.5, 0.1, 0.2], [0.1, 0.6, 0.1], [0.0, 0.2, 0.7]])
+    cost = CostMaps(before, after, {0: attention / 2, 1: attention}, WORDS)
+    return PartScores(after, (0, 1, 2), None, (40, 60), covered_size=(40.0, 80.0), cost=cost)
+
+
+def panels(figure):
+    return {ax.get_title(): ax.images[0].get_array() for ax in figure.axes if ax.images}
+
+
+def test_rows_are_the_best_words_first(scores):
+    titles = list(panels(cost_maps(torch.zeros(3, 40, 60, dtype=torch.uint8), scores)))
+    assert [title for title in titles if title.startswith("“")] == ["“car's wheel”", "“dog's head”", "“dog's tail”"]
+
+
+def test_what_lies_over_padding_is_cut_off(scores):
+    # The maps span 80 columns of pixels, the picture has 60: its own extremes are those of the first three of four.
+    figure = cost_maps(torch.zeros(3, 40, 60, dtype=torch.uint8), scores, words=["dog's tail"])
+    own = scores.cost.before[1, :, :3]
+    assert f"cosine {own.min():.2f} to {own.max():.2f}" in panels(figure)
+
+
+def test_the_last_layer_of_class_attention_is_shown_unless_another_is_asked_for(scores):
+    table = class_attention_table(scores)
+    assert list(table.index) == list(table.columns) == list(WORDS)
+    np.testing.assert_allclose(table.to_numpy(), scores.cost.class_attention[1].numpy())
+    np.testing.assert_allclose(class_attention_table(scores, 0).to_numpy(), table.to_numpy() / 2)
+    assert class_attention(scores).axes[0].get_xlabel() == "attended to"
+    with pytest.raises(ValueError, match="no class attention of layer 7"):
+        class_attention_table(scores, 7)
+
+
+def test_the_table_holds_every_cosine(scores):
+    table = cost_table(scores)
+    one = table[(table["word"] == "dog's tail") & (table["row"] == 2) & (table["column"] == 3)]
+    assert one["cosine"].item() == pytest.approx(float(scores.cost.before[1, 2, 3]))
+    assert len(table) == 3 * 16
+
+
+def test_missing_maps_and_words_are_named(scores):
+    picture = torch.zeros(3, 40, 60, dtype=torch.uint8)
+    with pytest.raises(ValueError, match="no cost map for 'cat'; there are dog's head"):
+        cost_maps(picture, scores, words=["cat"])
+    scores.cost = None
+    with pytest.raises(ValueError, match="keep_attention=True"):
+        cost_maps(picture, scores)
