@@ -4,7 +4,7 @@ from ovparts_lib.workbook.data import (
     class_frequency_table,
     frequency_chart,
     open_data,
-    sample_grid,
+    show_samples,
     split_table,
     verify_data,
 )
@@ -73,8 +73,8 @@ __all__ = [
     "quick_scores",
     "render",
     "runs_table",
-    "sample_grid",
     "score_map_figures",
+    "show_samples",
     "split_table",
     "summarise",
     "train",

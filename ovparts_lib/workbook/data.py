@@ -118,16 +118,28 @@ def open_training(params: Any, reader: Reader) -> TrainingDataset:
     return TrainingDataset(reader, params.train_split, transform)
 
 
-def sample_grid(reader: Reader, split: str, count: int) -> Figure:
-    """Pictures beside their part labels, spread evenly over a split."""
+def show_samples(reader: Reader, split: str, count: int, output: RunOutput) -> None:
+    """Pictures beside their part labels, spread evenly over a split, with the pixels of each part as CSV."""
     records = {record.image_id: record for record in reader.records(split)}
     chosen = [list(records.values())[i] for i in np.linspace(0, len(records) - 1, min(count, len(records))).astype(int)]
     samples = [read_sample(reader, record) for record in chosen]
-    return label_grid(
+    figure = label_grid(
         [image for image, _, _ in samples],
         [part_map for _, _, part_map in samples],
         reader.vocabulary,
         titles=[record.image_id for record in chosen],
+    )
+    rows = []
+    for record, (_, _, part_map) in zip(chosen, samples, strict=True):
+        labels, pixels = np.unique(part_map[part_map != reader.vocabulary.ignore_label], return_counts=True)
+        names = [reader.vocabulary.parts[label] for label in labels]
+        rows.append(pd.DataFrame({"image": record.image_id, "part": names, "pixels": pixels}))
+    output.figure(
+        figure,
+        f"samples_{split}",
+        title=f"Samples of {split}",
+        caption="Pictures beside their part labels; the legend names the parts that occur.",
+        data=pd.concat(rows, ignore_index=True),
     )
 
 

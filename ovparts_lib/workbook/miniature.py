@@ -16,7 +16,7 @@ from ovparts_lib.models.clip import MINIATURE
 from ovparts_lib.runs import resolve_path
 from ovparts_lib.training.miniclip import MiniClipResult, MiniClipSettings, cached_miniclip, part_naming_accuracy
 from ovparts_lib.vocabularies import load_vocabulary
-from ovparts_lib.workbook.data import sample_grid
+from ovparts_lib.workbook.data import show_samples
 from ovparts_lib.workbook.output import RunOutput
 from ovparts_lib.workbook.systems import device_of
 
@@ -49,12 +49,7 @@ def glance_at_miniature(params: Any, output: RunOutput) -> None:
     if not (root / "miniature.json").is_file():
         print("not rendered yet: run 01_miniature")
         return
-    output.figure(
-        sample_grid(PascalPart116(root), "val", params.samples),
-        "miniature_samples",
-        title="The miniature",
-        caption="Rendered pictures with their part labels.",
-    )
+    show_samples(PascalPart116(root), "val", params.samples, output)
 
 
 def captioned_pictures(params: Any) -> CaptionedPictures:
