@@ -18,6 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from ovparts_lib.data.transforms import check_label_resize, resize_labels
 from ovparts_lib.models.clip import MINIATURE, VIT_B_16, ClipSize, build_clip, image_hidden_states
 from ovparts_lib.models.clipseg_decoder import ClipsegDecoder, PlainHead, RefinedHead, binary_segmentation_loss
 from ovparts_lib.models.preprocess import square_pixels
@@ -26,7 +27,6 @@ from ovparts_lib.models.text import TextCache, encode_text, tokenize
 from ovparts_lib.vocabularies.vocabulary import Vocabulary
 
 BACKGROUND_WEIGHT = 0.05
-INTERPOLATION = {"centre": "nearest-exact", "floor": "nearest"}
 # Beginnings of parameter names. "film" and "decoder" are told apart by the longer match.
 TRAINABLE_GROUPS = {
     "visual_adapter": ("visual_adapter.",),
@@ -126,8 +126,7 @@ class Clipseg(nn.Module):
             raise ValueError(f"query_chunk must be at least 1, not {query_chunk}")
         if training_queries is not None and training_queries < 1:
             raise ValueError(f"training_queries must be at least 1, or None for all parts, not {training_queries}")
-        if label_resize not in INTERPOLATION:
-            raise ValueError(f"label_resize must be 'centre' or 'floor', not {label_resize!r}")
+        check_label_resize(label_resize)
         self.size = size
         self.query_chunk = query_chunk
         self.label_resize = label_resize
@@ -314,8 +313,7 @@ class Clipseg(nn.Module):
         size, count = (self.size.image_size, self.size.image_size), len(vocabulary.parts)
         targets = []
         for number, part_map in enumerate(part_maps):
-            labels = F.interpolate(part_map[None, None].float(), size=size, mode=INTERPOLATION[self.label_resize])
-            labels = labels[0, 0].long()
+            labels = resize_labels(part_map, size, self.label_resize, released_dtype=torch.float32).long()
             ignored = labels == vocabulary.ignore_label
             wrong = ~ignored & ((labels < 0) | (labels >= count))
             if bool(wrong.any()):
