@@ -131,10 +131,9 @@ def draw_shots(
     drawn = draw_from(candidates, shots, seed, per)
     if drawn.shortfalls and shortfall == "error":
         few = [f"{name} ({count})" for name, count in drawn.shortfalls.items()]
+        named = ", ".join(few[:5]) + (" …" if len(few) > 5 else "")
         raise DatasetError(
-            f"{shots} shots were asked for, but {len(few)} of {len(candidates)} {per}s have fewer images in {source!r}: "
-            + ", ".join(few[:5])
-            + (" …" if len(few) > 5 else ""),
+            f"{shots} shots are wanted, but {len(few)} of {len(candidates)} {per}s have fewer images in {source!r}: {named}",
             file=reader.root,
             what_to_do='Ask for fewer shots, or pass shortfall="report" to take all images of these classes.',
         )
@@ -192,8 +191,8 @@ def read_shots(file: str | Path, split_folder: str = "train") -> set[str]:
         raise DatasetError(
             "no such file",
             file=file,
-            what_to_do="Few-shot training needs the 16-shot list released with the dataset; put it there, or draw a list "
-            "of your own (ovparts_lib.data.few_shot).",
+            what_to_do="Few-shot training needs the 16-shot list released with the dataset; put it there, or draw one "
+            "(ovparts_lib.data.few_shot).",
         ) from None
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise DatasetError(

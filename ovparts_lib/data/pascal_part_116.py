@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 import numpy as np
 
 from ovparts_lib.data.cache import files_key, read_cache, write_cache
-from ovparts_lib.data.few_shot import SHOTS_FILE, FewShotSplits
 from ovparts_lib.data.labels import check_label_range, check_same_size, read_labels
 from ovparts_lib.data.records import DatasetError, Record
 from ovparts_lib.data.scan import LabelCounts, count_labels, parallel_map
@@ -20,6 +20,7 @@ from ovparts_lib.vocabularies.vocabulary import Vocabulary, load_vocabulary
 logger = logging.getLogger(__name__)
 
 FOLDERS = ("train", "val")
+SHOTS_FILE = "train_16shot.json"
 LAYOUT = "images, annotations_detectron2_obj and annotations_detectron2_part, each with train and val"
 
 
@@ -49,7 +50,7 @@ SPLITS = {
 }
 
 
-class PascalPart116(FewShotSplits):
+class PascalPart116:
     """Reader of the released layout.
 
     ::
@@ -57,7 +58,7 @@ class PascalPart116(FewShotSplits):
         root/images/{train,val}/<id>.jpg
         root/annotations_detectron2_obj/{train,val}/<id>.png     8-bit, object ids, 255 without label
         root/annotations_detectron2_part/{train,val}/<id>.png    8-bit, part ids, 255 without label
-        root/train_16shot.json                                   for train_few_shot only, unless a list is drawn
+        root/train_16shot.json                                   for train_few_shot only
 
     Files are paired by base name; hidden files (``._*`` of macOS archives) are ignored. Which objects an image holds is
     counted from the label files, so the generated ``*_obj_label_count.json`` files are not needed.
@@ -156,9 +157,9 @@ class PascalPart116(FewShotSplits):
             shots = self.few_shot_ids()
             records = [record for record in records if record.image_id in shots]
             if not records:
-                raise DatasetError("the few-shot list names no image of the training folder", file=self.root)
+                raise DatasetError("names no image of the training folder", file=self.root / SHOTS_FILE)
             if len(records) < len(shots):
-                logger.warning("few-shot list: %d of %d images are missing", len(shots) - len(records), len(shots))
+                logger.warning("%s: %d of %d images are missing", SHOTS_FILE, len(shots) - len(records), len(shots))
         if asked.conditioned:
             counts, ignore = self.scan(split), self.vocabulary.ignore_label
             records = [
@@ -167,6 +168,30 @@ class PascalPart116(FewShotSplits):
                 for object_id in counts.objects_in(record.image_id, ignore)
             ]
         return records
+
+    def few_shot_ids(self) -> set[str]:
+        """Base names of the training images in the 16-shot list; entries are matched by split folder and base name.
+
+        Raises:
+            DatasetError: the list is missing or not a JSON list of ``{"file_name": ...}``.
+        """
+        path = self.root / SHOTS_FILE
+        try:
+            entries = json.loads(path.read_text(encoding="utf-8"))
+            names = [PurePosixPath(str(entry["file_name"]).replace("\\", "/")) for entry in entries]
+        except FileNotFoundError:
+            raise DatasetError(
+                "no such file",
+                file=path,
+                what_to_do="Few-shot training needs the 16-shot list released with Pascal-Part-116; put it there.",
+            ) from None
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise DatasetError(
+                f"is not a JSON list of objects with a file_name ({type(error).__name__}: {error})",
+                file=path,
+                what_to_do="Download the 16-shot list again.",
+            ) from error
+        return {name.stem for name in names if name.parent.name in ("", "train")}
 
     def label_maps(self, record: Record) -> tuple[np.ndarray, np.ndarray]:
         """(object map, part map) of an image, both uint8 (H, W) with ids of the full vocabulary.
