@@ -15,6 +15,7 @@ import ovparts_lib
 
 # Everything else is imported when it is needed: `ovparts --help` answers at once.
 
+DATASETS = ("pascal_part_116",)  # the names of data.readers.READERS
 COMPLETE, FAILED, WRONG_USE, LOCKED, INTERRUPTED = 0, 1, 2, 3, 130
 
 DESCRIPTION = "Open-vocabulary part segmentation: run notebooks as reproducible, resumable runs."
@@ -140,11 +141,12 @@ def _runs(options: argparse.Namespace) -> int:
 
 
 def _verify(options: argparse.Namespace) -> int:
-    from ovparts_lib.data.verify import verify_pascal_part_116
+    from ovparts_lib.data.readers import verify_dataset
     from ovparts_lib.runs import resolve_path
 
     root = Path(options.data_root).expanduser()
-    report = verify_pascal_part_116(root if root.exists() else resolve_path(root), progress=sys.stderr.isatty())
+    root = root if root.exists() else resolve_path(root)
+    report = verify_dataset(options.dataset, root, progress=sys.stderr.isatty())
     print(report.to_markdown())
     return COMPLETE if report.ok else FAILED
 
@@ -202,7 +204,8 @@ def _parser() -> argparse.ArgumentParser:
     demo.add_argument("--again", action="store_true", help="start over instead of reusing what is complete")
 
     verify = command("verify", _verify, "check a data set: files, sizes, labels, pictures in both train and val")
-    verify.add_argument("data_root", metavar="FOLDER", help="folder of Pascal-Part-116 as released")
+    verify.add_argument("data_root", metavar="FOLDER", help="folder of the data set as released")
+    verify.add_argument("--dataset", choices=DATASETS, default=DATASETS[0], help="which it is (%(default)s)")
 
     with_outputs(command("runs", _runs, "list all runs and their states"))
 

@@ -162,18 +162,24 @@ def test_stopping_shuts_the_kernel_down(root, number, code):
     assert (kernel.parent / "notebook.failed.ipynb").is_file()
 
 
+def test_verify_knows_every_dataset():
+    from ovparts_lib.data import READERS
+
+    assert tuple(READERS) == cli.DATASETS
+
+
 @pytest.mark.parametrize(("ok", "code", "terminal"), [(True, 0, True), (False, 1, False)])
 def test_verify_prints_the_report(root, monkeypatch, capsys, ok, code, terminal):
     monkeypatch.setattr(sys.stderr, "isatty", lambda: terminal)
 
-    def verify(folder, progress):
-        assert folder == root / "datasets"
+    def verify(dataset, folder, progress):
+        assert (dataset, folder) == ("pascal_part_116", root / "datasets")
         assert progress is terminal
         return SimpleNamespace(ok=ok, to_markdown=lambda: "| file | what |")
 
-    module = ModuleType("ovparts_lib.data.verify")
-    module.verify_pascal_part_116 = verify
+    module = ModuleType("ovparts_lib.data.readers")
+    module.verify_dataset = verify
     monkeypatch.setitem(sys.modules, "ovparts_lib.data", ModuleType("ovparts_lib.data"))
-    monkeypatch.setitem(sys.modules, "ovparts_lib.data.verify", module)
+    monkeypatch.setitem(sys.modules, "ovparts_lib.data.readers", module)
     assert cli.main(["verify", "datasets"]) == code
     assert "| file | what |" in capsys.readouterr().out

@@ -11,13 +11,15 @@ from ovparts_lib.data.part_dataset import (
     collate_training,
 )
 from ovparts_lib.data.pascal_part_116 import PascalPart116
+from ovparts_lib.data.pascal_part_116_checks import verify_pascal_part_116
+from ovparts_lib.data.readers import READERS, open_reader, verify_dataset
 from ovparts_lib.data.records import DatasetError, Reader, Record
 from ovparts_lib.data.scan import LabelCounts, class_frequencies
 from ovparts_lib.data.transforms import resize_image, resize_labels, shortest_edge_size, training_transform
 from ovparts_lib.data.verification_report import Problem, VerificationReport
-from ovparts_lib.data.verify import verify_pascal_part_116
 
 __all__ = [
+    "READERS",
     "Batch",
     "DatasetError",
     "EvaluationDataset",
@@ -34,6 +36,7 @@ __all__ = [
     "VerificationReport",
     "class_frequencies",
     "collate_training",
+    "open_reader",
     "read_image",
     "read_labels",
     "resize_image",
@@ -41,5 +44,6 @@ __all__ = [
     "shortest_edge_size",
     "training_loader",
     "training_transform",
+    "verify_dataset",
     "verify_pascal_part_116",
 ]

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import cached_property
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 import numpy as np
 
@@ -15,30 +14,14 @@ from ovparts_lib.data.cache import files_key, read_cache, write_cache
 from ovparts_lib.data.labels import check_label_range, check_same_size, read_labels
 from ovparts_lib.data.records import DatasetError, Record
 from ovparts_lib.data.scan import LabelCounts, count_labels, parallel_map
+from ovparts_lib.data.splits import SHOTS_FILE, Split, find_split, read_shot_list
 from ovparts_lib.vocabularies.vocabulary import Vocabulary, load_vocabulary
 
 logger = logging.getLogger(__name__)
 
 FOLDERS = ("train", "val")
-SHOTS_FILE = "train_16shot.json"
+TITLE = "Pascal-Part-116"
 LAYOUT = "images, annotations_detectron2_obj and annotations_detectron2_part, each with train and val"
-
-
-@dataclass(frozen=True)
-class Split:
-    """How a split is listed.
-
-    Attributes:
-        folder: ``train`` or ``val``.
-        conditioned: one record per (image, object) rather than per image.
-        few_shot: only the images of the 16-shot list.
-        seen_only: trained with seen classes only.
-    """
-
-    folder: str
-    conditioned: bool = False
-    few_shot: bool = False
-    seen_only: bool = False
 
 
 SPLITS = {
@@ -93,9 +76,13 @@ class PascalPart116:
         """Names of the splits; see ``SPLITS``."""
         return tuple(SPLITS)
 
+    def split(self, name: str) -> Split:
+        """How a split is listed. Raises ValueError naming the splits there are."""
+        return find_split(SPLITS, name, TITLE)
+
     def training_vocabulary(self, split: str) -> Vocabulary:
         """Seen classes for ``train`` and ``train_obj_condition``, all classes for the others."""
-        return self.vocabulary.seen if find_split(split).seen_only else self.vocabulary
+        return self.vocabulary.seen if self.split(split).seen_only else self.vocabulary
 
     def folder(self, kind: str, name: str) -> Path:
         """Folder of one kind of file (``image``, ``object``, ``part``) of ``train`` or ``val``."""
@@ -151,7 +138,7 @@ class PascalPart116:
         Raises:
             DatasetError: a folder or the 16-shot list is missing or empty, or a label file is wrong.
         """
-        asked = find_split(split)
+        asked = self.split(split)
         records = self.pairs(asked.folder)
         if asked.few_shot:
             shots = self.few_shot_ids()
@@ -175,23 +162,7 @@ class PascalPart116:
         Raises:
             DatasetError: the list is missing or not a JSON list of ``{"file_name": ...}``.
         """
-        path = self.root / SHOTS_FILE
-        try:
-            entries = json.loads(path.read_text(encoding="utf-8"))
-            names = [PurePosixPath(str(entry["file_name"]).replace("\\", "/")) for entry in entries]
-        except FileNotFoundError:
-            raise DatasetError(
-                "no such file",
-                file=path,
-                what_to_do="Few-shot training needs the 16-shot list released with Pascal-Part-116; put it there.",
-            ) from None
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise DatasetError(
-                f"is not a JSON list of objects with a file_name ({type(error).__name__}: {error})",
-                file=path,
-                what_to_do="Download the 16-shot list again.",
-            ) from error
-        return {name.stem for name in names if name.parent.name in ("", "train")}
+        return read_shot_list(self.root / SHOTS_FILE, "train", TITLE)
 
     def label_maps(self, record: Record) -> tuple[np.ndarray, np.ndarray]:
         """(object map, part map) of an image, both uint8 (H, W) with ids of the full vocabulary.
@@ -227,7 +198,7 @@ class PascalPart116:
         Raises:
             DatasetError: as label_maps, for the first wrong file.
         """
-        name = find_split(split).folder
+        name = self.split(split).folder
         if name in self._scans:
             return self._scans[name]
         records = self.pairs(name)
@@ -237,12 +208,16 @@ class PascalPart116:
             self._scans[name] = LabelCounts(tuple(stored["image_ids"]), rows)
             return self._scans[name]
         tables = parallel_map(
-            lambda record: count_labels(*self.label_maps(record)),
+            lambda record: self.count(record, *self.label_maps(record)),
             records,
             progress=self.progress,
             what=f"counting labels of {name}",
         )
         return self.keep_scan(name, dict(zip((record.image_id for record in records), tables, strict=True)))
+
+    def count(self, record: Record, object_map: np.ndarray, part_map: np.ndarray) -> np.ndarray:
+        """What :meth:`scan` keeps of an image: :func:`~ovparts_lib.data.scan.count_labels` of its label maps."""
+        return count_labels(object_map, part_map)
 
     def keep_scan(self, name: str, tables: dict[str, np.ndarray]) -> LabelCounts:
         """Take over label counts of ``train`` or ``val`` that a full pass over the files has made, and cache them."""
@@ -261,10 +236,3 @@ class PascalPart116:
                 file=error.filename,
                 what_to_do="Unpack the object labels again.",
             ) from None
-
-
-def find_split(split: str) -> Split:
-    """The entry of ``SPLITS``. Raises ValueError naming the splits there are."""
-    if split not in SPLITS:
-        raise ValueError(f"Pascal-Part-116 has no split {split!r}; there are {', '.join(SPLITS)}")
-    return SPLITS[split]

@@ -1,23 +1,118 @@
-"""Integrity check of a dataset before anything is computed on it, as nnU-Net does it."""
+"""Integrity check of a dataset before anything is computed on it, as nnU-Net does it.
+
+What is common to all datasets is here: decoding every file to its end, depths, sizes and label ranges, pictures shared
+by train and val, unseen classes, the fingerprint, the cache. Each dataset adds its own rules as :class:`Checks`.
+"""
 
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any, Protocol
 
 import numpy as np
 
 from ovparts_lib.data.cache import files_key, read_cache, write_cache
 from ovparts_lib.data.labels import check_same_size, read_image
-from ovparts_lib.data.pascal_part_116 import FOLDERS, SHOTS_FILE, SPLITS, PascalPart116
 from ovparts_lib.data.records import DatasetError, Reader, Record
-from ovparts_lib.data.scan import LabelCounts, count_labels, parallel_map
+from ovparts_lib.data.scan import LabelCounts, parallel_map
+from ovparts_lib.data.splits import Split
 from ovparts_lib.data.verification_report import Problem, VerificationReport
 
 KINDS = ("image", "object", "part")
-PUBLISHED = {"train": 8431, "val": 850}  # "about", OV-PARTS and PartCLIPSeg papers
-RULES = "2"  # part of the cache key: raise it when the checks change
+RULES = "3"  # part of the cache key: raise it when the checks change
+
+
+class VerifiableReader(Reader, Protocol):
+    """What the checks ask of a reader beyond what the datasets do.
+
+    Attributes:
+        cache_folder: where reports and label counts are kept.
+        progress: show a progress bar.
+    """
+
+    cache_folder: Path
+    progress: bool
+
+    def split(self, name: str) -> Split:
+        """How a split is listed."""
+
+    def pairs(self, name: str) -> list[Record]:
+        """One record per labelled image of ``train`` or ``val``."""
+
+    def read_label(self, record: Record, kind: str) -> np.ndarray:
+        """The ``object`` or ``part`` map of the record's image."""
+
+    def count(self, record: Record, object_map: np.ndarray, part_map: np.ndarray) -> Any:
+        """What the reader keeps of an image when it scans a folder."""
+
+    def keep_scan(self, name: str, tables: dict[str, Any]) -> LabelCounts:
+        """Take over what :meth:`count` gave for every image of ``train`` or ``val``."""
+
+
+@dataclass(frozen=True)
+class Published:
+    """Number of images in ``train`` or ``val`` according to its authors.
+
+    Attributes:
+        images: how many.
+        source: where it stands, in a few words.
+        about: a rounded or uncertain figure.
+    """
+
+    images: int
+    source: str
+    about: bool = False
+
+
+@dataclass
+class Folder:
+    """What there is of ``train`` or ``val``.
+
+    Attributes:
+        records: one per image that has all its files.
+        files: every file found, including those of no use.
+        hidden: files passed over because their name begins with a dot.
+        counts: how many files of what.
+    """
+
+    records: list[Record]
+    files: list[Path]
+    hidden: list[Path] = field(default_factory=list)
+    counts: dict[str, int] = field(default_factory=dict)
+
+
+class Checks(Protocol):
+    """The rules of one dataset.
+
+    Attributes:
+        reader: the dataset on disk.
+        published: image counts of ``train`` and ``val`` where its authors state them.
+        own_files: the kinds of ``KINDS`` that have one file per image.
+        lists: files that concern all images, such as annotations and the 16-shot list, where they exist.
+    """
+
+    reader: VerifiableReader
+    published: Mapping[str, Published]
+    own_files: tuple[str, ...]
+    lists: list[Path]
+
+    def list_folders(self, report: VerificationReport) -> dict[str, Folder]:
+        """``train`` and ``val``; what cannot be listed at all becomes a problem, and then nothing else is checked."""
+
+    def check_listing(self, name: str, folder: Folder, report: VerificationReport) -> None:
+        """Files that do not fit together."""
+
+    def origin(self, record: Record, kind: str) -> Path:
+        """The file that a picture or label map is read from."""
+
+    def count_records(self, name: str, labels: LabelCounts) -> dict[str, int]:
+        """Records and samples of ``train`` or ``val``, and how many have no part."""
+
+    def check_rest(self, folders: dict[str, Folder], report: VerificationReport) -> None:
+        """What concerns no single image."""
 
 
 @dataclass(frozen=True)
@@ -27,50 +122,43 @@ class Inspection:
     record: Record
     digests: dict[str, str]
     problems: list[Problem]
-    table: np.ndarray | None
+    table: Any | None
 
 
-def verify_pascal_part_116(
-    root: str | Path, *, cache_folder: str | Path | None = None, progress: bool = False
-) -> VerificationReport:
-    """Read every file of Pascal-Part-116 once and report what is wrong, each problem with its file.
+def verify(title: str, root: str | Path, open_checks: Callable[[], Checks]) -> VerificationReport:
+    """Read every file of a dataset once and report what is wrong, each problem with its file.
 
-    Checked are folders, pairing by base name, that every picture and label file decodes to its end, depths, sizes,
-    label ranges, pictures shared by train and val, and the 16-shot list. Unseen classes are labelled in the training
-    files as released: the report counts their pixels, which the reader's remap takes out of zero-shot training. Label
-    counts are kept for the readers. A second call on unchanged files (by name, size and modification time) takes the
-    report from the cache.
+    A second call on unchanged files (by name, size and modification time) takes the report from the cache. Label counts
+    are kept for the readers.
 
     Args:
-        root: the folder that holds ``images``.
-        cache_folder: see :class:`~ovparts_lib.data.pascal_part_116.PascalPart116`.
-        progress: show a progress bar.
+        title: of the dataset.
+        root: its folder.
+        open_checks: makes the dataset's rules, and may raise DatasetError.
 
     Returns:
         The report; a missing folder is a problem in it, not an exception.
     """
-    report = VerificationReport("Pascal-Part-116", str(Path(root).expanduser()))
+    report = VerificationReport(title, str(Path(root).expanduser()))
     try:
-        reader = PascalPart116(root, cache_folder=cache_folder, progress=progress)
+        checks = open_checks()
     except DatasetError as error:
         report.problems.append(Problem.of(error))
         return report
-    files = _list_folders(reader, report)
+    reader, folders = checks.reader, checks.list_folders(report)
     if report.problems:
         return report
-    shots = [reader.root / SHOTS_FILE] if (reader.root / SHOTS_FILE).is_file() else []
-    hidden = {name: _hidden_files(reader, name) for name in FOLDERS}
-    every_file = [path for of_kind in files.values() for paths in of_kind.values() for path in paths.values()]
-    unused = [str(path) for paths in hidden.values() for path in paths]
-    key = files_key(every_file + shots, reader.root, RULES, str(reader.root), reader.vocabulary.hash, *unused)
+    every_file = [path for folder in folders.values() for path in folder.files]
+    hidden = [str(path) for folder in folders.values() for path in folder.hidden]
+    key = files_key(every_file + checks.lists, reader.root, RULES, str(reader.root), reader.vocabulary.hash, *hidden)
     stored = read_cache(reader.cache_folder, "verification", key)
     if stored is not None:
         return VerificationReport.from_dict(stored)
 
-    inspections = {name: _check_folder(reader, name, files[name], hidden[name], report) for name in FOLDERS}
+    inspections = {name: _check_folder(checks, name, folder, report) for name, folder in folders.items()}
     _check_shared_pictures(inspections, report)
-    _check_shots(reader, report)
-    report.fingerprint = _fingerprint(reader, [i for found in inspections.values() for i in found], shots)
+    checks.check_rest(folders, report)
+    report.fingerprint = _fingerprint(checks, [i for found in inspections.values() for i in found])
     write_cache(reader.cache_folder, "verification", key, report.to_dict())
     return report
 
@@ -101,80 +189,82 @@ def removed_pixels(reader: Reader, split: str, counts: LabelCounts) -> dict[str,
     return {full.parts[part]: int(pixels[part]) for part in np.argsort(-pixels, kind="stable") if pixels[part]}
 
 
-def _list_folders(reader: PascalPart116, report: VerificationReport) -> dict[str, dict[str, dict[str, Path]]]:
-    files: dict[str, dict[str, dict[str, Path]]] = {name: {} for name in FOLDERS}
-    for name in FOLDERS:
-        for kind in KINDS:
-            try:
-                files[name][kind] = reader.files(kind, name)
-            except DatasetError as error:
-                report.problems.append(Problem.of(error))
-                continue
-            if not files[name][kind]:
-                folder = str(reader.folder(kind, name))
-                report.problems.append(Problem(folder, "holds no files of the dataset", "Unpack the dataset again."))
-    return files
+def check_shots(
+    path: Path, shots: Callable[[], set[str]], images: Sequence[str], folder: str, report: VerificationReport
+) -> None:
+    """Check the 16-shot list: readable, and every image it names in the training folder. Missing is a note.
+
+    Args:
+        path: the list.
+        shots: reads it; may raise DatasetError.
+        images: base names of the training pictures.
+        folder: of these, for messages.
+        report: gets the outcome.
+    """
+    try:
+        named = shots()
+    except DatasetError as error:
+        if path.exists():
+            report.problems.append(Problem.of(error))
+        else:
+            report.notes.append(f"{path.name} is not there: everything but few-shot training works without it")
+        return
+    report.counts["train"]["images of the 16-shot list"] = len(named)
+    missing = sorted(named - set(images))
+    if missing:
+        report.problems.append(
+            Problem(
+                str(path),
+                f"{len(missing)} of {len(named)} images it names are not in {folder}, for example {missing[0]}",
+                "Unpack the pictures again, or download the list again.",
+            )
+        )
 
 
-def _hidden_files(reader: PascalPart116, name: str) -> list[Path]:
-    folders = (reader.folder(kind, name) for kind in KINDS)
+def hidden_files(folders: Sequence[Path]) -> list[Path]:
+    """Files whose name begins with a dot, such as the ``._*`` of macOS archives."""
     return sorted(path for folder in folders for path in folder.iterdir() if path.name.startswith("."))
 
 
-def _check_folder(
-    reader: PascalPart116, name: str, files: dict[str, dict[str, Path]], hidden: list[Path], report: VerificationReport
-) -> list[Inspection]:
-    """Check ``train`` or ``val``; returns the inspections of all images that have both label files."""
-    counts = {f"{kind} files": len(files[kind]) for kind in KINDS}
-    report.counts[name] = counts
-    complete = sorted(set(files["image"]) & set(files["object"]) & set(files["part"]))
-    _check_pairing(name, files, report)
-    records = [Record(*(files[kind][stem] for kind in ("image", "part", "object")), stem) for stem in complete]
+def _check_folder(checks: Checks, name: str, folder: Folder, report: VerificationReport) -> list[Inspection]:
+    """Check ``train`` or ``val``; returns the inspections of all images that have their label files."""
+    reader, records = checks.reader, folder.records
+    report.counts[name] = counts = dict(folder.counts)
+    checks.check_listing(name, folder, report)
     inspections = parallel_map(
-        lambda record: _inspect(reader, record), records, progress=reader.progress, what=f"verifying {name}"
+        lambda record: _inspect(checks, record), records, progress=reader.progress, what=f"verifying {name}"
     )
-    report.problems += [problem for inspection in inspections for problem in inspection.problems]
+    found = (problem for inspection in inspections for problem in inspection.problems)
+    report.problems += dict.fromkeys(found)  # a wrong annotation file may be met in many images
     counts["complete samples"] = len(records)
-    counts["hidden files ignored"] = len(hidden)
-    if hidden:
-        report.notes.append(f"{name}: {len(hidden)} hidden files are ignored, for example {hidden[0].name}")
-    if len(records) != PUBLISHED[name]:
+    counts["hidden files ignored"] = len(folder.hidden)
+    if folder.hidden:
         report.notes.append(
-            f"{name}: {len(records):,} samples; published are about {PUBLISHED[name]:,} (not re-counted)"
+            f"{name}: {len(folder.hidden)} hidden files are ignored, for example {folder.hidden[0].name}"
         )
+    published = checks.published.get(name)
+    if published and len(records) != published.images:
+        about = f"about {published.images:,} (not re-counted)" if published.about else f"{published.images:,}"
+        source = "" if published.about else f" ({published.source})"
+        report.notes.append(f"{name}: {len(records):,} samples; published are {about}{source}")
     tables = {i.record.image_id: i.table for i in inspections if i.table is not None}
     if records and len(tables) == len(records) and list(tables) == [r.image_id for r in reader.pairs(name)]:
-        _check_labels(reader, name, reader.keep_scan(name, tables), report)
+        _check_labels(checks, name, reader.keep_scan(name, tables), report)
     return inspections
 
 
-def _check_pairing(name: str, files: dict[str, dict[str, Path]], report: VerificationReport) -> None:
-    unlabelled = []
-    for stem in sorted(set().union(*files.values())):
-        there = [kind for kind in KINDS if stem in files[kind]]
-        missing = [kind for kind in KINDS if kind not in there]
-        if there == ["image"]:
-            unlabelled.append(stem)
-        elif missing:
-            what = " and ".join("picture" if kind == "image" else f"{kind} labels" for kind in missing)
-            path = files[there[-1]][stem]
-            report.problems.append(Problem(str(path), f"has no {what} of the same name", "Unpack the dataset again."))
-    if unlabelled:
-        report.notes.append(
-            f"{name}: {len(unlabelled)} pictures have no labels and are not used, for example {unlabelled[0]}"
-        )
-
-
-def _inspect(reader: PascalPart116, record: Record) -> Inspection:
+def _inspect(checks: Checks, record: Record) -> Inspection:
     """Decode a picture and its labels completely; collect every problem rather than the first."""
-    problems, maps, sizes, digests, paths = [], {}, {}, {}, _paths(record)
-    for kind, path in paths.items():
+    problems, maps, sizes, digests = [], {}, {}, {}
+    for kind in KINDS:
+        path = checks.origin(record, kind)
         try:
-            digests[kind] = hashlib.sha256(path.read_bytes()).hexdigest()
+            if kind in checks.own_files:
+                digests[kind] = hashlib.sha256(path.read_bytes()).hexdigest()
             if kind == "image":
                 sizes[kind] = tuple(read_image(path).shape[-2:])
             else:
-                maps[kind] = reader.read_label(record, kind)
+                maps[kind] = checks.reader.read_label(record, kind)
                 sizes[kind] = maps[kind].shape
         except DatasetError as error:
             problems.append(Problem.of(error))
@@ -182,22 +272,19 @@ def _inspect(reader: PascalPart116, record: Record) -> Inspection:
             problems.append(Problem(str(path), f"cannot be read ({error.strerror})", "Check the disk and permissions."))
     for kind in maps if "image" in sizes else ():
         try:
-            check_same_size(record.image_path, sizes["image"], paths[kind], sizes[kind])
+            check_same_size(record.image_path, sizes["image"], checks.origin(record, kind), sizes[kind])
         except DatasetError as error:
             problems.append(Problem.of(error))
-    table = None if problems else count_labels(maps["object"], maps["part"])
+    table = None if problems else checks.reader.count(record, maps["object"], maps["part"])
     return Inspection(record, digests, problems, table)
 
 
-def _check_labels(reader: PascalPart116, name: str, labels: LabelCounts, report: VerificationReport) -> None:
+def _check_labels(checks: Checks, name: str, labels: LabelCounts, report: VerificationReport) -> None:
     """What the label counts of a folder say about samples, consistency and unseen classes."""
-    vocabulary, counts = reader.vocabulary, report.counts[name]
+    vocabulary, counts = checks.reader.vocabulary, report.counts[name]
     ignore = vocabulary.ignore_label
     parts = range(len(vocabulary.parts))
-    conditions = [(i, o) for i in labels.image_ids for o in labels.objects_in(i, ignore)]
-    counts["samples without any part"] = sum(not labels.has_part(i, parts) for i in labels.image_ids)
-    counts["(image, object) records"] = len(conditions)
-    counts["records without part pixels"] = sum(not labels.has_part(i, parts, o) for i, o in conditions)
+    counts |= checks.count_records(name, labels)
 
     on_part = labels.rows[labels.rows[:, 2] != ignore]
     owner = np.array(vocabulary.part_to_object)[on_part[:, 2]]
@@ -216,17 +303,19 @@ def _check_labels(reader: PascalPart116, name: str, labels: LabelCounts, report:
     if absent:
         names = ", ".join(vocabulary.parts[part] for part in absent[:5]) + (" …" if len(absent) > 5 else "")
         report.notes.append(f"{name}: {len(absent)} of {len(parts)} parts occur in no image: {names}")
-    _check_unseen(reader, name, labels, report)
+    _check_unseen(checks, name, labels, report)
 
 
-def _check_unseen(reader: PascalPart116, name: str, labels: LabelCounts, report: VerificationReport) -> None:
+def _check_unseen(checks: Checks, name: str, labels: LabelCounts, report: VerificationReport) -> None:
     """Count what the remap takes out of zero-shot training labels, and check that the reader leaves nothing unseen."""
-    splits = [split for split, settings in SPLITS.items() if settings.folder == name and settings.seen_only]
+    reader = checks.reader
+    settings = {split: reader.split(split) for split in reader.splits}
+    splits = [split for split, how in settings.items() if how.folder == name and how.seen_only]
     for split in splits:
         if leaked := leaked_classes(reader, split, labels):
             report.problems.append(
                 Problem(
-                    str(reader.folder("part", name)),
+                    str(checks.origin(reader.pairs(name)[0], "part").parent),
                     f"training labels of {split} hold unseen classes after the remap: {', '.join(leaked[:5])}",
                     "The files are as they should be: check the training vocabulary of the reader.",
                 )
@@ -256,34 +345,10 @@ def _check_shared_pictures(inspections: dict[str, list[Inspection]], report: Ver
             )
 
 
-def _check_shots(reader: PascalPart116, report: VerificationReport) -> None:
-    try:
-        shots = reader.few_shot_ids()
-    except DatasetError as error:
-        if (reader.root / SHOTS_FILE).exists():
-            report.problems.append(Problem.of(error))
-        else:
-            report.notes.append(f"{SHOTS_FILE} is not there: everything but few-shot training works without it")
-        return
-    report.counts["train"]["images of the 16-shot list"] = len(shots)
-    missing = sorted(shots - set(reader.files("image", "train")))
-    if missing:
-        report.problems.append(
-            Problem(
-                str(reader.root / SHOTS_FILE),
-                f"{len(missing)} of {len(shots)} images it names are not in images/train, for example {missing[0]}",
-                "Unpack the pictures again, or download the list again.",
-            )
-        )
-
-
-def _fingerprint(reader: PascalPart116, inspections: list[Inspection], shots: list[Path]) -> str:
-    lines = [f"{path.name} {hashlib.sha256(path.read_bytes()).hexdigest()}" for path in shots]
+def _fingerprint(checks: Checks, inspections: list[Inspection]) -> str:
+    lines = [f"{path.name} {hashlib.sha256(path.read_bytes()).hexdigest()}" for path in checks.lists]
     for inspection in inspections:
-        for kind, path in _paths(inspection.record).items():
-            lines.append(f"{path.relative_to(reader.root).as_posix()} {inspection.digests.get(kind)}")
+        for kind in checks.own_files:
+            path = checks.origin(inspection.record, kind).relative_to(checks.reader.root)
+            lines.append(f"{path.as_posix()} {inspection.digests.get(kind)}")
     return hashlib.sha256("\n".join(sorted(lines)).encode()).hexdigest()[:16]
-
-
-def _paths(record: Record) -> dict[str, Path]:
-    return {"image": record.image_path, "object": record.object_path, "part": record.part_path}

@@ -19,7 +19,7 @@ from ovparts_lib.data import (
 )
 from ovparts_lib.data.part_dataset import read_sample
 from ovparts_lib.data.pascal_part_116 import SPLITS
-from ovparts_lib.data.verify import VerificationReport
+from ovparts_lib.data.verification_report import VerificationReport
 from ovparts_lib.inspection import frequency_bars, label_grid
 from ovparts_lib.models.clipseg import MINIATURE_CLIPSEG, RELEASED, ClipsegSize
 from ovparts_lib.runs import resolve_path

@@ -1,0 +1,72 @@
+"""How the splits of a dataset are listed."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import TypeVar
+
+from ovparts_lib.data.records import DatasetError
+
+SHOTS_FILE = "train_16shot.json"
+
+
+@dataclass(frozen=True)
+class Split:
+    """How a split is listed.
+
+    Attributes:
+        folder: ``train`` or ``val``.
+        conditioned: one record per object of an image, or per instance, rather than per image.
+        few_shot: only the images of the 16-shot list.
+        seen_only: trained with seen classes only.
+    """
+
+    folder: str
+    conditioned: bool = False
+    few_shot: bool = False
+    seen_only: bool = False
+
+
+SomeSplit = TypeVar("SomeSplit", bound=Split)
+
+
+def find_split(splits: Mapping[str, SomeSplit], split: str, title: str) -> SomeSplit:
+    """The settings of a split. Raises ValueError naming the splits that the dataset called ``title`` has."""
+    if split not in splits:
+        raise ValueError(f"{title} has no split {split!r}; there are {', '.join(splits)}")
+    return splits[split]
+
+
+def read_shot_list(path: Path, folder: str, title: str) -> set[str]:
+    """Base names of the training images in a released 16-shot list.
+
+    Entries are matched by the folder of their split and base name: the paths in the list only fit the place where its
+    authors kept the data.
+
+    Args:
+        path: the list.
+        folder: name of the folder of training pictures.
+        title: of the dataset, for messages.
+
+    Raises:
+        DatasetError: the list is missing or not a JSON list of ``{"file_name": ...}``.
+    """
+    try:
+        entries = json.loads(path.read_text(encoding="utf-8"))
+        names = [PurePosixPath(str(entry["file_name"]).replace("\\", "/")) for entry in entries]
+    except FileNotFoundError:
+        raise DatasetError(
+            "no such file",
+            file=path,
+            what_to_do=f"Few-shot training needs the 16-shot list released with {title}; put it there.",
+        ) from None
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise DatasetError(
+            f"is not a JSON list of objects with a file_name ({type(error).__name__}: {error})",
+            file=path,
+            what_to_do="Download the 16-shot list again.",
+        ) from error
+    return {name.stem for name in names if name.parent.name in ("", folder)}
