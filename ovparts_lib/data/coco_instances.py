@@ -63,11 +63,13 @@ class CocoFile:
         path: of the file.
         images: by ascending id, the order in which the released code visits them.
         dropped: what was left out, and how often.
+        categories: (id, name) of each entry of ``categories`` that has both; nothing is concluded from them here.
     """
 
     path: Path
     images: tuple[CocoImage, ...]
     dropped: Mapping[str, int]
+    categories: tuple[tuple[int, str], ...] = ()
 
     @property
     def instances(self) -> int:
@@ -131,7 +133,10 @@ def read_coco(path: Path, classes: int) -> CocoFile:
         if segmentation is not None:
             of_image[image_id].append(CocoInstance(instance_id, category_id, segmentation))
     listed = tuple(CocoImage(i, *images[i], tuple(of_image[i])) for i in sorted(images))
-    return CocoFile(path, listed, dict(dropped))
+    categories = data.get("categories")
+    entries = [entry for entry in categories if isinstance(entry, dict)] if isinstance(categories, list) else []
+    named = tuple((entry["id"], entry["name"]) for entry in entries if {"id", "name"} <= set(entry))
+    return CocoFile(path, listed, dict(dropped), named)
 
 
 def rasterise(instance: CocoInstance, image: CocoImage, path: Path) -> np.ndarray:

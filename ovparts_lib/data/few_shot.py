@@ -25,11 +25,12 @@ import pandas as pd
 
 from ovparts_lib.atomic import write_atomically
 from ovparts_lib.data.records import DatasetError, Reader
+from ovparts_lib.data.splits import SHOTS_FILE, read_shot_list
+from ovparts_lib.vocabularies.vocabulary import Vocabulary
 
 ShotsPer = Literal["object", "part"]
 Shortfall = Literal["error", "report"]
 FewShotReader = TypeVar("FewShotReader", bound="FewShotSplits")
-SHOTS_FILE = "train_16shot.json"
 
 
 @dataclass(frozen=True)
@@ -133,7 +134,7 @@ def draw_shots(
         few = [f"{name} ({count})" for name, count in drawn.shortfalls.items()]
         named = ", ".join(few[:5]) + (" …" if len(few) > 5 else "")
         raise DatasetError(
-            f"{shots} shots are wanted, but {len(few)} of {len(candidates)} {per}s have fewer images in {source!r}: {named}",
+            f"{len(few)} of {len(candidates)} {per}s have fewer than {shots} images in {source!r}: {named}",
             file=reader.root,
             what_to_do='Ask for fewer shots, or pass shortfall="report" to take all images of these classes.',
         )
@@ -173,36 +174,6 @@ def write_shots(file: str | Path, reader: Reader, shots: ShotList, *, released_f
     return file
 
 
-def read_shots(file: str | Path, split_folder: str = "train") -> set[str]:
-    """Base names of the images in a few-shot list; entries are matched by split folder and base name.
-
-    Args:
-        file: a list in the released form: only ``file_name`` is used.
-        split_folder: folder of the training images; entries of other folders are left out.
-
-    Raises:
-        DatasetError: the list is missing or not a JSON list of ``{"file_name": ...}``.
-    """
-    file = Path(file)
-    try:
-        entries = json.loads(file.read_text(encoding="utf-8"))
-        names = [PurePosixPath(str(entry["file_name"]).replace("\\", "/")) for entry in entries]
-    except FileNotFoundError:
-        raise DatasetError(
-            "no such file",
-            file=file,
-            what_to_do="Few-shot training needs the 16-shot list released with the dataset; put it there, or draw one "
-            "(ovparts_lib.data.few_shot).",
-        ) from None
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise DatasetError(
-            f"is not a JSON list of objects with a file_name ({type(error).__name__}: {error})",
-            file=file,
-            what_to_do="Download the few-shot list again, or draw it again.",
-        ) from error
-    return {name.stem for name in names if _split_of(name) in ("", split_folder)}
-
-
 def with_drawn_shots(
     reader: FewShotReader,
     shots: int,
@@ -232,11 +203,13 @@ class FewShotSplits:
 
     Attributes:
         root: the dataset's folder.
+        vocabulary: its full vocabulary.
         few_shot_source: the split that lists may be drawn from.
         few_shot_folder: folder of the training images, in the entries of a list.
     """
 
     root: Path
+    vocabulary: Vocabulary
     few_shot_source = "train"
     few_shot_folder = "train"
     _shots: frozenset[str] | None = None
@@ -247,19 +220,16 @@ class FewShotSplits:
         Raises:
             DatasetError: no list is in use, and the file is missing or wrong.
         """
-        return set(read_shots(self.root / SHOTS_FILE, self.few_shot_folder) if self._shots is None else self._shots)
+        if self._shots is not None:
+            return set(self._shots)
+        return read_shot_list(self.root / SHOTS_FILE, self.few_shot_folder, self.vocabulary.title)
 
     def using_shots(self, image_ids: Iterable[str]) -> Self:
-        """A copy of the reader whose few-shot splits use these images: a drawn list, or :func:`read_shots`' of a file.
+        """A copy of the reader whose few-shot splits use these images; it shares what the reader has counted.
 
-        It shares what the reader has counted.
+        They are a drawn list's (``ShotList.image_ids``), or those that
+        :func:`~ovparts_lib.data.splits.read_shot_list` finds in any file.
         """
         reader = copy.copy(self)
         reader._shots = frozenset(image_ids)
         return reader
-
-
-def _split_of(name: PurePosixPath) -> str:
-    """Folder of the split in an entry: the file's own, or the one above where each ImageNet class has a folder."""
-    folder = name.parent
-    return folder.parent.name if folder.name and name.stem.startswith(f"{folder.name}_") else folder.name

@@ -11,10 +11,11 @@ from pathlib import Path
 import numpy as np
 
 from ovparts_lib.data.cache import files_key, read_cache, write_cache
+from ovparts_lib.data.few_shot import FewShotSplits
 from ovparts_lib.data.labels import check_label_range, check_same_size, read_labels
 from ovparts_lib.data.records import DatasetError, Record
 from ovparts_lib.data.scan import LabelCounts, count_labels, parallel_map
-from ovparts_lib.data.splits import SHOTS_FILE, Split, find_split, read_shot_list
+from ovparts_lib.data.splits import SHOTS_FILE, Split, find_split
 from ovparts_lib.vocabularies.vocabulary import Vocabulary, load_vocabulary
 
 logger = logging.getLogger(__name__)
@@ -33,7 +34,7 @@ SPLITS = {
 }
 
 
-class PascalPart116:
+class PascalPart116(FewShotSplits):
     """Reader of the released layout.
 
     ::
@@ -41,7 +42,7 @@ class PascalPart116:
         root/images/{train,val}/<id>.jpg
         root/annotations_detectron2_obj/{train,val}/<id>.png     8-bit, object ids, 255 without label
         root/annotations_detectron2_part/{train,val}/<id>.png    8-bit, part ids, 255 without label
-        root/train_16shot.json                                   for train_few_shot only
+        root/train_16shot.json                                   for train_few_shot only, unless a list is drawn
 
     Files are paired by base name; hidden files (``._*`` of macOS archives) are ignored. Which objects an image holds is
     counted from the label files, so the generated ``*_obj_label_count.json`` files are not needed.
@@ -155,14 +156,6 @@ class PascalPart116:
                 for object_id in counts.objects_in(record.image_id, ignore)
             ]
         return records
-
-    def few_shot_ids(self) -> set[str]:
-        """Base names of the training images in the 16-shot list; entries are matched by split folder and base name.
-
-        Raises:
-            DatasetError: the list is missing or not a JSON list of ``{"file_name": ...}``.
-        """
-        return read_shot_list(self.root / SHOTS_FILE, "train", TITLE)
 
     def label_maps(self, record: Record) -> tuple[np.ndarray, np.ndarray]:
         """(object map, part map) of an image, both uint8 (H, W) with ids of the full vocabulary.

@@ -30,7 +30,7 @@ def write_picture(dataset: str, root: Path, seed: int, split: str, index: int) -
     drawing = draw(rng, dataset, _figures(dataset, split), most=1)
     owner, _ = drawing.instances[0]
     synset = next(synset for synset, name in SYNSETS.items() if name == owner)
-    image_id = f"{synset}_{index}"
+    image_id = f"{synset}_{2 * index + SPLITS.index(split)}"  # as in ImageNet, no number is in both splits
     folder = f"images/{split}" + (f"/{synset}" if dataset == "partimagenet_ood" else "")
     name = f"{folder}/{image_id}.JPEG"
     (root / folder).mkdir(exist_ok=True)
