@@ -1,5 +1,6 @@
 """Readers of each dataset as released, samples, transforms, loaders and the integrity check."""
 
+from ovparts_lib.data.ade20k_part_234 import ADE20KPart234
 from ovparts_lib.data.labels import read_image, read_labels
 from ovparts_lib.data.loaders import ResumableSampler, TrainingLoader, training_loader
 from ovparts_lib.data.part_dataset import (
@@ -20,6 +21,7 @@ from ovparts_lib.data.verification_report import Problem, VerificationReport
 
 __all__ = [
     "READERS",
+    "ADE20KPart234",
     "Batch",
     "DatasetError",
     "EvaluationDataset",
