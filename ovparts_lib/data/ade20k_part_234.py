@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -17,10 +16,8 @@ from ovparts_lib.data.few_shot import FewShotSplits
 from ovparts_lib.data.labels import check_label_range, check_same_size, read_labels
 from ovparts_lib.data.records import DatasetError, Record
 from ovparts_lib.data.scan import LabelCounts, count_labels, parallel_map
-from ovparts_lib.data.splits import SHOTS_FILE, Split, find_split
+from ovparts_lib.data.splits import Split, find_split
 from ovparts_lib.vocabularies.vocabulary import Vocabulary, load_vocabulary
-
-logger = logging.getLogger(__name__)
 
 TITLE = "ADE20K-Part-234"
 FOLDERS = {"train": "training", "val": "validation"}
@@ -61,7 +58,7 @@ class ADE20KPart234(FewShotSplits):
         root/images/{training,validation}/<name>.jpg
         root/annotations_detectron2_part/{training,validation}/<name>.png    16-bit, part ids, 65535 without label
         root/ade20k_instance_{train,val}.json                                object instances in the format of COCO
-        root/train_16shot.json                                               for the few-shot splits, unless one is drawn
+        root/train_16shot.json                                               for the few-shot splits only, or drawn
 
     The images of a split are those its JSON lists, by ascending id. The object map of an image is painted from its
     instances in file order, later ones over earlier ones; a record's region is its own instance, whole.
@@ -155,12 +152,7 @@ class ADE20KPart234(FewShotSplits):
         asked = self.split(split)
         records = self.pairs(asked.folder)
         if asked.few_shot:
-            shots = self.few_shot_ids()
-            records = [record for record in records if record.image_id in shots]
-            if not records:
-                raise DatasetError("names no image of the training folder", file=self.root / SHOTS_FILE)
-            if len(records) < len(shots):
-                logger.warning("%s: %d of %d images are missing", SHOTS_FILE, len(shots) - len(records), len(shots))
+            records = self.in_few_shot_list(records)
         if asked.conditioned:
             records = list(self._per_instance(asked.folder, records))
         if asked.unseen_of_training:

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import copy
 import json
+import logging
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -24,9 +25,11 @@ import numpy as np
 import pandas as pd
 
 from ovparts_lib.atomic import write_atomically
-from ovparts_lib.data.records import DatasetError, Reader
+from ovparts_lib.data.records import DatasetError, Reader, Record
 from ovparts_lib.data.splits import SHOTS_FILE, read_shot_list
 from ovparts_lib.vocabularies.vocabulary import Vocabulary
+
+logger = logging.getLogger(__name__)
 
 ShotsPer = Literal["object", "part"]
 Shortfall = Literal["error", "report"]
@@ -223,6 +226,25 @@ class FewShotSplits:
         if self._shots is not None:
             return set(self._shots)
         return read_shot_list(self.root / SHOTS_FILE, self.few_shot_folder, self.vocabulary.title)
+
+    def in_few_shot_list(self, records: Iterable[Record]) -> list[Record]:
+        """Those of the training folder's records whose image is in the few-shot list.
+
+        Raises:
+            DatasetError: as :meth:`few_shot_ids`, or there is none.
+        """
+        shots = self.few_shot_ids()
+        kept = [record for record in records if record.image_id in shots]
+        source = self.root / SHOTS_FILE if self._shots is None else self.root
+        if not kept:
+            raise DatasetError(
+                "the few-shot list names no image of the training folder",
+                file=source,
+                what_to_do="Unpack the pictures again, or use the list of this dataset.",
+            )
+        if missing := len(shots - {record.image_id for record in kept}):
+            logger.warning("few-shot list of %s: %d of %d images are missing", source, missing, len(shots))
+        return kept
 
     def using_shots(self, image_ids: Iterable[str]) -> Self:
         """A copy of the reader whose few-shot splits use these images; it shares what the reader has counted.

@@ -143,18 +143,13 @@ class PartImageNet(FewShotSplits):
         if not self.strict and split in ("train", "train_obj_condition"):
             seen = set(self.vocabulary.seen_object_ids)
             pictures = [picture for picture in pictures if picture.object_id in seen]
-        if asked.few_shot:
-            shots = self.few_shot_ids()
-            pictures = [picture for picture in pictures if picture.path.stem in shots]
-            if not pictures:
-                raise DatasetError("the few-shot list names no picture of the training folder", file=self.root)
-            if len(pictures) < len(shots):
-                logger.warning("few-shot list: %d of %d images are missing", len(shots) - len(pictures), len(shots))
-        return [
-            Record(picture.path, path, None, picture.path.stem, picture.object_id if asked.conditioned else None, place)
+        conditioned, each = asked.conditioned, split == "train_obj_condition"
+        records = [
+            Record(picture.path, path, None, picture.path.stem, picture.object_id if conditioned else None, place)
             for picture in pictures
-            for place in (range(len(picture.part_ids)) if split == "train_obj_condition" else (None,))
+            for place in (range(len(picture.part_ids)) if each else (None,))
         ]
+        return self.in_few_shot_list(records) if asked.few_shot else records
 
     def label_maps(self, record: Record) -> tuple[np.ndarray, np.ndarray]:
         """(object map, part map) of a picture, both uint16 (H, W); later annotations lie over earlier ones.

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from ovparts_lib.data.partimagenet import FOLDERS, PartImageNet, PartImageNetOOD, PartImageNetSeg
+from ovparts_lib.data.partimagenet_facts import SYNSET_FILE
 from ovparts_lib.data.records import DatasetError, Record
 from ovparts_lib.data.scan import LabelCounts
 from ovparts_lib.data.splits import SHOTS_FILE
@@ -68,9 +69,9 @@ class PartImageNetChecks:
     def __init__(self, reader: PartImageNet) -> None:
         self.reader = reader
         self.published = PUBLISHED_OOD if reader.strict else {}
-        self.lists = [path for path in [reader.root / SHOTS_FILE] if path.is_file()]
-        for name in FOLDERS:
-            self.lists.append(reader.selection.annotation_file(name))
+        files = [reader.root / SHOTS_FILE, reader.root / SYNSET_FILE]
+        self.lists = [path for path in files if path.is_file()]
+        self.lists += [reader.selection.annotation_file(name) for name in FOLDERS]
 
     def list_folders(self, report: VerificationReport) -> dict[str, Folder]:
         """The pictures of the selection; what keeps a folder from being listed is a problem."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import cached_property
@@ -15,10 +14,8 @@ from ovparts_lib.data.few_shot import FewShotSplits
 from ovparts_lib.data.labels import check_label_range, check_same_size, read_labels
 from ovparts_lib.data.records import DatasetError, Record
 from ovparts_lib.data.scan import LabelCounts, count_labels, parallel_map
-from ovparts_lib.data.splits import SHOTS_FILE, Split, find_split
+from ovparts_lib.data.splits import Split, find_split
 from ovparts_lib.vocabularies.vocabulary import Vocabulary, load_vocabulary
-
-logger = logging.getLogger(__name__)
 
 FOLDERS = ("train", "val")
 TITLE = "Pascal-Part-116"
@@ -142,12 +139,7 @@ class PascalPart116(FewShotSplits):
         asked = self.split(split)
         records = self.pairs(asked.folder)
         if asked.few_shot:
-            shots = self.few_shot_ids()
-            records = [record for record in records if record.image_id in shots]
-            if not records:
-                raise DatasetError("names no image of the training folder", file=self.root / SHOTS_FILE)
-            if len(records) < len(shots):
-                logger.warning("%s: %d of %d images are missing", SHOTS_FILE, len(shots) - len(records), len(shots))
+            records = self.in_few_shot_list(records)
         if asked.conditioned:
             counts, ignore = self.scan(split), self.vocabulary.ignore_label
             records = [

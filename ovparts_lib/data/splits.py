@@ -61,8 +61,8 @@ def read_shot_list(path: Path, folder: str, title: str) -> set[str]:
         raise DatasetError(
             "no such file",
             file=path,
-            what_to_do=f"Few-shot training needs the list released with {title}; put it there, or draw one "
-            "(ovparts_lib.data.few_shot).",
+            what_to_do=f"Few-shot training needs the 16-shot list released with {title}; put it there, or "
+            "draw one (ovparts_lib.data.few_shot).",
         ) from None
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise DatasetError(

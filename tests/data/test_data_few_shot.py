@@ -111,7 +111,7 @@ def test_partimagenet_gets_a_few_shot_split(dataset, tmp_path):
     render_miniature(tmp_path / "mini", dataset, train=24, val=4, seed=0, progress=False)
     (tmp_path / "mini/train_16shot.json").unlink()
     reader = open_reader(dataset, tmp_path / "mini")
-    with pytest.raises(DatasetError, match=r"train_16shot\.json: no such file. .* or draw one"):
+    with pytest.raises(DatasetError, match=r"train_16shot\.json: no such file\. .* or draw one"):
         reader.records("train_few_shot")
     with pytest.raises(DatasetError, match="objects have fewer than 1 images in 'train_all'"):
         with_drawn_shots(reader, 1)
@@ -125,5 +125,5 @@ def test_partimagenet_gets_a_few_shot_split(dataset, tmp_path):
     from_file = reader.using_shots(read_shot_list(path, "train", "PartImageNet"))
     assert from_file.records("train_few_shot") == few.records("train_few_shot")
     shutil.rmtree(tmp_path / "lists")
-    with pytest.raises(DatasetError, match="names no picture"):
+    with pytest.raises(DatasetError, match="names no image of the training folder"):
         reader.using_shots(["nothing"]).records("train_few_shot")
