@@ -15,7 +15,8 @@ import ovparts_lib
 
 # Everything else is imported when it is needed: `ovparts --help` answers at once.
 
-DATASETS = ("pascal_part_116",)  # the names of data.readers.READERS
+# The names of data.readers.READERS.
+DATASETS = ("pascal_part_116", "ade20k_part_234", "partimagenet_seg", "partimagenet_ood")
 COMPLETE, FAILED, WRONG_USE, LOCKED, INTERRUPTED = 0, 1, 2, 3, 130
 
 DESCRIPTION = "Open-vocabulary part segmentation: run notebooks as reproducible, resumable runs."

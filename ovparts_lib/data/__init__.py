@@ -1,5 +1,7 @@
 """Readers of each dataset as released, samples, transforms, loaders and the integrity check."""
 
+from ovparts_lib.data.ade20k_part_234 import ADE20KPart234
+from ovparts_lib.data.few_shot import ShotList, draw_shots, with_drawn_shots, write_shots
 from ovparts_lib.data.labels import read_image, read_labels
 from ovparts_lib.data.loaders import ResumableSampler, TrainingLoader, training_loader
 from ovparts_lib.data.part_dataset import (
@@ -10,6 +12,7 @@ from ovparts_lib.data.part_dataset import (
     TrainingDataset,
     collate_training,
 )
+from ovparts_lib.data.partimagenet import PartImageNetOOD, PartImageNetSeg
 from ovparts_lib.data.pascal_part_116 import PascalPart116
 from ovparts_lib.data.pascal_part_116_checks import verify_pascal_part_116
 from ovparts_lib.data.readers import READERS, open_reader, verify_dataset
@@ -20,22 +23,27 @@ from ovparts_lib.data.verification_report import Problem, VerificationReport
 
 __all__ = [
     "READERS",
+    "ADE20KPart234",
     "Batch",
     "DatasetError",
     "EvaluationDataset",
     "EvaluationSample",
     "LabelCounts",
     "ObjectRegion",
+    "PartImageNetOOD",
+    "PartImageNetSeg",
     "PascalPart116",
     "Problem",
     "Reader",
     "Record",
     "ResumableSampler",
+    "ShotList",
     "TrainingDataset",
     "TrainingLoader",
     "VerificationReport",
     "class_frequencies",
     "collate_training",
+    "draw_shots",
     "open_reader",
     "read_image",
     "read_labels",
@@ -46,4 +54,6 @@ __all__ = [
     "training_transform",
     "verify_dataset",
     "verify_pascal_part_116",
+    "with_drawn_shots",
+    "write_shots",
 ]

@@ -63,11 +63,13 @@ class CocoFile:
         path: of the file.
         images: by ascending id, the order in which the released code visits them.
         dropped: what was left out, and how often.
+        categories: (id, name) of each entry of ``categories`` that has both; nothing is concluded from them here.
     """
 
     path: Path
     images: tuple[CocoImage, ...]
     dropped: Mapping[str, int]
+    categories: tuple[tuple[int, str], ...] = ()
 
     @property
     def instances(self) -> int:
@@ -98,8 +100,8 @@ def read_coco(path: Path, classes: int) -> CocoFile:
         if image_id in images:
             raise DatasetError(f"two images have the id {image_id}", file=path, what_to_do=AGAIN)
         name = entry.get("file_name")
-        if not isinstance(name, str) or not name:
-            raise DatasetError(f"{where} has no file_name", file=path, what_to_do=AGAIN)
+        if not isinstance(name, str) or not name or name.startswith("/") or ".." in name.split("/"):
+            raise DatasetError(f"{where} has the file_name {name!r}", file=path, what_to_do=AGAIN)
         height, width = (_whole(entry, side, where, path, least=1) for side in ("height", "width"))
         images[image_id] = (name, height, width)
     names = Counter(name for name, _, _ in images.values())
@@ -131,16 +133,32 @@ def read_coco(path: Path, classes: int) -> CocoFile:
         if segmentation is not None:
             of_image[image_id].append(CocoInstance(instance_id, category_id, segmentation))
     listed = tuple(CocoImage(i, *images[i], tuple(of_image[i])) for i in sorted(images))
-    return CocoFile(path, listed, dict(dropped))
+    categories = data.get("categories")
+    entries = [entry for entry in categories if isinstance(entry, dict)] if isinstance(categories, list) else []
+    named = tuple((entry["id"], entry["name"]) for entry in entries if {"id", "name"} <= set(entry))
+    return CocoFile(path, listed, dict(dropped), named)
 
 
 def rasterise(instance: CocoInstance, image: CocoImage, path: Path) -> np.ndarray:
-    """The pixels of an instance, bool (H, W); polygons as pycocotools draws them, clipped to the picture.
+    """The pixels of an instance, bool (H, W); see :func:`rasterise_columns`."""
+    mask = np.zeros((image.height, image.width), bool)
+    columns, inside = rasterise_columns(instance, image, path)
+    mask[:, columns] = inside
+    return mask
+
+
+def rasterise_columns(instance: CocoInstance, image: CocoImage, path: Path) -> tuple[slice, np.ndarray]:
+    """The pixels of an instance in the columns it spans; polygons as pycocotools draws them, clipped to the picture.
+
+    Most instances are much smaller than their picture, and run-length codes go column by column.
 
     Args:
         instance: one of ``image.instances``.
         image: gives the size.
         path: of the annotation file, for messages.
+
+    Returns:
+        The columns, and bool (H, columns); an instance without a pixel spans none.
 
     Raises:
         DatasetError: the instance lies outside the picture, its RLE is of another size or damaged, or a coordinate is
@@ -149,12 +167,13 @@ def rasterise(instance: CocoInstance, image: CocoImage, path: Path) -> np.ndarra
     size, segmentation = (image.height, image.width), instance.segmentation
     where = f"annotation {instance.id} of {image.file_name}"
     if isinstance(segmentation, dict):
-        rle = _checked_rle(segmentation, size, where, path)
+        runs = _runs_of(segmentation, size, where, path)
     else:
         points = np.concatenate(segmentation)
         _check_inside(points[0::2], points[1::2], size, where, path)
         rle = coco_mask.merge(coco_mask.frPyObjects([polygon.tolist() for polygon in segmentation], *size))
-    return np.ascontiguousarray(coco_mask.decode(rle)).view(bool)
+        runs = compressed_counts(rle["counts"].decode("ascii"))
+    return _decode_columns(runs, *size)
 
 
 def encode_rle(mask: np.ndarray) -> dict[str, Any]:
@@ -191,8 +210,8 @@ def compressed_counts(text: str) -> np.ndarray:
     return numbers
 
 
-def _checked_rle(rle: dict[str, Any], size: tuple[int, int], where: str, path: Path) -> dict[str, Any]:
-    """The RLE compressed, known to fill the picture: pycocotools reads past the end of one that is too short."""
+def _runs_of(rle: dict[str, Any], size: tuple[int, int], where: str, path: Path) -> np.ndarray:
+    """Run lengths of an RLE that fills the picture exactly (pycocotools reads past the end of one that is short)."""
     if list(rle["size"]) != list(size):
         raise DatasetError(
             f"{where} is {'×'.join(map(str, rle['size']))} (height × width), but the image {size[0]}×{size[1]}",
@@ -206,9 +225,22 @@ def _checked_rle(rle: dict[str, Any], size: tuple[int, int], where: str, path: P
             raise ValueError(f"its runs add up to {runs.sum()} pixels, not {size[0] * size[1]}")
     except (ValueError, TypeError, OverflowError) as error:
         raise DatasetError(f"{where} has a damaged RLE: {error}", file=path, what_to_do=AGAIN) from None
-    if isinstance(counts, str):
-        return {"size": list(size), "counts": counts.encode("ascii")}
-    return coco_mask.frPyObjects({"size": list(size), "counts": runs.tolist()}, *size)
+    return runs
+
+
+def _decode_columns(runs: np.ndarray, height: int, width: int) -> tuple[slice, np.ndarray]:
+    """Runs of outside and inside pixels in turn, down the columns, without the empty columns on either side."""
+    inside = np.arange(len(runs)) % 2 == 1
+    filled = np.flatnonzero(inside & (runs > 0))
+    if not filled.size:
+        return slice(0, 0), np.zeros((height, 0), bool)
+    ends = np.cumsum(runs)
+    left, right = int((ends - runs)[filled[0]]) // height, int(ends[filled[-1]] - 1) // height + 1
+    runs, inside = runs[: filled[-1] + 1], inside[: filled[-1] + 1]
+    pixels = np.zeros((right - left) * height, bool)
+    decoded = np.repeat(inside, runs)[left * height :]
+    pixels[: decoded.size] = decoded
+    return slice(left, right), pixels.reshape(right - left, height).T
 
 
 def _check_inside(x: np.ndarray, y: np.ndarray, size: tuple[int, int], where: str, path: Path) -> None:

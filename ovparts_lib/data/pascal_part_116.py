@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import cached_property
@@ -11,13 +10,12 @@ from pathlib import Path
 import numpy as np
 
 from ovparts_lib.data.cache import files_key, read_cache, write_cache
+from ovparts_lib.data.few_shot import FewShotSplits
 from ovparts_lib.data.labels import check_label_range, check_same_size, read_labels
 from ovparts_lib.data.records import DatasetError, Record
 from ovparts_lib.data.scan import LabelCounts, count_labels, parallel_map
-from ovparts_lib.data.splits import SHOTS_FILE, Split, find_split, read_shot_list
+from ovparts_lib.data.splits import Split, find_split
 from ovparts_lib.vocabularies.vocabulary import Vocabulary, load_vocabulary
-
-logger = logging.getLogger(__name__)
 
 FOLDERS = ("train", "val")
 TITLE = "Pascal-Part-116"
@@ -33,7 +31,7 @@ SPLITS = {
 }
 
 
-class PascalPart116:
+class PascalPart116(FewShotSplits):
     """Reader of the released layout.
 
     ::
@@ -41,7 +39,7 @@ class PascalPart116:
         root/images/{train,val}/<id>.jpg
         root/annotations_detectron2_obj/{train,val}/<id>.png     8-bit, object ids, 255 without label
         root/annotations_detectron2_part/{train,val}/<id>.png    8-bit, part ids, 255 without label
-        root/train_16shot.json                                   for train_few_shot only
+        root/train_16shot.json                                   for train_few_shot only, unless a list is drawn
 
     Files are paired by base name; hidden files (``._*`` of macOS archives) are ignored. Which objects an image holds is
     counted from the label files, so the generated ``*_obj_label_count.json`` files are not needed.
@@ -141,12 +139,7 @@ class PascalPart116:
         asked = self.split(split)
         records = self.pairs(asked.folder)
         if asked.few_shot:
-            shots = self.few_shot_ids()
-            records = [record for record in records if record.image_id in shots]
-            if not records:
-                raise DatasetError("names no image of the training folder", file=self.root / SHOTS_FILE)
-            if len(records) < len(shots):
-                logger.warning("%s: %d of %d images are missing", SHOTS_FILE, len(shots) - len(records), len(shots))
+            records = self.in_few_shot_list(records)
         if asked.conditioned:
             counts, ignore = self.scan(split), self.vocabulary.ignore_label
             records = [
@@ -155,14 +148,6 @@ class PascalPart116:
                 for object_id in counts.objects_in(record.image_id, ignore)
             ]
         return records
-
-    def few_shot_ids(self) -> set[str]:
-        """Base names of the training images in the 16-shot list; entries are matched by split folder and base name.
-
-        Raises:
-            DatasetError: the list is missing or not a JSON list of ``{"file_name": ...}``.
-        """
-        return read_shot_list(self.root / SHOTS_FILE, "train", TITLE)
 
     def label_maps(self, record: Record) -> tuple[np.ndarray, np.ndarray]:
         """(object map, part map) of an image, both uint8 (H, W) with ids of the full vocabulary.

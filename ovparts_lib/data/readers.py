@@ -8,6 +8,10 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
+from ovparts_lib.data.ade20k_part_234 import ADE20KPart234
+from ovparts_lib.data.ade20k_part_234_checks import verify_ade20k_part_234
+from ovparts_lib.data.partimagenet import PartImageNetOOD, PartImageNetSeg
+from ovparts_lib.data.partimagenet_checks import verify_partimagenet_ood, verify_partimagenet_seg
 from ovparts_lib.data.pascal_part_116 import PascalPart116
 from ovparts_lib.data.pascal_part_116_checks import verify_pascal_part_116
 from ovparts_lib.data.records import Reader
@@ -34,6 +38,11 @@ class DatasetEntry:
 # The names are those of the vocabularies.
 READERS: dict[str, DatasetEntry] = {
     "pascal_part_116": DatasetEntry("Pascal-Part-116", PascalPart116, verify_pascal_part_116, "PascalPart116"),
+    "ade20k_part_234": DatasetEntry("ADE20K-Part-234", ADE20KPart234, verify_ade20k_part_234, "ADE20KPart234"),
+    "partimagenet_seg": DatasetEntry("PartImageNet (Seg)", PartImageNetSeg, verify_partimagenet_seg, "PartImageNet"),
+    "partimagenet_ood": DatasetEntry(
+        "PartImageNet (OOD)", PartImageNetOOD, verify_partimagenet_ood, "PartImageNet_OOD"
+    ),
 }
 
 

@@ -39,6 +39,12 @@ class LabelCounts:
         rows = np.concatenate(tables) if tables else np.zeros((0, 4))
         return cls(tuple(images), rows.astype(np.int64))
 
+    @classmethod
+    def joined(cls, first: LabelCounts, second: LabelCounts) -> LabelCounts:
+        """The images of both, those of ``first`` in front; no image may be in both."""
+        offset = np.array([len(first.image_ids), 0, 0, 0])
+        return cls(first.image_ids + second.image_ids, np.concatenate([first.rows, second.rows + offset]))
+
     @cached_property
     def _of_image(self) -> dict[str, np.ndarray]:
         bounds = np.searchsorted(self.rows[:, 0], np.arange(len(self.image_ids) + 1))

@@ -61,7 +61,8 @@ def read_shot_list(path: Path, folder: str, title: str) -> set[str]:
         raise DatasetError(
             "no such file",
             file=path,
-            what_to_do=f"Few-shot training needs the 16-shot list released with {title}; put it there.",
+            what_to_do=f"Few-shot training needs the 16-shot list released with {title}; put it there, or "
+            "draw one (ovparts_lib.data.few_shot).",
         ) from None
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise DatasetError(
@@ -69,4 +70,10 @@ def read_shot_list(path: Path, folder: str, title: str) -> set[str]:
             file=path,
             what_to_do="Download the 16-shot list again.",
         ) from error
-    return {name.stem for name in names if name.parent.name in ("", folder)}
+    return {name.stem for name in names if _split_folder(name) in ("", folder)}
+
+
+def _split_folder(name: PurePosixPath) -> str:
+    """Folder of the split in an entry: the file's own, or the one above where each ImageNet class has a folder."""
+    own = name.parent
+    return own.parent.name if own.name and name.stem.startswith(f"{own.name}_") else own.name

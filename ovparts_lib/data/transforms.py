@@ -21,6 +21,7 @@ from torchvision.transforms.v2 import functional as TF
 from ovparts_lib.data.photometric import PhotometricDistortion
 
 LabelResize = Literal["centre", "floor"]
+Augmentation = Literal["applied", "discarded_as_released"]
 
 
 def resize_image(image: Tensor, size: tuple[int, int]) -> Tensor:
@@ -43,8 +44,14 @@ def resize_image(image: Tensor, size: tuple[int, int]) -> Tensor:
     return torch.from_numpy(pixels).permute(2, 0, 1).contiguous().to(image.device)
 
 
-def resize_labels(labels: Tensor, size: tuple[int, int], rule: LabelResize = "centre") -> Tensor:
-    """Nearest-neighbour resize of a label map of any integer type.
+def resize_labels(
+    labels: Tensor,
+    size: tuple[int, int],
+    rule: LabelResize = "centre",
+    *,
+    released_dtype: torch.dtype = torch.float64,
+) -> Tensor:
+    """Nearest-neighbour resize of a label map of any integer type: the one place where labels are resampled.
 
     Args:
         labels: (H, W).
@@ -53,14 +60,17 @@ def resize_labels(labels: Tensor, size: tuple[int, int], rule: LabelResize = "ce
             calls ``nearest-exact``, here in whole numbers and so without its rounding at pixel edges); ``floor``:
             source = floor(target · in / out), as the released code does it, which displaces labels by up to half a
             source pixel against the picture.
+        released_dtype: type in which the released code computes the ``floor`` rule: its mappers hold float64 maps, its
+            models float32 ones, and for some sizes (104 to 352, say) single rows land on the other side of a pixel
+            edge. ``centre`` does not depend on it.
 
     Returns:
         (height, width), same type.
     """
     check_label_resize(rule)
     if rule == "floor":
-        # The released mapper resizes float64 maps; torch's rounding at pixel edges depends on type and dimensions.
-        return F.interpolate(labels.double()[None, None], size=tuple(size), mode="nearest")[0, 0].to(labels.dtype)
+        maps = labels.to(released_dtype)[None, None]
+        return F.interpolate(maps, size=tuple(size), mode="nearest")[0, 0].to(labels.dtype)
     rows, columns = (
         (2 * torch.arange(new, device=labels.device) + 1) * old // (2 * new)
         for old, new in zip(labels.shape, size, strict=True)
@@ -191,11 +201,12 @@ def training_transform(
     ignore_label: int | None = None,
     label_resize: LabelResize = "centre",
     channel_order: Literal["rgb", "bgr"] = "rgb",
+    augmentation: Augmentation = "applied",
 ) -> v2.Compose:
     """The augmentation of the published configurations, in their order.
 
     Args:
-        shortest_edge: short side after the resize, or several to draw from; None: no resize (PartImageNet).
+        shortest_edge: short side after the resize, or several to draw from; None: no resize.
         longest_edge: most pixels of the long side.
         crop: side, or (height, width), of a random crop after the resize.
         photometric: SSD colour jitter (CAT-Seg and ZSSeg+).
@@ -205,23 +216,29 @@ def training_transform(
         ignore_label: of the training vocabulary; needed with ``pad_size``.
         label_resize: ``centre``, or ``floor`` as released.
         channel_order: ``rgb``, or ``bgr`` as the released CLIPSeg training was run.
+        augmentation: ``applied``; or ``discarded_as_released``, what the released PartImageNet mappers come to: they
+            compute resize, crop, colour jitter and flip and forget the outcome, so that training sees every picture at
+            native size, and with ``pad_size`` the top left corner of the larger ones.
 
     Raises:
-        ValueError: an unknown rule or channel order, or ``pad_size`` without ``ignore_label``.
+        ValueError: an unknown rule, channel order or augmentation, or ``pad_size`` without ``ignore_label``.
     """
     check_label_resize(label_resize)
+    if augmentation not in ("applied", "discarded_as_released"):
+        raise ValueError(f"augmentation is 'applied' or 'discarded_as_released', not {augmentation!r}")
     if channel_order not in ("rgb", "bgr"):
         raise ValueError(f"channel_order is 'rgb' or 'bgr', not {channel_order!r}")
     if pad_size is not None and ignore_label is None:
         raise ValueError("pad_size needs ignore_label: give vocabulary.ignore_label of the training vocabulary")
     steps: list[v2.Transform] = []
-    if shortest_edge is not None:
-        steps.append(ResizeShortestEdge(shortest_edge, longest_edge, label_resize))
-    if crop is not None:
-        steps.append(CropUpTo(_pair(crop)))
-    if photometric:
-        steps.append(PhotometricDistortion())
-    steps.append(v2.RandomHorizontalFlip(flip))
+    if augmentation == "applied":
+        if shortest_edge is not None:
+            steps.append(ResizeShortestEdge(shortest_edge, longest_edge, label_resize))
+        if crop is not None:
+            steps.append(CropUpTo(_pair(crop)))
+        if photometric:
+            steps.append(PhotometricDistortion())
+        steps.append(v2.RandomHorizontalFlip(flip))
     if channel_order == "bgr":
         steps.append(ReverseChannels())
     if final_size is not None:

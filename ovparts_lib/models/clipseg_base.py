@@ -11,13 +11,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ovparts_lib.data.transforms import check_label_resize, resize_labels
 from ovparts_lib.models.clip import ClipSize, build_clip, image_hidden_states
 from ovparts_lib.models.clipseg_decoder import ClipsegDecoder, PlainHead, RefinedHead
 from ovparts_lib.models.text import TextCache, encode_text, tokenize
 from ovparts_lib.vocabularies.vocabulary import Vocabulary
 
 BACKGROUND_WEIGHT = 0.05
-INTERPOLATION = {"centre": "nearest-exact", "floor": "nearest"}
 LANGUAGE = ("clip.token_embedding.", "clip.positional_embedding")
 
 
@@ -120,8 +120,7 @@ class ClipsegBase(nn.Module):
             raise ValueError(f"query_chunk must be at least 1, not {query_chunk}")
         if training_queries is not None and training_queries < 1:
             raise ValueError(f"training_queries must be at least 1, or None for all parts, not {training_queries}")
-        if label_resize not in INTERPOLATION:
-            raise ValueError(f"label_resize must be 'centre' or 'floor', not {label_resize!r}")
+        check_label_resize(label_resize)
         self.size = size
         self.query_chunk = query_chunk
         self.label_resize = label_resize
@@ -211,8 +210,7 @@ class ClipsegBase(nn.Module):
         count = len(vocabulary.parts if kind == "part" else vocabulary.objects)
         resized = []
         for number, label_map in enumerate(maps):
-            labels = F.interpolate(label_map[None, None].float(), size=size, mode=INTERPOLATION[self.label_resize])
-            labels = labels[0, 0].long()
+            labels = resize_labels(label_map, size, self.label_resize, released_dtype=torch.float32).long()
             ignored = labels == vocabulary.ignore_label
             wrong = ~ignored & ((labels < 0) | (labels >= count))
             if bool(wrong.any()):

@@ -73,6 +73,31 @@ def test_rules_are_torchs_but_for_rounding_at_pixel_edges(old, new, names):
     assert ((ours - torchs)[:, at_edge].abs() <= 1).all()
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_floor_rule_is_computed_in_the_type_asked_for(dtype):
+    """Released mappers resize float64 maps, released models float32 ones: pixels differ where 352 come from 104."""
+    labels = torch.arange(104).expand(3, -1)
+    expected = F.interpolate(labels[None, None].to(dtype), (5, 352), mode="nearest")[0, 0].long()
+    assert torch.equal(resize_labels(labels, (5, 352), "floor", released_dtype=dtype), expected)
+    whole_numbers = torch.arange(352) * 104 // 352
+    assert torch.equal(expected[0], whole_numbers) == (dtype == torch.float64)
+    centre = resize_labels(labels, (5, 352), released_dtype=dtype)
+    assert torch.equal(centre, resize_labels(labels, (5, 352)))
+
+
+def test_released_partimagenet_transform_keeps_native_pixels():
+    """Resize, crop, jitter and flip are discarded; padding cuts what is larger at right and bottom."""
+    source = sample_of((50, 70))
+    options = {"shortest_edge": 30, "crop": 20, "photometric": True, "flip": 1.0, "pad_size": 60, "ignore_label": 255}
+    torch.manual_seed(0)
+    sample = training_transform(**options, augmentation="discarded_as_released")(source)
+    assert torch.equal(sample["image"][:, :50], source["image"][:, :, :60])
+    assert torch.equal(sample["part_map"][:50], source["part_map"][:, :60])
+    assert (sample["image"][:, 50:] == 128).all() and (sample["part_map"][50:] == 255).all()
+    applied = training_transform(**options)(sample_of((50, 70)))
+    assert (applied["part_map"] == 255).sum() == 60 * 60 - 20 * 20
+
+
 @pytest.mark.parametrize("case", range(3))
 def test_floor_rule_reproduces_the_released_double_resize(case):
     golden = np.load(GOLDEN / "double_resize.npz")
@@ -183,6 +208,7 @@ def test_bgr_reverses_channels_and_is_off_by_default():
     [
         ({"channel_order": "gbr"}, "channel_order is 'rgb' or 'bgr', not 'gbr'"),
         ({"label_resize": "bilinear"}, "label_resize is 'centre' or 'floor', not 'bilinear'"),
+        ({"augmentation": "none"}, "augmentation is 'applied' or 'discarded_as_released', not 'none'"),
         ({"pad_size": 384}, "pad_size needs ignore_label"),
     ],
 )

@@ -1,4 +1,4 @@
-"""Writing the miniature in the folder layout and file formats of the released Pascal-Part-116."""
+"""Writing the miniature in the folder layout and file formats of a released dataset."""
 
 from __future__ import annotations
 
@@ -13,17 +13,19 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-import numpy as np
-from PIL import Image
 from tqdm.auto import tqdm
 
-from ovparts_lib.data.miniature.captions import scene_caption
-from ovparts_lib.data.miniature.scene import generator, render_scene
-from ovparts_lib.vocabularies.vocabulary import load_vocabulary
+from ovparts_lib.data.miniature.layouts import ade20k_part_234, partimagenet, pascal_part_116
+from ovparts_lib.data.miniature.layouts.writing import Layout, Written, write_shot_list
 
 SUMMARY_FILE = "miniature.json"
-SHOTS = 16
-IMAGES, OBJECTS, PARTS = "images", "annotations_detectron2_obj", "annotations_detectron2_part"
+PASCAL = "pascal_part_116"
+LAYOUTS: dict[str, Layout] = {
+    PASCAL: pascal_part_116.LAYOUT,
+    "ade20k_part_234": ade20k_part_234.LAYOUT,
+    "partimagenet_seg": partimagenet.SEG,
+    "partimagenet_ood": partimagenet.OOD,
+}
 
 
 class MiniatureError(RuntimeError):
@@ -41,8 +43,9 @@ class MiniatureSummary:
         seed: seed of the random streams.
         renderer: 12 hexadecimal digits of the drawing code; other digits draw other pictures.
         few_shot: images in the 16-shot list.
-        objects: images per object, training split.
+        objects: images per object, training folder.
         reused: it was there already.
+        dataset: the dataset whose layout and words it has.
     """
 
     root: Path
@@ -53,10 +56,12 @@ class MiniatureSummary:
     few_shot: int
     objects: dict[str, int]
     reused: bool = False
+    dataset: str = PASCAL
 
 
 def render_miniature(
     root: str | Path,
+    dataset: str = PASCAL,
     *,
     train: int = 1200,
     val: int = 300,
@@ -67,12 +72,14 @@ def render_miniature(
 ) -> MiniatureSummary:
     """Render the miniature, or reuse the one that is there.
 
-    Writes ``images/{train,val}/<id>.jpg``, ``annotations_detectron2_obj`` and ``annotations_detectron2_part``
-    (8-bit PNG, 255 = none), ``train_16shot.json``, and ``miniature.json`` (settings and one caption an image). The
-    folder appears complete or not at all. Pictures depend on (seed, split, index) only.
+    Writes pictures and labels as the dataset is released, a few-shot list ``train_16shot.json``, and ``miniature.json``
+    (settings and one caption an image). The folder appears complete or not at all. Pictures depend on (dataset, seed,
+    split, index) only. For the other datasets, the drawn objects that have a counterpart there appear under its name
+    (:mod:`ovparts_lib.data.miniature.layouts.counterparts`).
 
     Args:
         root: folder to write; it must not exist, be empty, or hold a miniature.
+        dataset: one of ``LAYOUTS``.
         train: number of training images.
         val: number of validation images.
         seed: any non-negative integer.
@@ -81,20 +88,24 @@ def render_miniature(
         progress: show a progress bar.
 
     Raises:
-        ValueError: a count is not positive.
+        ValueError: a count is not positive, or there is no such dataset.
         MiniatureError: the folder holds a miniature with other settings, or something that is no miniature.
     """
     root = Path(root)
     if min(train, val) < 1:
         raise ValueError(f"the miniature needs at least one image a split; got train={train}, val={val}")
+    if dataset not in LAYOUTS:
+        raise ValueError(f"the miniature has no layout {dataset!r}; there are {', '.join(LAYOUTS)}")
     settings = {"train": train, "val": val, "seed": seed, "renderer": renderer_fingerprint()}
+    kept = settings | ({} if dataset == PASCAL else {"dataset": dataset})
     if root.exists() and any(root.iterdir()):
         found = _read_summary(root)
-        if found["settings"] == settings:
-            return MiniatureSummary(root, **settings, **found["counts"], reused=True)
+        if found["settings"] == kept:
+            return MiniatureSummary(root, **settings, **found["counts"], reused=True, dataset=dataset)
         if not overwrite:
-            told = ", ".join(f"{key} {found['settings'].get(key)} there, {value} wanted" for key, value in
-                             settings.items() if found["settings"].get(key) != value)  # fmt: skip
+            there, wanted = {"dataset": PASCAL} | found["settings"], {"dataset": dataset} | settings
+            told = ", ".join(f"{key} {there.get(key)} there, {value} wanted" for key, value in wanted.items()
+                             if there.get(key) != value)  # fmt: skip
             raise MiniatureError(
                 f"{root} holds a miniature with other settings ({told}); choose another folder, delete this one, "
                 "or pass overwrite=True"
@@ -102,14 +113,14 @@ def render_miniature(
     root.parent.mkdir(parents=True, exist_ok=True)
     draft = Path(tempfile.mkdtemp(prefix=f".{root.name}.", dir=root.parent))
     try:
-        counts = _write_all(draft, settings, processes, progress)
+        counts = _write_all(draft, dataset, kept, processes, progress)
         if root.exists():
             shutil.rmtree(root)
         draft.chmod(0o755)
         draft.replace(root)
     finally:
         shutil.rmtree(draft, ignore_errors=True)
-    return MiniatureSummary(root, **settings, **counts)
+    return MiniatureSummary(root, **settings, **counts, dataset=dataset)
 
 
 def read_captions(root: str | Path) -> dict[str, str]:
@@ -126,16 +137,6 @@ def renderer_fingerprint() -> str:
     return digest.hexdigest()[:12]
 
 
-def few_shot_ids(objects_of_image: dict[str, list[str]], shots: int, seed: int) -> list[str]:
-    """Draw up to ``shots`` images of every object that has parts; returns the sorted union of their ids."""
-    rng = np.random.default_rng([seed, shots])
-    chosen: set[str] = set()
-    for name in load_vocabulary("pascal_part_116").objects_with_parts:
-        candidates = sorted(image for image, names in objects_of_image.items() if name in names)
-        chosen.update(rng.permutation(candidates)[:shots].tolist())
-    return sorted(chosen)
-
-
 def _read_summary(root: Path) -> dict:
     try:
         found = json.loads((root / SUMMARY_FILE).read_text(encoding="utf-8"))
@@ -146,23 +147,18 @@ def _read_summary(root: Path) -> dict:
         ) from error
 
 
-def _write_all(root: Path, settings: dict, processes: int, progress: bool) -> dict:
+def _write_all(root: Path, dataset: str, settings: dict, processes: int, progress: bool) -> dict:
+    layout = LAYOUTS[dataset]
+    for folder in layout.folders:
+        (root / folder).mkdir(parents=True)
     jobs = [(split, index) for split in ("train", "val") for index in range(settings[split])]
-    for split in ("train", "val"):
-        for folder in (IMAGES, OBJECTS, PARTS):
-            (root / folder / split).mkdir(parents=True)
-    captions, objects_of_image = {}, {}
-    results = _map(partial(_write_one, root, settings["seed"]), jobs, processes)
-    shown = tqdm(results, "rendering the miniature", len(jobs), disable=not progress, unit="image")
-    for image_id, caption, names in shown:
-        captions[image_id] = caption
-        if image_id.startswith("mini_train"):
-            objects_of_image[image_id] = names
-    shots = few_shot_ids(objects_of_image, SHOTS, settings["seed"])
-    entries = [{"file_name": f"datasets/PascalPart116/{IMAGES}/train/{image_id}.jpg"} for image_id in shots]
-    (root / f"train_{SHOTS}shot.json").write_text(json.dumps(entries, indent=1), encoding="utf-8")
-    occurrences = [name for names in objects_of_image.values() for name in names]
-    counts = {"few_shot": len(shots), "objects": {name: occurrences.count(name) for name in sorted(set(occurrences))}}
+    results = _map(partial(_write_one, dataset, root, settings["seed"]), jobs, processes)
+    pictures = list(tqdm(results, "rendering the miniature", len(jobs), disable=not progress, unit="image"))
+    layout.finish(root, pictures)
+    shots = write_shot_list(root, layout, pictures, settings["seed"])
+    occurrences = [name for picture in pictures if picture.split == "train" for name in picture.objects]
+    counts = {"few_shot": shots, "objects": {name: occurrences.count(name) for name in sorted(set(occurrences))}}
+    captions = {picture.image_id: picture.caption for picture in pictures}
     summary = {"settings": settings, "counts": counts, "captions": captions}
     (root / SUMMARY_FILE).write_text(json.dumps(summary, indent=1), encoding="utf-8")
     return counts
@@ -177,14 +173,5 @@ def _map(function: partial, jobs: list, processes: int) -> Iterator:
         yield from pool.map(function, jobs, chunksize=16)
 
 
-def _write_one(root: Path, seed: int, job: tuple[str, int]) -> tuple[str, str, list[str]]:
-    split, index = job
-    rng = generator(seed, split, index)
-    vocabulary = load_vocabulary("pascal_part_116")
-    scene = render_scene(rng, vocabulary)
-    image_id = f"mini_{split}_{index:06d}"
-    Image.fromarray(scene.image).save(root / IMAGES / split / f"{image_id}.jpg", quality=int(rng.integers(80, 96)))
-    Image.fromarray(scene.object_map).save(root / OBJECTS / split / f"{image_id}.png")
-    Image.fromarray(scene.part_map).save(root / PARTS / split / f"{image_id}.png")
-    present = [vocabulary.objects[i] for i in np.unique(scene.object_map) if i != vocabulary.ignore_label]
-    return image_id, scene_caption(scene, rng), present
+def _write_one(dataset: str, root: Path, seed: int, job: tuple[str, int]) -> Written:
+    return LAYOUTS[dataset].write(root, seed, *job)

@@ -6,10 +6,11 @@ from PIL import Image
 
 from ovparts_lib.data.miniature.layout import (
     MiniatureError,
-    few_shot_ids,
     read_captions,
     render_miniature,
 )
+from ovparts_lib.data.miniature.layouts.pascal_part_116 import LAYOUT
+from ovparts_lib.data.miniature.layouts.writing import Written, few_shot_ids
 from ovparts_lib.data.pascal_part_116 import PascalPart116
 
 SETTINGS = {"train": 14, "val": 5, "seed": 3, "progress": False}
@@ -58,12 +59,14 @@ def test_few_shot_list_has_the_released_form(miniature):
 
 
 def test_few_shot_draw_covers_every_object():
-    objects = {f"a{i}": ["dog"] for i in range(40)} | {f"b{i}": ["cat", "boat"] for i in range(5)} | {"c": ["boat"]}
-    chosen = few_shot_ids(objects, 16, seed=0)
+    shown = {f"a{i}": ["dog"] for i in range(40)} | {f"b{i}": ["cat", "boat"] for i in range(5)} | {"c": ["boat"]}
+    pictures = [Written("train", name, f"{name}.jpg", "", tuple(objects), (1, 1)) for name, objects in shown.items()]
+    pictures.append(Written("val", "d", "d.jpg", "", ("cat",), (1, 1)))
+    chosen = few_shot_ids(LAYOUT.classes, pictures, seed=0)
     assert sum(image.startswith("a") for image in chosen) == 16
     assert sum(image.startswith("b") for image in chosen) == 5
-    assert "c" not in chosen
-    assert few_shot_ids(objects, 16, seed=1) != chosen
+    assert not {"c", "d"} & set(chosen)
+    assert few_shot_ids(LAYOUT.classes, pictures, seed=1) != chosen
 
 
 def test_files_do_not_depend_on_the_number_of_processes(miniature, tmp_path):
@@ -99,7 +102,7 @@ def test_a_failed_rendering_leaves_nothing(tmp_path, monkeypatch):
     def full_disk(*_):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("ovparts_lib.data.miniature.layout.render_scene", full_disk)
+    monkeypatch.setattr("ovparts_lib.data.miniature.layouts.pascal_part_116.render_scene", full_disk)
     with pytest.raises(OSError, match="No space left"):
         render_miniature(tmp_path / "miniature", **SETTINGS)
     assert list(tmp_path.iterdir()) == []

@@ -1,0 +1,257 @@
+"""Few-shot lists: drawing k images a class from any dataset, and the files such lists are kept in.
+
+How the released 16 shots were drawn is not published. The rule here, which lists made by it can be repeated from:
+
+1. The classes are the objects that have parts, in alphabetical order, or all parts in label order.
+2. The candidates of a class are the training images in which a pixel of the class (for an object: of any of its parts)
+   is labelled, sorted by image id, so that the order of files does not matter.
+3. One random stream, numpy's ``default_rng([seed, shots])``, permutes the candidates of one class after the other; the
+   first ``shots`` of each permutation are the class's shots.
+4. The list is the union. An image that shows several classes may be drawn for each of them; a frequent class (person)
+   therefore occurs in more images of the list than ``shots``, a rare one never in fewer.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+import logging
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Literal, Self, TypeVar
+
+import numpy as np
+import pandas as pd
+
+from ovparts_lib.atomic import write_atomically
+from ovparts_lib.data.records import DatasetError, Reader, Record
+from ovparts_lib.data.splits import SHOTS_FILE, read_shot_list
+from ovparts_lib.vocabularies.vocabulary import Vocabulary
+
+logger = logging.getLogger(__name__)
+
+ShotsPer = Literal["object", "part"]
+Shortfall = Literal["error", "report"]
+FewShotReader = TypeVar("FewShotReader", bound="FewShotSplits")
+
+
+@dataclass(frozen=True)
+class ShotList:
+    """Images drawn for few-shot training.
+
+    Attributes:
+        shots: images wanted for each class.
+        seed: of the draw.
+        per: what a class is.
+        drawn: for each class, in the order of the draw, the ids of its images, sorted.
+    """
+
+    shots: int
+    seed: int
+    per: ShotsPer
+    drawn: dict[str, tuple[str, ...]]
+
+    @property
+    def image_ids(self) -> tuple[str, ...]:
+        """All images of the list, each once, sorted."""
+        return tuple(sorted({image_id for ids in self.drawn.values() for image_id in ids}))
+
+    @property
+    def shortfalls(self) -> dict[str, int]:
+        """Classes with fewer images than wanted, and how many they have."""
+        return {name: len(ids) for name, ids in self.drawn.items() if len(ids) < self.shots}
+
+    def to_frame(self) -> pd.DataFrame:
+        """One row per class: ``class``, ``images`` drawn for it, how many are ``missing``."""
+        counts = [len(ids) for ids in self.drawn.values()]
+        return pd.DataFrame(
+            {"class": list(self.drawn), "images": counts, "missing": [self.shots - count for count in counts]}
+        )
+
+
+def draw_from(candidates: Mapping[str, Iterable[str]], shots: int, seed: int, per: ShotsPer = "object") -> ShotList:
+    """Draw up to ``shots`` image ids a class; see the module's rule (steps 2 to 4).
+
+    Args:
+        candidates: image ids of each class, in any order; the order of the classes counts.
+        shots: at least 1.
+        seed: at least 0.
+        per: what the classes are, for the record.
+
+    Raises:
+        ValueError: ``shots`` or ``seed`` is too small.
+    """
+    if shots < 1 or seed < 0:
+        raise ValueError(f"shots must be at least 1 and seed at least 0, not shots={shots}, seed={seed}")
+    rng = np.random.default_rng([seed, shots])
+    drawn = {}
+    for name, image_ids in candidates.items():
+        order = rng.permutation(sorted(set(image_ids)))[:shots]
+        drawn[name] = tuple(sorted(str(image_id) for image_id in order))
+    return ShotList(shots, seed, per, drawn)
+
+
+def draw_shots(
+    reader: Reader,
+    shots: int,
+    seed: int = 0,
+    *,
+    per: ShotsPer = "object",
+    shortfall: Shortfall = "error",
+    split: str | None = None,
+) -> ShotList:
+    """Draw a few-shot list from a dataset; see the module's rule.
+
+    Args:
+        reader: the dataset on disk.
+        shots: images a class.
+        seed: other seeds draw other images.
+        per: ``object``: every object that has parts is a class; ``part``: every part is.
+        shortfall: what to do when a class has fewer images than ``shots``: ``error``, or ``report``: take all there
+            are; ``ShotList.shortfalls`` then counts them.
+        split: the split to draw from; by default the reader's ``few_shot_source`` (PartImageNet, whose zero-shot
+            training split leaves images out that few-shot training may use), or ``train``.
+
+    Raises:
+        ValueError: an unknown option, or a number out of range.
+        DatasetError: a class has too few images and ``shortfall`` is ``error``; the message names them.
+    """
+    if per not in ("object", "part"):
+        raise ValueError(f"per is 'object' or 'part', not {per!r}")
+    if shortfall not in ("error", "report"):
+        raise ValueError(f"shortfall is 'error' or 'report', not {shortfall!r}")
+    source = split or getattr(reader, "few_shot_source", "train")
+    vocabulary, counts = reader.vocabulary, reader.scan(source)
+    images = dict.fromkeys(record.image_id for record in reader.records(source))
+    if per == "object":
+        parts = {name: vocabulary.parts_of(vocabulary.object_id(name)) for name in vocabulary.objects_with_parts}
+    else:
+        parts = {name: (part_id,) for part_id, name in enumerate(vocabulary.parts)}
+    candidates = {
+        name: [image_id for image_id in images if counts.has_part(image_id, part_ids)]
+        for name, part_ids in parts.items()
+    }
+    drawn = draw_from(candidates, shots, seed, per)
+    if drawn.shortfalls and shortfall == "error":
+        few = [f"{name} ({count})" for name, count in drawn.shortfalls.items()]
+        named = ", ".join(few[:5]) + (" …" if len(few) > 5 else "")
+        raise DatasetError(
+            f"{len(few)} of {len(candidates)} {per}s have fewer than {shots} images in {source!r}: {named}",
+            file=reader.root,
+            what_to_do='Ask for fewer shots, or pass shortfall="report" to take all images of these classes.',
+        )
+    return drawn
+
+
+def write_shots(file: str | Path, reader: Reader, shots: ShotList, *, released_folder: str | None = None) -> Path:
+    """Write a list in the form of the released ``train_16shot.json``.
+
+    Args:
+        file: what to write, or the folder to write ``train_<shots>shot.json`` in.
+        reader: the dataset that the list was drawn from.
+        shots: the list.
+        released_folder: name of the dataset's folder in the entries, which the released code compares with its paths
+            (``PascalPart116``); by default the name of the reader's folder.
+
+    Returns:
+        The file.
+
+    Raises:
+        DatasetError: the file is there with another content: a list is never replaced.
+    """
+    file = Path(file)
+    if file.is_dir():
+        file = file / f"train_{shots.shots}shot.json"
+    source, wanted = getattr(reader, "few_shot_source", "train"), set(shots.image_ids)
+    paths = {record.image_id: record.image_path for record in reader.records(source) if record.image_id in wanted}
+    folder = PurePosixPath("datasets", released_folder or reader.root.resolve().name)
+    names = [folder / paths[image_id].relative_to(reader.root).as_posix() for image_id in shots.image_ids]
+    content = json.dumps([{"file_name": str(name)} for name in names], indent=1)
+    if file.exists() and file.read_text(encoding="utf-8") != content:
+        raise DatasetError(
+            "holds another few-shot list", file=file, what_to_do="Choose another file name, or remove this one first."
+        )
+    file.parent.mkdir(parents=True, exist_ok=True)
+    write_atomically(file, content)
+    return file
+
+
+def with_drawn_shots(
+    reader: FewShotReader,
+    shots: int,
+    seed: int = 0,
+    *,
+    per: ShotsPer = "object",
+    shortfall: Shortfall = "error",
+) -> tuple[FewShotReader, ShotList]:
+    """A reader whose few-shot splits use a drawn list in place of the file, and the list.
+
+    Args:
+        reader: a reader with few-shot splits; it stays as it is.
+        shots: images a class; for this and the other arguments see :func:`draw_shots`.
+        seed: of the draw.
+        per: ``object`` or ``part``.
+        shortfall: ``error`` or ``report``.
+
+    Raises:
+        DatasetError: as :func:`draw_shots`.
+    """
+    drawn = draw_shots(reader, shots, seed, per=per, shortfall=shortfall)
+    return reader.using_shots(drawn.image_ids), drawn
+
+
+class FewShotSplits:
+    """What readers with few-shot splits share: where the list comes from.
+
+    Attributes:
+        root: the dataset's folder.
+        vocabulary: its full vocabulary.
+        few_shot_source: the split that lists may be drawn from.
+        few_shot_folder: folder of the training images, in the entries of a list.
+    """
+
+    root: Path
+    vocabulary: Vocabulary
+    few_shot_source = "train"
+    few_shot_folder = "train"
+    _shots: frozenset[str] | None = None
+
+    def few_shot_ids(self) -> set[str]:
+        """Ids of the training images of the few-shot list: the one in use, or ``train_16shot.json``.
+
+        Raises:
+            DatasetError: no list is in use, and the file is missing or wrong.
+        """
+        if self._shots is not None:
+            return set(self._shots)
+        return read_shot_list(self.root / SHOTS_FILE, self.few_shot_folder, self.vocabulary.title)
+
+    def in_few_shot_list(self, records: Iterable[Record]) -> list[Record]:
+        """Those of the training folder's records whose image is in the few-shot list.
+
+        Raises:
+            DatasetError: as :meth:`few_shot_ids`, or there is none.
+        """
+        shots = self.few_shot_ids()
+        kept = [record for record in records if record.image_id in shots]
+        source = self.root / SHOTS_FILE if self._shots is None else self.root
+        if not kept:
+            raise DatasetError(
+                "the few-shot list names no image of the training folder",
+                file=source,
+                what_to_do="Unpack the pictures again, or use the list of this dataset.",
+            )
+        if missing := len(shots - {record.image_id for record in kept}):
+            logger.warning("few-shot list of %s: %d of %d images are missing", source, missing, len(shots))
+        return kept
+
+    def using_shots(self, image_ids: Iterable[str]) -> Self:
+        """A copy of the reader whose few-shot splits use these images; it shares what the reader has counted.
+
+        They are a drawn list's (``ShotList.image_ids``), or those that
+        :func:`~ovparts_lib.data.splits.read_shot_list` finds in any file.
+        """
+        reader = copy.copy(self)
+        reader._shots = frozenset(image_ids)
+        return reader

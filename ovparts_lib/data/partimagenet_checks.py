@@ -1,0 +1,135 @@
+"""The integrity check of PartImageNet."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from ovparts_lib.data.partimagenet import FOLDERS, PartImageNet, PartImageNetOOD, PartImageNetSeg
+from ovparts_lib.data.partimagenet_facts import SYNSET_FILE
+from ovparts_lib.data.records import DatasetError, Record
+from ovparts_lib.data.scan import LabelCounts
+from ovparts_lib.data.splits import SHOTS_FILE
+from ovparts_lib.data.verification_report import Problem, VerificationReport
+from ovparts_lib.data.verify import Folder, Published, check_shots, hidden_files, verify
+from ovparts_lib.vocabularies.vocabulary import load_vocabulary
+
+README = "README of PartImageNet"
+PUBLISHED_OOD = {"train": Published(16540, README), "val": Published(2957, README)}
+
+
+def verify_partimagenet_seg(
+    root: str | Path, *, cache_folder: str | Path | None = None, progress: bool = False
+) -> VerificationReport:
+    """Read every file of the 40-object selection once and report what is wrong, each problem with its file.
+
+    Checked are folders, annotation files and their ids, that every picture decodes to its end and has the size of its
+    annotations, that every mask can be drawn, that every part is one its object has, and pictures shared by train and
+    val. What the selection leaves out is counted; no sizes of it are published. Label counts are kept for the reader,
+    and the report in its cache.
+
+    Args:
+        root: the folder that holds ``images``.
+        cache_folder: see :class:`~ovparts_lib.data.partimagenet.PartImageNet`.
+        progress: show a progress bar.
+
+    Returns:
+        The report; a missing folder is a problem in it, not an exception.
+    """
+    return _verify(PartImageNetSeg, root, cache_folder, progress)
+
+
+def verify_partimagenet_ood(
+    root: str | Path, *, cache_folder: str | Path | None = None, progress: bool = False
+) -> VerificationReport:
+    """The same for the out-of-distribution split, whose published counts are compared.
+
+    Args:
+        root: the folder that holds ``images``.
+        cache_folder: see :class:`~ovparts_lib.data.partimagenet.PartImageNet`.
+        progress: show a progress bar.
+
+    Returns:
+        The report; a missing folder is a problem in it, not an exception.
+    """
+    return _verify(PartImageNetOOD, root, cache_folder, progress)
+
+
+def _verify(
+    reader: type[PartImageNet], root: str | Path, cache_folder: str | Path | None, progress: bool
+) -> VerificationReport:
+    title = load_vocabulary(reader.name).title
+    return verify(title, root, lambda: PartImageNetChecks(reader(root, cache_folder=cache_folder, progress=progress)))
+
+
+class PartImageNetChecks:
+    """The rules of PartImageNet; see :class:`~ovparts_lib.data.verify.Checks`."""
+
+    own_files = ("image",)
+
+    def __init__(self, reader: PartImageNet) -> None:
+        self.reader = reader
+        self.published = PUBLISHED_OOD if reader.strict else {}
+        files = [reader.root / SHOTS_FILE, reader.root / SYNSET_FILE]
+        self.lists = [path for path in files if path.is_file()]
+        self.lists += [reader.selection.annotation_file(name) for name in FOLDERS]
+
+    def list_folders(self, report: VerificationReport) -> dict[str, Folder]:
+        """The pictures of the selection; what keeps a folder from being listed is a problem."""
+        folders = {}
+        for name in FOLDERS:
+            try:
+                listing = self.reader.listing(name)
+            except DatasetError as error:
+                report.problems.append(Problem.of(error))
+                continue
+            folders[name] = Folder(
+                records=self.reader.pairs(name),
+                files=list(self.reader.selection.picture_files(name).values()),
+                hidden=hidden_files(self.reader.selection.picture_folders(name)),
+                counts={
+                    "images in the annotation file": len(listing.annotations.images),
+                    "annotations": listing.annotations.instances,
+                    **dict(sorted(listing.skipped.items())),
+                    "pictures without annotations": len(listing.unlisted),
+                },
+            )
+        return folders
+
+    def check_listing(self, name: str, folder: Folder, report: VerificationReport) -> None:
+        """Everything left out is a note; in the training folder of the OOD split, so are unseen objects."""
+        listing, vocabulary = self.reader.listing(name), self.reader.vocabulary
+        for what, count in sorted(listing.skipped.items()):
+            report.notes.append(f"{name}: {count:,} {what}")
+        if listing.unlisted:
+            report.notes.append(
+                f"{name}: {len(listing.unlisted):,} pictures have no annotations and are not used, for example "
+                f"{listing.unlisted[0].name}"
+            )
+        there = {picture.object_id for picture in listing.pictures}
+        report.counts[name]["objects"] = len(there)
+        wrong = there & set(vocabulary.unseen_object_ids if name == "train" else vocabulary.seen_object_ids)
+        if self.reader.strict and wrong:
+            kind = "unseen" if name == "train" else "seen"
+            names = ", ".join(sorted(vocabulary.objects[object_id] for object_id in wrong)[:5])
+            report.notes.append(f"{name}: holds pictures of {len(wrong)} {kind} objects: {names}")
+
+    def origin(self, record: Record, kind: str) -> Path:
+        """The file that a picture or label map is read from."""
+        return record.image_path if kind == "image" else record.part_path
+
+    def count_records(self, name: str, labels: LabelCounts) -> dict[str, int]:
+        """Samples, and how many have no part."""
+        parts = range(len(self.reader.vocabulary.parts))
+        seen = set(self.reader.vocabulary.seen_object_ids)
+        pictures = self.reader.listing(name).pictures
+        return {
+            "samples without any part": sum(not labels.has_part(i, parts) for i in labels.image_ids),
+            "samples of unseen objects": sum(picture.object_id not in seen for picture in pictures),
+        }
+
+    def check_rest(self, folders: dict[str, Folder], report: VerificationReport) -> None:
+        """The few-shot list, where somebody has put one."""
+        path = self.reader.root / SHOTS_FILE
+        if path.is_file():
+            images = [record.image_id for record in folders["train"].records]
+            check_shots(path, self.reader.few_shot_ids, images, "images/train", report)

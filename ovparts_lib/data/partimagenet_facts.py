@@ -1,0 +1,50 @@
+"""What PartImageNet's files say in numbers and codes: part categories and ImageNet synsets."""
+
+from __future__ import annotations
+
+import json
+from importlib.resources import files
+from pathlib import Path
+
+from ovparts_lib.data.records import DatasetError
+
+SYNSET_FILE = "LOC_synset_mapping.txt"
+_FACTS = json.loads(files(__package__).joinpath("partimagenet.json").read_text(encoding="utf-8"))
+
+# Names of the part categories by their id in the annotation files: a family of objects, and the part.
+PART_CATEGORIES: tuple[str, ...] = tuple(_FACTS["part_categories"])
+# Object of each synset, for the objects of both selections.
+SYNSETS: dict[str, str] = dict(_FACTS["synsets"])
+
+
+def generic_part(category_id: int) -> str:
+    """``"Car Side Mirror"`` -> ``"side mirror"``: what follows the family, in lower case."""
+    return PART_CATEGORIES[category_id].partition(" ")[2].lower()
+
+
+def read_synset_file(path: Path) -> dict[str, str]:
+    """``{synset: first name}`` of ImageNet's list, whose lines are ``n02129604 tiger, Panthera tigris``.
+
+    Raises:
+        DatasetError: the file is missing, or a line is not of this form, or repeats a synset.
+    """
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except FileNotFoundError:
+        raise DatasetError("no such file", file=path, what_to_do="Give the path of ImageNet's synset list.") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise DatasetError(f"cannot be read ({error})", file=path, what_to_do="Download it again.") from error
+    names: dict[str, str] = {}
+    for number, line in enumerate(lines, 1):
+        synset, _, rest = line.strip().partition(" ")
+        if not synset:
+            continue
+        name = rest.split(",")[0].strip()
+        if not name or synset in names or not (synset[0] == "n" and synset[1:].isdigit()):
+            raise DatasetError(
+                f"line {number} is {line.strip()[:60]!r}, not a new synset and its names",
+                file=path,
+                what_to_do="Download LOC_synset_mapping.txt again.",
+            )
+        names[synset] = name
+    return names

@@ -1,0 +1,218 @@
+"""Which pictures of a PartImageNet folder belong to the selection, and what their annotations mean.
+
+The released preprocessing of the 40-object selection deletes the pictures of all other synsets and moves files. Here
+nothing on disk is changed: the same is decided while reading.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path, PurePosixPath
+
+from ovparts_lib.data.coco_instances import CocoFile, CocoImage, read_coco
+from ovparts_lib.data.partimagenet_facts import PART_CATEGORIES, SYNSET_FILE, SYNSETS, generic_part, read_synset_file
+from ovparts_lib.data.records import DatasetError
+from ovparts_lib.vocabularies.vocabulary import Vocabulary
+
+LAYOUT = "images/{train,val}, and train.json and val.json beside it or in annotations/{train,val}"
+OTHER_SYNSET = "images of synsets outside the selection, left out"
+NO_PICTURE = "images whose picture file is missing, left out"
+
+
+@dataclass(frozen=True, eq=False)
+class Picture:
+    """A picture of the selection.
+
+    Attributes:
+        path: of the file.
+        image: its annotations, one for each part (or piece of a part).
+        object_id: its object, from the synset in the file name.
+        part_ids: the part of each annotation.
+    """
+
+    path: Path
+    image: CocoImage
+    object_id: int
+    part_ids: tuple[int, ...]
+
+
+@dataclass(frozen=True, eq=False)
+class Listing:
+    """What ``train`` or ``val`` holds.
+
+    Attributes:
+        annotations: the annotation file.
+        pictures: those of the selection, by ascending id in the annotation file.
+        skipped: what was left out, and how often.
+        unlisted: picture files that the annotation file does not name.
+    """
+
+    annotations: CocoFile
+    pictures: tuple[Picture, ...]
+    skipped: Mapping[str, int]
+    unlisted: tuple[Path, ...]
+
+
+class Selection:
+    """The objects of a vocabulary and the synsets, part categories and files that belong to them.
+
+    Args:
+        root: the dataset's folder.
+        vocabulary: of the selection.
+        strict: a synset outside the vocabulary or a missing picture is an error (OOD); otherwise (Seg) such pictures
+            are left out and counted, as the released preprocessing leaves them out.
+        synset_file: ImageNet's list of synsets to check against, if any.
+    """
+
+    def __init__(self, root: Path, vocabulary: Vocabulary, *, strict: bool, synset_file: Path | None) -> None:
+        self.root, self.vocabulary, self.strict, self.synset_file = root, vocabulary, strict, synset_file
+        self.title = vocabulary.title
+
+    @cached_property
+    def synsets(self) -> dict[str, str]:
+        """``{synset: object}``.
+
+        Raises:
+            DatasetError: the synset list is wrong, or calls a synset by another name.
+        """
+        known = {synset: name for synset, name in SYNSETS.items() if name in self.vocabulary.objects}
+        if self.synset_file is None:
+            return known
+        listed = read_synset_file(self.synset_file)
+        for synset, name in known.items():
+            if listed.get(synset, name) != name:
+                raise DatasetError(
+                    f"{synset} is {listed[synset]!r}, but its pictures show {name!r}",
+                    file=self.synset_file,
+                    what_to_do=f"Use ImageNet's own {SYNSET_FILE}.",
+                )
+        return {synset: name for synset, name in known.items() if synset in listed}
+
+    @cached_property
+    def part_ids(self) -> dict[tuple[int, int], int]:
+        """Part id of each (object id, category id) that the vocabulary has."""
+        names = {name: part_id for part_id, name in enumerate(self.vocabulary.parts)}
+        wanted = {
+            (object_id, category_id): f"{owner}'s {generic_part(category_id)}"
+            for object_id, owner in enumerate(self.vocabulary.objects)
+            for category_id in range(len(PART_CATEGORIES))
+        }
+        return {pair: names[name] for pair, name in wanted.items() if name in names}
+
+    def annotation_file(self, name: str) -> Path:
+        """Annotations of ``train`` or ``val``, at the root or where the download has them.
+
+        Raises:
+            DatasetError: the file is in neither place.
+        """
+        places = (self.root / f"{name}.json", self.root / "annotations" / name / f"{name}.json")
+        found = next((path for path in places if path.is_file()), None)
+        if found is None:
+            raise DatasetError(
+                f"no such file, nor {places[1]}",
+                file=places[0],
+                what_to_do=f"Unpack {self.title} into {self.root}: {LAYOUT}.",
+            )
+        return found
+
+    def picture_folders(self, name: str) -> list[Path]:
+        """``images/train`` or ``images/val``, and the synsets' folders in it.
+
+        Raises:
+            DatasetError: the folder is missing.
+        """
+        folder = self.root / "images" / name
+        if not folder.is_dir():
+            raise DatasetError(
+                "no such folder", file=folder, what_to_do=f"Unpack {self.title} into {self.root}: {LAYOUT}."
+            )
+        nested = (path for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
+        return [*sorted(nested), folder]
+
+    def picture_files(self, name: str) -> dict[str, Path]:
+        """``{file name: path}`` of the pictures of ``train`` or ``val``, flat or in folders, hidden files left out."""
+        entries = (path for folder in self.picture_folders(name) for path in sorted(folder.iterdir()))
+        pictures = (path for path in entries if path.suffix.lower() in (".jpeg", ".jpg"))
+        return {path.name: path for path in pictures if not path.name.startswith(".")}
+
+    def read(self, name: str) -> Listing:
+        """The pictures and annotations of ``train`` or ``val``.
+
+        Raises:
+            DatasetError: a file or folder is missing, or the annotations are wrong: ids, a part that the picture's
+                object does not have, no picture of the selection at all, or what ``strict`` does not let pass.
+        """
+        annotations = read_coco(self.annotation_file(name), len(PART_CATEGORIES))
+        self._check_categories(annotations)
+        files, skipped, pictures = self.picture_files(name), Counter(annotations.dropped), []
+        for image in annotations.images:
+            file = PurePosixPath(image.file_name).name
+            owner = self._object_of(file, annotations.path)
+            if owner is None:
+                skipped[OTHER_SYNSET] += 1
+            elif file not in files:
+                self._refuse(f"{file} is listed, but not in images/{name}", annotations.path)
+                skipped[NO_PICTURE] += 1
+            else:
+                object_id = self.vocabulary.object_id(owner)
+                ids = self._part_ids(image, object_id, annotations.path)
+                pictures.append(Picture(files[file], image, object_id, ids))
+        if not pictures:
+            raise DatasetError(
+                f"none of its {len(annotations.images)} images is a picture in images/{name} of one of the "
+                f"{len(self.vocabulary.objects)} objects",
+                file=annotations.path,
+                what_to_do="Unpack pictures and annotations again.",
+            )
+        listed = {PurePosixPath(image.file_name).name for image in annotations.images}
+        unlisted = tuple(path for file, path in files.items() if file not in listed)
+        return Listing(annotations, tuple(pictures), dict(+skipped), unlisted)
+
+    def _object_of(self, file: str, source: Path) -> str | None:
+        """Object of a picture from its file name; None if it is outside the selection."""
+        synset = file.split("_")[0]
+        owner = self.synsets.get(synset)
+        if owner is None and SYNSETS.get(synset) in self.vocabulary.objects:
+            raise DatasetError(
+                f"has no synset {synset} ({SYNSETS[synset]}), of which there is a picture: {file}",
+                file=self.synset_file,
+                what_to_do=f"Use ImageNet's own {SYNSET_FILE}, or none.",
+            )
+        if owner is None:
+            self._refuse(f"{file}: synset {synset!r} is none of the {len(self.vocabulary.objects)} known", source)
+        return owner
+
+    def _refuse(self, what: str, file: Path) -> None:
+        if self.strict:
+            raise DatasetError(
+                what, file=file, what_to_do=f"Unpack {self.title} again; it is used without any selection."
+            )
+
+    def _check_categories(self, annotations: CocoFile) -> None:
+        """The download names the part categories; the released preprocessing puts names of no use in their place."""
+        known = {name: category_id for category_id, name in enumerate(PART_CATEGORIES)}
+        for category_id, name in annotations.categories:
+            if known.get(name, category_id) != category_id:
+                raise DatasetError(
+                    f"numbers the part category {name!r} as {category_id}; it is {known[name]}",
+                    file=annotations.path,
+                    what_to_do="Use the annotation file of the release, whose category ids are 0..39.",
+                )
+
+    def _part_ids(self, image: CocoImage, object_id: int, source: Path) -> tuple[int, ...]:
+        part_ids = []
+        for instance in image.instances:
+            part_id = self.part_ids.get((object_id, instance.category_id))
+            if part_id is None:
+                parts = ", ".join(self.vocabulary.parts[i] for i in self.vocabulary.parts_of(object_id))
+                raise DatasetError(
+                    f"annotation {instance.id} of {image.file_name} is a {PART_CATEGORIES[instance.category_id]!r}, "
+                    f"which no {self.vocabulary.objects[object_id]} has; its parts are {parts}",
+                    file=source,
+                    what_to_do="The file is not the released one, or the picture is misnamed: unpack both again.",
+                )
+            part_ids.append(part_id)
+        return tuple(part_ids)
