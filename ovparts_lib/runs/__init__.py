@@ -6,8 +6,10 @@ from ovparts_lib.runs.folder import RunConflictError, RunFolder, run_state
 from ovparts_lib.runs.listing import find_runs
 from ovparts_lib.runs.lock import RunLockedError
 from ovparts_lib.runs.parameters import (
+    AdePart234Parameters,
     MiniatureParameters,
     OwnImageParameters,
+    PartImageNetParameters,
     PascalPart116Parameters,
     ResultsParameters,
     StartHereParameters,
@@ -19,11 +21,13 @@ from ovparts_lib.runs.session import read_parameters
 from ovparts_lib.runs.system_parameters import ClipsegParameters
 
 __all__ = [
+    "AdePart234Parameters",
     "ClipsegParameters",
     "DiskFullError",
     "MiniatureParameters",
     "OwnImageParameters",
     "ParameterError",
+    "PartImageNetParameters",
     "PascalPart116Parameters",
     "ResultsParameters",
     "RunConflictError",

@@ -12,6 +12,7 @@ from pathlib import Path
 from threading import Lock
 
 from ovparts_lib.runs.base_parameters import RunParameters
+from ovparts_lib.runs.parameters import DataParameters
 from ovparts_lib.runs.system_parameters import SystemParameters
 
 # A run and the file its parameters come from.
@@ -19,13 +20,16 @@ Planned = tuple[RunParameters, Path]
 
 
 def plan(runs: Sequence[Planned]) -> list[list[Planned]]:
-    """Runs in the order of their notebooks, in groups: systems do not need one another, everything else may.
+    """Runs in the order of their notebooks, in groups whose runs do not need one another.
+
+    Looks at datasets and trainings of systems make one group; everything else stands alone.
 
     Args:
         runs: parameters, each with its file.
     """
     ordered = sorted(runs, key=lambda run: run[0].notebook)
-    groups = groupby(enumerate(ordered), key=lambda item: -1 if isinstance(item[1][0], SystemParameters) else item[0])
+    alone = {i: not isinstance(params, DataParameters | SystemParameters) for i, (params, _) in enumerate(ordered)}
+    groups = groupby(enumerate(ordered), key=lambda item: item[0] if alone[item[0]] else -1)
     return [[run for _, run in group] for _, group in groups]
 
 

@@ -14,8 +14,9 @@ from ovparts_lib.runs.base_parameters import RunParameters
 from ovparts_lib.runs.system_parameters import ClipsegParameters, Dataset
 from ovparts_lib.runs.values import Flag, Listed, Name, Number, Text, Whole, Words
 
-MINIATURE_ROOT = "outputs/miniature/world/PascalPart116"
-MINICLIP = "outputs/miniature/world/miniclip.safetensors"
+MINIATURE_WORLD = "outputs/miniature/world"
+MINIATURE_ROOT = f"{MINIATURE_WORLD}/PascalPart116"
+MINICLIP = f"{MINIATURE_WORLD}/miniclip.safetensors"
 
 
 class StartHereParameters(RunParameters):
@@ -35,6 +36,12 @@ class MiniatureParameters(RunParameters):
     train_images: Whole = Field(1000, ge=1, description="training images to render")
     val_images: Whole = Field(200, ge=1, description="validation images to render")
     render_seed: Whole = Field(0, ge=0, description="seed of the renderer")
+    layouts: Annotated[list[Dataset], Listed] = Field(
+        ["ade20k_part_234", "partimagenet_seg", "partimagenet_ood"],
+        description="other data sets in whose layout it is rendered too, into folders beside data_root",
+    )
+    layout_train_images: Whole = Field(240, ge=1, description="training images of each of those")
+    layout_val_images: Whole = Field(60, ge=1, description="validation images of each of those")
     samples: Whole = Field(8, ge=1, le=64, description="pictures shown")
     clip_weights: Text = Field(MINICLIP, description="where MiniClip is written")
     clip_pictures: Whole = Field(8000, ge=2, description="pairs of picture and captions that MiniClip learns from")
@@ -61,6 +68,33 @@ class PascalPart116Parameters(DataParameters):
     data_root: Text = Field(MINIATURE_ROOT, description="folder of Pascal-Part-116 as released")
     splits: Annotated[list[Name], Listed, Field(min_length=1)] = Field(
         ["train", "val"], description="splits to count and show"
+    )
+
+
+class AdePart234Parameters(DataParameters):
+    """11_data_ade20k_part_234: build the data set from ADE20K if need be, verify it, look at it."""
+
+    notebook: Literal["11_data_ade20k_part_234"] = "11_data_ade20k_part_234"
+    dataset: Literal["ade20k_part_234"] = Field("ade20k_part_234", description="which reader reads data_root")
+    data_root: Text = Field(f"{MINIATURE_WORLD}/ADE20KPart234", description="folder of ADE20K-Part-234 as released")
+    source: Text | None = Field(
+        None, description="folder of ADE20K's full release, to build data_root from; none where data_root is there"
+    )
+    splits: Annotated[list[Name], Listed, Field(min_length=1)] = Field(
+        ["train", "val_obj_condition"], description="splits to count and show"
+    )
+
+
+class PartImageNetParameters(DataParameters):
+    """12_data_partimagenet: verify PartImageNet, in its 40-object selection or its original split, and look at it."""
+
+    notebook: Literal["12_data_partimagenet"] = "12_data_partimagenet"
+    dataset: Literal["partimagenet_seg", "partimagenet_ood"] = Field(
+        "partimagenet_seg", description="seg: the 40 objects of open-vocabulary part segmentation; ood: all 128"
+    )
+    data_root: Text = Field(f"{MINIATURE_WORLD}/PartImageNet", description="folder of PartImageNet as released")
+    splits: Annotated[list[Name], Listed, Field(min_length=1)] = Field(
+        ["train", "val_obj_condition"], description="splits to count and show"
     )
 
 
@@ -91,6 +125,8 @@ MODELS: tuple[type[RunParameters], ...] = (
     StartHereParameters,
     MiniatureParameters,
     PascalPart116Parameters,
+    AdePart234Parameters,
+    PartImageNetParameters,
     ClipsegParameters,
     ResultsParameters,
     OwnImageParameters,

@@ -32,6 +32,10 @@ class SystemParameters(RunParameters):
     dataset: Dataset = Field("pascal_part_116", description="which reader reads data_root")
     data_root: Text = Field(description="folder of the data set as released")
     train_split: Name = Field("train", description="records trained on")
+    shots: Whole | None = Field(
+        None, ge=1, description="train_few_shot: images drawn for each object; none takes the released list"
+    )
+    shots_seed: Whole = Field(0, ge=0, description="seed of that draw")
     test_dataset: Dataset | None = Field(None, description="data set scored on, where it is another (cross-dataset)")
     test_root: Text | None = Field(None, description="its folder as released")
     test_split: Name = Field("val_obj_condition", description="records scored on")
@@ -124,6 +128,8 @@ class SystemParameters(RunParameters):
         broken = []
         if (self.test_dataset is None) != (self.test_root is None):
             broken.append("test_dataset, test_root: give both for cross-dataset scoring, or neither")
+        if self.shots is not None and not self.train_split.endswith("few_shot"):
+            broken.append(f"shots, train_split: shots are drawn for train_few_shot; {self.train_split} takes all images")
         train, test = TRAIN_SPLITS[self.dataset], TEST_SPLITS[self.scored_dataset]
         if self.iterations and self.train_split not in train:
             held_out = self.train_split in TEST_SPLITS[self.dataset] or self.train_split == "val"

@@ -1,6 +1,7 @@
 """What the notebooks call: each function does what one cell says, from the parameters to the run folder."""
 
 from ovparts_lib.workbook.data import (
+    build_data,
     class_frequency_table,
     frequency_chart,
     open_data,
@@ -48,6 +49,7 @@ __all__ = [
     "attention_of_views",
     "beside_published",
     "browse",
+    "build_data",
     "build_model",
     "caption_grid",
     "captioned_pictures",

@@ -20,6 +20,8 @@ from ovparts_lib.data import (
     class_frequencies,
     training_transform,
 )
+from ovparts_lib.data.ade20k_source import build_ade20k_part_234
+from ovparts_lib.data.few_shot import with_drawn_shots
 from ovparts_lib.data.part_dataset import read_sample
 from ovparts_lib.data.readers import open_reader, verify_dataset
 from ovparts_lib.inspection import frequency_bars, label_grid
@@ -77,6 +79,23 @@ def verify_data(params: Any, output: RunOutput) -> tuple[Reader, VerificationRep
     return reader, report
 
 
+def build_data(params: Any, output: RunOutput) -> None:
+    """Build ADE20K-Part-234 at ``params.data_root`` from the full release of ADE20K, if the parameters name one.
+
+    Raises:
+        DatasetError: ``params.source`` is not the release, or ``params.data_root`` holds something else.
+    """
+    if params.source is None:
+        print(f"nothing to build: {params.data_root} is taken as it is (source)")
+        return
+    report = build_ade20k_part_234(resolve_path(params.source), resolve_path(params.data_root))
+    print(report)
+    output.table(report.counts_frame(), "build_counts", title="What the build found")
+    output.table(report.objects_frame(), "build_objects", title="Objects found")
+    output.table(report.to_frame(), "build_parts", title="Parts found")
+    output.table(report.problems_frame(), "build_problems", title="Pictures left out")
+
+
 def open_data(params: Any, output: RunOutput) -> PartData:
     """Verify and open the training and test split of a run.
 
@@ -107,6 +126,8 @@ def _verify(dataset: str, root: str, output: RunOutput, table: str) -> tuple[Rea
 
 def open_training(params: Any, reader: Reader) -> TrainingDataset:
     """The training split of a run, with the run's augmentation."""
+    if params.shots is not None:
+        reader, _ = with_drawn_shots(reader, params.shots, params.shots_seed, shortfall="report")
     size = SYSTEMS[params.system].sizes[params.model_size]
     transform = training_transform(
         shortest_edge=params.shortest_edge,

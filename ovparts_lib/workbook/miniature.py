@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,7 @@ from ovparts_lib import inspection
 from ovparts_lib.data import PascalPart116
 from ovparts_lib.data.miniature.layout import render_miniature
 from ovparts_lib.data.miniature.pictures import CaptionedPictures
+from ovparts_lib.data.readers import find_dataset
 from ovparts_lib.models.clip import MINIATURE
 from ovparts_lib.runs import resolve_path
 from ovparts_lib.training.miniclip import MiniClipResult, MiniClipSettings, cached_miniclip, part_naming_accuracy
@@ -24,23 +26,28 @@ HELD_OUT_SEED = 1_000_003  # of the close-ups that MiniClip is tested on; traini
 
 
 def render(params: Any) -> PascalPart116:
-    """Render the miniature at ``params.data_root``, or reuse the one that is there, and open it as Pascal-Part-116.
+    """Render the miniature, or reuse what is there, and open it as Pascal-Part-116.
+
+    The other layouts the parameters name are rendered into folders beside ``params.data_root``.
 
     A miniature rendered with other settings, or by another version of the renderer, is replaced.
 
     Raises:
         MiniatureError: the folder holds files of something else.
     """
-    summary = render_miniature(
-        resolve_path(params.data_root),
-        train=params.train_images,
-        val=params.val_images,
-        seed=params.render_seed,
-        overwrite=True,
-    )
-    done = "found" if summary.reused else "rendered"
-    print(f"{done}: {summary.train} training and {summary.val} validation images, seed {summary.seed}")
-    return PascalPart116(summary.root)
+    settings = {"seed": params.render_seed, "overwrite": True, "processes": os.cpu_count() or 1}
+    root = resolve_path(params.data_root)
+    made = [render_miniature(root, train=params.train_images, val=params.val_images, **settings)]
+    for dataset in params.layouts:
+        folder = root.parent / find_dataset(dataset).folder
+        counts = {"train": params.layout_train_images, "val": params.layout_val_images}
+        made.append(render_miniature(folder, dataset, **counts, **settings))
+    for summary in made:
+        print(
+            f"{'found' if summary.reused else 'rendered'}: {find_dataset(summary.dataset).title}'s layout, "
+            f"{summary.train} training and {summary.val} validation images, seed {summary.seed}"
+        )
+    return PascalPart116(root)
 
 
 def glance_at_miniature(params: Any, output: RunOutput) -> None:
