@@ -129,7 +129,9 @@ class SystemParameters(RunParameters):
         if (self.test_dataset is None) != (self.test_root is None):
             broken.append("test_dataset, test_root: give both for cross-dataset scoring, or neither")
         if self.shots is not None and not self.train_split.endswith("few_shot"):
-            broken.append(f"shots, train_split: shots are drawn for train_few_shot; {self.train_split} takes all images")
+            broken.append(
+                f"shots, train_split: shots are drawn for train_few_shot; {self.train_split} takes all images"
+            )
         train, test = TRAIN_SPLITS[self.dataset], TEST_SPLITS[self.scored_dataset]
         if self.iterations and self.train_split not in train:
             held_out = self.train_split in TEST_SPLITS[self.dataset] or self.train_split == "val"

@@ -21,6 +21,8 @@ from ovparts_lib.data.coco_instances import (
 )
 from ovparts_lib.data.records import DatasetError
 
+# of pycocotools' own decoder, which only these tests use
+pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
 SQUARE = [[1, 1, 10, 1, 10, 10, 1, 10]]
 IMAGE = {"id": 1, "file_name": "one.jpg", "height": 20, "width": 30}
 
