@@ -25,6 +25,7 @@ EPILOG = """examples:
   ovparts run params/miniature/20_clipseg.yaml
   ovparts run params/zero_shot/clipseg_pascal_part_116.yaml --set learning_rate=5e-5 --set run=clipseg_slow
   ovparts verify datasets/PascalPart116                   check a data set before a long run
+  ovparts build-ade20k ADE20K_2021_17_01 datasets/ADE20KPart234
   ovparts submit params/zero_shot/clipseg_pascal_part_116.yaml --partition gpu --hours 12
   ovparts runs                                            what is there, what is complete
   ovparts report                                          one HTML page with all results
@@ -152,6 +153,21 @@ def _verify(options: argparse.Namespace) -> int:
     return COMPLETE if report.ok else FAILED
 
 
+def _build_ade20k(options: argparse.Namespace) -> int:
+    from ovparts_lib.data.ade20k_source import build_ade20k_part_234
+    from ovparts_lib.runs import resolve_path
+
+    source, target = Path(options.source).expanduser(), Path(options.target).expanduser()
+    report = build_ade20k_part_234(
+        source if source.exists() else resolve_path(source),
+        target if target.exists() else resolve_path(target),
+        link_pictures=options.link_pictures,
+        progress=sys.stderr.isatty(),
+    )
+    print(report)
+    return COMPLETE if report.ok else FAILED
+
+
 def _submit(options: argparse.Namespace) -> int:
     from ovparts_lib.runs import load_parameters
     from ovparts_lib.runs.project import display_path
@@ -207,6 +223,11 @@ def _parser() -> argparse.ArgumentParser:
     verify = command("verify", _verify, "check a data set: files, sizes, labels, pictures in both train and val")
     verify.add_argument("data_root", metavar="FOLDER", help="folder of the data set as released")
     verify.add_argument("--dataset", choices=DATASETS, default=DATASETS[0], help="which it is (%(default)s)")
+
+    build = command("build-ade20k", _build_ade20k, "write ADE20K-Part-234 from the full release of ADE20K")
+    build.add_argument("source", metavar="SOURCE", help="ADE20K_2021_17_01 as its authors distribute it")
+    build.add_argument("target", metavar="TARGET", help="folder to write the data set to")
+    build.add_argument("--link-pictures", action="store_true", help="links to the pictures rather than copies")
 
     with_outputs(command("runs", _runs, "list all runs and their states"))
 

@@ -162,6 +162,24 @@ def test_stopping_shuts_the_kernel_down(root, number, code):
     assert (kernel.parent / "notebook.failed.ipynb").is_file()
 
 
+@pytest.mark.parametrize(("ok", "code"), [(True, 0), (False, 1)])
+def test_build_ade20k_prints_the_report(root, monkeypatch, capsys, ok, code):
+    class Report(SimpleNamespace):
+        def __str__(self):
+            return "230 of 234 parts found"
+
+    def build(source, target, *, link_pictures, progress):
+        assert (source, target) == (root / "release", root / "datasets") and link_pictures
+        return Report(ok=ok)
+
+    module = ModuleType("ovparts_lib.data.ade20k_source")
+    module.build_ade20k_part_234 = build
+    monkeypatch.setitem(sys.modules, "ovparts_lib.data", ModuleType("ovparts_lib.data"))
+    monkeypatch.setitem(sys.modules, "ovparts_lib.data.ade20k_source", module)
+    assert cli.main(["build-ade20k", "release", "datasets", "--link-pictures"]) == code
+    assert "230 of 234 parts found" in capsys.readouterr().out
+
+
 def test_verify_knows_every_dataset():
     from ovparts_lib.data import READERS
 

@@ -1,6 +1,8 @@
 """Readers of each dataset as released, samples, transforms, loaders and the integrity check."""
 
 from ovparts_lib.data.ade20k_part_234 import ADE20KPart234
+from ovparts_lib.data.ade20k_part_234_checks import instance_table, verify_ade20k_part_234
+from ovparts_lib.data.ade20k_source import BuildReport, build_ade20k_part_234
 from ovparts_lib.data.few_shot import ShotList, draw_shots, with_drawn_shots, write_shots
 from ovparts_lib.data.labels import read_image, read_labels
 from ovparts_lib.data.loaders import ResumableSampler, TrainingLoader, training_loader
@@ -25,6 +27,7 @@ __all__ = [
     "READERS",
     "ADE20KPart234",
     "Batch",
+    "BuildReport",
     "DatasetError",
     "EvaluationDataset",
     "EvaluationSample",
@@ -41,9 +44,11 @@ __all__ = [
     "TrainingDataset",
     "TrainingLoader",
     "VerificationReport",
+    "build_ade20k_part_234",
     "class_frequencies",
     "collate_training",
     "draw_shots",
+    "instance_table",
     "open_reader",
     "read_image",
     "read_labels",
@@ -52,6 +57,7 @@ __all__ = [
     "shortest_edge_size",
     "training_loader",
     "training_transform",
+    "verify_ade20k_part_234",
     "verify_dataset",
     "verify_pascal_part_116",
     "with_drawn_shots",

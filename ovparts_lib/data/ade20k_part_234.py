@@ -22,6 +22,7 @@ from ovparts_lib.vocabularies.vocabulary import Vocabulary, load_vocabulary
 TITLE = "ADE20K-Part-234"
 FOLDERS = {"train": "training", "val": "validation"}
 IMAGES, PARTS = "images", "annotations_detectron2_part"
+MARKER = "built_from_source.json"  # in a dataset that was built from the full release of ADE20K
 LAYOUT = (
     f"{IMAGES} and {PARTS}, each with training and validation, and ade20k_instance_train.json and "
     "ade20k_instance_val.json"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import struct
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -28,7 +29,7 @@ def read_image(path: Path) -> Tensor:
     Raises:
         DatasetError: the file is missing, truncated, or no picture.
     """
-    with _opened(path) as picture:
+    with opened(path) as picture:
         # A damaged EXIF block says nothing about the pixels, which are already decoded.
         with contextlib.suppress(*_DAMAGED):
             picture = ImageOps.exif_transpose(picture)
@@ -50,7 +51,7 @@ def read_labels(path: Path, dtype: type[np.unsignedinteger] = np.uint8) -> np.nd
         DatasetError: the file is missing, truncated, no picture, or of another depth.
     """
     dtype = np.dtype(dtype)
-    with _opened(path) as picture:
+    with opened(path) as picture:
         if picture.mode not in _GREY_MODES[dtype]:
             raise DatasetError(
                 f"label file has mode {picture.mode} ({_describe(picture.mode)}); {8 * dtype.itemsize}-bit labels "
@@ -90,7 +91,8 @@ def check_same_size(first: Path, first_size: tuple[int, int], second: Path, seco
 
 
 @contextlib.contextmanager
-def _opened(path: Path):  # noqa: ANN202 (a generator of one PIL image)
+def opened(path: Path) -> Iterator[Image.Image]:
+    """A picture decoded to its end. Raises DatasetError: missing, a folder, truncated, or no picture."""
     try:
         with Image.open(path) as picture:
             picture.load()  # decode everything now: a truncated file must not pass

@@ -1,6 +1,7 @@
 import json
 import logging
 import os
+import pickle
 
 import numpy as np
 import pytest
@@ -201,6 +202,25 @@ def test_training_skips_what_has_no_seen_part(reader):
     assert (named(conditioned.records), conditioned.skipped) == (kept, 3)
     few = TrainingDataset(reader, "train_few_shot")
     assert (named(few.records), few.skipped) == ([("ADE_train_00000002", "lamp"), ("ADE_train_00000002", "stool")], 1)
+
+
+def test_training_remap_keeps_names_and_loses_everything_unseen(reader):
+    """All 65,536 values a label file can hold."""
+    dataset = TrainingDataset(reader, "train")
+    for table, old, new in (
+        (dataset._part_table, VOC.parts, VOC.seen.parts),
+        (dataset._object_table, VOC.objects, VOC.seen.objects),
+    ):
+        assert len(table) == 65536
+        for label, mapped in enumerate(table.tolist()):
+            kept = label < len(old) and old[label] in new
+            assert (new[mapped] == old[label]) if kept else mapped == 65535
+
+
+def test_datasets_can_be_sent_to_spawned_workers(reader):
+    dataset = TrainingDataset(reader, "train_obj_condition")
+    sample, copy = dataset[0], pickle.loads(pickle.dumps(dataset))[0]
+    assert all(torch.equal(sample[key], copy[key]) for key in ("image", "part_map", "object_map"))
 
 
 def test_an_image_of_both_folders_keeps_its_records_apart(ade_root):

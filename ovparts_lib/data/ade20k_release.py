@@ -1,0 +1,240 @@
+"""One photograph of the official full release of ADE20K (ADE20K_2021_17_01), in the classes of ADE20K-Part-234.
+
+For each ``NAME.jpg`` the release has ``NAME_seg.png``, the visible objects; ``NAME_parts_1.png``, ``NAME_parts_2.png``
+and so on, parts and parts of parts, as deep as there are any; ``NAME.json``, a list of all annotated objects and parts;
+and the folder ``NAME`` with one mask per entry of that list. In the colour PNGs the class is ``R // 10 · 256 + G`` (an
+index, from 1, into the object list of the release; 0 is nothing) and B tells instances of the picture apart. In a
+mask, 255 is visible and 128 is hidden behind something else.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ovparts_lib.data.labels import check_same_size, opened, read_image, read_labels
+from ovparts_lib.data.records import DatasetError
+from ovparts_lib.vocabularies.vocabulary import Vocabulary
+
+AGAIN = "Unpack ADE20K_2021_17_01 again; its PNG files must not be converted or re-saved."
+CODES = 26 * 256  # R // 10 is 0..25
+
+
+@dataclass(frozen=True)
+class ReleaseClasses:
+    """Which classes of the release make up the objects and parts of a vocabulary.
+
+    Attributes:
+        vocabulary: ADE20K-Part-234.
+        object_table: uint8 (6656,), object of each class of the release; ``len(vocabulary.objects)`` for none.
+        part_table: uint16 (objects + 1, 6656), part of each class of the release on each object, or the ignore label.
+    """
+
+    vocabulary: Vocabulary
+    object_table: np.ndarray
+    part_table: np.ndarray
+
+    @classmethod
+    def load(cls, vocabulary: Vocabulary) -> ReleaseClasses:
+        """The mapping that OV-PARTS published, by the names of the vocabulary."""
+        path = files(__package__).joinpath("ade20k_part_234_source.json")
+        entries = json.loads(path.read_text(encoding="utf-8"))["objects"]
+        none = len(vocabulary.objects)
+        objects = np.full(CODES, none, np.uint8)
+        parts = np.full((none + 1, CODES), vocabulary.ignore_label, np.uint16)
+        for name, entry in entries.items():
+            object_id = vocabulary.object_id(name)
+            objects[entry["object_ids"]] = object_id
+            for part, codes in entry["parts"].items():
+                parts[object_id, codes] = vocabulary.part_id(f"{name}'s {part}")
+        return cls(vocabulary, objects, parts)
+
+
+@dataclass(frozen=True, eq=False)
+class ReleaseObject:
+    """One whole object of a photograph that belongs to the vocabulary.
+
+    Attributes:
+        number: its id in the photograph.
+        code: its class in the release.
+        object_id: its class in the vocabulary.
+        mask_path: its mask.
+    """
+
+    number: int
+    code: int
+    object_id: int
+    mask_path: Path
+
+
+class ReleasePhoto:
+    """A photograph with its annotations; nothing is read before it is asked for.
+
+    Args:
+        picture: ``NAME.jpg`` in a folder of the release.
+        classes: what to make of its classes.
+    """
+
+    def __init__(self, picture: Path, classes: ReleaseClasses) -> None:
+        self.picture, self.classes = picture, classes
+        self.seg_path = picture.with_name(f"{picture.stem}_seg.png")
+        self.annotation_path = picture.with_suffix(".json")
+
+    @property
+    def part_paths(self) -> list[Path]:
+        """``NAME_parts_1.png`` and so on, as many levels as there are without a gap."""
+        paths: list[Path] = []
+        while (path := self.picture.with_name(f"{self.picture.stem}_parts_{len(paths) + 1}.png")).is_file():
+            paths.append(path)
+        return paths
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """(height, width) of the annotations. Raises DatasetError if they or the picture cannot be read, or differ."""
+        height, width = read_image(self.picture).shape[-2:]
+        check_same_size(self.picture, (height, width), self.seg_path, self._seg[0].shape)
+        return height, width
+
+    @cached_property
+    def _seg(self) -> tuple[np.ndarray, np.ndarray]:
+        return read_codes(self.seg_path)
+
+    @cached_property
+    def _entries(self) -> list[dict[str, Any]]:
+        return read_annotation(self.annotation_path)
+
+    def deepest_level(self) -> int:
+        """Level of the deepest part that is annotated; 0 without parts."""
+        return max((entry["level"] for entry in self._entries), default=0)
+
+    def part_map(self) -> np.ndarray:
+        """Part labels, uint16 (H, W), ``vocabulary.ignore_label`` where there is none.
+
+        A part belongs to the object that is visible at its pixel. Where parts have parts, the deepest one that the
+        vocabulary has for the object counts: the window in a car's door is the car's window, while the door's handle,
+        which the vocabulary lacks for cars, stays door.
+
+        Raises:
+            DatasetError: a file is missing, damaged, no colour PNG, or of another size.
+        """
+        objects = self.classes.object_table[self._seg[0]]
+        ignore = self.classes.vocabulary.ignore_label
+        parts = np.full(objects.shape, ignore, np.uint16)
+        for path in self.part_paths:
+            codes = read_codes(path)[0]
+            check_same_size(self.seg_path, objects.shape, path, codes.shape)
+            labels = self.classes.part_table[objects, codes]
+            np.copyto(parts, labels, where=labels != ignore)
+        return parts
+
+    def objects(self) -> list[ReleaseObject]:
+        """The whole objects of the vocabulary, in the order of their annotation; objects that are parts are not.
+
+        Raises:
+            DatasetError: the annotation is missing or not as the release defines it.
+        """
+        found = []
+        for entry in self._entries:
+            object_id = int(self.classes.object_table[entry["code"]])
+            if entry["level"] == 0 and object_id < len(self.classes.vocabulary.objects):
+                mask = self.picture.parent / entry["mask"]
+                found.append(ReleaseObject(entry["number"], entry["code"], object_id, mask))
+        return found
+
+    def visible(self, item: ReleaseObject) -> np.ndarray:
+        """Where an object can be seen, bool (H, W): its own pixels in ``NAME_seg.png``, inside its mask.
+
+        The visible part of the mask tells which of the instances in ``NAME_seg.png`` it is. The mask alone would not
+        do: it calls an object hidden where one of its own parts sticks out of it.
+
+        Raises:
+            DatasetError: the mask is missing, damaged, or of another size.
+        """
+        codes, instances = self._seg
+        mask = read_labels(item.mask_path, np.uint8)
+        check_same_size(self.seg_path, codes.shape, item.mask_path, mask.shape)
+        own = (mask > 0) & (codes == item.code)
+        shown = instances[own & (mask == 255)]
+        return own & (instances == np.bincount(shown).argmax()) if shown.size else np.zeros(codes.shape, bool)
+
+    def sources(self) -> Iterator[Path]:
+        """All files that are there for this photograph, for telling whether any has changed."""
+        for path in (self.picture, self.seg_path, self.annotation_path, *self.part_paths):
+            if path.is_file():
+                yield path
+        folder = self.picture.with_suffix("")
+        if folder.is_dir():
+            yield from sorted(folder.iterdir())
+
+
+def read_codes(path: Path) -> tuple[np.ndarray, np.ndarray]:
+    """Classes of the release, int64 (H, W), and instance values, uint8 (H, W), of a ``_seg`` or ``_parts`` PNG.
+
+    Raises:
+        DatasetError: the file is missing, damaged, or not an 8-bit colour PNG.
+    """
+    with opened(path) as picture:
+        if picture.mode != "RGB":
+            raise DatasetError(
+                f"has mode {picture.mode}; the release codes classes in the channels R and G of an RGB picture",
+                file=path,
+                what_to_do=AGAIN,
+            )
+        pixels = np.array(picture)
+    return pixels[..., 0].astype(np.int64) // 10 * 256 + pixels[..., 1], pixels[..., 2]
+
+
+def read_annotation(path: Path) -> list[dict[str, Any]]:
+    """The annotated objects and parts of a photograph.
+
+    Some files of the release are UTF-8 and some Latin-1. Exported from MATLAB, they hold a single object without its
+    list. Entries marked as deleted are left out; most deleted ones just leave a gap in the numbering.
+
+    Returns:
+        For each entry ``number``, ``code`` (class in the release), ``level`` (0 for a whole object) and ``mask``
+        (relative to the folder of the photograph).
+
+    Raises:
+        DatasetError: the file is missing, no JSON, or not as the release defines it.
+    """
+    try:
+        content = path.read_bytes()
+    except FileNotFoundError:
+        raise DatasetError(
+            "no such file",
+            file=path,
+            what_to_do="Each picture of ADE20K_2021_17_01 has one (releases before 2021 have _atr.txt files instead).",
+        ) from None
+    except OSError as error:
+        raise DatasetError(f"cannot be read ({error.strerror})", file=path) from error
+    try:
+        text = content.decode("utf-8-sig")
+    except UnicodeDecodeError:
+        text = content.decode("latin-1")
+    try:
+        entries = json.loads(text, strict=False)["annotation"]["object"]
+        entries = [entries] if isinstance(entries, dict) else entries
+        return [_entry(path, entry) for entry in entries if not int(entry.get("deleted") or 0)]
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise DatasetError(
+            f"is not an annotation as of ADE20K_2021_17_01 ({type(error).__name__}: {error})",
+            file=path,
+            what_to_do=AGAIN,
+        ) from error
+
+
+def _entry(path: Path, entry: dict[str, Any]) -> dict[str, Any]:
+    number, code, level = int(entry["id"]), int(entry["name_ndx"]), int(entry["parts"]["part_level"])
+    if not 0 <= code < CODES or level < 0:
+        raise ValueError(f"object {number} has name_ndx {code} and part_level {level}")
+    mask = entry.get("instance_mask") or f"{path.stem}/instance_{number:03d}_{path.stem}.png"
+    if Path(mask).is_absolute() or ".." in Path(mask).parts:
+        raise ValueError(f"object {number} has the mask {mask!r}")
+    return {"number": number, "code": code, "level": level, "mask": mask}

@@ -1,0 +1,358 @@
+"""ADE20K-Part-234 from its source: the released formats, written from the official full release of ADE20K.
+
+For those who cannot get the archive that OV-PARTS released. Classes follow the mapping OV-PARTS published; how exactly
+its authors chose pictures and drew instances is not published, so a built dataset is close to the released one and not
+the same: every picture with at least one labelled part pixel is taken, with all visible instances of whole objects of
+the 44 classes in it. A file in the dataset's folder says that it was built.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import shutil
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from PIL import Image
+
+from ovparts_lib.atomic import replacing, write_atomically
+from ovparts_lib.data.ade20k_part_234 import FOLDERS, IMAGES, MARKER, PARTS, TITLE
+from ovparts_lib.data.ade20k_release import ReleaseClasses, ReleasePhoto
+from ovparts_lib.data.cache import files_key, read_cache, write_cache
+from ovparts_lib.data.coco_instances import encode_rle
+from ovparts_lib.data.records import DatasetError
+from ovparts_lib.data.scan import parallel_map
+from ovparts_lib.data.verification_report import Problem
+from ovparts_lib.vocabularies.vocabulary import Vocabulary, load_vocabulary
+
+RELEASE = "ADE20K_2021_17_01"
+RULES = "1"  # part of the key of every picture: raise it when the outcome changes
+
+
+@dataclass
+class BuildReport:
+    """What a build found.
+
+    Attributes:
+        source: folder of the release.
+        target: folder of the dataset.
+        vocabulary: its classes.
+        problems: pictures left out because a file is missing or wrong, each with that file.
+        counts: for ``train`` and ``val``, how many of what.
+        instances: for ``train`` and ``val``, instances of each object, int64 (objects,).
+        pixels: likewise, labelled pixels of each part, int64 (parts,).
+        images: likewise, pictures with each part, int64 (parts,).
+    """
+
+    source: Path
+    target: Path
+    vocabulary: Vocabulary
+    problems: list[Problem] = field(default_factory=list)
+    counts: dict[str, dict[str, int]] = field(default_factory=dict)
+    instances: dict[str, np.ndarray] = field(default_factory=dict)
+    pixels: dict[str, np.ndarray] = field(default_factory=dict)
+    images: dict[str, np.ndarray] = field(default_factory=dict)
+
+    @property
+    def ok(self) -> bool:
+        """Whether no picture had to be left out."""
+        return not self.problems
+
+    @property
+    def missing_objects(self) -> list[str]:
+        """Objects of the vocabulary without an instance."""
+        total = sum(self.instances.values())
+        return [name for name, count in zip(self.vocabulary.objects, total, strict=True) if not count]
+
+    @property
+    def missing_parts(self) -> list[str]:
+        """Parts of the vocabulary without a pixel."""
+        total = sum(self.pixels.values())
+        return [name for name, count in zip(self.vocabulary.parts, total, strict=True) if not count]
+
+    def to_frame(self) -> pd.DataFrame:
+        """One row per part in label order: ``part``, ``object``, ``seen``, ``found``, images and pixels per folder."""
+        vocabulary = self.vocabulary
+        table: dict[str, Any] = {
+            "part": vocabulary.parts,
+            "object": [vocabulary.objects[owner] for owner in vocabulary.part_to_object],
+            "seen": [vocabulary.is_seen_part(part_id) for part_id in range(len(vocabulary.parts))],
+            "found": sum(self.pixels.values()) > 0,
+        }
+        for name in FOLDERS:
+            table |= {f"{name} images": self.images[name], f"{name} pixels": self.pixels[name]}
+        return pd.DataFrame(table)
+
+    def objects_frame(self) -> pd.DataFrame:
+        """One row per object in label order: ``object``, ``seen``, ``found``, instances per folder."""
+        vocabulary = self.vocabulary
+        table: dict[str, Any] = {
+            "object": vocabulary.objects,
+            "seen": [name not in vocabulary.unseen_objects for name in vocabulary.objects],
+            "found": sum(self.instances.values()) > 0,
+        }
+        return pd.DataFrame(table | {f"{name} instances": self.instances[name] for name in FOLDERS})
+
+    def counts_frame(self) -> pd.DataFrame:
+        """One row per count, one column for ``train`` and one for ``val``."""
+        return pd.DataFrame(self.counts).rename_axis("count").reset_index()
+
+    def problems_frame(self) -> pd.DataFrame:
+        """One row per picture left out: ``file``, ``what``, ``what_to_do``."""
+        rows = [(problem.file, problem.what, problem.what_to_do) for problem in self.problems]
+        return pd.DataFrame(rows, columns=["file", "what", "what_to_do"])
+
+    def __str__(self) -> str:
+        lines = [f"{TITLE} in {self.target}, built from {self.source}"]
+        lines += [
+            f"  {name}: " + ", ".join(f"{number:,} {what}" for what, number in counts.items())
+            for name, counts in self.counts.items()
+        ]
+        for what, missing, of in (
+            ("objects", self.missing_objects, self.vocabulary.objects),
+            ("parts", self.missing_parts, self.vocabulary.parts),
+        ):
+            named = f"; not: {', '.join(missing[:5])}{' …' if len(missing) > 5 else ''}" if missing else ""
+            lines.append(f"  {len(of) - len(missing)} of {len(of)} {what} found{named}")
+        lines += [f"  left out: {problem}" for problem in self.problems[:10]]
+        return "\n".join(lines + ([f"  … and {len(self.problems) - 10} more"] if len(self.problems) > 10 else []))
+
+
+def build_ade20k_part_234(
+    source: str | Path, target: str | Path, *, link_pictures: bool = False, progress: bool = False
+) -> BuildReport:
+    """Write ADE20K-Part-234 in the released layout from the full release of ADE20K.
+
+    A picture with a missing or wrong file is left out and reported, and does not stop the build. Every file is written
+    whole or not at all. A build that was stopped goes on where it was; one that is repeated does only what changed.
+
+    Args:
+        source: ``ADE20K_2021_17_01``, or a folder that holds it.
+        target: where to write the dataset; empty, not there yet, or built before.
+        link_pictures: make links to the pictures of the release rather than copies.
+        progress: show a progress bar.
+
+    Returns:
+        What was found. (The 16-shot list of few-shot settings cannot be built: how it was drawn is not published.)
+
+    Raises:
+        DatasetError: ``source`` is not the release, or ``target`` holds something else.
+    """
+    pictures = find_pictures(source)
+    target = Path(target).expanduser()
+    _claim(target, link_pictures)
+    vocabulary = load_vocabulary("ade20k_part_234")
+    classes = ReleaseClasses.load(vocabulary)
+    report = BuildReport(Path(source).expanduser(), target, vocabulary)
+    for name, paths in pictures.items():
+        for folder in (IMAGES, PARTS):
+            (target / folder / FOLDERS[name]).mkdir(parents=True, exist_ok=True)
+        results = parallel_map(
+            lambda path, name=name: _convert(ReleasePhoto(path, classes), target, name, link_pictures),
+            paths,
+            progress=progress,
+            what=f"building {name}",
+        )
+        report.problems += [result for result in results if isinstance(result, Problem)]
+        found = [result for result in results if not isinstance(result, Problem)]
+        _remove_dropped(target, name, {entry["name"] for entry in found if entry["instances"] is not None})
+        _write_instances(target, name, found, vocabulary)
+        _count(report, name, len(paths), found)
+    return report
+
+
+def find_pictures(source: str | Path) -> dict[str, list[Path]]:
+    """The pictures of the release, by name: ``{"train": […], "val": […]}``.
+
+    Args:
+        source: ``ADE20K_2021_17_01``, a folder that holds it, or its ``images`` or ``images/ADE``.
+
+    Raises:
+        DatasetError: no such folder, no picture in it, two pictures of one name, or a release before 2021.
+    """
+    source = Path(source).expanduser()
+    tops = [source / inside for inside in (f"{RELEASE}/images/ADE", "images/ADE", "ADE", ".")]
+    top = next((top for top in tops if any((top / folder).is_dir() for folder in FOLDERS.values())), None)
+    if top is None:
+        raise DatasetError(
+            "is not there" if not source.exists() else "holds neither images/ADE/training nor images/ADE/validation",
+            file=source,
+            what_to_do=f"Give the folder {RELEASE} as the authors of ADE20K distribute it.",
+        )
+    pictures = {name: _pictures_in(top / folder) for name, folder in FOLDERS.items()}
+    every = [path for paths in pictures.values() for path in paths]
+    if not every:
+        raise DatasetError(
+            "holds no pictures", file=top, what_to_do=f"Unpack {RELEASE} again: folders of scenes with .jpg files."
+        )
+    if not any(path.with_suffix(".json").is_file() for path in every):
+        raise DatasetError(
+            "has no NAME.json beside any picture",
+            file=top,
+            what_to_do=f"This reads {RELEASE}; earlier releases, and the scene parsing benchmark, are other formats.",
+        )
+    return pictures
+
+
+def _pictures_in(folder: Path) -> list[Path]:
+    paths = [p for p in folder.rglob("*") if p.suffix.lower() == ".jpg" and not p.name.startswith(".")]
+    paths.sort(key=lambda path: path.stem)
+    for one, other in pairwise(paths):
+        if one.stem == other.stem:
+            raise DatasetError(f"has the same name as {one}", file=other, what_to_do="Keep one of the two.")
+    return paths
+
+
+def _claim(target: Path, link_pictures: bool) -> None:
+    """Mark a folder as built here, or refuse one that holds anything else, such as the released archive."""
+    if target.exists() and not target.is_dir():
+        raise DatasetError("is a file", file=target, what_to_do="Name a folder to write the dataset to.")
+    if target.is_dir() and any(target.iterdir()) and not (target / MARKER).is_file():
+        raise DatasetError(
+            "holds files that were not built from the release, which are not overwritten",
+            file=target,
+            what_to_do="Name an empty folder.",
+        )
+    target.mkdir(parents=True, exist_ok=True)
+    marker = {"dataset": TITLE, "built_from": RELEASE, "rules": RULES, "link_pictures": link_pictures}
+    write_atomically(target / MARKER, json.dumps(marker, indent=1))
+
+
+def _convert(photo: ReleasePhoto, target: Path, name: str, link_pictures: bool) -> dict[str, Any] | Problem:
+    """Write picture and part labels of one photograph; what the instance file and the report need, or what is wrong.
+
+    ``instances`` of the result is None for a photograph without part pixels, which is not taken.
+    """
+    stem = photo.picture.stem
+    picture = target / IMAGES / FOLDERS[name] / f"{stem}.jpg"
+    labels = target / PARTS / FOLDERS[name] / f"{stem}.png"
+    cache = _build_cache(target, name)
+    try:
+        key = files_key(photo.sources(), photo.picture.parent, RULES, photo.classes.vocabulary.hash)
+        entry = read_cache(cache, stem, key)
+        if entry is None:
+            entry, part_map = _entry_of(photo)
+            if entry["instances"] is not None:
+                write_atomically(labels, _png(part_map))
+                _put_picture(photo.picture, picture, link_pictures)
+            write_cache(cache, stem, key, entry)
+        elif entry["instances"] is not None:
+            if not labels.is_file():
+                write_atomically(labels, _png(photo.part_map()))
+            if not picture.is_file() or picture.is_symlink() != link_pictures:
+                _put_picture(photo.picture, picture, link_pictures)
+    except DatasetError as error:
+        return Problem.of(error)
+    return entry
+
+
+def _entry_of(photo: ReleasePhoto) -> tuple[dict[str, Any], np.ndarray]:
+    (height, width), part_map = photo.size, photo.part_map()
+    ignore = photo.classes.vocabulary.ignore_label
+    pixels = np.bincount(part_map[part_map != ignore])
+    items = photo.objects()
+    entry: dict[str, Any] = {
+        "name": photo.picture.stem,
+        "height": height,
+        "width": width,
+        "pixels": {str(part): int(pixels[part]) for part in np.flatnonzero(pixels)},
+        "missing levels": max(photo.deepest_level() - len(photo.part_paths), 0),
+        "hidden": 0,
+        "instances": None,
+    }
+    if entry["pixels"]:
+        entry["instances"] = []
+        for item in items:
+            region = photo.visible(item)
+            if not region.any():
+                entry["hidden"] += 1
+                continue
+            parts = np.unique(part_map[region])
+            entry["instances"].append(_annotation(item.object_id, region, parts[parts != ignore].tolist()))
+    return entry, part_map
+
+
+def _annotation(object_id: int, region: np.ndarray, parts: list[int]) -> dict[str, Any]:
+    rows, columns = np.flatnonzero(region.any(axis=1)), np.flatnonzero(region.any(axis=0))
+    top, left = int(rows[0]), int(columns[0])
+    return {
+        "category_id": object_id,
+        "bbox": [left, top, int(columns[-1]) + 1 - left, int(rows[-1]) + 1 - top],
+        "area": int(region.sum()),
+        "iscrowd": 0,
+        "segmentation": encode_rle(region),
+        "part_category_id": parts,
+    }
+
+
+def _png(part_map: np.ndarray) -> bytes:
+    content = io.BytesIO()
+    Image.fromarray(part_map).save(content, format="PNG")
+    return content.getvalue()
+
+
+def _put_picture(source: Path, picture: Path, link: bool) -> None:
+    with replacing(picture) as partial:
+        if link:
+            partial.unlink()
+            partial.symlink_to(source.resolve())
+        else:
+            shutil.copyfile(source, partial)
+
+
+def _remove_dropped(target: Path, name: str, kept: set[str]) -> None:
+    """Remove what an earlier build wrote for photographs that are not taken any more, and nothing else."""
+    for built in _build_cache(target, name).glob("*.json"):
+        if built.stem not in kept:
+            for folder, suffix in ((IMAGES, ".jpg"), (PARTS, ".png")):
+                (target / folder / FOLDERS[name] / (built.stem + suffix)).unlink(missing_ok=True)
+
+
+def _build_cache(target: Path, name: str) -> Path:
+    return target / ".ovparts_cache" / "build" / name
+
+
+def _write_instances(target: Path, name: str, found: Iterable[dict[str, Any]], vocabulary: Vocabulary) -> None:
+    images, annotations = [], []
+    for entry in found:
+        if entry["instances"] is None:
+            continue
+        number = len(images) + 1
+        images.append(
+            {
+                "id": number,
+                "file_name": f"{entry['name']}.jpg",
+                "height": entry["height"],
+                "width": entry["width"],
+            }
+        )
+        for instance in entry["instances"]:
+            annotations.append({"id": len(annotations) + 1, "image_id": number, **instance})
+    categories = [{"id": index, "name": owner} for index, owner in enumerate(vocabulary.objects)]
+    content = {"images": images, "annotations": annotations, "categories": categories}
+    write_atomically(target / f"ade20k_instance_{name}.json", json.dumps(content))
+
+
+def _count(report: BuildReport, name: str, pictures: int, found: list[dict[str, Any]]) -> None:
+    taken = [entry for entry in found if entry["instances"] is not None]
+    objects, parts = len(report.vocabulary.objects), len(report.vocabulary.parts)
+    instances = Counter(instance["category_id"] for entry in taken for instance in entry["instances"])
+    report.instances[name] = np.array([instances[object_id] for object_id in range(objects)])
+    report.pixels[name] = np.array([sum(e["pixels"].get(str(part), 0) for e in taken) for part in range(parts)])
+    report.images[name] = np.array([sum(str(part) in e["pixels"] for e in taken) for part in range(parts)])
+    report.counts[name] = {
+        "pictures": pictures,
+        "pictures taken": len(taken),
+        "pictures without a part of the vocabulary": len(found) - len(taken),
+        "pictures left out for a wrong file": pictures - len(found),
+        "instances": sum(instances.values()),
+        "instances that are hidden completely, left out": sum(entry["hidden"] for entry in taken),
+        "pictures whose deepest parts have no PNG": sum(entry["missing levels"] > 0 for entry in taken),
+    }
