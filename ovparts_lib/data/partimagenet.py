@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from ovparts_lib.data.cache import files_key, read_cache, write_cache
-from ovparts_lib.data.coco_instances import rasterise
+from ovparts_lib.data.coco_instances import rasterise, rasterise_columns
 from ovparts_lib.data.few_shot import FewShotSplits
 from ovparts_lib.data.partimagenet_facts import SYNSET_FILE
 from ovparts_lib.data.partimagenet_listing import LAYOUT, NO_PICTURE, Listing, Picture, Selection
@@ -160,7 +160,8 @@ class PartImageNet(FewShotSplits):
         picture, ignore = self.picture(record), self.vocabulary.ignore_label
         part_map = np.full((picture.image.height, picture.image.width), ignore, np.uint16)
         for instance, part_id in zip(picture.image.instances, picture.part_ids, strict=True):
-            part_map[rasterise(instance, picture.image, record.part_path)] = part_id
+            columns, inside = rasterise_columns(instance, picture.image, record.part_path)
+            part_map[:, columns][inside] = part_id
         object_map = np.where(part_map == ignore, ignore, picture.object_id).astype(np.uint16)
         return object_map, part_map
 

@@ -107,7 +107,12 @@ class PartImageNetChecks:
             )
         there = {picture.object_id for picture in listing.pictures}
         report.counts[name]["objects"] = len(there)
-        wrong = there & set(vocabulary.unseen_object_ids if name == "train" else vocabulary.seen_object_ids)
+        expected, other = vocabulary.seen_object_ids, vocabulary.unseen_object_ids
+        if name == "val":
+            expected, other = other, expected
+        if self.reader.strict and len(there) != len(expected):
+            report.notes.append(f"{name}: {len(there)} objects; published are {len(expected)} ({README})")
+        wrong = there & set(other)
         if self.reader.strict and wrong:
             kind = "unseen" if name == "train" else "seen"
             names = ", ".join(sorted(vocabulary.objects[object_id] for object_id in wrong)[:5])

@@ -254,6 +254,13 @@ def test_ood_reads_without_any_selection(tmp_path):
     assert (len(reader.vocabulary.parts), len(dataset.vocabulary.parts)) == (482, 410)
 
 
+def test_ood_refuses_a_synset_it_does_not_know(tmp_path):
+    pictures = {"train": {"n99999999_1.JPEG": ((8, 8), [])}, "val": PICTURES["val"]}
+    reader = PartImageNetOOD(write_tree(tmp_path / "PartImageNet_OOD", pictures))
+    with pytest.raises(DatasetError, match=r"n99999999_1\.JPEG: synset 'n99999999' is none of the 128 known"):
+        reader.records("train")
+
+
 def test_synset_list(seg_root):
     lines = [f"{synset} {name}, another name" for synset, name in SYNSETS.items()]
     path = seg_root.parent / "LOC_synset_mapping.txt"
@@ -354,6 +361,7 @@ def test_verification_of_ood_compares_published_counts_and_objects(tmp_path):
     report = verify_dataset("partimagenet_ood", root)
     notes = "\n".join(report.notes)
     assert "train: 4 samples; published are 16,540 (README of PartImageNet)" in notes
+    assert "train: 4 objects; published are 109" in notes and "val: 2 objects; published are 19" in notes
     assert "train: holds pictures of 1 unseen objects: golden retriever" in notes
     assert "val: holds pictures of 2 seen objects: school bus, tiger" in notes
 

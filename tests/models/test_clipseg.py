@@ -92,6 +92,22 @@ def test_label_maps_are_resized_by_the_rule_asked_for(rule, shift, shape):
     assert torch.equal(model._targets([part_map], vocabulary, None)[0], part_map[rows][:, columns])
 
 
+def test_rows_at_pixel_edges_follow_the_rule_of_the_data():
+    """From 224 rows, torch's float32 nearest-exact misses the pixel under the centre; the released floor is float32."""
+    vocabulary = Vocabulary.from_words([f"word {i}" for i in range(224)])
+    part_map = torch.arange(224)[:, None].expand(-1, 48)
+
+    def rows(rule):
+        return tiny_clipseg(label_resize=rule)._targets([part_map], vocabulary, None)[0, :, 0]
+
+    def of_torch(mode):
+        return F.interpolate(part_map[None, None].float(), (48, 48), mode=mode)[0, 0, :, 0].long()
+
+    under_centre = torch.tensor([(2 * row + 1) * 224 // 96 for row in range(48)])
+    assert torch.equal(rows("centre"), under_centre) and not torch.equal(of_torch("nearest-exact"), under_centre)
+    assert torch.equal(rows("floor"), of_torch("nearest"))
+
+
 def test_a_label_outside_the_vocabulary_is_named(model):
     batch = random_batch()
     batch["part_maps"][1][:] = 5
