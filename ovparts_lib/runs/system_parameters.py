@@ -51,6 +51,9 @@ class SystemParameters(RunParameters):
         ge=1, description="training images get this shorter side; none keeps their size"
     )
     longest_edge: Whole = Field(ge=1, description="but no longer side than this, pixels")
+    augmentation: Literal["applied", "discarded_as_released"] = Field(
+        "applied", description="discarded_as_released: as the released PartImageNet training, which lost it by mistake"
+    )
     flip: Number = Field(0.5, ge=0, le=1, description="probability of a left-right flip")
 
     iterations: Whole = Field(ge=0, description="optimiser steps; 0 trains nothing")

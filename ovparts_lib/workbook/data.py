@@ -134,6 +134,7 @@ def open_training(params: Any, reader: Reader) -> TrainingDataset:
         longest_edge=params.longest_edge,
         flip=params.flip,
         label_resize=params.label_resize,
+        augmentation=params.augmentation,
         **params.transform_options(size, reader.vocabulary.ignore_label),
     )
     return TrainingDataset(reader, params.train_split, transform)

@@ -1,6 +1,9 @@
+import sys
+
 import pytest
 import torch
 
+from ovparts_lib.data.readers import READERS
 from ovparts_lib.runs import (
     ClipsegParameters,
     OwnImageParameters,
@@ -11,6 +14,7 @@ from ovparts_lib.runs import (
     validate_parameters,
 )
 from ovparts_lib.runs.parameters import MODELS, notebook_of
+from ovparts_lib.runs.system_parameters import TEST_SPLITS, TRAIN_SPLITS
 
 
 def problem(values, model=ClipsegParameters):
@@ -222,3 +226,12 @@ def test_a_missing_or_unreadable_file(root):
     (root / "params.yaml").write_bytes(b"\xff\xfe\x00notebook")
     with pytest.raises(ParameterError, match="cannot be read"):
         load_parameters("params.yaml")
+
+
+def test_the_splits_that_parameters_know_are_those_of_the_readers():
+    assert set(TRAIN_SPLITS) == set(TEST_SPLITS) == set(READERS)
+    for dataset, entry in READERS.items():
+        known = set(sys.modules[entry.reader.__module__].SPLITS)
+        assert set(TRAIN_SPLITS[dataset]) | set(TEST_SPLITS[dataset]) <= known
+        assert {split for split in known if split.startswith("train")} - {"train_all"} == set(TRAIN_SPLITS[dataset])
+        assert {split for split in known if split.startswith("val_")} == set(TEST_SPLITS[dataset])
