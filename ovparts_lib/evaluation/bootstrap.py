@@ -83,7 +83,8 @@ def compare(
     if sorted(first.image_ids) != sorted(second.image_ids):
         missing = sorted(set(first.image_ids) ^ set(second.image_ids))
         raise ValueError(
-            f"a paired comparison needs the same images; {len(missing)} are in one evaluation only, such as {missing[0]}"
+            f"a paired comparison needs the same images; {len(missing)} are in one evaluation only, such as "
+            f"{missing[0]}"
         )
     if first.vocabulary.hash != second.vocabulary.hash or first.options != second.options:
         raise ValueError(

@@ -104,8 +104,8 @@ def _departures(protocol: Protocol, result: ProtocolResult, evaluation: Evaluati
         )
     if protocol.nothing in ("forced", "counted"):
         how = (
-            "Predictions on unlabelled pixels are overwritten by background before they are counted, so that background "
-            "is right there by construction; it enters the overall mIoU, recall, fwIoU and pixel accuracy."
+            "Predictions on unlabelled pixels are overwritten by background before they are counted, so that "
+            "background is right there by construction; it enters the overall mIoU, recall, fwIoU and pixel accuracy."
             if protocol.nothing == "forced"
             else "Background is averaged as one more class of the overall means."
         )

@@ -18,8 +18,8 @@ def object_vocabulary(vocabulary: Vocabulary) -> Vocabulary:
     """The vocabulary of an object-level matrix: its "parts" are whole objects.
 
     Args:
-        vocabulary: of a part dataset, whose objects with parts become the classes, in alphabetical order (as part-catseg
-            evaluates objects); or one of whole objects already, which is returned as it is.
+        vocabulary: of a part dataset, whose objects with parts become the classes, in alphabetical order (as
+            part-catseg evaluates objects); or one of whole objects already, which is returned as it is.
     """
     if set(vocabulary.parts) == set(vocabulary.objects):
         return vocabulary

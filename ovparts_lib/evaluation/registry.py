@@ -91,8 +91,8 @@ PROTOCOLS: dict[str, Protocol] = {
             modes=_ORACLE,
             description=(
                 "part-catseg (oracle_obj): labelled part pixels; classes that are only predicted enter the overall "
-                "mean as 0; group means are over classes with an IoU above 0, so that missed classes are left out; the "
-                "groups' pixel accuracy is their mean recall."
+                "mean as 0; group means are over classes with an IoU above 0, so that missed classes are left out; "
+                "the groups' pixel accuracy is their mean recall."
             ),
             overall="occurring_or_predicted",
             groups="found",
@@ -105,8 +105,8 @@ PROTOCOLS: dict[str, Protocol] = {
             version="1",
             modes=_ALL,
             description=(
-                "part-catseg (pred_all): as its oracle_obj, and background is a class that is right on every unlabelled "
-                "pixel by construction, which raises the overall means."
+                "part-catseg (pred_all): as its oracle_obj, and background is a class that is right on every "
+                "unlabelled pixel by construction, which raises the overall means."
             ),
             overall="occurring_or_predicted",
             groups="found",

@@ -7,8 +7,9 @@ and the segment y that stands for it,
     over-segmentation = 1 - |x ∩ y| / |x|,    under-segmentation = 1 - |x ∩ y| / |y|,    D = √((over² + under²) / 2).
 
 The first is high where a region is broken up and parts of it go elsewhere, the second where a segment spills over into
-other regions. Here x is what is labelled with a class in one image and y what is predicted as it, among labelled pixels;
-the rates are means over images, so that a small region counts as much as a large one, unlike recall and precision.
+other regions. Here x is what is labelled with a class in one image and y what is predicted as it, among labelled
+pixels; the rates are means over images, so that a small region counts as much as a large one, unlike recall and
+precision.
 """
 
 from __future__ import annotations

@@ -80,7 +80,7 @@ def assert_figure(ours, theirs):
 
 
 def assert_figures(ours, theirs):
-    """Every recorded key is there with its value; a key that the released code left out is NaN or a class without any."""
+    """Every recorded key is there with its value, and what the released code left out is NaN."""
     assert set(theirs) <= set(ours)
     for key, value in theirs.items():
         if value is None:

@@ -174,7 +174,7 @@ def test_object_level_evaluators(case, protocol, seen):
     )
     figures = released_keys(result, names)
     if seen == 20:  # the recordings without a base set have no group figures; ours repeat the overall ones
-        for key in [key for key in figures if "-base" in key and "IoU-base" in key or key.startswith("pAcc-")]:
+        for key in [key for key in figures if ("-base" in key and "IoU-base" in key) or key.startswith("pAcc-")]:
             figures.pop(key)
     assert_figures(figures, expected)
 
