@@ -97,8 +97,8 @@ def _departures(protocol: Protocol, result: ProtocolResult, evaluation: Evaluati
         departures.append(
             (
                 "background as a class",
-                "Background is averaged as one more class of the overall mean, with IoU 0 as soon as one labelled pixel "
-                "is predicted background, because no pixel counts as labelled background.",
+                "Background is averaged as one more class of the overall mean, with IoU 0 as soon as one labelled "
+                "pixel is predicted background, because no pixel counts as labelled background.",
                 f"background IoU {result.summary['nothing_IoU']:.2f}",
             )
         )

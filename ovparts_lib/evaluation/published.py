@@ -54,7 +54,7 @@ def published_object_results(dataset: str | None = None, setting: str | None = N
 
 def _read(name: str, texts: list[str]) -> pd.DataFrame:
     with files(__package__).joinpath(name).open(encoding="utf-8") as stream:
-        frame = pd.read_csv(stream, keep_default_na=True)
+        frame = pd.read_csv(stream, keep_default_na=True, dtype=dict.fromkeys(texts, str))
     frame[texts] = frame[texts].fillna("")
     return frame
 

@@ -120,8 +120,8 @@ PROTOCOLS: dict[str, Protocol] = {
             modes=_ALL,
             description=(
                 "detectron2 (SemSegEvaluator), over objects: labelled pixels predicted as a class; means over classes "
-                f"that occur. Group means are ours, it has none. {_DIFFERENCE} Its pairs of labels are counted in 8 bits "
-                "and overflow."
+                f"that occur. Group means are ours, it has none. {_DIFFERENCE} Its pairs of labels are counted in "
+                "8 bits and overflow."
             ),
             overall="occurring",
             groups="occurring",
