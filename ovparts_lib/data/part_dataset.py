@@ -199,6 +199,7 @@ class EvaluationDataset(Dataset):
     Attributes:
         vocabulary: the full vocabulary.
         skipped_records: number of (image, object) records left out or replaced because they have no part pixel.
+        empty_samples: as given.
 
     Raises:
         ValueError: the records of the split are not conditioned on objects.
@@ -210,6 +211,7 @@ class EvaluationDataset(Dataset):
     ) -> None:
         check_empty_samples(empty_samples)
         self.reader, self.split, self.vocabulary = reader, split, reader.vocabulary
+        self.empty_samples = empty_samples
         records = reader.records(split)
         if any(record.object_id is None for record in records):
             raise ValueError(

@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-import json
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,115 +13,19 @@ from torch.utils.data import DataLoader, Subset
 from tqdm.auto import tqdm
 
 from ovparts_lib.data.part_dataset import EvaluationDataset, EvaluationSample
-from ovparts_lib.evaluation.confusion import (
-    ConfusionMatrix,
-    MatrixFileError,
-    count_pairs,
-    read_matrices,
-    write_matrices,
-)
-from ovparts_lib.evaluation.label_maps import oracle_map, pred_all_map
+from ovparts_lib.evaluation.confusion import ConfusionMatrix
+from ovparts_lib.evaluation.ground_truth import double_resized_sample
+from ovparts_lib.evaluation.label_maps import OracleRule, competing_parts
+from ovparts_lib.evaluation.objects import object_vocabulary, score_objects
+from ovparts_lib.evaluation.per_image import ImageCounts
+from ovparts_lib.evaluation.scoring import MODES, ImageScore, NotANumberError, score_image, to_target
+from ovparts_lib.evaluation.stored import DEFAULT_OPTIONS, LEVELS, Evaluation
 from ovparts_lib.models.scores import PartScores
 from ovparts_lib.vocabularies.vocabulary import Vocabulary
 
-MODES = ("oracle_obj", "pred_all")
 PRECISIONS = {"32-true": None, "bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}
-_FILE = "matrices.npz"
 
-
-class NotANumberError(ValueError):
-    """A system gave scores that are not numbers; the message names the image."""
-
-
-@dataclass
-class Evaluation:
-    """Counts from which every protocol is computed.
-
-    Attributes:
-        matrices: a confusion matrix per mode, summed over all records; see :func:`score_image`.
-        class_images: int64 (N,), in how many images each part occurs in the ground truth of a record.
-        records: (image, object) records counted.
-        images: images counted.
-        skipped_records: records of the dataset left out because they have no part pixel.
-        dataset_images: images in the dataset; more than ``images`` when the evaluation was limited.
-        vocabulary: what the ids mean.
-    """
-
-    matrices: dict[str, ConfusionMatrix]
-    class_images: np.ndarray
-    records: int
-    images: int
-    skipped_records: int
-    dataset_images: int
-    vocabulary: Vocabulary
-
-    @property
-    def modes(self) -> tuple[str, ...]:
-        """The modes that were scored."""
-        return tuple(self.matrices)
-
-    def __add__(self, other: Evaluation) -> Evaluation:
-        """The evaluation of two disjoint shards of one dataset, in either order.
-
-        Raises:
-            ValueError: the shards have different vocabularies or modes.
-        """
-        if not isinstance(other, Evaluation):
-            return NotImplemented
-        if self.vocabulary.hash != other.vocabulary.hash or set(self.matrices) != set(other.matrices):
-            raise ValueError(
-                f"evaluations of vocabulary {self.vocabulary.hash} in modes {sorted(self.matrices)} and of "
-                f"{other.vocabulary.hash} in {sorted(other.matrices)} cannot be added"
-            )
-        return Evaluation(
-            matrices={mode: matrix + other.matrices[mode] for mode, matrix in self.matrices.items()},
-            class_images=self.class_images + other.class_images,
-            records=self.records + other.records,
-            images=self.images + other.images,
-            skipped_records=self.skipped_records + other.skipped_records,
-            dataset_images=self.dataset_images + other.dataset_images,
-            vocabulary=self.vocabulary,
-        )
-
-    def save(self, folder: Path | str) -> Path:
-        """Write ``matrices.npz`` (matrices, counts, the vocabulary and its hash) into a folder; returns its path."""
-        path = Path(folder) / _FILE
-        path.parent.mkdir(parents=True, exist_ok=True)
-        facts = {
-            "records": self.records,
-            "images": self.images,
-            "skipped_records": self.skipped_records,
-            "dataset_images": self.dataset_images,
-            "vocabulary": _vocabulary_facts(self.vocabulary),
-        }
-        extra = {"class_images": self.class_images, "facts": np.array(json.dumps(facts))}
-        write_matrices(path, self.matrices, self.vocabulary.hash, extra)
-        return path
-
-    @classmethod
-    def load(cls, folder: Path | str, vocabulary: Vocabulary | None = None) -> Evaluation:
-        """Read what :meth:`save` wrote.
-
-        Args:
-            folder: the folder, or the npz file itself.
-            vocabulary: the vocabulary expected; None takes the one in the file.
-
-        Raises:
-            MatrixFileError: the file is missing, damaged, or of another vocabulary.
-        """
-        path = Path(folder)
-        path = path / _FILE if path.is_dir() else path
-        matrices, arrays = read_matrices(path, vocabulary.hash if vocabulary else None)
-        try:
-            facts, class_images = json.loads(str(arrays["facts"])), arrays["class_images"]
-            stored = Vocabulary(**facts.pop("vocabulary"))
-            evaluation = cls(matrices=matrices, class_images=class_images, vocabulary=stored, **facts)
-        except (KeyError, TypeError, ValueError) as error:
-            raise MatrixFileError(f"{path} does not describe an evaluation: {error}") from error
-        wrong = [mode for mode, matrix in matrices.items() if matrix.classes != len(stored.parts)]
-        if wrong or stored.hash != str(arrays["vocabulary_hash"]) or class_images.shape != (len(stored.parts),):
-            raise MatrixFileError(f"{path}: the matrices and the vocabulary stored with them do not belong together")
-        return evaluation
+__all__ = ["MODES", "PRECISIONS", "Evaluation", "NotANumberError", "evaluate", "score_image", "to_target"]
 
 
 def evaluate(
@@ -137,6 +38,11 @@ def evaluate(
     progress: bool = True,
     limit: int | None = None,
     workers: int = 0,
+    level: str = "parts",
+    strict: bool = True,
+    boundary: bool = False,
+    oracle_rule: OracleRule = "exact",
+    double_resize: tuple[int, int] | None = None,
 ) -> Evaluation:
     """Score a system on all records of a dataset, at the native size of the label files.
 
@@ -149,80 +55,112 @@ def evaluate(
         device: where everything but reading happens.
         precision: ``32-true``, or ``bf16-mixed`` / ``16-mixed`` for autocast of the network; scores are compared in
             float32.
-        modes: ``oracle_obj``, ``pred_all`` or both.
+        modes: ``oracle_obj``, ``pred_all`` or both; for objects it is ``pred_all``, whatever is given.
         progress: show a progress bar.
         limit: score the first ``limit`` images only.
         workers: processes that read ahead; the result does not depend on it.
+        level: ``parts``, or ``objects``: which object a pixel belongs to, one record per image; for systems whose
+            scores say objects, and for vocabularies of whole objects.
+        strict: in ``pred_all``, also count part predictions on known background, for ``recommended_strict``.
+        boundary: also count boundaries, per class and as released (some milliseconds per record).
+        oracle_rule: how the known object restricts the parts; the released rules by name.
+        double_resize: (shortest, longest) side of the released network input, to score against the ground truth that
+            the released evaluators see; None: against the label files.
 
     Raises:
-        ValueError: unknown mode or precision, or a limit below 1.
+        ValueError: unknown mode, level or precision, or a limit below 1.
         NotANumberError: the model's scores contain NaN.
     """
-    _check_arguments(modes, precision, limit)
-    device, vocabulary = torch.device(device), dataset.vocabulary
-    classes, count = len(vocabulary.parts), min(len(dataset), limit or len(dataset))
-    matrices = {mode: ConfusionMatrix(classes, device) for mode in modes}
-    class_images = torch.zeros(classes, dtype=torch.int64, device=device)
+    _check_arguments(modes, precision, limit, level)
+    device, full = torch.device(device), dataset.vocabulary
+    vocabulary = full if level == "parts" else object_vocabulary(full)
+    modes = tuple(modes) if level == "parts" else ("pred_all",)
+    count = min(len(dataset), limit or len(dataset))
+    totals = _Totals(vocabulary, modes, device)
     records = 0
     # batch_size=None hands samples over as they are; images differ in size.
     loader = DataLoader(Subset(dataset, range(count)), batch_size=None, num_workers=workers)
     with _evaluation_mode(model.to(device)), torch.no_grad():
         for sample in tqdm(loader, total=count, desc="Evaluating", unit="image", disable=not progress):
-            scores = _predict(model, sample, vocabulary, modes, device, precision)
-            counts = score_image(scores, sample, vocabulary, modes)
-            for mode, added in counts.items():
-                matrices[mode].counts += added
-            class_images += (next(iter(counts.values()))[:, :classes].sum(0) > 0).long()
-            records += len(sample.object_ids)
+            if double_resize is not None:
+                sample = double_resized_sample(sample, *double_resize)
+            scores = _predict(model, sample, full, modes, device, precision, oracle_rule)
+            if level == "objects":
+                found = score_objects(scores, sample, full, vocabulary, boundary=boundary)
+            else:
+                found = score_image(
+                    scores, sample, full, modes, oracle_rule=oracle_rule, strict=strict, boundary=boundary
+                )
+            totals.add(sample.image_id, found)
+            records += len(sample.regions) if level == "parts" else 1
     return Evaluation(
-        matrices={mode: ConfusionMatrix(classes, counts=matrix.counts.cpu()) for mode, matrix in matrices.items()},
-        class_images=class_images.cpu().numpy(),
         records=records,
         images=count,
-        skipped_records=int(dataset.skipped_records),
+        skipped_records=int(dataset.skipped_records) if level == "parts" else 0,
         dataset_images=len(dataset),
         vocabulary=vocabulary,
+        level=level,
+        options=_options(dataset, oracle_rule, double_resize),
+        **totals.collected(),
     )
 
 
-def score_image(
-    scores: PartScores, sample: EvaluationSample, vocabulary: Vocabulary, modes: Sequence[str] = MODES
-) -> dict[str, Tensor]:
-    """Confusion counts of one image, summed over its records.
+class _Totals:
+    """Counts over images: dense sums, and each image's own, sparse. All of it stays on the device until the end."""
 
-    The ground truth of a record is the part map inside its object. Every record counts all pixels of the image: those
-    without a label in it, other objects included, go to column N with the prediction they got.
+    def __init__(self, vocabulary: Vocabulary, modes: Sequence[str], device: torch.device) -> None:
+        self.classes, self.modes = len(vocabulary.parts), modes
+        self.image_ids: list[str] = []
+        self.entries: dict[str, list[tuple[Tensor, Tensor]]] = {mode: [] for mode in modes}
+        self.background: list[tuple[Tensor, Tensor]] | None = None
+        self.boundary: dict[str, Tensor] = {}
+        self.boundary_released: dict[str, Tensor] = {}
+        self.class_images = torch.zeros(self.classes, dtype=torch.int64, device=device)
 
-    Args:
-        scores: what the system says about the image.
-        sample: the image's labels and records.
-        vocabulary: the vocabulary of both.
-        modes: what to count.
+    def add(self, image_id: str, found: ImageScore) -> None:
+        """Count one more image."""
+        self.image_ids.append(image_id)
+        for mode in self.modes:
+            self.entries[mode].append(_sparse(found.matrices[mode]))
+        self.class_images += found.matrices[self.modes[0]][:, : self.classes].sum(0) > 0
+        if found.background is not None:
+            # Predictions on background are a column of their own: nothing is labelled there.
+            self.background = [] if self.background is None else self.background
+            predicted = found.background.nonzero()[:, 0]
+            nothing = torch.full_like(predicted, self.classes)
+            self.background.append((torch.stack([predicted, nothing]), found.background[predicted]))
+        for kept, new in ((self.boundary, found.boundary), (self.boundary_released, found.boundary_released)):
+            for mode, counts in new.items():
+                kept[mode] = kept[mode] + counts if mode in kept else counts
 
-    Returns:
-        int64 (N+1, N+1) per mode, on the device of the scores.
+    def collected(self) -> dict[str, Any]:
+        """Fields of the evaluation."""
+        per_image = {mode: self._per_image(entries) for mode, entries in self.entries.items()}
+        matrices = {mode: torch.from_numpy(counts.matrix()) for mode, counts in per_image.items()}
+        return {
+            "matrices": {mode: ConfusionMatrix(self.classes, counts=matrix) for mode, matrix in matrices.items()},
+            "class_images": self.class_images.cpu().numpy(),
+            "image_ids": tuple(self.image_ids),
+            "per_image": per_image,
+            "background": None if self.background is None else self._per_image(self.background),
+            "boundary": {mode: counts.cpu().numpy() for mode, counts in self.boundary.items()},
+            "boundary_released": {
+                mode: ConfusionMatrix(self.classes, counts=counts.cpu())
+                for mode, counts in self.boundary_released.items()
+            },
+        }
 
-    Raises:
-        ValueError: a label lies outside the vocabulary, or scores and labels are of different sizes.
-        NotANumberError: the scores contain NaN.
-    """
-    classes, device = len(vocabulary.parts), scores.logits.device
-    _check_scores(scores, sample)
-    part_map = to_target(sample.part_map.to(device), classes, vocabulary.ignore_label)
-    everywhere = pred_all_map(scores, nothing=classes) if "pred_all" in modes else None
-    totals = {mode: torch.zeros((classes + 1, classes + 1), dtype=torch.int64, device=device) for mode in modes}
-    for region in sample.regions:
-        target = torch.full_like(part_map, classes)
-        target[region.box] = torch.where(region.mask.to(device), part_map[region.box], classes)
-        for mode in modes:
-            prediction = everywhere if mode == "pred_all" else oracle_map(scores, region.object_id, vocabulary)
-            totals[mode] += count_pairs(prediction, target, classes)
-    return totals
+    def _per_image(self, entries: Sequence[tuple[Tensor, Tensor]]) -> ImageCounts:
+        image = np.repeat(np.arange(len(entries)), [len(pixels) for _, pixels in entries])
+        pairs = torch.cat([places for places, _ in entries], dim=1).cpu().numpy()
+        pixels = torch.cat([pixels for _, pixels in entries]).cpu().numpy()
+        index = np.concatenate([image[None], pairs]).astype(np.int32)
+        return ImageCounts(len(entries), self.classes, index, pixels)
 
 
-def to_target(label_map: Tensor, classes: int, ignore_label: int) -> Tensor:
-    """A label map with its ignore label replaced by ``classes``, the index of "nothing" in a confusion matrix."""
-    return label_map.masked_fill(label_map == ignore_label, classes)
+def _sparse(matrix: Tensor) -> tuple[Tensor, Tensor]:
+    places = matrix.nonzero().T.contiguous()
+    return places, matrix[places[0], places[1]]
 
 
 def _predict(
@@ -232,34 +170,33 @@ def _predict(
     modes: Sequence[str],
     device: torch.device,
     precision: str,
+    rule: OracleRule,
 ) -> PartScores:
     wanted: dict[str, Any] = {}
-    if "pred_all" not in modes:
-        parts = {part for object_id in sample.object_ids for part in vocabulary.parts_of(object_id)}
+    if "pred_all" not in modes and rule != "zero_others":
+        parts = {part for one in sample.object_ids for part in competing_parts((one,), vocabulary, rule)}
         wanted = {"part_ids": sorted(parts), "background": False}
     dtype = PRECISIONS[precision]
     with torch.autocast(device.type, dtype) if dtype else contextlib.nullcontext():
         return model.predict([sample.image.to(device)], vocabulary, **wanted)[0]
 
 
-def _check_scores(scores: PartScores, sample: EvaluationSample) -> None:
-    if tuple(scores.image_size) != tuple(sample.part_map.shape):
-        raise ValueError(
-            f"image {sample.image_id}: the scores are for an image of {tuple(scores.image_size)}, "
-            f"the labels are {tuple(sample.part_map.shape)} (height, width)"
-        )
-    channels = [scores.logits] if scores.background is None else [scores.logits, scores.background]
-    # A maximum passes NaN on, in a single pass over memory.
-    if any(bool(torch.isnan(channel.amax())) for channel in channels):
-        raise NotANumberError(
-            f"image {sample.image_id}: the model's scores contain NaN, so there is nothing to score; "
-            "check the weights, or evaluate with precision 32-true"
-        )
+def _options(dataset: EvaluationDataset, rule: OracleRule, double_resize: tuple[int, int] | None) -> str:
+    differing = []
+    if rule != "exact":
+        differing.append(f"oracle_rule={rule}")
+    if double_resize is not None:
+        differing.append(f"ground_truth=resized_to_{double_resize[0]}_{double_resize[1]}_and_back")
+    if getattr(dataset, "empty_samples", "skip") != "skip":
+        differing.append(f"empty_samples={dataset.empty_samples}")
+    return ", ".join(differing) or DEFAULT_OPTIONS
 
 
-def _check_arguments(modes: Sequence[str], precision: str, limit: int | None) -> None:
+def _check_arguments(modes: Sequence[str], precision: str, limit: int | None, level: str) -> None:
     if not modes or any(mode not in MODES for mode in modes):
         raise ValueError(f"modes must be among {', '.join(MODES)}, not {list(modes)}")
+    if level not in LEVELS:
+        raise ValueError(f"level must be one of {', '.join(LEVELS)}, not {level!r}")
     if precision not in PRECISIONS:
         raise ValueError(f"precision must be one of {', '.join(PRECISIONS)}, not {precision!r}")
     if limit is not None and limit < 1:
@@ -275,14 +212,3 @@ def _evaluation_mode(model: nn.Module) -> Iterator[None]:
     finally:
         for module, mode in training.items():
             module.training = mode
-
-
-def _vocabulary_facts(vocabulary: Vocabulary) -> dict[str, Any]:
-    return {
-        "name": vocabulary.name,
-        "parts": vocabulary.parts,
-        "objects": vocabulary.objects,
-        "unseen_objects": sorted(vocabulary.unseen_objects),
-        "ignore_label": vocabulary.ignore_label,
-        "title": vocabulary.title,
-    }

@@ -1,25 +1,32 @@
-"""Protocols: published and sound ways of turning one stored confusion matrix into figures.
+"""Protocols: published and sound ways of turning stored counts into figures.
 
-Each is a function of the matrix alone, so that a run can be read under any of them afterwards. Notation as in the
-literature: C[p, g] pixels predicted p with label g; tp_c = C[c, c]; G_c labelled, P_c predicted pixels of class c.
+Each is a function of the counts alone, so that a run can be read under any of them afterwards; they are listed in
+:mod:`ovparts_lib.evaluation.registry`.
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Literal
 
 import numpy as np
 import pandas as pd
 
 from ovparts_lib.evaluation.confusion import ConfusionMatrix
-from ovparts_lib.evaluation.evaluator import MODES, Evaluation
+from ovparts_lib.evaluation.per_image import ImageCounts, Tally, tally
+from ovparts_lib.evaluation.readings import Averaged, group_figures, harmonic, mean_over, overall_figures, ratio
+from ovparts_lib.evaluation.stored import DEFAULT_OPTIONS, Evaluation
 from ovparts_lib.vocabularies.vocabulary import Vocabulary
+
+Nothing = Literal["excluded", "column_dropped", "forced", "counted"]
+BoundaryRule = Literal[
+    "none", "own_mask", "label_difference", "label_difference_with_nothing", "label_difference_8_bit"
+]
 
 
 class UnsupportedModeError(ValueError):
-    """A protocol is not defined for a mode, or the evaluation did not score it; the message says which are."""
+    """A protocol is not defined for a mode or level, or the evaluation did not score it; the message says which are."""
 
 
 @dataclass(frozen=True)
@@ -34,10 +41,15 @@ class ProtocolResult:
         vocabulary_hash: the vocabulary's hash.
         summary: figures in percent, NaN where a group is empty: ``mIoU``, ``seen``, ``unseen`` (group means),
             ``harmonic`` (of the two); ``classes``, ``classes_seen``, ``classes_unseen`` (how many were averaged);
-            further figures as the protocol defines them.
-        classes: one row per part in label order: ``IoU``, ``recall``, ``precision`` in percent (NaN where undefined),
-            ``pixels`` (labelled), ``predicted_pixels``, ``predicted_only`` (predicted, but absent from the labels).
+            ``recall`` (mean over classes), ``recall_seen``, ``recall_unseen``, ``recall_harmonic``;
+            ``pixel_accuracy``, ``pixel_accuracy_seen``, ``pixel_accuracy_unseen``; ``fwIoU``; ``predicted_only`` (how
+            many classes are predicted but never labelled); ``nothing_IoU`` (NaN where "nothing" is no class);
+            ``boundary_IoU``, ``boundary_IoU_seen``, ``boundary_IoU_unseen``, ``boundary_IoU_harmonic``.
+        classes: one row per class in label order: ``IoU``, ``recall``, ``precision``, ``boundary_IoU`` in percent (NaN
+            where undefined), ``pixels`` (labelled), ``predicted_pixels``, ``predicted_only`` (predicted, but absent
+            from the labels).
         counts: records and images behind the matrix, empty when the matrix was scored without its evaluation.
+        options: how scoring differed from the default.
     """
 
     protocol: str
@@ -48,9 +60,15 @@ class ProtocolResult:
     summary: dict[str, float]
     classes: pd.DataFrame
     counts: dict[str, int]
+    options: str = DEFAULT_OPTIONS
 
 
-Figures = tuple[dict[str, float], pd.DataFrame]
+@dataclass(frozen=True)
+class Boundaries:
+    """Boundary counts of one mode, as an evaluation keeps them; either may be missing."""
+
+    own_mask: np.ndarray | None = None
+    label_difference: np.ndarray | None = None
 
 
 @dataclass(frozen=True)
@@ -61,202 +79,222 @@ class Protocol:
         name: as in tables and parameters.
         version: changes whenever its figures would.
         modes: the modes it is defined for.
-        description: one sentence for readers of a table.
-        figures: (int64 matrix (N+1, N+1), vocabulary, mode) -> summary and class table.
+        description: a sentence for readers of a table.
+        overall: the classes of the overall mean.
+        groups: the classes of the seen and unseen means.
+        level: ``parts`` or ``objects``.
+        nothing: what index N is, see :func:`ovparts_lib.evaluation.per_image.tally`.
+        predicted_nothing: whether labelled pixels predicted as nothing exist.
+        only_predicted_iou: IoU in the class table of a class that is only predicted: 0, or NaN.
+        mean_accuracy: whether the groups' pixel accuracy is a mean over classes.
+        charges_background: whether part predictions on known background are false positives.
+        boundary: which boundary counts are read, and how.
     """
 
     name: str
     version: str
     modes: tuple[str, ...]
     description: str
-    figures: Callable[[np.ndarray, Vocabulary, str], Figures]
+    overall: Averaged
+    groups: Averaged
+    level: str = "parts"
+    nothing: Nothing = "excluded"
+    predicted_nothing: bool = True
+    only_predicted_iou: float = field(default=float("nan"))
+    mean_accuracy: bool = False
+    charges_background: bool = False
+    boundary: BoundaryRule = "none"
 
     def __call__(self, evaluation: Evaluation, mode: str) -> ProtocolResult:
         """Read one mode of an evaluation.
 
         Raises:
-            UnsupportedModeError: the protocol is not defined for the mode, or the evaluation lacks it.
+            UnsupportedModeError: the protocol is not defined for the mode or level, or the evaluation lacks what it
+                reads.
         """
-        if mode not in evaluation.matrices:
-            raise UnsupportedModeError(f"the evaluation has no mode {mode!r}; it has {', '.join(evaluation.modes)}")
+        self.check(evaluation, mode)
         counts = {
             "records": evaluation.records,
             "skipped_records": evaluation.skipped_records,
             "images": evaluation.images,
             "dataset_images": evaluation.dataset_images,
         }
-        return self.read(evaluation.matrices[mode], evaluation.vocabulary, mode, counts)
+        released = evaluation.boundary_released.get(mode)
+        return self.read(
+            evaluation.matrices[mode],
+            evaluation.vocabulary,
+            mode,
+            counts,
+            background=evaluation.background,
+            boundaries=Boundaries(evaluation.boundary.get(mode), None if released is None else released.numpy()),
+            options=evaluation.options,
+        )
 
     def read(
         self,
         matrix: ConfusionMatrix | np.ndarray,
         vocabulary: Vocabulary,
         mode: str,
-        counts: dict[str, int] | None = None,
+        counts: Mapping[str, int] | None = None,
+        *,
+        background: ImageCounts | np.ndarray | None = None,
+        boundaries: Boundaries | None = None,
+        options: str = DEFAULT_OPTIONS,
     ) -> ProtocolResult:
         """Read a matrix that stands alone.
 
+        Args:
+            matrix: int64 (N+1, N+1).
+            vocabulary: its classes.
+            mode: what the matrix counts.
+            counts: records and images behind it.
+            background: predictions on known background, of each image or int64 (N+1,) in all.
+            boundaries: boundary counts, where there are any.
+            options: how scoring differed from the default.
+
         Raises:
-            UnsupportedModeError: the protocol is not defined for the mode.
+            UnsupportedModeError: the protocol is not defined for the mode, or lacks the background it charges.
             ValueError: matrix and vocabulary are of different sizes.
         """
+        self._check_mode(mode)
+        array = matrix.numpy() if isinstance(matrix, ConfusionMatrix) else np.asarray(matrix)
+        classes = len(vocabulary.parts)
+        if array.shape != (classes + 1, classes + 1):
+            raise ValueError(
+                f"a matrix of {classes} parts must be {(classes + 1, classes + 1)}, this one is {array.shape}"
+            )
+        charged = self._charged(background, classes)
+        total = self.tally(ImageCounts.of_matrix(array), charged).total()
+        summary = {key: float(value) for key, value in self.summary(total, vocabulary).items()}
+        boundary = self._boundary_classes(boundaries or Boundaries(), classes)
+        summary |= self._boundary_means(boundary, vocabulary)
+        for key in ("classes", "classes_seen", "classes_unseen", "predicted_only"):
+            summary[key] = int(summary[key])
+        return ProtocolResult(
+            protocol=self.name,
+            version=self.version,
+            mode=mode,
+            vocabulary=vocabulary.name,
+            vocabulary_hash=vocabulary.hash,
+            summary=summary,
+            classes=self._class_frame(total, boundary[:classes]),
+            counts=dict(counts or {}),
+            options=options,
+        )
+
+    def check(self, evaluation: Evaluation, mode: str) -> None:
+        """Raise UnsupportedModeError unless the evaluation can be read in this mode."""
+        if mode not in evaluation.matrices:
+            raise UnsupportedModeError(f"the evaluation has no mode {mode!r}; it has {', '.join(evaluation.modes)}")
+        self._check_mode(mode)
+        if evaluation.level != self.level:
+            raise UnsupportedModeError(
+                f"the protocol {self.name!r} reads matrices of {self.level}, this evaluation is over {evaluation.level}"
+            )
+
+    def applies(self, evaluation: Evaluation, mode: str) -> bool:
+        """Whether the evaluation holds what the protocol reads in this mode."""
+        known = evaluation.background is not None or not self.charges_background
+        return mode in self.modes and mode in evaluation.modes and evaluation.level == self.level and known
+
+    def tally(self, counts: ImageCounts, charged: ImageCounts | None = None) -> Tally:
+        """Pixels per image and class as the protocol sees them: (images, K)."""
+        return tally(
+            counts,
+            nothing=self.nothing,
+            predicted_nothing=self.predicted_nothing,
+            charged=charged if self.charges_background else None,
+        )
+
+    def summary(self, counts: Tally, vocabulary: Vocabulary) -> dict[str, np.ndarray]:
+        """Figures from tallies (..., K), each (...); those of boundaries are not among them."""
+        classes = len(vocabulary.parts)
+        groups = {"seen": vocabulary.seen_part_ids, "unseen": vocabulary.unseen_part_ids}
+        figures = overall_figures(counts, self.overall)
+        read = {
+            name: group_figures(counts, ids, self.groups, mean_accuracy=self.mean_accuracy)
+            for name, ids in groups.items()
+        }
+        for name, group in read.items():
+            figures |= {name: group["IoU"], f"classes_{name}": group["classes"]}
+            figures |= {f"{key}_{name}": group[key] for key in ("recall", "pixel_accuracy")}
+        figures["harmonic"] = harmonic(figures["seen"], figures["unseen"])
+        figures["recall_harmonic"] = harmonic(figures["recall_seen"], figures["recall_unseen"])
+        parts = slice(0, classes)
+        figures["predicted_only"] = ((counts.labelled == 0) & (counts.predicted > 0))[..., parts].sum(-1)
+        nothing = ratio(counts.right, counts.union)[..., classes:]
+        figures["nothing_IoU"] = nothing[..., 0] if nothing.shape[-1] else np.full(figures["mIoU"].shape, np.nan)
+        return figures
+
+    def _check_mode(self, mode: str) -> None:
         if mode not in self.modes:
             raise UnsupportedModeError(
                 f"the protocol {self.name!r} is not defined for the mode {mode!r}, only for {', '.join(self.modes)}"
             )
-        array = matrix.numpy() if isinstance(matrix, ConfusionMatrix) else np.asarray(matrix)
-        side = len(vocabulary.parts) + 1
-        if array.shape != (side, side):
-            raise ValueError(
-                f"a matrix of {len(vocabulary.parts)} parts must be {(side, side)}, this one is {array.shape}"
+
+    def _charged(self, background: ImageCounts | np.ndarray | None, classes: int) -> ImageCounts | None:
+        if not self.charges_background:
+            return None
+        if background is None:
+            raise UnsupportedModeError(
+                f"the protocol {self.name!r} charges predictions on known background, which were not counted; "
+                "evaluate with strict=True"
             )
-        summary, classes = self.figures(array, vocabulary, mode)
-        return ProtocolResult(
-            self.name, self.version, mode, vocabulary.name, vocabulary.hash, summary, classes, counts or {}
-        )
+        totals = np.zeros((classes + 1, classes + 1), np.int64)
+        totals[:, classes] = background.matrix()[:, classes] if isinstance(background, ImageCounts) else background
+        return ImageCounts.of_matrix(totals)
 
-
-def harmonic_mean(seen: float, unseen: float) -> float:
-    """2ab / (a + b); NaN if either is NaN or both are 0."""
-    return 2 * seen * unseen / (seen + unseen) if seen + unseen > 0 else math.nan
-
-
-def class_frame(matrix: np.ndarray) -> pd.DataFrame:
-    """Per-class figures from a matrix whose rows all count as predictions and whose columns 0..N-1 count as labels.
-
-    Args:
-        matrix: counts (R, N) with R >= N; rows past N-1 are predictions of none of the classes.
-
-    Returns:
-        The columns of :attr:`ProtocolResult.classes`. IoU and recall are NaN for classes without labelled pixels,
-        precision for classes never predicted.
-    """
-    classes = matrix.shape[1]
-    right = np.diagonal(matrix).astype(np.float64)
-    labelled, predicted = matrix.sum(axis=0), matrix[:classes].sum(axis=1)
-    occurs = labelled > 0
-    with np.errstate(invalid="ignore", divide="ignore"):
+    def _class_frame(self, counts: Tally, boundary: np.ndarray) -> pd.DataFrame:
+        size = len(boundary)
+        right, labelled, predicted = (one[:size] for one in (counts.right, counts.labelled, counts.predicted))
+        only_predicted = (labelled == 0) & (predicted > 0)
+        iou = np.where(labelled > 0, ratio(right, counts.union[:size]), np.nan)
         return pd.DataFrame(
             {
-                "IoU": np.where(occurs, 100 * right / (labelled + predicted - right), np.nan),
-                "recall": np.where(occurs, 100 * right / labelled, np.nan),
-                "precision": np.where(predicted > 0, 100 * right / predicted, np.nan),
-                "pixels": labelled,
-                "predicted_pixels": predicted,
-                "predicted_only": (predicted > 0) & ~occurs,
+                "IoU": np.where(only_predicted, self.only_predicted_iou, iou),
+                "recall": ratio(right, labelled),
+                "precision": ratio(right, predicted),
+                "pixels": labelled.astype(np.int64),
+                "predicted_pixels": predicted.astype(np.int64),
+                "predicted_only": only_predicted,
+                "boundary_IoU": boundary,
             }
         )
 
+    def _boundary_classes(self, counts: Boundaries, classes: int) -> np.ndarray:
+        """Boundary IoU of each class, and of nothing last where that is one: NaN where there is none."""
+        if self.boundary == "own_mask" and counts.own_mask is not None:
+            both, labelled, predicted = counts.own_mask.astype(np.float64)
+            return np.where(labelled > 0, ratio(both, labelled + predicted - both), np.nan)
+        if self.boundary.startswith("label_difference") and counts.label_difference is not None:
+            size = classes + (self.boundary == "label_difference_with_nothing")
+            matrix = counts.label_difference
+            if self.boundary == "label_difference_8_bit":
+                matrix = wrapped_to_8_bits(matrix)
+            matrix = matrix[:size, :size].astype(np.float64)
+            right = np.diagonal(matrix)
+            return ratio(right, matrix.sum(0) + matrix.sum(1) - right)
+        return np.full(classes, np.nan)
 
-def _recommended(matrix: np.ndarray, vocabulary: Vocabulary, mode: str) -> Figures:
-    classes = class_frame(matrix[:, : len(vocabulary.parts)])
-    occurs = (classes["pixels"] > 0).to_numpy()
-    summary = _group_means(classes, vocabulary, occurs, occurs)
-    recall = _group_means(classes, vocabulary, occurs, occurs, "recall")
-    summary |= _pixel_figures(classes)
-    summary |= {"recall": recall["mIoU"], "recall_seen": recall["seen"], "recall_unseen": recall["unseen"]}
-    summary["predicted_only"] = int(classes["predicted_only"].sum())
-    return summary, classes
-
-
-def _ov_parts(matrix: np.ndarray, vocabulary: Vocabulary, mode: str) -> Figures:
-    count = len(vocabulary.parts)
-    classes = class_frame(matrix[:count, :count])
-    occurs = (classes["pixels"] > 0).to_numpy()
-    averaged = occurs | (classes["predicted_pixels"] > 0).to_numpy()
-    summary = _group_means(classes, vocabulary, occurs, averaged)
-    summary |= _pixel_figures(classes)
-    summary["predicted_only"] = int(classes["predicted_only"].sum())
-    return summary, classes
-
-
-def _group_means(
-    classes: pd.DataFrame, vocabulary: Vocabulary, occurs: np.ndarray, averaged: np.ndarray, column: str = "IoU"
-) -> dict[str, float]:
-    """Sums over classes that occur, divided by the number of classes averaged (others of those count 0)."""
-    everything, values = range(len(classes)), classes[column].to_numpy()
-
-    def mean(ids: Sequence[int]) -> tuple[float, int]:
-        ids = np.asarray(ids, dtype=np.int64)
-        number = int(averaged[ids].sum())
-        return (float(values[ids][occurs[ids]].sum() / number) if number else math.nan), number
-
-    overall, count = mean(everything)
-    seen, count_seen = mean(vocabulary.seen_part_ids)
-    unseen, count_unseen = mean(vocabulary.unseen_part_ids)
-    return {
-        "mIoU": overall,
-        "seen": seen,
-        "unseen": unseen,
-        "harmonic": harmonic_mean(seen, unseen),
-        "classes": count,
-        "classes_seen": count_seen,
-        "classes_unseen": count_unseen,
-    }
+    def _boundary_means(self, boundary: np.ndarray, vocabulary: Vocabulary) -> dict[str, float]:
+        # Of the released group means only those of boundaries hold "nothing", among the unseen.
+        outside = range(len(vocabulary.parts), len(boundary))
+        groups = {
+            "": range(len(boundary)),
+            "_seen": vocabulary.seen_part_ids,
+            "_unseen": (*vocabulary.unseen_part_ids, *outside),
+        }
+        means = {
+            f"boundary_IoU{name}": float(mean_over(boundary, ~np.isnan(boundary), ids)[0])
+            for name, ids in groups.items()
+        }
+        means["boundary_IoU_harmonic"] = float(harmonic(means["boundary_IoU_seen"], means["boundary_IoU_unseen"]))
+        return means
 
 
-def _pixel_figures(classes: pd.DataFrame) -> dict[str, float]:
-    """Share of labelled pixels that are right, and IoU weighted by labelled pixels; NaN without labels."""
-    pixels, total = classes["pixels"].to_numpy(), int(classes["pixels"].sum())
-    if not total:
-        return {"pixel_accuracy": math.nan, "fwIoU": math.nan}
-    weights = pixels / total
-    return {
-        "pixel_accuracy": float(np.nansum(weights * classes["recall"])),
-        "fwIoU": float(np.nansum(weights * classes["IoU"])),
-    }
-
-
-PROTOCOLS: dict[str, Protocol] = {
-    protocol.name: protocol
-    for protocol in (
-        Protocol(
-            name="recommended",
-            version="1",
-            modes=MODES,
-            description=(
-                "Labelled part pixels; mean over the classes of a group that occur in the ground truth, a missed class "
-                "counts 0; a background prediction on a labelled pixel is an error; classes that are predicted but do "
-                "not occur are counted apart; background is never averaged."
-            ),
-            figures=_recommended,
-        ),
-        Protocol(
-            name="ov_parts",
-            version="1",
-            modes=("oracle_obj",),
-            description=(
-                "OV-PARTS (GeneralizedSemSegEvaluator): labelled part pixels; classes that are predicted but do not "
-                "occur enter the means as 0. Its pred-obj evaluation was not released."
-            ),
-            figures=_ov_parts,
-        ),
-    )
-}
-
-
-def recommended(matrix: ConfusionMatrix | np.ndarray, vocabulary: Vocabulary, mode: str) -> ProtocolResult:
-    """The recommended protocol: every class that occurs counts, nothing else does. See ``PROTOCOLS["recommended"]``."""
-    return PROTOCOLS["recommended"].read(matrix, vocabulary, mode)
-
-
-def ov_parts(matrix: ConfusionMatrix | np.ndarray, vocabulary: Vocabulary, mode: str) -> ProtocolResult:
-    """The metric of OV-PARTS (NeurIPS 2023), as its released evaluator computes it. See ``PROTOCOLS["ov_parts"]``."""
-    return PROTOCOLS["ov_parts"].read(matrix, vocabulary, mode)
-
-
-def score_all(evaluation: Evaluation, protocols: Sequence[str] = tuple(PROTOCOLS)) -> list[ProtocolResult]:
-    """Every mode of an evaluation under every named protocol that is defined for it.
-
-    Raises:
-        ValueError: a protocol that does not exist.
-    """
-    unknown = [name for name in protocols if name not in PROTOCOLS]
-    if unknown:
-        raise ValueError(f"no protocol called {unknown[0]!r}; there are {', '.join(PROTOCOLS)}")
-    return [
-        PROTOCOLS[name](evaluation, mode)
-        for name in protocols
-        for mode in evaluation.modes
-        if mode in PROTOCOLS[name].modes
-    ]
+def wrapped_to_8_bits(matrix: np.ndarray) -> np.ndarray:
+    """A confusion of boundary maps as detectron2 counts it: places prediction · (N+1) + target overflow at 256."""
+    places = np.arange(matrix.size) % 256
+    wrapped = np.zeros(matrix.size, matrix.dtype)
+    np.add.at(wrapped, places, matrix.reshape(-1))
+    return wrapped.reshape(matrix.shape)

@@ -7,11 +7,12 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import pandas as pd
 
-from ovparts_lib.evaluation.evaluator import Evaluation
-from ovparts_lib.evaluation.protocols import PROTOCOLS, ProtocolResult
+from ovparts_lib.evaluation.protocols import ProtocolResult
+from ovparts_lib.evaluation.registry import protocol_named
+from ovparts_lib.evaluation.stored import Evaluation
 from ovparts_lib.vocabularies.vocabulary import split_part_name
 
-IDENTITY = ("protocol", "version", "vocabulary", "vocabulary_hash")
+IDENTITY = ("protocol", "version", "vocabulary", "vocabulary_hash", "options")
 
 
 class ProtocolMismatchError(ValueError):
@@ -23,16 +24,14 @@ def class_table(evaluation: Evaluation, protocol: str = "recommended", mode: str
 
     Returns:
         Columns object, part (``"dog's head"``), generic (``"head"``), seen, IoU, recall, precision (percent; NaN where
-        undefined), pixels (labelled), images (in which it is labelled), predicted_pixels, predicted_only, and the
-        constants mode, protocol, version, vocabulary_hash.
+        undefined), pixels (labelled), images (in which it is labelled), predicted_pixels, predicted_only, boundary_IoU,
+        and the constants mode, protocol, version, vocabulary_hash, options.
 
     Raises:
         ValueError: no such protocol.
         UnsupportedModeError: the protocol or the evaluation lacks the mode.
     """
-    if protocol not in PROTOCOLS:
-        raise ValueError(f"no protocol called {protocol!r}; there are {', '.join(PROTOCOLS)}")
-    result, vocabulary = PROTOCOLS[protocol](evaluation, mode), evaluation.vocabulary
+    result, vocabulary = protocol_named(protocol)(evaluation, mode), evaluation.vocabulary
     owners, generic = zip(*(split_part_name(part) for part in vocabulary.parts), strict=True)
     table = result.classes.copy()
     table.insert(0, "object", owners)
@@ -41,7 +40,7 @@ def class_table(evaluation: Evaluation, protocol: str = "recommended", mode: str
     table.insert(3, "seen", [vocabulary.is_seen_part(part) for part in range(len(vocabulary.parts))])
     table.insert(table.columns.get_loc("pixels") + 1, "images", np.asarray(evaluation.class_images))
     table["mode"], table["protocol"], table["version"] = mode, result.protocol, result.version
-    table["vocabulary_hash"] = result.vocabulary_hash
+    table["vocabulary_hash"], table["options"] = result.vocabulary_hash, result.options
     return table
 
 
@@ -49,10 +48,10 @@ def summary_table(results: Sequence[ProtocolResult]) -> pd.DataFrame:
     """One row per result: mode, group means with the classes averaged, further figures, what was counted, protocol.
 
     Args:
-        results: of one protocol, version and vocabulary; typically the modes of one evaluation.
+        results: of one protocol, version, vocabulary and way of scoring; typically the modes of one evaluation.
 
     Raises:
-        ProtocolMismatchError: the results differ in protocol, version or vocabulary.
+        ProtocolMismatchError: the results differ in protocol, version, vocabulary or options of scoring.
         ValueError: no results.
     """
     if not results:
@@ -72,7 +71,8 @@ def merge_tables(tables: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
         tables: summary tables by run name, as :func:`summary_table` made them or read back from CSV.
 
     Raises:
-        ProtocolMismatchError: they differ in protocol, version, vocabulary or set of modes; nothing is converted.
+        ProtocolMismatchError: they differ in protocol, version, vocabulary, options of scoring or set of modes; nothing
+            is converted.
         ValueError: no tables, or one that is not a summary table.
     """
     if not tables:

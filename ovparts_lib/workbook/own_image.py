@@ -78,7 +78,7 @@ def look_at_images(model: nn.Module, words: Vocabulary, params: Any) -> list[Vie
         name = name if name not in names else f"{name}_{number}"
         names.add(name)
         scores = model.predict([image], words, background=params.background)[0]
-        views.append(View(name, image, scores, pred_all_map(scores).cpu()))
+        views.append(View(name, image, scores, pred_all_map(scores, vocabulary=words).cpu()))
     return views
 
 

@@ -26,7 +26,7 @@ def comparison_figures(model: nn.Module, data: PartData, params: Any, output: Ru
     scores = [model.predict([sample.image], vocabulary)[0] for sample in samples]
     predictions = {
         "oracle_obj": [oracle_prediction(one, sample, vocabulary) for one, sample in zip(scores, samples, strict=True)],
-        "pred_all": [pred_all_map(one) for one in scores],
+        "pred_all": [pred_all_map(one, vocabulary=vocabulary) for one in scores],
     }
     captions = {
         "oracle_obj": "Objects and their masks are given; only an object's own parts compete inside it.",

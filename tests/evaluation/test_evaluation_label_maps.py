@@ -1,3 +1,5 @@
+import dataclasses
+
 import numpy as np
 import pytest
 import torch
@@ -5,9 +7,10 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ovparts_lib.evaluation import label_maps, oracle_map, pred_all_map, upsampled_argmax
-from ovparts_lib.models.scores import PartScores
+from ovparts_lib.evaluation import oracle_map, pred_all_map, sampling, upsampled_argmax
+from ovparts_lib.models.scores import ObjectScores, PartScores
 from ovparts_lib.vocabularies import Vocabulary, load_vocabulary
+from tests.evaluation.recorded import read
 
 TRAPS = Vocabulary(  # "ox" is a substring of "fox", "door" of "cabinet's door": only ids may decide
     "traps",
@@ -43,8 +46,8 @@ def released_maps(scores, vocabulary, object_ids):
 )
 def test_equal_to_the_released_rule_on_dense_maps(seed, grid, size, chunk):
     scores = scores_of(TRAPS, seed, grid, size)
-    before = dict(label_maps._CHUNK_VALUES)
-    label_maps._CHUNK_VALUES["cpu"] = chunk
+    before = dict(sampling.BAND_VALUES), dict(sampling.CHUNK_VALUES)
+    sampling.BAND_VALUES["cpu"] = sampling.CHUNK_VALUES["cpu"] = chunk
     try:
         everywhere = pred_all_map(scores)
         for object_id in range(4):
@@ -52,7 +55,8 @@ def test_equal_to_the_released_rule_on_dense_maps(seed, grid, size, chunk):
             assert torch.equal(oracle_map(scores, object_id, TRAPS), oracle)
             assert torch.equal(everywhere, dense)
     finally:
-        label_maps._CHUNK_VALUES.update(before)
+        sampling.BAND_VALUES.update(before[0])
+        sampling.CHUNK_VALUES.update(before[1])
 
 
 @pytest.mark.parametrize("name", ["pascal_part_116", "partimagenet_ood"])
@@ -74,7 +78,8 @@ def test_interpolation_is_the_closed_formula():
 
 @pytest.mark.parametrize("chunk", [1, 1 << 20])
 def test_ties_go_to_the_first_class_and_background_comes_last(chunk, monkeypatch):
-    monkeypatch.setitem(label_maps._CHUNK_VALUES, "cpu", chunk)
+    monkeypatch.setitem(sampling.BAND_VALUES, "cpu", chunk)
+    monkeypatch.setitem(sampling.CHUNK_VALUES, "cpu", chunk)
     equal = PartScores(torch.zeros(6, 4, 4), tuple(range(6)), torch.zeros(4, 4), (8, 8))
     assert pred_all_map(equal).unique().tolist() == [0]
     assert oracle_map(equal, TRAPS.object_id("ox"), TRAPS).unique().tolist() == [2]
@@ -122,23 +127,118 @@ def test_half_precision_logits_are_interpolated_in_float32():
     assert torch.equal(pred_all_map(half), pred_all_map(same))
 
 
-def test_memory_stays_far_below_a_dense_map():
+def test_memory_stays_far_below_a_dense_map(monkeypatch):
     """116 classes on a large photograph: the dense float map would hold 1.5 GB."""
-    tracked = []
-    original = F.interpolate
+    held = []
+    original = sampling.F.embedding_bag
 
-    def watch(chunk, *args, **kwargs):
-        full = original(chunk, *args, **kwargs)
-        tracked.append(full.nelement() * full.element_size())
-        return full
+    def watch(corners, table, **options):
+        values = original(corners, table, **options)
+        held.append(4 * (values.nelement() + table.nelement()))
+        return values
 
     vocabulary = load_vocabulary("pascal_part_116")
-    scores = scores_of(vocabulary, 0, (8, 8), (1536, 2048))
-    label_maps.F.interpolate = watch
-    try:
-        label_map = pred_all_map(scores)
-    finally:
-        label_maps.F.interpolate = original
-    assert label_map.shape == (1536, 2048)
-    assert max(tracked) <= 16 * 2**20
-    assert np.sum(tracked) == 117 * 1536 * 2048 * 4
+    scores = scores_of(vocabulary, 0, (352, 352), (1536, 2048))
+    monkeypatch.setattr(sampling.F, "embedding_bag", watch)
+    assert pred_all_map(scores).shape == (1536, 2048)
+    assert max(held) <= 8 * 2**20
+
+
+@pytest.mark.parametrize("scale", [1.0, 0.25])
+@pytest.mark.parametrize("probabilities", [False, True])
+def test_chosen_pixels_have_the_values_of_the_dense_map(scale, probabilities):
+    """Padding included: maps that span more than the image are resized to that, and cropped."""
+    draw = torch.Generator().manual_seed(3)
+    logits = 5 * torch.randn(9, 17, 23, generator=draw)
+    size, covered = (40, 61), (int(40 + 16 * scale), int(61 + 32 * scale))
+    maps = logits.sigmoid() if probabilities else logits
+    dense = F.interpolate(maps[None], size=covered, mode="bilinear", align_corners=False)[0][:, : size[0], : size[1]]
+    pixels = torch.randperm(40 * 61, generator=draw)[:700].sort().values
+    found = torch.full((700, 9), torch.nan)
+    for start, values in sampling.sampled([logits[:4], logits[4:]], pixels, size, covered, probabilities=probabilities):
+        found[start : start + len(values)] = values
+    torch.testing.assert_close(found, dense.flatten(1).T[pixels], rtol=1e-5, atol=2e-5)
+
+
+def test_equal_channels_tie_everywhere_whatever_their_values():
+    """Ties must not depend on where a channel stands in a vector register."""
+    one = torch.randn(1, 31, 29, generator=torch.Generator().manual_seed(1))
+    assert upsampled_argmax(one.expand(117, -1, -1), (203, 171)).unique().tolist() == [0]
+
+
+def objects_of(vocabulary, seed, grid, scale=3.0):
+    draw = torch.Generator().manual_seed(seed + 1000)
+    ids = tuple(i for i in range(len(vocabulary.objects)) if vocabulary.parts_of(i))
+    logits = scale * torch.randn(len(ids) + 1, *grid, generator=draw)
+    return ObjectScores(logits[:-1], ids, logits[-1])
+
+
+@settings(deadline=None, max_examples=40)
+@given(seed=st.integers(0, 10**6), size=st.tuples(st.integers(1, 40), st.integers(1, 40)))
+def test_objects_gate_their_parts_like_the_released_product(seed, size):
+    """PartCLIPSeg: probabilities of parts times (their object wins), background times (no object wins), arg-max."""
+    scores = scores_of(TRAPS, seed, (7, 5), size)
+    scores.objects = objects_of(TRAPS, seed, (4, 6))
+    stack = torch.cat([scores.logits, scores.background[None]]).double()
+    objects = torch.cat([scores.objects.logits, scores.objects.background[None]]).double()
+    dense, gate = (
+        torch.sigmoid(F.interpolate(maps[None], size, mode="bilinear", align_corners=False)[0])
+        for maps in (stack, objects)
+    )
+    chosen = torch.tensor([*scores.objects.object_ids, -1])[gate.argmax(0)]
+    owners = torch.tensor([*TRAPS.part_to_object, -1])
+    expected = (dense * (owners[:, None, None] == chosen[None])).argmax(0)
+    assert torch.equal(pred_all_map(scores, vocabulary=TRAPS), expected)
+
+
+def test_objects_need_the_vocabulary():
+    scores = scores_of(TRAPS)
+    scores.objects = objects_of(TRAPS, 0, (4, 6))
+    with pytest.raises(ValueError, match="give the vocabulary, which knows the objects' parts"):
+        pred_all_map(scores)
+
+
+@pytest.mark.parametrize("case", ["pascal", "ade", "ade_two"])
+def test_maps_of_all_six_systems_equal_the_recorded_ones(case):
+    facts, arrays = read(f"golden_rules_{case}")
+    vocabulary = load_vocabulary("pascal_part_116" if case == "pascal" else "ade20k_part_234")
+    parts, generic = len(vocabulary.parts), len(vocabulary.generic_parts)
+    logits, others = (torch.from_numpy(arrays[key]) for key in ("part_obj_logits", "generic_logits"))
+    size, ids = tuple(facts["inputs"]["output_size"]), [vocabulary.object_id(name) for name in facts["gt_objects"]]
+    owners = tuple(vocabulary.object_id(name) for name in vocabulary.objects_with_parts)
+    scores = PartScores(logits[:-1], tuple(range(parts)), logits[-1], size)
+    squashed = dataclasses.replace(scores, resized_as="probabilities")
+    gated = dataclasses.replace(scores, objects=ObjectScores(others[generic:-1], owners, others[-1]))
+
+    def same(label_map, key):
+        np.testing.assert_array_equal(label_map.numpy(), arrays[key])
+
+    for system in ("ov_clipseg", "pc_clipseg", "partclipseg"):
+        for rule in ("exact", "zero_others"):
+            same(oracle_map(scores, ids, vocabulary, rule), f"{system}/sem_seg/argmax")
+    for system in ("ov_catseg", "pc_catseg", "partcatseg"):
+        same(oracle_map(squashed, ids, vocabulary, "substring"), f"{system}/sem_seg/argmax")
+    same(pred_all_map(scores), "pc_clipseg/sem_seg_all/argmax")
+    for system in ("pc_catseg", "partcatseg"):
+        same(pred_all_map(squashed), f"{system}/sem_seg_all/argmax")
+    same(pred_all_map(gated, vocabulary=vocabulary), "partclipseg/sem_seg_with_bg/argmax")
+    same(upsampled_argmax(others[:generic], size), "partclipseg/part_sem_seg/argmax")
+
+
+def test_substrings_let_other_objects_parts_through_only_when_asked():
+    scores = scores_of(TRAPS, 2)
+    found = oracle_map(scores, TRAPS.object_id("door"), TRAPS, "substring").unique().tolist()
+    assert found == [4, 5]  # "cabinet's door" holds the word
+    with pytest.raises(ValueError, match="the oracle rule is one of exact, zero_others, substring, not 'inexact'"):
+        oracle_map(scores, 0, TRAPS, "inexact")
+
+
+def test_saturated_probabilities_tie_under_the_released_rule_only():
+    logits = torch.zeros(6, 2, 2)
+    logits[2], logits[3] = 40.0, 50.0  # both probabilities are 1 in float32
+    scores = PartScores(logits, tuple(range(6)), None, (2, 2))
+    ox = TRAPS.object_id("ox")
+    assert oracle_map(scores, ox, TRAPS).unique().tolist() == [3]
+    assert oracle_map(scores, ox, TRAPS, "zero_others").unique().tolist() == [2]
+    scores.logits = logits - 200  # and here all of them are 0, like those of other objects
+    assert oracle_map(scores, ox, TRAPS, "zero_others").unique().tolist() == [0]

@@ -58,7 +58,12 @@ def test_summary_states_protocol_modes_counts_and_classes_averaged(evaluation):
 
 def test_all_protocols_are_read_where_they_are_defined(evaluation):
     found = [(result.protocol, result.mode) for result in score_all(evaluation)]
-    assert found == [("recommended", "oracle_obj"), ("recommended", "pred_all"), ("ov_parts", "oracle_obj")]
+    oracle, everything = "oracle_obj", "pred_all"
+    assert found == [
+        ("recommended", oracle), ("recommended", everything), ("recommended_strict", everything), ("ov_parts", oracle),
+        ("partclipseg_oracle", oracle), ("partclipseg_pred_all", everything),
+        ("partcatseg_oracle", oracle), ("partcatseg_pred_all", everything),
+    ]  # fmt: skip
 
 
 def test_runs_of_one_kind_merge_also_from_csv(evaluation):
@@ -71,7 +76,7 @@ def test_runs_of_one_kind_merge_also_from_csv(evaluation):
 
 def test_protocols_do_not_mix(evaluation):
     with pytest.raises(ProtocolMismatchError, match=r"protocol: 'recommended' in .*'ov_parts' in result 2"):
-        summary_table(score_all(evaluation))
+        summary_table(score_all(evaluation, ["recommended", "ov_parts"]))
     ours, released = (summary_table(score_all(evaluation, [name])) for name in ("recommended", "ov_parts"))
     with pytest.raises(ProtocolMismatchError, match=r"protocol: 'recommended' in a; 'ov_parts' in b.*modes:"):
         merge_tables({"a": ours, "b": released})
@@ -89,6 +94,13 @@ def test_versions_vocabularies_and_modes_do_not_mix(evaluation):
     both, one = summary_table(score_all(evaluation, ["recommended"])), summary_table([result])
     with pytest.raises(ProtocolMismatchError, match="modes: 'oracle_obj, pred_all' in a; 'oracle_obj' in b"):
         merge_tables({"a": both, "b": one})
+
+
+def test_ways_of_scoring_do_not_mix(evaluation):
+    released = evaluate(Scripted(), Labels(), device="cpu", progress=False, oracle_rule="substring")
+    tables = {name: summary_table(score_all(one, ["ov_parts"])) for name, one in (("a", evaluation), ("b", released))}
+    with pytest.raises(ProtocolMismatchError, match="options: 'default' in a; 'oracle_rule=substring' in b"):
+        merge_tables(tables)
 
 
 def test_tables_without_content_are_refused(evaluation):

@@ -1,0 +1,162 @@
+"""Confidence intervals by resampling images, and paired comparisons of two evaluations.
+
+The image is the unit that is drawn: its records share a photograph and are not independent of one another. Intervals
+are percentiles of the bootstrap distribution (Efron and Tibshirani, An Introduction to the Bootstrap, 1993, ch. 13).
+They tell how much the figure depends on which images are in the test set, not on the seed of training.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+import pandas as pd
+
+from ovparts_lib.evaluation.per_image import Tally
+from ovparts_lib.evaluation.protocols import Protocol, UnsupportedModeError
+from ovparts_lib.evaluation.registry import protocol_named
+from ovparts_lib.evaluation.stored import Evaluation
+
+FIGURES = ("mIoU", "seen", "unseen", "harmonic", "recall", "pixel_accuracy", "fwIoU")
+_AT_ONCE = 1 << 24  # float64 values held at once: 128 MiB
+
+
+def bootstrap(
+    evaluation: Evaluation,
+    protocol: str = "recommended",
+    mode: str = "oracle_obj",
+    *,
+    samples: int = 1000,
+    seed: int = 0,
+    level: float = 95,
+) -> pd.DataFrame:
+    """Figures of an evaluation with confidence intervals.
+
+    Args:
+        evaluation: with counts of its images.
+        protocol: how the counts are read.
+        mode: of the evaluation.
+        samples: how many sets of images are drawn, each as large as the test set, with replacement.
+        seed: of the draw; images are put in order of their names first, so shards may be merged in any order.
+        level: percent of the distribution inside the interval.
+
+    Returns:
+        A row per figure: figure, value (of all images), low, high (NaN where the value is undefined, or where fewer
+        than two samples define it), samples (that define it), level, mode, protocol, version, vocabulary_hash, options.
+
+    Raises:
+        ValueError: no such protocol, a level outside 0..100, or fewer than 2 samples.
+        UnsupportedModeError: the protocol cannot read the evaluation, or counts of images were not kept.
+    """
+    chosen = protocol_named(protocol)
+    tally = _image_tally(evaluation, chosen, mode)
+    value = chosen.summary(tally.total(), evaluation.vocabulary)
+    drawn = _drawn(chosen, evaluation, tally, samples, seed, level)
+    rows = [_interval(figure, float(value[figure]), drawn[figure], level) for figure in FIGURES]
+    return pd.DataFrame(rows).assign(**_identity(chosen, evaluation, mode, level))
+
+
+def compare(
+    first: Evaluation,
+    second: Evaluation,
+    protocol: str = "recommended",
+    mode: str = "oracle_obj",
+    *,
+    samples: int = 1000,
+    seed: int = 0,
+    level: float = 95,
+) -> pd.DataFrame:
+    """Differences second - first of two evaluations on the same images, with intervals.
+
+    Both are read on the same drawn images, so that what makes an image hard cancels out.
+
+    Returns:
+        A row per figure: figure, first, second, value (the difference), low, high, samples, share_above (of the
+        samples, how many have the second ahead), and the constants of :func:`bootstrap`.
+
+    Raises:
+        ValueError: the evaluations are not of the same images, vocabulary and options; or see :func:`bootstrap`.
+        UnsupportedModeError: see :func:`bootstrap`.
+    """
+    chosen = protocol_named(protocol)
+    tallies = [_image_tally(one, chosen, mode) for one in (first, second)]
+    if sorted(first.image_ids) != sorted(second.image_ids):
+        missing = sorted(set(first.image_ids) ^ set(second.image_ids))
+        raise ValueError(
+            f"a paired comparison needs the same images; {len(missing)} are in one evaluation only, such as "
+            f"{missing[0]}"
+        )
+    if first.vocabulary.hash != second.vocabulary.hash or first.options != second.options:
+        raise ValueError(
+            f"evaluations of vocabulary {first.vocabulary.hash} ({first.options}) and {second.vocabulary.hash} "
+            f"({second.options}) cannot be compared"
+        )
+    values = [chosen.summary(tally.total(), first.vocabulary) for tally in tallies]
+    drawn = [_drawn(chosen, first, tally, samples, seed, level) for tally in tallies]
+    rows = []
+    for figure in FIGURES:
+        before, after = (float(value[figure]) for value in values)
+        differences = drawn[1][figure] - drawn[0][figure]
+        row = _interval(figure, after - before, differences, level)
+        known = differences[~np.isnan(differences)]
+        ahead = float((known > 0).mean()) if len(known) else np.nan
+        rows.append({"figure": figure, "first": before, "second": after} | row | {"share_above": ahead})
+    return pd.DataFrame(rows).assign(**_identity(chosen, first, mode, level))
+
+
+def _image_tally(evaluation: Evaluation, protocol: Protocol, mode: str) -> Tally:
+    """Pixels per image and class, images in order of their names."""
+    protocol.check(evaluation, mode)
+    if mode not in evaluation.per_image:
+        raise UnsupportedModeError("the evaluation holds no counts of its images, so none can be drawn; score again")
+    if not protocol.applies(evaluation, mode):
+        raise UnsupportedModeError(
+            f"the protocol {protocol.name!r} charges predictions on known background, which were not counted; "
+            "evaluate with strict=True"
+        )
+    tally = protocol.tally(evaluation.per_image[mode], evaluation.background)
+    order = np.argsort(np.array(evaluation.image_ids))
+    return Tally(tally.right[order], tally.labelled[order], tally.predicted[order])
+
+
+def _drawn(
+    protocol: Protocol, evaluation: Evaluation, tally: Tally, samples: int, seed: int, level: float
+) -> dict[str, np.ndarray]:
+    """Each figure in each sample, float64 (samples,)."""
+    if samples < 2:
+        raise ValueError(f"an interval needs at least 2 samples, not {samples}")
+    if not 0 < level < 100:
+        raise ValueError(f"level is a percentage between 0 and 100, not {level}")
+    parts = [
+        protocol.summary(tally.weighted(weights), evaluation.vocabulary)
+        for weights in _weights(len(tally.right), samples, seed)
+    ]
+    return {figure: np.concatenate([part[figure] for part in parts]) for figure in FIGURES}
+
+
+def _weights(images: int, samples: int, seed: int) -> Iterator[np.ndarray]:
+    """How often each image is drawn, float64 (some samples, images), all samples in turn."""
+    draw = np.random.default_rng(seed)
+    at_once = max(1, _AT_ONCE // max(images, 1))
+    for start in range(0, samples, at_once):
+        number = min(at_once, samples - start)
+        yield draw.multinomial(images, np.full(images, 1 / images), size=number).astype(np.float64)
+
+
+def _interval(figure: str, value: float, drawn: np.ndarray, level: float) -> dict[str, float]:
+    known = drawn[~np.isnan(drawn)]
+    outside = (100 - level) / 2
+    enough = len(known) >= 2 and not np.isnan(value)
+    low, high = np.percentile(known, [outside, 100 - outside]) if enough else (np.nan, np.nan)
+    return {"figure": figure, "value": value, "low": float(low), "high": float(high), "samples": len(known)}
+
+
+def _identity(protocol: Protocol, evaluation: Evaluation, mode: str, level: float) -> dict[str, object]:
+    return {
+        "level": level,
+        "mode": mode,
+        "protocol": protocol.name,
+        "version": protocol.version,
+        "vocabulary_hash": evaluation.vocabulary.hash,
+        "options": evaluation.options,
+    }

@@ -1,0 +1,125 @@
+"""Counts kept image by image, sparsely: what bootstrap intervals and per-image rates are computed from."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+
+@dataclass(frozen=True, eq=False)
+class ImageCounts:
+    """Confusion counts of each image, only those that are not zero.
+
+    Attributes:
+        images: number of images.
+        classes: N; prediction and target are 0..N, and N stands for nothing.
+        index: int32 (3, k): image, prediction, target of each entry.
+        pixels: int64 (k,): how many.
+    """
+
+    images: int
+    classes: int
+    index: np.ndarray
+    pixels: np.ndarray
+
+    @classmethod
+    def of_matrix(cls, matrix: np.ndarray) -> ImageCounts:
+        """A single matrix, int64 (N+1, N+1), as if it were one image."""
+        prediction, target = np.nonzero(matrix)
+        index = np.stack([np.zeros_like(prediction), prediction, target]).astype(np.int32)
+        return cls(1, matrix.shape[0] - 1, index, matrix[prediction, target].astype(np.int64))
+
+    @classmethod
+    def joined(cls, several: Sequence[ImageCounts]) -> ImageCounts:
+        """The images of all, one after another."""
+        starts = np.cumsum([0, *(one.images for one in several)])
+        index = [one.index + np.array([[start], [0], [0]]) for one, start in zip(several, starts[:-1], strict=True)]
+        pixels = [one.pixels for one in several]
+        return cls(
+            int(starts[-1]),
+            several[0].classes,
+            np.concatenate(index, axis=1).astype(np.int32),
+            np.concatenate(pixels).astype(np.int64),
+        )
+
+    def matrix(self) -> np.ndarray:
+        """The sum over images, int64 (N+1, N+1)."""
+        total = np.zeros((self.classes + 1, self.classes + 1), np.int64)
+        np.add.at(total, (self.index[1], self.index[2]), self.pixels)
+        return total
+
+    def select(self, order: Sequence[int]) -> ImageCounts:
+        """The images in another order, each at most once, possibly fewer of them."""
+        place = np.full(self.images, -1, np.int64)
+        place[np.asarray(order, np.int64)] = np.arange(len(order))
+        kept = place[self.index[0]] >= 0
+        index = self.index[:, kept].copy()
+        index[0] = place[index[0]]
+        return ImageCounts(len(order), self.classes, index, self.pixels[kept])
+
+
+@dataclass(frozen=True, eq=False)
+class Tally:
+    """Pixels per class: all that class figures are made from. Leading dimensions are images or bootstrap samples.
+
+    Attributes:
+        right: float64 (..., K), labelled c and predicted c.
+        labelled: float64 (..., K), labelled c.
+        predicted: float64 (..., K), predicted c.
+    """
+
+    right: np.ndarray
+    labelled: np.ndarray
+    predicted: np.ndarray
+
+    @property
+    def union(self) -> np.ndarray:
+        """Labelled or predicted c."""
+        return self.labelled + self.predicted - self.right
+
+    def weighted(self, weights: np.ndarray) -> Tally:
+        """Sums over images with weights (samples, images): a tally of each sample. Exact for whole-number weights."""
+        return Tally(weights @ self.right, weights @ self.labelled, weights @ self.predicted)
+
+    def total(self) -> Tally:
+        """The sum over the first dimension."""
+        return Tally(self.right.sum(0), self.labelled.sum(0), self.predicted.sum(0))
+
+
+def tally(counts: ImageCounts, *, nothing: str, predicted_nothing: bool, charged: ImageCounts | None = None) -> Tally:
+    """Pixels per class and image, as a protocol sees them.
+
+    Args:
+        counts: of each image.
+        nothing: what index N is: ``excluded``, no class and its column ignored; ``column_dropped``, a class that is
+            predicted but never labelled; ``forced``, a class that is right on every unlabelled pixel, whatever was
+            predicted there; ``counted``, a class like any other.
+        predicted_nothing: whether labelled pixels predicted as nothing count (as missed); otherwise they do not exist.
+        charged: predictions on known background (target N), whose parts are counted as predicted.
+
+    Returns:
+        (images, N), or (images, N+1) where index N is a class.
+    """
+    (image, prediction, target), pixels, classes = counts.index.astype(np.int64), counts.pixels, counts.classes
+    if nothing == "forced":
+        prediction = np.where(target == classes, classes, prediction)
+    kept = np.ones(len(pixels), bool)
+    if nothing in ("excluded", "column_dropped"):
+        kept &= target < classes
+    if not predicted_nothing:
+        kept &= prediction < classes
+    size = classes if nothing == "excluded" else classes + 1
+
+    def summed(chosen: np.ndarray, labels: np.ndarray) -> np.ndarray:
+        places, amounts = image[chosen] * size + labels[chosen], pixels[chosen]
+        return np.bincount(places, amounts, counts.images * size).reshape(counts.images, size)
+
+    labelled = summed(kept & (target < size), target)
+    predicted = summed(kept & (prediction < size), prediction)
+    right = summed(kept & (prediction == target) & (target < size), target)
+    if charged is not None:
+        parts = charged.index[1] < classes
+        np.add.at(predicted, (charged.index[0][parts], charged.index[1][parts]), charged.pixels[parts])
+    return Tally(right, labelled, predicted)

@@ -1,0 +1,98 @@
+"""Class figures and group means from tallies: the arithmetic that protocols choose from.
+
+Notation as in the literature: tp_c right, G_c labelled, P_c predicted pixels of class c; IoU_c = tp / (G + P - tp). All
+functions work along the last dimension, so that a thousand bootstrap samples are read as fast as one table.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal
+
+import numpy as np
+
+from ovparts_lib.evaluation.per_image import Tally
+
+Averaged = Literal["occurring", "occurring_or_predicted", "found"]
+"""Which classes of a group its mean is over.
+
+``occurring``: those with labelled pixels; a missed one counts 0.
+``occurring_or_predicted``: also those only predicted, which count 0.
+``found``: those with an IoU above 0, so that a class which is missed altogether leaves the mean (part-catseg).
+"""
+
+
+def ratio(part: np.ndarray, whole: np.ndarray) -> np.ndarray:
+    """100 · part / whole, NaN where the whole is 0."""
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return np.where(whole > 0, 100 * part / np.where(whole > 0, whole, 1), np.nan)
+
+
+def averaged_classes(counts: Tally, averaged: Averaged) -> np.ndarray:
+    """Which classes enter a mean: bool (..., K)."""
+    if averaged == "found":
+        return counts.right > 0
+    return counts.labelled > 0 if averaged == "occurring" else counts.union > 0
+
+
+def mean_over(values: np.ndarray, chosen: np.ndarray, ids: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
+    """Mean of the chosen classes among ``ids`` (an undefined value counts 0), and how many were averaged.
+
+    Returns:
+        float64 (...), NaN where there is none to average; int64 (...).
+    """
+    ids = np.asarray(ids, dtype=np.int64)
+    chosen, values = chosen[..., ids], np.nan_to_num(values[..., ids])
+    number, total = chosen.sum(-1), np.where(chosen, values, 0.0).sum(-1)
+    with np.errstate(invalid="ignore"):
+        return np.where(number > 0, total / np.maximum(number, 1), np.nan), number
+
+
+def harmonic(seen: np.ndarray | float, unseen: np.ndarray | float) -> np.ndarray:
+    """2ab / (a + b); NaN if either is NaN or both are 0."""
+    seen, unseen = np.asarray(seen, np.float64), np.asarray(unseen, np.float64)
+    total = seen + unseen
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return np.where(total > 0, 2 * seen * unseen / np.where(total > 0, total, 1), np.nan)
+
+
+def overall_figures(counts: Tally, averaged: Averaged) -> dict[str, np.ndarray]:
+    """mIoU, recall (mean class accuracy), pixel accuracy and frequency-weighted IoU over all classes of the tally."""
+    everything = range(counts.right.shape[-1])
+    occurs = counts.labelled > 0
+    iou, recall = ratio(counts.right, counts.union), ratio(counts.right, counts.labelled)
+    mean, number = mean_over(iou, averaged_classes(counts, averaged), everything)
+    labelled = counts.labelled.sum(-1)
+    weighted = np.where(occurs, np.nan_to_num(iou) * counts.labelled, 0).sum(-1)
+    return {
+        "mIoU": mean,
+        "classes": number,
+        "recall": mean_over(recall, occurs, everything)[0],
+        "pixel_accuracy": ratio(np.where(occurs, counts.right, 0).sum(-1), labelled),
+        "fwIoU": ratio(weighted, labelled) / 100,
+    }
+
+
+def group_figures(
+    counts: Tally, ids: Sequence[int], averaged: Averaged, *, mean_accuracy: bool
+) -> dict[str, np.ndarray]:
+    """IoU, recall and pixel accuracy of a group of classes, with the number averaged.
+
+    Args:
+        counts: the tally.
+        ids: the group's classes.
+        averaged: over which of them.
+        mean_accuracy: take the mean recall for the pixel accuracy (part-catseg); otherwise pixels over pixels.
+    """
+    ids = np.asarray(ids, dtype=np.int64)
+    iou, recall = ratio(counts.right, counts.union), ratio(counts.right, counts.labelled)
+    mean, number = mean_over(iou, averaged_classes(counts, averaged), ids)
+    occurring = averaged_classes(counts, "found" if averaged == "found" else "occurring")
+    mean_recall = mean_over(recall, occurring, ids)[0]
+    pixels = ratio(counts.right[..., ids].sum(-1), counts.labelled[..., ids].sum(-1))
+    return {
+        "IoU": mean,
+        "classes": number,
+        "recall": mean_recall,
+        "pixel_accuracy": mean_recall if mean_accuracy else pixels,
+    }

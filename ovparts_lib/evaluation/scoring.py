@@ -1,0 +1,209 @@
+"""Counting one image: predictions at the pixels that any protocol looks at, joined with their labels."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ovparts_lib.data.part_dataset import EvaluationSample
+from ovparts_lib.evaluation.boundary import LARGEST_RELEASED, class_boundary_counts, label_difference
+from ovparts_lib.evaluation.confusion import count_pairs
+from ovparts_lib.evaluation.label_maps import AllChoice, OracleChoice, OracleRule, object_winners, sampled_parts
+from ovparts_lib.models.scores import PartScores
+from ovparts_lib.vocabularies.vocabulary import Vocabulary
+
+MODES = ("oracle_obj", "pred_all")
+
+
+class NotANumberError(ValueError):
+    """A system gave scores that are not numbers; the message names the image."""
+
+
+@dataclass
+class ImageScore:
+    """Counts of one image, on the device of its scores.
+
+    Attributes:
+        matrices: int64 (N+1, N+1) per mode, summed over the image's records.
+        background: int64 (N+1,), what was predicted on known background; None where that was not asked for.
+        boundary: int64 (3, N) per mode, see :func:`ovparts_lib.evaluation.boundary.class_boundary_counts`.
+        boundary_released: int64 (N+1, N+1) per mode, confusion of label-difference maps.
+    """
+
+    matrices: dict[str, Tensor]
+    background: Tensor | None = None
+    boundary: dict[str, Tensor] = field(default_factory=dict)
+    boundary_released: dict[str, Tensor] = field(default_factory=dict)
+
+
+def score_image(
+    scores: PartScores,
+    sample: EvaluationSample,
+    vocabulary: Vocabulary,
+    modes: Sequence[str] = MODES,
+    *,
+    oracle_rule: OracleRule = "exact",
+    strict: bool = False,
+    boundary: bool = False,
+) -> ImageScore:
+    """Confusion counts of one image, summed over its records.
+
+    The ground truth of a record is the part map inside its object. Its labelled pixels are counted with their
+    predictions; all other pixels of the image go to [N, N]. Scores are resized at the pixels that count, no others.
+
+    Args:
+        scores: what the system says about the image.
+        sample: the image's labels and records.
+        vocabulary: the vocabulary of both.
+        modes: what to count.
+        oracle_rule: how the known object restricts the parts.
+        strict: also count what is predicted, nothing being known, where no object of any kind is.
+        boundary: also count boundaries.
+
+    Raises:
+        ValueError: a label lies outside the vocabulary, or scores and labels are of different sizes.
+        NotANumberError: the scores contain NaN.
+    """
+    classes, device = len(vocabulary.parts), scores.logits.device
+    check_scores(scores, sample)
+    part_map = to_target(sample.part_map.to(device), classes, vocabulary.ignore_label)
+    labels = part_map.view(-1)
+    records = list(_labelled_pixels(sample, part_map, classes))
+    free = _known_background(sample, part_map, vocabulary) if strict and "pred_all" in modes else None
+    pixels, place = _union(records, free, labels)
+    places = [place[record] for record in records]
+    everywhere, found = _winners(scores, vocabulary, modes, pixels, places, sample, oracle_rule)
+    target = torch.cat([labels[:0], *(labels[record] for record in records)])
+    unlabelled = len(records) * labels.numel() - target.numel()
+    result = ImageScore({})
+    for mode in modes:
+        counts = count_pairs(torch.cat([labels[:0], *found[mode]]), target, classes)
+        counts[classes, classes] += unlabelled
+        result.matrices[mode] = counts
+        if boundary:
+            _count_boundaries(result, mode, records, found[mode], labels, part_map, classes)
+    if free is not None:
+        result.background = torch.bincount(everywhere[place[free]], minlength=classes + 1)
+    return result
+
+
+def to_target(label_map: Tensor, classes: int, ignore_label: int) -> Tensor:
+    """A label map with its ignore label replaced by ``classes``, the index of "nothing" in a confusion matrix.
+
+    Raises:
+        ValueError: a label is neither a class nor the ignore label.
+    """
+    target = label_map.masked_fill(label_map == ignore_label, classes)
+    if target.numel():
+        low, high = (int(value) for value in torch.aminmax(target))
+        if low < 0 or high > classes:
+            raise ValueError(
+                f"the ground truth holds the label {low if low < 0 else high}, outside 0..{classes - 1} and not "
+                f"{ignore_label} (no label)"
+            )
+    return target
+
+
+def check_scores(scores: PartScores, sample: EvaluationSample) -> None:
+    """Raise if scores and labels differ in size or the scores contain NaN; see :func:`score_image`."""
+    if tuple(scores.image_size) != tuple(sample.part_map.shape):
+        raise ValueError(
+            f"image {sample.image_id}: the scores are for an image of {tuple(scores.image_size)}, "
+            f"the labels are {tuple(sample.part_map.shape)} (height, width)"
+        )
+    channels = [scores.logits, scores.background]
+    if scores.objects is not None:
+        channels += [scores.objects.logits, scores.objects.background]
+    # A maximum passes NaN on, in a single pass over memory.
+    if any(bool(torch.isnan(channel.amax())) for channel in channels if channel is not None):
+        raise NotANumberError(
+            f"image {sample.image_id}: the model's scores contain NaN, so there is nothing to score; "
+            "check the weights, or evaluate with precision 32-true"
+        )
+
+
+def _labelled_pixels(sample: EvaluationSample, part_map: Tensor, classes: int) -> Iterator[Tensor]:
+    """For each record, the indices of its labelled pixels, ascending."""
+    width = part_map.shape[1]
+    for region in sample.regions:
+        inside = region.mask.to(part_map.device) & (part_map[region.box] < classes)
+        rows, columns = inside.nonzero(as_tuple=True)
+        yield (rows + region.top) * width + columns + region.left
+
+
+def _known_background(sample: EvaluationSample, part_map: Tensor, vocabulary: Vocabulary) -> Tensor:
+    """Indices of pixels without an object of any kind, a part or a record, ascending."""
+    free = sample.object_map.to(part_map.device) == vocabulary.ignore_label
+    free &= part_map == len(vocabulary.parts)
+    for region in sample.regions:
+        free[region.box] &= ~region.mask.to(part_map.device)
+    return free.view(-1).nonzero()[:, 0]
+
+
+def _union(records: Sequence[Tensor], free: Tensor | None, labels: Tensor) -> tuple[Tensor, Tensor]:
+    """Indices of all pixels that count for anything, ascending, and for each pixel its place among them."""
+    wanted = torch.zeros(labels.shape, dtype=torch.bool, device=labels.device)
+    for pixels in (*records, free):
+        if pixels is not None:
+            wanted[pixels] = True
+    return wanted.nonzero()[:, 0], wanted.cumsum(0) - 1
+
+
+def _winners(
+    scores: PartScores,
+    vocabulary: Vocabulary,
+    modes: Sequence[str],
+    pixels: Tensor,
+    places: Sequence[Tensor],
+    sample: EvaluationSample,
+    rule: OracleRule,
+) -> tuple[Tensor, dict[str, list[Tensor]]]:
+    """Winner at every sampled pixel when nothing is known, and per mode the winners at each record's pixels.
+
+    ``places`` says where each record's pixels are among those sampled.
+    """
+    everything, oracle = "pred_all" in modes, "oracle_obj" in modes
+    overall = torch.empty(len(pixels) if everything else 0, dtype=torch.int64, device=pixels.device)
+    owned = [torch.empty_like(place) for place in places] if oracle else []
+    choice = AllChoice.of(scores, len(vocabulary.parts), vocabulary) if everything else None
+    gate = object_winners(scores, pixels) if everything else None
+    choices = [OracleChoice.of(scores, region.object_id, vocabulary, rule) for region in sample.regions if oracle]
+    ordered = [place.cpu().numpy() for place in places] if oracle else []
+    for start, values in sampled_parts(scores, pixels, background=everything):
+        stop = start + len(values)
+        if choice is not None:
+            overall[start:stop] = choice(values, gate, start)
+        for choose, place, bounds, winner in zip(choices, places, ordered, owned, strict=False):
+            low, high = np.searchsorted(bounds, (start, stop)).tolist()
+            if low < high:
+                winner[low:high] = choose(values, place[low:high] - start)
+    found = {"oracle_obj": owned} if oracle else {}
+    return overall, found | ({"pred_all": [overall[place] for place in places]} if everything else {})
+
+
+def _count_boundaries(
+    result: ImageScore,
+    mode: str,
+    records: Sequence[Tensor],
+    found: Sequence[Tensor],
+    labels: Tensor,
+    part_map: Tensor,
+    classes: int,
+) -> None:
+    boundary = torch.zeros((3, classes), dtype=torch.int64, device=labels.device)
+    released = torch.zeros((classes + 1, classes + 1), dtype=torch.int64, device=labels.device)
+    for pixels, winners in zip(records, found, strict=True):
+        target = torch.full_like(part_map, classes, dtype=torch.int32)
+        prediction = target.clone()
+        target.view(-1)[pixels] = labels[pixels].int()
+        prediction.view(-1)[pixels] = winners.int()
+        boundary += class_boundary_counts(prediction, target, classes)
+        if classes <= LARGEST_RELEASED:
+            released += count_pairs(label_difference(prediction), label_difference(target), classes)
+    result.boundary[mode] = boundary
+    if classes <= LARGEST_RELEASED:
+        result.boundary_released[mode] = released

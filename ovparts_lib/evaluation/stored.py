@@ -1,0 +1,236 @@
+"""What an evaluation keeps: counts from which every protocol, interval and rate is computed afterwards."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from ovparts_lib.evaluation.confusion import ConfusionMatrix, MatrixFileError, read_matrices, write_matrices
+from ovparts_lib.evaluation.per_image import ImageCounts
+from ovparts_lib.vocabularies.vocabulary import Vocabulary
+
+FORMAT = 2
+LEVELS = ("parts", "objects")
+DEFAULT_OPTIONS = "default"
+_FILE = "matrices.npz"
+_BACKGROUND = "background"
+
+
+@dataclass
+class Evaluation:
+    """Counts from which every protocol is computed.
+
+    The matrices of parts hold, for each record, the labelled pixels of its object with their predictions. Unlabelled
+    pixels of a record are not predicted pixel by pixel: all of them are counted at [N, N], as "nothing" predicted where
+    nothing is labelled, which is what the released evaluators force them to. What a system paints on known background
+    is kept apart, in ``background``.
+
+    Attributes:
+        matrices: a confusion matrix per mode, summed over all records (rows predictions, columns ground truth).
+        class_images: int64 (N,), in how many images each class is labelled.
+        records: (image, object) records counted; images for an evaluation of objects.
+        images: images counted.
+        skipped_records: records of the dataset left out because they have no part pixel.
+        dataset_images: images in the dataset; more than ``images`` when the evaluation was limited.
+        vocabulary: what the ids mean. For an evaluation of objects its parts are the objects, see
+            :func:`ovparts_lib.evaluation.objects.object_vocabulary`.
+        level: ``parts`` or ``objects``: what the classes of the matrices are; each protocol is for one of them.
+        image_ids: names of the images, in the order of ``per_image``; empty where counts of images were not kept.
+        per_image: the same counts as ``matrices``, image by image.
+        background: per image, what a system that knows nothing predicts on pixels known to show no object of any kind
+            (all of them have target N), each pixel once per image; None where it was not scored.
+        boundary: per mode, boundary pixels of each class, int64 (3, N): intersection, ground truth, prediction.
+        boundary_released: per mode, confusion of the released label-difference maps.
+        options: how scoring differed from the default, in words; part of what makes tables comparable.
+    """
+
+    matrices: dict[str, ConfusionMatrix]
+    class_images: np.ndarray
+    records: int
+    images: int
+    skipped_records: int
+    dataset_images: int
+    vocabulary: Vocabulary
+    level: str = "parts"
+    image_ids: tuple[str, ...] = ()
+    per_image: dict[str, ImageCounts] = field(default_factory=dict)
+    background: ImageCounts | None = None
+    boundary: dict[str, np.ndarray] = field(default_factory=dict)
+    boundary_released: dict[str, ConfusionMatrix] = field(default_factory=dict)
+    options: str = DEFAULT_OPTIONS
+
+    @property
+    def modes(self) -> tuple[str, ...]:
+        """The modes that were scored."""
+        return tuple(self.matrices)
+
+    def __add__(self, other: Evaluation) -> Evaluation:
+        """The evaluation of two disjoint shards of one dataset, in either order.
+
+        Raises:
+            ValueError: the shards differ in vocabulary, modes, level, options or in what they keep, or share an image.
+        """
+        if not isinstance(other, Evaluation):
+            return NotImplemented
+        mine, yours = self._kind(), other._kind()
+        if mine != yours:
+            differing = "; ".join(f"{key}: {mine[key]} and {yours[key]}" for key in mine if mine[key] != yours[key])
+            raise ValueError(f"evaluations of different kinds cannot be added ({differing})")
+        shared = sorted(set(self.image_ids) & set(other.image_ids))
+        if shared:
+            raise ValueError(f"evaluations that share images cannot be added: {', '.join(shared[:3])}")
+        background = None
+        if self.background is not None and other.background is not None:
+            background = ImageCounts.joined([self.background, other.background])
+        return Evaluation(
+            matrices=_added(self.matrices, other.matrices),
+            class_images=self.class_images + other.class_images,
+            records=self.records + other.records,
+            images=self.images + other.images,
+            skipped_records=self.skipped_records + other.skipped_records,
+            dataset_images=self.dataset_images + other.dataset_images,
+            vocabulary=self.vocabulary,
+            level=self.level,
+            image_ids=self.image_ids + other.image_ids,
+            per_image={mode: ImageCounts.joined([one, other.per_image[mode]]) for mode, one in self.per_image.items()},
+            background=background,
+            boundary=_added(self.boundary, other.boundary),
+            boundary_released=_added(self.boundary_released, other.boundary_released),
+            options=self.options,
+        )
+
+    def save(self, folder: Path | str) -> Path:
+        """Write ``matrices.npz`` (counts, the vocabulary and its hash) into a folder; returns its path."""
+        path = Path(folder) / _FILE
+        path.parent.mkdir(parents=True, exist_ok=True)
+        facts = {
+            "format": FORMAT,
+            "records": self.records,
+            "images": self.images,
+            "skipped_records": self.skipped_records,
+            "dataset_images": self.dataset_images,
+            "level": self.level,
+            "options": self.options,
+            "image_ids": self.image_ids,
+            "vocabulary": _vocabulary_facts(self.vocabulary),
+        }
+        extra = {"class_images": self.class_images, "facts": np.array(json.dumps(facts))}
+        for mode, counts in self.per_image.items():
+            extra |= _image_arrays(f"image_{mode}", counts)
+        if self.background is not None:
+            extra |= _image_arrays(_BACKGROUND, self.background)
+        extra |= {f"boundary_{mode}": counts for mode, counts in self.boundary.items()}
+        extra |= {f"label_difference_{mode}": one.numpy() for mode, one in self.boundary_released.items()}
+        write_matrices(path, self.matrices, self.vocabulary.hash, extra)
+        return path
+
+    @classmethod
+    def load(cls, folder: Path | str, vocabulary: Vocabulary | None = None) -> Evaluation:
+        """Read what :meth:`save` wrote.
+
+        Args:
+            folder: the folder, or the npz file itself.
+            vocabulary: the vocabulary expected; None takes the one in the file.
+
+        Raises:
+            MatrixFileError: the file is missing, damaged, of an earlier format or of another vocabulary.
+        """
+        path = Path(folder)
+        path = path / _FILE if path.is_dir() else path
+        matrices, arrays = read_matrices(path, vocabulary.hash if vocabulary else None)
+        try:
+            facts = json.loads(str(arrays["facts"]))
+            _check_format(path, facts.pop("format", 1))
+            stored = Vocabulary(**facts.pop("vocabulary"))
+            facts["image_ids"] = tuple(facts["image_ids"])
+            classes, images = len(stored.parts), len(facts["image_ids"])
+            evaluation = cls(
+                matrices=matrices,
+                class_images=arrays["class_images"],
+                vocabulary=stored,
+                per_image={mode: _image_counts(f"image_{mode}", arrays, images, classes) for mode in matrices}
+                if images
+                else {},
+                background=_image_counts(_BACKGROUND, arrays, images, classes)
+                if f"{_BACKGROUND}_index" in arrays
+                else None,
+                boundary={mode: arrays[f"boundary_{mode}"] for mode in matrices if f"boundary_{mode}" in arrays},
+                boundary_released={
+                    mode: _matrix(arrays[f"label_difference_{mode}"])
+                    for mode in matrices
+                    if f"label_difference_{mode}" in arrays
+                },
+                **facts,
+            )
+        except MatrixFileError:
+            raise
+        except (KeyError, TypeError, ValueError, IndexError) as error:
+            raise MatrixFileError(f"{path} does not describe an evaluation: {error}") from error
+        evaluation._check(path, str(arrays["vocabulary_hash"]))
+        return evaluation
+
+    def _check(self, path: Path, stored_hash: str) -> None:
+        classes = len(self.vocabulary.parts)
+        wrong = [mode for mode, matrix in self.matrices.items() if matrix.classes != classes]
+        if wrong or self.vocabulary.hash != stored_hash or self.class_images.shape != (classes,):
+            raise MatrixFileError(f"{path}: the matrices and the vocabulary stored with them do not belong together")
+        for mode, counts in self.per_image.items():
+            if not np.array_equal(counts.matrix(), self.matrices[mode].numpy()):
+                raise MatrixFileError(f"{path}: the counts of the images do not add up to the matrix of {mode!r}")
+
+    def _kind(self) -> dict[str, Any]:
+        return {
+            "vocabulary": self.vocabulary.hash,
+            "modes": sorted(self.matrices),
+            "level": self.level,
+            "options": self.options,
+            "counts of images": bool(self.image_ids),
+            "background": self.background is not None,
+            "boundaries": sorted(self.boundary),
+            "label differences": sorted(self.boundary_released),
+        }
+
+
+def _added(mine: Mapping[str, Any], yours: Mapping[str, Any]) -> dict[str, Any]:
+    return {mode: one + yours[mode] for mode, one in mine.items()}
+
+
+def _matrix(counts: np.ndarray) -> ConfusionMatrix:
+    return ConfusionMatrix(counts.shape[0] - 1, counts=torch.from_numpy(counts))
+
+
+def _image_arrays(name: str, counts: ImageCounts) -> dict[str, np.ndarray]:
+    return {f"{name}_index": counts.index, f"{name}_pixels": counts.pixels}
+
+
+def _image_counts(name: str, arrays: Mapping[str, np.ndarray], images: int, classes: int) -> ImageCounts:
+    index, pixels = arrays[f"{name}_index"], arrays[f"{name}_pixels"]
+    largest = np.array([images, classes + 1, classes + 1])[:, None]
+    if index.shape != (3, len(pixels)) or (index < 0).any() or (index >= largest).any() or (pixels < 0).any():
+        raise ValueError(f"{name} holds an image or a class that does not exist")
+    return ImageCounts(images, classes, index, pixels)
+
+
+def _check_format(path: Path, found: int) -> None:
+    if found != FORMAT:
+        raise MatrixFileError(
+            f"{path} was written in format {found}, this version reads format {FORMAT}: it lacks or lays out counts "
+            "differently. Score the checkpoint again"
+        )
+
+
+def _vocabulary_facts(vocabulary: Vocabulary) -> dict[str, Any]:
+    return {
+        "name": vocabulary.name,
+        "parts": vocabulary.parts,
+        "objects": vocabulary.objects,
+        "unseen_objects": sorted(vocabulary.unseen_objects),
+        "ignore_label": vocabulary.ignore_label,
+        "title": vocabulary.title,
+    }

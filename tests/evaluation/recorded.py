@@ -1,0 +1,91 @@
+"""Recorded runs of the released evaluators, read from tests/golden/evaluation."""
+
+import json
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from ovparts_lib.data import resize_labels
+from ovparts_lib.evaluation import Boundaries, ConfusionMatrix, label_difference, to_target
+from ovparts_lib.vocabularies import Vocabulary, load_vocabulary
+
+GOLDEN = Path(__file__).parents[1] / "golden" / "evaluation"
+CASES = sorted(
+    [path.stem for path in GOLDEN.glob("golden_metrics_*.json")] + [p.stem for p in GOLDEN.glob("golden_edge_*.json")]
+)
+
+
+def read(name):
+    facts = json.loads((GOLDEN / f"{name}.json").read_text())
+    with np.load(GOLDEN / f"{name}.npz") as file:
+        return facts, {key: file[key] for key in file.files}
+
+
+def load_case(name):
+    facts, arrays = read(name)
+    toy = facts.get("toy12")
+    vocabulary = load_vocabulary("pascal_part_116")
+    if toy:
+        # A part is seen iff its object is, so the base set of a case follows from its parts.
+        base = {toy["parts"][i].split("'s")[0] for i in facts["base_part_ids"]}
+        unseen = frozenset(set(toy["objects"]) - base)
+        vocabulary = Vocabulary("toy12", toy["parts"], toy["objects"], unseen, toy["ignore_label"])
+    assert list(vocabulary.seen_part_ids) == facts["base_part_ids"]
+    return facts, arrays, vocabulary
+
+
+def accumulate(arrays, vocabulary, kind, samples):
+    """A matrix per case, fed as an evaluator would be: label maps brought to the prediction's size."""
+    matrix = ConfusionMatrix(len(vocabulary.parts))
+    for prediction, target in pairs(arrays, vocabulary, kind, samples):
+        matrix.update(prediction, target)
+    return matrix
+
+
+def pairs(arrays, vocabulary, kind, samples):
+    for i in range(samples):
+        prediction = torch.from_numpy(arrays[f"pred_{kind}_{i}"].astype(np.int64))
+        labels = torch.from_numpy(arrays[f"gt_{i}"].astype(np.int64))
+        labels = resize_labels(labels, tuple(prediction.shape), rule="floor")
+        yield prediction, to_target(labels, len(vocabulary.parts), vocabulary.ignore_label)
+
+
+def released_boundaries(arrays, vocabulary, kind, samples):
+    """The confusion of label-difference maps, predictions on unlabelled pixels forced to nothing."""
+    count = len(vocabulary.parts)
+    matrix = ConfusionMatrix(count)
+    for prediction, target in pairs(arrays, vocabulary, kind, samples):
+        prediction = prediction.masked_fill(target == count, count)
+        matrix.update(label_difference(prediction), label_difference(target))
+    return Boundaries(label_difference=matrix.numpy())
+
+
+def forced_to_nothing(counts):
+    """What the released evaluators count: predictions on unlabelled pixels are overwritten by "nothing"."""
+    counts = counts.copy()
+    unlabelled = counts[:, -1].sum()
+    counts[:, -1] = 0
+    counts[-1, -1] = unlabelled
+    return counts
+
+
+def assert_figure(ours, theirs):
+    if theirs is None:
+        assert math.isnan(ours)
+    else:
+        assert ours == pytest.approx(theirs, rel=0, abs=1e-8)
+
+
+def assert_figures(ours, theirs):
+    """Every recorded key is there with its value, and what the released code left out is NaN."""
+    assert set(theirs) <= set(ours)
+    for key, value in theirs.items():
+        if value is None:
+            assert math.isnan(ours[key]), key
+        else:
+            assert ours[key] == pytest.approx(value, rel=0, abs=1e-8), key
+    for key in set(ours) - set(theirs):
+        assert math.isnan(ours[key]), key
