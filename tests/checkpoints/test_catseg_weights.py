@@ -24,7 +24,9 @@ from tests.models.tiny_catseg import TINY_CATSEG, tiny_catseg
 NEW_IN_DINOV2 = ("appearance.aggregator.weight", "appearance.decoder.0.weight", "appearance.decoder.1.weight")
 
 
-@pytest.mark.parametrize("variant", ["ovparts_catseg_r101", "partcatseg_catseg_dinov2"])
+@pytest.mark.parametrize(
+    "variant", ["ovparts_catseg_r101", pytest.param("partcatseg_catseg_dinov2", marks=pytest.mark.slow)]
+)
 def test_every_tensor_of_the_manifest_is_loaded_or_known_to_be_useless(variant):
     model, report = resnet_catseg() if variant.endswith("r101") else dinov2_catseg()
     names = set(manifest(variant))
