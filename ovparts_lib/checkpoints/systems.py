@@ -9,10 +9,11 @@ from typing import Any
 
 from torch import nn
 
+from ovparts_lib.checkpoints.catseg import load_catseg, save_catseg
 from ovparts_lib.checkpoints.clipseg import load_clipseg, save_clipseg
 from ovparts_lib.checkpoints.native import read_metadata
 from ovparts_lib.checkpoints.reading import CheckpointError, LoadReport
-from ovparts_lib.models import clipseg
+from ovparts_lib.models import catseg, clipseg
 
 RUN_WEIGHTS = "weights.safetensors"
 
@@ -46,6 +47,18 @@ SYSTEMS: dict[str, System] = {
         clipseg.TRAINABLE_GROUPS,
         load_clipseg,
         save_clipseg,
+    ),
+    "catseg": System(
+        "CATSeg",
+        catseg.Catseg,
+        {
+            "released": catseg.RELEASED,
+            "released_dinov2": catseg.RELEASED_DINOV2,
+            "miniature": catseg.MINIATURE_CATSEG,
+        },
+        catseg.TRAINABLE_GROUPS,
+        load_catseg,
+        save_catseg,
     ),
 }
 

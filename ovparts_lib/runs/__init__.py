@@ -7,6 +7,7 @@ from ovparts_lib.runs.listing import find_runs
 from ovparts_lib.runs.lock import RunLockedError
 from ovparts_lib.runs.parameters import (
     AdePart234Parameters,
+    CompareProtocolsParameters,
     MiniatureParameters,
     OwnImageParameters,
     PartImageNetParameters,
@@ -18,11 +19,13 @@ from ovparts_lib.runs.parameters import (
 from ovparts_lib.runs.project import project_root, resolve_path
 from ovparts_lib.runs.reading import ParameterError, load_parameters, validate_parameters
 from ovparts_lib.runs.session import read_parameters
-from ovparts_lib.runs.system_parameters import ClipsegParameters
+from ovparts_lib.runs.system_parameters import CatsegParameters, ClipsegParameters
 
 __all__ = [
     "AdePart234Parameters",
+    "CatsegParameters",
     "ClipsegParameters",
+    "CompareProtocolsParameters",
     "DiskFullError",
     "MiniatureParameters",
     "OwnImageParameters",

@@ -11,8 +11,8 @@ from typing import Annotated, Any, Literal
 from pydantic import Field
 
 from ovparts_lib.runs.base_parameters import RunParameters
-from ovparts_lib.runs.system_parameters import ClipsegParameters, Dataset
-from ovparts_lib.runs.values import Flag, Listed, Name, Number, Text, Whole, Words
+from ovparts_lib.runs.system_parameters import CatsegParameters, ClipsegParameters, Dataset
+from ovparts_lib.runs.values import Flag, Listed, Name, Number, Protocol, Text, Whole, Words
 
 MINIATURE_WORLD = "outputs/miniature/world"
 MINIATURE_ROOT = f"{MINIATURE_WORLD}/PascalPart116"
@@ -104,8 +104,22 @@ class ResultsParameters(RunParameters):
     reuse = False
     notebook: Literal["30_results"] = "30_results"
     settings: Annotated[list[Name], Listed] = Field(description="settings compared; an empty list compares all")
-    protocol: Literal["recommended", "ov_parts"] = Field("recommended", description="protocol of the comparison")
+    protocol: Protocol = Field("recommended", description="protocol of the comparison")
+    baseline: Text | None = Field(
+        None, description="setting/run/stage that the others are compared with on the same images; none: the first"
+    )
+    intervals: Whole = Field(1000, ge=2, description="sets of images drawn for the confidence intervals")
     published: Flag = Field(True, description="show the published numbers of the same setting beside ours")
+
+
+class CompareProtocolsParameters(RunParameters):
+    """32_compare_protocols: one run's stored counts under every protocol, and why the figures differ."""
+
+    reuse = False
+    notebook: Literal["32_compare_protocols"] = "32_compare_protocols"
+    scored_run: Text = Field("outputs/miniature/clipseg", description="folder of a run that has been scored")
+    stage: Name = Field("after", description="which of its evaluations")
+    intervals: Whole = Field(1000, ge=2, description="sets of images drawn for the confidence intervals")
 
 
 class OwnImageParameters(RunParameters):
@@ -128,8 +142,10 @@ MODELS: tuple[type[RunParameters], ...] = (
     AdePart234Parameters,
     PartImageNetParameters,
     ClipsegParameters,
+    CatsegParameters,
     ResultsParameters,
     OwnImageParameters,
+    CompareProtocolsParameters,
 )
 
 

@@ -10,6 +10,7 @@ from ovparts_lib.runs.base_parameters import RunParameters
 from ovparts_lib.runs.values import Flag, Listed, Name, Number, Protocols, Text, Whole, free
 
 Dataset = Literal["pascal_part_116", "ade20k_part_234", "partimagenet_seg", "partimagenet_ood"]
+CatsegGroup = Literal["guidance", "aggregator", "clip_attention", "clip_visual", "background_text"]
 ClipsegGroup = Literal["visual_adapter", "language", "film", "decoder", "background_query"]
 # What can be trained and scored on, without opening a data set; a test compares this with the readers.
 TRAIN_SPLITS = dict.fromkeys(get_args(Dataset), ("train", "train_obj_condition", "train_few_shot"))
@@ -24,10 +25,12 @@ class SystemParameters(RunParameters):
     Attributes:
         system: name of the system, as in :mod:`ovparts_lib.checkpoints.systems`.
         schedule: of the learning rate.
+        network_input: (shortest, longest) side that the released code resizes test images and their labels to.
     """
 
     system: ClassVar[str]
     schedule: ClassVar[Literal["poly", "cosine"]] = "poly"
+    network_input: ClassVar[tuple[int, int]]
 
     dataset: Dataset = Field("pascal_part_116", description="which reader reads data_root")
     data_root: Text = Field(description="folder of the data set as released")
@@ -73,6 +76,19 @@ class SystemParameters(RunParameters):
     evaluate_before_training: Flag = Field(True, description="also score the weights that training begins from")
     evaluation_limit: Whole | None = Field(None, ge=1, description="score only the first images; none scores all")
     protocols: Protocols = Field(["recommended", "ov_parts"], description="how the confusion matrices are read")
+    intervals: Whole | None = Field(
+        1000, ge=2, description="sets of images drawn for confidence intervals; none leaves them out"
+    )
+    boundary: Flag = Field(False, description="also score boundaries")
+    oracle_rule: Literal["exact", "zero_others", "substring"] = Field(
+        "exact", description="how the known object restricts the parts; the others are released rules"
+    )
+    ground_truth: Literal["native", "double_resized"] = Field(
+        "native", description="double_resized: the shifted labels that the released evaluators score against"
+    )
+    empty_samples: Literal["skip", "replace_as_released"] = Field(
+        "skip", description="test records without parts; replace_as_released: scored as random other records"
+    )
     comparison_images: Whole = Field(6, ge=1, description="test images shown with ground truth and error")
     attention_images: Whole = Field(2, ge=0, description="test images shown with attention maps")
 
@@ -88,6 +104,10 @@ class SystemParameters(RunParameters):
 
     def model_options(self) -> dict[str, Any]:
         """Keyword arguments that the system is built with."""
+        return {}
+
+    def weight_paths(self) -> dict[str, str | None]:
+        """Files that the system's loader takes beside the checkpoint and CLIP, by name of its argument."""
         return {}
 
     def transform_options(self, size: Any, ignore_label: int) -> dict[str, Any]:
@@ -152,6 +172,7 @@ class ClipsegParameters(SystemParameters):
     """20_clipseg: train CLIPSeg or load a checkpoint, then score and inspect it."""
 
     system = "clipseg"
+    network_input = (800, 1333)
     notebook: Literal["20_clipseg"] = "20_clipseg"
 
     trainable: Annotated[list[ClipsegGroup], Listed] = Field(description="parameter groups that train")
@@ -173,3 +194,68 @@ class ClipsegParameters(SystemParameters):
     def transform_options(self, size: Any, ignore_label: int) -> dict[str, Any]:
         """Loading ends with CLIPSeg's squashing to a square, so that workers hand over small pictures of one size."""
         return {"final_size": size.image_size, "channel_order": self.channel_order}
+
+
+class CostParameters(SystemParameters):
+    """What the notebooks of the systems that aggregate costs have in common."""
+
+    schedule = "cosine"
+    network_input = (640, 768)
+
+    crop: Whole = Field(ge=1, description="side of the random square that training images are cut to, pixels")
+    photometric: Flag = Field(True, description="colour jitter of training images")
+    guidance_weights: Text | None = Field(
+        None, description="weights of the guidance backbone, where initialise_from does not hold them"
+    )
+    queries_per_step: Whole | None = Field(
+        ge=1, description="parts scored in a training step: those in the batch and random others; none for all parts"
+    )
+    guidance_rate: Number = Field(0.01, gt=0, description="learning rate of the guidance backbone, as a factor")
+    clip_rate: Number = Field(0.01, gt=0, description="learning rate of CLIP's trainable parts, as a factor")
+    padding: Literal["cut", "stretched"] = Field(
+        "cut", description="stretched: score maps are stretched over padding as in the released code"
+    )
+    checkpoint_aggregator: Flag = free(False, description="compute activations twice in training to save memory")
+
+    def model_options(self) -> dict[str, Any]:
+        """Keyword arguments that both systems take."""
+        return {
+            "training_queries": self.queries_per_step,
+            "padding": self.padding,
+            "checkpoint_aggregator": self.checkpoint_aggregator,
+            "lr_multipliers": {
+                "guidance": self.guidance_rate,
+                "clip_attention": self.clip_rate,
+                "clip_visual": self.clip_rate,
+            },
+        }
+
+    def transform_options(self, size: Any, ignore_label: int) -> dict[str, Any]:
+        """A random square crop, colours changed, padded where the image is too small."""
+        return {
+            "crop": self.crop,
+            "photometric": self.photometric,
+            "pad_size": self.crop,
+            "ignore_label": ignore_label,
+        }
+
+    def weight_paths(self) -> dict[str, str | None]:
+        """Files that the system's loader takes beside the checkpoint."""
+        return {"guidance_path": self.guidance_weights}
+
+
+class CatsegParameters(CostParameters):
+    """21_catseg: train CATSeg or load a checkpoint, then score and inspect it."""
+
+    system = "catseg"
+    notebook: Literal["21_catseg"] = "21_catseg"
+
+    model_size: Literal["released", "released_dinov2", "miniature"] = Field(
+        description="OV-PARTS' model (ResNet-101), part-catseg's on Pascal (DINOv2), or small layers"
+    )
+    trainable: Annotated[list[CatsegGroup], Listed] = Field(description="parameter groups that train")
+    sliding_window: Flag = Field(False, description="score overlapping crops and the whole image")
+
+    def model_options(self) -> dict[str, Any]:
+        """Keyword arguments of :class:`~ovparts_lib.models.catseg.Catseg`."""
+        return super().model_options() | {"sliding_window": self.sliding_window}

@@ -126,7 +126,18 @@ Listed = BeforeValidator(_read_list)
 Words = Annotated[dict[str, list[str]] | list[str], PlainValidator(_read_words)]
 """One's own vocabulary: a flat list of words, or objects with lists of their parts."""
 
-Protocols = Annotated[list[Literal["recommended", "ov_parts"]], Listed, Field(min_length=1)]
+Protocol = Literal[
+    "recommended",
+    "recommended_strict",
+    "ov_parts",
+    "partclipseg_oracle",
+    "partclipseg_pred_all",
+    "partcatseg_oracle",
+    "partcatseg_pred_all",
+]
+"""Name of a scoring protocol of parts."""
+
+Protocols = Annotated[list[Protocol], Listed, Field(min_length=1)]
 """Names of scoring protocols."""
 
 

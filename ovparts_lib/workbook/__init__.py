@@ -29,10 +29,19 @@ from ovparts_lib.workbook.own_image import (
     score_map_figures,
 )
 from ovparts_lib.workbook.pictures import attention_figures, comparison_figures
-from ovparts_lib.workbook.results import beside_published, compare_runs, comparison_figure
+from ovparts_lib.workbook.protocols import (
+    describe_protocols,
+    intervals_by_protocol,
+    load_evaluation,
+    segmentation_rates,
+    under_every_protocol,
+    why_they_differ,
+)
+from ovparts_lib.workbook.results import beside_published, compare_runs, comparison_figure, paired_differences
 from ovparts_lib.workbook.scoring import (
     class_figures,
     class_tables,
+    confidence_intervals,
     evaluate_before,
     evaluate_stage,
     headline,
@@ -59,12 +68,16 @@ __all__ = [
     "compare_runs",
     "comparison_figure",
     "comparison_figures",
+    "confidence_intervals",
+    "describe_protocols",
     "environment_table",
     "evaluate_before",
     "evaluate_stage",
     "frequency_chart",
     "glance_at_miniature",
     "headline",
+    "intervals_by_protocol",
+    "load_evaluation",
     "load_system",
     "look_at_images",
     "miniclip_accuracy",
@@ -72,10 +85,12 @@ __all__ = [
     "open_data",
     "overlay_figures",
     "own_words",
+    "paired_differences",
     "quick_scores",
     "render",
     "runs_table",
     "score_map_figures",
+    "segmentation_rates",
     "show_samples",
     "split_table",
     "summarise",
@@ -83,5 +98,7 @@ __all__ = [
     "train_miniclip",
     "trainable_table",
     "training_figures",
+    "under_every_protocol",
     "verify_data",
+    "why_they_differ",
 ]

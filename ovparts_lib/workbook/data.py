@@ -111,7 +111,7 @@ def open_data(params: Any, output: RunOutput) -> PartData:
         report.raise_if_wrong()
         output.run.record_once(training_fingerprint=report.fingerprint)
     training = open_training(params, trained) if params.iterations else None
-    data = PartData(training, EvaluationDataset(scored, params.test_split))
+    data = PartData(training, EvaluationDataset(scored, params.test_split, empty_samples=params.empty_samples))
     output.note(vocabulary_hash=data.evaluation.vocabulary.hash)
     return data
 

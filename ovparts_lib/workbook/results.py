@@ -10,12 +10,14 @@ from ovparts_lib import inspection
 from ovparts_lib.evaluation import (
     Evaluation,
     ProtocolMismatchError,
+    compare,
     merge_tables,
     published_results,
     score_all,
     summary_table,
 )
 from ovparts_lib.runs import find_runs, resolve_path
+from ovparts_lib.runs.listing import RunRecord
 from ovparts_lib.workbook.output import RunOutput
 
 FIGURES = ["seen", "unseen", "harmonic", "mIoU"]
@@ -32,29 +34,73 @@ def compare_runs(params: Any) -> pd.DataFrame:
         ProtocolMismatchError: the runs differ in vocabulary; name the settings that belong together.
     """
     tables, about = {}, {}
-    for run in find_runs(resolve_path(params.outputs), params.settings):
-        if run.state != "complete":
+    for key, (run, stage, evaluation) in _evaluations(params).items():
+        results = score_all(evaluation, [params.protocol])
+        if not results:
             continue
-        for matrices in sorted((run.path / "evaluation").glob("*/matrices.npz")):
-            evaluation = Evaluation.load(matrices)
-            results = score_all(evaluation, [params.protocol])
-            key = f"{run.setting}/{run.run}/{matrices.parent.name}"
-            tables[key] = summary_table(results)
-            about[key] = {
-                "setting": run.setting,
-                "run": run.run,
-                "system": run.notebook.partition("_")[2],
-                "dataset": run.params.get("dataset", ""),
-                "stage": matrices.parent.name,
-                "data": run.provenance.get("dataset_fingerprint", ""),
-                "scored_images": evaluation.images,
-            }
+        tables[key] = summary_table(results)
+        about[key] = {
+            "setting": run.setting,
+            "run": run.run,
+            "system": run.notebook.partition("_")[2],
+            "dataset": run.params.get("test_dataset") or run.params.get("dataset", ""),
+            "stage": stage,
+            "data": run.provenance.get("dataset_fingerprint", ""),
+            "scored_images": evaluation.images,
+        }
     if not tables:
         return pd.DataFrame(columns=["setting", "run", "system", "dataset", "stage", "mode", *FIGURES, "protocol"])
     _refuse_other_data(about)
     merged = merge_tables(tables)
     facts = pd.DataFrame([about[key] for key in merged["run"]])
     return pd.concat([facts, merged.drop(columns="run")], axis=1)
+
+
+def _evaluations(params: Any) -> dict[str, tuple[RunRecord, str, Evaluation]]:
+    """Stored counts of all complete runs: (run, stage, counts) by ``setting/run/stage``."""
+    found = {}
+    for run in find_runs(resolve_path(params.outputs), params.settings):
+        if run.state == "complete":
+            for matrices in sorted((run.path / "evaluation").glob("*/matrices.npz")):
+                stage = matrices.parent.name
+                found[f"{run.setting}/{run.run}/{stage}"] = (run, stage, Evaluation.load(matrices))
+    return found
+
+
+def paired_differences(params: Any, output: RunOutput) -> pd.DataFrame:
+    """Every final evaluation minus the baseline's, on the same images, with 95 % intervals.
+
+    The same images are drawn for both, so that what makes an image hard cancels out. The baseline is
+    ``params.baseline``, or the first evaluation found.
+
+    Returns:
+        A row per evaluation, mode and figure; empty where there is nothing to compare.
+
+    Raises:
+        ValueError: there is no such baseline, or the images differ.
+    """
+    final = {key: one[2] for key, one in _evaluations(params).items() if one[1] != "before"}
+    if params.baseline is not None and params.baseline not in final:
+        raise ValueError(
+            f"baseline {params.baseline!r} is none of the evaluations: {', '.join(final) or 'there are none'}"
+        )
+    baseline = params.baseline or next(iter(final), None)
+    others = [key for key in final if key != baseline]
+    if not others:
+        print("a comparison needs two scored runs")
+        return pd.DataFrame()
+    tables = []
+    for key in others:
+        for result in score_all(final[key], [params.protocol]):
+            table = compare(
+                final[baseline], final[key], params.protocol, result.mode, samples=params.intervals, seed=params.seed
+            )
+            table = table[table["figure"].isin(FIGURES)].rename(columns={"first": "baseline", "second": "run"})
+            tables.append(table.assign(evaluation=key, against=baseline))
+    merged = pd.concat(tables, ignore_index=True)
+    columns = ["evaluation", "against", "mode", "figure", "baseline", "run", "value", "low", "high", "protocol"]
+    merged = merged[columns].rename(columns={"value": "difference"})
+    return output.table(merged, "differences", title=f"Differences from {baseline}, 95 % intervals over images")
 
 
 def _refuse_other_data(about: dict[str, dict[str, Any]]) -> None:

@@ -10,7 +10,7 @@ from torch import nn
 
 from ovparts_lib import inspection
 from ovparts_lib.data import EvaluationDataset
-from ovparts_lib.evaluation import Evaluation, class_table, evaluate, score_all, summary_table
+from ovparts_lib.evaluation import Evaluation, bootstrap, class_table, evaluate, score_all, summary_table
 from ovparts_lib.workbook.data import PartData
 from ovparts_lib.workbook.output import RunOutput
 from ovparts_lib.workbook.systems import device_of
@@ -29,16 +29,21 @@ def evaluate_stage(model: nn.Module, data: PartData, params: Any, output: RunOut
     if (folder / "matrices.npz").is_file():
         print(f"{stage}: scored before, read from {folder.name}")
         return Evaluation.load(folder, data.evaluation.vocabulary)
-    evaluation = evaluate(
-        model,
-        data.evaluation,
-        device=device_of(params),
-        precision=params.precision,
-        limit=params.evaluation_limit,
-        workers=params.workers,
-    )
+    evaluation = evaluate(model, data.evaluation, workers=params.workers, **_options(params))
     evaluation.save(folder)
     return evaluation
+
+
+def _options(params: Any) -> dict[str, Any]:
+    """How the parameters want scoring done."""
+    return {
+        "device": device_of(params),
+        "precision": params.precision,
+        "limit": params.evaluation_limit,
+        "boundary": params.boundary,
+        "oracle_rule": params.oracle_rule,
+        "double_resize": params.network_input if params.ground_truth == "double_resized" else None,
+    }
 
 
 def evaluate_before(model: nn.Module, data: PartData, params: Any, output: RunOutput) -> Evaluation | None:
@@ -55,14 +60,7 @@ def quick_scores(dataset: EvaluationDataset, params: Any) -> Callable[[nn.Module
     def scores(model: nn.Module, step: int) -> dict[str, float]:
         if step == params.iterations:
             return {}  # the notebook scores the final weights itself
-        evaluation = evaluate(
-            model,
-            dataset,
-            device=device_of(params),
-            precision=params.precision,
-            limit=params.evaluation_limit,
-            progress=False,
-        )
+        evaluation = evaluate(model, dataset, progress=False, **_options(params))
         results = score_all(evaluation, params.protocols[:1])
         return {f"{one.mode}_{key}": one.summary[key] for one in results for key in ("seen", "unseen", "harmonic")}
 
@@ -92,6 +90,26 @@ def summarise(output: RunOutput, params: Any, **stages: Evaluation | None) -> pd
     return pd.concat(shown, ignore_index=True)[columns]
 
 
+def confidence_intervals(evaluation: Evaluation, params: Any, output: RunOutput) -> pd.DataFrame:
+    """Intervals of each mode's figures over the choice of test images, under the first protocol defined for it."""
+    if params.intervals is None:
+        return pd.DataFrame()
+    tables = [
+        bootstrap(evaluation, protocol, mode, samples=params.intervals, seed=params.seed)
+        for mode, protocol in _first_protocols(evaluation, params).items()
+    ]
+    table = pd.concat(tables, ignore_index=True)
+    output.table(table, "intervals", title="95 % confidence intervals over images")
+    return table[["mode", "protocol", "figure", "value", "low", "high"]]
+
+
+def _first_protocols(evaluation: Evaluation, params: Any) -> dict[str, str]:
+    """For each mode, the first of the protocols that can read it; modes that none can are left out."""
+    results = score_all(evaluation, params.protocols)
+    first = {mode: [one.protocol for one in results if one.mode == mode] for mode in evaluation.modes}
+    return {mode: names[0] for mode, names in first.items() if names}
+
+
 def headline(summary: pd.DataFrame) -> list[dict[str, Any]]:
     """Rows of ``results.json`` from a summary: what results tables and the report show."""
     names = {"stage": "label", "vocabulary_hash": "vocabulary"}
@@ -101,12 +119,9 @@ def headline(summary: pd.DataFrame) -> list[dict[str, Any]]:
 def class_tables(evaluation: Evaluation, params: Any, output: RunOutput) -> dict[str, pd.DataFrame]:
     """Per-class tables of each mode under the first protocol defined for it; classes without labels are left out."""
     tables = {}
-    for mode in evaluation.modes:
-        defined = [one.protocol for one in score_all(evaluation, params.protocols) if one.mode == mode]
-        if not defined:
-            continue
-        table = class_table(evaluation, defined[0], mode)
-        title = f"Per class, {MODE_TITLES[mode]}, protocol {defined[0]}"
+    for mode, protocol in _first_protocols(evaluation, params).items():
+        table = class_table(evaluation, protocol, mode)
+        title = f"Per class, {MODE_TITLES[mode]}, protocol {protocol}"
         output.table(table, f"classes_{mode}", title=title)
         tables[mode] = table[table["pixels"] > 0].reset_index(drop=True)
     return tables

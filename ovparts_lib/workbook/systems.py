@@ -53,14 +53,15 @@ def build_model(params: Any, output: RunOutput | None = None) -> tuple[nn.Module
     system, source = SYSTEMS[params.system], params.checkpoint or params.initialise_from
     size, options = system.sizes[params.model_size], params.model_options()
     clip_path = resolve_path(params.clip_weights) if params.clip_weights else None
+    beside = {name: resolve_path(file) for name, file in params.weight_paths().items() if file}
     if source:
-        model, report = system.load(resolve_path(source), size, clip_path, **options)
+        model, report = system.load(resolve_path(source), size, clip_path, **beside, **options)
     else:
         model = system.model(size, **options)
         report = load_clip_into(model.clip, clip_path)
     model.set_trainable(params.trainable)
     if output is not None:
-        output.note(weights=describe_weights(report, [source, params.clip_weights]))
+        output.note(weights=describe_weights(report, [source, params.clip_weights, *params.weight_paths().values()]))
     return model.to(device_of(params)), report
 
 

@@ -1,0 +1,94 @@
+"""One run's stored counts under every protocol, as a notebook shows them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pandas as pd
+
+from ovparts_lib import inspection
+from ovparts_lib.evaluation import (
+    PROTOCOLS,
+    Evaluation,
+    bootstrap,
+    object_rates,
+    part_rates,
+    protocol_comparison,
+    protocol_differences,
+    score_all,
+)
+from ovparts_lib.runs import resolve_path
+from ovparts_lib.workbook.output import RunOutput
+
+HEADLINE = ("seen", "unseen", "harmonic", "mIoU")
+
+
+def load_evaluation(params: Any, output: RunOutput) -> Evaluation:
+    """The counts that a run has stored.
+
+    Raises:
+        MatrixFileError: the run has no such evaluation, or its file is damaged.
+    """
+    evaluation = Evaluation.load(resolve_path(params.scored_run) / "evaluation" / params.stage)
+    output.note(scored_run=params.scored_run, stage=params.stage, vocabulary_hash=evaluation.vocabulary.hash)
+    return evaluation
+
+
+def describe_protocols() -> pd.DataFrame:
+    """Every protocol with its version, the modes it reads and its rule in words."""
+    rows = [
+        {"protocol": one.name, "version": one.version, "modes": ", ".join(one.modes), "rule": one.description}
+        for one in PROTOCOLS.values()
+    ]
+    return pd.DataFrame(rows)
+
+
+def under_every_protocol(evaluation: Evaluation, output: RunOutput) -> pd.DataFrame:
+    """The evaluation under every protocol that can read it: all figures as a table, the headline as a chart.
+
+    Returns:
+        The headline figures: a row per mode and protocol.
+    """
+    long = protocol_comparison(evaluation)
+    output.table(long, "protocols", title="All figures under every protocol")
+    wide = long[long["figure"].isin(HEADLINE)].pivot_table(
+        index=["mode", "protocol", "version"], columns="figure", values="value", dropna=False, sort=False
+    )
+    table = wide.dropna(how="all").reset_index()[["mode", "protocol", "version", *HEADLINE]]
+    output.figure(
+        inspection.run_bars(table.assign(label=table["protocol"])),
+        "protocols",
+        title="One set of predictions under every protocol",
+        caption="The same stored counts, read by each protocol. Bars of different protocols are not comparable as "
+        "results: their difference is the protocol.",
+        data=table,
+    )
+    return table
+
+
+def why_they_differ(evaluation: Evaluation, output: RunOutput) -> pd.DataFrame:
+    """Each rule in which a protocol departs from the recommended one, with what it concerns here."""
+    table = protocol_differences(evaluation)
+    return output.table(table, "differences", title="Why the figures differ")
+
+
+def intervals_by_protocol(evaluation: Evaluation, params: Any, output: RunOutput) -> pd.DataFrame:
+    """Confidence intervals over images of the headline figures, under every protocol."""
+    tables = [
+        bootstrap(evaluation, one.protocol, one.mode, samples=params.intervals, seed=params.seed)
+        for one in score_all(evaluation)
+    ]
+    table = pd.concat(tables, ignore_index=True)
+    table = table[table["figure"].isin(HEADLINE)].reset_index(drop=True)
+    output.table(table, "intervals", title="95 % confidence intervals over images, by protocol")
+    return table[["mode", "protocol", "figure", "value", "low", "high"]]
+
+
+def segmentation_rates(evaluation: Evaluation, output: RunOutput) -> pd.DataFrame:
+    """Over- and under-segmentation of each object in each mode; those of parts go into a table of their own."""
+    objects = [object_rates(evaluation, mode) for mode in evaluation.modes]
+    parts = [part_rates(evaluation, mode) for mode in evaluation.modes]
+    output.table(pd.concat(parts, ignore_index=True), "part_rates", title="Over- and under-segmentation of parts")
+    return output.table(
+        pd.concat(objects, ignore_index=True), "object_rates", title="Over- and under-segmentation of objects"
+    )
