@@ -101,7 +101,7 @@ class _ChannelsLast:
     """Bands of rows of some maps as float32 tables (rows * w, n), in memory that is used again and again."""
 
     def __init__(self, maps: Sequence[Tensor], rows: int, probabilities: bool) -> None:
-        self.maps, self.rows, self.probabilities = maps, rows, probabilities
+        self.maps, self.rows, self.probabilities = [one.detach() for one in maps], rows, probabilities
         self.height, self.width = maps[0].shape[-2:]
         channels, length = sum(len(one) for one in maps), rows * self.width
         device = maps[0].device
