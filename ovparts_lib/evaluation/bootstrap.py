@@ -42,7 +42,8 @@ def bootstrap(
 
     Returns:
         A row per figure: figure, value (of all images), low, high (NaN where the value is undefined, or where fewer
-        than two samples define it), samples (that define it), level, mode, protocol, version, vocabulary_hash, options.
+        than two samples define it), samples (that define it), level, mode, protocol, version, vocabulary_hash, options,
+        records, images.
 
     Raises:
         ValueError: no such protocol, a level outside 0..100, or fewer than 2 samples.
@@ -159,4 +160,6 @@ def _identity(protocol: Protocol, evaluation: Evaluation, mode: str, level: floa
         "version": protocol.version,
         "vocabulary_hash": evaluation.vocabulary.hash,
         "options": evaluation.options,
+        "records": evaluation.records,
+        "images": evaluation.images,
     }

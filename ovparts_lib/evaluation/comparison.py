@@ -17,7 +17,8 @@ from ovparts_lib.evaluation.stored import Evaluation
 REFERENCE = "recommended"
 FIGURES = (
     "mIoU", "seen", "unseen", "harmonic", "classes", "classes_seen", "classes_unseen", "recall", "recall_seen",
-    "recall_unseen", "recall_harmonic", "pixel_accuracy", "fwIoU", "predicted_only", "nothing_IoU", "boundary_IoU",
+    "recall_unseen", "recall_harmonic", "pixel_accuracy", "pixel_accuracy_seen", "pixel_accuracy_unseen",
+    "fwIoU", "predicted_only", "nothing_IoU", "boundary_IoU",
     "boundary_IoU_seen", "boundary_IoU_unseen", "boundary_IoU_harmonic",
 )  # fmt: skip
 _GROUND_TRUTH = (

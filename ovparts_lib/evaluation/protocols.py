@@ -44,7 +44,8 @@ class ProtocolResult:
             ``recall`` (mean over classes), ``recall_seen``, ``recall_unseen``, ``recall_harmonic``;
             ``pixel_accuracy``, ``pixel_accuracy_seen``, ``pixel_accuracy_unseen``; ``fwIoU``; ``predicted_only`` (how
             many classes are predicted but never labelled); ``nothing_IoU`` (NaN where "nothing" is no class);
-            ``boundary_IoU``, ``boundary_IoU_seen``, ``boundary_IoU_unseen``, ``boundary_IoU_harmonic``.
+            ``boundary_IoU``, ``boundary_IoU_seen``, ``boundary_IoU_unseen``, ``boundary_IoU_harmonic``. How many
+            classes the means of recall and of boundaries are over stands in ``recall_classes…``, ``boundary_classes…``.
         classes: one row per class in label order: ``IoU``, ``recall``, ``precision``, ``boundary_IoU`` in percent (NaN
             where undefined), ``pixels`` (labelled), ``predicted_pixels``, ``predicted_only`` (predicted, but absent
             from the labels).
@@ -168,8 +169,8 @@ class Protocol:
         summary = {key: float(value) for key, value in self.summary(total, vocabulary).items()}
         boundary = self._boundary_classes(boundaries or Boundaries(), classes)
         summary |= self._boundary_means(boundary, vocabulary)
-        for key in ("classes", "classes_seen", "classes_unseen", "predicted_only"):
-            summary[key] = int(summary[key])
+        numbers = [key for key in summary if "classes" in key] + ["predicted_only"]
+        summary |= {key: int(summary[key]) for key in numbers}
         return ProtocolResult(
             protocol=self.name,
             version=self.version,
@@ -217,7 +218,7 @@ class Protocol:
         }
         for name, group in read.items():
             figures |= {name: group["IoU"], f"classes_{name}": group["classes"]}
-            figures |= {f"{key}_{name}": group[key] for key in ("recall", "pixel_accuracy")}
+            figures |= {f"{key}_{name}": group[key] for key in ("recall", "recall_classes", "pixel_accuracy")}
         figures["harmonic"] = harmonic(figures["seen"], figures["unseen"])
         figures["recall_harmonic"] = harmonic(figures["recall_seen"], figures["recall_unseen"])
         parts = slice(0, classes)
@@ -284,10 +285,10 @@ class Protocol:
             "_seen": vocabulary.seen_part_ids,
             "_unseen": (*vocabulary.unseen_part_ids, *outside),
         }
-        means = {
-            f"boundary_IoU{name}": float(mean_over(boundary, ~np.isnan(boundary), ids)[0])
-            for name, ids in groups.items()
-        }
+        means = {}
+        for name, ids in groups.items():
+            mean, number = mean_over(boundary, ~np.isnan(boundary), ids)
+            means |= {f"boundary_IoU{name}": float(mean), f"boundary_classes{name}": int(number)}
         means["boundary_IoU_harmonic"] = float(harmonic(means["boundary_IoU_seen"], means["boundary_IoU_unseen"]))
         return means
 

@@ -62,12 +62,14 @@ def overall_figures(counts: Tally, averaged: Averaged) -> dict[str, np.ndarray]:
     occurs = counts.labelled > 0
     iou, recall = ratio(counts.right, counts.union), ratio(counts.right, counts.labelled)
     mean, number = mean_over(iou, averaged_classes(counts, averaged), everything)
+    mean_recall, recalled = mean_over(recall, occurs, everything)
     labelled = counts.labelled.sum(-1)
     weighted = np.where(occurs, np.nan_to_num(iou) * counts.labelled, 0).sum(-1)
     return {
         "mIoU": mean,
         "classes": number,
-        "recall": mean_over(recall, occurs, everything)[0],
+        "recall": mean_recall,
+        "recall_classes": recalled,
         "pixel_accuracy": ratio(np.where(occurs, counts.right, 0).sum(-1), labelled),
         "fwIoU": ratio(weighted, labelled) / 100,
     }
@@ -88,11 +90,12 @@ def group_figures(
     iou, recall = ratio(counts.right, counts.union), ratio(counts.right, counts.labelled)
     mean, number = mean_over(iou, averaged_classes(counts, averaged), ids)
     occurring = averaged_classes(counts, "found" if averaged == "found" else "occurring")
-    mean_recall = mean_over(recall, occurring, ids)[0]
+    mean_recall, recalled = mean_over(recall, occurring, ids)
     pixels = ratio(counts.right[..., ids].sum(-1), counts.labelled[..., ids].sum(-1))
     return {
         "IoU": mean,
         "classes": number,
         "recall": mean_recall,
+        "recall_classes": recalled,
         "pixel_accuracy": mean_recall if mean_accuracy else pixels,
     }

@@ -19,7 +19,7 @@ from torch import Tensor
 
 # Float32 values held at once, of the maps (a band of rows) and of the result (a chunk of pixels): cache-sized on a CPU,
 # large enough for full kernels on a GPU. Only speed and memory depend on them.
-BAND_VALUES = {"cpu": 1 << 20, "cuda": 1 << 26}
+BAND_VALUES = {"cpu": 1 << 19, "cuda": 1 << 26}
 CHUNK_VALUES = {"cpu": 1 << 19, "cuda": 1 << 26}
 _ODD = 16  # floats added to a channel's stride: strides that are multiples of 4 KiB would evict each other from cache
 
@@ -50,9 +50,9 @@ def sampled(
     device, spans = maps[0].device, covered or size
     top, bottom, down = _axis(size[0], height, spans[0])
     left, right, along = (one.to(device) for one in _axis(size[1], width, spans[1]))
-    columns = torch.stack([left, right, left, right], dim=1)
+    columns = torch.stack([left, right, left, right], dim=1).int()
     across = torch.stack([1 - along, along, 1 - along, along], dim=1)
-    rows = torch.stack([top, top, bottom, bottom], dim=1).to(device) * width
+    rows = (torch.stack([top, top, bottom, bottom], dim=1) * width).int().to(device)
     share_rows = torch.stack([1 - down, 1 - down, down, down], dim=1).to(device)
     band_rows = max(1, BAND_VALUES.get(device.type, BAND_VALUES["cpu"]) // (channels * width))
     chunk_rows = max(1, CHUNK_VALUES.get(device.type, CHUNK_VALUES["cpu"]) // (channels * size[1]))
@@ -101,7 +101,7 @@ class _ChannelsLast:
     """Bands of rows of some maps as float32 tables (rows * w, n), in memory that is used again and again."""
 
     def __init__(self, maps: Sequence[Tensor], rows: int, probabilities: bool) -> None:
-        self.maps, self.rows, self.probabilities = maps, rows, probabilities
+        self.maps, self.rows, self.probabilities = [one.detach() for one in maps], rows, probabilities
         self.height, self.width = maps[0].shape[-2:]
         channels, length = sum(len(one) for one in maps), rows * self.width
         device = maps[0].device

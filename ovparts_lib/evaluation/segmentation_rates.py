@@ -21,6 +21,8 @@ from ovparts_lib.evaluation.per_image import ImageCounts, tally
 from ovparts_lib.evaluation.protocols import UnsupportedModeError
 from ovparts_lib.evaluation.stored import Evaluation
 
+DEFINITION = "clinton_2010_per_image"
+
 
 def part_rates(evaluation: Evaluation, mode: str = "pred_all") -> pd.DataFrame:
     """Rates of each class of an evaluation.
@@ -28,7 +30,8 @@ def part_rates(evaluation: Evaluation, mode: str = "pred_all") -> pd.DataFrame:
     Returns:
         A row per class: name, seen, over_segmentation, under_segmentation, distance (percent, means over images; NaN
         where there is nothing to average), images (in which it is labelled), found_images (in which some of it is
-        predicted as well, over which under_segmentation and distance are averaged), mode, vocabulary_hash.
+        predicted as well, over which under_segmentation and distance are averaged), mode, definition, vocabulary_hash,
+        options, records, scored_images.
 
     Raises:
         UnsupportedModeError: the evaluation lacks the mode, or counts of its images.
@@ -81,7 +84,15 @@ def _with_rates(table: pd.DataFrame, counts: ImageCounts, evaluation: Evaluation
         "images": labelled.sum(0),
         "found_images": found.sum(0),
     }
-    return table.assign(**rates, mode=mode, vocabulary_hash=evaluation.vocabulary.hash)
+    identity = {
+        "mode": mode,
+        "definition": DEFINITION,
+        "vocabulary_hash": evaluation.vocabulary.hash,
+        "options": evaluation.options,
+        "records": evaluation.records,
+        "scored_images": evaluation.images,
+    }
+    return table.assign(**rates, **identity)
 
 
 def _mean(values: np.ndarray, chosen: np.ndarray) -> np.ndarray:

@@ -25,7 +25,7 @@ def class_table(evaluation: Evaluation, protocol: str = "recommended", mode: str
     Returns:
         Columns object, part (``"dog's head"``), generic (``"head"``), seen, IoU, recall, precision (percent; NaN where
         undefined), pixels (labelled), images (in which it is labelled), predicted_pixels, predicted_only, boundary_IoU,
-        and the constants mode, protocol, version, vocabulary_hash, options.
+        and the constants mode, protocol, version, vocabulary_hash, options, records, scored_images.
 
     Raises:
         ValueError: no such protocol.
@@ -41,6 +41,7 @@ def class_table(evaluation: Evaluation, protocol: str = "recommended", mode: str
     table.insert(table.columns.get_loc("pixels") + 1, "images", np.asarray(evaluation.class_images))
     table["mode"], table["protocol"], table["version"] = mode, result.protocol, result.version
     table["vocabulary_hash"], table["options"] = result.vocabulary_hash, result.options
+    table["records"], table["scored_images"] = evaluation.records, evaluation.images
     return table
 
 

@@ -33,6 +33,7 @@ class Labels(torch.utils.data.Dataset):
         object_map = torch.full((height, width), ignore)
         part_map = torch.full((height, width), ignore)
         chosen = [i for i in range(len(self.vocabulary.objects)) if torch.rand(1, generator=draw) < 0.7] or [0]
+        chosen = chosen[:: max(1, len(chosen) // 5)][:5]  # a large vocabulary's would not fit side by side
         present = []
         for place, object_id in enumerate(chosen):
             left, right = place * width // len(chosen), (place + 1) * width // len(chosen)

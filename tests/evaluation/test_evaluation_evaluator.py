@@ -1,3 +1,5 @@
+import json
+
 import numpy as np
 import pytest
 import torch
@@ -5,7 +7,7 @@ import torch.nn.functional as F
 
 from ovparts_lib.evaluation import Evaluation, MatrixFileError, NotANumberError, evaluate, score_image
 from ovparts_lib.models.scores import PartScores
-from ovparts_lib.vocabularies import Vocabulary
+from ovparts_lib.vocabularies import Vocabulary, load_vocabulary
 from tests.evaluation.scripted import VOCABULARY, Labels, Scripted
 
 PARTS = len(VOCABULARY.parts)
@@ -206,3 +208,82 @@ def test_an_evaluation_survives_its_file(tmp_path):
         Evaluation.load(tmp_path / "after", other)
     with pytest.raises(MatrixFileError, match="cannot be read"):
         Evaluation.load(tmp_path)
+
+
+def test_everything_an_evaluation_keeps_survives_its_file(tmp_path):
+    evaluation = run(boundary=True, oracle_rule="zero_others")
+    evaluation.save(tmp_path)
+    read = Evaluation.load(tmp_path)
+    assert (read.level, read.options, read.image_ids) == ("parts", "oracle_rule=zero_others", evaluation.image_ids)
+    np.testing.assert_array_equal(read.background.matrix(), evaluation.background.matrix())
+    for mode in evaluation.modes:
+        np.testing.assert_array_equal(read.per_image[mode].index, evaluation.per_image[mode].index)
+        np.testing.assert_array_equal(read.per_image[mode].matrix(), evaluation.matrices[mode].numpy())
+        np.testing.assert_array_equal(read.boundary[mode], evaluation.boundary[mode])
+        released = read.boundary_released[mode].numpy()
+        np.testing.assert_array_equal(released, evaluation.boundary_released[mode].numpy())
+
+
+def changed(path, **arrays):
+    with np.load(path) as file:
+        kept = {name: file[name] for name in file.files}
+    np.savez(path, **(kept | arrays))
+
+
+def test_files_of_an_earlier_format_are_refused_with_what_to_do(tmp_path):
+    path = run().save(tmp_path)
+    with np.load(path) as file:
+        facts = json.loads(str(file["facts"]))
+    facts.pop("format")
+    changed(path, facts=np.array(json.dumps(facts)))
+    with pytest.raises(MatrixFileError, match=r"written in format 1, this version reads format 2.*Score"):
+        Evaluation.load(tmp_path)
+
+
+def test_files_whose_images_do_not_add_up_are_refused(tmp_path):
+    evaluation = run()
+    path = evaluation.save(tmp_path)
+    changed(path, image_pred_all_pixels=evaluation.per_image["pred_all"].pixels + 1)
+    with pytest.raises(MatrixFileError, match="do not add up to the matrix of 'pred_all'"):
+        Evaluation.load(tmp_path)
+    path = evaluation.save(tmp_path)
+    changed(path, image_pred_all_index=evaluation.per_image["pred_all"].index + 5)
+    with pytest.raises(MatrixFileError, match="image_pred_all holds an image or a class that does not exist"):
+        Evaluation.load(tmp_path)
+
+
+def test_shards_that_share_an_image_are_not_added():
+    with pytest.raises(ValueError, match="share images cannot be added: picture_0, picture_1, picture_2"):
+        run() + run()
+
+
+def test_released_rules_ask_for_the_parts_they_need():
+    model, dataset = Scripted(), Labels()
+    run(dataset, model, modes=("oracle_obj",), oracle_rule="zero_others")
+    assert all(call["part_ids"] is None for call in model.calls)
+    exact, zeroed = (run(oracle_rule=rule).matrices["oracle_obj"].numpy() for rule in ("exact", "zero_others"))
+    np.testing.assert_array_equal(exact, zeroed)
+
+
+@pytest.mark.parametrize("name", ["ade20k_part_234", "partimagenet_seg", "partimagenet_ood"])
+def test_other_vocabularies_count_like_dense_maps(name):
+    vocabulary = load_vocabulary(name)
+    dataset, model = Labels(1, vocabulary), Scripted((9, 8))
+    sample = dataset[0]
+    evaluation = evaluate(model, dataset, device="cpu", progress=False)
+    scores = model.predict([sample.image], vocabulary)[0]
+    stack = torch.cat([scores.logits, scores.background[None]])
+    dense = F.interpolate(stack[None], sample.part_map.shape, mode="bilinear", align_corners=False)[0].argmax(0)
+    known = (sample.part_map != vocabulary.ignore_label).numpy()
+    expected = np.zeros((len(vocabulary.parts) + 1,) * 2, np.int64)
+    np.add.at(expected, (dense.numpy()[known], sample.part_map.numpy()[known]), 1)
+    expected[-1, -1] = len(sample.regions) * known.size - known.sum()
+    np.testing.assert_array_equal(evaluation.matrices["pred_all"].numpy(), expected)
+
+
+def test_labels_outside_the_vocabulary_are_named():
+    sample = Labels()[0]
+    scores = Scripted().predict([sample.image], VOCABULARY)[0]
+    sample.part_map[0, 0] = PARTS + 3
+    with pytest.raises(ValueError, match=rf"holds the label {PARTS + 3}, outside 0\.\.{PARTS - 1} and not 255"):
+        score_image(scores, sample, VOCABULARY)
