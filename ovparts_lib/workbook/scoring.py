@@ -60,7 +60,7 @@ def quick_scores(dataset: EvaluationDataset, params: Any) -> Callable[[nn.Module
     def scores(model: nn.Module, step: int) -> dict[str, float]:
         if step == params.iterations:
             return {}  # the notebook scores the final weights itself
-        evaluation = evaluate(model, dataset, progress=False, **_options(params))
+        evaluation = evaluate(model, dataset, progress=False, strict=False, **_options(params))
         results = score_all(evaluation, params.protocols[:1])
         return {f"{one.mode}_{key}": one.summary[key] for one in results for key in ("seen", "unseen", "harmonic")}
 
@@ -79,10 +79,14 @@ def summarise(output: RunOutput, params: Any, **stages: Evaluation | None) -> pd
     for protocol in params.protocols:
         rows = []
         for stage, evaluation in stages.items():
-            if evaluation is not None:
-                table = summary_table(score_all(evaluation, [protocol]))
+            results = score_all(evaluation, [protocol]) if evaluation is not None else []
+            if results:
+                table = summary_table(results)
                 table.insert(0, "stage", stage)
                 rows.append(table)
+        if not rows:
+            print(f"the protocol {protocol} reads none of the modes that were scored")
+            continue
         table = pd.concat(rows, ignore_index=True)
         output.table(table, f"summary_{protocol}", title=f"Summary, protocol {protocol}")
         shown.append(table)

@@ -57,6 +57,7 @@ def test_a_notebook_that_collects_is_run_again(notebook, root, capfd):
         "00_start_here",
         "30_results",
         "31_own_image",
+        "32_compare_protocols",
     ]
 
 
