@@ -1,0 +1,140 @@
+"""PartCATSeg's losses against recorded values, and against the definition with one-hot maps and boolean selection."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+
+from ovparts_lib.models.partcatseg_losses import (
+    BACKGROUND_WEIGHT,
+    NO_LABEL,
+    PartTargets,
+    compositional_loss,
+    distribution_distance,
+    segmentation_losses,
+    summed_cross_entropy,
+)
+
+FOLDER = Path(__file__).parents[1] / "golden" / "partcatseg"
+PART_TO_GENERIC, PART_TO_OBJECT = (1, 0, 1, 2, 0), (0, 0, 1, 1, 2)
+
+
+def selected_cross_entropy(logits, positive, weights, pixels):
+    """Mean over selected pixels and all channels; logits (b, c, h, w), positive bool alike, pixels bool (b, h, w)."""
+    chosen, wanted = logits.permute(0, 2, 3, 1)[pixels], positive.permute(0, 2, 3, 1)[pixels].float()
+    return F.binary_cross_entropy_with_logits(chosen, wanted, weights.expand_as(chosen)) if len(chosen) else 0.0
+
+
+def one_hot(labels, count):
+    channels = torch.arange(count).view(-1, 1, 1)
+    return labels.unsqueeze(1) == channels
+
+
+def by_definition(generic_logits, specific_logits, targets):
+    full = [F.interpolate(z, size=targets.parts.shape[-2:], mode="bilinear") for z in (generic_logits, specific_logits)]
+    labelled, background = targets.parts != NO_LABEL, targets.objects == NO_LABEL
+    weights = {n: torch.tensor([1.0] * (n - 1) + [BACKGROUND_WEIGHT]) for n in (4, 6)}
+    specific = one_hot(targets.parts, 6)
+    specific[:, -1] |= background
+    generic = torch.tensor([*PART_TO_GENERIC, NO_LABEL])[targets.parts]
+    objects = one_hot(targets.objects, 4)
+    objects[:, -1] |= background
+    shown = background & (~background).any()
+    everywhere = torch.ones_like(labelled)
+    return {
+        "loss_specific_part": selected_cross_entropy(full[1], specific, weights[6], labelled),
+        "loss_specific_background": selected_cross_entropy(full[1], specific, weights[6], shown),
+        "loss_part": selected_cross_entropy(full[0][:, :3], one_hot(generic, 3), torch.ones(3), labelled),
+        "loss_object": selected_cross_entropy(full[0][:, 3:], objects, weights[4], everywhere),
+    }
+
+
+def random_case(seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    logits = [torch.randn(2, count, 6, 5, generator=generator) * 3 for count in (7, 6)]
+    parts = torch.randint(-1, 5, (2, 20, 24), generator=generator)
+    objects = torch.randint(-1, 3, (2, 20, 24), generator=generator)  # independent, so that they also disagree
+    return *logits, PartTargets(parts, objects)
+
+
+@pytest.mark.parametrize("case", ["mixed", "no part", "no object", "no background"])
+def test_the_segmentation_losses_are_their_definition(case):
+    generic_logits, specific_logits, targets = random_case()
+    if case == "no part":
+        targets.parts[:] = NO_LABEL
+    if case == "no object":
+        targets.objects[:] = NO_LABEL
+    if case == "no background":
+        targets.objects.clamp_(min=0)
+    ours = segmentation_losses(generic_logits, specific_logits, targets, PART_TO_GENERIC, 3)
+    theirs = by_definition(generic_logits, specific_logits, targets)
+    for name, value in theirs.items():
+        assert ours[name].item() == pytest.approx(float(value), rel=1e-5, abs=1e-9), name
+    assert (ours["loss_specific_part"] == 0) == (case == "no part")
+    assert (ours["loss_specific_background"] == 0) == (case in ("no object", "no background"))
+
+
+@pytest.mark.parametrize("recompute", [False, True])
+def test_their_gradients_are_those_of_the_definition(recompute):
+    generic_logits, specific_logits, targets = random_case(1)
+    pair = [generic_logits.requires_grad_(), specific_logits.requires_grad_()]
+    ours = torch.autograd.grad(
+        sum(segmentation_losses(*pair, targets, PART_TO_GENERIC, 3, recompute=recompute).values()), pair
+    )
+    theirs = torch.autograd.grad(sum(by_definition(*pair, targets).values()), pair)
+    torch.testing.assert_close(ours, theirs)
+
+
+def test_many_channels_are_summed_in_chunks():
+    logits, labels = torch.randn(1, 21, 4, 4), torch.randint(-1, 21, (1, 8, 8))
+    weights = torch.rand(21)
+    full = F.interpolate(logits, size=(8, 8), mode="bilinear")
+    terms = F.binary_cross_entropy_with_logits(full, one_hot(labels, 21).float(), reduction="none")
+    expected = (terms * weights.view(-1, 1, 1)).sum(1)
+    torch.testing.assert_close(summed_cross_entropy(logits, [labels], weights), expected)
+
+
+def test_large_logits_and_half_precision_stay_finite():
+    generic_logits, specific_logits, targets = random_case()
+    with torch.autocast("cpu", torch.bfloat16):
+        losses = segmentation_losses(
+            (generic_logits * 1000).bfloat16(), (specific_logits * 1000).bfloat16(), targets, PART_TO_GENERIC, 3
+        )
+        composition = compositional_loss(
+            torch.randn(1, 4, 2, 2).bfloat16() * 90, torch.randn(1, 6, 2, 2) * 90, PART_TO_OBJECT
+        )
+    for value in (*losses.values(), composition):
+        assert value.dtype == torch.float32
+        assert value.isfinite()
+
+
+def test_the_recorded_distributions_have_the_recorded_divergence():
+    golden = np.load(FOLDER / "golden_train_voc_mini.npz")
+    facts = json.loads((FOLDER / "golden_train_voc_mini.json").read_text(encoding="utf-8"))["info"]
+    mapped, objects = (torch.from_numpy(golden[name])[..., None] for name in ("jsd_mapped_specific", "jsd_obj"))
+    found = distribution_distance(mapped + 1e-10, objects + 1e-10, "jensen_shannon")
+    assert found.item() == pytest.approx(facts["jsd_loss"], rel=1e-5)
+
+
+def test_equal_costs_leave_the_divergence_of_the_number_of_parts():
+    """Uniform softmaxes: parts count for objects (2, 2, 1) and the background, out of 6, against 1 in 4 each."""
+    found = compositional_loss(torch.zeros(2, 4, 3, 3), torch.zeros(2, 6, 3, 3), PART_TO_OBJECT)
+    of_parts, of_objects = torch.tensor([2, 2, 1, 1]) / 6, torch.full((4,), 0.25)
+    middle = (of_parts + of_objects) / 2
+    expected = (of_parts * (of_parts / middle).log() + of_objects * (of_objects / middle).log()).sum() / 2
+    assert found.item() == pytest.approx(expected.item(), rel=1e-5)
+
+
+def test_the_symmetric_divergence_is_the_mean_of_both_directions():
+    first, second = (torch.randn(2, 5, 3, 4).softmax(1) for _ in range(2))
+    both = [F.kl_div(q.log(), p, reduction="none").sum(1).mean() for p, q in ((first, second), (second, first))]
+    torch.testing.assert_close(distribution_distance(first, second, "symmetric_kl"), sum(both) / 2)
+
+
+def test_the_compositional_loss_is_zero_when_parts_follow_their_object():
+    """One part per object and equal costs: both distributions are the same."""
+    cost = torch.randn(1, 4, 3, 3)
+    assert compositional_loss(cost, cost, (0, 1, 2)).item() == pytest.approx(0, abs=1e-7)
