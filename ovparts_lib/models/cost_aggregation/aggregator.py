@@ -1,0 +1,131 @@
+"""Sizes of an aggregator, and the projections of image and text that guide it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from einops import rearrange
+from torch import Tensor, nn
+
+from ovparts_lib.models.cost_aggregation.class_attention import CLASS_ATTENTIONS, ClassAttentionKind
+from ovparts_lib.models.cost_aggregation.cost_volume import CostEmbedding
+from ovparts_lib.models.cost_aggregation.decoder import GuidedDecoder
+from ovparts_lib.models.cost_aggregation.layer import AggregatorLayer
+
+
+@dataclass(frozen=True)
+class AggregatorSize:
+    """Hyper-parameters of the blocks, with the released values.
+
+    Attributes:
+        prompts: templates, the channels of the cost volume.
+        text_dim: width of text embeddings.
+        dim: width of the embedded cost.
+        layers: of spatial and class aggregation.
+        heads: attention heads.
+        window: side of the Swin windows.
+        kernel: side of the kernel that embeds the cost.
+        pooling: positions averaged along each axis before class attention.
+        class_attention: ``linear`` (CATSeg), ``full`` or ``query`` (PartCATSeg).
+        guidance_dim: width of the appearance guidance; 0 for none.
+        text_guidance_dim: width of the text guidance; 0 for none.
+        decoder_dims: widths of the decoder's stages; each doubles the resolution.
+        decoder_guidance_dims: channels of image features that each stage is given; zeros for none.
+    """
+
+    prompts: int = 80
+    text_dim: int = 512
+    dim: int = 128
+    layers: int = 2
+    heads: int = 4
+    window: int = 12
+    kernel: int = 7
+    pooling: int = 2
+    class_attention: ClassAttentionKind = "linear"
+    guidance_dim: int = 128
+    text_guidance_dim: int = 128
+    decoder_dims: tuple[int, ...] = (64, 32)
+    decoder_guidance_dims: tuple[int, ...] = (32, 16)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "decoder_dims", tuple(self.decoder_dims))
+        object.__setattr__(self, "decoder_guidance_dims", tuple(self.decoder_guidance_dims))
+        if self.dim % self.heads:
+            raise ValueError(f"dim {self.dim} is not a multiple of heads {self.heads}")
+        if self.class_attention not in CLASS_ATTENTIONS:
+            known = ", ".join(CLASS_ATTENTIONS)
+            raise ValueError(f"class_attention must be one of {known}, not {self.class_attention!r}")
+        if len(self.decoder_dims) != len(self.decoder_guidance_dims):
+            raise ValueError("decoder_dims and decoder_guidance_dims must be equally long, one entry for each stage")
+        guided = zip((self.dim, *self.decoder_dims), self.decoder_guidance_dims, strict=False)
+        if any(width <= guidance for width, guidance in guided):
+            raise ValueError("a decoder stage must be wider than its guidance")
+
+    def embedding(self) -> CostEmbedding:
+        """A new :class:`CostEmbedding` of this size."""
+        return CostEmbedding(self.prompts, self.dim, self.kernel)
+
+    def layer_stack(self) -> nn.ModuleList:
+        """New :class:`AggregatorLayer` modules of this size."""
+        arguments = self.dim, self.guidance_dim, self.text_guidance_dim, self.heads, self.window, self.class_attention
+        return nn.ModuleList(AggregatorLayer(*arguments) for _ in range(self.layers))
+
+    def decoder(self) -> GuidedDecoder:
+        """A new :class:`GuidedDecoder` of this size."""
+        return GuidedDecoder(self.dim, self.decoder_dims, self.decoder_guidance_dims)
+
+
+class AppearanceGuidance(nn.Module):
+    """Image features, projected by 3x3 convolutions with ReLU, for the aggregator and for each decoder stage.
+
+    Args:
+        size: of the aggregator.
+        channels: widths of the features, coarse to fine: one for the aggregator, one for each decoder stage.
+    """
+
+    def __init__(self, size: AggregatorSize, channels: Sequence[int]) -> None:
+        super().__init__()
+        widths = (size.guidance_dim, *size.decoder_guidance_dims)
+        if len(channels) != len(widths):
+            raise ValueError(f"guidance needs {len(widths)} image features, coarse to fine, not {len(channels)}")
+        convs = [
+            nn.Conv2d(given, dim, 3, padding=1) if dim else None for given, dim in zip(channels, widths, strict=True)
+        ]
+        self.aggregator = convs[0]
+        self.decoder = nn.ModuleList(conv or nn.Identity() for conv in convs[1:])
+
+    def forward(self, features: Sequence[Tensor]) -> tuple[Tensor | None, list[Tensor | None]]:
+        """Project features.
+
+        Args:
+            features: (b, channels, h, w), coarse to fine, at h, 2h, 4h, …
+
+        Returns:
+            Guidance of the aggregator (b, h, w, guidance_dim), and of the decoder's stages (b, dim, 2h, 2w), …;
+            None where the size says none.
+        """
+        coarse = None
+        if self.aggregator is not None:
+            coarse = rearrange(F.relu(self.aggregator(features[0])).float(), "b c h w -> b h w c")
+        finer = zip(self.decoder, features[1:], strict=True)
+        return coarse, [F.relu(conv(maps)) if isinstance(conv, nn.Conv2d) else None for conv, maps in finer]
+
+
+class TextGuidance(nn.Linear):
+    """The mean of a text's normalised prompts, normalised again, through a linear layer with ReLU.
+
+    Args:
+        size: of the aggregator; its ``text_guidance_dim`` must not be 0.
+    """
+
+    def __init__(self, size: AggregatorSize) -> None:
+        super().__init__(size.text_dim, size.text_guidance_dim)
+
+    def forward(self, text: Tensor) -> Tensor:
+        """(t, p, text_dim), normalised -> (t, text_guidance_dim)."""
+        with torch.autocast(text.device.type, enabled=False):
+            text = F.normalize(text.float().mean(1), dim=-1)
+        return F.relu(super().forward(text))
