@@ -19,29 +19,32 @@ from torch.utils.checkpoint import checkpoint
 BACKGROUND_WEIGHT = 0.05
 NO_LABEL = -1
 Divergence = Literal["jensen_shannon", "symmetric_kl"]
-# Channels that are enlarged to label size at once; only memory depends on it.
-_CHANNELS_AT_ONCE = 8
+# Values that are enlarged to label size at once; only memory depends on it.
+_VALUES_AT_ONCE = 2**22
 _EPSILON = 1e-10
 
 
 @dataclass
 class PartTargets:
-    """Labels of a batch.
+    """Labels of one image.
 
     Attributes:
-        parts: int64 (b, h, w), index of the object-specific part, ``NO_LABEL`` where there is none.
-        objects: int64 (b, h, w), index among the objects that have parts, ``NO_LABEL`` where there is none: unlabelled
+        parts: int64 (h, w), index of the object-specific part, ``NO_LABEL`` where there is none.
+        objects: int64 (h, w), index among the objects that have parts, ``NO_LABEL`` where there is none: unlabelled
             pixels, and objects without parts or outside the training vocabulary. All of these count as background.
+        covered_size: (height, width) that the logits span in pixels of the label maps, at least their size; more where
+            images were padded at the right and below.
     """
 
     parts: Tensor
     objects: Tensor
+    covered_size: tuple[int, int]
 
 
 def segmentation_losses(
     generic_logits: Tensor,
     specific_logits: Tensor,
-    targets: PartTargets,
+    targets: Sequence[PartTargets],
     part_to_generic: Sequence[int],
     generic_count: int,
     *,
@@ -49,7 +52,7 @@ def segmentation_losses(
 ) -> dict[str, Tensor]:
     """Binary cross-entropies of both stages.
 
-    Every mean is over the pixels named below and all channels of its term; the background's channel weighs
+    Every mean is over the pixels of the batch named below and all channels of its term; the background's channel weighs
     ``BACKGROUND_WEIGHT``, which is not in the denominator. A mean over no pixel is 0.
 
     - ``loss_specific_part``: object-specific parts and background, at pixels with a part label.
@@ -58,9 +61,9 @@ def segmentation_losses(
     - ``loss_object``: objects and background, at all pixels.
 
     Args:
-        generic_logits: (b, g + o + 1, h0, w0), generic parts, objects, background; h0, w0 span the labels.
+        generic_logits: (b, g + o + 1, h0, w0), generic parts, objects, background.
         specific_logits: (b, n + 1, h0, w0), object-specific parts, background.
-        targets: labels; logits are enlarged bilinearly to their size.
+        targets: labels of the b images, whose sizes may differ; logits are enlarged bilinearly to each.
         part_to_generic: for each object-specific part, its generic part.
         generic_count: g.
         recompute: keep nothing of the enlarged logits for the backward pass, but compute them again.
@@ -68,29 +71,37 @@ def segmentation_losses(
     Returns:
         Scalars, float32.
     """
-    parts, objects = targets.parts, targets.objects
-    labelled, background = parts != NO_LABEL, objects == NO_LABEL
+    device = specific_logits.device
     specific_count, object_count = specific_logits.shape[1], generic_logits.shape[1] - generic_count
-    table = torch.tensor([*part_to_generic, NO_LABEL], device=parts.device)  # NO_LABEL indexes the last entry
-    backdrop = background.long() - 1  # 0 at background pixels, NO_LABEL elsewhere
-    no_background = torch.ones(generic_count, device=parts.device)
-
-    def pixel_loss(logits: Tensor, positives: Sequence[Tensor], weights: Tensor) -> Tensor:
-        return summed_cross_entropy(logits, positives, weights, recompute=recompute)
-
-    # A pixel with a part but without an object is positive in both channels, as released.
-    both = [parts, torch.where(background, backdrop + specific_count - 1, NO_LABEL)]
-    specific = pixel_loss(specific_logits, both, background_weights(specific_count, parts.device)) / specific_count
-    generic = pixel_loss(generic_logits[:, :generic_count], [table[parts]], no_background) / generic_count
-    positive = objects.masked_fill(background, object_count - 1)
-    weights = background_weights(object_count, parts.device)
-    of_objects = pixel_loss(generic_logits[:, generic_count:], [positive], weights) / object_count
+    table = torch.tensor([*part_to_generic, NO_LABEL], device=device)  # NO_LABEL indexes the last entry
+    specific_weights, object_weights = (background_weights(count, device) for count in (specific_count, object_count))
+    part_weights = torch.ones(generic_count, device=device)
+    specific, generic, of_objects = [], [], []
+    for number, labels in enumerate(targets):
+        background = labels.objects == NO_LABEL
+        # A pixel with a part but without an object is positive in both channels, as released.
+        both = [labels.parts, torch.where(background, specific_count - 1, NO_LABEL)]
+        terms = (
+            (specific, specific_logits, both, specific_weights),
+            (generic, generic_logits[:, :generic_count], [table[labels.parts]], part_weights),
+            (
+                of_objects,
+                generic_logits[:, generic_count:],
+                [labels.objects.masked_fill(background, object_count - 1)],
+                object_weights,
+            ),
+        )
+        for losses, logits, positives, weights in terms:
+            summed = summed_cross_entropy(logits[number], positives, weights, labels.covered_size, recompute=recompute)
+            losses.append(summed.flatten() / len(weights))
+    labelled = torch.cat([(labels.parts != NO_LABEL).flatten() for labels in targets])
+    background = torch.cat([(labels.objects == NO_LABEL).flatten() for labels in targets])
     any_object = (~background).any()
     return {
-        "loss_specific_part": masked_mean(specific, labelled),
-        "loss_specific_background": masked_mean(specific, background & any_object),
-        "loss_part": masked_mean(generic, labelled),
-        "loss_object": of_objects.mean(),
+        "loss_specific_part": masked_mean(torch.cat(specific), labelled),
+        "loss_specific_background": masked_mean(torch.cat(specific), background & any_object),
+        "loss_part": masked_mean(torch.cat(generic), labelled),
+        "loss_object": torch.cat(of_objects).mean(),
     }
 
 
@@ -107,35 +118,43 @@ def masked_mean(values: Tensor, mask: Tensor) -> Tensor:
 
 
 def summed_cross_entropy(
-    logits: Tensor, positives: Sequence[Tensor], weights: Tensor, *, recompute: bool = False
+    logits: Tensor,
+    positives: Sequence[Tensor],
+    weights: Tensor,
+    covered_size: tuple[int, int],
+    *,
+    recompute: bool = False,
 ) -> Tensor:
-    """Weighted binary cross-entropy summed over channels, per pixel of the labels, in float32.
+    """Weighted binary cross-entropy summed over channels, per pixel of the labels of one image, in float32.
 
     Args:
-        logits: (b, c, h0, w0), enlarged bilinearly to the labels' size, a few channels at a time.
-        positives: int64 maps (b, h, w); each names one positive channel per pixel, or ``NO_LABEL`` for none.
+        logits: (c, h0, w0), enlarged bilinearly to the covered size and cut to the labels, a few channels at a time.
+        positives: int64 maps (h, w); each names one positive channel per pixel, or ``NO_LABEL`` for none.
         weights: (c,), factor of each channel's terms.
+        covered_size: (height, width) in pixels of the labels that the logits span.
         recompute: do the enlarging again in the backward pass instead of keeping it.
 
     Returns:
-        (b, h, w).
+        (h, w).
     """
-    size = tuple(positives[0].shape[-2:])
+    height, width = positives[0].shape
 
     def chunk_loss(chunk: Tensor, first: int) -> Tensor:
         with torch.autocast(chunk.device.type, enabled=False):
-            full = F.interpolate(chunk.float(), size=size, mode="bilinear", align_corners=False)
-            channels = torch.arange(first, first + chunk.shape[1], device=chunk.device).view(-1, 1, 1)
+            full = F.interpolate(chunk[None].float(), size=covered_size, mode="bilinear", align_corners=False)[0]
+            full = full[:, :height, :width]
+            channels = torch.arange(first, first + len(chunk), device=chunk.device).view(-1, 1, 1)
             positive = torch.zeros_like(full, dtype=torch.bool)
             for labels in positives:
-                positive |= labels.unsqueeze(1) == channels
+                positive |= labels == channels
             # -log sigmoid(z) = softplus(-z) where positive, -log(1 - sigmoid(z)) = softplus(z) elsewhere
             terms = F.softplus(torch.where(positive, -full, full))
-            return torch.einsum("bchw,c->bhw", terms, weights[first : first + chunk.shape[1]].float())
+            return torch.einsum("chw,c->hw", terms, weights[first : first + len(chunk)].float())
 
-    total = torch.zeros(positives[0].shape, device=logits.device)
-    for first in range(0, logits.shape[1], _CHANNELS_AT_ONCE):
-        chunk = logits[:, first : first + _CHANNELS_AT_ONCE]
+    total = torch.zeros((height, width), device=logits.device)
+    step = max(1, _VALUES_AT_ONCE // (covered_size[0] * covered_size[1]))
+    for first in range(0, len(logits), step):
+        chunk = logits[first : first + step]
         if recompute and torch.is_grad_enabled():
             total = total + checkpoint(chunk_loss, chunk, first, use_reentrant=False)
         else:

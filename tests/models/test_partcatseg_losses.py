@@ -8,6 +8,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from ovparts_lib.models import partcatseg_losses
 from ovparts_lib.models.partcatseg_losses import (
     BACKGROUND_WEIGHT,
     NO_LABEL,
@@ -34,13 +35,15 @@ def one_hot(labels, count):
 
 
 def by_definition(generic_logits, specific_logits, targets):
-    full = [F.interpolate(z, size=targets.parts.shape[-2:], mode="bilinear") for z in (generic_logits, specific_logits)]
-    labelled, background = targets.parts != NO_LABEL, targets.objects == NO_LABEL
+    """Both label maps have the covered size; sizes are equal."""
+    part_maps, object_maps = (torch.stack([getattr(t, kind) for t in targets]) for kind in ("parts", "objects"))
+    full = [F.interpolate(z, size=part_maps.shape[-2:], mode="bilinear") for z in (generic_logits, specific_logits)]
+    labelled, background = part_maps != NO_LABEL, object_maps == NO_LABEL
     weights = {n: torch.tensor([1.0] * (n - 1) + [BACKGROUND_WEIGHT]) for n in (4, 6)}
-    specific = one_hot(targets.parts, 6)
+    specific = one_hot(part_maps, 6)
     specific[:, -1] |= background
-    generic = torch.tensor([*PART_TO_GENERIC, NO_LABEL])[targets.parts]
-    objects = one_hot(targets.objects, 4)
+    generic = torch.tensor([*PART_TO_GENERIC, NO_LABEL])[part_maps]
+    objects = one_hot(object_maps, 4)
     objects[:, -1] |= background
     shown = background & (~background).any()
     everywhere = torch.ones_like(labelled)
@@ -57,18 +60,18 @@ def random_case(seed=0):
     logits = [torch.randn(2, count, 6, 5, generator=generator) * 3 for count in (7, 6)]
     parts = torch.randint(-1, 5, (2, 20, 24), generator=generator)
     objects = torch.randint(-1, 3, (2, 20, 24), generator=generator)  # independent, so that they also disagree
-    return *logits, PartTargets(parts, objects)
+    return *logits, [PartTargets(*maps, (20, 24)) for maps in zip(parts, objects, strict=True)]
 
 
 @pytest.mark.parametrize("case", ["mixed", "no part", "no object", "no background"])
 def test_the_segmentation_losses_are_their_definition(case):
     generic_logits, specific_logits, targets = random_case()
     if case == "no part":
-        targets.parts[:] = NO_LABEL
+        [labels.parts.fill_(NO_LABEL) for labels in targets]
     if case == "no object":
-        targets.objects[:] = NO_LABEL
+        [labels.objects.fill_(NO_LABEL) for labels in targets]
     if case == "no background":
-        targets.objects.clamp_(min=0)
+        [labels.objects.clamp_(min=0) for labels in targets]
     ours = segmentation_losses(generic_logits, specific_logits, targets, PART_TO_GENERIC, 3)
     theirs = by_definition(generic_logits, specific_logits, targets)
     for name, value in theirs.items():
@@ -88,13 +91,29 @@ def test_their_gradients_are_those_of_the_definition(recompute):
     torch.testing.assert_close(ours, theirs)
 
 
-def test_many_channels_are_summed_in_chunks():
-    logits, labels = torch.randn(1, 21, 4, 4), torch.randint(-1, 21, (1, 8, 8))
+def test_many_channels_are_summed_in_chunks(monkeypatch):
+    monkeypatch.setattr(partcatseg_losses, "_VALUES_AT_ONCE", 4 * 90)
+    logits, labels = torch.randn(21, 4, 4), torch.randint(-1, 21, (8, 7))
     weights = torch.rand(21)
-    full = F.interpolate(logits, size=(8, 8), mode="bilinear")
-    terms = F.binary_cross_entropy_with_logits(full, one_hot(labels, 21).float(), reduction="none")
-    expected = (terms * weights.view(-1, 1, 1)).sum(1)
-    torch.testing.assert_close(summed_cross_entropy(logits, [labels], weights), expected)
+    full = F.interpolate(logits[None], size=(9, 10), mode="bilinear")[..., :8, :7]  # what was padded is cut off
+    terms = F.binary_cross_entropy_with_logits(full, one_hot(labels[None], 21).float(), reduction="none")
+    expected = (terms * weights.view(-1, 1, 1)).sum(1)[0]
+    torch.testing.assert_close(summed_cross_entropy(logits, [labels], weights, (9, 10)), expected)
+
+
+def test_images_of_different_sizes_are_pooled_by_pixel():
+    generic_logits, specific_logits, targets = random_case()
+    small = PartTargets(targets[1].parts[:6, :6], targets[1].objects[:6, :6], (6, 6))
+    mixed = [targets[0], small]
+    together = segmentation_losses(generic_logits, specific_logits, mixed, PART_TO_GENERIC, 3)
+    alone = [
+        by_definition(generic_logits[i : i + 1], specific_logits[i : i + 1], [labels]) for i, labels in enumerate(mixed)
+    ]
+    pixels = [int((labels.parts != NO_LABEL).sum()) for labels in mixed]
+    expected = sum(n * one["loss_part"] for n, one in zip(pixels, alone, strict=True)) / sum(pixels)
+    torch.testing.assert_close(together["loss_part"], expected)
+    expected = (20 * 24 * alone[0]["loss_object"] + 36 * alone[1]["loss_object"]) / (20 * 24 + 36)
+    torch.testing.assert_close(together["loss_object"], expected)
 
 
 def test_large_logits_and_half_precision_stay_finite():
