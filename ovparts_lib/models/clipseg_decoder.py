@@ -129,19 +129,30 @@ class ClipsegDecoder(nn.Module):
         Returns:
             Logits (b, n, h, w), and the weights per layer, (b, n, heads, t, t); an empty list if not asked for.
         """
+        tokens, _, attention = self.tokens(reduced, conditions, keep_attention)
+        return self.head(tokens[:, :, 1:].flatten(0, 1), grid).unflatten(0, tokens.shape[:2]), attention
+
+    def tokens(
+        self, reduced: Sequence[Tensor], conditions: Tensor, keep_attention: bool = False
+    ) -> tuple[Tensor, list[Tensor], list[Tensor]]:
+        """Everything before the head; arguments as above.
+
+        Returns:
+            Output of the last layer (b, n, t, width), what entered each layer, (b, n, t, width), and the attention
+            weights as above.
+        """
         images, queries = len(reduced[0]), len(conditions)
         scale, shift = self.film_mul(conditions), self.film_add(conditions)
-        tokens, attention = None, []
+        tokens, entered, attention = None, [], []
         for activation, layer in zip(reduced, self.layers, strict=True):
             activation = activation.unsqueeze(1)  # (b, 1, t, c), to be broadcast over the queries
-            if tokens is None:
-                tokens = scale[None, :, None] * activation + shift[None, :, None]
-            else:
-                tokens = tokens.unflatten(0, (images, queries)) + activation
+            tokens = activation + tokens if tokens is not None else scale[:, None] * activation + shift[:, None]
+            entered.append(tokens)
             tokens, weights = layer(tokens.flatten(0, 1), keep_attention)
+            tokens = tokens.unflatten(0, (images, queries))
             if weights is not None:
                 attention.append(weights.unflatten(0, (images, queries)))
-        return self.head(tokens[:, 1:], grid).unflatten(0, (images, queries)), attention
+        return tokens, entered, attention
 
 
 def binary_segmentation_loss(logits: Tensor, targets: Tensor, background_weight: float) -> Tensor:
