@@ -24,6 +24,7 @@ from ovparts_lib.models.cost_inputs import InputSize, SquareInputs, square_input
 from ovparts_lib.models.cost_training import choose_trainable, grouped_parameters
 from ovparts_lib.models.guidance import GuidanceSize, build_guidance
 from ovparts_lib.models.partcatseg_aggregator import ImageGuidance, PartAggregator, PartTexts
+from ovparts_lib.models.clipseg_base import checked_part_ids
 from ovparts_lib.models.partcatseg_losses import Divergence, compositional_loss, segmentation_losses
 from ovparts_lib.models.partcatseg_targets import batch_targets
 from ovparts_lib.models.prompted_names import PromptedNames
