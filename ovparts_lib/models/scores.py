@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 from torch import Tensor
 
@@ -71,6 +72,8 @@ class PartScores:
             pads images to the right and below; None where the maps span the image.
         objects: where every pixel's object is chosen before its part; None for systems that choose among all parts.
         cost: None unless asked for.
+        resized_as: what is resized to the image: the logits (the CLIPSeg family), or their sigmoid, for systems whose
+            published maps are probabilities before they are resized (the CAT-Seg family).
     """
 
     logits: Tensor
@@ -81,3 +84,4 @@ class PartScores:
     covered_size: tuple[float, float] | None = None
     objects: ObjectScores | None = None
     cost: CostMaps | None = None
+    resized_as: Literal["logits", "probabilities"] = "logits"

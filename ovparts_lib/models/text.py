@@ -126,7 +126,7 @@ class TextCache:
         tokens = tokenize(prompts, clip.context_length)
         device = clip.positional_embedding.device
         autocast = torch.get_autocast_dtype(device.type) if torch.is_autocast_enabled(device.type) else None
-        key = (tuple(prompts), autocast, str(device), weights_checksum(_weights_in_use(clip, tokens)))
+        key = (tuple(prompts), autocast, str(device), weights_checksum(text_weights(clip, tokens)))
         if key not in self._entries:
             with torch.inference_mode(False), torch.no_grad():  # an ordinary tensor, so that training may use it too
                 self._entries[key] = encode_text(clip, tokens)
@@ -173,9 +173,16 @@ def _factors(count: int, device: torch.device) -> Tensor:
     return odd.to(device)
 
 
-def _weights_in_use(clip: open_clip.CLIP, tokens: Tensor) -> list[Tensor]:
-    rows = tokens.unique().to(clip.token_embedding.weight.device)
+def text_weights(clip: open_clip.CLIP, tokens: Tensor | None = None) -> list[Tensor]:
+    """The weights that embeddings of texts depend on: all of the text tower's, or only those in use.
+
+    Args:
+        clip: the model.
+        tokens: int64 (n, length), the texts; None for any texts.
+    """
+    table, positions = clip.token_embedding.weight, clip.positional_embedding
+    if tokens is not None:
+        table, positions = table.detach()[tokens.unique().to(table.device)], positions[: tokens.shape[1]]
     blocks = [parameter for block in clip.transformer.resblocks for parameter in block.parameters()]
-    positions = clip.positional_embedding[: tokens.shape[1]]
     head = [clip.ln_final.weight, clip.ln_final.bias, clip.text_projection]
-    return [clip.token_embedding.weight.detach()[rows], positions, *blocks, *head]
+    return [table, positions, *blocks, *head]
