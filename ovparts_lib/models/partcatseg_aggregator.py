@@ -7,7 +7,7 @@ them with the object-specific part's own text, and aggregates again.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -65,18 +65,30 @@ class ObjectAware:
     Attributes:
         parts: (b, g + 1, h, w, d), of generic parts and background.
         objects: (b, o + 1, h, w, d), of objects and background.
-        part_rows: int64 (n + 1,), for each object-specific part and the background its entry of ``parts``.
-        object_rows: int64 (n + 1,), likewise of ``objects``.
     """
 
     parts: Tensor
     objects: Tensor
-    part_rows: Tensor
-    object_rows: Tensor
 
-    def features(self, part_rows: Tensor, object_rows: Tensor) -> Tensor:
-        """(b, t, d, h, w) of t object-specific parts, given by their rows (t,)."""
-        return rearrange(self.parts[:, part_rows] + self.objects[:, object_rows], "b t h w d -> b t d h w")
+    def over_parts(self, function: Callable[[Tensor, Tensor], Tensor], texts: PartTexts, chunks: Chunks) -> Tensor:
+        """Do something for every object-specific part and the background, a chunk of them at a time.
+
+        Args:
+            function: of features (b, t, d, h, w) and texts (t, p, d); gives a tensor (b, t, …).
+            texts: the object-specific parts; the rest of the vocabulary must be that of the features.
+            chunks: how much to compute at once.
+
+        Returns:
+            (b, n + 1, …).
+        """
+        owners = (self.parts, texts.part_to_generic), (self.objects, texts.part_to_object)
+        rows = [torch.tensor([[*some, shared.shape[1] - 1]], device=shared.device) for shared, some in owners]
+
+        def joined(part_rows: Tensor, object_rows: Tensor, text: Tensor) -> Tensor:
+            features = self.parts[:, part_rows[0]] + self.objects[:, object_rows[0]]
+            return function(rearrange(features, "b t h w d -> b t d h w"), text[0])
+
+        return chunks.over(joined, *rows, texts.specific[None], tokens=self.parts[:, 0, ..., 0].numel())
 
 
 class PartAggregator(nn.Module):
@@ -105,8 +117,8 @@ class PartAggregator(nn.Module):
         self.specific_embedding.load_state_dict(self.embedding.state_dict())
         self.specific_layers.load_state_dict(self.layers.state_dict())
 
-    def guide(self, features: Sequence[Tensor]) -> ImageGuidance:
-        """Project the guidance backbone's features, coarse to fine (b, c, h, w), (b, c, 2h, 2w), …."""
+    def guide(self, features: Sequence[Tensor] | None) -> ImageGuidance:
+        """Project the guidance backbone's features, coarse to fine (b, c, h, w), (b, c, 2h, 2w), …; None for none."""
         if self.appearance is None:
             return ImageGuidance(None, [None] * len(self.size.decoder_dims))
         return ImageGuidance(*self.appearance(features))
@@ -123,11 +135,11 @@ class PartAggregator(nn.Module):
         Returns:
             (b, g + o + 1, h, w, dim).
         """
-
-        def embed(text: Tensor) -> Tensor:
-            return self.embedding(cost_volume(features, text[0]))
-
-        x = chunks.over(embed, texts.generic[None], tokens=features[:, 0].numel())
+        x = chunks.over(
+            lambda text: self.embedding(cost_volume(features, text[0])),
+            texts.generic[None],
+            tokens=features[:, 0].numel(),
+        )
         return aggregate(
             self.layers,
             x,
@@ -150,11 +162,7 @@ class PartAggregator(nn.Module):
         count, dim = texts.generic_count, x.shape[-1]
         weight, bias = self.object_aware.weight, self.object_aware.bias
         parts = F.linear(torch.cat([x[:, :count], x[:, -1:]], dim=1), weight[:, :dim])
-        objects = F.linear(x[:, count:], weight[:, dim:], bias)
-        background = parts.shape[1] - 1, objects.shape[1] - 1
-        rows = zip((texts.part_to_generic, texts.part_to_object), background, strict=True)
-        part_rows, object_rows = (torch.tensor([*owners, last], device=x.device) for owners, last in rows)
-        return ObjectAware(parts, objects, part_rows, object_rows)
+        return ObjectAware(parts, F.linear(x[:, count:], weight[:, dim:], bias))
 
     def second_stage(
         self,
@@ -176,12 +184,7 @@ class PartAggregator(nn.Module):
         Returns:
             (b, n + 1, h, w, dim).
         """
-
-        def embed(part_rows: Tensor, object_rows: Tensor, text: Tensor) -> Tensor:
-            return self.specific_embedding(cost_volume(aware.features(part_rows[0], object_rows[0]), text[0]))
-
-        pieces = aware.part_rows[None], aware.object_rows[None], texts.specific[None]
-        x = chunks.over(embed, *pieces, tokens=aware.parts[:, 0, ..., 0].numel())
+        x = aware.over_parts(lambda part, text: self.specific_embedding(cost_volume(part, text)), texts, chunks)
         return aggregate(
             self.specific_layers,
             x,
@@ -194,12 +197,7 @@ class PartAggregator(nn.Module):
 
     def specific_cost(self, aware: ObjectAware, texts: PartTexts, chunks: Chunks) -> Tensor:
         """Costs the second stage starts from, mean over prompts, (b, n + 1, h, w), float32."""
-
-        def mean(part_rows: Tensor, object_rows: Tensor, text: Tensor) -> Tensor:
-            return mean_cost(aware.features(part_rows[0], object_rows[0]), text[0])
-
-        pieces = aware.part_rows[None], aware.object_rows[None], texts.specific[None]
-        return chunks.over(mean, *pieces, tokens=aware.parts[:, 0, ..., 0].numel())
+        return aware.over_parts(mean_cost, texts, chunks)
 
     def decode(self, x: Tensor, guidance: ImageGuidance, chunks: Chunks) -> Tensor:
         """Logits float32 (b, t, 4h, 4w) of any classes (b, t, h, w, dim) of either stage."""

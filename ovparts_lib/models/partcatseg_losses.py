@@ -14,46 +14,44 @@ import torch
 import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor
-from torch.utils.checkpoint import checkpoint
 
-BACKGROUND_WEIGHT = 0.05
+from ovparts_lib.models.cost_aggregation import Chunks
+
 NO_LABEL = -1
 Divergence = Literal["jensen_shannon", "symmetric_kl"]
-# Values that are enlarged to label size at once; only memory depends on it.
-_VALUES_AT_ONCE = 2**22
+_PIXELS_AT_ONCE = 1 << 22
 _EPSILON = 1e-10
 
 
 @dataclass
 class PartTargets:
-    """Labels of one image.
+    """Labels of one image, at the size the logits are enlarged to.
 
     Attributes:
-        parts: int64 (h, w), index of the object-specific part, ``NO_LABEL`` where there is none.
+        parts: int64 (h, w), index among the object-specific parts, ``NO_LABEL`` where there is none.
+        generic: int64 (h, w), index among the generic parts, ``NO_LABEL`` likewise.
         objects: int64 (h, w), index among the objects that have parts, ``NO_LABEL`` where there is none: unlabelled
             pixels, and objects without parts or outside the training vocabulary. All of these count as background.
-        covered_size: (height, width) that the logits span in pixels of the label maps, at least their size; more where
-            images were padded at the right and below.
     """
 
     parts: Tensor
+    generic: Tensor
     objects: Tensor
-    covered_size: tuple[int, int]
 
 
 def segmentation_losses(
     generic_logits: Tensor,
     specific_logits: Tensor,
     targets: Sequence[PartTargets],
-    part_to_generic: Sequence[int],
     generic_count: int,
+    background_weight: float,
     *,
     recompute: bool = False,
 ) -> dict[str, Tensor]:
     """Binary cross-entropies of both stages.
 
-    Every mean is over the pixels of the batch named below and all channels of its term; the background's channel weighs
-    ``BACKGROUND_WEIGHT``, which is not in the denominator. A mean over no pixel is 0.
+    Every mean is over the pixels of the batch named below and all channels of its term; the background's channel has a
+    weight, which is not in the denominator. A mean over no pixel is 0.
 
     - ``loss_specific_part``: object-specific parts and background, at pixels with a part label.
     - ``loss_specific_background``: the same channels, at background pixels; 0 if the batch shows no object at all.
@@ -64,102 +62,75 @@ def segmentation_losses(
         generic_logits: (b, g + o + 1, h0, w0), generic parts, objects, background.
         specific_logits: (b, n + 1, h0, w0), object-specific parts, background.
         targets: labels of the b images, whose sizes may differ; logits are enlarged bilinearly to each.
-        part_to_generic: for each object-specific part, its generic part.
         generic_count: g.
-        recompute: keep nothing of the enlarged logits for the backward pass, but compute them again.
+        background_weight: factor of the background channels' terms, positive and negative; the others weigh 1.
+        recompute: keep nothing of the enlarged logits for the backward pass, but enlarge them again.
 
     Returns:
         Scalars, float32.
     """
-    device = specific_logits.device
     specific_count, object_count = specific_logits.shape[1], generic_logits.shape[1] - generic_count
-    table = torch.tensor([*part_to_generic, NO_LABEL], device=device)  # NO_LABEL indexes the last entry
-    specific_weights, object_weights = (background_weights(count, device) for count in (specific_count, object_count))
-    part_weights = torch.ones(generic_count, device=device)
-    specific, generic, of_objects = [], [], []
+    sums = {"specific": 0.0, "part": 0.0, "object": 0.0}
     for number, labels in enumerate(targets):
-        background = labels.objects == NO_LABEL
+        labelled, background = labels.parts != NO_LABEL, labels.objects == NO_LABEL
         # A pixel with a part but without an object is positive in both channels, as released.
         both = [labels.parts, torch.where(background, specific_count - 1, NO_LABEL)]
-        terms = (
-            (specific, specific_logits, both, specific_weights),
-            (generic, generic_logits[:, :generic_count], [table[labels.parts]], part_weights),
-            (
-                of_objects,
-                generic_logits[:, generic_count:],
-                [labels.objects.masked_fill(background, object_count - 1)],
-                object_weights,
-            ),
-        )
-        for losses, logits, positives, weights in terms:
-            summed = summed_cross_entropy(logits[number], positives, weights, labels.covered_size, recompute=recompute)
-            losses.append(summed.flatten() / len(weights))
-    labelled = torch.cat([(labels.parts != NO_LABEL).flatten() for labels in targets])
-    background = torch.cat([(labels.objects == NO_LABEL).flatten() for labels in targets])
-    any_object = (~background).any()
+        shown = [labels.objects.masked_fill(background, object_count - 1)]
+        part_logits, object_logits = generic_logits[number].split((generic_count, object_count))
+        everywhere = torch.ones_like(labelled)
+        for name, logits, positives, pixels in (
+            ("specific", specific_logits[number], both, torch.stack([labelled, background])),
+            ("part", part_logits, [labels.generic], labelled[None]),
+            ("object", object_logits, shown, everywhere[None]),
+        ):
+            sums[name] = sums[name] + summed_cross_entropy(logits, positives, pixels, recompute=recompute)
+    labelled = sum((labels.parts != NO_LABEL).sum() for labels in targets)
+    background = sum((labels.objects == NO_LABEL).sum() for labels in targets)
+    pixels = sum(labels.objects.numel() for labels in targets)
+    for name in ("specific", "object"):
+        weights = torch.ones(len(sums[name]), 1, device=specific_logits.device)
+        weights[-1] = background_weight
+        sums[name] = sums[name] * weights
+    means = {name: values.mean(0) for name, values in sums.items()}
     return {
-        "loss_specific_part": masked_mean(torch.cat(specific), labelled),
-        "loss_specific_background": masked_mean(torch.cat(specific), background & any_object),
-        "loss_part": masked_mean(torch.cat(generic), labelled),
-        "loss_object": torch.cat(of_objects).mean(),
+        "loss_specific_part": means["specific"][0] / labelled.clamp(min=1),
+        "loss_specific_background": means["specific"][1] / background.clamp(min=1) * (background < pixels),
+        "loss_part": means["part"][0] / labelled.clamp(min=1),
+        "loss_object": means["object"][0] / pixels,
     }
 
 
-def background_weights(count: int, device: torch.device) -> Tensor:
-    """Weights of channels, (count,): 1, and ``BACKGROUND_WEIGHT`` for the last."""
-    weights = torch.ones(count, device=device)
-    weights[-1] = BACKGROUND_WEIGHT
-    return weights
-
-
-def masked_mean(values: Tensor, mask: Tensor) -> Tensor:
-    """Mean of the values under a mask of the same shape; 0, with a gradient of 0, where the mask is empty."""
-    return torch.where(mask, values, 0).sum() / mask.sum().clamp(min=1)
-
-
 def summed_cross_entropy(
-    logits: Tensor,
-    positives: Sequence[Tensor],
-    weights: Tensor,
-    covered_size: tuple[int, int],
-    *,
-    recompute: bool = False,
+    logits: Tensor, positives: Sequence[Tensor], pixels: Tensor, *, recompute: bool = False
 ) -> Tensor:
-    """Weighted binary cross-entropy summed over channels, per pixel of the labels of one image, in float32.
+    """Binary cross-entropy of one image, summed over several sets of pixels, in float32.
 
     Args:
-        logits: (c, h0, w0), enlarged bilinearly to the covered size and cut to the labels, a few channels at a time.
+        logits: (c, h0, w0), enlarged bilinearly to the labels, a few channels at a time.
         positives: int64 maps (h, w); each names one positive channel per pixel, or ``NO_LABEL`` for none.
-        weights: (c,), factor of each channel's terms.
-        covered_size: (height, width) in pixels of the labels that the logits span.
-        recompute: do the enlarging again in the backward pass instead of keeping it.
+        pixels: bool (k, h, w), which pixels belong to each of k sums.
+        recompute: enlarge again in the backward pass instead of keeping the result.
 
     Returns:
-        (h, w).
+        (c, k).
     """
-    height, width = positives[0].shape
+    size = tuple(pixels.shape[-2:])
+    flat = rearrange(pixels, "k h w -> (h w) k").float()
 
-    def chunk_loss(chunk: Tensor, first: int) -> Tensor:
-        with torch.autocast(chunk.device.type, enabled=False):
-            full = F.interpolate(chunk[None].float(), size=covered_size, mode="bilinear", align_corners=False)[0]
-            full = full[:, :height, :width]
-            channels = torch.arange(first, first + len(chunk), device=chunk.device).view(-1, 1, 1)
-            positive = torch.zeros_like(full, dtype=torch.bool)
-            for labels in positives:
-                positive |= labels == channels
-            # -log sigmoid(z) = softplus(-z) where positive, -log(1 - sigmoid(z)) = softplus(z) elsewhere
-            terms = F.softplus(torch.where(positive, -full, full))
-            return torch.einsum("chw,c->hw", terms, weights[first : first + len(chunk)].float())
+    def sums(maps: Tensor, channels: Tensor) -> Tensor:
+        full = F.interpolate(maps, size=size, mode="bilinear", align_corners=False)[0]
+        channels = channels.view(-1, 1, 1)
+        positive = torch.zeros_like(full, dtype=torch.bool)
+        for labels in positives:
+            positive |= labels == channels
+        # -log sigmoid(z) = softplus(-z) where positive, -log(1 - sigmoid(z)) = softplus(z) elsewhere
+        terms = F.softplus(torch.where(positive, -full, full))
+        return (rearrange(terms, "c h w -> c (h w)") @ flat)[None]
 
-    total = torch.zeros((height, width), device=logits.device)
-    step = max(1, _VALUES_AT_ONCE // (covered_size[0] * covered_size[1]))
-    for first in range(0, len(logits), step):
-        chunk = logits[first : first + step]
-        if recompute and torch.is_grad_enabled():
-            total = total + checkpoint(chunk_loss, chunk, first, use_reentrant=False)
-        else:
-            total = total + chunk_loss(chunk, first)
-    return total
+    with torch.autocast(logits.device.type, enabled=False):
+        channels = torch.arange(len(logits), device=logits.device)
+        chunks = Chunks(_PIXELS_AT_ONCE, recompute)
+        return chunks.over(sums, logits[None].float(), channels[None], tokens=size[0] * size[1])[0]
 
 
 def compositional_loss(

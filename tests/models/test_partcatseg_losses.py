@@ -10,7 +10,6 @@ import torch.nn.functional as F
 
 from ovparts_lib.models import partcatseg_losses
 from ovparts_lib.models.partcatseg_losses import (
-    BACKGROUND_WEIGHT,
     NO_LABEL,
     PartTargets,
     compositional_loss,
@@ -19,6 +18,7 @@ from ovparts_lib.models.partcatseg_losses import (
     summed_cross_entropy,
 )
 
+BACKGROUND_WEIGHT = 0.05
 FOLDER = Path(__file__).parents[1] / "golden" / "partcatseg"
 PART_TO_GENERIC, PART_TO_OBJECT = (1, 0, 1, 2, 0), (0, 0, 1, 1, 2)
 
@@ -55,24 +55,28 @@ def by_definition(generic_logits, specific_logits, targets):
     }
 
 
+def part_targets(parts, objects):
+    return PartTargets(parts, torch.tensor([*PART_TO_GENERIC, NO_LABEL])[parts], objects)
+
+
 def random_case(seed=0):
     generator = torch.Generator().manual_seed(seed)
     logits = [torch.randn(2, count, 6, 5, generator=generator) * 3 for count in (7, 6)]
     parts = torch.randint(-1, 5, (2, 20, 24), generator=generator)
     objects = torch.randint(-1, 3, (2, 20, 24), generator=generator)  # independent, so that they also disagree
-    return *logits, [PartTargets(*maps, (20, 24)) for maps in zip(parts, objects, strict=True)]
+    return *logits, [part_targets(*maps) for maps in zip(parts, objects, strict=True)]
 
 
 @pytest.mark.parametrize("case", ["mixed", "no part", "no object", "no background"])
 def test_the_segmentation_losses_are_their_definition(case):
     generic_logits, specific_logits, targets = random_case()
     if case == "no part":
-        [labels.parts.fill_(NO_LABEL) for labels in targets]
+        targets = [part_targets(torch.full_like(t.parts, NO_LABEL), t.objects) for t in targets]
     if case == "no object":
         [labels.objects.fill_(NO_LABEL) for labels in targets]
     if case == "no background":
         [labels.objects.clamp_(min=0) for labels in targets]
-    ours = segmentation_losses(generic_logits, specific_logits, targets, PART_TO_GENERIC, 3)
+    ours = segmentation_losses(generic_logits, specific_logits, targets, 3, BACKGROUND_WEIGHT)
     theirs = by_definition(generic_logits, specific_logits, targets)
     for name, value in theirs.items():
         assert ours[name].item() == pytest.approx(float(value), rel=1e-5, abs=1e-9), name
@@ -85,27 +89,27 @@ def test_their_gradients_are_those_of_the_definition(recompute):
     generic_logits, specific_logits, targets = random_case(1)
     pair = [generic_logits.requires_grad_(), specific_logits.requires_grad_()]
     ours = torch.autograd.grad(
-        sum(segmentation_losses(*pair, targets, PART_TO_GENERIC, 3, recompute=recompute).values()), pair
+        sum(segmentation_losses(*pair, targets, 3, BACKGROUND_WEIGHT, recompute=recompute).values()), pair
     )
     theirs = torch.autograd.grad(sum(by_definition(*pair, targets).values()), pair)
     torch.testing.assert_close(ours, theirs)
 
 
 def test_many_channels_are_summed_in_chunks(monkeypatch):
-    monkeypatch.setattr(partcatseg_losses, "_VALUES_AT_ONCE", 4 * 90)
+    monkeypatch.setattr(partcatseg_losses, "_PIXELS_AT_ONCE", 4 * 56)
     logits, labels = torch.randn(21, 4, 4), torch.randint(-1, 21, (8, 7))
-    weights = torch.rand(21)
-    full = F.interpolate(logits[None], size=(9, 10), mode="bilinear")[..., :8, :7]  # what was padded is cut off
-    terms = F.binary_cross_entropy_with_logits(full, one_hot(labels[None], 21).float(), reduction="none")
-    expected = (terms * weights.view(-1, 1, 1)).sum(1)[0]
-    torch.testing.assert_close(summed_cross_entropy(logits, [labels], weights, (9, 10)), expected)
+    pixels = torch.rand(3, 8, 7) < torch.tensor([0.3, 0.6, 1.0]).view(3, 1, 1)
+    full = F.interpolate(logits[None], size=(8, 7), mode="bilinear")
+    terms = F.binary_cross_entropy_with_logits(full, one_hot(labels[None], 21).float(), reduction="none")[0]
+    expected = torch.stack([(terms * chosen).sum((1, 2)) for chosen in pixels], dim=1)
+    torch.testing.assert_close(summed_cross_entropy(logits, [labels], pixels), expected)
 
 
 def test_images_of_different_sizes_are_pooled_by_pixel():
     generic_logits, specific_logits, targets = random_case()
-    small = PartTargets(targets[1].parts[:6, :6], targets[1].objects[:6, :6], (6, 6))
+    small = part_targets(targets[1].parts[:6, :6], targets[1].objects[:6, :6])
     mixed = [targets[0], small]
-    together = segmentation_losses(generic_logits, specific_logits, mixed, PART_TO_GENERIC, 3)
+    together = segmentation_losses(generic_logits, specific_logits, mixed, 3, BACKGROUND_WEIGHT)
     alone = [
         by_definition(generic_logits[i : i + 1], specific_logits[i : i + 1], [labels]) for i, labels in enumerate(mixed)
     ]
@@ -120,7 +124,7 @@ def test_large_logits_and_half_precision_stay_finite():
     generic_logits, specific_logits, targets = random_case()
     with torch.autocast("cpu", torch.bfloat16):
         losses = segmentation_losses(
-            (generic_logits * 1000).bfloat16(), (specific_logits * 1000).bfloat16(), targets, PART_TO_GENERIC, 3
+            (generic_logits * 1000).bfloat16(), (specific_logits * 1000).bfloat16(), targets, 3, BACKGROUND_WEIGHT
         )
         composition = compositional_loss(
             torch.randn(1, 4, 2, 2).bfloat16() * 90, torch.randn(1, 6, 2, 2) * 90, PART_TO_OBJECT
