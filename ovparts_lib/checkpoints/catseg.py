@@ -1,0 +1,216 @@
+"""CATSeg weights: OV-PARTS' files, the DINOv2 variant's, upstream CAT-Seg's as initialisation, and our own."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from ovparts_lib.checkpoints.cost_names import guidance_name, load_guidance_into, transformer_name, without_prefix
+from ovparts_lib.checkpoints.native import read_metadata, save_weights
+from ovparts_lib.checkpoints.reading import CheckpointError, LoadReport, State, load_strictly, read_tensors
+from ovparts_lib.models.catseg import RELEASED, RELEASED_DINOV2, Catseg, CatsegSize
+from ovparts_lib.models.clip import ClipSize
+from ovparts_lib.models.cost_aggregation import AggregatorSize
+from ovparts_lib.models.cost_inputs import InputSize
+from ovparts_lib.models.guidance import GuidanceSize
+
+PREDICTOR = "sem_seg_head.predictor."
+TRANSFORMER = f"{PREDICTOR}transformer."
+CLIP = f"{PREDICTOR}clip_model."
+BACKGROUND = f"{PREDICTOR}non_object_embedding"
+DINOV2 = "backbone.dinov2."
+NEEDED = (
+    "needed is the first release of CAT-Seg (B), model_final_base.pth of hamacojr/CAT-Seg: ResNet-101 guidance, CLIP "
+    "ViT-B/16 and a cost embedding of 80 prompts (conv1.weight of shape 128 x 80 x 7 x 7)"
+)
+
+
+def released_names(state: State) -> dict[str, Tensor]:
+    """Our CATSeg state dict, or any part of it, as views under the names of released checkpoints.
+
+    Raises:
+        KeyError: a name that is not ours.
+    """
+    return {_released_name(name): tensor for name, tensor in state.items()}
+
+
+def load_catseg(
+    path: str | Path,
+    size: CatsegSize | None = None,
+    clip_path: str | Path | None = None,
+    *,
+    guidance_path: str | Path | None = None,
+    **options: Any,
+) -> tuple[Catseg, LoadReport]:
+    """A CATSeg with the weights of any of four kinds of files; which kind is recognised from the content.
+
+    - OV-PARTS' CATSeg (ResNet-101), and PartCATSeg's CATSeg (ResNet-101 or DINOv2): files of detectron2.
+    - Upstream CAT-Seg's first release, ``model_final_base.pth``, which training starts from. It lacks the background
+      text, which is drawn anew. Its CLIP image tower is fine-tuned and comes along.
+    - Either of them where ``size`` asks for another guidance backbone: the backbone then comes from ``guidance_path``,
+      and the convolutions that read its features are new (their biases are loaded).
+    - Our own, see :func:`save_catseg`.
+
+    Args:
+        path: file or folder.
+        size: hyper-parameters; None for those of the file.
+        clip_path: must be None: all these files bring their own CLIP.
+        guidance_path: weights of the guidance backbone, where ``size`` asks for another than the file has: for DINOv2
+            ``dinov2_vits14_pretrain.pth``.
+        **options: passed on to :class:`Catseg`.
+
+    Returns:
+        The model on the CPU, in float32, and a report of what was loaded, dropped and left at its initial value.
+
+    Raises:
+        CheckpointError: unreadable or unrecognised file, upstream's later version, a tensor missing, unexpected or
+            misshapen, or ``clip_path`` or ``guidance_path`` given or absent where it should not be.
+    """
+    metadata = read_metadata(path)
+    if metadata is not None and metadata.get("system") != "catseg":
+        raise CheckpointError(f"{path} holds weights of {metadata.get('system')!r}, not of 'catseg'")
+    if clip_path is not None:
+        raise CheckpointError(f"{path} brings its own CLIP; give no clip_weights (CLIP weights) with it")
+    state = read_tensors(path)
+    if metadata is not None:
+        model = Catseg(size or stated_size(metadata["size"]), **options)
+        _refuse_guidance(guidance_path, path)
+        return model, load_strictly(model, state, source=str(path), kind="ovparts weights")
+    state = canonical(state)
+    file = _recognise(state, str(path))
+    size = size or file.size
+    model = Catseg(size, **options)
+    if size.guidance.kind == file.size.guidance.kind:
+        _refuse_guidance(guidance_path, path)
+        report = _load(model, state, str(path), file, ())
+        return model, report
+    if size.guidance.kind in ("none", "small"):
+        raise CheckpointError(f"{path} ({file.kind}) cannot start a CATSeg with {size.guidance.kind!r} guidance")
+    if guidance_path is None:
+        raise CheckpointError(
+            f"{path} ({file.kind}) brings {file.size.guidance.kind}, but {size.guidance.kind} is wanted; give its "
+            "pre-trained weights as guidance_weights, for DINOv2 ViT-S/14 dinov2_vits14_pretrain.pth"
+        )
+    new = [name for name in model.state_dict() if name.startswith("appearance.") and name.endswith(".weight")]
+    backbone = [name for name in model.state_dict() if name.startswith("guidance.")]
+    report = _load(model, state, str(path), file, (*backbone, *new))
+    own = load_guidance_into(model.guidance, guidance_path)
+    return model, replace(
+        report,
+        source=f"{path} and {guidance_path}",
+        loaded=report.loaded + own.loaded,
+        dropped=report.dropped + own.dropped,
+        initialised=tuple(name for name in report.initialised if name not in backbone),
+    )
+
+
+def save_catseg(model: Catseg, path: str | Path, **metadata: object) -> Path:
+    """Write a CATSeg as our own file, so that :func:`load_catseg` needs no more than its path.
+
+    Args:
+        model: the model.
+        path: file to write, ``….safetensors``; replaced as a whole or not at all.
+        **metadata: anything JSON can say that should be kept with the weights.
+    """
+    return save_weights(model, path, {**metadata, "system": "catseg", "size": asdict(model.size)})
+
+
+def stated_size(stated: Mapping[str, Any]) -> CatsegSize:
+    """Hyper-parameters from the description in one of our own files."""
+    return CatsegSize(
+        clip=ClipSize(**stated["clip"]),
+        inputs=InputSize(**stated["inputs"]),
+        guidance=GuidanceSize(**stated["guidance"]),
+        aggregator=AggregatorSize(**stated["aggregator"]),
+        templates=stated["templates"],
+    )
+
+
+def canonical(state: State) -> dict[str, Tensor]:
+    """A released state dict without a wrapper's prefix, and with ``guidance`` where upstream's demo wrote ``affinity``."""
+    state = without_prefix(state, "module.")
+    return {name.replace("affinity", "guidance"): tensor for name, tensor in state.items()}
+
+
+def require_first_release(state: State, source: str) -> None:
+    """Check that a released state dict has the layout of CAT-Seg's first release.
+
+    Raises:
+        CheckpointError: it is of the version published at CVPR, of another size, or no CAT-Seg.
+    """
+    conv = state.get(f"{TRANSFORMER}conv1.weight")
+    later = conv is not None and conv.ndim == 4 and conv.shape[1] == 1
+    later |= any("padding_" in name or "q_proj_weight" in name or "upsample1" in name for name in state)
+    if later:
+        raise CheckpointError(
+            f"{source} is CAT-Seg's later version, as published at CVPR 2024 (model_base.pth), whose layout is "
+            f"another; {NEEDED}"
+        )
+    if conv is None:
+        raise CheckpointError(f"{source} is no CATSeg checkpoint of a known kind; its first tensors: {list(state)[:5]}")
+    wanted = (RELEASED.aggregator.dim, RELEASED.aggregator.prompts, RELEASED.aggregator.kernel)
+    if tuple(conv.shape[:3]) != wanted:
+        raise CheckpointError(f"{source} has a cost embedding of shape {tuple(conv.shape)}; {NEEDED}")
+
+
+@dataclass(frozen=True)
+class _File:
+    """What a released file is: its kind, the size it was trained with, and whether it holds the background text."""
+
+    kind: str
+    size: CatsegSize
+    background: bool
+
+
+def _recognise(state: State, source: str) -> _File:
+    require_first_release(state, source)
+    if any(name.startswith(f"{TRANSFORMER}layers_specific_part.") for name in state):
+        raise CheckpointError(f"{source} is a checkpoint of PartCATSeg, not of CATSeg")
+    if any(name.startswith(DINOV2) for name in state):
+        return _File("CATSeg with DINOv2 guidance", RELEASED_DINOV2, True)
+    if not any(name.startswith("backbone.stem.") for name in state):
+        raise CheckpointError(f"{source} has neither ResNet-101 nor DINOv2 guidance; {NEEDED}")
+    if BACKGROUND in state:
+        return _File("CATSeg of OV-PARTS", RELEASED, True)
+    return _File("upstream CAT-Seg, first release", RELEASED, False)
+
+
+def _load(model: Catseg, state: State, source: str, file: _File, without: tuple[str, ...]) -> LoadReport:
+    """Load a released state dict but for the parameters in ``without``, whose counterparts in the file are dropped."""
+    if not file.background:
+        without = (*without, "background_text")
+    dropped = {_released_name(name) for name in without}
+    another_backbone = any(name.startswith("guidance.") for name in without)
+    return load_strictly(
+        model,
+        state,
+        source=source,
+        kind=file.kind,
+        names=released_names,
+        drop=lambda name: (
+            name in dropped
+            or name.endswith(("attn_mask", "pixel_mean", "pixel_std"))
+            or name == f"{DINOV2}mask_token"
+            or (another_backbone and name.startswith("backbone."))
+        ),
+        without=without,
+    )
+
+
+def _released_name(name: str) -> str:
+    if name == "background_text":
+        return BACKGROUND
+    if name.startswith("clip."):
+        return CLIP + name.removeprefix("clip.")
+    if name.startswith("guidance."):
+        return "backbone." + guidance_name(name.removeprefix("guidance."))
+    return TRANSFORMER + transformer_name(name)
+
+
+def _refuse_guidance(guidance_path: str | Path | None, path: str | Path) -> None:
+    if guidance_path is not None:
+        raise CheckpointError(f"{path} brings its own guidance backbone; give no guidance_weights with it")

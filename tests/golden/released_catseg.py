@@ -1,0 +1,59 @@
+"""CATSeg in its released sizes with the weights of the recordings, through a file and the released-checkpoint loader.
+
+The weights are 700 MB, so a test session makes each kind once; nobody may change the models they are given.
+"""
+
+import json
+import tempfile
+from functools import cache
+from pathlib import Path
+
+import torch
+
+from ovparts_lib.checkpoints.catseg import load_catseg
+from tests.golden.fill import fill
+
+FOLDER = Path(__file__).parent / "catseg"
+
+
+def read_json(name):
+    return json.loads((FOLDER / name).read_text(encoding="utf-8"))
+
+
+def manifest(name):
+    """{name of a tensor: shape} as the released file has them."""
+    return {key: tuple(shape) for key, shape in read_json(f"{name}.manifest.json")["keys"].items()}
+
+
+@cache
+def filled(key, shape):
+    """The recordings' value of a tensor; CLIP's are needed by both variants."""
+    if key.endswith("attn_mask"):
+        return torch.zeros(shape)  # constants that no loader should read
+    return torch.from_numpy(fill(key, shape))
+
+
+def filled_state(name):
+    return {key: filled(key, shape) for key, shape in manifest(name).items()}
+
+
+def load_through_a_file(state, **arguments):
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "model_final.pth"
+        torch.save({"model": state, "iteration": 79999, "optimizer": {}, "scheduler": {}}, path)
+        return load_catseg(path, **arguments)
+
+
+@cache
+def resnet_catseg():
+    """(model, report) of a filled OV-PARTS checkpoint."""
+    model, report = load_through_a_file(filled_state("ovparts_catseg_r101"))
+    return model.eval(), report
+
+
+@cache
+def dinov2_catseg():
+    """(model, report) of a filled checkpoint of the DINOv2 variant; text embeddings are shared with the other."""
+    model, report = load_through_a_file(filled_state("partcatseg_catseg_dinov2"))
+    model.names = resnet_catseg()[0].names
+    return model.eval(), report
