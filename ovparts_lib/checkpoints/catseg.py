@@ -131,7 +131,7 @@ def stated_size(stated: Mapping[str, Any]) -> CatsegSize:
 
 
 def canonical(state: State) -> dict[str, Tensor]:
-    """A released state dict without a wrapper's prefix, with ``guidance`` where upstream's demo wrote ``affinity``."""
+    """A released state dict without a wrapper's prefix, and with ``affinity`` in its names renamed to ``guidance``."""
     state = without_prefix(state, "module.")
     return {name.replace("affinity", "guidance"): tensor for name, tensor in state.items()}
 
@@ -201,7 +201,11 @@ def _load(model: Catseg, state: State, source: str, file: CatsegFile, without: t
         source=source,
         kind=file.kind,
         names=released_names,
-        drop=lambda name: name in dropped or is_constant(name) or (another_backbone and name.startswith("backbone.")),
+        drop=lambda name: (
+            name in dropped
+            or is_constant(name)
+            or (another_backbone and name.startswith("backbone."))
+        ),
         without=without,
     )
 

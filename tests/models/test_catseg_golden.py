@@ -176,6 +176,7 @@ def test_sliding_window():
     assert scores.covered_size is None
 
 
+@pytest.mark.slow
 def test_dinov2_variant_with_all_parts_and_with_those_of_one_object():
     golden, facts = np.load(FOLDER / "golden_dino_voc_predall.npz"), read_json("golden_dino_voc_predall.json")
     model, pixels = dinov2_catseg()[0], picture(375, 500, 2)
