@@ -78,14 +78,14 @@ def load_catseg(
     state = read_tensors(path)
     if metadata is not None:
         model = Catseg(size or stated_size(metadata["size"]), **options)
-        _refuse_guidance(guidance_path, path)
+        refuse_guidance(guidance_path, path)
         return model, load_strictly(model, state, source=str(path), kind="ovparts weights")
     state = canonical(state)
-    file = _recognise(state, str(path))
+    file = recognise(state, str(path))
     size = size or file.size
     model = Catseg(size, **options)
     if size.guidance.kind == file.size.guidance.kind:
-        _refuse_guidance(guidance_path, path)
+        refuse_guidance(guidance_path, path)
         report = _load(model, state, str(path), file, ())
         return model, report
     if size.guidance.kind in ("none", "small"):
@@ -136,6 +136,11 @@ def canonical(state: State) -> dict[str, Tensor]:
     return {name.replace("affinity", "guidance"): tensor for name, tensor in state.items()}
 
 
+def is_constant(name: str) -> bool:
+    """Whether a released tensor is a constant that we compute, or one that is never read."""
+    return name.endswith(("attn_mask", "pixel_mean", "pixel_std")) or name == f"{DINOV2}mask_token"
+
+
 def require_first_release(state: State, source: str) -> None:
     """Check that a released state dict has the layout of CAT-Seg's first release.
 
@@ -158,7 +163,7 @@ def require_first_release(state: State, source: str) -> None:
 
 
 @dataclass(frozen=True)
-class _File:
+class CatsegFile:
     """What a released file is: its kind, the size it was trained with, and whether it holds the background text."""
 
     kind: str
@@ -166,20 +171,25 @@ class _File:
     background: bool
 
 
-def _recognise(state: State, source: str) -> _File:
+def recognise(state: State, source: str) -> CatsegFile:
+    """What a released state dict is.
+
+    Raises:
+        CheckpointError: see :func:`require_first_release`; or it is none of CATSeg's.
+    """
     require_first_release(state, source)
     if any(name.startswith(f"{TRANSFORMER}layers_specific_part.") for name in state):
         raise CheckpointError(f"{source} is a checkpoint of PartCATSeg, not of CATSeg")
     if any(name.startswith(DINOV2) for name in state):
-        return _File("CATSeg with DINOv2 guidance", RELEASED_DINOV2, True)
+        return CatsegFile("CATSeg with DINOv2 guidance", RELEASED_DINOV2, True)
     if not any(name.startswith("backbone.stem.") for name in state):
         raise CheckpointError(f"{source} has neither ResNet-101 nor DINOv2 guidance; {NEEDED}")
     if BACKGROUND in state:
-        return _File("CATSeg of OV-PARTS", RELEASED, True)
-    return _File("upstream CAT-Seg, first release", RELEASED, False)
+        return CatsegFile("CATSeg of OV-PARTS", RELEASED, True)
+    return CatsegFile("upstream CAT-Seg, first release", RELEASED, False)
 
 
-def _load(model: Catseg, state: State, source: str, file: _File, without: tuple[str, ...]) -> LoadReport:
+def _load(model: Catseg, state: State, source: str, file: CatsegFile, without: tuple[str, ...]) -> LoadReport:
     """Load a released state dict but for the parameters in ``without``, whose counterparts in the file are dropped."""
     if not file.background:
         without = (*without, "background_text")
@@ -193,8 +203,7 @@ def _load(model: Catseg, state: State, source: str, file: _File, without: tuple[
         names=released_names,
         drop=lambda name: (
             name in dropped
-            or name.endswith(("attn_mask", "pixel_mean", "pixel_std"))
-            or name == f"{DINOV2}mask_token"
+            or is_constant(name)
             or (another_backbone and name.startswith("backbone."))
         ),
         without=without,
@@ -211,6 +220,7 @@ def _released_name(name: str) -> str:
     return TRANSFORMER + transformer_name(name)
 
 
-def _refuse_guidance(guidance_path: str | Path | None, path: str | Path) -> None:
+def refuse_guidance(guidance_path: str | Path | None, path: str | Path) -> None:
+    """Raise CheckpointError if weights of a guidance backbone are given with a file that has its own."""
     if guidance_path is not None:
         raise CheckpointError(f"{path} brings its own guidance backbone; give no guidance_weights with it")

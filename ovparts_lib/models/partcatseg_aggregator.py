@@ -1,0 +1,207 @@
+"""PartCATSeg's two stages of cost aggregation.
+
+The first stage aggregates the costs of generic parts, objects and background together. The second joins the aggregated
+maps of each object-specific part's generic part and object into features in the space of the text embeddings, compares
+them with the object-specific part's own text, and aggregates again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from einops import rearrange
+from torch import Tensor, nn
+
+from ovparts_lib.models.cost_aggregation import (
+    AggregatorSize,
+    AppearanceGuidance,
+    Chunks,
+    TextGuidance,
+    aggregate,
+    cost_volume,
+    mean_cost,
+)
+
+
+@dataclass
+class PartTexts:
+    """The texts of a vocabulary as PartCATSeg uses them; all embeddings are normalised, the background comes last.
+
+    Attributes:
+        generic: (g + o + 1, p, d): generic parts, objects that have parts, background.
+        specific: (n + 1, p, d): object-specific parts, background.
+        part_to_generic: for each of the n object-specific parts, its generic part, 0..g-1.
+        part_to_object: for each of the n object-specific parts, its object, 0..o-1.
+        generic_count: g.
+    """
+
+    generic: Tensor
+    specific: Tensor
+    part_to_generic: tuple[int, ...]
+    part_to_object: tuple[int, ...]
+    generic_count: int
+
+
+@dataclass
+class ImageGuidance:
+    """Projected image features; None where the model is built without.
+
+    Attributes:
+        aggregator: (b, h, w, guidance_dim).
+        decoder: per stage of the decoder (b, c, 2h, 2w), (b, c, 4h, 4w), ….
+    """
+
+    aggregator: Tensor | None
+    decoder: list[Tensor | None]
+
+
+@dataclass
+class ObjectAware:
+    """Features of object-specific parts, as summands that many of them share.
+
+    Attributes:
+        parts: (b, g + 1, h, w, d), of generic parts and background.
+        objects: (b, o + 1, h, w, d), of objects and background.
+    """
+
+    parts: Tensor
+    objects: Tensor
+
+    def over_parts(self, function: Callable[[Tensor, Tensor], Tensor], texts: PartTexts, chunks: Chunks) -> Tensor:
+        """Do something for every object-specific part and the background, a chunk of them at a time.
+
+        Args:
+            function: of features (b, t, d, h, w) and texts (t, p, d); gives a tensor (b, t, …).
+            texts: the object-specific parts; the rest of the vocabulary must be that of the features.
+            chunks: how much to compute at once.
+
+        Returns:
+            (b, n + 1, …).
+        """
+        owners = (self.parts, texts.part_to_generic), (self.objects, texts.part_to_object)
+        rows = [torch.tensor([[*some, shared.shape[1] - 1]], device=shared.device) for shared, some in owners]
+
+        def joined(part_rows: Tensor, object_rows: Tensor, text: Tensor) -> Tensor:
+            features = self.parts[:, part_rows[0]] + self.objects[:, object_rows[0]]
+            return function(rearrange(features, "b t h w d -> b t d h w"), text[0])
+
+        return chunks.over(joined, *rows, texts.specific[None], tokens=self.parts[:, 0, ..., 0].numel())
+
+
+class PartAggregator(nn.Module):
+    """Both stages and the decoder they share.
+
+    Args:
+        size: of the blocks, the same in both stages.
+        channels: widths of the guidance backbone's features, coarse to fine; empty for no guidance by an image.
+    """
+
+    def __init__(self, size: AggregatorSize, channels: Sequence[int]) -> None:
+        super().__init__()
+        self.size = size
+        self.appearance = AppearanceGuidance(size, channels) if channels else None
+        self.text_guidance = TextGuidance(size) if size.text_guidance_dim else None
+        self.embedding = size.embedding()
+        self.layers = size.layer_stack()
+        self.object_aware = nn.Linear(2 * size.dim, size.text_dim)
+        self.specific_embedding = size.embedding()
+        self.specific_layers = size.layer_stack()
+        self.decoder = size.decoder()
+        self.copy_first_stage()
+
+    def copy_first_stage(self) -> None:
+        """Set the second stage's embedding and layers to the first's."""
+        self.specific_embedding.load_state_dict(self.embedding.state_dict())
+        self.specific_layers.load_state_dict(self.layers.state_dict())
+
+    def guide(self, features: Sequence[Tensor] | None) -> ImageGuidance:
+        """Project the guidance backbone's features, coarse to fine (b, c, h, w), (b, c, 2h, 2w), …; None for none."""
+        if self.appearance is None:
+            return ImageGuidance(None, [None] * len(self.size.decoder_dims))
+        return ImageGuidance(*self.appearance(features))
+
+    def first_stage(self, features: Tensor, texts: PartTexts, guidance: ImageGuidance, chunks: Chunks) -> Tensor:
+        """Aggregate the costs of generic parts, objects and background.
+
+        Args:
+            features: dense CLIP features (b, d, h, w), not normalised.
+            texts: of the vocabulary.
+            guidance: of the image.
+            chunks: how much to compute at once.
+
+        Returns:
+            (b, g + o + 1, h, w, dim).
+        """
+        x = chunks.over(
+            lambda text: self.embedding(cost_volume(features, text[0])),
+            texts.generic[None],
+            tokens=features[:, 0].numel(),
+        )
+        return aggregate(
+            self.layers,
+            x,
+            guidance.aggregator,
+            self._guide_by_text(texts.generic),
+            pooling=self.size.pooling,
+            chunks=chunks,
+        )
+
+    def object_aware_features(self, x: Tensor, texts: PartTexts) -> ObjectAware:
+        """Project the first stage into the space of texts, once per generic part and per object.
+
+        A linear layer on the joined maps of part and object is the sum of two, each of which has far fewer inputs than
+        there are object-specific parts.
+
+        Args:
+            x: what :meth:`first_stage` returned.
+            texts: of the vocabulary.
+        """
+        count, dim = texts.generic_count, x.shape[-1]
+        weight, bias = self.object_aware.weight, self.object_aware.bias
+        parts = F.linear(torch.cat([x[:, :count], x[:, -1:]], dim=1), weight[:, :dim])
+        return ObjectAware(parts, F.linear(x[:, count:], weight[:, dim:], bias))
+
+    def second_stage(
+        self,
+        aware: ObjectAware,
+        texts: PartTexts,
+        guidance: ImageGuidance,
+        chunks: Chunks,
+        attention: dict[int, Tensor] | None = None,
+    ) -> Tensor:
+        """Compare every object-specific part's features with its own texts, and aggregate these costs.
+
+        Args:
+            aware: features of object-specific parts.
+            texts: of the vocabulary.
+            guidance: of the image.
+            chunks: how much to compute at once.
+            attention: receives ``{layer: (b, n + 1, n + 1)}``, the mean class attention; None if not wanted.
+
+        Returns:
+            (b, n + 1, h, w, dim).
+        """
+        x = aware.over_parts(lambda part, text: self.specific_embedding(cost_volume(part, text)), texts, chunks)
+        return aggregate(
+            self.specific_layers,
+            x,
+            guidance.aggregator,
+            self._guide_by_text(texts.specific),
+            pooling=self.size.pooling,
+            chunks=chunks,
+            attention=attention,
+        )
+
+    def specific_cost(self, aware: ObjectAware, texts: PartTexts, chunks: Chunks) -> Tensor:
+        """Costs the second stage starts from, mean over prompts, (b, n + 1, h, w), float32."""
+        return aware.over_parts(mean_cost, texts, chunks)
+
+    def decode(self, x: Tensor, guidance: ImageGuidance, chunks: Chunks) -> Tensor:
+        """Logits float32 (b, t, 4h, 4w) of any classes (b, t, h, w, dim) of either stage."""
+        return self.decoder(x, guidance.decoder, chunks=chunks)
+
+    def _guide_by_text(self, text: Tensor) -> Tensor | None:
+        return None if self.text_guidance is None else self.text_guidance(text)
