@@ -12,8 +12,9 @@ from torch import nn
 from ovparts_lib.checkpoints.catseg import load_catseg, save_catseg
 from ovparts_lib.checkpoints.clipseg import load_clipseg, save_clipseg
 from ovparts_lib.checkpoints.native import read_metadata
-from ovparts_lib.checkpoints.reading import CheckpointError, LoadReport
-from ovparts_lib.models import catseg, clipseg
+from ovparts_lib.checkpoints.partcatseg import load_partcatseg, save_partcatseg
+from ovparts_lib.checkpoints.reading import CheckpointError, LoadReport, read_tensors
+from ovparts_lib.models import catseg, clipseg, partcatseg
 
 RUN_WEIGHTS = "weights.safetensors"
 
@@ -29,6 +30,8 @@ class System:
         groups: ``{group: beginnings of parameter names}``, what ``set_trainable`` knows.
         load: (path, size, clip_path, **options) -> model and report.
         save: (model, path, **metadata) -> path.
+        mark: piece of a tensor name that tells its released files from those of the systems listed after it; ``""``
+            for the system that takes what no other claims.
     """
 
     title: str
@@ -37,16 +40,18 @@ class System:
     groups: Mapping[str, tuple[str, ...]]
     load: Callable[..., tuple[nn.Module, LoadReport]]
     save: Callable[..., Path]
+    mark: str
 
 
 SYSTEMS: dict[str, System] = {
-    "clipseg": System(
-        "CLIPSeg",
-        clipseg.Clipseg,
-        {"released": clipseg.RELEASED, "miniature": clipseg.MINIATURE_CLIPSEG},
-        clipseg.TRAINABLE_GROUPS,
-        load_clipseg,
-        save_clipseg,
+    "partcatseg": System(
+        "PartCATSeg",
+        partcatseg.PartCatseg,
+        {"released": partcatseg.RELEASED, "miniature": partcatseg.MINIATURE_PARTCATSEG},
+        partcatseg.TRAINABLE_GROUPS,
+        load_partcatseg,
+        save_partcatseg,
+        mark=".transformer.conv2.",
     ),
     "catseg": System(
         "CATSeg",
@@ -59,6 +64,16 @@ SYSTEMS: dict[str, System] = {
         catseg.TRAINABLE_GROUPS,
         load_catseg,
         save_catseg,
+        mark=".transformer.conv1.",
+    ),
+    "clipseg": System(
+        "CLIPSeg",
+        clipseg.Clipseg,
+        {"released": clipseg.RELEASED, "miniature": clipseg.MINIATURE_CLIPSEG},
+        clipseg.TRAINABLE_GROUPS,
+        load_clipseg,
+        save_clipseg,
+        mark="",
     ),
 }
 
@@ -80,7 +95,13 @@ def load_system(path: str | Path, clip_path: str | Path | None = None, **options
             raise CheckpointError(f"{path} is a run folder without {RUN_WEIGHTS}: finish that run first")
         path = path / RUN_WEIGHTS
     metadata = read_metadata(path)
-    system = metadata.get("system") if metadata else "clipseg"
+    system = metadata.get("system") if metadata else _recognised(path)
     if system not in SYSTEMS:
         raise CheckpointError(f"{path} holds {system!r}, which is none of the systems here: {', '.join(SYSTEMS)}")
     return SYSTEMS[system].load(path, clip_path=clip_path, **options)
+
+
+def _recognised(path: Path) -> str:
+    """Which system a file of another origin belongs to, by the names of its tensors."""
+    names = list(read_tensors(path))
+    return next(name for name, system in SYSTEMS.items() if any(system.mark in key for key in names))

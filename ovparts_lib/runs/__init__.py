@@ -19,7 +19,7 @@ from ovparts_lib.runs.parameters import (
 from ovparts_lib.runs.project import project_root, resolve_path
 from ovparts_lib.runs.reading import ParameterError, load_parameters, validate_parameters
 from ovparts_lib.runs.session import read_parameters
-from ovparts_lib.runs.system_parameters import CatsegParameters, ClipsegParameters
+from ovparts_lib.runs.system_parameters import CatsegParameters, ClipsegParameters, PartcatsegParameters
 
 __all__ = [
     "AdePart234Parameters",
@@ -31,6 +31,7 @@ __all__ = [
     "OwnImageParameters",
     "ParameterError",
     "PartImageNetParameters",
+    "PartcatsegParameters",
     "PascalPart116Parameters",
     "ResultsParameters",
     "RunConflictError",

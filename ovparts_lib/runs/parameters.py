@@ -11,7 +11,12 @@ from typing import Annotated, Any, Literal
 from pydantic import Field
 
 from ovparts_lib.runs.base_parameters import RunParameters
-from ovparts_lib.runs.system_parameters import CatsegParameters, ClipsegParameters, Dataset
+from ovparts_lib.runs.system_parameters import (
+    CatsegParameters,
+    ClipsegParameters,
+    Dataset,
+    PartcatsegParameters,
+)
 from ovparts_lib.runs.values import Flag, Listed, Name, Number, Protocol, Text, Whole, Words
 
 MINIATURE_WORLD = "outputs/miniature/world"
@@ -143,6 +148,7 @@ MODELS: tuple[type[RunParameters], ...] = (
     PartImageNetParameters,
     ClipsegParameters,
     CatsegParameters,
+    PartcatsegParameters,
     ResultsParameters,
     OwnImageParameters,
     CompareProtocolsParameters,

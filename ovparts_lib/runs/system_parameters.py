@@ -110,6 +110,10 @@ class SystemParameters(RunParameters):
         """Files that the system's loader takes beside the checkpoint and CLIP, by name of its argument."""
         return {}
 
+    def loading_options(self) -> dict[str, Any]:
+        """What else the system's loader takes, for checkpoints that training begins from."""
+        return {}
+
     def transform_options(self, size: Any, ignore_label: int) -> dict[str, Any]:
         """The system's own steps of the training transform.
 
@@ -259,3 +263,31 @@ class CatsegParameters(CostParameters):
     def model_options(self) -> dict[str, Any]:
         """Keyword arguments of :class:`~ovparts_lib.models.catseg.Catseg`."""
         return super().model_options() | {"sliding_window": self.sliding_window}
+
+
+class PartcatsegParameters(CostParameters):
+    """24_partcatseg: train PartCATSeg or load a checkpoint, then score and inspect it."""
+
+    system = "partcatseg"
+    notebook: Literal["24_partcatseg"] = "24_partcatseg"
+
+    trainable: Annotated[list[CatsegGroup], Listed] = Field(description="parameter groups that train")
+    compositional_weight: Number = Field(1.0, ge=0, description="weight of the compositional loss; 0 switches it off")
+    divergence: Literal["jensen_shannon", "symmetric_kl"] = Field(
+        "jensen_shannon", description="how the compositional loss compares distributions"
+    )
+    second_stage: Literal["pretrained", "random"] = Field(
+        "pretrained",
+        description="what the second stage begins from: CAT-Seg's layers, or random ones as in the released order",
+    )
+
+    def model_options(self) -> dict[str, Any]:
+        """Keyword arguments of :class:`~ovparts_lib.models.partcatseg.PartCatseg`."""
+        return super().model_options() | {
+            "compositional_weight": self.compositional_weight,
+            "divergence": self.divergence,
+        }
+
+    def loading_options(self) -> dict[str, Any]:
+        """The order in which the second stage is filled."""
+        return {"second_stage": self.second_stage}

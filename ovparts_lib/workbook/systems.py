@@ -55,6 +55,8 @@ def build_model(params: Any, output: RunOutput | None = None) -> tuple[nn.Module
     clip_path = resolve_path(params.clip_weights) if params.clip_weights else None
     beside = {name: resolve_path(file) for name, file in params.weight_paths().items() if file}
     if source:
+        if params.initialise_from:
+            beside |= params.loading_options()
         model, report = system.load(resolve_path(source), size, clip_path, **beside, **options)
     else:
         model = system.model(size, **options)
