@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 # detectron2's WARMUP_FACTOR: the fraction of the scheduled rate that the very first step of a warm-up uses.
@@ -23,7 +24,12 @@ def poly(step: int, iterations: int, power: float) -> float:
     return (1 - step / iterations) ** power
 
 
-SCHEDULES: dict[str, Callable[[int, int, float], float]] = {"poly": poly}
+def cosine(step: int, iterations: int, power: float) -> float:
+    """``(1 + cos(π step / iterations)) / 2``: 1 at step 0, 0 after the last step (CAT-Seg); ``power`` has no effect."""
+    return 0.5 * (1 + math.cos(math.pi * step / iterations))
+
+
+SCHEDULES: dict[str, Callable[[int, int, float], float]] = {"poly": poly, "cosine": cosine}
 
 
 def learning_rate_factor(

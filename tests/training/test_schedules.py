@@ -31,6 +31,14 @@ def test_poly_with_warmup_gives_the_released_rates(step, rate):
     assert 6e-5 * learning_rate_factor(step, 120_000, power=0.9, warmup=1_500) == pytest.approx(rate, rel=2e-4)
 
 
+# The formula of PartCATSeg's released configuration, base 2e-4 over 20,000 iterations, at points where it is exact.
+@pytest.mark.parametrize(
+    ("step", "factor"), [(0, 1.0), (5_000, 0.5 + 0.5**1.5), (10_000, 0.5), (15_000, 0.5 - 0.5**1.5)]
+)
+def test_cosine_follows_its_formula(step, factor):
+    assert learning_rate_factor(step, 20_000, schedule="cosine") == pytest.approx(factor, abs=1e-12)
+
+
 def test_warmup_of_no_steps_changes_nothing():
     assert linear_warmup(0, 0) == 1.0
 

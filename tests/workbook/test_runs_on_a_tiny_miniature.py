@@ -18,25 +18,31 @@ from safetensors.torch import load_file
 
 from ovparts_lib.checkpoints.clip import save_clip
 from ovparts_lib.data.miniature.layout import render_miniature
+from ovparts_lib.data.readers import READERS
 from ovparts_lib.models.clip import MINIATURE, build_clip
 from ovparts_lib.runs import load_parameters
 from ovparts_lib.runs.execute import execute
+from ovparts_lib.runs.parameters import MODELS, notebook_of
+from ovparts_lib.runs.system_parameters import SystemParameters
+from ovparts_lib.vocabularies import load_vocabulary
 
 ROOT = Path(__file__).parents[2]
+SYSTEM_NOTEBOOKS = [notebook_of(model) for model in MODELS if issubclass(model, SystemParameters)]
 
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory):
     folder = tmp_path_factory.mktemp("world")
-    render_miniature(folder / "PascalPart116", train=24, val=5, seed=3, progress=False)
+    for dataset, entry in READERS.items():
+        render_miniature(folder / entry.folder, dataset, train=24, val=5, seed=3, progress=False)
     torch.manual_seed(0)
     save_clip(build_clip(MINIATURE), MINIATURE, folder / "miniclip.safetensors")
     return folder
 
 
-def clipseg(world, outputs, **changes):
-    """Parameters of a short CLIPSeg run on the tiny miniature, as a YAML file."""
-    values = yaml.safe_load((ROOT / "params" / "miniature" / "20_clipseg.yaml").read_text(encoding="utf-8"))
+def short_run(world, outputs, notebook="20_clipseg", **changes):
+    """Parameters of a short run on the tiny miniature, as a YAML file."""
+    values = yaml.safe_load((ROOT / "params" / "miniature" / f"{notebook}.yaml").read_text(encoding="utf-8"))
     values |= {
         "outputs": str(outputs),
         "data_root": str(world / "PascalPart116"),
@@ -50,14 +56,15 @@ def clipseg(world, outputs, **changes):
         "evaluation_limit": 2,
         "comparison_images": 2,
         "attention_images": 1,
+        "intervals": 20,
     }
-    path = outputs / f"{changes.get('run', 'clipseg')}.yaml"
+    path = outputs / f"{changes.get('run', values['run'])}.yaml"
     path.write_text(yaml.safe_dump(values | changes), encoding="utf-8")
     return path
 
 
 def test_clipseg_from_parameters_to_results(world, tmp_path):
-    params = load_parameters(clipseg(world, tmp_path))
+    params = load_parameters(short_run(world, tmp_path))
     assert execute(params) == 0
     folder = tmp_path / "miniature" / "clipseg"
     results = json.loads((folder / "results.json").read_text(encoding="utf-8"))
@@ -94,10 +101,79 @@ def test_clipseg_from_parameters_to_results(world, tmp_path):
     assert (tmp_path / "miniature" / "own_image" / "figures" / f"overlay_{picture.stem}_full.png").is_file()
 
 
+def in_layout(world, dataset):
+    return {"dataset": dataset, "data_root": str(world / READERS[dataset].folder)}
+
+
+def scored(folder):
+    """The protocol rows of a complete run that has scored what it trained."""
+    results = json.loads((folder / "results.json").read_text(encoding="utf-8"))
+    assert results["status"] == "complete"
+    return [row for row in results["headline"] if row["label"] == "after"]
+
+
+def test_a_cross_dataset_run_trains_on_one_vocabulary_and_is_scored_on_another(world, tmp_path):
+    target = {"test_dataset": "pascal_part_116", "test_root": str(world / "PascalPart116")}
+    path = short_run(
+        world, tmp_path, "21_catseg", run="cross", iterations=2, **in_layout(world, "ade20k_part_234"), **target
+    )
+    assert execute(load_parameters(path)) == 0
+    rows = scored(tmp_path / "miniature" / "cross")
+    assert {row["vocabulary"] for row in rows} == {load_vocabulary("pascal_part_116").hash}
+    provenance = json.loads((tmp_path / "miniature" / "cross" / "provenance.json").read_text(encoding="utf-8"))
+    assert provenance["training_fingerprint"] != provenance["dataset_fingerprint"]
+    table = pd.read_csv(tmp_path / "miniature" / "cross" / "tables" / "classes_oracle_obj.csv")
+    assert set(table["part"]) <= set(load_vocabulary("pascal_part_116").parts)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("notebook", SYSTEM_NOTEBOOKS)
+@pytest.mark.parametrize("setting", ["zero_shot", "few_shot", "cross_dataset"])
+@pytest.mark.parametrize("dataset", ["pascal_part_116", "ade20k_part_234", "partimagenet_seg", "partimagenet_ood"])
+def test_every_system_runs_in_every_setting_on_every_layout(world, tmp_path, notebook, setting, dataset):
+    changes = in_layout(world, dataset) | {"iterations": 1, "evaluate_before_training": False, "attention_images": 0}
+    if setting == "few_shot":
+        split = "val_few_shot" if dataset == "ade20k_part_234" else "val_obj_condition"
+        changes |= {"train_split": "train_few_shot", "shots": 1, "test_split": split}
+    if setting == "cross_dataset":
+        other = "ade20k_part_234" if dataset != "ade20k_part_234" else "pascal_part_116"
+        changes |= {"test_dataset": other, "test_root": str(world / READERS[other].folder)}
+    assert execute(load_parameters(short_run(world, tmp_path, notebook, run="one", **changes))) == 0
+    assert scored(tmp_path / "miniature" / "one")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "notebook",
+    ["00_start_here", "01_miniature", "10_data_pascal_part_116", "11_data_ade20k_part_234", "12_data_partimagenet",
+     "30_results", "32_compare_protocols"],
+)  # fmt: skip
+def test_the_other_notebooks_run(world, tmp_path, notebook):
+    values = yaml.safe_load((ROOT / "params" / "miniature" / f"{notebook}.yaml").read_text(encoding="utf-8"))
+    values["outputs"] = str(tmp_path)
+    if notebook == "01_miniature":
+        values |= {
+            "data_root": str(tmp_path / "w" / "PascalPart116"),
+            "clip_weights": str(tmp_path / "w" / "c.safetensors"),
+        }
+        values |= {"train_images": 20, "val_images": 4, "layout_train_images": 20, "layout_val_images": 4}
+        values |= {"clip_pictures": 64, "clip_test_pictures": 16, "clip_iterations": 2, "clip_batch_size": 8}
+    elif "data_root" in values:
+        values["data_root"] = str(world / Path(values["data_root"]).name)
+    if notebook in ("30_results", "32_compare_protocols"):
+        for run in ("clipseg", "other"):
+            assert execute(load_parameters(short_run(world, tmp_path, run=run, iterations=1))) == 0
+        values |= {"scored_run": str(tmp_path / "miniature" / "clipseg")} if notebook.startswith("32") else {}
+        values["intervals"] = 20
+    path = tmp_path / "values.yaml"
+    path.write_text(yaml.safe_dump(values), encoding="utf-8")
+    assert execute(load_parameters(path)) == 0
+
+
 @pytest.mark.slow
 def test_a_killed_training_run_resumes_to_the_identical_result(world, tmp_path):
-    straight = clipseg(world, tmp_path, run="straight", iterations=8)
-    killed = clipseg(world, tmp_path, run="killed", iterations=8)
+    straight = short_run(world, tmp_path, run="straight", iterations=8)
+    killed = short_run(world, tmp_path, run="killed", iterations=8)
     assert execute(load_parameters(straight)) == 0
 
     folder = tmp_path / "miniature" / "killed"
@@ -125,7 +201,7 @@ def test_a_killed_training_run_resumes_to_the_identical_result(world, tmp_path):
 
 @pytest.mark.slow
 def test_two_devices_train_beside_the_notebook(world, tmp_path):
-    params = load_parameters(clipseg(world, tmp_path, run="two_devices", devices=2, iterations=2, device="cpu"))
+    params = load_parameters(short_run(world, tmp_path, run="two_devices", devices=2, iterations=2, device="cpu"))
     assert execute(params) == 0
     log = (tmp_path / "miniature" / "two_devices" / "log.jsonl").read_text(encoding="utf-8")
     assert json.loads(log.splitlines()[-1])["step"] == 2
