@@ -12,16 +12,15 @@ from collections.abc import Callable, Sequence
 from typing import Any, Literal, get_args
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
+from ovparts_lib.data.transforms import resize_labels
 from ovparts_lib.models.attention_control import AttentionRule, attention_terms, mean_attention_terms
 from ovparts_lib.models.clip import VIT_B_16
 from ovparts_lib.models.clipseg import MINIATURE_CLIPSEG
 from ovparts_lib.models.clipseg_base import (
     BACKGROUND_WEIGHT,
-    INTERPOLATION,
     LANGUAGE,
     ClipsegBase,
     ClipsegSize,
@@ -352,7 +351,10 @@ class Partclipseg(ClipsegBase):
         """Separation and enhancement, unweighted scalars."""
         attention = self.decoder.layers[self.attention_layer].attention
         maps = torch.stack([targets.parts, targets.objects], dim=1)
-        maps = F.interpolate(maps.float(), size=grid, mode=INTERPOLATION[self.label_resize]).long()
+        resized = [
+            resize_labels(one, grid, self.label_resize, released_dtype=torch.float32) for one in maps.flatten(0, 1)
+        ]
+        maps = torch.stack(resized).unflatten(0, maps.shape[:2]).long()
         with torch.autocast(entered.device.type, enabled=False):
             found = [
                 attention_terms(
