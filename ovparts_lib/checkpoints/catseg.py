@@ -201,11 +201,7 @@ def _load(model: Catseg, state: State, source: str, file: CatsegFile, without: t
         source=source,
         kind=file.kind,
         names=released_names,
-        drop=lambda name: (
-            name in dropped
-            or is_constant(name)
-            or (another_backbone and name.startswith("backbone."))
-        ),
+        drop=lambda name: name in dropped or is_constant(name) or (another_backbone and name.startswith("backbone.")),
         without=without,
     )
 

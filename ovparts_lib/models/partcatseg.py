@@ -72,7 +72,8 @@ class PartCatseg(CostSegmenter):
         compositional_weight: factor of the compositional loss; 0 leaves it out.
         divergence: of the compositional loss: ``jensen_shannon`` as released, ``symmetric_kl`` as the paper writes it.
         padding: pictures are padded before they are squashed. ``"cut"`` says in the scores how far the maps reach
-            beyond the picture; ``"stretched"``, as released, takes them for maps of the picture alone.
+            beyond the picture, and in training the padding is background; ``"stretched"``, as released, takes them for
+            maps of the picture alone.
         chunk_tokens: positions x classes x images computed at once; bounds memory and changes no result. None chooses
             by device.
         checkpoint_aggregator: in training, keep no activations of aggregator, decoder and losses but compute them a
