@@ -13,7 +13,8 @@ class AttentionMaps:
 
     Attributes:
         grid: patches (gh, gw); the other t - 1 = gh * gw tokens are theirs in row-major order.
-        decoder: ``{layer: (n, heads, t, t)}`` for the n ``queries``; layers count from 0, as in the checkpoint.
+        decoder: ``{layer: (n, heads, t, t)}`` for the n ``queries``, those of the scores' parts first; layers count from
+            0, as in the checkpoint.
         clip: ``{block: (heads, t, t)}`` of the image tower; blocks count from 1.
         queries: the texts of the n queries.
     """
