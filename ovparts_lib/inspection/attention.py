@@ -124,7 +124,7 @@ def decoder_attention(
     picture = _small(as_picture(image))
     figure, axes = _panels(picture, len(indices), len(layers))
     for row, index in enumerate(indices):
-        place = _asking(source, scores, index, attention)
+        place = _asking(source, scores.logits[index], attention.grid)
         for column, layer in enumerate(layers):
             ax = axes[row, column]
             _heat(figure, ax, picture, attention_map(attention.decoder[layer][index], attention.grid, place))
@@ -160,7 +160,7 @@ def clip_attention(
     attention = _attention_of(scores)
     blocks = _known(blocks, attention.clip, "block")
     index = _query_indices(scores, None if word is None else [word])[0]
-    place = _asking(source, scores, index, attention)
+    place = _asking(source, scores.logits[index], attention.grid)
     picture, columns = _small(as_picture(image)), min(columns, len(blocks))
     figure, axes = _panels(picture, -(-len(blocks) // columns), columns)
     for ax in axes.ravel()[len(blocks) :]:
@@ -262,15 +262,10 @@ def _known(asked: Sequence[int] | None, maps: dict[int, Tensor], kind: str) -> l
     return list(asked) if asked is not None else sorted(maps)
 
 
-def _asking(source: Source, scores: PartScores, index: int, attention: AttentionMaps) -> Source | tuple[int, int]:
+def _asking(source: Source, logits: Tensor, grid: tuple[int, int]) -> Source | tuple[int, int]:
     if source not in SOURCES:
         raise ValueError(f"source must be one of {', '.join(SOURCES)}, not {source!r}")
-    if source != "peak":
-        return source
-    if index >= len(scores.logits):  # a query that is no part, such as PartCLIPSeg's objects
-        word = attention.queries[index]
-        raise ValueError(f"the query {word!r} has no score map to peak in; choose source class_token or received")
-    return peak_patch(scores.logits[index], attention.grid)
+    return peak_patch(logits, grid) if source == "peak" else source
 
 
 def _panels(picture: np.ndarray, rows: int, columns: int, *, bars: bool = True) -> tuple[Figure, np.ndarray]:

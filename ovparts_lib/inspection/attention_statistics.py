@@ -196,30 +196,28 @@ def part_attention(
     picture = as_picture(image)
     step = -(-max(picture.shape[:2]) // _SHOWN)
     picture = picture[::step, ::step]
-    rows = [(vocabulary.parts[part], part, _queries_of(attention, place, scores, vocabulary)) for place, part in shown]
-    columns = 1 + max(len(queries) for *_, queries in rows)
+    layer = max(attention.decoder) if layer is None else layer
+    rows = []
+    for place, part in shown:
+        owner, generic = split_part_name(vocabulary.parts[part])
+        alone = [text for text in dict.fromkeys((generic, owner)) if text in attention.components]
+        maps = {"both queries" if alone else f"query “{attention.queries[place]}”": weights[place]}
+        maps |= {f"query “{text}”": attention.components[text][layer] for text in alone}
+        rows.append((vocabulary.parts[part], labels == part, maps))
+    columns = 1 + max(len(maps) for *_, maps in rows)
     width = min(11.0, 2.6 * columns)
     figure = new_figure(width, len(rows) * (width / columns * picture.shape[0] / picture.shape[1] + 0.3), pictures=True)
     axes = figure.subplots(len(rows), columns, squeeze=False)
     for ax in axes.ravel():
         ax.set_axis_off()
-    for line, (name, part, queries) in zip(axes, rows, strict=True):
-        line[0].imshow(render_heat(picture, (labels == part).numpy().astype(float)))
+    for line, (name, asking, maps) in zip(axes, rows, strict=True):
+        line[0].imshow(render_heat(picture, asking.numpy().astype(float)))
         line[0].set_title(f"asking: {name}")
-        for ax, (title, query) in zip(line[1:], queries.items(), strict=False):
-            values = pooled_map(weights[query], labels == part).numpy()
+        for ax, (title, each) in zip(line[1:], maps.items(), strict=False):
+            values = pooled_map(each, asking).numpy()
             ax.imshow(render_heat(picture, values))
             ax.set_title(f"{title} (peak {values.max():.2g})")
     return figure
-
-
-def _queries_of(attention: AttentionMaps, place: int, scores: PartScores, vocabulary: Vocabulary) -> dict[str, int]:
-    """The maps that belong to a part, by title: its own and, where there are such queries, its two texts'."""
-    owner, generic = split_part_name(vocabulary.parts[scores.part_ids[place]])
-    count = len(scores.part_ids)
-    extra = {text: count + number for number, text in enumerate(attention.queries[count:])}
-    texts = {f"query “{text}”": extra[text] for text in (generic, owner) if text in extra}
-    return {"both queries" if texts else f"query “{attention.queries[place]}”": place, **texts}
 
 
 def _attention_of(scores: PartScores) -> AttentionMaps:
