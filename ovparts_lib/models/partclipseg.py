@@ -231,9 +231,9 @@ class Partclipseg(ClipsegBase):
                 objects are decoded.
             background: also give the background's logits, and with them those of all objects that have parts: what
                 pred-all needs to choose each pixel's object first. The oracle needs neither.
-            keep_attention: return the attention maps of the decoder and of the image tower. The decoder's come first
-                for every wanted part, the mean of its generic part's and its object's map, then for those queries
-                alone. One query's take 11 MiB in the released size, so ask for a few parts.
+            keep_attention: return the attention maps of the image tower and of the decoder: for every wanted part the
+                mean of its generic part's and its object's map, and those two as its components. Each takes 11 MiB in
+                the released size, so ask for a few parts.
 
         Returns:
             One :class:`PartScores` per image, logits at ``image_size`` squared.
@@ -258,14 +258,18 @@ class Partclipseg(ClipsegBase):
             objects = [ObjectScores(each[:-1], ids, each[-1]) for each in own]
         maps: list[AttentionMaps | None] = [None] * len(images)
         if keep_attention:
-            texts = (*(vocabulary.prompts[part] for part in wanted), *queries.texts(vocabulary, kept))
-            decoder = [_with_pair_maps(each, kept, queries, count) for each in attention]
+            place = torch.searchsorted(kept, queries.part_queries[:count])
+            other = torch.searchsorted(kept, queries.object_queries[:count])
+            texts = queries.texts(vocabulary, kept)
             maps = [
                 AttentionMaps(
                     grid=grid,
-                    decoder={layer: each[number] for layer, each in enumerate(decoder)},
+                    decoder={k: (each[number, place] + each[number, other]) / 2 for k, each in enumerate(attention)},
                     clip={block: each[number] for block, each in clip_attention.items()},
-                    queries=texts,
+                    queries=tuple(vocabulary.prompts[part] for part in wanted),
+                    components={
+                        text: {k: each[number, i] for k, each in enumerate(attention)} for i, text in enumerate(texts)
+                    },
                 )
                 for number in range(len(images))
             ]
@@ -401,9 +405,3 @@ class Partclipseg(ClipsegBase):
 
 def _pieces(first: int, stop: int, length: int) -> list[slice]:
     return [slice(start, min(start + length, stop)) for start in range(first, stop, length)]
-
-
-def _with_pair_maps(maps: Tensor, kept: Tensor, queries: PartQueries, count: int) -> Tensor:
-    """Attention (b, k, ...) of the ``kept`` queries, preceded by its mean over the two queries of each part."""
-    place = torch.searchsorted(kept, torch.stack([queries.part_queries[:count], queries.object_queries[:count]]))
-    return torch.cat([(maps[:, place[0]] + maps[:, place[1]]) / 2, maps], dim=1)
