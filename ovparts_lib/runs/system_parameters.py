@@ -324,6 +324,9 @@ class PartclipsegParameters(SystemParameters):
         description="image: mean of each image's loss, as published on eight devices; batch: over all pixels",
     )
     checkpoint_decoder: Flag = free(False, description="compute activations twice in training to save memory")
+    statistics_images: Whole = Field(
+        40, ge=0, description="test images in which overlap and strength of parts in attention are measured"
+    )
 
     def model_options(self) -> dict[str, Any]:
         """Keyword arguments of :class:`~ovparts_lib.models.partclipseg.Partclipseg`."""

@@ -1,5 +1,6 @@
 """What the notebooks call: each function does what one cell says, from the parameters to the run folder."""
 
+from ovparts_lib.workbook.attention import attention_change, measure_attention, part_attention_figures
 from ovparts_lib.workbook.data import (
     build_data,
     class_frequency_table,
@@ -54,6 +55,7 @@ from ovparts_lib.workbook.systems import build_model, train, trainable_table
 
 __all__ = [
     "RunOutput",
+    "attention_change",
     "attention_figures",
     "attention_of_views",
     "beside_published",
@@ -80,12 +82,14 @@ __all__ = [
     "load_evaluation",
     "load_system",
     "look_at_images",
+    "measure_attention",
     "miniclip_accuracy",
     "miniclip_figure",
     "open_data",
     "overlay_figures",
     "own_words",
     "paired_differences",
+    "part_attention_figures",
     "quick_scores",
     "render",
     "runs_table",
