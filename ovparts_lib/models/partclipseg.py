@@ -258,8 +258,8 @@ class Partclipseg(ClipsegBase):
             objects = [ObjectScores(each[:-1], ids, each[-1]) for each in own]
         maps: list[AttentionMaps | None] = [None] * len(images)
         if keep_attention:
-            place = torch.searchsorted(kept, queries.part_queries[:count])
-            other = torch.searchsorted(kept, queries.object_queries[:count])
+            place = torch.searchsorted(kept, queries.part_queries[:count].contiguous())
+            other = torch.searchsorted(kept, queries.object_queries[:count].contiguous())
             texts = queries.texts(vocabulary, kept)
             maps = [
                 AttentionMaps(
