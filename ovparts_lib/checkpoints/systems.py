@@ -48,7 +48,11 @@ SYSTEMS: dict[str, System] = {
     "partcatseg": System(
         "PartCATSeg",
         partcatseg.PartCatseg,
-        {"released": partcatseg.RELEASED, "miniature": partcatseg.MINIATURE_PARTCATSEG},
+        {
+            "released": partcatseg.RELEASED,
+            "miniature": partcatseg.MINIATURE_PARTCATSEG,
+            "miniature_unguided": catseg.without_guidance(partcatseg.MINIATURE_PARTCATSEG),
+        },
         partcatseg.TRAINABLE_GROUPS,
         load_partcatseg,
         save_partcatseg,
@@ -61,6 +65,7 @@ SYSTEMS: dict[str, System] = {
             "released": catseg.RELEASED,
             "released_dinov2": catseg.RELEASED_DINOV2,
             "miniature": catseg.MINIATURE_CATSEG,
+            "miniature_unguided": catseg.without_guidance(catseg.MINIATURE_CATSEG),
         },
         catseg.TRAINABLE_GROUPS,
         load_catseg,

@@ -254,7 +254,7 @@ class CatsegParameters(CostParameters):
     system = "catseg"
     notebook: Literal["21_catseg"] = "21_catseg"
 
-    model_size: Literal["released", "released_dinov2", "miniature"] = Field(
+    model_size: Literal["released", "released_dinov2", "miniature", "miniature_unguided"] = Field(
         description="OV-PARTS' model (ResNet-101), part-catseg's on Pascal (DINOv2), or small layers"
     )
     trainable: Annotated[list[CatsegGroup], Listed] = Field(description="parameter groups that train")
@@ -271,6 +271,9 @@ class PartcatsegParameters(CostParameters):
     system = "partcatseg"
     notebook: Literal["24_partcatseg"] = "24_partcatseg"
 
+    model_size: Literal["released", "miniature", "miniature_unguided"] = Field(
+        description="the published layer sizes, or small ones; unguided: without image guidance"
+    )
     trainable: Annotated[list[CatsegGroup], Listed] = Field(description="parameter groups that train")
     compositional_weight: Number = Field(1.0, ge=0, description="weight of the compositional loss; 0 switches it off")
     divergence: Literal["jensen_shannon", "symmetric_kl"] = Field(
