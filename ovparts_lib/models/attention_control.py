@@ -164,8 +164,10 @@ def mean_attention_terms(
             objects, which the ``"released"`` rule divides by the number of images once more.
         rule: as there.
     """
+    *terms, counts = zip(*found, strict=True)
     if over == "image":
-        terms = [torch.stack(terms) / max(count, 1) for *terms, count in found]
-        return tuple(torch.stack(terms).mean(0))
-    count = max(sum(count for *_, count in found), 1) * (len(found) if rule == "released" else 1)
-    return tuple(torch.stack([torch.stack(terms) for *terms, _ in found]).sum(0) / count)
+        return tuple(
+            torch.stack([one / max(k, 1) for one, k in zip(each, counts, strict=True)]).mean() for each in terms
+        )
+    divisor = max(sum(counts), 1) * (len(found) if rule == "released" else 1)
+    return tuple(torch.stack(each).sum() / divisor for each in terms)

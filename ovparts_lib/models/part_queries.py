@@ -106,5 +106,5 @@ def part_queries(
         last = count + len(vocabulary.objects_with_parts)
         pairs.append((len(rows), len(rows), last, last))
         rows.append(last)
-    columns = torch.tensor(pairs, dtype=torch.int64, device=device).T
+    columns = torch.tensor(pairs, dtype=torch.int64, device=device).T.contiguous()
     return PartQueries(tuple(generics), tuple(wanted), torch.tensor(rows, device=device), *columns, count)

@@ -157,7 +157,7 @@ class Partclipseg(ClipsegBase):
         return self._encode_prompts(query_texts(vocabulary))
 
     def loss(self, batch: dict[str, Any]) -> dict[str, Tensor]:
-        """Training loss of a batch, a weighted entry per term; terms of weight 0 are not computed.
+        """Training loss of a batch, a weighted entry per term; terms of weight 0 are left out.
 
         Pixels with a part label teach the object-specific and the generic parts; pixels outside objects that have
         parts teach that no object-specific part is there; all pixels teach the objects. So a pixel of an object without
@@ -208,8 +208,10 @@ class Partclipseg(ClipsegBase):
             losses["loss_part"] = self.weights.part * mean
         if self.weights.attention:
             separation, enhancement = self._attention_losses(entered, queries, targets, grid)
-            losses["loss_separation"] = self.weights.separation * separation
-            losses["loss_enhancement"] = self.weights.enhancement * enhancement
+            if self.weights.separation:
+                losses["loss_separation"] = self.weights.separation * separation
+            if self.weights.enhancement:
+                losses["loss_enhancement"] = self.weights.enhancement * enhancement
         return losses
 
     @torch.inference_mode()
