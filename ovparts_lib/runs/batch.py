@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import subprocess
 import sys
@@ -54,10 +55,9 @@ def run_beside(runs: Sequence[Planned], jobs: int, *, again: bool = False) -> in
     def execute(planned: Planned) -> int:
         params, file = planned
         command = [sys.executable, "-m", "ovparts_lib.cli", "run", str(file), *(["--again"] if again else [])]
-        with subprocess.Popen(
-            command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=variables, newline=""
-        ) as process:
-            for line in _lines(iter(lambda: process.stdout.read(1), "")):
+        with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, env=variables) as process:
+            printed = io.TextIOWrapper(process.stdout, encoding="utf-8", errors="replace", newline="")
+            for line in _lines(iter(lambda: printed.read(1), "")):
                 with printing:
                     print(f"{params.notebook:{width}} │ {line}", flush=True)
         return process.returncode
