@@ -164,6 +164,14 @@ class SystemParameters(RunParameters):
             held_out = self.train_split in TEST_SPLITS[self.dataset] or self.train_split == "val"
             why = "is held out for scoring" if held_out else f"is no split of {self.dataset}"
             broken.append(f"train_split: {self.train_split} {why}; train on one of {', '.join(train)}")
+        few_shot = bool(self.iterations) and self.train_split == "train_few_shot" and self.test_dataset is None
+        if few_shot and self.dataset == "ade20k_part_234" and self.test_split == "val_obj_condition":
+            broken.append(
+                "test_split: val_obj_condition of ade20k_part_234 holds training images; after few-shot training score "
+                "on val_few_shot, which leaves out those it has seen"
+            )
+        if self.ground_truth == "double_resized" and self.scored_dataset.startswith("partimagenet"):
+            broken.append("ground_truth: the released evaluators score PartImageNet on its own labels; use native")
         if self.test_split not in test:
             broken.append(
                 f"test_split: {self.test_split} cannot be scored; {', '.join(test)} of {self.scored_dataset} can: "
