@@ -23,18 +23,18 @@ from ovparts_lib.runs.batch import default_jobs, run_beside
 from ovparts_lib.runs.provenance import cpu_model, git_state
 
 # name: (notebook, what differs from params/miniature)
+GUIDED = {"model_size": "miniature", "trainable": ["guidance", "aggregator", "background_text"]}
+FROM_NOTHING = {"initialise_from": None, "clip_weights": "outputs/miniature/world/miniclip.safetensors"}
 VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
     "CLIPSeg": ("20_clipseg", {}),
     "PartCLIPSeg, object context only": ("23_partclipseg", {"separation_weight": 0.0, "enhancement_weight": 0.0}),
     "PartCLIPSeg": ("23_partclipseg", {}),
     "CATSeg": ("21_catseg", {}),
-    "CATSeg without guidance": ("21_catseg", {"model_size": "miniature_unguided", "trainable": ["aggregator"]}),
+    "CATSeg with guidance": ("21_catseg", GUIDED),
     "PartCATSeg": ("24_partcatseg", {}),
-    "PartCATSeg without guidance": (
-        "24_partcatseg",
-        {"model_size": "miniature_unguided", "trainable": ["aggregator"]},
-    ),
     "PartCATSeg without compositional loss": ("24_partcatseg", {"compositional_weight": 0.0}),
+    "PartCATSeg from nothing": ("24_partcatseg", FROM_NOTHING),
+    "PartCATSeg from nothing, with guidance": ("24_partcatseg", FROM_NOTHING | GUIDED),
 }
 QUICK = {"evaluate_before_training": False, "comparison_images": 1, "attention_images": 0, "intervals": None}
 
@@ -46,6 +46,8 @@ def parameter_file(folder: Path, variant: str, seed: int, outputs: Path) -> Path
     name = variant.lower().replace(",", "").replace(" ", "_") + f"_seed_{seed}"
     values |= QUICK | {"statistics_images": 40} if "statistics_images" in values else QUICK
     values |= changes | {"seed": seed, "run": name, "setting": "ablations", "outputs": str(outputs)}
+    if values["initialise_from"]:  # CATSeg of the same seed
+        values["initialise_from"] = str(outputs / "ablations" / f"catseg_seed_{seed}" / "weights.safetensors")
     path = folder / f"{name}.yaml"
     path.write_text(yaml.safe_dump(values, sort_keys=False), encoding="utf-8")
     return path

@@ -2,7 +2,7 @@ import pytest
 import yaml
 
 from ovparts_lib.runs import load_parameters
-from ovparts_lib.runs.batch import _lines, default_jobs, plan, run_beside
+from ovparts_lib.runs.batch import _begins_from, _lines, default_jobs, plan, run_beside
 from ovparts_lib.runs.project import project_root
 
 ROOT = project_root()
@@ -55,3 +55,11 @@ def test_runs_beside_each_other_say_whose_line_it_is_and_how_they_ended(notebook
     assert "SIGKILL" in printed
     assert (root / "outputs" / "miniature" / "first" / "results.json").is_file()
     assert not (root / "outputs" / "miniature" / "second" / "results.json").exists()
+
+
+def test_a_run_that_begins_from_anothers_weights_waits_for_it(shipped):
+    by_name = {params.notebook: params for params, _ in shipped}
+    later, earlier = by_name["24_partcatseg"], by_name["21_catseg"]
+    assert _begins_from(later, earlier)
+    assert not _begins_from(earlier, later)
+    assert not _begins_from(later, by_name["20_clipseg"])

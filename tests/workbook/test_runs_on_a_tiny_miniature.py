@@ -50,6 +50,7 @@ def short_run(world, outputs, notebook="20_clipseg", **changes):
     values |= {
         "outputs": str(outputs),
         "data_root": str(world / "PascalPart116"),
+        "initialise_from": None,
         "clip_weights": str(world / "miniclip.safetensors"),
         "iterations": 3,
         "batch_size": 2,
