@@ -69,7 +69,7 @@ def evaluate(
 
     Raises:
         ValueError: unknown mode, level or precision, or a limit below 1.
-        NotANumberError: the model's scores contain NaN.
+        NotANumberError: the model's scores contain NaN or infinities.
     """
     _check_arguments(modes, precision, limit, level)
     device, full = torch.device(device), dataset.vocabulary
