@@ -223,9 +223,7 @@ class Protocol:
             figures |= {name: group["IoU"], f"classes_{name}": group["classes"]}
             figures |= {f"{key}_{name}": group[key] for key in ("recall", "recall_classes", "pixel_accuracy")}
         both_zero = (figures["seen"] == 0) & (figures["unseen"] == 0)
-        figures["harmonic"] = np.where(
-            both_zero, self.harmonic_of_zeros, harmonic(figures["seen"], figures["unseen"])
-        )
+        figures["harmonic"] = np.where(both_zero, self.harmonic_of_zeros, harmonic(figures["seen"], figures["unseen"]))
         figures["recall_harmonic"] = harmonic(figures["recall_seen"], figures["recall_unseen"])
         parts = slice(0, classes)
         figures["predicted_only"] = ((counts.labelled == 0) & (counts.predicted > 0))[..., parts].sum(-1)

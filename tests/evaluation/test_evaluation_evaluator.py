@@ -163,9 +163,7 @@ def test_a_system_without_background_is_scored_among_parts():
 
 
 @pytest.mark.parametrize("where", ["logits", "background"])
-@pytest.mark.parametrize(
-    ("value", "what"), [("nan", "NaN"), ("inf", "infinities"), ("-inf", "infinities")]
-)
+@pytest.mark.parametrize(("value", "what"), [("nan", "NaN"), ("inf", "infinities"), ("-inf", "infinities")])
 def test_scores_that_are_not_finite_stop_the_evaluation(value, what, where):
     """An infinite logit would spread to all pixels that are resized from it, some of them as NaN."""
 
