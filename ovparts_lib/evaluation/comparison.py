@@ -177,7 +177,7 @@ def _departures(protocol: Protocol, result: ProtocolResult, evaluation: Evaluati
         departures.append(
             (
                 "harmonic mean of zeros",
-                "Where the means over seen and unseen classes are both 0, their harmonic mean is 0 instead of undefined.",
+                "Where the means over seen and unseen classes are both 0, their harmonic mean is 0, not undefined.",
                 "both means are 0",
             )
         )
