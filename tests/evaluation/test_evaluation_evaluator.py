@@ -89,7 +89,8 @@ def test_a_limit_scores_the_first_images_and_says_so(expected):
     counts, _, records = brute_force(Labels(2), Scripted())
     np.testing.assert_array_equal(evaluation.matrices["pred_all"].numpy(), counts["pred_all"])
     assert (evaluation.images, evaluation.dataset_images, evaluation.records) == (2, 5, records)
-    assert run(limit=99).images == 5
+    assert evaluation.skipped_records == 2  # of 3; the third is of an image that was not looked at
+    assert (run(limit=99).images, run(limit=99).skipped_records) == (5, 3)
 
 
 def test_reading_ahead_does_not_change_the_counts(expected):
