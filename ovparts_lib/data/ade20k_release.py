@@ -90,7 +90,7 @@ class ReleasePhoto:
 
     @property
     def part_paths(self) -> list[Path]:
-        """``NAME_parts_1.png`` and so on, as many levels as there are. Raises DatasetError if one between is missing."""
+        """``NAME_parts_1.png`` and so on, as many levels as there are. Raises DatasetError if one is missing below."""
         name = self.picture.stem
         levels = [self.picture.with_name(f"{name}_parts_{level}.png") for level in range(1, _DEEPEST + 1)]
         there = [path.is_file() for path in levels]

@@ -9,10 +9,11 @@ from skimage.draw import polygon2mask
 
 from ovparts_lib.data import DatasetError, EvaluationDataset, TrainingDataset, training_transform
 from ovparts_lib.data.partimagenet import SPLITS, PartImageNetOOD, PartImageNetSeg
-from ovparts_lib.data.partimagenet_facts import PART_CATEGORIES, SYNSETS, read_synset_file
+from ovparts_lib.data.partimagenet_checks import OTHER_FAMILY
+from ovparts_lib.data.partimagenet_facts import PART_CATEGORIES, SYNSETS, families_of, generic_part, read_synset_file
 from ovparts_lib.data.partimagenet_listing import NO_PICTURE, OTHER_SYNSET
 from ovparts_lib.data.readers import verify_dataset
-from ovparts_lib.vocabularies.vocabulary import load_vocabulary
+from ovparts_lib.vocabularies.vocabulary import load_vocabulary, split_part_name
 from tests.data.released_layout import GOLDEN
 from tests.golden.fill import image as golden_image
 
@@ -364,6 +365,48 @@ def test_verification_of_ood_compares_published_counts_and_objects(tmp_path):
     assert "train: 4 objects; published are 109" in notes and "val: 2 objects; published are 19" in notes
     assert "train: holds pictures of 1 unseen objects: golden retriever" in notes
     assert "val: holds pictures of 2 seen objects: school bus, tiger" in notes
+
+
+def test_verification_counts_parts_of_another_super_category(seg_root, tmp_path):
+    """They are read by their part's name alone, as released: a bottle's body on a dog is the dog's body."""
+    assert verify_dataset("partimagenet_seg", seg_root).counts["train"][OTHER_FAMILY] == 0
+    edit(
+        seg_root / "train.json",
+        lambda content: [a.update(category_id=CATEGORY["Bottle Body"]) for a in content["annotations"] if a["id"] == 3],
+    )
+    report = verify_dataset("partimagenet_seg", seg_root)
+    assert report.ok and report.counts["train"][OTHER_FAMILY] == 1 and report.counts["val"][OTHER_FAMILY] == 0
+    (note,) = (note for note in report.notes if OTHER_FAMILY in note)
+    assert f"annotation 3 of {DOG}, a 'Bottle Body' on a golden retriever" in note
+
+
+@pytest.mark.parametrize("name", ["partimagenet_seg", "partimagenet_ood"])
+def test_every_object_has_the_parts_of_its_super_category(name):
+    vocabulary = load_vocabulary(name)
+    for object_id, owner in enumerate(vocabulary.objects):
+        own = {split_part_name(vocabulary.parts[part])[1] for part in vocabulary.parts_of(object_id)}
+        possible, untold = families_of(owner, own), families_of("none of the 40", own)
+        assert possible <= untold and (len(untold) == 1 or untold == {"Quadruped", "Reptile"})
+        assert len(possible) == 1 or name == "partimagenet_ood"
+        for one in possible:
+            parts = {generic_part(c) for c, category in enumerate(PART_CATEGORIES) if category.startswith(f"{one} ")}
+            assert parts == own
+
+
+def test_verification_uses_the_readers_synset_list(seg_root, tmp_path):
+    lines = [f"{synset} {name}, another name" for synset, name in SYNSETS.items()]
+    plain = verify_dataset("partimagenet_seg", seg_root)
+    beside, given = seg_root.parent / "LOC_synset_mapping.txt", tmp_path / "lists" / "synsets.txt"
+    beside.write_text("\n".join(lines))
+    found = verify_dataset("partimagenet_seg", seg_root)
+    assert found.ok and found.fingerprint != plain.fingerprint
+    beside.write_text("\n".join([*lines, "n00000001 crane"]))
+    changed = verify_dataset("partimagenet_seg", seg_root)
+    assert changed.ok and changed.fingerprint not in (plain.fingerprint, found.fingerprint)
+    given.parent.mkdir()
+    given.write_text("n02129604 lion, king of beasts")
+    report = verify_dataset("partimagenet_seg", seg_root, synset_file=given)
+    assert not report.ok and "n02129604 is 'lion'" in str(report.problems[0])
 
 
 def test_verification_without_annotations_is_a_problem(tmp_path):
