@@ -291,6 +291,38 @@ def test_missing_picture_is_left_out_and_counted_or_an_error(seg_root, tmp_path,
         PartImageNetOOD(ood).records("train")
 
 
+@pytest.mark.parametrize("suffix", [".jpeg", ".jpg", ".JPG"])
+def test_the_extension_of_a_picture_file_does_not_matter(seg_root, suffix):
+    """Some downloads and unpackers change it; the annotations keep .JPEG."""
+    path = seg_root / "images/train" / TIGER
+    path.rename(path.with_suffix(suffix))
+    reader = PartImageNetSeg(seg_root)
+    (record,) = (record for record in reader.records("train") if record.image_id == path.stem)
+    assert record.image_path == path.with_suffix(suffix)
+    assert reader.listing("train").skipped == {OTHER_SYNSET: 1} and not reader.listing("train").unlisted
+    assert (reader.label_maps(record)[1] != 65535).any()
+    edit(seg_root / "train.json", lambda content: content["images"][0].update(file_name=path.stem + ".jpg"))
+    assert len(PartImageNetSeg(seg_root).records("train")) == 2
+
+
+@pytest.mark.parametrize("second", [f"n02129604/{TIGER}", f"copies/{Path(TIGER).stem}.jpg"])
+def test_two_pictures_of_one_name_are_named(seg_root, second):
+    folder = seg_root / "images/train"
+    (folder / second).parent.mkdir()
+    shutil.copy(folder / TIGER, folder / second)
+    with pytest.raises(DatasetError, match=rf"{TIGER}: has the same name as .*images/train/{second}"):
+        PartImageNetSeg(seg_root).records("train")
+    report = verify_dataset("partimagenet_seg", seg_root)
+    assert not report.ok and second in str(report.problems[0])
+
+
+def test_one_picture_listed_in_two_folders_is_named(seg_root):
+    other = f"copies/{TIGER}"
+    edit(seg_root / "train.json", lambda content: content["images"][3].update(file_name=other))
+    with pytest.raises(DatasetError, match=rf"train\.json: {other} and {TIGER} are one picture, listed twice"):
+        PartImageNetSeg(seg_root).records("train")
+
+
 def test_wrong_annotations_are_named(seg_root):
     path = seg_root / "train.json"
     original = path.read_text()
