@@ -27,10 +27,13 @@ class MeasurementError(RuntimeError):
 
 def about(device: str, libraries: Sequence[str] = ()) -> dict[str, str]:
     """Date, commit (``+`` for changes on top of it), hardware, and versions of Python, torch and ``libraries``."""
-    git = git_state(HERE.parent) or {"commit": "", "dirty": False}
+    commit = (git_state(HERE.parent) or {"commit": ""})["commit"]
+    # Earlier rows, appended since the commit, do not change what is measured.
+    changed = ["git", "diff", "--quiet", "HEAD", "--", ".", ":!benchmarks/results"]
+    dirty = commit and subprocess.run(changed, cwd=HERE.parent, check=False).returncode
     return {
         "date": datetime.now(UTC).strftime("%Y-%m-%d"),
-        "commit": git["commit"][:12] + "+" * git["dirty"],
+        "commit": commit[:12] + ("+" if dirty else ""),
         "hardware": torch.cuda.get_device_name(device) if device.startswith("cuda") else cpu_model(),
         "python": platform.python_version(),
         "torch": torch.__version__,
