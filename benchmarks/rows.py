@@ -64,6 +64,8 @@ def in_own_process(script: Path, arguments: Sequence[str], device: str) -> dict:
 
 
 def _limited(size: int) -> Callable[[], None]:
+    hard = resource.getrlimit(resource.RLIMIT_DATA)[1]
+    size = size if hard == resource.RLIM_INFINITY else min(size, hard)
     return lambda: resource.setrlimit(resource.RLIMIT_DATA, (size, size))
 
 
