@@ -76,19 +76,23 @@ def ovparts_tasks(
         torch.manual_seed(0)
         model = entry.model(entry.sizes["released"], **options)
     model.to(device)
-    predict = torch.compile(model.predict) if compiled else model.predict
-    losses = torch.compile(model.loss) if compiled else model.loss
+    if compiled:
+        # Module by module: tokenisers, checksums and chunking around them are not for a compiler.
+        for module in model.children():
+            for inner in module.modules():
+                if type(inner).__module__.startswith("ovparts_lib.models"):
+                    inner.compile()
 
     def logits(pictures: list[Tensor], vocabulary: Vocabulary) -> Tensor:
         model.eval()
-        scores = predict(pictures, vocabulary)
+        scores = model.predict(pictures, vocabulary)
         return torch.stack([torch.cat([one.logits, one.background[None]]) for one in scores])
 
     def loss(pictures: list[Tensor], maps: list[Tensor], vocabulary: Vocabulary) -> Tensor:
         model.train()
         objects = [object_map(one, vocabulary) for one in maps]
         batch = {"images": pictures, "part_maps": maps, "object_maps": objects, "vocabulary": vocabulary}
-        return sum(losses(batch).values())
+        return sum(model.loss(batch).values())
 
     return model, logits, loss
 
