@@ -40,6 +40,7 @@ notebooks: $(INSTALLED) ## Open the workbook in JupyterLab
 bench: $(INSTALLED) ## Measure speed, FLOPs and memory; appends rows to benchmarks/results
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[test,benchmark]'
 	@$(BIN)/python benchmarks/run_all.py
+	@$(BIN)/python benchmarks/metrics.py
 
 clean-demo: ## Remove what the demo made
 	@rm -rf outputs/miniature

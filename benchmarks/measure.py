@@ -4,59 +4,95 @@ from __future__ import annotations
 
 import argparse
 import json
-import math
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
+from unittest.mock import patch
 
+import psutil
 import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from ovparts_lib.checkpoints.clipseg import load_clipseg
+from ovparts_lib.checkpoints.systems import SYSTEMS
+from ovparts_lib.models import prompted_names
 from ovparts_lib.models.clipseg import RELEASED
 from ovparts_lib.models.preprocess import square_pixels
 from ovparts_lib.training.loop import peak_memory_mib
-from ovparts_lib.vocabularies import Vocabulary, load_vocabulary
+from ovparts_lib.vocabularies import DATASET_VOCABULARIES, Vocabulary, load_vocabulary
 
-IMAGE_SIZE = (375, 500)
-TRAIN_BATCH = 2
+TASKS = ("evaluate", "train_step", "encode_text")
+IMPLEMENTATIONS = ("ovparts", "transformers_77", "transformers_longest")
+IMAGE_SIZE = {"evaluate": (375, 500), "train_step": (384, 384)}
 LEARNING_RATE, WEIGHT_DECAY, GRADIENT_CLIP = 1e-4, 1e-4, 0.01
+TEXT_NAMES = 4  # names that encode_text encodes in a repeat
+Work = Callable[[int], Tensor]
 
 
-def images(count: int) -> list[Tensor]:
-    """Random pictures, uint8 (3, 375, 500); the seed is fixed, so every implementation sees the same."""
+def images(count: int, size: tuple[int, int]) -> list[Tensor]:
+    """Random pictures, uint8 (3, h, w); the seed is fixed, so every implementation sees the same."""
     generator = torch.Generator().manual_seed(0)
-    return [torch.randint(0, 256, (3, *IMAGE_SIZE), dtype=torch.uint8, generator=generator) for _ in range(count)]
+    return [torch.randint(0, 256, (3, *size), dtype=torch.uint8, generator=generator) for _ in range(count)]
 
 
-def part_maps(vocabulary: Vocabulary, count: int) -> list[Tensor]:
-    """Label maps with a few large part regions and ignored pixels elsewhere, int64 (375, 500)."""
+def part_maps(vocabulary: Vocabulary, count: int, size: tuple[int, int]) -> list[Tensor]:
+    """Label maps with a few large part regions and ignored pixels elsewhere, int64 (h, w)."""
     generator = torch.Generator().manual_seed(1)
     maps = []
     for _ in range(count):
         coarse = torch.randint(0, len(vocabulary.parts), (6, 8), generator=generator)
         coarse[torch.rand(6, 8, generator=generator) < 0.5] = vocabulary.ignore_label
-        maps.append(nn.functional.interpolate(coarse[None, None].float(), IMAGE_SIZE)[0, 0].long())
+        maps.append(nn.functional.interpolate(coarse[None, None].float(), size)[0, 0].long())
     return maps
 
 
-def ovparts_tasks(weights: Path, device: torch.device, compiled: bool) -> tuple[nn.Module, Callable, Callable]:
-    """Our model, and functions (images, vocabulary) -> logits and (images, part maps, vocabulary) -> loss."""
-    model, _ = load_clipseg(weights, RELEASED, label_resize="floor")
+def object_map(part_map: Tensor, vocabulary: Vocabulary) -> Tensor:
+    """The objects that the parts of a label map belong to."""
+    table = torch.full((vocabulary.ignore_label + 1,), vocabulary.ignore_label)
+    table[: len(vocabulary.parts)] = torch.tensor(vocabulary.part_to_object)
+    return table[part_map]
+
+
+def random_names(clip: nn.Module, names: Sequence[str], templates: Sequence[str]) -> Tensor:
+    """In place of ``prompted_names.encode_names``: minutes of text tower that an image does not wait for."""
+    generator = torch.Generator().manual_seed(2)
+    embeddings = torch.randn(len(names), len(templates), clip.text_projection.shape[1], generator=generator)
+    return nn.functional.normalize(embeddings, dim=-1).to(clip.text_projection.device)
+
+
+def ovparts_tasks(
+    system: str, weights: Path | None, options: dict[str, Any], device: torch.device, compiled: bool
+) -> tuple[nn.Module, Callable, Callable]:
+    """Our model, and functions (images, vocabulary) -> logits and (images, part maps, vocabulary) -> loss.
+
+    Without weights, a new model of the released size with the seed fixed.
+    """
+    entry = SYSTEMS[system]
+    if weights:
+        model, _ = entry.load(weights, entry.sizes["released"], **options)
+    else:
+        torch.manual_seed(0)
+        model = entry.model(entry.sizes["released"], **options)
     model.to(device)
     if compiled:
-        model.decoder.compile()
-        model.clip.visual.transformer.compile()
+        # Module by module: tokenisers, checksums and chunking around them are not for a compiler.
+        for module in model.children():
+            for inner in module.modules():
+                if type(inner).__module__.startswith("ovparts_lib.models"):
+                    inner.compile()
 
     def logits(pictures: list[Tensor], vocabulary: Vocabulary) -> Tensor:
-        scores = model.eval().predict(pictures, vocabulary)
+        model.eval()
+        scores = model.predict(pictures, vocabulary)
         return torch.stack([torch.cat([one.logits, one.background[None]]) for one in scores])
 
     def loss(pictures: list[Tensor], maps: list[Tensor], vocabulary: Vocabulary) -> Tensor:
-        batch = {"images": pictures, "part_maps": maps, "vocabulary": vocabulary}
-        return sum(model.train().loss(batch).values())
+        model.train()
+        objects = [object_map(one, vocabulary) for one in maps]
+        batch = {"images": pictures, "part_maps": maps, "object_maps": objects, "vocabulary": vocabulary}
+        return sum(model.loss(batch).values())
 
     return model, logits, loss
 
@@ -78,94 +114,124 @@ def peer_tasks(weights: Path, device: torch.device, compiled: bool, full: bool) 
 
     def loss(pictures: list[Tensor], maps: list[Tensor], vocabulary: Vocabulary) -> Tensor:
         size = (RELEASED.image_size, RELEASED.image_size)
-        targets = torch.stack([nn.functional.interpolate(m[None, None].float(), size)[0, 0].long() for m in maps])
+        resized = (nn.functional.interpolate(m[None, None].float(), size, mode="nearest-exact") for m in maps)
+        targets = torch.stack([one[0, 0].long() for one in resized])
         pixels = square_pixels(pictures, RELEASED.image_size, device)
         return model.train().loss(pixels, targets.to(device), vocabulary)
 
     return model, logits, loss
 
 
-def optimiser_of(model: nn.Module) -> torch.optim.AdamW:
-    """AdamW over what trains, as published but for the split of decayed tensors, which costs nothing."""
+def work_of(arguments: argparse.Namespace, device: torch.device) -> tuple[Work, Vocabulary, int]:
+    """What a repeat does, given its number; the words it does it for; how many images it takes."""
+    if arguments.implementation == "ovparts":
+        options = json.loads(arguments.options)
+        model, logits, loss = ovparts_tasks(arguments.system, arguments.weights, options, device, arguments.compile)
+    else:
+        full = arguments.implementation == "transformers_77"
+        model, logits, loss = peer_tasks(arguments.weights, device, arguments.compile, full)
+    vocabulary = load_vocabulary(arguments.vocabulary)
+    autocast = torch.autocast(device.type, torch.bfloat16, enabled=arguments.precision == "bf16")
+    if arguments.task == "encode_text":
+        # Other words in each repeat, since embeddings are kept.
+        parts = vocabulary.parts
+        lists = [Vocabulary.from_words(parts[at : at + TEXT_NAMES]) for at in range(0, len(parts), TEXT_NAMES)]
+        model.eval()
+        return lambda number: embeddings_of(autocast(model.encode_vocabulary)(lists[number])), lists[0], 0
+    size = IMAGE_SIZE[arguments.task]
+    if arguments.task == "evaluate":
+        pictures = images(1, size)
+        return lambda number: autocast(logits)(pictures, vocabulary), vocabulary, 1
+    vocabulary = vocabulary.seen
+    pictures, maps = images(arguments.batch, size), part_maps(vocabulary, arguments.batch, size)
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    return torch.optim.AdamW(trained, lr=LEARNING_RATE, weight_decay=WEIGHT_DECAY)
+    # As published but for learning rates and for which tensors decay, which cost nothing.
+    optimiser = torch.optim.AdamW(trained, lr=LEARNING_RATE, weight_decay=WEIGHT_DECAY)
+
+    def step(number: int) -> Tensor:
+        value = autocast(loss)(pictures, maps, vocabulary)
+        value.backward()
+        nn.utils.clip_grad_norm_(trained, GRADIENT_CLIP)
+        optimiser.step()
+        optimiser.zero_grad()
+        return value
+
+    return step, vocabulary, arguments.batch
+
+
+def embeddings_of(texts: Any) -> Tensor:
+    """The embeddings in what ``encode_vocabulary`` gives: a tensor, or an object that holds tensors."""
+    return texts if isinstance(texts, Tensor) else next(one for one in vars(texts).values() if isinstance(one, Tensor))
+
+
+def resident_mib(device: torch.device) -> float:
+    """Memory in use now, counted as ``peak_memory_mib`` does."""
+    used = torch.cuda.memory_allocated(device) if device.type == "cuda" else psutil.Process().memory_info().rss
+    return used / 2**20
 
 
 def main() -> None:
     """Measure what the arguments say."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--weights", type=Path, required=True, help="checkpoint with the released key names")
-    parser.add_argument("--task", choices=["evaluate", "train_step"], required=True)
-    parser.add_argument(
-        "--implementation", choices=["ovparts", "transformers_77", "transformers_longest"], required=True
-    )
+    parser.add_argument("--system", choices=SYSTEMS, required=True)
+    parser.add_argument("--task", choices=TASKS, required=True)
+    parser.add_argument("--implementation", choices=IMPLEMENTATIONS, default="ovparts")
+    parser.add_argument("--weights", type=Path, help="checkpoint with the released key names; a new model without")
+    parser.add_argument("--options", default="{}", help="JSON object: arguments of the model's class")
+    parser.add_argument("--vocabulary", choices=DATASET_VOCABULARIES, default="pascal_part_116")
+    parser.add_argument("--batch", type=int, default=2, help="images of a training step")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--precision", choices=["fp32", "bf16"], default="fp32")
     parser.add_argument("--compile", action="store_true")
-    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--threads", type=int, default=0, help="0: torch's default")
-    parser.add_argument("--keep", type=Path, help="file for the logits or the loss, to compare implementations")
+    parser.add_argument("--keep", type=Path, help="file for the logits, loss or embeddings, to compare rows")
     arguments = parser.parse_args()
 
     if arguments.threads:
         torch.set_num_threads(arguments.threads)
     device = torch.device(arguments.device)
-    if arguments.implementation == "ovparts":
-        model, logits, loss = ovparts_tasks(arguments.weights, device, arguments.compile)
-    else:
-        full = arguments.implementation == "transformers_77"
-        model, logits, loss = peer_tasks(arguments.weights, device, arguments.compile, full)
-    full_vocabulary = load_vocabulary("pascal_part_116")
-    evaluating = arguments.task == "evaluate"
-    count, vocabulary = (1, full_vocabulary) if evaluating else (TRAIN_BATCH, full_vocabulary.seen)
-    pictures, maps = images(count), part_maps(vocabulary, count)
-    optimiser = None if evaluating else optimiser_of(model)
-    outcome: list[Tensor] = []
+    work, vocabulary, count = work_of(arguments, device)
+    baseline = resident_mib(device)
 
-    def once() -> None:
-        with torch.autocast(device.type, torch.bfloat16, enabled=arguments.precision == "bf16"):
-            value = logits(pictures, vocabulary) if evaluating else loss(pictures, maps, vocabulary)
-        if not evaluating:
-            value.backward()
-            trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
-            nn.utils.clip_grad_norm_(trained, GRADIENT_CLIP)
-            optimiser.step()
-            optimiser.zero_grad()
+    def once(number: int) -> Tensor:
+        value = work(number)
         if device.type == "cuda":
             torch.cuda.synchronize(device)
-        if not outcome:
-            outcome.append(value.detach().float().cpu())
+        return value.detach().float().cpu()
 
-    once()  # warm-up; encodes the vocabulary where an implementation keeps it
-    seconds = []
-    for _ in range(arguments.repeats):
-        begin = time.perf_counter()
-        once()
+    encoder = prompted_names.encode_names if arguments.task == "encode_text" else random_names
+    with patch.object(prompted_names, "encode_names", encoder):
+        outcome = once(0)  # warm-up; encodes the vocabulary where an implementation keeps it
+    seconds, processor = [], []
+    for number in range(1, arguments.repeats + 1):
+        begin, processor_begin = time.perf_counter(), time.process_time()
+        once(number)
         seconds.append(time.perf_counter() - begin)
-    memory = peak_memory_mib(device)
-    flops = math.nan
+        processor.append(time.process_time() - processor_begin)
+    memory, flops = peak_memory_mib(device), None
     if not arguments.compile:
         with FlopCounterMode(display=False) as counter:
-            once()
-        flops = counter.get_total_flops() / 1e9
+            once(arguments.repeats + 1)
+        flops = round(counter.get_total_flops() / 1e9, 2)
     if arguments.keep:
-        torch.save(outcome[0], arguments.keep)
-    print(
-        json.dumps(
-            {
-                "queries": len(vocabulary.parts) + 1,
-                "images": count,
-                "threads": torch.get_num_threads(),
-                "repeats": arguments.repeats,
-                "seconds_median": round(statistics.median(seconds), 4),
-                "seconds_min": round(min(seconds), 4),
-                "seconds_max": round(max(seconds), 4),
-                "images_per_second": round(count / statistics.median(seconds), 3),
-                "gflops": None if math.isnan(flops) else round(flops, 2),
-                "peak_mib": round(memory, 1),
-            }
-        )
-    )
+        torch.save(outcome, arguments.keep)
+    found = {
+        "vocabulary": vocabulary.name,
+        "classes": len(vocabulary.parts),
+        "images": count,
+        "threads": torch.get_num_threads(),
+        "repeats": arguments.repeats,
+        "seconds_median": round(statistics.median(seconds), 4),
+        "seconds_min": round(min(seconds), 4),
+        "seconds_max": round(max(seconds), 4),
+        "images_per_second": round(count / statistics.median(seconds), 3) if count else "",
+        "cpu_seconds": round(statistics.median(processor), 4),
+        "gflops": flops,
+        "baseline_mib": round(baseline, 1),
+        "peak_mib": round(memory, 1),
+    }
+    print(json.dumps(found))
 
 
 if __name__ == "__main__":

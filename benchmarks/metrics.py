@@ -8,31 +8,24 @@ are appended to ``results/metrics_cpu.csv`` or ``results/metrics_cuda.csv``.
 from __future__ import annotations
 
 import argparse
-import csv
 import json
-import platform
 import statistics
-import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Callable
-from datetime import UTC, datetime
-from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
 import torch
+from rows import about, append, in_own_process, results_file
 from torch.nn import functional
 
 from ovparts_lib.data import EvaluationSample, ObjectRegion
 from ovparts_lib.evaluation import score_image
 from ovparts_lib.models.scores import PartScores
-from ovparts_lib.runs.provenance import cpu_model, git_state
 from ovparts_lib.training.loop import peak_memory_mib
 from ovparts_lib.vocabularies import Vocabulary, load_vocabulary
 
-HERE = Path(__file__).parent
 HEIGHT, WIDTH = 375, 500
 IMPLEMENTATIONS = ("ovparts", "ovparts_strict", "ovparts_boundary", "numpy", "sklearn")
 Matrices = dict[str, np.ndarray]
@@ -196,15 +189,7 @@ def main() -> None:
     if arguments.measure:
         measure(arguments)
         return
-    cuda = arguments.device.startswith("cuda")
-    about = {
-        "date": datetime.now(UTC).strftime("%Y-%m-%d"),
-        "commit": (git_state(HERE.parent) or {}).get("commit", "")[:12],
-        "hardware": torch.cuda.get_device_name(arguments.device) if cuda else cpu_model(),
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-        "numpy": np.__version__,
-        "scikit_learn": version("scikit-learn") if "sklearn" in arguments.implementations else "",
+    fixed = about(arguments.device, ["numpy", "scikit-learn"]) | {
         "classes": len(load_vocabulary(arguments.vocabulary).parts),
         "image": f"{HEIGHT}x{WIDTH}",
         "grid": arguments.grid,
@@ -215,15 +200,12 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         for name in arguments.implementations:
             keep = Path(folder) / f"{name}.npz"
-            command = [sys.executable, __file__, "--measure", name, "--keep", str(keep)]
+            command = ["--measure", name, "--keep", str(keep)]
             for option in ("device", "threads", "images", "records", "grid", "vocabulary"):
                 command += [f"--{option}", str(getattr(arguments, option))]
-            done = subprocess.run(command, capture_output=True, text=True, cwd=HERE.parent)
-            if done.returncode:
-                raise SystemExit(f"{' '.join(command)} failed:\n{done.stderr}")
-            row = about | {"implementation": name} | json.loads(done.stdout.strip().splitlines()[-1])
+            row = fixed | {"implementation": name} | in_own_process(Path(__file__), command, arguments.device)
             row["different_pixels"] = difference(Path(folder) / f"{arguments.implementations[0]}.npz", keep)
-            append(HERE / "results" / f"metrics_{'cuda' if cuda else 'cpu'}.csv", row)
+            append(results_file("metrics", arguments.device), row)
             print(json.dumps(row))
 
 
@@ -231,17 +213,6 @@ def difference(first: Path, second: Path) -> int:
     """Pixels counted elsewhere by the second implementation, over both modes and all images."""
     with np.load(first) as one, np.load(second) as other:
         return int(sum(np.abs(one[mode] - other[mode]).sum() // 2 for mode in one.files))
-
-
-def append(path: Path, row: dict) -> None:
-    """Append a row, with the header if the file is new."""
-    path.parent.mkdir(exist_ok=True)
-    new = not path.exists()
-    with path.open("a", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, fieldnames=list(row), lineterminator="\n")
-        if new:
-            writer.writeheader()
-        writer.writerow(row)
 
 
 if __name__ == "__main__":

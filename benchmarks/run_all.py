@@ -1,25 +1,28 @@
-"""Measure every system beside its peer and append the rows to ``benchmarks/results/*.csv``."""
+"""Measure every system, CLIPSeg beside its peer too, and append the rows to ``benchmarks/results/systems_*.csv``."""
 
 from __future__ import annotations
 
 import argparse
 import csv
+import inspect
 import json
-import platform
-import subprocess
-import sys
 import tempfile
-from datetime import UTC, datetime
-from importlib.metadata import version
+from itertools import product
 from pathlib import Path
 
 import torch
 from clipseg_peer import PeerClipseg
+from measure import IMPLEMENTATIONS, TASKS
+from rows import HERE, MeasurementError, about, append, in_own_process, results_file
 
-from ovparts_lib.runs.provenance import cpu_model, git_state
+from ovparts_lib.checkpoints.systems import SYSTEMS
+from ovparts_lib.vocabularies import DATASET_VOCABULARIES
 
-HERE = Path(__file__).parent
-IMPLEMENTATIONS = ("ovparts", "transformers_77", "transformers_longest")
+PEERED = "clipseg"  # the system that the other implementations are of; all start from one file of weights
+BATCH = 2
+FIGURES = ("gflops", "peak_mib", "cpu_seconds")
+# For every size of vocabulary: 116, 234 and 482 parts.
+VOCABULARIES = ("pascal_part_116", "ade20k_part_234", "partimagenet_ood")
 
 
 def write_weights(path: Path) -> None:
@@ -37,73 +40,109 @@ def write_weights(path: Path) -> None:
     torch.save({"model": state}, path)
 
 
-def measure(weights: Path, keep: Path, task: str, implementation: str, options: argparse.Namespace) -> dict:
-    """One child process; its JSON line."""
-    command = [sys.executable, str(HERE / "measure.py"), "--weights", str(weights), "--task", task]
-    command += ["--implementation", implementation, "--device", options.device, "--precision", options.precision]
-    command += ["--repeats", str(options.repeats), "--threads", str(options.threads), "--keep", str(keep)]
-    command += ["--compile"] if options.compile else []
-    done = subprocess.run(command, capture_output=True, text=True, cwd=HERE.parent)
-    if done.returncode:
-        raise SystemExit(f"{' '.join(command)} failed:\n{done.stderr}")
-    return json.loads(done.stdout.strip().splitlines()[-1])
+def references() -> list[dict[str, str]]:
+    """What was recorded of the reference implementations."""
+    with (HERE / "reference.csv").open(newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
 
 
-def difference(task: str, ours: Path, theirs: Path) -> float:
-    """Largest absolute difference of logits, or relative difference of losses."""
-    a, b = (torch.load(path, weights_only=True) for path in (ours, theirs))
+def with_reference(row: dict) -> dict:
+    """The row with the reference implementation's figures, and ours as a share of them; blank if none were recorded."""
+    keys = ("system", "task", "classes", "images")
+    found = next((one for one in references() if all(one[key] == str(row[key]) for key in keys)), {})
+    row = row | {f"reference_{name}": found.get(name, "") for name in (*FIGURES, "origin")}
+    for name in FIGURES:
+        both = row[name] and row[f"reference_{name}"]
+        row[f"{name}_share"] = round(float(row[name]) / float(row[f"reference_{name}"]), 3) if both else ""
+    return row
+
+
+def batch_of(system: str) -> int:
+    """Images of a training step: as many as the reference was recorded with."""
+    found = (one for one in references() if (one["system"], one["task"]) == (system, "train_step"))
+    return int(next(found, {"images": BATCH})["images"])
+
+
+def option_sets(system: str, task: str) -> list[str]:
+    """As the system comes; in training also with every way it has of computing again instead of keeping."""
+    known = inspect.signature(SYSTEMS[system].model).parameters
+    saving = {name: True for name in known if name.startswith("checkpoint_")}
+    return ["{}", json.dumps(saving)] if task == "train_step" and saving else ["{}"]
+
+
+def difference(task: str, first: Path, other: Path) -> str:
+    """Largest absolute difference of logits or embeddings, or relative difference of losses."""
+    a, b = (torch.load(path, weights_only=True) for path in (first, other))
     gap = (a - b).abs().max()
-    return float(gap if task == "evaluate" else gap / b.abs().max())
+    return f"{float(gap / a.abs().max() if task == 'train_step' else gap):.2g}"
 
 
 def main() -> None:
-    """Run all combinations in turn."""
+    """Measure all combinations in turn; one that fails is named at the end and keeps no other from being measured."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    parser.add_argument("--precision", choices=["fp32", "bf16"], default="fp32")
-    parser.add_argument("--compile", action="store_true")
-    parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--threads", type=int, default=0)
-    parser.add_argument("--tasks", nargs="+", choices=["evaluate", "train_step"], default=["evaluate", "train_step"])
+    parser.add_argument("--systems", nargs="+", choices=SYSTEMS, default=list(SYSTEMS))
+    parser.add_argument("--tasks", nargs="+", choices=TASKS, default=list(TASKS))
+    parser.add_argument(
+        "--vocabularies", nargs="+", choices=DATASET_VOCABULARIES, default=VOCABULARIES, help="of evaluate"
+    )
+    parser.add_argument("--options", nargs="+", help="JSON objects, arguments of the model's class")
     parser.add_argument("--implementations", nargs="+", choices=IMPLEMENTATIONS, default=list(IMPLEMENTATIONS))
-    options = parser.parse_args()
-
-    cuda = options.device.startswith("cuda")
-    about = {
-        "date": datetime.now(UTC).strftime("%Y-%m-%d"),
-        "commit": (git_state(HERE.parent) or {}).get("commit", "")[:12],
-        "hardware": torch.cuda.get_device_name(options.device) if cuda else cpu_model(),
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-        "transformers": version("transformers"),
-        "precision": options.precision,
-        "compile": options.compile,
-        "system": "clipseg",
-    }
-    results = HERE / "results" / f"systems_{'cuda' if cuda else 'cpu'}.csv"
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--precision", nargs="+", choices=["fp32", "bf16"], default=["fp32"])
+    parser.add_argument("--compile", action="store_true")
+    parser.add_argument("--batch", type=int, help="images of a training step; by default as the reference's")
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--threads", type=int, default=0)
+    parser.add_argument("--note", default="", help="what else a reader of the row should know of the machine")
+    wanted = parser.parse_args()
+    machine = about(wanted.device, ["transformers"])
+    failed = 0
     with tempfile.TemporaryDirectory() as folder:
         weights = Path(folder) / "weights.pth"
-        write_weights(weights)
-        for task in options.tasks:
-            for implementation in options.implementations:
-                keep = Path(folder) / f"{task}_{implementation}.pt"
-                row = about | {"task": task, "implementation": implementation}
-                row |= measure(weights, keep, task, implementation, options)
-                ours = Path(folder) / f"{task}_ovparts.pt"
-                row["difference"] = f"{difference(task, ours, keep):.2g}" if ours.exists() else ""
-                append(results, row)
-                print(json.dumps(row))
+        if PEERED in wanted.systems:
+            write_weights(weights)
+        for system, task in product(wanted.systems, wanted.tasks):
+            for vocabulary in wanted.vocabularies[: None if task == "evaluate" else 1]:
+                first = None
+                for number, variant in enumerate(variants_of(system, task, wanted)):
+                    keep = Path(folder) / f"{number}.pt"
+                    about_row = {"system": system, "task": task, **variant, "compile": wanted.compile}
+                    files = {"keep": keep} | ({"weights": weights} if system == PEERED else {})
+                    try:
+                        found = measured(about_row | {"vocabulary": vocabulary}, files, wanted)
+                    except MeasurementError as error:
+                        failed += 1
+                        print(error)
+                        continue
+                    first = first or keep
+                    row = with_reference(machine | about_row | found)
+                    row |= {"difference": difference(task, first, keep), "note": wanted.note}
+                    append(results_file("systems", wanted.device), row)
+                    print(json.dumps(row), flush=True)
+    if failed:
+        raise SystemExit(f"{failed} measurements failed, see above")
 
 
-def append(path: Path, row: dict) -> None:
-    """Append a row, with the header if the file is new."""
-    path.parent.mkdir(exist_ok=True)
-    new = not path.exists()
-    with path.open("a", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, fieldnames=list(row), lineterminator="\n")
-        if new:
-            writer.writeheader()
-        writer.writerow(row)
+def variants_of(system: str, task: str, wanted: argparse.Namespace) -> list[dict[str, str]]:
+    """What distinguishes the rows that are compared with the first of them."""
+    ours = wanted.options or option_sets(system, task)
+    peers = [one for one in wanted.implementations if one != "ovparts" and system == PEERED and task != "encode_text"]
+    pairs = [("ovparts", one) for one in ours if "ovparts" in wanted.implementations]
+    pairs += [(one, "{}") for one in peers]
+    return [
+        {"implementation": implementation, "options": options, "precision": precision}
+        for precision in wanted.precision
+        for implementation, options in pairs
+    ]
+
+
+def measured(row: dict, files: dict[str, Path], wanted: argparse.Namespace) -> dict:
+    """What ``measure.py`` finds for a row."""
+    settings = {name: value for name, value in row.items() if name != "compile"} | files
+    settings |= {"batch": wanted.batch or batch_of(row["system"])}
+    settings |= {name: getattr(wanted, name) for name in ("device", "repeats", "threads")}
+    command = [word for name, value in settings.items() for word in (f"--{name}", str(value))]
+    return in_own_process(HERE / "measure.py", [*command, *(["--compile"] if row["compile"] else [])], wanted.device)
 
 
 if __name__ == "__main__":
