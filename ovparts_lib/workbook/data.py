@@ -21,6 +21,7 @@ from ovparts_lib.data import (
     class_frequencies,
     training_transform,
 )
+from ovparts_lib.data.ade20k_part_234_checks import instance_table
 from ovparts_lib.data.ade20k_source import build_ade20k_part_234
 from ovparts_lib.data.audit import shared_pictures, words_known_from_training
 from ovparts_lib.data.few_shot import ShotList, with_drawn_shots
@@ -211,6 +212,11 @@ def class_frequency_table(reader: Reader, split: str) -> pd.DataFrame:
     """How often each part occurs in a split; parts that never occur are left out."""
     frequencies = class_frequencies(reader, split)
     return frequencies[frequencies["images"] > 0].reset_index(drop=True)
+
+
+def instance_counts(reader: Reader, output: RunOutput) -> pd.DataFrame:
+    """Instances of each object in the training and validation images, and how many of them have parts."""
+    return output.table(instance_table(reader), "instances", title="Object instances")
 
 
 def frequency_chart(frequencies: pd.DataFrame) -> Figure:
