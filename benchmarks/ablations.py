@@ -23,7 +23,7 @@ from ovparts_lib.runs.batch import default_jobs, run_beside
 from ovparts_lib.runs.provenance import cpu_model, git_state
 
 # name: (notebook, what differs from params/miniature)
-GUIDED = {"model_size": "miniature", "trainable": ["guidance", "aggregator", "background_text"]}
+GUIDED = {"model_size": "miniature", "trainable": ["guidance", "aggregator"]}
 FROM_NOTHING = {"initialise_from": None, "clip_weights": "outputs/miniature/world/miniclip.safetensors"}
 VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
     "CLIPSeg": ("20_clipseg", {}),
@@ -84,13 +84,15 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--variants", nargs="+", choices=list(VARIANTS), default=list(VARIANTS))
     parser.add_argument("--jobs", type=int, default=0, help="runs at a time (one per core)")
+    parser.add_argument("--collect", action="store_true", help="train nothing; write the table of what is complete")
     options = parser.parse_args()
     outputs = project_root() / "outputs" / "ablations"
     outputs.mkdir(parents=True, exist_ok=True)
     wanted = [(variant, seed) for seed in options.seeds for variant in options.variants]
     files = [parameter_file(outputs, variant, seed, project_root() / "outputs") for variant, seed in wanted]
     runs = [(load_parameters(file), file) for file in files]
-    code = run_beside(runs, options.jobs or default_jobs(runs, torch.cuda.is_available))
+    jobs = options.jobs or default_jobs(runs, torch.cuda.is_available)
+    code = 0 if options.collect else run_beside(runs, jobs)
     about = {
         "date": datetime.now(UTC).strftime("%Y-%m-%d"),
         "commit": (git_state(project_root()) or {}).get("commit", "")[:12],
