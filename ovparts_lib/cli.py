@@ -133,9 +133,15 @@ def _summarise(outputs: str, settings: list[str], target: str | None) -> None:
     runs = find_runs(folder, settings)
     if not runs:
         raise FileNotFoundError(f"there are no runs in {folder}")
-    print(format_table(headline_rows(runs)) or "No run has results yet.")
+    rows = headline_rows(runs)
+    for protocol in dict.fromkeys(row["protocol"] for row in rows):  # figures of different protocols do not mix
+        print(f"Protocol {protocol}, mIoU in percent")
+        of_protocol = [{k: v for k, v in row.items() if k != "protocol"} for row in rows if row["protocol"] == protocol]
+        print(format_table(of_protocol) + "\n")
+    if not rows:
+        print("No run has results yet.\n")
     path = write_report(runs, Path(target).expanduser() if target else folder / "report.html")
-    print(f"\nReport: {path.resolve().as_uri()}")
+    print(f"Report: {path.resolve().as_uri()}")
 
 
 def _runs(options: argparse.Namespace) -> int:

@@ -129,7 +129,8 @@ def test_demo_runs_reports_and_is_reused(root, capfd, monkeypatch):
     assert cli.main(["demo"]) == 0
     printed = capfd.readouterr().out
     assert "1 of 1: 00_start_here (params/miniature/start.yaml)" in printed
-    assert "after training  oracle_obj  recommended  40.0    10.0      16.0" in printed
+    assert "Protocol recommended, mIoU in percent" in printed
+    assert "after training  oracle_obj  40.0    10.0      16.0" in printed
     page = root / "outputs" / "report.html"
     assert printed.rstrip().endswith(f"Report: {page.as_uri()}")
     assert "start" in page.read_text()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,8 @@ from ovparts_lib.checkpoints.clip import huggingface_names, is_position_ids, loa
 from ovparts_lib.checkpoints.native import read_metadata, save_weights
 from ovparts_lib.checkpoints.reading import CheckpointError, LoadReport, State, load_strictly, read_tensors
 from ovparts_lib.models.clip import Activation, ClipSize
-from ovparts_lib.models.clipseg import RELEASED, Clipseg, ClipsegSize
+from ovparts_lib.models.clipseg import RELEASED, Clipseg
+from ovparts_lib.models.clipseg_base import ClipsegBase, ClipsegSize
 
 FINE_TUNED_PREFIX = "clipseg_model."
 # never read by the released code, or multiplied by zero
@@ -41,7 +42,7 @@ _TIMOJL_LAYER = {
 
 
 @dataclass(frozen=True)
-class _Family:
+class ClipsegFamily:
     """How one kind of file names things: key map, what it holds beyond need, what it lacks."""
 
     kind: str
@@ -59,8 +60,8 @@ def hub_names(state: State) -> dict[str, Tensor]:
     Raises:
         KeyError: a name that is not ours.
     """
-    renamed = huggingface_names(_below(state, "clip."), prefix="clip.")
-    for name, tensor in _below(state, "decoder.").items():
+    renamed = huggingface_names(below(state, "clip."), prefix="clip.")
+    for name, tensor in below(state, "decoder.").items():
         module, _, leaf = name.rpartition(".")
         if module.startswith("layers."):
             _, number, inner = name.split(".", 2)
@@ -70,7 +71,7 @@ def hub_names(state: State) -> dict[str, Tensor]:
             else:
                 renamed[f"{layer}.{_HUB_LAYER[inner.rpartition('.')[0]]}.{leaf}"] = tensor
         else:
-            renamed[f"decoder.{_head_name(module, 'transposed_convolution')}.{leaf}"] = tensor
+            renamed[f"decoder.{head_name(module, 'transposed_convolution')}.{leaf}"] = tensor
     outside = {name: tensor for name, tensor in state.items() if not name.startswith(("clip.", "decoder."))}
     return renamed | {_ADAPTERS[name]: tensor for name, tensor in outside.items()}
 
@@ -83,7 +84,7 @@ def fine_tuned_names(state: State) -> dict[str, Tensor]:
 def timojl_names(state: State) -> dict[str, Tensor]:
     """The decoder's part of our state dict as views under the names of timojl/clipseg's decoder files."""
     renamed = {}
-    for name, tensor in _below(state, "decoder.").items():
+    for name, tensor in below(state, "decoder.").items():
         module, _, leaf = name.rpartition(".")
         if module.startswith("layers."):
             _, number, inner = name.split(".", 2)
@@ -93,7 +94,7 @@ def timojl_names(state: State) -> dict[str, Tensor]:
                 inner = f"{_TIMOJL_LAYER[inner.rpartition('.')[0]]}.{leaf}"
             renamed[f"blocks.{number}.{inner}"] = tensor
         else:
-            renamed[f"{_head_name(module, 'trans_conv')}.{leaf}"] = tensor
+            renamed[f"{head_name(module, 'trans_conv')}.{leaf}"] = tensor
     return renamed
 
 
@@ -130,7 +131,35 @@ def load_clipseg(
     """
     metadata = read_metadata(path)
     state = read_tensors(path)
-    family = _recognise(state, metadata, str(path))
+    family = recognise_clipseg(state, metadata, str(path))
+    model = Clipseg(size or clipseg_size(state, metadata), **options)
+    return model, load_clipseg_into(model, path, state, family, clip_path, clip_activation=clip_activation)
+
+
+def load_clipseg_into(
+    model: ClipsegBase,
+    path: str | Path,
+    state: State,
+    family: ClipsegFamily,
+    clip_path: str | Path | None = None,
+    *,
+    clip_activation: Activation | None = None,
+    without: Collection[str] = (),
+) -> LoadReport:
+    """Load a CLIPSeg file of any kind into a model that holds a CLIPSeg.
+
+    Args:
+        model: receives the weights.
+        path: the file.
+        state: its tensors.
+        family: what :func:`recognise_clipseg` found.
+        clip_path: see :func:`load_clipseg`.
+        clip_activation: see there.
+        without: names of the model's tensors that no CLIPSeg has.
+
+    Raises:
+        CheckpointError: as :func:`load_clipseg` does.
+    """
     decoder_only = family is _TIMOJL
     if decoder_only and clip_path is None:
         raise CheckpointError(f"{path} holds CLIPSeg's decoder only; give OpenAI's CLIP ViT-B/16 as clip_weights too")
@@ -138,10 +167,9 @@ def load_clipseg(
         raise CheckpointError(
             f"{path} ({family.kind}) brings its own CLIP; give no clip_weights (CLIP weights) with it"
         )
-    model = Clipseg(size or _size_of(state, metadata), **options)
-    without = tuple(name for name in model.state_dict() if family.lacks(name))
+    absent = tuple(name for name in model.state_dict() if name in without or family.lacks(name))
     report = load_strictly(
-        model, state, source=str(path), kind=family.kind, names=family.names, drop=family.drop, without=without
+        model, state, source=str(path), kind=family.kind, names=family.names, drop=family.drop, without=absent
     )
     if decoder_only:
         clip_report = load_clip_into(model.clip, clip_path, activation=clip_activation)
@@ -150,9 +178,20 @@ def load_clipseg(
             source=f"{path} and {clip_path}",
             loaded=report.loaded + clip_report.loaded,
             dropped=report.dropped + clip_report.dropped,
-            initialised=tuple(name for name in without if not name.startswith("clip.")),
+            initialised=tuple(name for name in absent if not name.startswith("clip.")),
         )
-    return model, report
+    return report
+
+
+def clipseg_size(state: State, metadata: Mapping | None) -> ClipsegSize:
+    """Hyper-parameters of a CLIPSeg or PartCLIPSeg file: as stated in ours, as seen from two tensors in the others."""
+    if metadata is not None:
+        stated = metadata["size"]
+        extract_layers = tuple(stated["extract_layers"])
+        return ClipsegSize(**{**stated, "clip": ClipSize(**stated["clip"]), "extract_layers": extract_layers})
+    plain = any(name.endswith(("transposed_convolution.weight", "trans_conv.weight")) for name in state)
+    widths = [len(tensor) for name, tensor in state.items() if name.endswith("film_mul.bias")]
+    return replace(RELEASED, refined=not plain, reduce_dim=widths[0] if widths else RELEASED.reduce_dim)
 
 
 def save_clipseg(model: Clipseg, path: str | Path, **metadata: object) -> Path:
@@ -166,7 +205,17 @@ def save_clipseg(model: Clipseg, path: str | Path, **metadata: object) -> Path:
     return save_weights(model, path, {**metadata, "system": "clipseg", "size": asdict(model.size)})
 
 
-def _recognise(state: State, metadata: Mapping | None, source: str) -> _Family:
+def recognise_clipseg(state: State, metadata: Mapping | None, source: str) -> ClipsegFamily:
+    """Which of the four kinds of CLIPSeg files this is.
+
+    Args:
+        state: the file's tensors.
+        metadata: what our own files say of themselves, None for others.
+        source: the file, for messages.
+
+    Raises:
+        CheckpointError: none of them.
+    """
     if metadata is not None:
         if metadata.get("system") != "clipseg":
             raise CheckpointError(f"{source} holds weights of {metadata.get('system')!r}, not of 'clipseg'")
@@ -180,36 +229,27 @@ def _recognise(state: State, metadata: Mapping | None, source: str) -> _Family:
     raise CheckpointError(f"{source} is no CLIPSeg checkpoint of a known kind; its first tensors: {list(state)[:5]}")
 
 
-def _size_of(state: State, metadata: Mapping | None) -> ClipsegSize:
-    """Hyper-parameters of a file: as stated in ours, as seen from two tensors in the others."""
-    if metadata is not None:
-        stated = metadata["size"]
-        extract_layers = tuple(stated["extract_layers"])
-        return ClipsegSize(**{**stated, "clip": ClipSize(**stated["clip"]), "extract_layers": extract_layers})
-    plain = any(name.endswith(("transposed_convolution.weight", "trans_conv.weight")) for name in state)
-    widths = [len(tensor) for name, tensor in state.items() if name.endswith("film_mul.bias")]
-    return replace(RELEASED, refined=not plain, reduce_dim=widths[0] if widths else RELEASED.reduce_dim)
-
-
-def _head_name(module: str, head: str) -> str:
-    """Name of a part of the decoder outside its layers: the head's parts are numbered, all else keeps its name."""
+def head_name(module: str, head: str) -> str:
+    """Released name of a part of the decoder outside its layers: numbers for the head's parts, all else as it is."""
     if module == "head.up":
         return head
     return f"{head}.{_HEAD[module]}" if module in _HEAD else module
 
 
-def _below(state: State, prefix: str) -> dict[str, Tensor]:
+def below(state: State, prefix: str) -> dict[str, Tensor]:
+    """The tensors whose names begin with ``prefix``, without it."""
     return {name.removeprefix(prefix): tensor for name, tensor in state.items() if name.startswith(prefix)}
 
 
-def _is_dead(name: str) -> bool:
-    return is_position_ids(name) or name.removeprefix(FINE_TUNED_PREFIX).startswith(DEAD)
+def is_dead(name: str) -> bool:
+    """Whether a tensor of OV-PARTS' checkpoints, or of those derived from them, has no effect."""
+    return is_position_ids(name) or name.partition(".")[2].startswith(DEAD)
 
 
-_OWN = _Family("ovparts weights", dict, drop=lambda name: False, lacks=lambda name: False)
-_FINE_TUNED = _Family("OV-PARTS fine-tuned checkpoint", fine_tuned_names, drop=_is_dead, lacks=lambda name: False)
-_HUB = _Family("hub model", hub_names, drop=is_position_ids, lacks=lambda name: name in _ADAPTERS)
-_TIMOJL = _Family(
+_OWN = ClipsegFamily("ovparts weights", dict, drop=lambda name: False, lacks=lambda name: False)
+_FINE_TUNED = ClipsegFamily("OV-PARTS fine-tuned checkpoint", fine_tuned_names, drop=is_dead, lacks=lambda name: False)
+_HUB = ClipsegFamily("hub model", hub_names, drop=is_position_ids, lacks=lambda name: name in _ADAPTERS)
+_TIMOJL = ClipsegFamily(
     "timojl/clipseg decoder",
     timojl_names,
     drop=lambda name: name.startswith("reduce."),

@@ -13,8 +13,9 @@ from ovparts_lib.checkpoints.catseg import load_catseg, save_catseg
 from ovparts_lib.checkpoints.clipseg import load_clipseg, save_clipseg
 from ovparts_lib.checkpoints.native import read_metadata
 from ovparts_lib.checkpoints.partcatseg import load_partcatseg, save_partcatseg
+from ovparts_lib.checkpoints.partclipseg import load_partclipseg, save_partclipseg
 from ovparts_lib.checkpoints.reading import CheckpointError, LoadReport, read_tensors
-from ovparts_lib.models import catseg, clipseg, partcatseg
+from ovparts_lib.models import catseg, clipseg, partcatseg, partclipseg
 
 RUN_WEIGHTS = "weights.safetensors"
 
@@ -47,7 +48,11 @@ SYSTEMS: dict[str, System] = {
     "partcatseg": System(
         "PartCATSeg",
         partcatseg.PartCatseg,
-        {"released": partcatseg.RELEASED, "miniature": partcatseg.MINIATURE_PARTCATSEG},
+        {
+            "released": partcatseg.RELEASED,
+            "miniature": partcatseg.MINIATURE_PARTCATSEG,
+            "miniature_unguided": catseg.without_guidance(partcatseg.MINIATURE_PARTCATSEG),
+        },
         partcatseg.TRAINABLE_GROUPS,
         load_partcatseg,
         save_partcatseg,
@@ -60,11 +65,21 @@ SYSTEMS: dict[str, System] = {
             "released": catseg.RELEASED,
             "released_dinov2": catseg.RELEASED_DINOV2,
             "miniature": catseg.MINIATURE_CATSEG,
+            "miniature_unguided": catseg.without_guidance(catseg.MINIATURE_CATSEG),
         },
         catseg.TRAINABLE_GROUPS,
         load_catseg,
         save_catseg,
         mark=".transformer.conv1.",
+    ),
+    "partclipseg": System(
+        "PartCLIPSeg",
+        partclipseg.Partclipseg,
+        {"released": partclipseg.RELEASED, "miniature": partclipseg.MINIATURE_PARTCLIPSEG},
+        partclipseg.TRAINABLE_GROUPS,
+        load_partclipseg,
+        save_partclipseg,
+        mark="partclipseg_model.",
     ),
     "clipseg": System(
         "CLIPSeg",

@@ -25,6 +25,7 @@ from ovparts_lib.vocabularies.vocabulary import Vocabulary
 
 AGAIN = "Unpack ADE20K_2021_17_01 again; its PNG files must not be converted or re-saved."
 CODES = 26 * 256  # R // 10 is 0..25
+_DEEPEST = 9  # level to which files are looked for: deeper than parts of parts go
 
 
 @dataclass(frozen=True)
@@ -89,11 +90,18 @@ class ReleasePhoto:
 
     @property
     def part_paths(self) -> list[Path]:
-        """``NAME_parts_1.png`` and so on, as many levels as there are without a gap."""
-        paths: list[Path] = []
-        while (path := self.picture.with_name(f"{self.picture.stem}_parts_{len(paths) + 1}.png")).is_file():
-            paths.append(path)
-        return paths
+        """``NAME_parts_1.png`` and so on, as many levels as there are. Raises DatasetError if one is missing below."""
+        name = self.picture.stem
+        levels = [self.picture.with_name(f"{name}_parts_{level}.png") for level in range(1, _DEEPEST + 1)]
+        there = [path.is_file() for path in levels]
+        count = sum(there)
+        if not all(there[:count]):
+            raise DatasetError(
+                f"no such file, though {levels[max(np.flatnonzero(there))].name} is there",
+                file=levels[there.index(False)],
+                what_to_do="Unpack ADE20K_2021_17_01 again: parts of parts come with the parts they belong to.",
+            )
+        return levels[:count]
 
     @property
     def size(self) -> tuple[int, int]:
@@ -122,7 +130,8 @@ class ReleasePhoto:
         which the vocabulary lacks for cars, stays door.
 
         Raises:
-            DatasetError: a file is missing, damaged, no colour PNG, or of another size.
+            DatasetError: a file is missing (also a level of parts below one that is there), damaged, no colour PNG, or
+                of another size.
         """
         objects = self.classes.object_table[self._seg[0]]
         ignore = self.classes.vocabulary.ignore_label

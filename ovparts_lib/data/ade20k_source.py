@@ -354,5 +354,5 @@ def _count(report: BuildReport, name: str, pictures: int, found: list[dict[str, 
         "pictures left out for a wrong file": pictures - len(found),
         "instances": sum(instances.values()),
         "instances that are hidden completely, left out": sum(entry["hidden"] for entry in taken),
-        "pictures whose deepest parts have no PNG": sum(entry["missing levels"] > 0 for entry in taken),
+        "pictures whose deepest parts have no PNG": sum(entry["missing levels"] > 0 for entry in found),
     }

@@ -15,11 +15,15 @@ logger = logging.getLogger(__name__)
 
 
 def files_key(files: Iterable[Path], root: Path, *also: str) -> str:
-    """32 hexadecimal digits over name, size and modification time of files, and over any other strings."""
+    """32 hexadecimal digits over name, size and modification time of files, and over any other strings.
+
+    Names are relative to ``root`` where they lie in it.
+    """
     lines = list(also)
     for path in sorted(files):
         stat = path.stat()
-        lines.append(f"{path.relative_to(root).as_posix()} {stat.st_size} {stat.st_mtime_ns}")
+        name = path.relative_to(root) if path.is_relative_to(root) else path
+        lines.append(f"{name.as_posix()} {stat.st_size} {stat.st_mtime_ns}")
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()[:32]
 
 

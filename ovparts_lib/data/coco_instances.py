@@ -221,6 +221,8 @@ def _runs_of(rle: dict[str, Any], size: tuple[int, int], where: str, path: Path)
     counts = rle["counts"]
     try:
         runs = compressed_counts(counts) if isinstance(counts, str) else np.array(counts, np.int64)
+        if runs.ndim != 1:
+            raise ValueError("its counts are nested lists")
         if (runs < 0).any() or runs.sum() != size[0] * size[1]:
             raise ValueError(f"its runs add up to {runs.sum()} pixels, not {size[0] * size[1]}")
     except (ValueError, TypeError, OverflowError) as error:
@@ -301,9 +303,14 @@ def _segmentation(
             dropped[NO_POLYGON] += 1
             return None
         try:
-            return tuple(np.array(polygon, np.float64) for polygon in polygons)
+            arrays = tuple(np.array(polygon, np.float64) for polygon in polygons)
+            if any(array.ndim != 1 for array in arrays):
+                raise ValueError("nested")
         except (ValueError, TypeError):
-            raise DatasetError(f"{where} has a polygon that holds no numbers", file=path, what_to_do=AGAIN) from None
+            raise DatasetError(
+                f"{where} has a polygon that is no flat list of numbers", file=path, what_to_do=AGAIN
+            ) from None
+        return arrays
     raise DatasetError(
         f"{where} has a segmentation that is neither polygons nor an RLE with size and counts",
         file=path,

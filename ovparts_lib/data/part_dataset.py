@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, TypedDict
@@ -220,6 +221,7 @@ class EvaluationDataset(Dataset):
             )
         parts = range(len(self.vocabulary.parts))
         has_part = [reader.has_part(split, record, parts) for record in records]
+        self._skipped_of = Counter(r.image_id for r, useful in zip(records, has_part, strict=True) if not useful)
         self.skipped_records = len(records) - sum(has_part)
         if not any(has_part):
             raise DatasetError(f"split {split!r} has no record with a part label")
@@ -234,6 +236,13 @@ class EvaluationDataset(Dataset):
 
     def __len__(self) -> int:
         return len(self.image_ids)
+
+    def skipped_among(self, images: int) -> int:
+        """How many of ``skipped_records`` belong to the first images: to these, or to one left out between them."""
+        if images >= len(self):
+            return self.skipped_records
+        last = self.image_ids[images - 1]
+        return sum(number for image_id, number in self._skipped_of.items() if image_id <= last)
 
     def object_ids(self, index: int) -> tuple[int, ...]:
         """The objects that the image at ``index`` is evaluated for, one per record, without reading the image."""

@@ -38,7 +38,7 @@ class PartImageNet(FewShotSplits):
 
     ::
 
-        root/images/{train,val}/<synset>_<n>.JPEG              flat, or in one folder for each synset
+        root/images/{train,val}/<synset>_<n>.JPEG              flat, or in one folder for each synset; .jpeg, .jpg
         root/{train,val}.json                                  or root/annotations/{train,val}/{train,val}.json
         root/LOC_synset_mapping.txt                            optional; also looked for beside root
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from importlib.resources import files
 from pathlib import Path
 
@@ -15,11 +16,34 @@ _FACTS = json.loads(files(__package__).joinpath("partimagenet.json").read_text(e
 PART_CATEGORIES: tuple[str, ...] = tuple(_FACTS["part_categories"])
 # Object of each synset, for the objects of both selections.
 SYNSETS: dict[str, str] = dict(_FACTS["synsets"])
+# Family of each object of the 40-object selection, as its released preprocessing states it.
+FAMILIES: dict[str, str] = dict(_FACTS["families"])
 
 
 def generic_part(category_id: int) -> str:
     """``"Car Side Mirror"`` -> ``"side mirror"``: what follows the family, in lower case."""
     return PART_CATEGORIES[category_id].partition(" ")[2].lower()
+
+
+def family(category_id: int) -> str:
+    """``"Car Side Mirror"`` -> ``"Car"``."""
+    return PART_CATEGORIES[category_id].partition(" ")[0]
+
+
+def families_of(name: str, generic_parts: Iterable[str]) -> frozenset[str]:
+    """The families that an object may belong to.
+
+    Args:
+        name: of the object.
+        generic_parts: its parts, such as ``"head"``. For objects outside the 40-object selection no family is
+            released; their parts tell it, except that quadrupeds and reptiles have the same four.
+    """
+    if name in FAMILIES:
+        return frozenset({FAMILIES[name]})
+    parts: dict[str, set[str]] = {}
+    for category_id in range(len(PART_CATEGORIES)):
+        parts.setdefault(family(category_id), set()).add(generic_part(category_id))
+    return frozenset(one for one, own in parts.items() if own == set(generic_parts))
 
 
 def read_synset_file(path: Path) -> dict[str, str]:

@@ -19,6 +19,7 @@ from ovparts_lib.vocabularies.vocabulary import Vocabulary
 
 LAYOUT = "images/{train,val}, and train.json and val.json beside it or in annotations/{train,val}"
 OTHER_SYNSET = "images of synsets outside the selection, left out"
+SUFFIXES = (".jpeg", ".jpg")  # in any case: the release has .JPEG
 NO_PICTURE = "images whose picture file is missing, left out"
 
 
@@ -133,33 +134,50 @@ class Selection:
         return [*sorted(nested), folder]
 
     def picture_files(self, name: str) -> dict[str, Path]:
-        """``{file name: path}`` of the pictures of ``train`` or ``val``, flat or in folders, hidden files left out."""
+        """``{base name: path}`` of the pictures of ``train`` or ``val``, flat or in folders, hidden files left out.
+
+        Raises:
+            DatasetError: the folder is missing, or two pictures have one base name.
+        """
         entries = (path for folder in self.picture_folders(name) for path in sorted(folder.iterdir()))
-        pictures = (path for path in entries if path.suffix.lower() in (".jpeg", ".jpg"))
-        return {path.name: path for path in pictures if not path.name.startswith(".")}
+        pictures: dict[str, Path] = {}
+        for path in entries:
+            if path.suffix.lower() not in SUFFIXES or path.name.startswith("."):
+                continue
+            if (other := pictures.setdefault(path.stem, path)) is not path:
+                raise DatasetError(f"has the same name as {other}", file=path, what_to_do="Keep one of the two.")
+        return pictures
 
     def read(self, name: str) -> Listing:
         """The pictures and annotations of ``train`` or ``val``.
 
         Raises:
-            DatasetError: a file or folder is missing, or the annotations are wrong: ids, a part that the picture's
-                object does not have, no picture of the selection at all, or what ``strict`` does not let pass.
+            DatasetError: a file or folder is missing, two pictures have one name, or the annotations are wrong: ids, a
+                part that the picture's object does not have, no picture of the selection at all, or what ``strict``
+                does not let pass.
         """
         annotations = read_coco(self.annotation_file(name), len(PART_CATEGORIES))
         self._check_categories(annotations)
         files, skipped, pictures = self.picture_files(name), Counter(annotations.dropped), []
+        listed: dict[str, CocoImage] = {}
         for image in annotations.images:
-            file = PurePosixPath(image.file_name).name
+            file, stem = PurePosixPath(image.file_name).name, _base_name(image)
+            if (other := listed.setdefault(stem, image)) is not image:
+                raise DatasetError(
+                    f"{image.file_name} and {other.file_name} are one picture, listed twice",
+                    file=annotations.path,
+                    what_to_do="Unpack the annotations again.",
+                )
             owner = self._object_of(file, annotations.path)
             if owner is None:
                 skipped[OTHER_SYNSET] += 1
-            elif file not in files:
+            elif stem not in files:
                 self._refuse(f"{file} is listed, but not in images/{name}", annotations.path)
                 skipped[NO_PICTURE] += 1
             else:
                 object_id = self.vocabulary.object_id(owner)
                 ids = self._part_ids(image, object_id, annotations.path)
-                pictures.append(Picture(files[file], image, object_id, ids))
+                pictures.append(Picture(files[stem], image, object_id, ids))
         if not pictures:
             raise DatasetError(
                 f"none of its {len(annotations.images)} images is a picture in images/{name} of one of the "
@@ -167,8 +185,7 @@ class Selection:
                 file=annotations.path,
                 what_to_do="Unpack pictures and annotations again.",
             )
-        listed = {PurePosixPath(image.file_name).name for image in annotations.images}
-        unlisted = tuple(path for file, path in files.items() if file not in listed)
+        unlisted = tuple(path for stem, path in files.items() if stem not in listed)
         return Listing(annotations, tuple(pictures), dict(+skipped), unlisted)
 
     def _object_of(self, file: str, source: Path) -> str | None:
@@ -216,3 +233,9 @@ class Selection:
                 )
             part_ids.append(part_id)
         return tuple(part_ids)
+
+
+def _base_name(image: CocoImage) -> str:
+    """Name of a picture without folders and without the extension, which is .JPEG, .jpeg or .jpg on disk."""
+    file = PurePosixPath(image.file_name)
+    return file.stem if file.suffix.lower() in SUFFIXES else file.name

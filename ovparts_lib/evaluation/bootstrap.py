@@ -18,6 +18,15 @@ from ovparts_lib.evaluation.registry import protocol_named
 from ovparts_lib.evaluation.stored import Evaluation
 
 FIGURES = ("mIoU", "seen", "unseen", "harmonic", "recall", "pixel_accuracy", "fwIoU")
+# Of which classes each figure is a mean; pixel accuracy is none.
+_AVERAGED = {
+    "mIoU": ("classes",),
+    "seen": ("classes_seen",),
+    "unseen": ("classes_unseen",),
+    "harmonic": ("classes_seen", "classes_unseen"),
+    "recall": ("recall_classes",),
+    "fwIoU": ("recall_classes",),
+}
 _AT_ONCE = 1 << 24  # float64 values held at once: 128 MiB
 
 
@@ -42,7 +51,8 @@ def bootstrap(
 
     Returns:
         A row per figure: figure, value (of all images), low, high (NaN where the value is undefined, or where fewer
-        than two samples define it), samples (that define it), level, mode, protocol, version, vocabulary_hash, options,
+        than two samples define it), samples (that define it), classes (averaged in the value; those of both groups for
+        the harmonic mean, missing for pixel accuracy), level, mode, protocol, version, vocabulary_hash, options,
         records, images.
 
     Raises:
@@ -54,7 +64,7 @@ def bootstrap(
     value = chosen.summary(tally.total(), evaluation.vocabulary)
     drawn = _drawn(chosen, evaluation, tally, samples, seed, level)
     rows = [_interval(figure, float(value[figure]), drawn[figure], level) for figure in FIGURES]
-    return pd.DataFrame(rows).assign(**_identity(chosen, evaluation, mode, level))
+    return pd.DataFrame(rows).assign(classes=_classes(value)).assign(**_identity(chosen, evaluation, mode, level))
 
 
 def compare(
@@ -73,7 +83,9 @@ def compare(
 
     Returns:
         A row per figure: figure, first, second, value (the difference), low, high, samples, share_above (of the
-        samples, how many have the second ahead), and the constants of :func:`bootstrap`.
+        samples, how many have the second ahead), classes_first and classes_second (averaged, as in
+        :func:`bootstrap`; they may differ where a protocol looks at predictions), and the constants of
+        :func:`bootstrap`.
 
     Raises:
         ValueError: the evaluations are not of the same images, vocabulary and options; or see :func:`bootstrap`.
@@ -102,7 +114,8 @@ def compare(
         known = differences[~np.isnan(differences)]
         ahead = float((known > 0).mean()) if len(known) else np.nan
         rows.append({"figure": figure, "first": before, "second": after} | row | {"share_above": ahead})
-    return pd.DataFrame(rows).assign(**_identity(chosen, first, mode, level))
+    averaged = {"classes_first": _classes(values[0]), "classes_second": _classes(values[1])}
+    return pd.DataFrame(rows).assign(**averaged, **_identity(chosen, first, mode, level))
 
 
 def _image_tally(evaluation: Evaluation, protocol: Protocol, mode: str) -> Tally:
@@ -150,6 +163,12 @@ def _interval(figure: str, value: float, drawn: np.ndarray, level: float) -> dic
     enough = len(known) >= 2 and not np.isnan(value)
     low, high = np.percentile(known, [outside, 100 - outside]) if enough else (np.nan, np.nan)
     return {"figure": figure, "value": value, "low": float(low), "high": float(high), "samples": len(known)}
+
+
+def _classes(summary: dict[str, np.ndarray]) -> pd.Series:
+    """How many classes each figure is a mean of, in the order of ``FIGURES``."""
+    numbers = [sum(int(summary[key]) for key in _AVERAGED[one]) if one in _AVERAGED else pd.NA for one in FIGURES]
+    return pd.Series(numbers, dtype="Int64")
 
 
 def _identity(protocol: Protocol, evaluation: Evaluation, mode: str, level: float) -> dict[str, object]:

@@ -2,6 +2,10 @@
 
 This is a comparison *of protocols*: its rows are not comparable with one another, which is the point of it. Tables of
 results (:mod:`ovparts_lib.evaluation.tables`) never mix protocols.
+
+All protocols read the same predictions. A protocol is a way of counting them, so what the released code does before it
+counts is not in its figures unless the evaluation was scored with that option: here the known object restricts the
+parts by its exact id, labels are those of the label files, and records without a part are left out.
 """
 
 from __future__ import annotations
@@ -10,6 +14,7 @@ from collections.abc import Sequence
 
 import pandas as pd
 
+from ovparts_lib.evaluation.comparison_scoring import scoring_departures
 from ovparts_lib.evaluation.protocols import Protocol, ProtocolResult
 from ovparts_lib.evaluation.registry import PROTOCOLS, protocol_named, score_all
 from ovparts_lib.evaluation.stored import Evaluation
@@ -21,11 +26,9 @@ FIGURES = (
     "fwIoU", "predicted_only", "nothing_IoU", "boundary_IoU",
     "boundary_IoU_seen", "boundary_IoU_unseen", "boundary_IoU_harmonic",
 )  # fmt: skip
-_GROUND_TRUTH = (
-    "The released evaluators score against a label map that was resized for the network and back, each time with "
-    "src = floor(target · in / out); the floors add up to a shift of one pixel down and right for nearly all rows and "
-    "columns, so that a prediction equal to the label file does not score 100."
-)
+_DIFFERENCES = (
+    "mode", "protocol", "version", "rule", "explanation", "concerns", "records", "images", "vocabulary_hash", "options",
+)  # fmt: skip
 
 
 def protocol_comparison(evaluation: Evaluation, protocols: Sequence[str] = tuple(PROTOCOLS)) -> pd.DataFrame:
@@ -65,23 +68,34 @@ def protocol_comparison(evaluation: Evaluation, protocols: Sequence[str] = tuple
 def protocol_differences(evaluation: Evaluation, protocols: Sequence[str] = tuple(PROTOCOLS)) -> pd.DataFrame:
     """Each rule in which a protocol departs from ``recommended``, with what it concerns in this evaluation.
 
+    Where the evaluation was scored with other options than the default, every protocol, ``recommended`` included, has a
+    row for each of them.
+
     Returns:
-        A row per mode, protocol and rule: mode, protocol, rule (a few words), explanation (a sentence that can be
-        cited), concerns (how many classes, or the figure at stake, in this evaluation).
+        A row per mode, protocol and rule: mode, protocol, version, rule (a few words), explanation (a sentence that can
+        be cited), concerns (how many classes, or the figure at stake, in this evaluation), records, images,
+        vocabulary_hash, options.
     """
     rows = []
     for result in score_all(evaluation, protocols):
-        for rule, explanation, concerns in _departures(protocol_named(result.protocol), result, evaluation):
+        protocol = protocol_named(result.protocol)
+        departures = _departures(protocol, result, evaluation) + scoring_departures(protocol, result.mode, evaluation)
+        for rule, explanation, concerns in departures:
             rows.append(
                 {
                     "mode": result.mode,
                     "protocol": result.protocol,
+                    "version": result.version,
                     "rule": rule,
                     "explanation": explanation,
                     "concerns": concerns,
+                    "records": evaluation.records,
+                    "images": evaluation.images,
+                    "vocabulary_hash": result.vocabulary_hash,
+                    "options": result.options,
                 }
             )
-    return pd.DataFrame(rows, columns=["mode", "protocol", "rule", "explanation", "concerns"])
+    return pd.DataFrame(rows, columns=list(_DIFFERENCES))
 
 
 def _reference(result: ProtocolResult, evaluation: Evaluation, results: Sequence[ProtocolResult]) -> ProtocolResult:
@@ -91,6 +105,7 @@ def _reference(result: ProtocolResult, evaluation: Evaluation, results: Sequence
 
 
 def _departures(protocol: Protocol, result: ProtocolResult, evaluation: Evaluation) -> list[tuple[str, str, str]]:
+    """(rule, explanation, concerns) of the ways in which a protocol counts."""
     classes, departures = result.classes, []
     only = f"{int(classes['predicted_only'].sum())} classes are only predicted"
     missed = f"{int(((classes['pixels'] > 0) & ~(classes['IoU'] > 0)).sum())} classes are missed"
@@ -158,7 +173,12 @@ def _departures(protocol: Protocol, result: ProtocolResult, evaluation: Evaluati
                 f"boundary figure {result.summary['boundary_IoU']:.2f}",
             )
         )
-    if protocol.name != REFERENCE and not protocol.charges_background and protocol.level == "parts":
-        here = "scored so here" if "ground_truth" in evaluation.options else "not done here: native label files"
-        departures.append(("twice-resampled ground truth", _GROUND_TRUTH, here))
+    if protocol.harmonic_of_zeros == 0 and result.summary["seen"] == 0 == result.summary["unseen"]:
+        departures.append(
+            (
+                "harmonic mean of zeros",
+                "Where the means over seen and unseen classes are both 0, their harmonic mean is 0, not undefined.",
+                "both means are 0",
+            )
+        )
     return departures

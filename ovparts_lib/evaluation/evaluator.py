@@ -69,7 +69,7 @@ def evaluate(
 
     Raises:
         ValueError: unknown mode, level or precision, or a limit below 1.
-        NotANumberError: the model's scores contain NaN.
+        NotANumberError: the model's scores contain NaN or infinities.
     """
     _check_arguments(modes, precision, limit, level)
     device, full = torch.device(device), dataset.vocabulary
@@ -96,7 +96,7 @@ def evaluate(
     return Evaluation(
         records=records,
         images=count,
-        skipped_records=int(dataset.skipped_records) if level == "parts" else 0,
+        skipped_records=dataset.skipped_among(count) if level == "parts" else 0,
         dataset_images=len(dataset),
         vocabulary=vocabulary,
         level=level,

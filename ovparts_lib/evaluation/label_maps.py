@@ -61,6 +61,11 @@ def pred_all_map(scores: PartScores, nothing: int | None = None, *, vocabulary: 
     Where the scores say objects too, a pixel's object is chosen first and then the best of that object's parts, or
     nothing if no object wins (PartCLIPSeg: part probabilities are multiplied by whether their object won).
 
+    Logits are compared as they are. CLIPSeg and PartCLIPSeg as released compare their sigmoid in float32, which is not
+    imitated here: it rounds logits above about 17 to probability 1 (and neighbouring ones well below that to a common
+    value), and of such ties the class that stands first wins; logits below about -88 underflow to 0 likewise, where
+    PartCLIPSeg's barred parts tie with them. Here the larger logit wins, and a barred part never does.
+
     Args:
         scores: a system's output for one image.
         nothing: the id for background; by default the number of parts in ``scores``, which must then be all parts of

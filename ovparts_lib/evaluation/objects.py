@@ -62,7 +62,7 @@ def score_objects(
 
     Raises:
         ValueError: the system does not say objects, or sizes or labels are wrong.
-        NotANumberError: the scores contain NaN.
+        NotANumberError: the scores contain NaN or infinities.
     """
     check_scores(scores, sample)
     classes = len(objects.parts)

@@ -90,6 +90,8 @@ class Protocol:
         mean_accuracy: whether the groups' pixel accuracy is a mean over classes.
         charges_background: whether part predictions on known background are false positives.
         boundary: which boundary counts are read, and how.
+        harmonic_of_zeros: the harmonic mean of two group means that are both 0: undefined, or 0 (ov-seg, which computes
+            ``2 / (1 / a + 1 / b)`` with infinities in between).
     """
 
     name: str
@@ -105,6 +107,7 @@ class Protocol:
     mean_accuracy: bool = False
     charges_background: bool = False
     boundary: BoundaryRule = "none"
+    harmonic_of_zeros: float = field(default=float("nan"))
 
     def __call__(self, evaluation: Evaluation, mode: str) -> ProtocolResult:
         """Read one mode of an evaluation.
@@ -219,7 +222,8 @@ class Protocol:
         for name, group in read.items():
             figures |= {name: group["IoU"], f"classes_{name}": group["classes"]}
             figures |= {f"{key}_{name}": group[key] for key in ("recall", "recall_classes", "pixel_accuracy")}
-        figures["harmonic"] = harmonic(figures["seen"], figures["unseen"])
+        both_zero = (figures["seen"] == 0) & (figures["unseen"] == 0)
+        figures["harmonic"] = np.where(both_zero, self.harmonic_of_zeros, harmonic(figures["seen"], figures["unseen"]))
         figures["recall_harmonic"] = harmonic(figures["recall_seen"], figures["recall_unseen"])
         parts = slice(0, classes)
         figures["predicted_only"] = ((counts.labelled == 0) & (counts.predicted > 0))[..., parts].sum(-1)

@@ -131,16 +131,17 @@ PROTOCOLS: dict[str, Protocol] = {
         ),
         Protocol(
             name="ovseg",
-            version="1",
+            version="2",
             modes=_ALL,
             description=(
                 "ov-seg and zsseg, over objects: as detectron2, but classes that are only predicted enter the means "
-                "as 0."
+                "as 0, and the harmonic mean of two zeros is 0."
             ),
             overall="occurring_or_predicted",
             groups="occurring_or_predicted",
             level="objects",
             predicted_nothing=False,
+            harmonic_of_zeros=0.0,
         ),
         Protocol(
             name="objcatseg",

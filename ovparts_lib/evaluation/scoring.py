@@ -20,7 +20,7 @@ MODES = ("oracle_obj", "pred_all")
 
 
 class NotANumberError(ValueError):
-    """A system gave scores that are not numbers; the message names the image."""
+    """A system gave scores that are not finite numbers; the message names the image."""
 
 
 @dataclass
@@ -66,7 +66,7 @@ def score_image(
 
     Raises:
         ValueError: a label lies outside the vocabulary, or scores and labels are of different sizes.
-        NotANumberError: the scores contain NaN.
+        NotANumberError: the scores contain NaN or infinities.
     """
     classes, device = len(vocabulary.parts), scores.logits.device
     check_scores(scores, sample)
@@ -109,7 +109,7 @@ def to_target(label_map: Tensor, classes: int, ignore_label: int) -> Tensor:
 
 
 def check_scores(scores: PartScores, sample: EvaluationSample) -> None:
-    """Raise if scores and labels differ in size or the scores contain NaN; see :func:`score_image`."""
+    """Raise if scores and labels differ in size or a score is not finite; see :func:`score_image`."""
     if tuple(scores.image_size) != tuple(sample.part_map.shape):
         raise ValueError(
             f"image {sample.image_id}: the scores are for an image of {tuple(scores.image_size)}, "
@@ -118,12 +118,15 @@ def check_scores(scores: PartScores, sample: EvaluationSample) -> None:
     channels = [scores.logits, scores.background]
     if scores.objects is not None:
         channels += [scores.objects.logits, scores.objects.background]
-    # A maximum passes NaN on, in a single pass over memory.
-    if any(bool(torch.isnan(channel.amax())) for channel in channels if channel is not None):
-        raise NotANumberError(
-            f"image {sample.image_id}: the model's scores contain NaN, so there is nothing to score; "
-            "check the weights, or evaluate with precision 32-true"
-        )
+    for channel in channels:
+        # Both extremes pass NaN on and are themselves infinite where any score is, in a single pass over memory.
+        extremes = torch.stack(torch.aminmax(channel)) if channel is not None and channel.numel() else None
+        if extremes is not None and not bool(extremes.isfinite().all()):
+            what = "NaN" if bool(extremes.isnan().any()) else "infinities"
+            raise NotANumberError(
+                f"image {sample.image_id}: the model's scores contain {what}, so there is nothing to score; "
+                "check the weights, or evaluate with precision 32-true"
+            )
 
 
 def _labelled_pixels(sample: EvaluationSample, part_map: Tensor, classes: int) -> Iterator[Tensor]:

@@ -36,7 +36,7 @@ class Evaluation:
         class_images: int64 (N,), in how many images each class is labelled.
         records: (image, object) records counted; images for an evaluation of objects.
         images: images counted.
-        skipped_records: records of the dataset left out because they have no part pixel.
+        skipped_records: records left out because they have no part pixel, up to the last of the ``images``.
         dataset_images: images in the dataset; more than ``images`` when the evaluation was limited.
         vocabulary: what the ids mean. For an evaluation of objects its parts are the objects, see
             :func:`ovparts_lib.evaluation.objects.object_vocabulary`.

@@ -15,6 +15,12 @@ from ovparts_lib.inspection.attention import (
     score_maps,
     score_table,
 )
+from ovparts_lib.inspection.attention_statistics import (
+    attention_by_class,
+    attention_comparison,
+    attention_statistics,
+    part_attention,
+)
 from ovparts_lib.inspection.charts import frequency_bars, iou_bars, iou_grid, iou_heatmap
 from ovparts_lib.inspection.confusions import part_confusion, part_confusion_table
 from ovparts_lib.inspection.cost import class_attention, class_attention_table, cost_maps, cost_table
@@ -35,7 +41,10 @@ from ovparts_lib.inspection.widgets import browse
 
 __all__ = [
     "SOURCES",
+    "attention_by_class",
+    "attention_comparison",
     "attention_map",
+    "attention_statistics",
     "attention_table",
     "browse",
     "class_attention",
@@ -54,6 +63,7 @@ __all__ = [
     "iou_heatmap",
     "label_grid",
     "overlay",
+    "part_attention",
     "part_confusion",
     "part_confusion_table",
     "peak_patch",

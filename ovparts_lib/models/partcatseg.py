@@ -66,13 +66,14 @@ class PartCatseg(CostSegmenter):
     Args:
         size: hyper-parameters, ``RELEASED`` or ``MINIATURE_PARTCATSEG``.
         training_queries: in training, score only this many object-specific parts a step: those that occur in the batch,
-            and others drawn at random with torch's generator. None scores all parts of the vocabulary, as published.
-            Generic parts, objects and the compositional loss always take all.
+            and others drawn at random with torch's generator; of generic parts and objects, those that belong to them
+            and objects that occur. None scores all of the vocabulary, as published.
         background_weight: weight of the background's terms in the losses; the others weigh 1.
         compositional_weight: factor of the compositional loss; 0 leaves it out.
         divergence: of the compositional loss: ``jensen_shannon`` as released, ``symmetric_kl`` as the paper writes it.
         padding: pictures are padded before they are squashed. ``"cut"`` says in the scores how far the maps reach
-            beyond the picture; ``"stretched"``, as released, takes them for maps of the picture alone.
+            beyond the picture, and in training the padding is background; ``"stretched"``, as released, takes them for
+            maps of the picture alone.
         chunk_tokens: positions x classes x images computed at once; bounds memory and changes no result. None chooses
             by device.
         checkpoint_aggregator: in training, keep no activations of aggregator, decoder and losses but compute them a
@@ -156,27 +157,29 @@ class PartCatseg(CostSegmenter):
             batch["images"], self.size.inputs, self.size.guidance.image_size, self.device, test=False
         )
         targets = self._targets(batch, inputs.covered)
-        every = self.encode_vocabulary(vocabulary)
-        texts = every
+        texts = self.encode_vocabulary(vocabulary)
         if self.training_queries is not None and self.training_queries < len(vocabulary.parts):
-            texts = self._chosen_texts(every, targets)
+            texts = self._chosen_texts(texts, targets)
         dense, maps = self.encode_images(inputs)
         guidance = aggregator.guide(maps)
-        first = aggregator.first_stage(dense.features, every, guidance, chunks)
-        aware = aggregator.object_aware_features(first, every)
+        first = aggregator.first_stage(dense.features, texts, guidance, chunks)
+        aware = aggregator.object_aware_features(first, texts)
         second = aggregator.second_stage(aware, texts, guidance, chunks)
         losses = segmentation_losses(
             aggregator.decode(first, guidance, chunks),
             aggregator.decode(second, guidance, chunks),
             targets,
-            every.generic_count,
+            texts.generic_count,
             self.background_weight,
             recompute=self.checkpoint_aggregator,
         )
         if self.compositional_weight:
-            object_cost = mean_cost(dense.features, every.generic[every.generic_count :])
-            specific_cost = aggregator.specific_cost(aware, every, chunks)
-            distance = compositional_loss(object_cost, specific_cost, every.part_to_object, self.divergence)
+            owners = sorted(set(texts.part_to_object))  # all objects, unless some of the parts were chosen
+            rows = [*(texts.generic_count + owner for owner in owners), len(texts.generic) - 1]
+            part_to_owner = [owners.index(owner) for owner in texts.part_to_object]
+            object_cost = mean_cost(dense.features, texts.generic[rows])
+            specific_cost = aggregator.specific_cost(aware, texts, chunks)
+            distance = compositional_loss(object_cost, specific_cost, part_to_owner, self.divergence)
             losses["loss_compositional"] = self.compositional_weight * distance
         return losses
 
@@ -270,18 +273,33 @@ class PartCatseg(CostSegmenter):
         return targets
 
     def _chosen_texts(self, texts: PartTexts, targets: list[PartTargets]) -> PartTexts:
-        """Texts of some object-specific parts, all that occur among them; part targets then count in these."""
-        count = len(texts.part_to_generic)
+        """Texts of some object-specific parts and of what belongs to them; the targets then count in these."""
+        generic_count, last = texts.generic_count, len(texts.generic) - 1
         present = torch.cat([labels.parts.unique() for labels in targets])
+        count = len(texts.part_to_generic)
         chosen = chosen_queries(present[present != NO_LABEL], count, self.training_queries)
-        places = torch.full((count + 1,), NO_LABEL, device=self.device)
-        places[chosen[:-1]] = torch.arange(len(chosen) - 1, device=self.device)
-        for labels in targets:
-            labels.parts = places[labels.parts]
-        kept = chosen[:-1].tolist()
-        return replace(
-            texts,
-            specific=texts.specific[chosen],
-            part_to_generic=tuple(texts.part_to_generic[part] for part in kept),
-            part_to_object=tuple(texts.part_to_object[part] for part in kept),
+        parts = chosen[:-1]
+        owners = torch.tensor((texts.part_to_generic, texts.part_to_object), device=self.device)[:, parts]
+        shown = torch.cat([labels.objects.unique() for labels in targets])
+        generic, objects = owners[0].unique(), torch.cat([owners[1], shown[shown != NO_LABEL]]).unique()
+        to_part, to_generic, to_object = (
+            _places(kept, total)
+            for kept, total in ((parts, count), (generic, generic_count), (objects, last - generic_count))
         )
+        for labels in targets:
+            labels.parts, labels.generic = to_part[labels.parts], to_generic[labels.generic]
+            labels.objects = to_object[labels.objects]
+        return PartTexts(
+            generic=texts.generic[[*generic.tolist(), *(generic_count + objects).tolist(), last]],
+            specific=texts.specific[chosen],
+            part_to_generic=tuple(to_generic[owners[0]].tolist()),
+            part_to_object=tuple(to_object[owners[1]].tolist()),
+            generic_count=len(generic),
+        )
+
+
+def _places(kept: Tensor, count: int) -> Tensor:
+    """Table from ``count`` old indices to places in ``kept``; ``NO_LABEL`` for the others and for itself."""
+    places = torch.full((count + 1,), NO_LABEL, device=kept.device)
+    places[kept] = torch.arange(len(kept), device=kept.device)
+    return places

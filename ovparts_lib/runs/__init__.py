@@ -19,7 +19,12 @@ from ovparts_lib.runs.parameters import (
 from ovparts_lib.runs.project import project_root, resolve_path
 from ovparts_lib.runs.reading import ParameterError, load_parameters, validate_parameters
 from ovparts_lib.runs.session import read_parameters
-from ovparts_lib.runs.system_parameters import CatsegParameters, ClipsegParameters, PartcatsegParameters
+from ovparts_lib.runs.system_parameters import (
+    CatsegParameters,
+    ClipsegParameters,
+    PartcatsegParameters,
+    PartclipsegParameters,
+)
 
 __all__ = [
     "AdePart234Parameters",
@@ -32,6 +37,7 @@ __all__ = [
     "ParameterError",
     "PartImageNetParameters",
     "PartcatsegParameters",
+    "PartclipsegParameters",
     "PascalPart116Parameters",
     "ResultsParameters",
     "RunConflictError",

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import io
 import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from itertools import groupby
 from pathlib import Path
 from threading import Lock
 
 from ovparts_lib.runs.base_parameters import RunParameters
 from ovparts_lib.runs.parameters import DataParameters
+from ovparts_lib.runs.project import resolve_path
 from ovparts_lib.runs.system_parameters import SystemParameters
 
 # A run and the file its parameters come from.
@@ -20,7 +22,7 @@ Planned = tuple[RunParameters, Path]
 
 
 def plan(runs: Sequence[Planned]) -> list[list[Planned]]:
-    """Runs in the order of their notebooks, in groups whose runs do not need one another.
+    """Runs in the order of their notebooks, in groups whose runs can stand beside each other.
 
     Looks at datasets and trainings of systems make one group; everything else stands alone.
 
@@ -40,7 +42,7 @@ def run_beside(runs: Sequence[Planned], jobs: int, *, again: bool = False) -> in
     line by line, behind the name of its notebook.
 
     Args:
-        runs: what to execute; they must not need one another.
+        runs: what to execute. One that begins from the weights of another must come later, and waits for it.
         jobs: processes at a time.
         again: start over instead of resuming.
 
@@ -51,20 +53,24 @@ def run_beside(runs: Sequence[Planned], jobs: int, *, again: bool = False) -> in
     variables = os.environ | {"OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads}
     width, printing = max(len(params.notebook) for params, _ in runs), Lock()
 
-    def execute(planned: Planned) -> int:
+    def execute(planned: Planned, needed: Sequence[Future[int]]) -> int:
+        wait(needed)
         params, file = planned
         command = [sys.executable, "-m", "ovparts_lib.cli", "run", str(file), *(["--again"] if again else [])]
-        with subprocess.Popen(
-            command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=variables, newline=""
-        ) as process:
-            for line in _lines(iter(lambda: process.stdout.read(1), "")):
+        with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, env=variables) as process:
+            printed = io.TextIOWrapper(process.stdout, encoding="utf-8", errors="replace", newline="")
+            for line in _lines(iter(lambda: printed.read(1), "")):
                 with printing:
                     print(f"{params.notebook:{width}} │ {line}", flush=True)
         return process.returncode
 
     with ThreadPoolExecutor(jobs) as pool:
-        codes = list(pool.map(execute, runs))
-    return next((code for code in codes if code), 0)
+        started: list[Future[int]] = []
+        for planned in runs:
+            needed = [one for (params, _), one in zip(runs, started, strict=False) if _begins_from(planned[0], params)]
+            # Runs start in this order, so that whoever waits here waits for a run that is under way.
+            started.append(pool.submit(execute, planned, needed))
+    return next((code for code in (one.result() for one in started) if code), 0)
 
 
 def default_jobs(runs: Sequence[Planned], cuda_available: Callable[[], bool]) -> int:
@@ -74,6 +80,12 @@ def default_jobs(runs: Sequence[Planned], cuda_available: Callable[[], bool]) ->
     if any(params.device == "auto" for params, _ in runs) and cuda_available():
         return 1
     return max(1, min(len(runs), os.cpu_count() or 1))
+
+
+def _begins_from(params: RunParameters, other: RunParameters) -> bool:
+    """Whether a run begins from weights in the folder of another."""
+    source = getattr(params, "initialise_from", None)
+    return source is not None and other.folder in resolve_path(source).parents
 
 
 def _lines(characters: Iterator[str]) -> Iterator[str]:

@@ -16,6 +16,7 @@ from ovparts_lib.runs.system_parameters import (
     ClipsegParameters,
     Dataset,
     PartcatsegParameters,
+    PartclipsegParameters,
 )
 from ovparts_lib.runs.values import Flag, Listed, Name, Number, Protocol, Text, Whole, Words
 
@@ -148,6 +149,7 @@ MODELS: tuple[type[RunParameters], ...] = (
     PartImageNetParameters,
     ClipsegParameters,
     CatsegParameters,
+    PartclipsegParameters,
     PartcatsegParameters,
     ResultsParameters,
     OwnImageParameters,

@@ -164,6 +164,14 @@ class SystemParameters(RunParameters):
             held_out = self.train_split in TEST_SPLITS[self.dataset] or self.train_split == "val"
             why = "is held out for scoring" if held_out else f"is no split of {self.dataset}"
             broken.append(f"train_split: {self.train_split} {why}; train on one of {', '.join(train)}")
+        few_shot = bool(self.iterations) and self.train_split == "train_few_shot" and self.test_dataset is None
+        if few_shot and self.dataset == "ade20k_part_234" and self.test_split == "val_obj_condition":
+            broken.append(
+                "test_split: val_obj_condition of ade20k_part_234 holds training images; after few-shot training score "
+                "on val_few_shot, which leaves out those it has seen"
+            )
+        if self.ground_truth == "double_resized" and self.scored_dataset.startswith("partimagenet"):
+            broken.append("ground_truth: the released evaluators score PartImageNet on its own labels; use native")
         if self.test_split not in test:
             broken.append(
                 f"test_split: {self.test_split} cannot be scored; {', '.join(test)} of {self.scored_dataset} can: "
@@ -254,7 +262,7 @@ class CatsegParameters(CostParameters):
     system = "catseg"
     notebook: Literal["21_catseg"] = "21_catseg"
 
-    model_size: Literal["released", "released_dinov2", "miniature"] = Field(
+    model_size: Literal["released", "released_dinov2", "miniature", "miniature_unguided"] = Field(
         description="OV-PARTS' model (ResNet-101), part-catseg's on Pascal (DINOv2), or small layers"
     )
     trainable: Annotated[list[CatsegGroup], Listed] = Field(description="parameter groups that train")
@@ -271,6 +279,9 @@ class PartcatsegParameters(CostParameters):
     system = "partcatseg"
     notebook: Literal["24_partcatseg"] = "24_partcatseg"
 
+    model_size: Literal["released", "miniature", "miniature_unguided"] = Field(
+        description="the published layer sizes, or small ones; unguided: without image guidance"
+    )
     trainable: Annotated[list[CatsegGroup], Listed] = Field(description="parameter groups that train")
     compositional_weight: Number = Field(1.0, ge=0, description="weight of the compositional loss; 0 switches it off")
     divergence: Literal["jensen_shannon", "symmetric_kl"] = Field(
@@ -291,3 +302,60 @@ class PartcatsegParameters(CostParameters):
     def loading_options(self) -> dict[str, Any]:
         """The order in which the second stage is filled."""
         return {"second_stage": self.second_stage}
+
+
+class PartclipsegParameters(SystemParameters):
+    """23_partclipseg: train PartCLIPSeg or load a checkpoint, then score and inspect it."""
+
+    system = "partclipseg"
+    notebook: Literal["23_partclipseg"] = "23_partclipseg"
+    network_input = (800, 1333)
+
+    trainable: Annotated[list[ClipsegGroup], Listed] = Field(description="parameter groups that train")
+    channel_order: Literal["rgb", "bgr"] = Field("rgb", description="bgr as the released training reads images")
+    queries_per_step: Whole | None = Field(
+        ge=1, description="parts decoded in a training step: those in the batch and random others; none for all parts"
+    )
+    background_weight: Number = Field(0.05, gt=0, description="weight of the background's terms in the loss")
+    poly_power: Number = Field(0.9, ge=0, description="learning rate × (1 - step / iterations) to this power")
+    object_text: Literal["object", "released"] | None = Field(
+        None,
+        description="text of a pair's object slot; none: as the weights were trained, object for new ones",
+    )
+    object_weight: Number = Field(1.0, ge=0, description="weight of the objects' own logits in the loss")
+    part_weight: Number = Field(1.0, ge=0, description="weight of the generic parts' own logits in the loss")
+    separation_weight: Number = Field(0.1, ge=0, description="weight of the overlap of parts in attention")
+    enhancement_weight: Number = Field(0.01, ge=0, description="weight of the lack of strength in attention")
+    attention_threshold: Number = Field(0.3, gt=0, lt=1, description="attention above which a part claims a patch")
+    attention_rule: Literal["corrected", "released"] = Field(
+        "corrected", description="released: with the slips of the released attention losses"
+    )
+    loss_mean: Literal["image", "batch"] = Field(
+        "image",
+        description="image: mean of each image's loss, as published on eight devices; batch: over all pixels",
+    )
+    checkpoint_decoder: Flag = free(False, description="compute activations twice in training to save memory")
+    statistics_images: Whole = Field(
+        40, ge=0, description="test images in which overlap and strength of parts in attention are measured"
+    )
+
+    def model_options(self) -> dict[str, Any]:
+        """Keyword arguments of :class:`~ovparts_lib.models.partclipseg.Partclipseg`."""
+        named = {} if self.object_text is None else {"object_text": self.object_text}
+        return named | {
+            "label_resize": self.label_resize,
+            "training_queries": self.queries_per_step,
+            "background_weight": self.background_weight,
+            "object_weight": self.object_weight,
+            "part_weight": self.part_weight,
+            "separation_weight": self.separation_weight,
+            "enhancement_weight": self.enhancement_weight,
+            "attention_threshold": self.attention_threshold,
+            "attention_rule": self.attention_rule,
+            "loss_mean": self.loss_mean,
+            "checkpoint_decoder": self.checkpoint_decoder,
+        }
+
+    def transform_options(self, size: Any, ignore_label: int) -> dict[str, Any]:
+        """As CLIPSeg: the image is squashed to a square while loading."""
+        return {"final_size": size.image_size, "channel_order": self.channel_order}

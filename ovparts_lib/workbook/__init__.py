@@ -1,9 +1,11 @@
 """What the notebooks call: each function does what one cell says, from the parameters to the run folder."""
 
+from ovparts_lib.workbook.attention import attention_change, measure_attention, part_attention_figures
 from ovparts_lib.workbook.data import (
     build_data,
     class_frequency_table,
     frequency_chart,
+    instance_counts,
     open_data,
     show_samples,
     split_table,
@@ -44,7 +46,6 @@ from ovparts_lib.workbook.scoring import (
     confidence_intervals,
     evaluate_before,
     evaluate_stage,
-    headline,
     quick_scores,
     summarise,
     training_figures,
@@ -54,6 +55,7 @@ from ovparts_lib.workbook.systems import build_model, train, trainable_table
 
 __all__ = [
     "RunOutput",
+    "attention_change",
     "attention_figures",
     "attention_of_views",
     "beside_published",
@@ -75,17 +77,19 @@ __all__ = [
     "evaluate_stage",
     "frequency_chart",
     "glance_at_miniature",
-    "headline",
+    "instance_counts",
     "intervals_by_protocol",
     "load_evaluation",
     "load_system",
     "look_at_images",
+    "measure_attention",
     "miniclip_accuracy",
     "miniclip_figure",
     "open_data",
     "overlay_figures",
     "own_words",
     "paired_differences",
+    "part_attention_figures",
     "quick_scores",
     "render",
     "runs_table",

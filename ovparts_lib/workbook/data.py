@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,8 +21,10 @@ from ovparts_lib.data import (
     class_frequencies,
     training_transform,
 )
+from ovparts_lib.data.ade20k_part_234_checks import instance_table
 from ovparts_lib.data.ade20k_source import build_ade20k_part_234
-from ovparts_lib.data.few_shot import with_drawn_shots
+from ovparts_lib.data.audit import shared_pictures, words_known_from_training
+from ovparts_lib.data.few_shot import ShotList, with_drawn_shots
 from ovparts_lib.data.part_dataset import read_sample
 from ovparts_lib.data.readers import open_reader, verify_dataset
 from ovparts_lib.inspection import frequency_bars, label_grid
@@ -110,10 +113,52 @@ def open_data(params: Any, output: RunOutput) -> PartData:
         trained, report = _verify(params.dataset, params.data_root, output, "verification_training")
         report.raise_if_wrong()
         output.run.record_once(training_fingerprint=report.fingerprint)
+    trained, drawn = with_shots(params, trained)
+    if drawn is not None:
+        _show_draw(drawn, output)
+        if not params.test_dataset:
+            scored = trained  # the test split leaves out the images that were drawn
     training = open_training(params, trained) if params.iterations else None
     data = PartData(training, EvaluationDataset(scored, params.test_split, empty_samples=params.empty_samples))
+    if training is not None and params.test_dataset:
+        _refuse_shared_pictures(training, scored.records(params.test_split))
+        known = words_known_from_training(training.vocabulary, scored.vocabulary)
+        print(f"{len(known)} parts that {params.test_dataset} calls unseen are classes of the training data")
+        output.table(known, "words_known_from_training", title="Unseen test classes that training has shown")
     output.note(vocabulary_hash=data.evaluation.vocabulary.hash)
     return data
+
+
+def with_shots(params: Any, reader: Reader) -> tuple[Reader, ShotList | None]:
+    """The training data with the run's drawn few-shot list, if it draws one, and the list."""
+    if params.shots is None:
+        return reader, None
+    return with_drawn_shots(reader, params.shots, params.shots_seed, shortfall="report")
+
+
+def _show_draw(drawn: ShotList, output: RunOutput) -> None:
+    short = drawn.shortfalls
+    missing = f"; fewer there are of {', '.join(f'{name} ({count})' for name, count in short.items())}" if short else ""
+    print(f"drawn: {len(drawn.image_ids)} images, {drawn.shots} for each {drawn.per}{missing}")
+    output.table(drawn.to_frame(), "shots", title=f"Images drawn for each {drawn.per}")
+    images = [(name, image_id) for name, ids in drawn.drawn.items() for image_id in ids]
+    output.table(pd.DataFrame(images, columns=[drawn.per, "image"]), "shot_images", title="The images drawn")
+
+
+def _refuse_shared_pictures(training: TrainingDataset, tested: Sequence[Record]) -> None:
+    """A picture of one dataset may be in another one, too; what is trained on must not be scored on.
+
+    Within a dataset its verification sees to that, and the test set of ADE20K-Part-234 holds training images by
+    definition, for their unseen objects.
+    """
+    pairs = shared_pictures(training.records, tested)
+    if pairs:
+        first, second = pairs[0]
+        raise DatasetError(
+            f"is also trained on, as {first} ({len(pairs)} pictures in all)",
+            file=second,
+            what_to_do="Choose splits that have no picture in common, or remove the pictures from one of them.",
+        )
 
 
 def _verify(dataset: str, root: str, output: RunOutput, table: str) -> tuple[Reader, VerificationReport]:
@@ -126,8 +171,6 @@ def _verify(dataset: str, root: str, output: RunOutput, table: str) -> tuple[Rea
 
 def open_training(params: Any, reader: Reader) -> TrainingDataset:
     """The training split of a run, with the run's augmentation."""
-    if params.shots is not None:
-        reader, _ = with_drawn_shots(reader, params.shots, params.shots_seed, shortfall="report")
     size = SYSTEMS[params.system].sizes[params.model_size]
     transform = training_transform(
         shortest_edge=params.shortest_edge,
@@ -169,6 +212,11 @@ def class_frequency_table(reader: Reader, split: str) -> pd.DataFrame:
     """How often each part occurs in a split; parts that never occur are left out."""
     frequencies = class_frequencies(reader, split)
     return frequencies[frequencies["images"] > 0].reset_index(drop=True)
+
+
+def instance_counts(reader: Reader, output: RunOutput) -> pd.DataFrame:
+    """Instances of each object in the training and validation images, and how many of them have parts."""
+    return output.table(instance_table(reader), "instances", title="Object instances")
 
 
 def frequency_chart(frequencies: pd.DataFrame) -> Figure:

@@ -7,7 +7,7 @@ import sys
 from ovparts_lib.data import EvaluationDataset
 from ovparts_lib.data.readers import open_reader
 from ovparts_lib.runs import load_parameters, resolve_path
-from ovparts_lib.workbook.data import open_training
+from ovparts_lib.workbook.data import open_training, with_shots
 from ovparts_lib.workbook.scoring import quick_scores
 from ovparts_lib.workbook.systems import build_model, train_in_process
 
@@ -15,12 +15,12 @@ from ovparts_lib.workbook.systems import build_model, train_in_process
 def main(params_file: str) -> None:
     """Train with the parameters of a run folder, whose notebook holds the lock, and leave the weights there."""
     params = load_parameters(params_file)
-    reader = open_reader(params.dataset, resolve_path(params.data_root))
+    reader, _ = with_shots(params, open_reader(params.dataset, resolve_path(params.data_root)))
     # On the CPU, for this process does not know its device before Fabric has started the others.
     model, _ = build_model(params.model_copy(update={"device": "cpu"}))
     evaluate = None
     if params.evaluate_every:
-        scored = open_reader(params.scored_dataset, resolve_path(params.scored_root))
+        scored = open_reader(params.scored_dataset, resolve_path(params.scored_root)) if params.test_dataset else reader
         evaluate = quick_scores(EvaluationDataset(scored, params.test_split), params)
     train_in_process(model, open_training(params, reader), params, params.folder, evaluate)
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import pandas as pd
+from IPython.display import Markdown, display
 
 from ovparts_lib import inspection
 from ovparts_lib.evaluation import (
@@ -21,6 +23,7 @@ from ovparts_lib.runs.listing import RunRecord
 from ovparts_lib.workbook.output import RunOutput
 
 FIGURES = ["seen", "unseen", "harmonic", "mIoU"]
+BESIDE = ["source", "system", "detail", "setting", "dataset", "mode", *FIGURES, "protocol", "evidence"]
 
 
 def compare_runs(params: Any) -> pd.DataFrame:
@@ -43,7 +46,7 @@ def compare_runs(params: Any) -> pd.DataFrame:
             "setting": run.setting,
             "run": run.run,
             "system": run.notebook.partition("_")[2],
-            "dataset": run.params.get("test_dataset") or run.params.get("dataset", ""),
+            "dataset": _scored_on(run.params),
             "stage": stage,
             "data": run.provenance.get("dataset_fingerprint", ""),
             "scored_images": evaluation.images,
@@ -129,20 +132,58 @@ def comparison_figure(ours: pd.DataFrame, params: Any, output: RunOutput) -> Non
     )
 
 
-def beside_published(ours: pd.DataFrame, params: Any) -> pd.DataFrame:
-    """Our rows and the published ones of the same dataset, setting and protocol, never mixing protocols.
+def beside_published(params: Any, output: RunOutput) -> None:
+    """Our runs and the published figures of the same dataset and setting: a table per protocol, never one of several.
 
-    ``recommended`` has no published rows: published numbers stand beside ours under the protocol they were computed
-    with, so choose that protocol to see them.
+    Our figures are read from stored counts under the very protocol of the published ones. Published figures whose
+    protocol the source does not say stand in a table of their own, with nothing beside them.
     """
-    columns = ["source", "system", "detail", "setting", "dataset", "mode", *FIGURES, "protocol", "evidence"]
-    mine = ours.assign(source="this workbook", detail=ours["run"] + ", " + ours["stage"], evidence="measured here")
-    frames = [mine.reindex(columns=columns)]
-    if params.published:
-        pairs = ours[["dataset", "setting"]].drop_duplicates().itertuples(index=False)
-        for dataset, setting in pairs:
-            rows = published_results(dataset, setting)
-            rows = rows[rows["protocol"] == params.protocol]
-            detail = (rows["backbone"] + " " + rows["finetuning"]).str.strip()
-            frames.append(rows.assign(detail=detail).reindex(columns=columns))
-    return pd.concat([frame for frame in frames if len(frame)] or frames[:1], ignore_index=True)
+    if not params.published:
+        print("published figures are not shown (published)")
+        return
+    runs = [(run, stage, one) for run, stage, one in _evaluations(params).values() if stage != "before"]
+    wanted = {(_published_setting(run.params), _scored_on(run.params)) for run, _, _ in runs}
+    found = [published_results(dataset, setting) for setting, dataset in sorted(wanted)]
+    published = pd.concat([rows for rows in found if len(rows)] or [published_results().iloc[:0]], ignore_index=True)
+    if published.empty:
+        print("nothing is published for the datasets and settings of these runs")
+        return
+    published["detail"] = (published["backbone"] + " " + published["finetuning"]).str.strip()
+    for protocol, rows in published.groupby("protocol", sort=False):
+        name = protocol or "protocol_not_stated"
+        mine = _read_under(protocol, runs) if protocol else []
+        table = pd.concat([pd.DataFrame(mine), rows], ignore_index=True).reindex(columns=BESIDE)
+        heading = f"Protocol {protocol}" if protocol else "Protocol not stated by the source"
+        display(Markdown(f"**{heading}**"), output.table(table, f"published_{name}", title=f"Published: {heading}"))
+
+
+def _read_under(protocol: str, runs: Sequence[tuple[RunRecord, str, Evaluation]]) -> list[dict[str, Any]]:
+    rows = []
+    for run, stage, evaluation in runs:
+        for result in score_all(evaluation, [protocol]):
+            figures = {key: result.summary[key] for key in FIGURES}
+            rows.append(
+                {
+                    "source": "this workbook",
+                    "system": run.notebook.partition("_")[2],
+                    "detail": f"{run.run}, {stage}",
+                    "setting": _published_setting(run.params),
+                    "dataset": _scored_on(run.params),
+                    "mode": result.mode,
+                    "protocol": protocol,
+                    "evidence": f"measured here, {evaluation.images} images",
+                }
+                | figures
+            )
+    return rows
+
+
+def _scored_on(params: dict[str, Any]) -> str:
+    return params.get("test_dataset") or params.get("dataset", "")
+
+
+def _published_setting(params: dict[str, Any]) -> str:
+    """The setting's name in the published tables, which say of a cross-dataset run from where to where."""
+    if params.get("test_dataset"):
+        return f"cross_dataset_{params['dataset']}_to_{params['test_dataset']}"
+    return params.get("setting", "")

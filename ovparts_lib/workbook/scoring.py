@@ -6,11 +6,20 @@ from collections.abc import Callable
 from typing import Any
 
 import pandas as pd
+from IPython.display import display
 from torch import nn
 
 from ovparts_lib import inspection
 from ovparts_lib.data import EvaluationDataset
-from ovparts_lib.evaluation import Evaluation, bootstrap, class_table, evaluate, score_all, summary_table
+from ovparts_lib.evaluation import (
+    Evaluation,
+    bootstrap,
+    class_table,
+    evaluate,
+    merge_tables,
+    score_all,
+    summary_table,
+)
 from ovparts_lib.workbook.data import PartData
 from ovparts_lib.workbook.output import RunOutput
 from ovparts_lib.workbook.systems import device_of
@@ -67,31 +76,33 @@ def quick_scores(dataset: EvaluationDataset, params: Any) -> Callable[[nn.Module
     return scores
 
 
-def summarise(output: RunOutput, params: Any, **stages: Evaluation | None) -> pd.DataFrame:
-    """The run's figures, a row per protocol, stage and mode; one CSV per protocol, for protocols do not mix.
+def summarise(output: RunOutput, params: Any, **stages: Evaluation | None) -> list[dict[str, Any]]:
+    """Show the run's figures: a table per protocol, for protocols do not mix, with a row per stage and mode.
 
     Args:
         output: keeps the tables.
         params: ``protocols`` says which.
         stages: evaluations by stage name, such as ``before`` and ``after``; None is left out.
+
+    Returns:
+        The rows of all tables as plain data, for ``results.json``; each says its protocol.
     """
-    shown = []
+    headline = []
     for protocol in params.protocols:
-        rows = []
-        for stage, evaluation in stages.items():
-            results = score_all(evaluation, [protocol]) if evaluation is not None else []
-            if results:
-                table = summary_table(results)
-                table.insert(0, "stage", stage)
-                rows.append(table)
-        if not rows:
+        tables = {
+            stage: summary_table(results)
+            for stage, evaluation in stages.items()
+            if evaluation is not None and (results := score_all(evaluation, [protocol]))
+        }
+        if not tables:
             print(f"the protocol {protocol} reads none of the modes that were scored")
             continue
-        table = pd.concat(rows, ignore_index=True)
+        table = merge_tables(tables).rename(columns={"run": "stage"})
         output.table(table, f"summary_{protocol}", title=f"Summary, protocol {protocol}")
-        shown.append(table)
-    columns = ["protocol", "version", "stage", "mode", *SUMMARY, *COUNTS, "vocabulary_hash"]
-    return pd.concat(shown, ignore_index=True)[columns]
+        shown = table[["protocol", "version", "stage", "mode", *SUMMARY, *COUNTS, "vocabulary_hash"]]
+        display(shown)
+        headline += shown.rename(columns={"stage": "label", "vocabulary_hash": "vocabulary"}).to_dict("records")
+    return headline
 
 
 def confidence_intervals(evaluation: Evaluation, params: Any, output: RunOutput) -> pd.DataFrame:
@@ -112,12 +123,6 @@ def _first_protocols(evaluation: Evaluation, params: Any) -> dict[str, str]:
     results = score_all(evaluation, params.protocols)
     first = {mode: [one.protocol for one in results if one.mode == mode] for mode in evaluation.modes}
     return {mode: names[0] for mode, names in first.items() if names}
-
-
-def headline(summary: pd.DataFrame) -> list[dict[str, Any]]:
-    """Rows of ``results.json`` from a summary: what results tables and the report show."""
-    names = {"stage": "label", "vocabulary_hash": "vocabulary"}
-    return summary.rename(columns=names).to_dict("records")
 
 
 def class_tables(evaluation: Evaluation, params: Any, output: RunOutput) -> dict[str, pd.DataFrame]:

@@ -19,6 +19,7 @@ GOLDEN = Path(__file__).parents[1] / "golden"
         ("catseg/ovparts_catseg_r101", "catseg"),
         ("catseg/partcatseg_catseg_dinov2", "catseg"),
         ("partcatseg/partcatseg", "partcatseg"),
+        ("partclipseg/partclipseg", "partclipseg"),
     ],
 )
 def test_a_released_file_goes_to_the_loader_of_its_system(manifest, system, tmp_path, monkeypatch):

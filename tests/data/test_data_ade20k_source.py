@@ -228,6 +228,11 @@ DAMAGES = {
         f"{STREET}_parts_2.png",
         "40×50 (height × width) does not fit",
     ),
+    "a level of parts below another": (
+        lambda s: (s / f"{STREET}_parts_1.png").unlink(),
+        f"{STREET}_parts_1.png",
+        "no such file, though ADE_train_00000007_parts_2.png is there",
+    ),
     "mask of another size": (lambda s: Image.new("L", (50, 40)).save(s / MASK), MASK, "40×50 (height × width)"),
     "colour mask": (lambda s: Image.new("RGB", (60, 40)).save(s / MASK), MASK, "a colour picture"),
     "missing mask": (lambda s: (s / MASK).unlink(), MASK, "no such file"),
@@ -254,6 +259,15 @@ def test_missing_levels_are_counted(source, target):
     assert report.ok and report.counts["train"]["pictures whose deepest parts have no PNG"] == 1
     frame = report.to_frame().set_index("part")
     assert frame.loc["car's door", "train pixels"] == 16 * 14 and not frame.loc["car's window", "train pixels"]
+
+
+def test_missing_levels_are_counted_in_pictures_that_are_not_taken_for_it(source, target):
+    """Without any part PNG a picture has no part pixels, and would otherwise be left out without a word."""
+    for level in (1, 2):
+        (source / f"{STREET}_parts_{level}.png").unlink()
+    report = build_ade20k_part_234(source, target)
+    counts = report.counts["train"]
+    assert report.ok and (counts["pictures taken"], counts["pictures whose deepest parts have no PNG"]) == (0, 1)
 
 
 def test_a_single_object_may_come_without_its_list(tmp_path, target):

@@ -184,6 +184,7 @@ def test_evaluation_groups_records_by_image(reader):
         ("car",),
     ]
     assert dataset.skipped_records == 2  # chair beside the dog, sofa alone
+    assert [dataset.skipped_among(images) for images in (1, 2, 9)] == [1, 2, 2]
     assert dataset.vocabulary == VOC
     assert tuple(dataset[0].image.shape) == (3, 33, 47) and dataset[0].part_map.shape == (33, 47)
 

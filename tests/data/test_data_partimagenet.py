@@ -9,10 +9,11 @@ from skimage.draw import polygon2mask
 
 from ovparts_lib.data import DatasetError, EvaluationDataset, TrainingDataset, training_transform
 from ovparts_lib.data.partimagenet import SPLITS, PartImageNetOOD, PartImageNetSeg
-from ovparts_lib.data.partimagenet_facts import PART_CATEGORIES, SYNSETS, read_synset_file
+from ovparts_lib.data.partimagenet_checks import OTHER_FAMILY
+from ovparts_lib.data.partimagenet_facts import PART_CATEGORIES, SYNSETS, families_of, generic_part, read_synset_file
 from ovparts_lib.data.partimagenet_listing import NO_PICTURE, OTHER_SYNSET
 from ovparts_lib.data.readers import verify_dataset
-from ovparts_lib.vocabularies.vocabulary import load_vocabulary
+from ovparts_lib.vocabularies.vocabulary import load_vocabulary, split_part_name
 from tests.data.released_layout import GOLDEN
 from tests.golden.fill import image as golden_image
 
@@ -290,6 +291,38 @@ def test_missing_picture_is_left_out_and_counted_or_an_error(seg_root, tmp_path,
         PartImageNetOOD(ood).records("train")
 
 
+@pytest.mark.parametrize("suffix", [".jpeg", ".jpg", ".JPG"])
+def test_the_extension_of_a_picture_file_does_not_matter(seg_root, suffix):
+    """Some downloads and unpackers change it; the annotations keep .JPEG."""
+    path = seg_root / "images/train" / TIGER
+    path.rename(path.with_suffix(suffix))
+    reader = PartImageNetSeg(seg_root)
+    (record,) = (record for record in reader.records("train") if record.image_id == path.stem)
+    assert record.image_path == path.with_suffix(suffix)
+    assert reader.listing("train").skipped == {OTHER_SYNSET: 1} and not reader.listing("train").unlisted
+    assert (reader.label_maps(record)[1] != 65535).any()
+    edit(seg_root / "train.json", lambda content: content["images"][0].update(file_name=path.stem + ".jpg"))
+    assert len(PartImageNetSeg(seg_root).records("train")) == 2
+
+
+@pytest.mark.parametrize("second", [f"n02129604/{TIGER}", f"copies/{Path(TIGER).stem}.jpg"])
+def test_two_pictures_of_one_name_are_named(seg_root, second):
+    folder = seg_root / "images/train"
+    (folder / second).parent.mkdir()
+    shutil.copy(folder / TIGER, folder / second)
+    with pytest.raises(DatasetError, match=rf"{TIGER}: has the same name as .*images/train/{second}"):
+        PartImageNetSeg(seg_root).records("train")
+    report = verify_dataset("partimagenet_seg", seg_root)
+    assert not report.ok and second in str(report.problems[0])
+
+
+def test_one_picture_listed_in_two_folders_is_named(seg_root):
+    other = f"copies/{TIGER}"
+    edit(seg_root / "train.json", lambda content: content["images"][3].update(file_name=other))
+    with pytest.raises(DatasetError, match=rf"train\.json: {other} and {TIGER} are one picture, listed twice"):
+        PartImageNetSeg(seg_root).records("train")
+
+
 def test_wrong_annotations_are_named(seg_root):
     path = seg_root / "train.json"
     original = path.read_text()
@@ -364,6 +397,48 @@ def test_verification_of_ood_compares_published_counts_and_objects(tmp_path):
     assert "train: 4 objects; published are 109" in notes and "val: 2 objects; published are 19" in notes
     assert "train: holds pictures of 1 unseen objects: golden retriever" in notes
     assert "val: holds pictures of 2 seen objects: school bus, tiger" in notes
+
+
+def test_verification_counts_parts_of_another_super_category(seg_root, tmp_path):
+    """They are read by their part's name alone, as released: a bottle's body on a dog is the dog's body."""
+    assert verify_dataset("partimagenet_seg", seg_root).counts["train"][OTHER_FAMILY] == 0
+    edit(
+        seg_root / "train.json",
+        lambda content: [a.update(category_id=CATEGORY["Bottle Body"]) for a in content["annotations"] if a["id"] == 3],
+    )
+    report = verify_dataset("partimagenet_seg", seg_root)
+    assert report.ok and report.counts["train"][OTHER_FAMILY] == 1 and report.counts["val"][OTHER_FAMILY] == 0
+    (note,) = (note for note in report.notes if OTHER_FAMILY in note)
+    assert f"annotation 3 of {DOG}, a 'Bottle Body' on a golden retriever" in note
+
+
+@pytest.mark.parametrize("name", ["partimagenet_seg", "partimagenet_ood"])
+def test_every_object_has_the_parts_of_its_super_category(name):
+    vocabulary = load_vocabulary(name)
+    for object_id, owner in enumerate(vocabulary.objects):
+        own = {split_part_name(vocabulary.parts[part])[1] for part in vocabulary.parts_of(object_id)}
+        possible, untold = families_of(owner, own), families_of("none of the 40", own)
+        assert possible <= untold and (len(untold) == 1 or untold == {"Quadruped", "Reptile"})
+        assert len(possible) == 1 or name == "partimagenet_ood"
+        for one in possible:
+            parts = {generic_part(c) for c, category in enumerate(PART_CATEGORIES) if category.startswith(f"{one} ")}
+            assert parts == own
+
+
+def test_verification_uses_the_readers_synset_list(seg_root, tmp_path):
+    lines = [f"{synset} {name}, another name" for synset, name in SYNSETS.items()]
+    plain = verify_dataset("partimagenet_seg", seg_root)
+    beside, given = seg_root.parent / "LOC_synset_mapping.txt", tmp_path / "lists" / "synsets.txt"
+    beside.write_text("\n".join(lines))
+    found = verify_dataset("partimagenet_seg", seg_root)
+    assert found.ok and found.fingerprint != plain.fingerprint
+    beside.write_text("\n".join([*lines, "n00000001 crane"]))
+    changed = verify_dataset("partimagenet_seg", seg_root)
+    assert changed.ok and changed.fingerprint not in (plain.fingerprint, found.fingerprint)
+    given.parent.mkdir()
+    given.write_text("n02129604 lion, king of beasts")
+    report = verify_dataset("partimagenet_seg", seg_root, synset_file=given)
+    assert not report.ok and "n02129604 is 'lion'" in str(report.problems[0])
 
 
 def test_verification_without_annotations_is_a_problem(tmp_path):

@@ -49,7 +49,7 @@ def pairs(arrays, vocabulary, kind, samples):
     for i in range(samples):
         prediction = torch.from_numpy(arrays[f"pred_{kind}_{i}"].astype(np.int64))
         labels = torch.from_numpy(arrays[f"gt_{i}"].astype(np.int64))
-        labels = resize_labels(labels, tuple(prediction.shape), rule="floor")
+        labels = resize_labels(labels, tuple(prediction.shape), rule="floor", released_dtype=torch.float32)
         yield prediction, to_target(labels, len(vocabulary.parts), vocabulary.ignore_label)
 
 

@@ -24,6 +24,9 @@ class Labels(torch.utils.data.Dataset):
     def __len__(self):
         return self.images
 
+    def skipped_among(self, images):
+        return self.skipped_records if images >= len(self) else min(images, self.skipped_records)  # one an image
+
     def __getitem__(self, index):
         if index >= self.images:
             raise IndexError(index)

@@ -128,6 +128,21 @@ def test_what_cannot_be_drawn_is_refused():
         compare(evaluation, drawn_evaluation(0, 4), mode="pred_all")
 
 
+def test_tables_say_how_many_classes_are_averaged():
+    first, second = drawn_evaluation(1, 8), drawn_evaluation(2, 8)
+    counts = second.per_image["pred_all"]  # of which one class is missed altogether
+    kept = (counts.index[1] != 3) | (counts.index[2] != 3)
+    second = of_counts(ImageCounts(8, 4, counts.index[:, kept], counts.pixels[kept]))
+    table = bootstrap(second, "partcatseg_pred_all", "pred_all", samples=5).set_index("figure")["classes"]
+    # Background is a class of the mIoU, predicted but nowhere labelled; the missed class leaves its group's mean alone.
+    assert table.drop("pixel_accuracy").to_dict() == {
+        "mIoU": 5, "seen": 2, "unseen": 1, "harmonic": 3, "recall": 4, "fwIoU": 4,
+    }  # fmt: skip
+    assert table.isna()["pixel_accuracy"]
+    pair = compare(first, second, "partcatseg_pred_all", "pred_all", samples=5).set_index("figure")
+    assert (pair.loc["unseen", "classes_first"], pair.loc["unseen", "classes_second"]) == (2, 1)
+
+
 def test_real_evaluations_give_intervals_around_their_figures():
     evaluation = evaluate(Scripted(), Labels(), device="cpu", progress=False)
     for mode in evaluation.modes:

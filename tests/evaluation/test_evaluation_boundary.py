@@ -73,3 +73,18 @@ def test_boundaries_leave_everything_else_as_it_is(evaluation):
         np.testing.assert_array_equal(plain.matrices[mode].numpy(), evaluation.matrices[mode].numpy())
     assert plain.boundary == {}
     assert np.isnan(PROTOCOLS["recommended"](plain, "oracle_obj").summary["boundary_IoU"])
+
+
+def test_boundary_iou_of_small_parts_is_their_iou():
+    """At 2 % of the diagonal a part narrower than 2d + 1 pixels has no interior; a wider one has."""
+    d = band_width(375, 500)
+    assert d == 12
+    for side, small in ((2 * d, True), (2 * d + 8, False)):
+        target, prediction = torch.ones(375, 500, dtype=torch.int64), torch.ones(375, 500, dtype=torch.int64)
+        target[100 : 100 + side, 200 : 200 + side] = 0
+        prediction[100 : 100 + side, 203 : 203 + side] = 0
+        both, labelled, predicted = class_boundary_counts(prediction, target, 1)[:, 0].tolist()
+        overlap = side * (side - 3)
+        assert (both == overlap and labelled == predicted == side**2) == small
+        boundary, plain = both / (labelled + predicted - both), overlap / (2 * side**2 - overlap)
+        assert boundary == pytest.approx(plain) if small else boundary < plain

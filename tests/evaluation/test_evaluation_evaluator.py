@@ -89,7 +89,8 @@ def test_a_limit_scores_the_first_images_and_says_so(expected):
     counts, _, records = brute_force(Labels(2), Scripted())
     np.testing.assert_array_equal(evaluation.matrices["pred_all"].numpy(), counts["pred_all"])
     assert (evaluation.images, evaluation.dataset_images, evaluation.records) == (2, 5, records)
-    assert run(limit=99).images == 5
+    assert evaluation.skipped_records == 2  # of 3; the third is of an image that was not looked at
+    assert (run(limit=99).images, run(limit=99).skipped_records) == (5, 3)
 
 
 def test_reading_ahead_does_not_change_the_counts(expected):
@@ -162,14 +163,18 @@ def test_a_system_without_background_is_scored_among_parts():
     assert matrix.sum() == run().matrices["pred_all"].numpy().sum()
 
 
-def test_scores_that_are_not_numbers_stop_the_evaluation():
+@pytest.mark.parametrize("where", ["logits", "background"])
+@pytest.mark.parametrize(("value", "what"), [("nan", "NaN"), ("inf", "infinities"), ("-inf", "infinities")])
+def test_scores_that_are_not_finite_stop_the_evaluation(value, what, where):
+    """An infinite logit would spread to all pixels that are resized from it, some of them as NaN."""
+
     class Broken(Scripted):
         def predict(self, images, vocabulary, **wanted):
             scores = super().predict(images, vocabulary, **wanted)
-            scores[0].logits[1, 0, 0] = float("nan")
+            getattr(scores[0], where)[..., 1, 0] = float(value)
             return scores
 
-    with pytest.raises(NotANumberError, match="picture_0: the model's scores contain NaN"):
+    with pytest.raises(NotANumberError, match=f"picture_0: the model's scores contain {what}, .* 32-true"):
         run(model=Broken())
 
 

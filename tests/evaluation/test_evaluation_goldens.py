@@ -209,6 +209,16 @@ def test_twice_resized_ground_truth_is_the_recorded_one():
         np.testing.assert_array_equal(evaluated.numpy(), arrays[f"evaluated_{index}"])
 
 
+@pytest.mark.parametrize("height", [148, 205, 235])
+def test_the_evaluators_second_resize_is_in_float32(height):
+    """The released evaluators' rule, in their type; in float64 some rows would fall on the other side of an edge."""
+    mapper, target = 640, np.arange(height)
+    back = np.floor(target.astype(np.float32) * (np.float32(mapper) / np.float32(height))).clip(max=mapper - 1)
+    there = np.floor(np.arange(mapper) * (height / mapper)).astype(int)
+    labels = torch.arange(height)[:, None].expand(height, 300)
+    np.testing.assert_array_equal(double_resized(labels, mapper, 2560)[:, 7].numpy(), there[back.astype(int)])
+
+
 def test_a_perfect_prediction_scores_100_under_every_protocol():
     facts, arrays, vocabulary = load_case("golden_edge_perfect")
     matrix = accumulate(arrays, vocabulary, "oracle", facts["num_samples"])

@@ -217,3 +217,19 @@ def test_the_registry_names_itself():
         ValueError, match="no protocol called 'best'; there are recommended, recommended_strict, ov_parts"
     ):
         score_all(None, ["best"])
+
+
+def test_the_harmonic_mean_of_two_zeros_is_zero_for_ovseg_alone():
+    """ov-seg computes 2 / (1 / a + 1 / b) with numpy's floats: 2 / (inf + inf). The other evaluators give NaN."""
+    names = ("cat", "dog", "tree")
+    objects = Vocabulary("objects", names, names, frozenset({"dog"}))
+    missed = matrix_of([[0, 0, 0, 0], [0, 0, 0, 0], [4, 6, 0, 0], [0, 0, 0, 0]])
+    with np.errstate(divide="ignore"):
+        assert 2 / (1 / np.float64(0) + 1 / np.float64(0)) == 0
+    for name, protocol in PROTOCOLS.items():
+        summary = read(name, missed, objects).summary
+        if protocol.groups != "found":
+            assert (summary["seen"], summary["unseen"]) == (0, 0)
+        assert summary["harmonic"] == 0 if name == "ovseg" else math.isnan(summary["harmonic"])
+    empty = read("ovseg", matrix_of(np.zeros((4, 4))), objects).summary
+    assert math.isnan(empty["harmonic"])

@@ -239,22 +239,33 @@ def test_the_compositional_loss_reaches_the_first_stage_but_not_clip():
     assert not {"decoder", "specific_layers", "specific_embedding"} & touched
 
 
-def test_some_queries_decode_only_those():
-    model = tiny_partcatseg(training_queries=2).train()
-    batch = labelled_batch()
-    ignore = VOCABULARY.ignore_label
+def test_some_queries_give_the_losses_of_a_smaller_vocabulary():
+    """All words that occur are those of the smaller vocabulary."""
+    batch, ignore = labelled_batch(), VOCABULARY.ignore_label
+    smaller = Vocabulary("s", (VOCABULARY.parts[1], VOCABULARY.parts[3]), ("dog", "car"), ignore_label=ignore)
     batch["part_maps"] = [m.masked_fill((m != 1) & (m != 3), ignore) for m in batch["part_maps"]]
-    calls = []
-    model.aggregator.decoder.head.register_forward_hook(lambda *call: calls.append(call[2].shape[0]))
-    few = model.loss(batch)
-    generic = len(model.encode_vocabulary(VOCABULARY).generic)
-    assert sum(calls) == 2 * (generic + 2 + 1)
-    every = tiny_partcatseg().loss(batch)
-    for name in ("loss_part", "loss_object", "loss_compositional"):
-        assert few[name].item() == pytest.approx(every[name].item(), rel=1e-5), name
-    everything = tiny_partcatseg(training_queries=4)
-    everything.training_queries = 5
-    assert everything.loss(batch)["loss_specific_part"].item() == pytest.approx(every["loss_specific_part"].item())
+    batch["object_maps"] = [m.masked_fill(m == VOCABULARY.object_id("bird"), ignore) for m in batch["object_maps"]]
+    assert VOCABULARY.objects[:2] == smaller.objects
+    few = tiny_partcatseg(training_queries=2).loss(copy.deepcopy(batch))
+    table = torch.full((ignore + 1,), ignore)
+    table[[1, 3]] = torch.arange(2)
+    renamed = batch | {"vocabulary": smaller, "part_maps": [table[m] for m in batch["part_maps"]]}
+    expected = tiny_partcatseg().loss(renamed)
+    assert {name: value.item() for name, value in few.items()} == pytest.approx(
+        {name: value.item() for name, value in expected.items()}, rel=1e-5
+    )
+
+
+def test_an_object_without_a_chosen_part_is_still_an_object():
+    batch = labelled_batch()
+    batch["part_maps"] = [torch.full_like(m, VOCABULARY.ignore_label) for m in batch["part_maps"]]
+    seen = []
+    model = tiny_partcatseg(training_queries=1)
+    model.aggregator.text_guidance.register_forward_hook(lambda *call: seen.append(len(call[2])))
+    losses = model.loss(batch)
+    assert seen == [1 + 3 + 1, 1 + 1]  # one generic part, all three objects, background; one part, background
+    assert all(value.isfinite() for value in losses.values())
+    assert losses["loss_specific_part"] == 0
 
 
 def test_objects_without_parts_are_background():

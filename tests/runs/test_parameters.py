@@ -118,6 +118,10 @@ def test_all_problems_come_at_once(clipseg):
         ({"precision": "16-mixed", "device": "cpu"}, "needs a CUDA device"),
         ({"test_split": "val"}, "test_split: val cannot be scored; val_obj_condition"),
         ({"test_split": "train_obj_condition"}, "test_split: train_obj_condition cannot be scored"),
+        ({"shots": 4}, "shots, train_split: shots are drawn for train_few_shot"),
+        ({"dataset": "ade20k_part_234", "train_split": "train_few_shot"}, "on val_few_shot, which leaves out"),
+        ({"test_dataset": "ade20k_part_234"}, "test_dataset, test_root: give both"),
+        ({"dataset": "partimagenet_seg", "ground_truth": "double_resized"}, "PartImageNet on its own labels"),
         ({"device": "cuda:1", "devices": 2}, "cuda:1 is one device; use cuda to train on 2"),
     ],
 )

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -14,11 +15,14 @@ import pandas as pd
 import pytest
 import torch
 import yaml
+from PIL import Image
 from safetensors.torch import load_file
 
 from ovparts_lib.checkpoints.clip import save_clip
+from ovparts_lib.data import TrainingDataset
 from ovparts_lib.data.miniature.layout import render_miniature
-from ovparts_lib.data.readers import READERS
+from ovparts_lib.data.readers import READERS, open_reader
+from ovparts_lib.evaluation import Evaluation
 from ovparts_lib.models.clip import MINIATURE, build_clip
 from ovparts_lib.runs import load_parameters
 from ovparts_lib.runs.execute import execute
@@ -46,6 +50,7 @@ def short_run(world, outputs, notebook="20_clipseg", **changes):
     values |= {
         "outputs": str(outputs),
         "data_root": str(world / "PascalPart116"),
+        "initialise_from": None,
         "clip_weights": str(world / "miniclip.safetensors"),
         "iterations": 3,
         "batch_size": 2,
@@ -124,6 +129,37 @@ def test_a_cross_dataset_run_trains_on_one_vocabulary_and_is_scored_on_another(w
     assert provenance["training_fingerprint"] != provenance["dataset_fingerprint"]
     table = pd.read_csv(tmp_path / "miniature" / "cross" / "tables" / "classes_oracle_obj.csv")
     assert set(table["part"]) <= set(load_vocabulary("pascal_part_116").parts)
+
+
+def test_what_a_few_shot_run_draws_is_not_scored_and_is_told(world, tmp_path, capfd):
+    changes = in_layout(world, "ade20k_part_234") | {"train_split": "train_few_shot", "test_split": "val_few_shot"}
+    path = short_run(world, tmp_path, run="few", shots=1, iterations=1, evaluation_limit=None, **changes)
+    assert execute(load_parameters(path)) == 0
+    folder = tmp_path / "miniature" / "few"
+    drawn = pd.read_csv(folder / "tables" / "shot_images.csv")
+    tested = Evaluation.load(folder / "evaluation" / "after").image_ids
+    assert any(image_id.startswith("mini_train") for image_id in tested)  # unseen objects of training images
+    assert not set(drawn["image"]) & set(tested)
+    short = pd.read_csv(folder / "tables" / "shots.csv").query("missing > 0")
+    assert len(short) and f"{short['class'].iloc[0]} ({short['images'].iloc[0]})" in capfd.readouterr().out
+
+
+def test_a_picture_of_two_datasets_is_not_trained_and_scored_on(world, tmp_path, capfd):
+    source, target = world / "PartImageNet", tmp_path / "PascalPart116"
+    shutil.copytree(world / "PascalPart116", target)
+    shutil.rmtree(target / ".ovparts_cache", ignore_errors=True)
+    trained = TrainingDataset(open_reader("partimagenet_seg", source), "train").records[0].image_path
+    tested = sorted((target / "images" / "val").glob("*.jpg"))[0]
+    # The same picture in both, with labels that fit it.
+    picture = Image.open(trained)
+    shutil.copy(trained, tested)
+    for kind, value in (("obj", 7), ("part", load_vocabulary("pascal_part_116").part_id("cat's head"))):
+        labels = np.full(picture.size[::-1], 255, np.uint8)
+        labels[:20, :20] = value
+        Image.fromarray(labels).save(target / f"annotations_detectron2_{kind}" / "val" / f"{tested.stem}.png")
+    changes = in_layout(world, "partimagenet_seg") | {"test_dataset": "pascal_part_116", "test_root": str(target)}
+    assert execute(load_parameters(short_run(world, tmp_path, run="shared", iterations=1, **changes))) == 1
+    assert f"{tested}: is also trained on, as " in capfd.readouterr().err
 
 
 @pytest.mark.slow

@@ -1,0 +1,239 @@
+"""How far apart, and how strong, the parts of an object are in a decoder's attention: as numbers and as maps.
+
+What PartCLIPSeg's two attention losses are about (Choi et al., NeurIPS 2024, section 3.4), read off the ground truth:
+each part's patches ask, and one map says which patches they attend to. The maps that belong together are those of the
+part, of its generic name's query and of its object's query, where a system has such queries.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+import numpy as np
+import pandas as pd
+import torch
+import torch.nn.functional as F
+from matplotlib.figure import Figure
+from torch import Tensor
+
+from ovparts_lib.inspection.attention import render_heat
+from ovparts_lib.inspection.figures import as_labels, as_picture, new_figure, styled
+from ovparts_lib.inspection.palette import SEEN, UNSEEN
+from ovparts_lib.models.attention_control import memberships, overlap, strength
+from ovparts_lib.models.scores import AttentionMaps, PartScores
+from ovparts_lib.vocabularies.vocabulary import Vocabulary, split_part_name
+
+MEASURES = {
+    "strength": "strength: peak of the part's map",
+    "shared": "overlap: share of claimed patches that another part claims too",
+    "on_part": "share of attention on the part itself",
+}
+_SHOWN = 480  # longest side, in pixels, of the pictures inside a figure
+
+
+def attention_statistics(
+    scores: PartScores,
+    part_map: Tensor | np.ndarray,
+    vocabulary: Vocabulary,
+    *,
+    layer: int | None = None,
+    threshold: float = 0.3,
+) -> pd.DataFrame:
+    """Overlap and strength in attention of the parts of one image.
+
+    Args:
+        scores: from ``predict(..., keep_attention=True)``; only the parts it holds are measured.
+        part_map: ground truth, integer (H, W) of the image's size, ids of ``vocabulary``.
+        vocabulary: of the ids.
+        layer: of the decoder; the last one by default.
+        threshold: of a map, stretched to 0..1, above which its part claims a patch.
+
+    Returns:
+        A row per part that has a patch: ``object``, ``part``; ``patches``, its number of patches; ``strength``, the
+        peak of its smoothed map; ``claimed``, the number of its object's patches that it claims; ``shared``, the share
+        of those that another part of the object claims too (NaN where it claims none); ``on_part``, the share of its
+        map that lies on its own patches; ``object_overlap``, patches claimed by two parts or more as a share of all
+        claimed in the object, which is what the separation loss lessens. An object's patches are those of its parts.
+
+    Raises:
+        ValueError: the scores hold no attention, not of that layer, or the map does not fit the image.
+    """
+    attention = _attention_of(scores)
+    weights = _layer_of(attention, layer)
+    labels = _patch_labels(part_map, scores.image_size, attention.grid)
+    maps = {}
+    for place, part in enumerate(scores.part_ids):
+        if (labels == part).any():
+            maps[part] = pooled_map(weights[place], labels == part)
+    rows = []
+    for number, name in enumerate(vocabulary.objects):
+        own = [part for part in vocabulary.parts_of(number) if part in maps]
+        if not own:
+            continue
+        stacked = torch.stack([maps[part] for part in own])
+        box = torch.isin(labels, torch.tensor(vocabulary.parts_of(number)))
+        claims = memberships(stacked, box, threshold)
+        together, peaks = float(overlap(claims)), strength(stacked)
+        for place, part in enumerate(own):
+            claim, others = claims[place] > 0, claims.sum(0) > 1
+            claimed = int(claim.sum())
+            rows.append(
+                {
+                    "object": name,
+                    "part": vocabulary.parts[part],
+                    "patches": int((labels == part).sum()),
+                    "strength": float(peaks[place]),
+                    "claimed": claimed,
+                    "shared": int((claim & others).sum()) / claimed if claimed else np.nan,
+                    "on_part": float(maps[part][labels == part].sum() / maps[part].sum()),
+                    "object_overlap": together,
+                }
+            )
+    columns = ["object", "part", "patches", "strength", "claimed", "shared", "on_part", "object_overlap"]
+    return pd.DataFrame(rows, columns=columns)
+
+
+def attention_by_class(tables: Iterable[pd.DataFrame]) -> pd.DataFrame:
+    """Means over images, a row per part in the order of first appearance.
+
+    Args:
+        tables: of :func:`attention_statistics`, one per image.
+
+    Returns:
+        ``object``, ``part``, ``images`` and the means of ``strength``, ``shared``, ``on_part``, ``object_overlap``.
+
+    Raises:
+        ValueError: no table has a row.
+    """
+    filled = [table for table in tables if len(table)]
+    if not filled:
+        raise ValueError("no image shows a part, so there is no attention to summarise")
+    groups = pd.concat(filled).groupby(["object", "part"], sort=False)
+    means = groups[["strength", "shared", "on_part", "object_overlap"]].mean()
+    return means.assign(images=groups.size())[["images", *means.columns]].reset_index()
+
+
+def pooled_map(weights: Tensor, asking: Tensor) -> Tensor:
+    """What some patches attend to: mean over heads and over the asking patches.
+
+    Args:
+        weights: softmax weights (heads, t, t), rows asking, token 0 the class token.
+        asking: bool (gh, gw), at least one of them True.
+
+    Returns:
+        float32 (gh, gw) on the CPU; the class token's share is left out, so that it sums to at most 1.
+    """
+    rows = weights.detach().float().cpu().mean(0)[1:, 1:][asking.flatten()]
+    return rows.mean(0).view_as(asking)
+
+
+@styled
+def attention_comparison(
+    tables: Mapping[str, pd.DataFrame], *, measures: Iterable[str] = ("shared", "strength"), unseen: Iterable[str] = ()
+) -> Figure:
+    """Overlap and strength of each part, before and after training, or of several runs: a panel per measure.
+
+    Args:
+        tables: of :func:`attention_by_class`, by name; a line joins the same part's values.
+        measures: columns to draw, of ``MEASURES``.
+        unseen: objects whose parts are marked with an asterisk.
+
+    Raises:
+        ValueError: no tables, or no such measure.
+    """
+    measures, unseen = list(measures), set(unseen)
+    if not tables or not measures or not set(measures) <= set(MEASURES):
+        raise ValueError(f"at least one table and one measure of {', '.join(MEASURES)} are needed, not {measures}")
+    indexed = {name: table.set_index("part") for name, table in tables.items()}
+    owners = {part: owner for table in indexed.values() for part, owner in table["object"].items()}
+    parts = list(owners)
+    figure = new_figure(min(11.0, 4.6 * len(measures) + 1.4), 0.2 * len(parts) + 1.2)
+    axes = figure.subplots(1, len(measures), squeeze=False, sharey=True)[0]
+    colours = ["#9A9A9A", SEEN, UNSEEN, "#2CA02C", "#7E57C2"]
+    for ax, measure in zip(axes, measures, strict=True):
+        values = np.array([table[measure].reindex(parts).to_numpy(float) for table in indexed.values()])
+        for place in range(len(parts)):
+            ax.plot(values[:, place], [place] * len(indexed), color="#CFCFCF", linewidth=1.2, zorder=1)
+        for number, name in enumerate(indexed):
+            colour = colours[number % len(colours)]
+            ax.scatter(values[number], range(len(parts)), s=20, color=colour, marker="os^Dv"[number % 5], label=name)
+        ax.set_xlabel(MEASURES[measure])
+        ax.set_xlim(left=0)
+        ax.grid(axis="x", color="#E4E4E4", linewidth=0.7)
+    axes[0].set_yticks(range(len(parts)), [f"{part} *" if owners[part] in unseen else part for part in parts])
+    axes[0].invert_yaxis()
+    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside upper center", ncols=len(indexed))
+    return figure
+
+
+@styled
+def part_attention(
+    image: Tensor | np.ndarray,
+    scores: PartScores,
+    part_map: Tensor | np.ndarray,
+    vocabulary: Vocabulary,
+    *,
+    layer: int | None = None,
+) -> Figure:
+    """What each part's patches attend to: a row per part that has a patch, and its queries side by side.
+
+    Args:
+        image: the picture the scores belong to.
+        scores: from ``predict(..., keep_attention=True)``.
+        part_map: ground truth, integer (H, W), ids of ``vocabulary``.
+        vocabulary: of the ids.
+        layer: of the decoder; the last one by default.
+
+    Raises:
+        ValueError: the scores hold no attention, not of that layer, or none of their parts has a patch.
+    """
+    attention = _attention_of(scores)
+    weights = _layer_of(attention, layer)
+    labels = _patch_labels(part_map, scores.image_size, attention.grid)
+    shown = [(place, part) for place, part in enumerate(scores.part_ids) if (labels == part).any()]
+    if not shown:
+        raise ValueError("none of the parts that were scored has a patch in this part map")
+    picture = as_picture(image)
+    step = -(-max(picture.shape[:2]) // _SHOWN)
+    picture = picture[::step, ::step]
+    layer = max(attention.decoder) if layer is None else layer
+    rows = []
+    for place, part in shown:
+        owner, generic = split_part_name(vocabulary.parts[part])
+        alone = [text for text in dict.fromkeys((generic, owner)) if text in attention.components]
+        maps = {"both queries" if alone else f"query “{attention.queries[place]}”": weights[place]}
+        maps |= {f"query “{text}”": attention.components[text][layer] for text in alone}
+        rows.append((vocabulary.parts[part], labels == part, maps))
+    columns = 1 + max(len(maps) for *_, maps in rows)
+    width = min(11.0, 2.6 * columns)
+    figure = new_figure(width, len(rows) * (width / columns * picture.shape[0] / picture.shape[1] + 0.3), pictures=True)
+    axes = figure.subplots(len(rows), columns, squeeze=False)
+    for ax in axes.ravel():
+        ax.set_axis_off()
+    for line, (name, asking, maps) in zip(axes, rows, strict=True):
+        line[0].imshow(render_heat(picture, asking.numpy().astype(float)))
+        line[0].set_title(f"asking: {name}")
+        for ax, (title, each) in zip(line[1:], maps.items(), strict=False):
+            values = pooled_map(each, asking).numpy()
+            ax.imshow(render_heat(picture, values))
+            ax.set_title(f"{title} (peak {values.max():.2g})")
+    return figure
+
+
+def _attention_of(scores: PartScores) -> AttentionMaps:
+    if scores.attention is None:
+        raise ValueError("the scores hold no attention; predict with keep_attention=True")
+    return scores.attention
+
+
+def _layer_of(attention: AttentionMaps, layer: int | None) -> Tensor:
+    layer = max(attention.decoder) if layer is None else layer
+    if layer not in attention.decoder:
+        raise ValueError(f"no attention was kept of decoder layer {layer}; there are {sorted(attention.decoder)}")
+    return attention.decoder[layer]
+
+
+def _patch_labels(part_map: Tensor | np.ndarray, size: tuple[int, int], grid: tuple[int, int]) -> Tensor:
+    """The label at the centre of each patch, int64 (gh, gw)."""
+    labels = torch.from_numpy(as_labels(part_map, size))
+    return F.interpolate(labels[None, None].double(), size=grid, mode="nearest-exact")[0, 0].long()

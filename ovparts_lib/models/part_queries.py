@@ -1,0 +1,110 @@
+"""Which queries a set of object-specific parts needs: their generic names, their objects, and the background."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ovparts_lib.vocabularies.vocabulary import Vocabulary
+
+
+@dataclass(frozen=True)
+class PartQueries:
+    """Queries in the order generic parts, objects, background, and how each part is made of two of them.
+
+    Rows refer to a vocabulary's table of conditions: all ``generic_parts``, all ``objects_with_parts``, background.
+
+    Attributes:
+        generics: ids in ``vocabulary.generic_parts``, ascending.
+        objects: ids in ``vocabulary.objects_with_parts``, ascending.
+        rows: int64 (n,), each query's row in the table.
+        part_queries: int64 (m,), for each part the position of its generic name among the queries.
+        object_queries: int64 (m,), for each part the position of its object.
+        part_rows: int64 (m,), the row each part's generic name has in the table.
+        object_rows: int64 (m,), the row its object has.
+        offset: row of the first object.
+    """
+
+    generics: tuple[int, ...]
+    objects: tuple[int, ...]
+    rows: Tensor
+    part_queries: Tensor
+    object_queries: Tensor
+    part_rows: Tensor
+    object_rows: Tensor
+    offset: int
+
+    @property
+    def released_object_rows(self) -> Tensor:
+        """The rows the released code reads for objects: the object's number in the table that begins with the parts."""
+        return torch.where(self.object_rows == self.part_rows, self.object_rows, self.object_rows - self.offset)
+
+    def of_parts(self, count: int) -> Tensor:
+        """Ascending positions of the queries that the first ``count`` parts are made of."""
+        return torch.cat([self.part_queries[:count], self.object_queries[:count]]).unique()
+
+    def texts(self, vocabulary: Vocabulary, positions: Tensor) -> tuple[str, ...]:
+        """Texts of queries, none of them the background."""
+        table = query_texts(vocabulary)
+        return tuple(table[row] for row in self.rows[positions].tolist())
+
+    def tables(self, vocabulary: Vocabulary, parts: Sequence[int]) -> tuple[Tensor, Tensor, Tensor]:
+        """Look-up tables from labels to positions, int64, -1 for what is not among the queries.
+
+        Args:
+            vocabulary: of the labels.
+            parts: what the queries were made for.
+
+        Returns:
+            From a part label, or the number of parts for none: to its place in ``parts``, and to its generic part's
+            query. From an object's number in ``objects_with_parts``, or -1 for none: to its query.
+        """
+        places = torch.full((len(vocabulary.parts) + 1,), -1)
+        generics, owners = places.clone(), torch.full((len(vocabulary.objects_with_parts) + 1,), -1)
+        places[list(parts)] = torch.arange(len(parts))
+        generics[list(parts)] = self.part_queries[: len(parts)].cpu()
+        owners[list(self.objects)] = len(self.generics) + torch.arange(len(self.objects))
+        return places, generics, owners
+
+
+def query_texts(vocabulary: Vocabulary) -> tuple[str, ...]:
+    """Texts of a vocabulary's table of conditions, all but the background: bare names, without a template."""
+    return vocabulary.generic_parts + vocabulary.objects_with_parts
+
+
+def part_queries(
+    vocabulary: Vocabulary,
+    parts: Sequence[int],
+    *,
+    objects: Collection[int] = (),
+    background: bool = True,
+    device: torch.device | None = None,
+) -> PartQueries:
+    """The queries that some parts of a vocabulary need.
+
+    Args:
+        vocabulary: the words.
+        parts: ids of the object-specific parts.
+        objects: ids in ``objects_with_parts`` that are wanted beside those of the parts.
+        background: whether the background is a query, the last one; as a class it then is the last part, made of the
+            background twice.
+        device: where the index tensors are.
+    """
+    count = len(vocabulary.generic_parts)
+    ranks = vocabulary.object_to_object_with_parts
+    of_part = [(vocabulary.part_to_generic[part], ranks[vocabulary.part_to_object[part]]) for part in parts]
+    generics = sorted({generic for generic, _ in of_part})
+    wanted = sorted({owner for _, owner in of_part} | set(objects))
+    places = {generic: place for place, generic in enumerate(generics)}
+    owners = {owner: len(generics) + place for place, owner in enumerate(wanted)}
+    pairs = [(places[generic], owners[owner], generic, count + owner) for generic, owner in of_part]
+    rows = [*generics, *(count + owner for owner in wanted)]
+    if background:
+        last = count + len(vocabulary.objects_with_parts)
+        pairs.append((len(rows), len(rows), last, last))
+        rows.append(last)
+    columns = torch.tensor(pairs, dtype=torch.int64, device=device).T.contiguous()
+    return PartQueries(tuple(generics), tuple(wanted), torch.tensor(rows, device=device), *columns, count)

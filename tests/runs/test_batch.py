@@ -1,0 +1,65 @@
+import pytest
+import yaml
+
+from ovparts_lib.runs import load_parameters
+from ovparts_lib.runs.batch import _begins_from, _lines, default_jobs, plan, run_beside
+from ovparts_lib.runs.project import project_root
+
+ROOT = project_root()
+
+
+@pytest.fixture
+def shipped():
+    return [(load_parameters(path), path) for path in sorted((ROOT / "params" / "miniature").glob("*.yaml"))]
+
+
+def test_systems_and_looks_at_data_need_nothing_of_each_other(shipped):
+    groups = [[params.notebook for params, _ in group] for group in plan(shipped[::-1])]
+    together = max(groups, key=len)
+    assert {name[0] for name in together} == {"1", "2"}
+    assert len(together) == sum(name[0] == "1" or name[0] == "2" for group in groups for name in group)
+    assert [name for group in groups for name in group] == sorted(params.notebook for params, _ in shipped)
+    assert groups[:2] == [["00_start_here"], ["01_miniature"]]
+
+
+def test_runs_share_cores_but_not_a_gpu(shipped, monkeypatch):
+    monkeypatch.setattr("os.cpu_count", lambda: 4)
+    assert default_jobs(shipped[:3], lambda: False) == 3
+    assert default_jobs(shipped, lambda: False) == 4
+    assert default_jobs(shipped, lambda: True) == 1
+
+
+@pytest.mark.parametrize(
+    ("printed", "lines"),
+    [
+        ("one\ntwo\n", ["one", "two"]),
+        ("bar 1\rbar 2\rbar 3\nend", ["bar 3", "end"]),
+        ("line\r\n", ["line"]),
+        ("", []),
+    ],
+)
+def test_what_a_terminal_would_overwrite_is_left_out(printed, lines):
+    assert list(_lines(iter(printed))) == lines
+
+
+def test_runs_beside_each_other_say_whose_line_it_is_and_how_they_ended(notebook, root, tmp_path, capfd):
+    files = []
+    for name in ("first", "second"):
+        path = tmp_path / f"{name}.yaml"
+        values = {"notebook": "00_start_here", "setting": "miniature", "run": name}
+        path.write_text(yaml.safe_dump(values | ({"data_root": "kill"} if name == "second" else {})), encoding="utf-8")
+        files.append((load_parameters(path), path))
+    assert run_beside(files, 2) == 1
+    printed = capfd.readouterr().out
+    assert "00_start_here │ complete after" in printed
+    assert "SIGKILL" in printed
+    assert (root / "outputs" / "miniature" / "first" / "results.json").is_file()
+    assert not (root / "outputs" / "miniature" / "second" / "results.json").exists()
+
+
+def test_a_run_that_begins_from_anothers_weights_waits_for_it(shipped):
+    by_name = {params.notebook: params for params, _ in shipped}
+    later, earlier = by_name["24_partcatseg"], by_name["21_catseg"]
+    assert _begins_from(later, earlier)
+    assert not _begins_from(earlier, later)
+    assert not _begins_from(later, by_name["20_clipseg"])
