@@ -13,6 +13,7 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable
+from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
@@ -189,7 +190,8 @@ def main() -> None:
     if arguments.measure:
         measure(arguments)
         return
-    fixed = about(arguments.device, ["numpy", "scikit-learn"]) | {
+    fixed = about(arguments.device, ["numpy"]) | {
+        "scikit_learn": version("scikit-learn") if "sklearn" in arguments.implementations else "",
         "classes": len(load_vocabulary(arguments.vocabulary).parts),
         "image": f"{HEIGHT}x{WIDTH}",
         "grid": arguments.grid,
