@@ -4,6 +4,10 @@ The rule is ``F.interpolate(..., mode="bilinear", align_corners=False)``. A pixe
 vectors of class values, which is what an embedding bag computes: so the maps are turned channels-last, a band of rows
 at a time, and every wanted pixel becomes a bag of four rows. No dense map of all classes at image size exists, and
 pixels that nobody asks for cost nothing.
+
+What costs time is reading all maps once and turning them channels-last. Leaving out channels that cannot win between
+their neighbours (largest value in a tile below another channel's smallest) is exact, but finding them costs about what
+it saves: with 117 channels it was measured 4 % slower on noise and 10 to 25 % faster on smooth maps of few objects.
 """
 
 from __future__ import annotations

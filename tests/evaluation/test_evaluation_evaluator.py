@@ -292,3 +292,13 @@ def test_labels_outside_the_vocabulary_are_named():
     sample.part_map[0, 0] = PARTS + 3
     with pytest.raises(ValueError, match=rf"holds the label {PARTS + 3}, outside 0\.\.{PARTS - 1} and not 255"):
         score_image(scores, sample, VOCABULARY)
+
+
+def test_scores_so_large_that_their_sum_overflows_are_still_numbers():
+    sample = Labels()[0]
+    scores = Scripted().predict([sample.image], VOCABULARY)[0]
+    expected = score_image(scores, sample, VOCABULARY).matrices["pred_all"]
+    scores.logits, scores.background = scores.logits * 1e37, scores.background * 1e37
+    scores.logits[:, 0, 0], scores.background[0, 0] = 1e38, 3e38
+    found = score_image(scores, sample, VOCABULARY).matrices["pred_all"]
+    assert found.sum() == expected.sum()
