@@ -44,7 +44,7 @@ def describe_protocols() -> pd.DataFrame:
 
 
 def under_every_protocol(evaluation: Evaluation, output: RunOutput) -> pd.DataFrame:
-    """The evaluation under every protocol that can read it: all figures as a table, the headline as a chart.
+    """The evaluation under every protocol that can read it: all figures as a table, the headline as a chart per mode.
 
     Returns:
         The headline figures: a row per mode and protocol.
@@ -55,14 +55,15 @@ def under_every_protocol(evaluation: Evaluation, output: RunOutput) -> pd.DataFr
         index=["mode", "protocol", "version"], columns="figure", values="value", dropna=False, sort=False
     )
     table = wide.dropna(how="all").reset_index()[["mode", "protocol", "version", *HEADLINE]]
-    output.figure(
-        inspection.run_bars(table.assign(label=table["protocol"])),
-        "protocols",
-        title="One set of predictions under every protocol",
-        caption="The same stored counts, read by each protocol. Bars of different protocols are not comparable as "
-        "results: their difference is the protocol.",
-        data=table,
-    )
+    for mode, rows in table.groupby("mode", sort=False):
+        output.figure(
+            inspection.run_bars(rows.assign(label=rows["protocol"])),
+            f"protocols_{mode}",
+            title=f"One set of predictions under every protocol, {mode.replace('_', '-')}",
+            caption="The same stored counts, read by each protocol. Bars of different protocols are not comparable as "
+            "results: their difference is the protocol.",
+            data=rows,
+        )
     return table
 
 
