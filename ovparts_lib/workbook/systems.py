@@ -14,7 +14,7 @@ from torch import nn
 
 from ovparts_lib.checkpoints.clip import load_clip_into
 from ovparts_lib.checkpoints.native import load_weights
-from ovparts_lib.checkpoints.reading import LoadReport, file_hash
+from ovparts_lib.checkpoints.reading import CheckpointError, LoadReport, file_hash
 from ovparts_lib.checkpoints.systems import RUN_WEIGHTS, SYSTEMS
 from ovparts_lib.data import TrainingDataset, training_loader
 from ovparts_lib.runs import resolve_path
@@ -58,6 +58,11 @@ def build_model(params: Any, output: RunOutput | None = None) -> tuple[nn.Module
         if params.initialise_from:
             beside |= params.loading_options()
         model, report = system.load(resolve_path(source), size, clip_path, **beside, **options)
+        if params.checkpoint and report.initialised:
+            raise CheckpointError(
+                f"{source} does not hold all of {system.title}: {len(report.initialised)} tensors such as "
+                f"{report.initialised[0]} would stay random. Train from it (initialise_from) rather than score it"
+            )
     else:
         model = system.model(size, **options)
         report = load_clip_into(model.clip, clip_path)

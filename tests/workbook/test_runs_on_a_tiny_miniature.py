@@ -19,16 +19,20 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from ovparts_lib.checkpoints.clip import save_clip
+from ovparts_lib.checkpoints.clipseg import save_clipseg
+from ovparts_lib.checkpoints.reading import CheckpointError
 from ovparts_lib.data import TrainingDataset
 from ovparts_lib.data.miniature.layout import render_miniature
 from ovparts_lib.data.readers import READERS, open_reader
 from ovparts_lib.evaluation import Evaluation
 from ovparts_lib.models.clip import MINIATURE, build_clip
+from ovparts_lib.models.clipseg import MINIATURE_CLIPSEG, Clipseg
 from ovparts_lib.runs import load_parameters
 from ovparts_lib.runs.execute import execute
 from ovparts_lib.runs.parameters import MODELS, notebook_of
 from ovparts_lib.runs.system_parameters import SystemParameters
 from ovparts_lib.vocabularies import load_vocabulary
+from ovparts_lib.workbook import build_model
 
 ROOT = Path(__file__).parents[2]
 SYSTEM_NOTEBOOKS = [notebook_of(model) for model in MODELS if issubclass(model, SystemParameters)]
@@ -142,6 +146,17 @@ def test_what_a_few_shot_run_draws_is_not_scored_and_is_told(world, tmp_path, ca
     assert not set(drawn["image"]) & set(tested)
     short = pd.read_csv(folder / "tables" / "shots.csv").query("missing > 0")
     assert len(short) and f"{short['class'].iloc[0]} ({short['images'].iloc[0]})" in capfd.readouterr().out
+
+
+def test_a_file_that_only_begins_a_system_is_not_scored_as_it(world, tmp_path):
+    path = tmp_path / "clipseg.safetensors"
+    save_clipseg(Clipseg(MINIATURE_CLIPSEG), path)
+    changes = {"iterations": 0, "clip_weights": None, "checkpoint": str(path), "evaluate_before_training": False}
+    params = load_parameters(short_run(world, tmp_path, "23_partclipseg", **changes))
+    with pytest.raises(CheckpointError, match=r"does not hold all of PartCLIPSeg: .* would stay random"):
+        build_model(params)
+    model, _ = build_model(load_parameters(short_run(world, tmp_path, "20_clipseg", **changes)))
+    assert type(model) is Clipseg
 
 
 def test_a_picture_of_two_datasets_is_not_trained_and_scored_on(world, tmp_path, capfd):
