@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Annotated, Any, ClassVar, Literal, get_args
 
 from pydantic import Field
@@ -105,6 +106,10 @@ class SystemParameters(RunParameters):
     def model_options(self) -> dict[str, Any]:
         """Keyword arguments that the system is built with."""
         return {}
+
+    def sized(self, size: Any) -> Any:
+        """The system's hyper-parameters with what the parameters of the run change in them."""
+        return size
 
     def weight_paths(self) -> dict[str, str | None]:
         """Files that the system's loader takes beside the checkpoint and CLIP, by name of its argument."""
@@ -224,10 +229,17 @@ class CostParameters(SystemParameters):
     )
     guidance_rate: Number = Field(0.01, gt=0, description="learning rate of the guidance backbone, as a factor")
     clip_rate: Number = Field(0.01, gt=0, description="learning rate of CLIP's trainable parts, as a factor")
+    test_shortest_edge: Whole | None = Field(
+        ge=1, description="test images get this shorter side first; none keeps their size, as released on PartImageNet"
+    )
     padding: Literal["cut", "stretched"] = Field(
         "cut", description="stretched: score maps are stretched over padding as in the released code"
     )
     checkpoint_aggregator: Flag = free(False, description="compute activations twice in training to save memory")
+
+    def sized(self, size: Any) -> Any:
+        """The size with test images resized as the parameters say."""
+        return replace(size, inputs=replace(size.inputs, shortest_edge=self.test_shortest_edge))
 
     def model_options(self) -> dict[str, Any]:
         """Keyword arguments that both systems take."""

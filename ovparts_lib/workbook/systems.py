@@ -51,7 +51,7 @@ def build_model(params: Any, output: RunOutput | None = None) -> tuple[nn.Module
     """
     torch.manual_seed(params.seed)
     system, source = SYSTEMS[params.system], params.checkpoint or params.initialise_from
-    size, options = system.sizes[params.model_size], params.model_options()
+    size, options = params.sized(system.sizes[params.model_size]), params.model_options()
     clip_path = resolve_path(params.clip_weights) if params.clip_weights else None
     beside = {name: resolve_path(file) for name, file in params.weight_paths().items() if file}
     if source:
