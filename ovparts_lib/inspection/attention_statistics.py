@@ -200,9 +200,9 @@ def part_attention(
     rows = []
     for place, part in shown:
         owner, generic = split_part_name(vocabulary.parts[part])
-        alone = [text for text in dict.fromkeys((generic, owner)) if text in attention.components]
+        alone = [query for query in (("part", generic), ("object", owner)) if query in attention.components]
         maps = {"both queries" if alone else f"query “{attention.queries[place]}”": weights[place]}
-        maps |= {f"query “{text}”": attention.components[text][layer] for text in alone}
+        maps |= {f"{kind} query “{text}”": attention.components[kind, text][layer] for kind, text in alone}
         rows.append((vocabulary.parts[part], labels == part, maps))
     columns = 1 + max(len(maps) for *_, maps in rows)
     width = min(11.0, 2.6 * columns)

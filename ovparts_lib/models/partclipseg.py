@@ -262,7 +262,8 @@ class Partclipseg(ClipsegBase):
         if keep_attention:
             place = torch.searchsorted(kept, queries.part_queries[:count].contiguous())
             other = torch.searchsorted(kept, queries.object_queries[:count].contiguous())
-            texts = queries.texts(vocabulary, kept)
+            kinds = ("part" if position < generics else "object" for position in kept.tolist())
+            texts = tuple(zip(kinds, queries.texts(vocabulary, kept), strict=True))
             maps = [
                 AttentionMaps(
                     grid=grid,

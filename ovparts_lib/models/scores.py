@@ -17,15 +17,16 @@ class AttentionMaps:
         decoder: ``{layer: (n, heads, t, t)}`` for the n ``queries``; layers count from 0, as in the checkpoint.
         clip: ``{block: (heads, t, t)}`` of the image tower; blocks count from 1.
         queries: the texts of the n queries.
-        components: ``{text: {layer: (heads, t, t)}}`` of the queries a part's map is the mean of, for systems that
-            decode generic parts and objects instead of object-specific parts.
+        components: ``{(kind, text): {layer: (heads, t, t)}}`` of the queries a part's map is the mean of, for systems
+            that decode generic parts and objects instead of object-specific parts; kind is ``part`` or ``object``, for
+            a word may be both ("shelf").
     """
 
     grid: tuple[int, int]
     decoder: dict[int, Tensor]
     clip: dict[int, Tensor]
     queries: tuple[str, ...]
-    components: dict[str, dict[int, Tensor]] = field(default_factory=dict)
+    components: dict[tuple[str, str], dict[int, Tensor]] = field(default_factory=dict)
 
 
 @dataclass

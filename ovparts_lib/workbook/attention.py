@@ -34,6 +34,8 @@ def measure_attention(model: nn.Module, data: PartData, params: Any, output: Run
     """
     path = output.run.tables / f"attention_{stage}.csv"
     title = f"Parts in the decoder's attention, {stage} training"
+    if stage == "before" and not params.iterations:
+        return pd.DataFrame()
     if stage == "before" and path.is_file():
         return output.table(pd.read_csv(path), f"attention_{stage}", title=title)
     model.eval()
@@ -41,9 +43,9 @@ def measure_attention(model: nn.Module, data: PartData, params: Any, output: Run
     for index in chosen_images(data, params.statistics_images):
         sample = data.evaluation[index]
         scores = _with_attention(model, sample, data.evaluation.vocabulary)
-        tables.append(attention_statistics(scores, sample.part_map, data.evaluation.vocabulary))
-    if not tables:
-        print("attention is not measured (statistics_images)")
+        tables.append(_statistics(scores, sample, data.evaluation.vocabulary, params))
+    if not any(len(table) for table in tables):
+        print("attention is not measured: no image, or none with a part as large as a patch (statistics_images)")
         return pd.DataFrame()
     return output.table(attention_by_class(tables), f"attention_{stage}", title=title)
 
@@ -78,8 +80,12 @@ def part_attention_figures(model: nn.Module, data: PartData, params: Any, output
             f"part_attention_{sample.image_id}",
             title=f"Attention of parts: {sample.image_id}",
             caption="Where the patches of a part look, for the part, its generic name's query and its object's query.",
-            data=attention_statistics(scores, sample.part_map, vocabulary),
+            data=_statistics(scores, sample, vocabulary, params),
         )
+
+
+def _statistics(scores: PartScores, sample: EvaluationSample, vocabulary: Vocabulary, params: Any) -> pd.DataFrame:
+    return attention_statistics(scores, sample.part_map, vocabulary, threshold=params.attention_threshold)
 
 
 def _with_attention(model: nn.Module, sample: EvaluationSample, vocabulary: Vocabulary) -> PartScores:

@@ -125,17 +125,18 @@ def test_the_comparison_draws_every_part_of_every_table():
 def test_each_part_is_shown_with_its_two_queries():
     image = np.full((60, 80, 3), 100, np.uint8)
     maps = [[(2, 0)], [(2, 3)]]
-    components = {text: {2: looking_at([(0, 0)])} for text in ("head", "tail", "dog")}
+    names = (("part", "head"), ("part", "tail"), ("object", "dog"))
+    components = {name: {2: looking_at([(0, 0)])} for name in names}
     figure = part_attention(image, scores_of(maps, (0, 1), components), part_map(), WORDS)
     assert [ax.get_title() for ax in figure.axes] == [
         "asking: dog's head",
         "both queries (peak 1)",
-        "query “head” (peak 1)",
-        "query “dog” (peak 1)",
+        "part query “head” (peak 1)",
+        "object query “dog” (peak 1)",
         "asking: dog's tail",
         "both queries (peak 1)",
-        "query “tail” (peak 1)",
-        "query “dog” (peak 1)",
+        "part query “tail” (peak 1)",
+        "object query “dog” (peak 1)",
     ]
     alone = part_attention(image, scores_of(maps, (0, 1)), part_map(), WORDS)  # a system with a query per part
     assert [ax.get_title() for ax in alone.axes][:2] == ["asking: dog's head", "query “dog head” (peak 1)"]

@@ -163,12 +163,12 @@ def test_attention_of_a_part_is_the_mean_of_its_two_queries():
         torch.testing.assert_close(scores.logits, expected.logits)
         maps = scores.attention
         assert maps.queries == ("bird head", "dog head")
-        assert set(maps.components) == {"head", "bird", "dog"}
+        assert set(maps.components) == {("part", "head"), ("object", "bird"), ("object", "dog")}
         assert (set(maps.decoder), set(maps.clip), maps.grid) == ({0, 1, 2}, {1, 2, 3}, (6, 6))
-        for text, query in {"head": 1, "bird": 4, "dog": 6}.items():
-            torch.testing.assert_close(maps.components[text][2].mean(0), whole[number, query])
+        for name, query in {("part", "head"): 1, ("object", "bird"): 4, ("object", "dog"): 6}.items():
+            torch.testing.assert_close(maps.components[name][2].mean(0), whole[number, query])
         for place, owner in enumerate(("bird", "dog")):
-            mean = (maps.components["head"][1] + maps.components[owner][1]) / 2
+            mean = (maps.components["part", "head"][1] + maps.components["object", owner][1]) / 2
             torch.testing.assert_close(maps.decoder[1][place], mean)
 
 
@@ -178,7 +178,8 @@ def test_own_words_that_are_objects_and_parts_at_once():
     pairs, own, _ = plain_logits(model, [random_image(40, 90)], words)
     torch.testing.assert_close(scores.logits, pairs[0, :-1])
     torch.testing.assert_close(own[0, 1], scores.objects.logits[1])  # "roof", as a generic part and as an object
-    assert set(scores.attention.components) == {"roof", "head", "dog"}
+    named = {("part", "roof"), ("object", "roof"), ("part", "head"), ("object", "dog")}
+    assert set(scores.attention.components) == named
 
 
 # --- losses ---------------------------------------------------------------------------------------------------------
