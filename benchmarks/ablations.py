@@ -1,4 +1,4 @@
-"""Train systems and ablated variants on the miniature under one budget, with several seeds, and write a table.
+"""Train systems and ablated variants on the miniature, each under the budget of its parameters, with several seeds.
 
 Needs ``outputs/miniature/world`` (``ovparts run params/miniature/01_miniature.yaml``). Every row of
 ``benchmarks/results/miniature_ablations.csv`` is one trained run, scored on all test images. Runs are resumable: what
