@@ -288,6 +288,26 @@ class Partclipseg(ClipsegBase):
             for number, image in enumerate(images)
         ]
 
+    @torch.inference_mode()
+    def generic_logits(self, images: Sequence[Tensor], vocabulary: Vocabulary) -> list[Tensor]:
+        """Where each generic part is ("head", whosever it is), which the loss teaches and no label map reads.
+
+        Args:
+            images: as :meth:`predict` takes them.
+            vocabulary: of the generic parts.
+
+        Returns:
+            Per image float32 (n, ``image_size``, ``image_size``), logits of ``vocabulary.generic_parts``.
+
+        Raises:
+            ValueError: no image, or an image of another kind.
+        """
+        pixels = square_pixels(images, self.size.image_size, self.device)
+        reduced, grid, _ = self._encode_images(pixels)
+        conditions = self.encode_vocabulary(vocabulary)[: len(vocabulary.generic_parts)]
+        tokens, _, _ = self._decode_queries(reduced, conditions)
+        return list(self._all_logits(self._own_logits(tokens, grid), 0, len(conditions), images))
+
     def _decode_queries(
         self, reduced: list[Tensor], conditions: Tensor, kept: Tensor | None = None
     ) -> tuple[Tensor, Tensor, list[Tensor]]:
