@@ -43,7 +43,8 @@ def measure_attention(model: nn.Module, data: PartData, params: Any, output: Run
     for index in chosen_images(data, params.statistics_images):
         sample = data.evaluation[index]
         scores = _with_attention(model, sample, data.evaluation.vocabulary)
-        tables.append(_statistics(scores, sample, data.evaluation.vocabulary, params))
+        if scores is not None:
+            tables.append(_statistics(scores, sample, data.evaluation.vocabulary, params))
     if not any(len(table) for table in tables):
         print("attention is not measured: no image, or none with a part as large as a patch (statistics_images)")
         return pd.DataFrame()
@@ -70,17 +71,24 @@ def attention_change(before: pd.DataFrame, after: pd.DataFrame, data: PartData, 
 
 
 def part_attention_figures(model: nn.Module, data: PartData, params: Any, output: RunOutput) -> None:
-    """What the patches of each labelled part attend to, beside the maps of its generic part's and object's queries."""
+    """What the patches of each labelled part attend to, beside the maps of its generic part's and object's queries.
+
+    An image without a part as large as a patch has no such maps and is passed over.
+    """
     vocabulary = data.evaluation.vocabulary
     for index in chosen_images(data, params.attention_images):
         sample = data.evaluation[index]
         scores = _with_attention(model, sample, vocabulary)
+        statistics = None if scores is None else _statistics(scores, sample, vocabulary, params)
+        if statistics is None or statistics.empty:
+            print(f"no attention of parts to show: {sample.image_id} has no part as large as a patch")
+            continue
         output.figure(
             part_attention(sample.image, scores, sample.part_map, vocabulary),
             f"part_attention_{sample.image_id}",
             title=f"Attention of parts: {sample.image_id}",
             caption="Where the patches of a part look, for the part, its generic name's query and its object's query.",
-            data=_statistics(scores, sample, vocabulary, params),
+            data=statistics,
         )
 
 
@@ -88,8 +96,10 @@ def _statistics(scores: PartScores, sample: EvaluationSample, vocabulary: Vocabu
     return attention_statistics(scores, sample.part_map, vocabulary, threshold=params.attention_threshold)
 
 
-def _with_attention(model: nn.Module, sample: EvaluationSample, vocabulary: Vocabulary) -> PartScores:
-    """Scores of the parts that are labelled in an image, with the decoder's attention."""
+def _with_attention(model: nn.Module, sample: EvaluationSample, vocabulary: Vocabulary) -> PartScores | None:
+    """Scores of the parts that are labelled in an image, with the decoder's attention; None if no part is."""
     labels = sample.part_map.unique().tolist()
     wanted = [label for label in labels if label < len(vocabulary.parts)]
+    if not wanted:
+        return None
     return model.predict([sample.image], vocabulary, part_ids=wanted, background=False, keep_attention=True)[0]
