@@ -173,7 +173,9 @@ def require_first_release(state: State, source: str, size: CatsegSize) -> None:
         raise CheckpointError(f"{source} is no CATSeg checkpoint of a known kind; its first tensors: {list(state)[:5]}")
     if tuple(conv.shape) != wanted:
         needed = NEEDED if wanted == released else f"the size that was asked for has {wanted}"
-        raise CheckpointError(f"{source} has a cost embedding of shape {tuple(conv.shape)}; {needed}")
+        raise CheckpointError(
+            f"{source}: {TRANSFORMER}conv1.weight is a cost embedding of shape {tuple(conv.shape)}; {needed}"
+        )
 
 
 @dataclass(frozen=True)
