@@ -130,10 +130,10 @@ def composition_table(scores: PartScores, part_map: Tensor | np.ndarray, vocabul
 
 @styled
 def composition(image: Tensor | np.ndarray, scores: PartScores, vocabulary: Vocabulary) -> Figure:
-    """The object, the generic part, their product, and the object-specific part: a row per part, all from 0 to 1.
+    """The object, the generic part, their product, and the object-specific part: a row per part.
 
     What PartCLIPSeg's queries say by themselves, beside what its second stage makes of the two: if that only combined
-    two decisions, the last two maps of a row would agree.
+    two decisions, the last two maps of a row would agree. Each map of probabilities is shown up to its own peak.
 
     Args:
         image: the picture the scores belong to.
@@ -146,8 +146,8 @@ def composition(image: Tensor | np.ndarray, scores: PartScores, vocabulary: Voca
     lines = []
     for part in scores.part_ids:
         maps = _composition(scores, part, vocabulary)
-        lines.append([(f"{name}\n(peak {values.max():.2f})", values) for name, values in maps.items()])
-    return _heat_maps(image, lines, top=1.0)
+        lines.append([(f"{name}\npeak {values.max():.2f}", values) for name, values in maps.items()])
+    return _heat_maps(image, lines)
 
 
 def _composition(scores: PartScores, part: int, vocabulary: Vocabulary) -> dict[str, np.ndarray]:
@@ -174,10 +174,8 @@ def _as_map(rows: pd.DataFrame, column: str = "asking") -> np.ndarray:
     return rows[column].to_numpy(float).reshape(height, width)
 
 
-def _heat_maps(
-    image: Tensor | np.ndarray, lines: list[list[tuple[str, np.ndarray]]], *, top: float | None = None
-) -> Figure:
-    """Lines of maps (h, w) with their titles over the picture, each up to its own peak or all up to ``top``."""
+def _heat_maps(image: Tensor | np.ndarray, lines: list[list[tuple[str, np.ndarray]]]) -> Figure:
+    """Lines of maps (h, w) with their titles over the picture, each up to its own peak."""
     picture = as_picture(image)
     step = -(-max(picture.shape[:2]) // _SHOWN)
     picture, columns = picture[::step, ::step], max(map(len, lines))
@@ -189,6 +187,6 @@ def _heat_maps(
         ax.set_axis_off()
     for line, maps in zip(axes, lines, strict=True):
         for ax, (title, values) in zip(line, maps, strict=False):
-            ax.imshow(render_heat(picture, values, top=top))
+            ax.imshow(render_heat(picture, values))
             ax.set_title(title, fontsize=min(9.5, 5.2 * width / columns))
     return figure

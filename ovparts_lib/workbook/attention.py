@@ -20,6 +20,7 @@ from ovparts_lib.inspection import (
     part_attention,
     part_attention_table,
 )
+from ovparts_lib.inspection.attention_statistics import CHANGING
 from ovparts_lib.models.scores import PartScores
 from ovparts_lib.vocabularies import Vocabulary
 from ovparts_lib.workbook.data import PartData
@@ -74,11 +75,19 @@ def attention_change(before: pd.DataFrame, after: pd.DataFrame, data: PartData, 
 
 
 def attention_means(change: pd.DataFrame, output: RunOutput) -> pd.DataFrame:
-    """Means over the parts of seen and of unseen objects, from the table of :func:`attention_change`."""
+    """Means over the parts of seen and of unseen objects, from the table of :func:`attention_change`.
+
+    A measure's means are over the parts that have it at both moments.
+    """
     if change.empty:
         return pd.DataFrame()
-    means = change.groupby("group", sort=False)[list(change.columns[4:])].mean()
-    means.insert(0, "parts", change.groupby("group", sort=False).size())
+    values = change.drop(columns=["object", "part", "images"]).copy()
+    for measure in CHANGING:
+        columns = [f"{measure}_{which}" for which in ("before", "after", "difference")]
+        values.loc[values[columns].isna().any(axis=1), columns] = np.nan
+    groups = values.groupby("group", sort=False)
+    means = groups.mean()
+    means.insert(0, "parts", groups.size())
     return output.table(means.reset_index(), "attention_means", title="Attention of parts, means over classes")
 
 
@@ -140,7 +149,7 @@ def composition_figures(model: nn.Module, data: PartData, params: Any, output: R
             f"composition_{sample.image_id}",
             title=f"Object, generic part, and object-specific part: {sample.image_id}",
             caption="What the object's and the generic part's query say by themselves, their product, and what the "
-            "second stage makes of the pair; probabilities from 0 (transparent) to 1 (bright).",
+            "second stage makes of the pair: probabilities, each map up to its own peak.",
             data=composition_table(scores, sample.part_map, vocabulary),
         )
 
