@@ -124,7 +124,9 @@ def attention_changes(before: pd.DataFrame, after: pd.DataFrame) -> pd.DataFrame
         ``object``, ``part``, ``images``, and for each measure ``<measure>_before``, ``<measure>_after`` and
         ``<measure>_difference`` (after less before); NaN where a part was not measured at one of the moments.
     """
-    both = before.merge(after, on=["object", "part"], how="outer", suffixes=("_before", "_after"), sort=False)
+    parts = list(dict.fromkeys([*before["part"], *after["part"]]))  # an outer merge would sort them
+    both = before.merge(after, on=["object", "part"], how="outer", suffixes=("_before", "_after"))
+    both = both.set_index("part").loc[parts].reset_index()
     table = both[["object", "part"]].assign(images=both["images_after"].fillna(both["images_before"]).astype(int))
     for measure in CHANGING:
         values = both[[f"{measure}_before", f"{measure}_after"]]

@@ -103,6 +103,7 @@ def test_changes_stand_beside_what_was_and_what_is():
         | dict(zip(measures, ([0.25, 0.0], [0.75, 0.5], [0.4, 0.8], [0.1, 0.2]), strict=True))
     )
     table = attention_changes(before, after).set_index("part")
+    assert list(table.index) == ["dog's head", "dog's tail", "car's wheel"]
     assert list(table.columns[:5]) == [
         "object",
         "images",
