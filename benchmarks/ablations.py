@@ -185,10 +185,11 @@ def main() -> None:
     table = pd.DataFrame(rows)
     groups = table.groupby(["mode", "variant", "budget"], sort=False)
     print(groups[["seen", "unseen", "harmonic"]].agg(["mean", "std"]).round(1).to_string())
-    attention = table[table["attention_strength"] != ""].groupby("variant", sort=False)
-    columns = [f"attention_{key}" for key in ATTENTION]
+    attention = table[table["attention_strength"] != ""].drop_duplicates(["variant", "seed"])  # both modes have it
     if len(attention):
-        print(attention[columns].agg(lambda each: f"{each.astype(float).mean():.3f} ± {each.astype(float).std():.3f}"))
+        attention = attention.astype(dict.fromkeys((f"attention_{key}" for key in ATTENTION), float))
+        groups = attention.groupby(["variant", "budget"], sort=False)
+        print(groups[[f"attention_{key}" for key in ATTENTION]].agg(["mean", "std"]).round(3).to_string())
     raise SystemExit(code)
 
 
