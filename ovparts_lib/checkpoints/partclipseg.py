@@ -77,7 +77,10 @@ def load_partclipseg(
         size: hyper-parameters; None for those of the file.
         clip_path: CLIP weights for a file that holds a decoder only, see :func:`checkpoints.clipseg.load_clipseg`.
         clip_activation: passed on for those.
-        **options: passed on to :class:`Partclipseg`. ``object_text`` need not be given where the weights fix it.
+        **options: passed on to :class:`Partclipseg`. ``object_text`` need not be given where the weights fix it. To
+            train as the released code does: ``attention_rule="released"``, ``label_resize="floor"``, and
+            ``loss_mean="batch"`` where one device holds the whole batch; from a hub model also
+            ``object_text="released"``.
 
     Returns:
         The model on the CPU, in float32, and a report of what was loaded, dropped and left at its initial value. A file

@@ -99,7 +99,8 @@ class Clipseg(ClipsegBase):
     def loss(self, batch: dict[str, Any]) -> dict[str, Tensor]:
         """Training loss of a batch: weighted binary cross-entropy over parts and background.
 
-        A pixel without a part of the vocabulary, inside an object or not, is background.
+        A pixel without a part of the vocabulary, inside an object or not, is background. The embeddings of the words
+        get gradients in training mode only (``model.train()``), see :meth:`encode_vocabulary`.
 
         Args:
             batch: ``images`` (list of uint8 (3, h, w)), ``part_maps`` (list of int64 (H, W), ids of ``vocabulary`` or

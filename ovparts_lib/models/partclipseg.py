@@ -172,7 +172,8 @@ class Partclipseg(ClipsegBase):
 
         Pixels with a part label teach the object-specific and the generic parts; pixels outside objects that have
         parts teach that no object-specific part is there; all pixels teach the objects. So a pixel of an object without
-        a part label says nothing about parts, and objects without parts, or not in the vocabulary, are background.
+        a part label says nothing about parts, and objects without parts, or not in the vocabulary, are background. The
+        embeddings of the words get gradients in training mode only (``model.train()``).
 
         Args:
             batch: ``images`` (list of uint8 (3, h, w)), ``part_maps`` and ``object_maps`` (lists of int64 (H, W), ids

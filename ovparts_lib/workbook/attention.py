@@ -49,8 +49,9 @@ def measure_attention(model: nn.Module, data: PartData, params: Any, output: Run
     for index in chosen_images(data, params.statistics_images):
         sample = data.evaluation[index]
         scores = _with_attention(model, sample, vocabulary)
-        threshold = params.attention_threshold
-        tables.append(attention_statistics(scores, sample.part_map, vocabulary, layer=layer, threshold=threshold))
+        if scores is not None:
+            threshold = params.attention_threshold
+            tables.append(attention_statistics(scores, sample.part_map, vocabulary, layer=layer, threshold=threshold))
     if not any(len(table) for table in tables):
         print("attention is not measured: no image, or none with a part as large as a patch (statistics_images)")
         return pd.DataFrame()
@@ -101,6 +102,8 @@ def part_attention_figures(
 ) -> dict[str, pd.DataFrame]:
     """What the patches of each labelled part attend to, for its own, its generic part's and its object's query.
 
+    An image without a part as large as a patch has no such maps and is passed over.
+
     Args:
         model: a system whose decoder's attention can be kept.
         data: the test images, of which ``params.attention_images`` are shown.
@@ -114,14 +117,14 @@ def part_attention_figures(
     """
     if stage == "before" and not params.iterations:
         return {}
-    vocabulary, found = data.evaluation.vocabulary, {}
+    vocabulary, layer, found = data.evaluation.vocabulary, _layer(model), {}
     model.eval()
     for index in chosen_images(data, params.attention_images):
         sample = data.evaluation[index]
         scores = _with_attention(model, sample, vocabulary)
-        maps = part_attention_table(scores, sample.part_map, vocabulary, layer=_layer(model))
-        if maps.empty:
-            print(f"no attention of parts is shown for {sample.image_id}: none is as large as a patch")
+        maps = None if scores is None else part_attention_table(scores, sample.part_map, vocabulary, layer=layer)
+        if maps is None or maps.empty:
+            print(f"no attention of parts to show: {sample.image_id} has no part as large as a patch")
             continue
         found[sample.image_id] = maps
         tables = ({"before": before[sample.image_id]} if before else {}) | {stage: maps}
@@ -143,6 +146,8 @@ def composition_figures(model: nn.Module, data: PartData, params: Any, output: R
     for index in chosen_images(data, params.attention_images):
         sample = data.evaluation[index]
         wanted = largest_parts(sample.part_map, vocabulary)[:WORDS_WITH_ATTENTION]
+        if not wanted:
+            continue
         scores = model.predict([sample.image], vocabulary, part_ids=wanted, keep_generic_parts=True)[0]
         output.figure(
             composition(sample.image, scores, vocabulary),
@@ -159,7 +164,9 @@ def _layer(model: nn.Module) -> int | None:
     return getattr(model, "attention_layer", None)
 
 
-def _with_attention(model: nn.Module, sample: EvaluationSample, vocabulary: Vocabulary) -> PartScores:
-    """Scores of the parts that are labelled in an image, with the decoder's attention."""
-    wanted = largest_parts(sample.part_map, vocabulary)
-    return model.predict([sample.image], vocabulary, part_ids=sorted(wanted), background=False, keep_attention=True)[0]
+def _with_attention(model: nn.Module, sample: EvaluationSample, vocabulary: Vocabulary) -> PartScores | None:
+    """Scores of the parts that are labelled in an image, with the decoder's attention; None if no part is."""
+    wanted = sorted(largest_parts(sample.part_map, vocabulary))
+    if not wanted:
+        return None
+    return model.predict([sample.image], vocabulary, part_ids=wanted, background=False, keep_attention=True)[0]

@@ -5,7 +5,17 @@ import torch
 from torch import nn
 from torchvision.transforms.v2.functional import gaussian_blur
 
-from ovparts_lib.models.attention_control import memberships, overlap, pooled_attention, smooth, strength
+from ovparts_lib.models.attention_control import (
+    attention_terms,
+    mean_attention_terms,
+    memberships,
+    overlap,
+    pooled_attention,
+    smooth,
+    strength,
+)
+from ovparts_lib.models.part_queries import part_queries
+from ovparts_lib.vocabularies.vocabulary import Vocabulary
 
 
 @pytest.fixture
@@ -79,3 +89,98 @@ def test_overlap_of_probabilities_is_the_ratio_of_expected_counts():
         p = torch.prod(torch.where(torch.tensor(outcome) == 1, chances.flatten(), 1 - chances.flatten())).item()
         one, more = one + p * (sum(outcome) >= 1), more + p * (sum(outcome) > 1)
     assert overlap(chances).item() == pytest.approx(more / one, rel=1e-5)
+
+
+# --- the terms of an image --------------------------------------------------------------------------------------------
+
+
+WORDS = Vocabulary("toy", ("dog's tail", "dog's head", "bird's head", "bird's wing"), ("dog", "bird"))
+QUERIES = part_queries(WORDS, range(4))  # head, tail, wing; bird, dog; background
+
+
+def plain_terms(attention, tokens, part_map, object_map, parts, objects, threshold, rule):
+    """Both terms from whole attention matrices of all queries, as the paper and the released code have them."""
+    _, weights = attention(tokens, tokens, tokens, average_attn_weights=True)
+    released, side = rule == "released", len(part_map)
+    pairs = zip(QUERIES.part_queries.tolist(), QUERIES.object_queries.tolist(), strict=True)
+    whole = [(weights[one] + weights[other])[1:, 1:] / 2 for one, other in pairs]
+    separation, enhancement, number = 0, 0, 0
+    for owner in objects:
+        claims, peaks = [], []
+        for part in parts:
+            asking = (part_map == part).flatten()
+            if not released and (not asking.any() or QUERIES.object_queries[part] != owner):
+                continue
+            mean = (whole[part] * asking[:, None]).sum(0).view(side, side) / (side**2 if released else asking.sum())
+            claim = smooth(((mean - mean.min()) / (mean.max() - mean.min() + 1e-9))[None])[0] - threshold
+            claims.append(
+                (torch.sigmoid(claim / 0.05) if not released else (claim > 0).float()) * (object_map == owner)
+            )
+            peaks.append(smooth(mean[None]).max())
+        if not claims:
+            continue
+        number += 1
+        chances = torch.stack(claims).double()  # differences from 1 of faint claims are rounding errors in float32
+        none = torch.prod(1 - chances, 0)
+        alone = [
+            chances[i] * torch.prod(1 - chances[[j for j in range(len(chances)) if j != i]], 0)
+            for i in range(len(chances))
+        ]
+        separation += ((1 - none - sum(alone)).sum() / ((1 - none).sum() + 1e-9)).float()
+        enhancement += 1 - min(min(peaks), torch.ones(()))
+    return separation, enhancement, number
+
+
+@pytest.mark.parametrize("threshold", [0.0, 0.3, 1.0])
+@pytest.mark.parametrize("rule", ["corrected", "released"])
+@pytest.mark.parametrize("outside", [True, False])
+def test_terms_and_gradients_are_those_of_whole_attention_maps(attention, rule, threshold, outside):
+    """The dog (query 4) is left, the bird (query 3) right; the head of the bird has pixels but no patch."""
+    tokens = torch.randn(6, 26, 8, requires_grad=True)
+    part_map, object_map = torch.full((5, 5), -1), torch.full((5, 5), -1)
+    object_map[:, :3], object_map[:, 3:] = 4, 3
+    part_map[:2, :3], part_map[3:, :2], part_map[1:3, 3:] = 0, 1, 3
+    if outside:
+        object_map[4, 4] = -1
+    pixel_objects = torch.tensor([-1, 3, 4] if outside else [3, 4])
+    # As released, the largest id is dropped where no pixel is outside: here the dog.
+    counted = [3, 4] if outside or rule == "corrected" else [3]
+    plain = plain_terms(attention, tokens, part_map, object_map, [0, 1, 2, 3], counted, threshold, rule)
+    found = attention_terms(
+        attention,
+        tokens,
+        QUERIES,
+        part_map,
+        object_map,
+        pixel_parts=torch.tensor([-1, 0, 1, 2, 3]),
+        pixel_objects=pixel_objects,
+        threshold=threshold,
+        rule=rule,
+    )
+    assert found[2] == plain[2] == len(counted)
+    for ours, theirs in zip(found[:2], plain[:2], strict=True):
+        torch.testing.assert_close(ours, theirs)
+        assert ours.requires_grad == theirs.requires_grad
+        if ours.requires_grad:
+            inputs = [tokens, attention.in_proj_weight]
+            ours, theirs = (torch.autograd.grad(term, inputs, retain_graph=True) for term in (ours, theirs))
+            for own, expected in zip(ours, theirs, strict=True):
+                assert (own - expected).norm() <= 1e-3 * expected.norm()
+
+
+@pytest.mark.parametrize("rule", ["corrected", "released"])
+def test_an_image_without_labelled_parts_has_no_terms(attention, rule):
+    nothing, objects = torch.full((5, 5), -1), torch.full((5, 5), 4)
+    found = attention_terms(
+        attention,
+        torch.randn(6, 26, 8),
+        QUERIES,
+        nothing,
+        objects,
+        pixel_parts=torch.tensor([-1]),
+        pixel_objects=torch.tensor([-1, 4]),
+        threshold=0.3,
+        rule=rule,
+    )
+    assert [float(each) for each in found] == [0, 0, 0]
+    assert [float(each) for each in mean_attention_terms([found, found], "batch", rule)] == [0, 0]

@@ -67,7 +67,6 @@ def gradients(model, batch):
     return {name: parameter.grad for name, parameter in model.named_parameters() if parameter.grad is not None}
 
 
-@torch.no_grad()
 def plain_logits(model, images, vocabulary):
     """Pair logits, the queries' own logits and head-mean attention of the last layer, one concatenation at a time."""
     decoder, generic = model.decoder, len(vocabulary.generic_parts)
@@ -185,21 +184,35 @@ def test_own_words_that_are_objects_and_parts_at_once():
 # --- losses ---------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("kind", ["usual", "full", "no parts", "empty", "speckle"])
-def test_losses_of_an_image_are_those_of_the_plain_formulas(kind):
-    model = tiny_partclipseg(**RELEASED_RULES, enhancement_weight=1.0, separation_weight=1.0)
-    batch = batch_of((3, kind))
-    found = model.loss(batch)
+def plain_terms(model, batch):
+    """The terms of one image by name, unweighted, and the number of objects that the attention terms counted."""
     pairs, own, attention = plain_logits(model, batch["images"], VOCABULARY)
     parts, objects = resized(batch["part_maps"][0]), resized(batch["object_maps"][0])
     parts = torch.where(parts == 255, -1, parts)
     objects = torch.tensor([-1, 2, 1, 0])[objects.clamp(max=3)].masked_fill(objects == 255, -1)
-    *terms, number = released_losses(pairs[0], own[0], attention[0], parts, objects, VOCABULARY)
-    assert number == {"usual": 2, "full": 2, "no parts": 0, "empty": 0, "speckle": 2}[kind]
+    threshold = model.weights.threshold
+    *terms, number = released_losses(pairs[0], own[0], attention[0], parts, objects, VOCABULARY, threshold)
+    terms[3:] = (term / max(number, 1) for term in terms[3:])
     names = ["loss_part_object", "loss_object", "loss_part", "loss_separation", "loss_enhancement"]
-    for name, term in zip(names, terms, strict=True):
-        scale = max(number, 1) if name in names[3:] else 1
-        torch.testing.assert_close(found[name].detach(), term / scale, msg=name, rtol=1e-5, atol=1e-6)
+    return dict(zip(names, terms, strict=True)), number
+
+
+@pytest.mark.parametrize("threshold", [0.0, 0.3, 1.0])
+@pytest.mark.parametrize("kind", ["usual", "full", "no parts", "empty", "speckle"])
+def test_losses_and_gradients_of_an_image_are_those_of_the_plain_formulas(kind, threshold):
+    model = tiny_partclipseg(
+        **RELEASED_RULES, enhancement_weight=1.0, separation_weight=1.0, attention_threshold=threshold
+    )
+    batch = batch_of((3, kind))
+    plain, number = plain_terms(model, batch)
+    assert number == {"usual": 2, "full": 2, "no parts": 0, "empty": 0, "speckle": 2}[kind]
+    torch.testing.assert_close(model.loss(batch), plain, rtol=1e-5, atol=1e-6)
+    found = {name: gradient.clone() for name, gradient in gradients(model, batch).items()}
+    model.zero_grad()
+    sum(plain.values()).backward()
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            torch.testing.assert_close(found[name], parameter.grad, msg=name, rtol=1e-3, atol=1e-6)
 
 
 def test_losses_of_images_are_averaged():

@@ -8,8 +8,12 @@ import torch
 import torch.nn.functional as F
 
 from ovparts_lib.checkpoints.partclipseg import released_names
+from ovparts_lib.inspection.attention_statistics import pooled_map
+from ovparts_lib.models.attention_control import memberships, smooth
 from ovparts_lib.models.clip import image_hidden_states
+from ovparts_lib.models.part_queries import query_texts
 from ovparts_lib.models.preprocess import square_pixels
+from ovparts_lib.models.text import tokenize
 from ovparts_lib.vocabularies.vocabulary import load_vocabulary
 from tests.golden.fill import image
 from tests.golden.released_partclipseg import FOLDER, read_json, released_partclipseg
@@ -53,7 +57,7 @@ def golden_eval():
 
 @pytest.fixture(scope="module")
 def scores():
-    return released_partclipseg()[0].predict([picture(375, 500, 0)], PASCAL)[0]
+    return released_partclipseg()[0].predict([picture(375, 500, 0)], PASCAL, keep_generic_parts=True)[0]
 
 
 def enlarged(logits):
@@ -80,9 +84,58 @@ def test_stages_of_the_evaluation(golden_eval):
             [model.decoder.map_logits(model.decoder.head, f, (22, 22)) for f in features.split(8, dim=1)], 1
         )
         assert_close({"logits": own[0, :, 8::16, 8::16]}, golden_eval)
-        generic = enlarged(own[0, :42])
-    np.testing.assert_allclose(generic[:, ::25, ::25].numpy(), golden_eval["part_probs"], rtol=0, atol=1e-5)
     assert len(conditions) == 59
+
+
+def test_generic_parts_of_the_evaluation(scores, golden_eval):
+    logits = scores.generic_parts.logits
+    assert scores.generic_parts.generic_ids == tuple(range(42))
+    assert list(PASCAL.generic_parts) == read_json("golden_eval_voc.json")["part_classes"]
+    np.testing.assert_allclose(logits[:, 8::16, 8::16].numpy(), golden_eval["logits"][:42], rtol=0, atol=1e-4)
+    found = enlarged(logits)[:, ::25, ::25]
+    np.testing.assert_allclose(found.numpy(), golden_eval["part_probs"], rtol=0, atol=1e-5)
+
+
+def test_token_ids_of_the_queries(golden_eval):
+    recorded = torch.from_numpy(golden_eval["input_ids"].astype(np.int64))
+    tokens = tokenize(query_texts(PASCAL))
+    for own, row in zip(tokens, recorded, strict=True):
+        end = int(own.argmax())  # the end token has the largest id
+        assert torch.equal(own[: end + 1], row[: end + 1])
+
+
+def test_attention_maps_of_the_evaluation(golden_eval):
+    """What the patches of each of the dog's parts attend to, as it is and as it meets the threshold.
+
+    The part map of the recording is a strip per part, in label order but for the neck, which is nowhere: rows 7 to 15,
+    from column 7 on. Its dog is the square from 6 to 16.
+    """
+    model, recorded = released_partclipseg()[0], golden_eval["attn_maps"]
+    golden = dict(zip(read_json("golden_eval_voc.json")["attn_maps"], torch.from_numpy(recorded), strict=True))
+    dog = PASCAL.parts_of(PASCAL.object_id("dog"))
+    (scores,) = model.predict([picture(375, 500, 0)], PASCAL, part_ids=dog, background=False, keep_attention=True)
+    everywhere, column = torch.ones(22, 22, dtype=torch.bool), 7
+    for place, part in enumerate(dog):
+        name, strip = PASCAL.parts[part].replace("'s ", "_"), torch.zeros(22, 22, dtype=torch.bool)
+        if name == "dog_neck":
+            assert not golden[f"avg_part_{name}"].any() and not golden[f"smoothed_part_{name}"].any()
+            continue
+        strip[7:16, column] = True
+        column += 1
+        average = pooled_map(scores.attention.decoder[2][place], strip) * strip.sum() / strip.numel()
+        torch.testing.assert_close(average, golden[f"avg_part_{name}"], rtol=1e-4, atol=1e-8)
+        smoothed = golden[f"smoothed_part_{name}"]
+        torch.testing.assert_close(smooth(stretched(average)[None])[0], smoothed, rtol=0, atol=1e-5)
+        assert torch.equal(memberships(average[None], everywhere, 0.3)[0], (smoothed > 0.3).float())
+    assert column == 16
+    square = torch.zeros(22, 22, dtype=torch.bool)
+    square[6:17, 6:17] = True
+    own = smooth(stretched(pooled_map(scores.attention.components["object", "dog"][2], square))[None])[0]
+    torch.testing.assert_close(own, golden["smoothed_obj_dog"], rtol=0, atol=1e-5)
+
+
+def stretched(values):
+    return (values - values.min()) / (values.max() - values.min() + 1e-9)
 
 
 def test_pair_stage_of_the_evaluation(golden_eval, monkeypatch):
@@ -151,10 +204,14 @@ def test_loss_gradients_and_step_of_the_training(case, vocabulary):
         "object_maps": label_maps("obj"),
         "vocabulary": vocabulary,
     }
-    maps = np.stack([attention_of(scores) for scores in every_ninth_part(model, images, vocabulary)])
-    np.testing.assert_allclose(maps, golden["agg_attention"][:, : maps.shape[1]], rtol=0, atol=1e-5)
+    maps = np.stack([attention_of(scores, vocabulary) for scores in every_ninth_part(model, images, vocabulary)])
+    np.testing.assert_allclose(maps, golden["agg_attention"], rtol=0, atol=1e-5)
 
+    found, hooks = record_training(model, vocabulary, len(images))
     losses = model.train().loss(batch)
+    for hook in hooks:
+        hook.remove()
+    assert_close(sampled_training(found, vocabulary), golden)
     sum(losses.values()).backward()
 
     expected, options = facts["loss"], facts["options"]
@@ -186,14 +243,53 @@ def test_loss_gradients_and_step_of_the_training(case, vocabulary):
         assert steps[name].norm().item() == pytest.approx(norm, rel=1e-2), name
 
 
+def record_training(model, vocabulary, images):
+    """{name: [output of each chunk, (b, m, ...)]} that fills up in a training step, and the hooks that do it."""
+    found = {}
+
+    def hook(name, output):
+        found.setdefault(name, []).append(output.detach().unflatten(0, (images, -1)))
+
+    modules = {f"decoder_{i}": layer for i, layer in enumerate(model.decoder.layers)}
+    modules |= {"own": model.decoder.head, "pairs": model.decoder.pair_head}
+    hooks = [
+        module.register_forward_hook(
+            lambda m, i, output, name=name: hook(
+                name, output[0][:, ::44, ::4] if name.startswith("decoder") else output[:, 8::32, 8::32]
+            )
+        )
+        for name, module in modules.items()
+    ]
+    return found, hooks
+
+
+def sampled_training(found, vocabulary):
+    """What was recorded of a training step, in the order of the recordings: image by image, background last."""
+    found = {name: torch.cat(chunks, dim=1) for name, chunks in found.items()}
+    generics = len(vocabulary.generic_parts)
+    sampled = {name: each.flatten(0, 1)[::9] for name, each in found.items() if name.startswith("decoder")}
+    # The loss goes through objects and background first, then through the generic parts.
+    own = torch.cat([found["own"][:, -generics:], found["own"][:, :-generics]], dim=1)
+    return sampled | {"logits": own, "part_obj_logits": found["pairs"]}
+
+
 def every_ninth_part(model, images, vocabulary):
-    """Scores with attention of the parts whose maps are in the recordings."""
-    wanted = range(0, len(vocabulary.parts), 9)
+    """Scores with attention of the parts whose maps are in the recordings, and of parts of the objects that are."""
+    wanted = list(range(0, len(vocabulary.parts), 9))
+    for name in ninth_objects(vocabulary):
+        wanted += [part for part in vocabulary.parts_of(vocabulary.object_id(name)) if part not in wanted][:1]
     return model.predict(images, vocabulary, part_ids=wanted, background=False, keep_attention=True)
 
 
-def attention_of(scores):
-    return scores.attention.decoder[2].mean(1)[:, 100:480:40, ::22].numpy()
+def ninth_objects(vocabulary):
+    """The recordings' maps are those of all parts, then of all objects, every ninth of them."""
+    return vocabulary.objects_with_parts[-len(vocabulary.parts) % 9 :: 9]
+
+
+def attention_of(scores, vocabulary):
+    parts = scores.attention.decoder[2][: len(range(0, len(vocabulary.parts), 9))]
+    objects = [scores.attention.components["object", name][2] for name in ninth_objects(vocabulary)]
+    return torch.cat([parts, torch.stack(objects)]).mean(1)[:, 100:480:40, ::22].numpy()
 
 
 @pytest.mark.parametrize("case", ["voc", "partimagenet"])

@@ -69,7 +69,7 @@ def test_pictures_of_both_moments_are_kept_with_their_maps(output, params, capsy
     maps = workbook.part_attention_figures(before, DATA, params, output, stage="before")
     again = workbook.part_attention_figures(after, DATA, params, output, stage="after", before=maps)
     assert set(maps) == set(again) == {"picture_0", "picture_1"}
-    assert "no attention of parts is shown for picture_2" in capsys.readouterr().out
+    assert "picture_2 has no part as large as a patch" in capsys.readouterr().out
     for stage in ("before", "after"):
         for name in maps:
             assert (output.run.figures / f"part_attention_{stage}_{name}.png").stat().st_size > 0
