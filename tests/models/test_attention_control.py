@@ -120,13 +120,13 @@ def plain_terms(attention, tokens, part_map, object_map, parts, objects, thresho
         if not claims:
             continue
         number += 1
-        chances = torch.stack(claims)
+        chances = torch.stack(claims).double()  # differences from 1 of faint claims are rounding errors in float32
         none = torch.prod(1 - chances, 0)
         alone = [
             chances[i] * torch.prod(1 - chances[[j for j in range(len(chances)) if j != i]], 0)
             for i in range(len(chances))
         ]
-        separation += (1 - none - sum(alone)).sum() / ((1 - none).sum() + 1e-9)
+        separation += ((1 - none - sum(alone)).sum() / ((1 - none).sum() + 1e-9)).float()
         enhancement += 1 - min(min(peaks), torch.ones(()))
     return separation, enhancement, number
 

@@ -57,7 +57,7 @@ def golden_eval():
 
 @pytest.fixture(scope="module")
 def scores():
-    return released_partclipseg()[0].predict([picture(375, 500, 0)], PASCAL)[0]
+    return released_partclipseg()[0].predict([picture(375, 500, 0)], PASCAL, keep_generic_parts=True)[0]
 
 
 def enlarged(logits):
@@ -87,8 +87,9 @@ def test_stages_of_the_evaluation(golden_eval):
     assert len(conditions) == 59
 
 
-def test_generic_parts_of_the_evaluation(golden_eval):
-    (logits,) = released_partclipseg()[0].generic_logits([picture(375, 500, 0)], PASCAL)
+def test_generic_parts_of_the_evaluation(scores, golden_eval):
+    logits = scores.generic_parts.logits
+    assert scores.generic_parts.generic_ids == tuple(range(42))
     assert list(PASCAL.generic_parts) == read_json("golden_eval_voc.json")["part_classes"]
     np.testing.assert_allclose(logits[:, 8::16, 8::16].numpy(), golden_eval["logits"][:42], rtol=0, atol=1e-4)
     found = enlarged(logits)[:, ::25, ::25]

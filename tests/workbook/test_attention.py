@@ -9,7 +9,7 @@ import torch
 from ovparts_lib.data import EvaluationSample
 from ovparts_lib.models.partclipseg import Partclipseg
 from ovparts_lib.vocabularies import Vocabulary
-from ovparts_lib.workbook import measure_attention, part_attention_figures
+from ovparts_lib.workbook import composition_figures, measure_attention, part_attention_figures
 from tests.models.tiny import TINY, random_image
 
 WORDS = Vocabulary("toy", ("dog's tail", "dog's head"), ("dog",))
@@ -59,9 +59,15 @@ def test_pictures_without_a_part_as_large_as_a_patch_are_passed_over(model, tmp_
     table = measure_attention(model, data, PARAMETERS, output, "after")
     assert list(table["part"]) == ["dog's head"]
     assert list(table["images"]) == [1]
-    part_attention_figures(model, data, PARAMETERS, output)
-    assert list(output.figures) == ["part_attention_head"]
-    assert list(output.figures["part_attention_head"]["patches"]) == [4]
+    maps = part_attention_figures(model, data, PARAMETERS, output, "after")
+    assert list(maps) == ["head"]
+    assert list(output.figures) == ["part_attention_after_head"]
+    assert maps["head"].groupby("query")["asking"].sum().eq(4).all()
+    composition_figures(model, data, PARAMETERS, output)
+    assert [name for name in output.figures if name.startswith("composition")] == [
+        "composition_speck",
+        "composition_head",
+    ]
     said = capsys.readouterr().out
     assert "none has no part as large as a patch" in said and "speck has no part as large as a patch" in said
 
