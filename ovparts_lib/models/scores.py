@@ -76,6 +76,8 @@ class PartScores:
             pads images to the right and below; None where the maps span the image.
         objects: where every pixel's object is chosen before its part; None for systems that choose among all parts.
         cost: None unless asked for.
+        generic_cost: of generic parts and objects, the first stage of systems that aggregate these before the parts in
+            ``cost``; None unless asked for.
         resized_as: what is resized to the image: the logits (the CLIPSeg family), or their sigmoid, for systems whose
             published maps are probabilities before they are resized (the CAT-Seg family).
     """
@@ -88,4 +90,5 @@ class PartScores:
     covered_size: tuple[float, float] | None = None
     objects: ObjectScores | None = None
     cost: CostMaps | None = None
+    generic_cost: CostMaps | None = None
     resized_as: Literal["logits", "probabilities"] = "logits"
