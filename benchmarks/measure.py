@@ -63,18 +63,18 @@ def random_names(clip: nn.Module, names: Sequence[str], templates: Sequence[str]
 
 
 def ovparts_tasks(
-    system: str, weights: Path | None, options: dict[str, Any], device: torch.device, compiled: bool
+    system: str, size: str, weights: Path | None, options: dict[str, Any], device: torch.device, compiled: bool
 ) -> tuple[nn.Module, Callable, Callable]:
     """Our model, and functions (images, vocabulary) -> logits and (images, part maps, vocabulary) -> loss.
 
-    Without weights, a new model of the released size with the seed fixed.
+    Without weights, a new model of the size with the seed fixed.
     """
     entry = SYSTEMS[system]
     if weights:
-        model, _ = entry.load(weights, entry.sizes["released"], **options)
+        model, _ = entry.load(weights, entry.sizes[size], **options)
     else:
         torch.manual_seed(0)
-        model = entry.model(entry.sizes["released"], **options)
+        model = entry.model(entry.sizes[size], **options)
     model.to(device)
     if compiled:
         # Module by module: tokenisers, checksums and chunking around them are not for a compiler.
@@ -125,8 +125,8 @@ def peer_tasks(weights: Path, device: torch.device, compiled: bool, full: bool) 
 def work_of(arguments: argparse.Namespace, device: torch.device) -> tuple[Work, Vocabulary, int]:
     """What a repeat does, given its number; the words it does it for; how many images it takes."""
     if arguments.implementation == "ovparts":
-        options = json.loads(arguments.options)
-        model, logits, loss = ovparts_tasks(arguments.system, arguments.weights, options, device, arguments.compile)
+        what = arguments.system, arguments.size, arguments.weights, json.loads(arguments.options)
+        model, logits, loss = ovparts_tasks(*what, device, arguments.compile)
     else:
         full = arguments.implementation == "transformers_77"
         model, logits, loss = peer_tasks(arguments.weights, device, arguments.compile, full)
@@ -175,6 +175,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--system", choices=SYSTEMS, required=True)
     parser.add_argument("--task", choices=TASKS, required=True)
+    parser.add_argument("--size", default="released", help="of the model, by name, such as released or miniature")
     parser.add_argument("--implementation", choices=IMPLEMENTATIONS, default="ovparts")
     parser.add_argument("--weights", type=Path, help="checkpoint with the released key names; a new model without")
     parser.add_argument("--options", default="{}", help="JSON object: arguments of the model's class")
@@ -187,6 +188,9 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=0, help="0: torch's default")
     parser.add_argument("--keep", type=Path, help="file for the logits, loss or embeddings, to compare rows")
     arguments = parser.parse_args()
+    sizes = SYSTEMS[arguments.system].sizes
+    if arguments.size not in sizes:
+        parser.error(f"{arguments.system} has no size {arguments.size!r}; there are {', '.join(sizes)}")
 
     if arguments.threads:
         torch.set_num_threads(arguments.threads)
@@ -203,6 +207,8 @@ def main() -> None:
     encoder = prompted_names.encode_names if arguments.task == "encode_text" else random_names
     with patch.object(prompted_names, "encode_names", encoder):
         outcome = once(0)  # warm-up; encodes the vocabulary where an implementation keeps it
+        if arguments.compile:
+            once(0)  # what the first step has changed is compiled for again
     seconds, processor = [], []
     for number in range(1, arguments.repeats + 1):
         begin, processor_begin = time.perf_counter(), time.process_time()
@@ -230,6 +236,7 @@ def main() -> None:
         "gflops": flops,
         "baseline_mib": round(baseline, 1),
         "peak_mib": round(memory, 1),
+        "loss": f"{float(outcome):.9g}" if arguments.task == "train_step" else "",
     }
     print(json.dumps(found))
 

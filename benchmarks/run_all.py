@@ -9,6 +9,7 @@ import json
 import tempfile
 from itertools import product
 from pathlib import Path
+from typing import Any
 
 import torch
 from clipseg_peer import PeerClipseg
@@ -49,7 +50,8 @@ def references() -> list[dict[str, str]]:
 def with_reference(row: dict) -> dict:
     """The row with the reference implementation's figures, and ours as a share of them; blank if none were recorded."""
     keys = ("system", "task", "classes", "images")
-    found = next((one for one in references() if all(one[key] == str(row[key]) for key in keys)), {})
+    recorded = references() if row["size"] == "released" else []
+    found = next((one for one in recorded if all(one[key] == str(row[key]) for key in keys)), {})
     row = row | {f"reference_{name}": found.get(name, "") for name in (*FIGURES, "origin")}
     for name in FIGURES:
         both = row[name] and row[f"reference_{name}"]
@@ -81,6 +83,7 @@ def main() -> None:
     """Measure all combinations in turn; one that fails is named at the end and keeps no other from being measured."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--systems", nargs="+", choices=SYSTEMS, default=list(SYSTEMS))
+    parser.add_argument("--size", default="released", help="of the models, by name; others have no reference")
     parser.add_argument("--tasks", nargs="+", choices=TASKS, default=list(TASKS))
     parser.add_argument(
         "--vocabularies", nargs="+", choices=DATASET_VOCABULARIES, default=VOCABULARIES, help="of evaluate"
@@ -89,25 +92,26 @@ def main() -> None:
     parser.add_argument("--implementations", nargs="+", choices=IMPLEMENTATIONS, default=list(IMPLEMENTATIONS))
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--precision", nargs="+", choices=["fp32", "bf16"], default=["fp32"])
-    parser.add_argument("--compile", action="store_true")
+    parser.add_argument("--compile", nargs="+", choices=["off", "on"], default=["off"])
     parser.add_argument("--batch", type=int, help="images of a training step; by default as the reference's")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--threads", type=int, default=0)
+    parser.add_argument("--output", type=Path, help="file that rows are appended to; by default the recorded results")
     parser.add_argument("--note", default="", help="what else a reader of the row should know of the machine")
     wanted = parser.parse_args()
     machine = about(wanted.device, ["transformers"])
     failed = 0
     with tempfile.TemporaryDirectory() as folder:
         weights = Path(folder) / "weights.pth"
-        if PEERED in wanted.systems:
+        if any(peered(system, wanted) for system in wanted.systems):
             write_weights(weights)
         for system, task in product(wanted.systems, wanted.tasks):
             for vocabulary in wanted.vocabularies[: None if task == "evaluate" else 1]:
                 first = None
                 for number, variant in enumerate(variants_of(system, task, wanted)):
                     keep = Path(folder) / f"{number}.pt"
-                    about_row = {"system": system, "task": task, **variant, "compile": wanted.compile}
-                    files = {"keep": keep} | ({"weights": weights} if system == PEERED else {})
+                    about_row = {"system": system, "size": wanted.size, "task": task, **variant}
+                    files = {"keep": keep} | ({"weights": weights} if peered(system, wanted) else {})
                     try:
                         found = measured(about_row | {"vocabulary": vocabulary}, files, wanted)
                     except MeasurementError as error:
@@ -117,21 +121,27 @@ def main() -> None:
                     first = first or keep
                     row = with_reference(machine | about_row | found)
                     row |= {"difference": difference(task, first, keep), "note": wanted.note}
-                    append(results_file("systems", wanted.device), row)
+                    append(wanted.output or results_file("systems", wanted.device), row)
                     print(json.dumps(row), flush=True)
     if failed:
         raise SystemExit(f"{failed} measurements failed, see above")
 
 
-def variants_of(system: str, task: str, wanted: argparse.Namespace) -> list[dict[str, str]]:
+def peered(system: str, wanted: argparse.Namespace) -> bool:
+    """Whether other implementations of a system are measured beside ours, all with the same weights."""
+    return system == PEERED and wanted.size == "released"
+
+
+def variants_of(system: str, task: str, wanted: argparse.Namespace) -> list[dict[str, Any]]:
     """What distinguishes the rows that are compared with the first of them."""
     ours = wanted.options or option_sets(system, task)
-    peers = [one for one in wanted.implementations if one != "ovparts" and system == PEERED and task != "encode_text"]
+    comparable = peered(system, wanted) and task != "encode_text"
+    peers = [one for one in wanted.implementations if one != "ovparts" and comparable]
     pairs = [("ovparts", one) for one in ours if "ovparts" in wanted.implementations]
     pairs += [(one, "{}") for one in peers]
     return [
-        {"implementation": implementation, "options": options, "precision": precision}
-        for precision in wanted.precision
+        {"implementation": implementation, "options": options, "precision": precision, "compile": compiled == "on"}
+        for precision, compiled in product(wanted.precision, wanted.compile)
         for implementation, options in pairs
     ]
 
