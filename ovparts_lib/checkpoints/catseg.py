@@ -57,7 +57,10 @@ def load_catseg(
 
     Args:
         path: file or folder.
-        size: hyper-parameters; None for those of the file.
+        size: hyper-parameters; None for those of the file, which for detectron2's are ``RELEASED`` or
+            ``RELEASED_DINOV2``. What no tensor tells (other prompt templates, pooling, class attention, how pictures
+            are resized) is said here: ``replace(RELEASED, inputs=InputSize(shortest_edge=None))`` for pictures at their
+            own size, as on PartImageNet.
         clip_path: must be None: all these files bring their own CLIP.
         guidance_path: weights of the guidance backbone, where ``size`` asks for another than the file has: for DINOv2
             ``dinov2_vits14_pretrain.pth``.
@@ -81,7 +84,7 @@ def load_catseg(
         refuse_guidance(guidance_path, path)
         return model, load_strictly(model, state, source=str(path), kind="ovparts weights")
     state = canonical(state)
-    file = recognise(state, str(path))
+    file = recognise(state, str(path), size)
     size = size or file.size
     model = Catseg(size, **options)
     if size.guidance.kind == file.size.guidance.kind:
@@ -141,25 +144,38 @@ def is_constant(name: str) -> bool:
     return name.endswith(("attn_mask", "pixel_mean", "pixel_std")) or name == f"{DINOV2}mask_token"
 
 
-def require_first_release(state: State, source: str) -> None:
+def require_first_release(state: State, source: str, size: CatsegSize) -> None:
     """Check that a released state dict has the layout of CAT-Seg's first release.
+
+    Args:
+        state: without a wrapper's prefix.
+        source: the file, for messages.
+        size: of the model that is to receive it.
 
     Raises:
         CheckpointError: it is of the version published at CVPR, of another size, or no CAT-Seg.
     """
     conv = state.get(f"{TRANSFORMER}conv1.weight")
-    later = conv is not None and conv.ndim == 4 and conv.shape[1] == 1
+    wanted, released = (
+        (one.aggregator.dim, one.aggregator.prompts, one.aggregator.kernel, one.aggregator.kernel)
+        for one in (size, RELEASED)
+    )
+    later = conv is not None and conv.ndim == 4 and conv.shape[1] == 1 != wanted[1]
     later |= any("padding_" in name or "q_proj_weight" in name or "upsample1" in name for name in state)
     if later:
         raise CheckpointError(
             f"{source} is CAT-Seg's later version, as published at CVPR 2024 (model_base.pth), whose layout is "
             f"another; {NEEDED}"
         )
+    if conv is None and any(name.startswith(TRANSFORMER) for name in state):
+        raise CheckpointError(f"{source} lacks {TRANSFORMER}conv1.weight; {NEEDED}")
     if conv is None:
         raise CheckpointError(f"{source} is no CATSeg checkpoint of a known kind; its first tensors: {list(state)[:5]}")
-    wanted = (RELEASED.aggregator.dim, RELEASED.aggregator.prompts, RELEASED.aggregator.kernel)
-    if tuple(conv.shape[:3]) != wanted:
-        raise CheckpointError(f"{source} has a cost embedding of shape {tuple(conv.shape)}; {NEEDED}")
+    if tuple(conv.shape) != wanted:
+        needed = NEEDED if wanted == released else f"the size that was asked for has {wanted}"
+        raise CheckpointError(
+            f"{source}: {TRANSFORMER}conv1.weight is a cost embedding of shape {tuple(conv.shape)}; {needed}"
+        )
 
 
 @dataclass(frozen=True)
@@ -171,13 +187,18 @@ class CatsegFile:
     background: bool
 
 
-def recognise(state: State, source: str) -> CatsegFile:
+def recognise(state: State, source: str, size: CatsegSize | None = None) -> CatsegFile:
     """What a released state dict is.
+
+    Args:
+        state: without a wrapper's prefix.
+        source: the file, for messages.
+        size: of the model that is to receive it; None for the released one.
 
     Raises:
         CheckpointError: see :func:`require_first_release`; or it is none of CATSeg's.
     """
-    require_first_release(state, source)
+    require_first_release(state, source, size or RELEASED)
     if any(name.startswith(f"{TRANSFORMER}layers_specific_part.") for name in state):
         raise CheckpointError(f"{source} is a checkpoint of PartCATSeg, not of CATSeg")
     if any(name.startswith(DINOV2) for name in state):

@@ -29,6 +29,8 @@ SecondStage = Literal["pretrained", "random"]
 SECOND_STAGES = ("pretrained", "random")
 # Never read by the released code: a third stack of layers, for a pass that is commented out.
 DEAD = f"{TRANSFORMER}layers_object."
+# What PartCATSeg's files have and CATSeg's have not; any of them will do, so that the lack of others can be named.
+OWN = tuple(f"{TRANSFORMER}{module}." for module in ("conv_proj_feat", "conv2", "layers_specific_part"))
 _COPIED = ("aggregator.specific_embedding.", "aggregator.specific_layers.")
 _NEW = "aggregator.object_aware."
 
@@ -70,7 +72,8 @@ def load_partcatseg(
 
     Args:
         path: file or folder.
-        size: hyper-parameters; None for those of the file, or the released ones.
+        size: hyper-parameters; None for those of the file, or the released ones. What no tensor tells (prompt
+            templates, pooling, how pictures are resized) is said here, as for :func:`load_catseg`.
         clip_path: must be None: all these files bring their own CLIP.
         guidance_path: pre-trained weights of the guidance backbone, for DINOv2 ViT-S/14
             ``dinov2_vits14_pretrain.pth``; for files of CAT-Seg with another backbone.
@@ -103,11 +106,11 @@ def load_partcatseg(
         return model, load_strictly(model, state, source=source, kind="ovparts weights")
     if metadata is None:
         state = canonical(state)
-        if any(name.startswith(f"{TRANSFORMER}conv_proj_feat.") for name in state):
+        if any(name.startswith(OWN) for name in state):
             refuse_guidance(guidance_path, path)
             model = PartCatseg(size, **options)
             return model, _load(model, state, source, "PartCATSeg")
-        file, names = recognise(state, source), released_names
+        file, names = recognise(state, source, size), released_names
     else:
         stated = stated_size(metadata["size"])
         file, names = CatsegFile("ovparts weights of CATSeg", stated, True), _catseg_names

@@ -120,8 +120,12 @@ class Catseg(CostSegmenter):
         training_queries: in training, score only this many parts a step: those that occur in the batch, and others
             drawn at random with torch's generator. None scores all parts of the vocabulary, as published.
         background_weight: weight of the background's terms in the loss; the others weigh 1.
+        background_class: whether the background is one of the classes, as in all experiments on parts. False is
+            upstream CAT-Seg, which has no text for it: unlabelled pixels are then negative for every class, and the
+            scores have no background.
         padding: pictures are padded before they are squashed. ``"cut"`` says in the scores how far the maps reach
-            beyond the picture; ``"stretched"``, as released, takes them for maps of the picture alone.
+            beyond the picture, and in training the padding is background; ``"stretched"``, as released, takes them for
+            maps of the picture alone.
         sliding_window: score overlapping crops and the whole picture, as CAT-Seg was evaluated on scenes; otherwise the
             whole picture only, as in all experiments on parts.
         window: how the crops are cut.
@@ -145,6 +149,7 @@ class Catseg(CostSegmenter):
         *,
         training_queries: int | None = None,
         background_weight: float = BACKGROUND_WEIGHT,
+        background_class: bool = True,
         padding: Literal["cut", "stretched"] = "cut",
         sliding_window: bool = False,
         window: SlidingWindow | None = None,
@@ -166,6 +171,7 @@ class Catseg(CostSegmenter):
         if padding not in PADDING:
             raise ValueError(f"padding must be 'cut' or 'stretched', not {padding!r}")
         self.size, self.padding, self.sliding_window = size, padding, sliding_window
+        self.background_class = background_class
         self.window = window or SlidingWindow.around(size.inputs.image_size)
         self.pooling = size.aggregator.pooling if pooling is None else pooling
         grid = size.inputs.image_size // size.clip.patch_size
@@ -186,7 +192,8 @@ class Catseg(CostSegmenter):
     def loss(self, batch: dict[str, Any]) -> dict[str, Tensor]:
         """Training loss of a batch: weighted binary cross-entropy over parts and background.
 
-        A pixel without a part of the vocabulary, inside an object or not, is background.
+        A pixel without a part of the vocabulary, inside an object or not, is background, or without
+        ``background_class`` negative for every part.
 
         Args:
             batch: ``images`` (list of uint8 (3, h, w), resized and cropped already), ``part_maps`` (list of int64
@@ -202,10 +209,11 @@ class Catseg(CostSegmenter):
         vocabulary, images = batch["vocabulary"], batch["images"]
         count, names = len(vocabulary.parts), vocabulary.parts
         inputs = square_inputs(images, self.size.inputs, self.size.guidance.image_size, self.device, test=False)
+        stretched = [tuple(image.shape[-2:]) for image in images]
         targets = covered_labels(
             batch["part_maps"],
             images,
-            inputs.covered,
+            stretched if self.padding == "stretched" else inputs.covered,
             kind="part",
             count=count,
             ignore_label=vocabulary.ignore_label,
@@ -215,12 +223,14 @@ class Catseg(CostSegmenter):
         if self.training_queries is not None and self.training_queries < count:
             chosen = chosen_queries(torch.cat([target.unique() for target in targets]), count, self.training_queries)
             targets = [torch.searchsorted(chosen, target) for target in targets]
-            text = self.encode_texts(names)[chosen]
         else:
-            text = self.encode_texts(names)
+            chosen = torch.arange(count + 1, device=self.device)
+        # Without a background class its number stays behind in the targets, and no channel is positive there.
+        text = self.encode_texts(names)[chosen if self.background_class else chosen[:-1]]
         dense, maps = self.encode_images(inputs)
         logits = self._logits(dense.features, maps, text, self.size.aggregator.pooling)
-        loss = part_segmentation_loss(logits, targets, self.background_weight, recompute=self.checkpoint_aggregator)
+        weight = self.background_weight if self.background_class else 1.0
+        loss = part_segmentation_loss(logits, targets, weight, recompute=self.checkpoint_aggregator)
         return {"loss_sem_seg": loss}
 
     @torch.inference_mode()
@@ -241,7 +251,7 @@ class Catseg(CostSegmenter):
             images: uint8 (3, H, W) RGB each; sizes may differ.
             vocabulary: the words to look for.
             part_ids: indices of the parts wanted, in the order wanted; None for all. Only these are decoded.
-            background: also give the background's logits.
+            background: also give the background's logits, if the model has ``background_class``.
             keep_attention: return the cost volume before and after aggregation, the class attention between the wanted
                 parts, and the attention maps of CLIP's image tower (160 MB in the released size).
 
@@ -254,6 +264,8 @@ class Catseg(CostSegmenter):
         """
         wanted = checked_part_ids(part_ids, vocabulary)
         text = self.encode_texts(vocabulary.parts)
+        if not self.background_class:
+            text, background = text[:-1], False
         channels = [*wanted, len(vocabulary.parts)] if background else list(wanted)
         if self.sliding_window:
             results = [self._slide(image, text, channels, keep_attention) for image in images]

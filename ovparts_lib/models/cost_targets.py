@@ -65,7 +65,7 @@ def part_segmentation_loss(
 
     Args:
         logits: (b, n, h, w), resized to each image's labels (bilinear, pixel centres aligned).
-        targets: for each image int64 (H, W), the one channel that is positive at each pixel, 0 to n - 1.
+        targets: for each image int64 (H, W), the one channel that is positive at each pixel, 0 to n - 1; n for none.
         background_weight: factor of the last channel's terms, positive and negative; the others weigh 1.
         recompute: keep no enlarged maps for the backward pass, but enlarge them again.
 

@@ -1,5 +1,7 @@
 """CATSeg's weight files: which are recognised, which refused, and what a model is started from."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -89,6 +91,22 @@ def test_upstreams_other_sizes_are_refused():
         load_through_a_file({f"{TRANSFORMER}conv1.weight": torch.zeros(128, 512, 7, 7)})
     with pytest.raises(CheckpointError, match="neither ResNet-101 nor DINOv2"):
         load_through_a_file({f"{TRANSFORMER}conv1.weight": torch.zeros(128, 80, 7, 7)})
+
+
+def test_a_size_that_is_asked_for_is_what_the_file_must_have():
+    size = replace(RELEASED, aggregator=replace(RELEASED.aggregator, prompts=1), templates="single")
+    with pytest.raises(CheckpointError, match=r"\(128, 80, 7, 7\); the size that was asked for has \(128, 1, 7, 7\)"):
+        load_through_a_file({f"{TRANSFORMER}conv1.weight": torch.zeros(128, 80, 7, 7)}, size=size)
+    # Not taken for upstream's later version, which has one prompt.
+    with pytest.raises(CheckpointError, match="neither ResNet-101 nor DINOv2"):
+        load_through_a_file({f"{TRANSFORMER}conv1.weight": torch.zeros(128, 1, 7, 7)}, size=size)
+
+
+def test_the_lack_of_the_tensor_that_tells_the_version_is_named():
+    state = dict(filled_state("ovparts_catseg_r101"))
+    del state[f"{TRANSFORMER}conv1.weight"]
+    with pytest.raises(CheckpointError, match=f"lacks {TRANSFORMER}conv1.weight"):
+        load_through_a_file(state)
 
 
 def upstream_state():

@@ -182,6 +182,9 @@ def test_a_released_file_of_the_tiny_size_is_loaded_strictly(tmp_path):
     del missing[f"module.{TRANSFORMER}conv2.bias"]
     with pytest.raises(CheckpointError, match=rf"1 missing: {TRANSFORMER}conv2.bias"):
         load_partcatseg(written(tmp_path / "missing.pth", missing), TINY_NONE)
+    partial = {name: tensor for name, tensor in state.items() if "conv_proj_feat" not in name}
+    with pytest.raises(CheckpointError, match=rf"2 missing: {TRANSFORMER}conv_proj_feat\."):
+        load_partcatseg(written(tmp_path / "partial.pth", partial), TINY_NONE)
     unknown = {**state, f"module.{TRANSFORMER}conv3.bias": torch.zeros(1)}
     with pytest.raises(CheckpointError, match="1 unexpected"):
         load_partcatseg(written(tmp_path / "unknown.pth", unknown), TINY_NONE)

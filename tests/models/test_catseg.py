@@ -134,6 +134,50 @@ def test_loss_is_the_weighted_mean_over_all_elements():
     assert part_segmentation_loss(logits, targets, 0.05).item() == pytest.approx(total / count, rel=1e-6)
 
 
+def test_the_background_may_be_no_class(model):
+    """Then nothing is positive where nothing is labelled, and the other classes do not see it."""
+    without = tiny_catseg(background_class=False).eval()
+    (scores,) = without.predict(IMAGES[:1], VOCABULARY, keep_attention=True)
+    assert scores.background is None
+    assert torch.allclose(scores.cost.class_attention[0].sum(1), torch.ones(5), atol=1e-4)
+    with torch.no_grad():
+        without.background_text += 1
+    assert torch.allclose(without.predict(IMAGES[:1], VOCABULARY)[0].logits, scores.logits, atol=1e-5)
+    assert not torch.allclose(model.predict(IMAGES[:1], VOCABULARY)[0].logits, scores.logits, atol=1e-4)
+
+    logits, target = torch.randn(1, 3, 4, 4), torch.randint(0, 4, (6, 8))  # 3 is no class
+    enlarged = F.interpolate(logits, size=(6, 8), mode="bilinear")[0]
+    positive = F.one_hot(target, 4).permute(2, 0, 1)[:3].float()
+    expected = F.binary_cross_entropy_with_logits(enlarged, positive)
+    assert part_segmentation_loss(logits, [target], 1.0).item() == pytest.approx(expected.item(), rel=1e-6)
+
+
+@pytest.mark.parametrize("background", [True, False])
+def test_parts_that_are_not_chosen_are_not_there(background):
+    """With four queries of five parts, the one that does not occur is left out."""
+    batch = random_batch()
+    ignore = VOCABULARY.ignore_label
+    batch["part_maps"] = [part_map.masked_fill(part_map == 4, ignore) for part_map in batch["part_maps"]]
+    fewer = type(VOCABULARY)("four", VOCABULARY.parts[:4], VOCABULARY.objects, ignore_label=ignore)
+    some, all_of_fewer = (
+        tiny_catseg(training_queries=count, background_class=background).loss(batch | {"vocabulary": words})
+        for count, words in ((4, VOCABULARY), (None, fewer))
+    )
+    assert some["loss_sem_seg"].item() == pytest.approx(all_of_fewer["loss_sem_seg"].item(), rel=1e-5)
+
+
+def test_padding_is_background_in_training_or_stretched_away():
+    """60 x 80 pixels are padded to 64 x 96: the same as a picture and labels that were padded before."""
+    batch = random_batch()
+    batch = {name: values if name == "vocabulary" else values[:1] for name, values in batch.items()}
+    cut = tiny_catseg().loss(batch)["loss_sem_seg"]
+    grown = F.pad(batch["part_maps"][0], (0, 16, 0, 4), value=VOCABULARY.ignore_label)
+    stretched = tiny_catseg(padding="stretched")
+    loss = stretched.loss(batch | {"part_maps": [grown]})["loss_sem_seg"]
+    assert loss.item() == pytest.approx(cut.item(), rel=1e-6)
+    assert stretched.loss(batch)["loss_sem_seg"].item() != pytest.approx(cut.item(), rel=1e-3)
+
+
 def test_loss_and_gradients_are_the_same_with_recomputation_and_in_chunks():
     results = []
     for options in ({}, {"checkpoint_aggregator": True, "chunk_tokens": 40}, {"chunk_tokens": 1}):

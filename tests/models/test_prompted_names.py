@@ -1,5 +1,6 @@
 """Names in prompt templates: exactness of the shared beginnings, synonyms, and a cache that cannot go stale."""
 
+import open_clip
 import pytest
 import torch
 import torch.nn.functional as F
@@ -111,4 +112,7 @@ def test_templates_are_the_published_lists():
         "miniature": 3,
     }
     assert all(template.count("{}") == 1 for templates in TEMPLATES.values() for template in templates)
+    assert tuple(template("{}") for template in open_clip.OPENAI_IMAGENET_TEMPLATES) == IMAGENET
+    seven = tuple(template("{}") for template in open_clip.SIMPLE_IMAGENET_TEMPLATES)
+    assert TEMPLATES["imagenet_select"] == (*seven, "A photo of a {} in the scene") == (*seven, *TEMPLATES["single"])
     assert (IMAGENET[0], IMAGENET[-1]) == ("a bad photo of a {}.", "a tattoo of the {}.")
