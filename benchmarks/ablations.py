@@ -1,8 +1,12 @@
-"""Train systems and ablated variants on the miniature, each under the budget of its parameters, with several seeds.
+"""Train systems and ablated variants on the miniature, all on the same number of pictures, with several seeds.
 
 Needs ``outputs/miniature/world`` (``ovparts run params/miniature/01_miniature.yaml``). Every row of
 ``benchmarks/results/miniature_ablations.csv`` is one trained run, scored on all test images. Runs are resumable: what
 is complete is not trained again.
+
+The budget is ``--iterations`` steps of CLIPSeg's batch, by default as in ``params/miniature/20_clipseg.yaml``; every
+variant is trained on as many pictures. PartCATSeg is trained in two stages, as published: it begins from the CATSeg of
+the same seed (which is trained too where it was not asked for), has CATSeg's budget and its own, and its rows say so.
 """
 
 from __future__ import annotations
@@ -10,6 +14,7 @@ from __future__ import annotations
 import argparse
 import csv
 import json
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -29,6 +34,7 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
     "CLIPSeg": ("20_clipseg", {}),
     "PartCLIPSeg, object context only": ("23_partclipseg", {"separation_weight": 0.0, "enhancement_weight": 0.0}),
     "PartCLIPSeg": ("23_partclipseg", {}),
+    "PartCLIPSeg, attention losses x10": ("23_partclipseg", {"separation_weight": 1.0, "enhancement_weight": 0.1}),
     "CATSeg": ("21_catseg", {}),
     "CATSeg with guidance": ("21_catseg", GUIDED),
     "PartCATSeg": ("24_partcatseg", {}),
@@ -36,42 +42,104 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
     "PartCATSeg from nothing": ("24_partcatseg", FROM_NOTHING),
     "PartCATSeg from nothing, with guidance": ("24_partcatseg", FROM_NOTHING | GUIDED),
 }
+FIRST_STAGE = "CATSeg"  # what variants that begin from weights begin from
+ATTENTION = ("object_overlap", "shared", "strength", "on_part")
 QUICK = {"evaluate_before_training": False, "comparison_images": 1, "attention_images": 0, "intervals": None}
 
 
-def parameter_file(folder: Path, variant: str, seed: int, outputs: Path) -> Path:
-    """Parameters of one run, as a YAML file."""
+def shipped(notebook: str) -> dict[str, Any]:
+    """The parameters of ``params/miniature``."""
+    return yaml.safe_load((project_root() / "params" / "miniature" / f"{notebook}.yaml").read_text(encoding="utf-8"))
+
+
+def budget(iterations: int | None, notebook: str) -> tuple[int, int]:
+    """Steps and batch of a run.
+
+    Args:
+        iterations: steps of CLIPSeg's batch; None for those of its parameter file.
+        notebook: of the system. Its own batch stays, and it makes as many steps as take the same number of pictures.
+
+    Raises:
+        ValueError: that is no whole number of steps.
+    """
+    measure, batch = shipped("20_clipseg"), shipped(notebook)["batch_size"]
+    pictures = (measure["iterations"] if iterations is None else iterations) * measure["batch_size"]
+    if pictures % batch:
+        raise ValueError(f"{pictures} pictures are no whole number of steps of {batch}, the batch of {notebook}")
+    return pictures // batch, batch
+
+
+def run_name(variant: str, seed: int, iterations: int) -> str:
+    """Name of a run's folder; runs of another budget stand beside it."""
+    return variant.lower().replace(",", "").replace(" ", "_") + f"_{iterations}_steps_seed_{seed}"
+
+
+def parameter_values(variant: str, seed: int, outputs: Path, iterations: int | None) -> dict[str, Any]:
+    """Parameters of one run."""
     notebook, changes = VARIANTS[variant]
-    values = yaml.safe_load((project_root() / "params" / "miniature" / f"{notebook}.yaml").read_text(encoding="utf-8"))
-    name = variant.lower().replace(",", "").replace(" ", "_") + f"_seed_{seed}"
+    values, (steps, _) = shipped(notebook), budget(iterations, notebook)
     values |= QUICK | {"statistics_images": 40} if "statistics_images" in values else QUICK
-    values |= changes | {"seed": seed, "run": name, "setting": "ablations", "outputs": str(outputs)}
-    if values["initialise_from"]:  # CATSeg of the same seed
-        values["initialise_from"] = str(outputs / "ablations" / f"catseg_seed_{seed}" / "weights.safetensors")
-    path = folder / f"{name}.yaml"
+    values |= changes | {"seed": seed, "setting": "ablations", "outputs": str(outputs), "iterations": steps}
+    values["run"] = run_name(variant, seed, steps)
+    if values["initialise_from"]:
+        first = run_name(FIRST_STAGE, seed, budget(iterations, VARIANTS[FIRST_STAGE][0])[0])
+        values["initialise_from"] = str(outputs / "ablations" / first / "weights.safetensors")
+    return values
+
+
+def parameter_file(folder: Path, values: dict[str, Any]) -> Path:
+    """The same as a YAML file."""
+    path = folder / f"{values['run']}.yaml"
     path.write_text(yaml.safe_dump(values, sort_keys=False), encoding="utf-8")
     return path
 
 
-def rows_of(run: Path, variant: str, seed: int) -> list[dict[str, Any]]:
-    """What a complete run's files say: a row per mode under the protocol ``recommended``."""
+def budget_columns(values: dict[str, Any], iterations: int | None) -> dict[str, Any]:
+    """What a row says of its budget, the stage its weights are from included."""
+    before = budget(iterations, VARIANTS[FIRST_STAGE][0]) if values["initialise_from"] else (0, 0)
+    own = values["iterations"]
+    return {
+        "iterations": own,
+        "batch_size": values["batch_size"],
+        "iterations_before": before[0],
+        "images_trained": own * values["batch_size"] + before[0] * before[1],
+        "budget": f"{before[0]} of {FIRST_STAGE} + {own}" if before[0] else str(own),
+    }
+
+
+def missing_first_stages(variants: Sequence[str]) -> list[str]:
+    """The first stage, where a variant needs it and it is not among them."""
+    begins = any(
+        (shipped(notebook) | changes)["initialise_from"] for notebook, changes in (VARIANTS[one] for one in variants)
+    )
+    return [FIRST_STAGE] if begins and FIRST_STAGE not in variants else []
+
+
+def rows_of(run: Path, variant: str, values: dict[str, Any], iterations: int | None) -> list[dict[str, Any]]:
+    """What a complete run's files say: a row per mode under the protocol ``recommended``.
+
+    Raises:
+        ValueError: the run was trained for another number of steps than its parameters say.
+    """
     results = json.loads((run / "results.json").read_text(encoding="utf-8"))
     log = [json.loads(line) for line in (run / "log.jsonl").read_text(encoding="utf-8").splitlines()]
     steps = [entry for entry in log if "loss" in entry]
     attention = {}
     if (run / "tables" / "attention_after.csv").is_file():
         table = pd.read_csv(run / "tables" / "attention_after.csv")
-        attention = {f"attention_{key}": round(float(table[key].mean()), 4) for key in ("shared", "strength")}
+        attention = {f"attention_{key}": round(float(table[key].mean()), 4) for key in ATTENTION}
+    if steps[-1]["step"] != values["iterations"]:
+        raise ValueError(f"{run} has {steps[-1]['step']} steps, not {values['iterations']}")
     return [
         {
             "variant": variant,
-            "seed": seed,
+            "seed": values["seed"],
             "mode": row["mode"],
             **{key: round(row[key], 2) for key in ("seen", "unseen", "harmonic")},
             "images": row["images"],
-            "steps": steps[-1]["step"],
+            **budget_columns(values, iterations),
             "training_seconds": round(steps[-1]["seconds"], 1),
-            **({"attention_shared": "", "attention_strength": ""} | attention),
+            **(dict.fromkeys((f"attention_{key}" for key in ATTENTION), "") | attention),
         }
         for row in results["headline"]
         if row["protocol"] == "recommended" and row["label"] == "after"
@@ -80,17 +148,21 @@ def rows_of(run: Path, variant: str, seed: int) -> list[dict[str, Any]]:
 
 def main() -> None:
     """Train what is missing, then write and show the table."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--variants", nargs="+", choices=list(VARIANTS), default=list(VARIANTS))
+    parser.add_argument("--iterations", type=int, help="the budget, in steps of CLIPSeg's batch; by default the demo's")
     parser.add_argument("--jobs", type=int, default=0, help="runs at a time (one per core)")
     parser.add_argument("--collect", action="store_true", help="train nothing; write the table of what is complete")
     options = parser.parse_args()
     outputs = project_root() / "outputs" / "ablations"
     outputs.mkdir(parents=True, exist_ok=True)
-    wanted = [(variant, seed) for seed in options.seeds for variant in options.variants]
-    files = [parameter_file(outputs, variant, seed, project_root() / "outputs") for variant, seed in wanted]
-    runs = [(load_parameters(file), file) for file in files]
+    variants = [*missing_first_stages(options.variants), *options.variants]
+    wanted = [(variant, seed) for seed in options.seeds for variant in variants]
+    values = [
+        parameter_values(variant, seed, project_root() / "outputs", options.iterations) for variant, seed in wanted
+    ]
+    runs = [(load_parameters(file), file) for file in (parameter_file(outputs, one) for one in values)]
     jobs = options.jobs or default_jobs(runs, torch.cuda.is_available)
     code = 0 if options.collect else run_beside(runs, jobs)
     about = {
@@ -100,17 +172,24 @@ def main() -> None:
         "torch": torch.__version__,
     }
     rows = []
-    for (variant, seed), (params, _) in zip(wanted, runs, strict=True):
+    for (variant, _), given, (params, _) in zip(wanted, values, runs, strict=True):
         if (params.folder / "results.json").is_file():
-            rows += [about | row for row in rows_of(params.folder, variant, seed)]
+            rows += [about | row for row in rows_of(params.folder, variant, given, options.iterations)]
+    if not rows:
+        raise SystemExit("no run is complete, so there is no table to write")
     path = Path(__file__).parent / "results" / "miniature_ablations.csv"
     with path.open("w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, fieldnames=list(rows[0]), lineterminator="\n")
         writer.writeheader()
         writer.writerows(rows)
     table = pd.DataFrame(rows)
-    shown = table.groupby(["mode", "variant"], sort=False)[["seen", "unseen", "harmonic"]].agg(["mean", "std"]).round(1)
-    print(shown.to_string())
+    groups = table.groupby(["mode", "variant", "budget"], sort=False)
+    print(groups[["seen", "unseen", "harmonic"]].agg(["mean", "std"]).round(1).to_string())
+    attention = table[table["attention_strength"] != ""].drop_duplicates(["variant", "seed"])  # both modes have it
+    if len(attention):
+        attention = attention.astype(dict.fromkeys((f"attention_{key}" for key in ATTENTION), float))
+        groups = attention.groupby(["variant", "budget"], sort=False)
+        print(groups[[f"attention_{key}" for key in ATTENTION]].agg(["mean", "std"]).round(3).to_string())
     raise SystemExit(code)
 
 

@@ -7,12 +7,14 @@ import json
 import statistics
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
 import psutil
 import torch
+from recorded import VOCABULARY, recorded_batch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -23,7 +25,8 @@ from ovparts_lib.models.preprocess import square_pixels
 from ovparts_lib.training.loop import peak_memory_mib
 from ovparts_lib.vocabularies import DATASET_VOCABULARIES, Vocabulary, load_vocabulary
 
-TASKS = ("evaluate", "train_step", "encode_text")
+TASKS = ("evaluate", "train_step", "recorded_step", "encode_text")
+TRAINING = ("train_step", "recorded_step")
 IMPLEMENTATIONS = ("ovparts", "transformers_77", "transformers_longest")
 IMAGE_SIZE = {"evaluate": (375, 500), "train_step": (384, 384)}
 LEARNING_RATE, WEIGHT_DECAY, GRADIENT_CLIP = 1e-4, 1e-4, 0.01
@@ -88,9 +91,11 @@ def ovparts_tasks(
         scores = model.predict(pictures, vocabulary)
         return torch.stack([torch.cat([one.logits, one.background[None]]) for one in scores])
 
-    def loss(pictures: list[Tensor], maps: list[Tensor], vocabulary: Vocabulary) -> Tensor:
+    def loss(
+        pictures: list[Tensor], maps: list[Tensor], vocabulary: Vocabulary, objects: list[Tensor] | None = None
+    ) -> Tensor:
         model.train()
-        objects = [object_map(one, vocabulary) for one in maps]
+        objects = objects or [object_map(one, vocabulary) for one in maps]
         batch = {"images": pictures, "part_maps": maps, "object_maps": objects, "vocabulary": vocabulary}
         return sum(model.loss(batch).values())
 
@@ -125,8 +130,10 @@ def peer_tasks(weights: Path, device: torch.device, compiled: bool, full: bool) 
 def work_of(arguments: argparse.Namespace, device: torch.device) -> tuple[Work, Vocabulary, int]:
     """What a repeat does, given its number; the words it does it for; how many images it takes."""
     if arguments.implementation == "ovparts":
-        what = arguments.system, arguments.size, arguments.weights, json.loads(arguments.options)
-        model, logits, loss = ovparts_tasks(*what, device, arguments.compile)
+        options = json.loads(arguments.options)
+        model, logits, loss = ovparts_tasks(
+            arguments.system, arguments.size, arguments.weights, options, device, arguments.compile
+        )
     else:
         full = arguments.implementation == "transformers_77"
         model, logits, loss = peer_tasks(arguments.weights, device, arguments.compile, full)
@@ -138,12 +145,16 @@ def work_of(arguments: argparse.Namespace, device: torch.device) -> tuple[Work, 
         lists = [Vocabulary.from_words(parts[at : at + TEXT_NAMES]) for at in range(0, len(parts), TEXT_NAMES)]
         model.eval()
         return lambda number: embeddings_of(autocast(model.encode_vocabulary)(lists[number])), lists[0], 0
-    size = IMAGE_SIZE[arguments.task]
     if arguments.task == "evaluate":
-        pictures = images(1, size)
+        pictures = images(1, IMAGE_SIZE["evaluate"])
         return lambda number: autocast(logits)(pictures, vocabulary), vocabulary, 1
-    vocabulary = vocabulary.seen
-    pictures, maps = images(arguments.batch, size), part_maps(vocabulary, arguments.batch, size)
+    if arguments.task == "recorded_step":
+        vocabulary = load_vocabulary(VOCABULARY).seen
+        pictures, maps, objects = recorded_batch(arguments.system)
+        loss = partial(loss, objects=objects)
+    else:
+        vocabulary, size = vocabulary.seen, IMAGE_SIZE["train_step"]
+        pictures, maps = images(arguments.batch, size), part_maps(vocabulary, arguments.batch, size)
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     # As published but for learning rates and for which tensors decay, which cost nothing.
     optimiser = torch.optim.AdamW(trained, lr=LEARNING_RATE, weight_decay=WEIGHT_DECAY)
@@ -156,7 +167,7 @@ def work_of(arguments: argparse.Namespace, device: torch.device) -> tuple[Work, 
         optimiser.zero_grad()
         return value
 
-    return step, vocabulary, arguments.batch
+    return step, vocabulary, len(pictures)
 
 
 def embeddings_of(texts: Any) -> Tensor:
@@ -175,9 +186,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--system", choices=SYSTEMS, required=True)
     parser.add_argument("--task", choices=TASKS, required=True)
-    parser.add_argument("--size", default="released", help="of the model, by name, such as released or miniature")
     parser.add_argument("--implementation", choices=IMPLEMENTATIONS, default="ovparts")
     parser.add_argument("--weights", type=Path, help="checkpoint with the released key names; a new model without")
+    parser.add_argument("--size", default="released", help="of the model; miniature for a quick look")
     parser.add_argument("--options", default="{}", help="JSON object: arguments of the model's class")
     parser.add_argument("--vocabulary", choices=DATASET_VOCABULARIES, default="pascal_part_116")
     parser.add_argument("--batch", type=int, default=2, help="images of a training step")
@@ -236,7 +247,7 @@ def main() -> None:
         "gflops": flops,
         "baseline_mib": round(baseline, 1),
         "peak_mib": round(memory, 1),
-        "loss": f"{float(outcome):.9g}" if arguments.task == "train_step" else "",
+        "loss": float(outcome) if arguments.task in TRAINING else "",
     }
     print(json.dumps(found))
 

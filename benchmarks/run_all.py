@@ -7,13 +7,15 @@ import csv
 import inspect
 import json
 import tempfile
+from functools import partial
+from importlib.metadata import version
 from itertools import product
 from pathlib import Path
 from typing import Any
 
 import torch
-from clipseg_peer import PeerClipseg
-from measure import IMPLEMENTATIONS, TASKS
+from measure import IMPLEMENTATIONS, TASKS, TRAINING
+from recorded import RECORDED, write_recorded_weights
 from rows import HERE, MeasurementError, about, append, in_own_process, results_file
 
 from ovparts_lib.checkpoints.systems import SYSTEMS
@@ -21,6 +23,8 @@ from ovparts_lib.vocabularies import DATASET_VOCABULARIES
 
 PEERED = "clipseg"  # the system that the other implementations are of; all start from one file of weights
 BATCH = 2
+# Also measured with these numbers of images: PartCLIPSeg's step was recorded with one, and stands beside CLIPSeg's.
+OTHER_BATCHES = {"clipseg": (1,)}
 FIGURES = ("gflops", "peak_mib", "cpu_seconds")
 # For every size of vocabulary: 116, 234 and 482 parts.
 VOCABULARIES = ("pascal_part_116", "ade20k_part_234", "partimagenet_ood")
@@ -28,6 +32,8 @@ VOCABULARIES = ("pascal_part_116", "ade20k_part_234", "partimagenet_ood")
 
 def write_weights(path: Path) -> None:
     """Random weights under the released key names: each tensor N(0, 1/fan-in), norms and biases near 1 and 0."""
+    from clipseg_peer import PeerClipseg  # needs transformers, which nothing else here does
+
     torch.manual_seed(0)
     state = PeerClipseg(full_context=True).state_dict()
     for name, tensor in state.items():
@@ -47,29 +53,38 @@ def references() -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
-def with_reference(row: dict) -> dict:
-    """The row with the reference implementation's figures, and ours as a share of them; blank if none were recorded."""
+def with_reference(row: dict, *, compared: bool = True) -> dict:
+    """The row with the reference implementation's figures, and ours as a share of them; blank if none were recorded.
+
+    Args:
+        row: what was measured.
+        compared: False for a model that is not of the reference's size.
+    """
     keys = ("system", "task", "classes", "images")
-    recorded = references() if row["size"] == "released" else []
+    recorded = references() if compared else []
     found = next((one for one in recorded if all(one[key] == str(row[key]) for key in keys)), {})
-    row = row | {f"reference_{name}": found.get(name, "") for name in (*FIGURES, "origin")}
+    row = row | {f"reference_{name}": found.get(name, "") for name in (*FIGURES, "loss", "origin")}
     for name in FIGURES:
         both = row[name] and row[f"reference_{name}"]
         row[f"{name}_share"] = round(float(row[name]) / float(row[f"reference_{name}"]), 3) if both else ""
+    both = row["loss"] != "" and row["reference_loss"]
+    row["loss_difference"] = f"{abs(row['loss'] / float(row['reference_loss']) - 1):.2g}" if both else ""
     return row
 
 
-def batch_of(system: str) -> int:
-    """Images of a training step: as many as the reference was recorded with."""
+def batches_of(system: str, task: str) -> list[int]:
+    """Images of a step: as many as the reference was recorded with, and what else is wanted for comparison."""
     found = (one for one in references() if (one["system"], one["task"]) == (system, "train_step"))
-    return int(next(found, {"images": BATCH})["images"])
+    recorded = int(next(found, {"images": BATCH})["images"])
+    return [recorded, *OTHER_BATCHES.get(system, ())] if task == "train_step" else [recorded]
 
 
 def option_sets(system: str, task: str) -> list[str]:
-    """As the system comes; in training also with every way it has of computing again instead of keeping."""
+    """As the system comes, or as it was recorded; in training also with all it can compute again instead of keeping."""
+    given = RECORDED[system].options if task == "recorded_step" else {}
     known = inspect.signature(SYSTEMS[system].model).parameters
     saving = {name: True for name in known if name.startswith("checkpoint_")}
-    return ["{}", json.dumps(saving)] if task == "train_step" and saving else ["{}"]
+    return [json.dumps(one) for one in ([given, given | saving] if task in TRAINING and saving else [given])]
 
 
 def difference(task: str, first: Path, other: Path) -> str:
@@ -83,7 +98,6 @@ def main() -> None:
     """Measure all combinations in turn; one that fails is named at the end and keeps no other from being measured."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--systems", nargs="+", choices=SYSTEMS, default=list(SYSTEMS))
-    parser.add_argument("--size", default="released", help="of the models, by name; others have no reference")
     parser.add_argument("--tasks", nargs="+", choices=TASKS, default=list(TASKS))
     parser.add_argument(
         "--vocabularies", nargs="+", choices=DATASET_VOCABULARIES, default=VOCABULARIES, help="of evaluate"
@@ -93,52 +107,72 @@ def main() -> None:
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--precision", nargs="+", choices=["fp32", "bf16"], default=["fp32"])
     parser.add_argument("--compile", nargs="+", choices=["off", "on"], default=["off"])
-    parser.add_argument("--batch", type=int, help="images of a training step; by default as the reference's")
+    parser.add_argument("--batch", type=int, help="images of train_step; by default as the reference's")
+    parser.add_argument("--size", default="released", help="of the models; miniature for a quick look, with --out")
+    parser.add_argument("--out", type=Path, help="CSV file for the rows; by default results/systems_<device>.csv")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--threads", type=int, default=0)
-    parser.add_argument("--output", type=Path, help="file that rows are appended to; by default the recorded results")
     parser.add_argument("--note", default="", help="what else a reader of the row should know of the machine")
     wanted = parser.parse_args()
-    machine = about(wanted.device, ["transformers"])
+    if wanted.size != "released" and wanted.out is None:
+        parser.error("--size: rows of other sizes belong into a file of their own; name it with --out")
+    machine, out = about(wanted.device), wanted.out or results_file("systems", wanted.device)
+    compared = PEERED in wanted.systems and set(wanted.implementations) != {"ovparts"}
+    machine |= {"transformers": version("transformers") if compared else ""}
     failed = 0
     with tempfile.TemporaryDirectory() as folder:
-        weights = Path(folder) / "weights.pth"
-        if any(peered(system, wanted) for system in wanted.systems):
-            write_weights(weights)
         for system, task in product(wanted.systems, wanted.tasks):
-            for vocabulary in wanted.vocabularies[: None if task == "evaluate" else 1]:
+            if task == "recorded_step" and (system not in RECORDED or wanted.size != "released"):
+                continue
+            files = weights_of(system, task, wanted, Path(folder))
+            vocabularies = wanted.vocabularies[: None if task == "evaluate" else 1]
+            batches = [wanted.batch] if wanted.batch else batches_of(system, task)
+            for vocabulary, batch in product(vocabularies, batches):
                 first = None
                 for number, variant in enumerate(variants_of(system, task, wanted)):
                     keep = Path(folder) / f"{number}.pt"
-                    about_row = {"system": system, "size": wanted.size, "task": task, **variant}
-                    files = {"keep": keep} | ({"weights": weights} if peered(system, wanted) else {})
+                    about_row = {"system": system, "task": task, **variant}
+                    settings = {"vocabulary": vocabulary, "batch": batch, "size": wanted.size}
                     try:
-                        found = measured(about_row | {"vocabulary": vocabulary}, files, wanted)
+                        found = measured(about_row | settings, files | {"keep": keep}, wanted)
                     except MeasurementError as error:
                         failed += 1
                         print(error)
                         continue
                     first = first or keep
-                    row = with_reference(machine | about_row | found)
+                    row = machine | about_row | found
+                    row = with_reference(row, compared=wanted.size == "released")
                     row |= {"difference": difference(task, first, keep), "note": wanted.note}
-                    append(wanted.output or results_file("systems", wanted.device), row)
+                    append(out, row)
                     print(json.dumps(row), flush=True)
     if failed:
         raise SystemExit(f"{failed} measurements failed, see above")
 
 
-def peered(system: str, wanted: argparse.Namespace) -> bool:
-    """Whether other implementations of a system are measured beside ours, all with the same weights."""
-    return system == PEERED and wanted.size == "released"
+def peers_of(system: str, task: str, wanted: argparse.Namespace) -> list[str]:
+    """The other implementations that are measured beside ours."""
+    beside = system == PEERED and task in ("evaluate", "train_step") and wanted.size == "released"
+    return [one for one in wanted.implementations if one != "ovparts" and beside]
+
+
+def weights_of(system: str, task: str, wanted: argparse.Namespace, folder: Path) -> dict[str, Path]:
+    """The file of weights a measurement needs: the recorded ones, or those that implementations share."""
+    if task == "recorded_step":
+        path, write = folder / f"recorded_{system}.pth", partial(write_recorded_weights, system)
+    elif peers_of(system, task, wanted):
+        path, write = folder / "shared.pth", write_weights
+    else:
+        return {}
+    if not path.exists():
+        write(path)
+    return {"weights": path}
 
 
 def variants_of(system: str, task: str, wanted: argparse.Namespace) -> list[dict[str, Any]]:
     """What distinguishes the rows that are compared with the first of them."""
     ours = wanted.options or option_sets(system, task)
-    comparable = peered(system, wanted) and task != "encode_text"
-    peers = [one for one in wanted.implementations if one != "ovparts" and comparable]
     pairs = [("ovparts", one) for one in ours if "ovparts" in wanted.implementations]
-    pairs += [(one, "{}") for one in peers]
+    pairs += [(one, "{}") for one in peers_of(system, task, wanted)]
     return [
         {"implementation": implementation, "options": options, "precision": precision, "compile": compiled == "on"}
         for precision, compiled in product(wanted.precision, wanted.compile)
@@ -149,7 +183,6 @@ def variants_of(system: str, task: str, wanted: argparse.Namespace) -> list[dict
 def measured(row: dict, files: dict[str, Path], wanted: argparse.Namespace) -> dict:
     """What ``measure.py`` finds for a row."""
     settings = {name: value for name, value in row.items() if name != "compile"} | files
-    settings |= {"batch": wanted.batch or batch_of(row["system"])}
     settings |= {name: getattr(wanted, name) for name in ("device", "repeats", "threads")}
     command = [word for name, value in settings.items() for word in (f"--{name}", str(value))]
     return in_own_process(HERE / "measure.py", [*command, *(["--compile"] if row["compile"] else [])], wanted.device)

@@ -17,9 +17,9 @@ from ovparts_lib.inspection.attention import (
 )
 from ovparts_lib.inspection.attention_statistics import (
     attention_by_class,
+    attention_changes,
     attention_comparison,
     attention_statistics,
-    part_attention,
 )
 from ovparts_lib.inspection.charts import frequency_bars, iou_bars, iou_grid, iou_heatmap
 from ovparts_lib.inspection.confusions import part_confusion, part_confusion_table
@@ -37,11 +37,18 @@ from ovparts_lib.inspection.overlays import (
     render_overlay,
 )
 from ovparts_lib.inspection.palette import class_colours
+from ovparts_lib.inspection.part_attention import (
+    composition,
+    composition_table,
+    part_attention,
+    part_attention_table,
+)
 from ovparts_lib.inspection.widgets import browse
 
 __all__ = [
     "SOURCES",
     "attention_by_class",
+    "attention_changes",
     "attention_comparison",
     "attention_map",
     "attention_statistics",
@@ -54,6 +61,8 @@ __all__ = [
     "comparison",
     "comparison_grid",
     "comparison_table",
+    "composition",
+    "composition_table",
     "cost_maps",
     "cost_table",
     "decoder_attention",
@@ -64,6 +73,7 @@ __all__ = [
     "label_grid",
     "overlay",
     "part_attention",
+    "part_attention_table",
     "part_confusion",
     "part_confusion_table",
     "peak_patch",

@@ -16,19 +16,19 @@ import torch.nn.functional as F
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from ovparts_lib.inspection.attention import render_heat
-from ovparts_lib.inspection.figures import as_labels, as_picture, new_figure, styled
+from ovparts_lib.inspection.figures import as_labels, new_figure, styled
 from ovparts_lib.inspection.palette import SEEN, UNSEEN
 from ovparts_lib.models.attention_control import memberships, overlap, strength
 from ovparts_lib.models.scores import AttentionMaps, PartScores
-from ovparts_lib.vocabularies.vocabulary import Vocabulary, split_part_name
+from ovparts_lib.vocabularies.vocabulary import Vocabulary
 
 MEASURES = {
     "strength": "strength: peak of the part's map",
     "shared": "overlap: share of claimed patches that another part claims too",
     "on_part": "share of attention on the part itself",
 }
-_SHOWN = 480  # longest side, in pixels, of the pictures inside a figure
+# Separation is to lower the first two and enhancement to raise the third; the last says whether that serves the part.
+CHANGING = ("object_overlap", "shared", "strength", "on_part")
 
 
 def attention_statistics(
@@ -58,9 +58,9 @@ def attention_statistics(
     Raises:
         ValueError: the scores hold no attention, not of that layer, or the map does not fit the image.
     """
-    attention = _attention_of(scores)
-    weights = _layer_of(attention, layer)
-    labels = _patch_labels(part_map, scores.image_size, attention.grid)
+    attention = attention_of(scores)
+    weights = layer_of(attention, layer)
+    labels = patch_labels(part_map, scores.image_size, attention.grid)
     maps = {}
     for place, part in enumerate(scores.part_ids):
         if (labels == part).any():
@@ -111,6 +111,29 @@ def attention_by_class(tables: Iterable[pd.DataFrame]) -> pd.DataFrame:
     groups = pd.concat(filled).groupby(["object", "part"], sort=False)
     means = groups[["strength", "shared", "on_part", "object_overlap"]].mean()
     return means.assign(images=groups.size())[["images", *means.columns]].reset_index()
+
+
+def attention_changes(before: pd.DataFrame, after: pd.DataFrame) -> pd.DataFrame:
+    """Overlap and strength of each part at two moments, side by side, and what has changed.
+
+    Args:
+        before: of :func:`attention_by_class`.
+        after: the same of the same images.
+
+    Returns:
+        ``object``, ``part``, ``images``, and for each measure ``<measure>_before``, ``<measure>_after`` and
+        ``<measure>_difference`` (after less before); NaN where a part was not measured at one of the moments.
+    """
+    parts = list(dict.fromkeys([*before["part"], *after["part"]]))  # an outer merge would sort them
+    both = before.merge(after, on=["object", "part"], how="outer", suffixes=("_before", "_after"))
+    both = both.set_index("part").loc[parts].reset_index()
+    table = both[["object", "part"]].assign(images=both["images_after"].fillna(both["images_before"]).astype(int))
+    for measure in CHANGING:
+        values = both[[f"{measure}_before", f"{measure}_after"]]
+        table = table.assign(
+            **values, **{f"{measure}_difference": both[f"{measure}_after"] - both[f"{measure}_before"]}
+        )
+    return table
 
 
 def pooled_map(weights: Tensor, asking: Tensor) -> Tensor:
@@ -166,74 +189,22 @@ def attention_comparison(
     return figure
 
 
-@styled
-def part_attention(
-    image: Tensor | np.ndarray,
-    scores: PartScores,
-    part_map: Tensor | np.ndarray,
-    vocabulary: Vocabulary,
-    *,
-    layer: int | None = None,
-) -> Figure:
-    """What each part's patches attend to: a row per part that has a patch, and its queries side by side.
-
-    Args:
-        image: the picture the scores belong to.
-        scores: from ``predict(..., keep_attention=True)``.
-        part_map: ground truth, integer (H, W), ids of ``vocabulary``.
-        vocabulary: of the ids.
-        layer: of the decoder; the last one by default.
-
-    Raises:
-        ValueError: the scores hold no attention, not of that layer, or none of their parts has a patch.
-    """
-    attention = _attention_of(scores)
-    weights = _layer_of(attention, layer)
-    labels = _patch_labels(part_map, scores.image_size, attention.grid)
-    shown = [(place, part) for place, part in enumerate(scores.part_ids) if (labels == part).any()]
-    if not shown:
-        raise ValueError("none of the parts that were scored has a patch in this part map")
-    picture = as_picture(image)
-    step = -(-max(picture.shape[:2]) // _SHOWN)
-    picture = picture[::step, ::step]
-    layer = max(attention.decoder) if layer is None else layer
-    rows = []
-    for place, part in shown:
-        owner, generic = split_part_name(vocabulary.parts[part])
-        alone = [query for query in (("part", generic), ("object", owner)) if query in attention.components]
-        maps = {"both queries" if alone else f"query “{attention.queries[place]}”": weights[place]}
-        maps |= {f"{kind} query “{text}”": attention.components[kind, text][layer] for kind, text in alone}
-        rows.append((vocabulary.parts[part], labels == part, maps))
-    columns = 1 + max(len(maps) for *_, maps in rows)
-    width = min(11.0, 2.6 * columns)
-    figure = new_figure(width, len(rows) * (width / columns * picture.shape[0] / picture.shape[1] + 0.3), pictures=True)
-    axes = figure.subplots(len(rows), columns, squeeze=False)
-    for ax in axes.ravel():
-        ax.set_axis_off()
-    for line, (name, asking, maps) in zip(axes, rows, strict=True):
-        line[0].imshow(render_heat(picture, asking.numpy().astype(float)))
-        line[0].set_title(f"asking: {name}")
-        for ax, (title, each) in zip(line[1:], maps.items(), strict=False):
-            values = pooled_map(each, asking).numpy()
-            ax.imshow(render_heat(picture, values))
-            ax.set_title(f"{title} (peak {values.max():.2g})")
-    return figure
-
-
-def _attention_of(scores: PartScores) -> AttentionMaps:
+def attention_of(scores: PartScores) -> AttentionMaps:
+    """The attention that scores hold; ValueError where they hold none."""
     if scores.attention is None:
         raise ValueError("the scores hold no attention; predict with keep_attention=True")
     return scores.attention
 
 
-def _layer_of(attention: AttentionMaps, layer: int | None) -> Tensor:
+def layer_of(attention: AttentionMaps, layer: int | None) -> Tensor:
+    """Weights (n, heads, t, t) of a layer of the decoder, the last for None; ValueError where it was not kept."""
     layer = max(attention.decoder) if layer is None else layer
     if layer not in attention.decoder:
         raise ValueError(f"no attention was kept of decoder layer {layer}; there are {sorted(attention.decoder)}")
     return attention.decoder[layer]
 
 
-def _patch_labels(part_map: Tensor | np.ndarray, size: tuple[int, int], grid: tuple[int, int]) -> Tensor:
-    """The label at the centre of each patch, int64 (gh, gw)."""
+def patch_labels(part_map: Tensor | np.ndarray, size: tuple[int, int], grid: tuple[int, int]) -> Tensor:
+    """The label at the centre of each patch, int64 (gh, gw), of a part map (H, W) that has the image's ``size``."""
     labels = torch.from_numpy(as_labels(part_map, size))
     return F.interpolate(labels[None, None].double(), size=grid, mode="nearest-exact")[0, 0].long()

@@ -84,11 +84,12 @@ def overlap(claims: Tensor) -> Tensor:
     Returns:
         scalar, 0..1; 0 where nothing is claimed.
     """
-    none, one = torch.ones_like(claims[0]), torch.zeros_like(claims[0])
-    for claim in claims:
+    none, one, more = torch.ones_like(claims[0]), torch.zeros_like(claims[0]), torch.zeros_like(claims[0])
+    for claim in claims:  # sums only: 1 - none - one would be all rounding error where claims are faint
+        more = more + one * claim
         one = one * (1 - claim) + none * claim
         none = none * (1 - claim)
-    return (1 - none - one).sum() / ((1 - none).sum() + _TINY)
+    return more.sum() / ((one + more).sum() + _TINY)
 
 
 def strength(maps: Tensor) -> Tensor:

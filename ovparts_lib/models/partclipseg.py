@@ -8,7 +8,7 @@ Sources: Choi et al., "Understanding Multi-Granularity for Open-Vocabulary Part 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Any, Literal, get_args
 
 import torch
@@ -38,7 +38,7 @@ from ovparts_lib.models.partclipseg_losses import (
     region_sums,
 )
 from ovparts_lib.models.preprocess import square_pixels
-from ovparts_lib.models.scores import AttentionMaps, ObjectScores, PartScores
+from ovparts_lib.models.scores import AttentionMaps, GenericPartScores, ObjectScores, PartScores
 from ovparts_lib.vocabularies.vocabulary import Vocabulary
 
 LogitsOf = Callable[[slice], Tensor]
@@ -148,6 +148,17 @@ class Partclipseg(ClipsegBase):
         self.loss_mean = loss_mean
         self.set_trainable(RELEASED_GROUPS)
 
+    def set_trainable(self, groups: Collection[str]) -> list[str]:
+        """As :meth:`ClipsegBase.set_trainable`, but for the head of the queries' own logits where no term trains it.
+
+        With ``object_weight`` and ``part_weight`` 0 nothing in the loss depends on that head, and several devices
+        cannot train a model with parameters that get no gradient.
+        """
+        super().set_trainable(groups)
+        if not (self.weights.object or self.weights.part):
+            self.decoder.head.requires_grad_(False)
+        return [name for name, parameter in self.named_parameters() if parameter.requires_grad]
+
     def encode_vocabulary(self, vocabulary: Vocabulary) -> Tensor:
         """Conditions (n, embed_dim) of generic parts and objects with parts, unnormalised, without the background's.
 
@@ -223,6 +234,7 @@ class Partclipseg(ClipsegBase):
         part_ids: Sequence[int] | None = None,
         background: bool = True,
         keep_attention: bool = False,
+        keep_generic_parts: bool = False,
     ) -> list[PartScores]:
         """Score the object-specific parts of a vocabulary on images.
 
@@ -236,6 +248,7 @@ class Partclipseg(ClipsegBase):
             keep_attention: return the attention maps of the image tower and of the decoder: for every wanted part the
                 mean of its generic part's and its object's map, and those two as its components. Each takes 11 MiB in
                 the released size, so ask for a few parts.
+            keep_generic_parts: also return the own logits of the wanted parts' generic parts, which no label map uses.
 
         Returns:
             One :class:`PartScores` per image, logits at ``image_size`` squared.
@@ -258,6 +271,10 @@ class Partclipseg(ClipsegBase):
             own = self._all_logits(self._own_logits(tokens, grid), generics, len(queries.rows), images)
             ids = tuple(vocabulary.objects.index(vocabulary.objects_with_parts[rank]) for rank in queries.objects)
             objects = [ObjectScores(each[:-1], ids, each[-1]) for each in own]
+        generic_parts: list[GenericPartScores | None] = [None] * len(images)
+        if keep_generic_parts:
+            own = self._all_logits(self._own_logits(tokens, grid), 0, generics, images)
+            generic_parts = [GenericPartScores(each, queries.generics) for each in own]
         maps: list[AttentionMaps | None] = [None] * len(images)
         if keep_attention:
             place = torch.searchsorted(kept, queries.part_queries[:count].contiguous())
@@ -284,6 +301,7 @@ class Partclipseg(ClipsegBase):
                 image_size=tuple(image.shape[-2:]),
                 attention=maps[number],
                 objects=objects[number],
+                generic_parts=generic_parts[number],
             )
             for number, image in enumerate(images)
         ]

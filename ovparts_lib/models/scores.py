@@ -45,6 +45,19 @@ class ObjectScores:
 
 
 @dataclass
+class GenericPartScores:
+    """Logits of generic parts ("head", whoever's) of one image, for systems that score them by themselves.
+
+    Attributes:
+        logits: float32 (m, h, w), one channel per entry of ``generic_ids``.
+        generic_ids: indices of the channels in the vocabulary's generic parts.
+    """
+
+    logits: Tensor
+    generic_ids: tuple[int, ...]
+
+
+@dataclass
 class CostMaps:
     """Cosine similarity of image and class embeddings, as a cost-aggregation system sees it.
 
@@ -75,6 +88,7 @@ class PartScores:
         covered_size: (height, width) in pixels of the image that the maps span, at least ``image_size``, where a system
             pads images to the right and below; None where the maps span the image.
         objects: where every pixel's object is chosen before its part; None for systems that choose among all parts.
+        generic_parts: None unless asked for, and for systems that do not score them.
         cost: None unless asked for.
         generic_cost: of generic parts and objects, the first stage of systems that aggregate these before the parts in
             ``cost``; None unless asked for.
@@ -89,6 +103,7 @@ class PartScores:
     attention: AttentionMaps | None = None
     covered_size: tuple[float, float] | None = None
     objects: ObjectScores | None = None
+    generic_parts: GenericPartScores | None = None
     cost: CostMaps | None = None
     generic_cost: CostMaps | None = None
     resized_as: Literal["logits", "probabilities"] = "logits"

@@ -18,6 +18,8 @@ TRAIN_SPLITS = dict.fromkeys(get_args(Dataset), ("train", "train_obj_condition",
 TEST_SPLITS = dict.fromkeys(get_args(Dataset), ("val_obj_condition",)) | {
     "ade20k_part_234": ("val_obj_condition", "val_few_shot")
 }
+# Layers of PartCLIPSeg's decoder, without building a model; a test compares this with the sizes.
+DECODER_LAYERS = {"released": 3, "miniature": 1}
 
 
 class SystemParameters(RunParameters):
@@ -346,7 +348,10 @@ class PartclipsegParameters(SystemParameters):
     part_weight: Number = Field(1.0, ge=0, description="weight of the generic parts' own logits in the loss")
     separation_weight: Number = Field(0.1, ge=0, description="weight of the overlap of parts in attention")
     enhancement_weight: Number = Field(0.01, ge=0, description="weight of the lack of strength in attention")
-    attention_threshold: Number = Field(0.3, gt=0, lt=1, description="attention above which a part claims a patch")
+    attention_threshold: Number = Field(0.3, ge=0, le=1, description="attention above which a part claims a patch")
+    attention_layer: Whole = Field(
+        -1, description="the decoder's layer whose attention is controlled and measured; -1: the last, as published"
+    )
     attention_rule: Literal["corrected", "released"] = Field(
         "corrected", description="released: with the slips of the released attention losses"
     )
@@ -355,6 +360,11 @@ class PartclipsegParameters(SystemParameters):
         description="image: mean of each image's loss, as published on eight devices; batch: over all pixels",
     )
     checkpoint_decoder: Flag = free(False, description="compute activations twice in training to save memory")
+    query_chunk: Whole | None = free(
+        None,
+        ge=1,
+        description="(image, query) pairs decoded at once, to bound memory; none: by device",
+    )
     statistics_images: Whole = Field(
         40, ge=0, description="test images in which overlap and strength of parts in attention are measured"
     )
@@ -372,9 +382,21 @@ class PartclipsegParameters(SystemParameters):
             "enhancement_weight": self.enhancement_weight,
             "attention_threshold": self.attention_threshold,
             "attention_rule": self.attention_rule,
+            "attention_layer": self.attention_layer,
             "loss_mean": self.loss_mean,
             "checkpoint_decoder": self.checkpoint_decoder,
+            "query_chunk": self.query_chunk,
         }
+
+    def rules(self) -> list[str]:
+        """Also, the decoder has the layer whose attention is controlled."""
+        broken, layers = super().rules(), DECODER_LAYERS[self.model_size]
+        if not -layers <= self.attention_layer < layers:
+            broken.append(
+                f"attention_layer, model_size: the {self.model_size} decoder has the layers 0 to {layers - 1}, which "
+                f"are also -{layers} to -1; there is no layer {self.attention_layer}"
+            )
+        return broken
 
     def transform_options(self, size: Any, ignore_label: int) -> dict[str, Any]:
         """As CLIPSeg: the image is squashed to a square while loading."""

@@ -1,6 +1,12 @@
 """What the notebooks call: each function does what one cell says, from the parameters to the run folder."""
 
-from ovparts_lib.workbook.attention import attention_change, measure_attention, part_attention_figures
+from ovparts_lib.workbook.attention import (
+    attention_change,
+    attention_means,
+    composition_figures,
+    measure_attention,
+    part_attention_figures,
+)
 from ovparts_lib.workbook.data import (
     build_data,
     class_frequency_table,
@@ -57,6 +63,7 @@ __all__ = [
     "RunOutput",
     "attention_change",
     "attention_figures",
+    "attention_means",
     "attention_of_views",
     "beside_published",
     "browse",
@@ -70,6 +77,7 @@ __all__ = [
     "compare_runs",
     "comparison_figure",
     "comparison_figures",
+    "composition_figures",
     "confidence_intervals",
     "describe_protocols",
     "environment_table",

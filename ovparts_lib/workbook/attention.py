@@ -1,7 +1,8 @@
-"""Overlap and strength of parts in a decoder's attention, before and after training, as a notebook shows them."""
+"""Attention of parts before and after training, and what parts are composed of, as a notebook shows them."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -9,17 +10,22 @@ import pandas as pd
 from torch import nn
 
 from ovparts_lib.data import EvaluationSample
-from ovparts_lib.inspection.attention_statistics import (
+from ovparts_lib.inspection import (
     attention_by_class,
+    attention_changes,
     attention_comparison,
     attention_statistics,
+    composition,
+    composition_table,
     part_attention,
+    part_attention_table,
 )
+from ovparts_lib.inspection.attention_statistics import CHANGING
 from ovparts_lib.models.scores import PartScores
 from ovparts_lib.vocabularies import Vocabulary
 from ovparts_lib.workbook.data import PartData
 from ovparts_lib.workbook.output import RunOutput
-from ovparts_lib.workbook.pictures import chosen_images
+from ovparts_lib.workbook.pictures import WORDS_WITH_ATTENTION, chosen_images, largest_parts
 
 
 def measure_attention(model: nn.Module, data: PartData, params: Any, output: RunOutput, stage: str) -> pd.DataFrame:
@@ -39,11 +45,12 @@ def measure_attention(model: nn.Module, data: PartData, params: Any, output: Run
     if stage == "before" and path.is_file():
         return output.table(pd.read_csv(path), f"attention_{stage}", title=title)
     model.eval()
-    tables = []
+    tables, vocabulary, layer = [], data.evaluation.vocabulary, _layer(model)
     for index in chosen_images(data, params.statistics_images):
         sample = data.evaluation[index]
-        scores = _with_attention(model, sample, data.evaluation.vocabulary)
-        tables.append(_statistics(scores, sample, data.evaluation.vocabulary, params))
+        scores = _with_attention(model, sample, vocabulary)
+        threshold = params.attention_threshold
+        tables.append(attention_statistics(scores, sample.part_map, vocabulary, layer=layer, threshold=threshold))
     if not any(len(table) for table in tables):
         print("attention is not measured: no image, or none with a part as large as a patch (statistics_images)")
         return pd.DataFrame()
@@ -51,45 +58,108 @@ def measure_attention(model: nn.Module, data: PartData, params: Any, output: Run
 
 
 def attention_change(before: pd.DataFrame, after: pd.DataFrame, data: PartData, output: RunOutput) -> pd.DataFrame:
-    """What training did to overlap and strength: a figure per part, and the means over seen and unseen parts."""
+    """What training did to overlap and strength of each part: a figure, and a table of both moments side by side."""
     if before.empty or after.empty:
         return pd.DataFrame()
     unseen = data.evaluation.vocabulary.unseen_objects
-    stages = {"before": before, "after": after}
-    merged = pd.concat([table.assign(stage=stage) for stage, table in stages.items()], ignore_index=True)
+    change = attention_changes(before, after)
+    change.insert(2, "group", np.where(change["object"].isin(unseen), "unseen", "seen"))
     output.figure(
-        attention_comparison(stages, unseen=unseen),
+        attention_comparison({"before": before, "after": after}, unseen=unseen),
         "attention_change",
         title="Parts in the decoder's attention, before and after training",
         caption="Overlap (less is more separate) and strength of each part; parts marked * are of unseen objects.",
-        data=merged,
+        data=change,
     )
-    merged["group"] = np.where(merged["object"].isin(unseen), "unseen", "seen")
-    means = merged.groupby(["group", "stage"], sort=False)[["strength", "shared", "on_part", "object_overlap"]].mean()
+    return output.table(change, "attention_change", title="Attention of each part, before and after training")
+
+
+def attention_means(change: pd.DataFrame, output: RunOutput) -> pd.DataFrame:
+    """Means over the parts of seen and of unseen objects, from the table of :func:`attention_change`.
+
+    A measure's means are over the parts that have it at both moments.
+    """
+    if change.empty:
+        return pd.DataFrame()
+    values = change.drop(columns=["object", "part", "images"]).copy()
+    for measure in CHANGING:
+        columns = [f"{measure}_{which}" for which in ("before", "after", "difference")]
+        values.loc[values[columns].isna().any(axis=1), columns] = np.nan
+    groups = values.groupby("group", sort=False)
+    means = groups.mean()
+    means.insert(0, "parts", groups.size())
     return output.table(means.reset_index(), "attention_means", title="Attention of parts, means over classes")
 
 
-def part_attention_figures(model: nn.Module, data: PartData, params: Any, output: RunOutput) -> None:
-    """What the patches of each labelled part attend to, beside the maps of its generic part's and object's queries."""
-    vocabulary = data.evaluation.vocabulary
+def part_attention_figures(
+    model: nn.Module,
+    data: PartData,
+    params: Any,
+    output: RunOutput,
+    stage: str,
+    before: Mapping[str, pd.DataFrame] | None = None,
+) -> dict[str, pd.DataFrame]:
+    """What the patches of each labelled part attend to, for its own, its generic part's and its object's query.
+
+    Args:
+        model: a system whose decoder's attention can be kept.
+        data: the test images, of which ``params.attention_images`` are shown.
+        params: parameters of the run.
+        output: keeps each figure and its maps as ``part_attention_<stage>_<image>``.
+        stage: ``before`` or ``after`` training; where nothing trains, there is no before.
+        before: what this function gave before training; the same maps of that moment then stand beside each map.
+
+    Returns:
+        The maps, a table per image.
+    """
+    if stage == "before" and not params.iterations:
+        return {}
+    vocabulary, found = data.evaluation.vocabulary, {}
+    model.eval()
     for index in chosen_images(data, params.attention_images):
         sample = data.evaluation[index]
         scores = _with_attention(model, sample, vocabulary)
+        maps = part_attention_table(scores, sample.part_map, vocabulary, layer=_layer(model))
+        if maps.empty:
+            print(f"no attention of parts is shown for {sample.image_id}: none is as large as a patch")
+            continue
+        found[sample.image_id] = maps
+        tables = ({"before": before[sample.image_id]} if before else {}) | {stage: maps}
         output.figure(
-            part_attention(sample.image, scores, sample.part_map, vocabulary),
-            f"part_attention_{sample.image_id}",
-            title=f"Attention of parts: {sample.image_id}",
-            caption="Where the patches of a part look, for the part, its generic name's query and its object's query.",
-            data=_statistics(scores, sample, vocabulary, params),
+            part_attention(sample.image, tables),
+            f"part_attention_{stage}_{sample.image_id}",
+            title=f"Attention of parts, {' and '.join(tables)} training: {sample.image_id}",
+            caption="Where the patches of a part look, for the part, its generic name's query and its object's query; "
+            "each map up to its own peak.",
+            data=pd.concat([table.assign(stage=name) for name, table in tables.items()], ignore_index=True),
+        )
+    return found
+
+
+def composition_figures(model: nn.Module, data: PartData, params: Any, output: RunOutput) -> None:
+    """The object's, the generic part's and the object-specific part's own scores, for the largest parts of an image."""
+    vocabulary = data.evaluation.vocabulary
+    model.eval()
+    for index in chosen_images(data, params.attention_images):
+        sample = data.evaluation[index]
+        wanted = largest_parts(sample.part_map, vocabulary)[:WORDS_WITH_ATTENTION]
+        scores = model.predict([sample.image], vocabulary, part_ids=wanted, keep_generic_parts=True)[0]
+        output.figure(
+            composition(sample.image, scores, vocabulary),
+            f"composition_{sample.image_id}",
+            title=f"Object, generic part, and object-specific part: {sample.image_id}",
+            caption="What the object's and the generic part's query say by themselves, their product, and what the "
+            "second stage makes of the pair: probabilities, each map up to its own peak.",
+            data=composition_table(scores, sample.part_map, vocabulary),
         )
 
 
-def _statistics(scores: PartScores, sample: EvaluationSample, vocabulary: Vocabulary, params: Any) -> pd.DataFrame:
-    return attention_statistics(scores, sample.part_map, vocabulary, threshold=params.attention_threshold)
+def _layer(model: nn.Module) -> int | None:
+    """The layer whose attention a system controls; None, which stands for the last, for systems that control none."""
+    return getattr(model, "attention_layer", None)
 
 
 def _with_attention(model: nn.Module, sample: EvaluationSample, vocabulary: Vocabulary) -> PartScores:
     """Scores of the parts that are labelled in an image, with the decoder's attention."""
-    labels = sample.part_map.unique().tolist()
-    wanted = [label for label in labels if label < len(vocabulary.parts)]
-    return model.predict([sample.image], vocabulary, part_ids=wanted, background=False, keep_attention=True)[0]
+    wanted = largest_parts(sample.part_map, vocabulary)
+    return model.predict([sample.image], vocabulary, part_ids=sorted(wanted), background=False, keep_attention=True)[0]

@@ -67,9 +67,14 @@ def attention_figures(model: nn.Module, data: PartData, params: Any, output: Run
     vocabulary = data.evaluation.vocabulary
     for index in chosen_images(data, params.attention_images):
         sample = data.evaluation[index]
-        labels, pixels = torch.unique(sample.part_map, return_counts=True)
-        largest = [int(one) for one in labels[pixels.argsort(descending=True)] if one < len(vocabulary.parts)]
+        largest = largest_parts(sample.part_map, vocabulary)
         show_attention(model, sample.image, vocabulary, largest, sample.image_id, output)
+
+
+def largest_parts(part_map: Tensor, vocabulary: Vocabulary) -> list[int]:
+    """Ids of the parts that are labelled in a part map (H, W), the one with most pixels first."""
+    labels, pixels = torch.unique(part_map, return_counts=True)
+    return [int(one) for one in labels[pixels.argsort(descending=True)] if one < len(vocabulary.parts)]
 
 
 def show_attention(

@@ -5,42 +5,12 @@ import torch
 
 from ovparts_lib.inspection import (
     attention_by_class,
+    attention_changes,
     attention_comparison,
     attention_statistics,
-    part_attention,
 )
 from ovparts_lib.inspection.attention_statistics import pooled_map
-from ovparts_lib.models.scores import AttentionMaps, PartScores
-from ovparts_lib.vocabularies.vocabulary import Vocabulary
-
-GRID, TOKENS = (6, 8), 49
-WORDS = Vocabulary.from_words({"dog": ["head", "tail"], "car": ["wheel"]})
-
-
-def looking_at(places):
-    """Attention (2 heads, t, t): every token looks at some patches only, at each of them alike."""
-    weights = torch.zeros(2, TOKENS, TOKENS)
-    for row, column in places:
-        weights[:, :, 1 + row * GRID[1] + column] = 1 / len(places)
-    return weights
-
-
-def scores_of(maps, parts=(0, 1, 2), components=None):
-    attention = AttentionMaps(
-        GRID,
-        {0: torch.stack([looking_at([(5, 7)])] * len(maps)), 2: torch.stack([looking_at(places) for places in maps])},
-        {},
-        tuple(WORDS.prompts[part] for part in parts),
-        components or {},
-    )
-    return PartScores(torch.zeros(len(parts), 12, 16), tuple(parts), None, (60, 80), attention)
-
-
-def part_map():
-    """The dog's head fills the left quarter, its tail the next; the car is at the right edge."""
-    labels = np.full((60, 80), 65535)
-    labels[:, :20], labels[:, 20:40], labels[:30, 70:] = 0, 1, 2
-    return labels
+from tests.inspection.attending import GRID, TOKENS, WORDS, part_map, scores_of
 
 
 def test_parts_that_look_at_themselves_do_not_overlap():
@@ -122,23 +92,32 @@ def test_the_comparison_draws_every_part_of_every_table():
         attention_comparison(tables, measures=["iou"])
 
 
-def test_each_part_is_shown_with_its_two_queries():
-    image = np.full((60, 80, 3), 100, np.uint8)
-    maps = [[(2, 0)], [(2, 3)]]
-    names = (("part", "head"), ("part", "tail"), ("object", "dog"))
-    components = {name: {2: looking_at([(0, 0)])} for name in names}
-    figure = part_attention(image, scores_of(maps, (0, 1), components), part_map(), WORDS)
-    assert [ax.get_title() for ax in figure.axes] == [
-        "asking: dog's head",
-        "both queries (peak 1)",
-        "part query “head” (peak 1)",
-        "object query “dog” (peak 1)",
-        "asking: dog's tail",
-        "both queries (peak 1)",
-        "part query “tail” (peak 1)",
-        "object query “dog” (peak 1)",
+def test_changes_stand_beside_what_was_and_what_is():
+    measures = ["object_overlap", "shared", "strength", "on_part"]
+    before = pd.DataFrame(
+        {"object": "dog", "part": ["dog's head", "dog's tail"], "images": [3, 2]}
+        | dict(zip(measures, ([0.5, 0.5], [0.25, np.nan], [0.1, 0.2], [0.3, 0.4]), strict=True))
+    )
+    after = pd.DataFrame(
+        {"object": ["dog", "car"], "part": ["dog's head", "car's wheel"], "images": [3, 1]}
+        | dict(zip(measures, ([0.25, 0.0], [0.75, 0.5], [0.4, 0.8], [0.1, 0.2]), strict=True))
+    )
+    table = attention_changes(before, after).set_index("part")
+    assert list(table.index) == ["dog's head", "dog's tail", "car's wheel"]
+    assert list(table.columns[:5]) == [
+        "object",
+        "images",
+        "object_overlap_before",
+        "object_overlap_after",
+        "object_overlap_difference",
     ]
-    alone = part_attention(image, scores_of(maps, (0, 1)), part_map(), WORDS)  # a system with a query per part
-    assert [ax.get_title() for ax in alone.axes][:2] == ["asking: dog's head", "query “dog head” (peak 1)"]
-    with pytest.raises(ValueError, match="none of the parts that were scored"):
-        part_attention(image, scores_of(maps, (0, 1)), np.full((60, 80), 65535), WORDS)
+    head = table.loc["dog's head"]
+    assert head["object_overlap_difference"] == -0.25
+    assert head["shared_difference"] == 0.5
+    assert (head["strength_before"], head["strength_after"]) == (0.1, 0.4)
+    assert head["strength_difference"] == pytest.approx(0.3)
+    assert head["on_part_difference"] == pytest.approx(-0.2)
+    # A part that was measured once is listed, with no difference.
+    assert dict(table["images"]) == {"dog's head": 3, "dog's tail": 2, "car's wheel": 1}
+    assert table.loc["dog's tail", "strength_before"] == 0.2
+    assert table.loc[["dog's tail", "car's wheel"], "strength_difference"].isna().all()

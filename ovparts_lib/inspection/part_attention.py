@@ -1,0 +1,192 @@
+"""What parts attend to, and how a part's scores come from its generic part's and its object's: maps over the picture.
+
+Every figure is drawn from a table, so that what is seen can be read from its CSV; tables of two moments (before and
+after training) or of two runs stand side by side.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
+from torch import Tensor
+
+from ovparts_lib.inspection.attention import render_heat
+from ovparts_lib.inspection.attention_statistics import attention_of, layer_of, patch_labels, pooled_map
+from ovparts_lib.inspection.figures import as_picture, new_figure, styled
+from ovparts_lib.models.scores import PartScores
+from ovparts_lib.vocabularies.vocabulary import Vocabulary, split_part_name
+
+_SHOWN = 480  # longest side, in pixels, of the pictures inside a figure
+_COLUMNS = ["part", "query", "row", "column", "asking", "attention"]
+
+
+def part_attention_table(
+    scores: PartScores, part_map: Tensor | np.ndarray, vocabulary: Vocabulary, *, layer: int | None = None
+) -> pd.DataFrame:
+    """What the patches of each labelled part attend to, for the part and for the queries it is made of.
+
+    Args:
+        scores: from ``predict(..., keep_attention=True)``.
+        part_map: ground truth, integer (H, W) of the image's size, ids of ``vocabulary``.
+        vocabulary: of the ids.
+        layer: of the decoder; the last one by default.
+
+    Returns:
+        A row per part that has a patch, query and patch, the patches in row-major order: ``part``; ``query``, in words;
+        ``row``, ``column``; ``asking``, whether the patch is one of the part's; ``attention``, how much the asking
+        patches attend to it, mean over them and over heads (the class token's share is left out).
+
+        No row if none of the parts has a patch.
+
+    Raises:
+        ValueError: the scores hold no attention, or not of that layer.
+    """
+    attention = attention_of(scores)
+    weights = layer_of(attention, layer)
+    layer = max(attention.decoder) if layer is None else layer
+    labels = patch_labels(part_map, scores.image_size, attention.grid)
+    tables = []
+    for place, part in enumerate(scores.part_ids):
+        asking = labels == part
+        if not asking.any():
+            continue
+        owner, generic = split_part_name(vocabulary.parts[part])
+        alone = [query for query in (("part", generic), ("object", owner)) if query in attention.components]
+        maps = {"both queries" if alone else f"query “{attention.queries[place]}”": weights[place]}
+        maps |= {f"{kind} query “{text}”": attention.components[kind, text][layer] for kind, text in alone}
+        rows, columns = (axis.ravel() for axis in np.indices(asking.shape))
+        for query, each in maps.items():
+            values = pooled_map(each, asking).flatten().numpy()
+            cells = (vocabulary.parts[part], query, rows, columns, asking.flatten().numpy(), values)
+            tables.append(pd.DataFrame(dict(zip(_COLUMNS, cells, strict=True))))
+    return pd.concat(tables, ignore_index=True) if tables else pd.DataFrame(columns=_COLUMNS)
+
+
+@styled
+def part_attention(image: Tensor | np.ndarray, tables: Mapping[str, pd.DataFrame]) -> Figure:
+    """What each part's patches attend to: a row per part, and each query's map, those of several tables side by side.
+
+    Each map is shown up to its own peak, which its title gives: where it looks is seen, how strongly is read.
+
+    Args:
+        image: the picture.
+        tables: of :func:`part_attention_table` for this picture, by name, such as ``before`` and ``after`` training.
+
+    Raises:
+        ValueError: no table has a row.
+    """
+    if not any(len(table) for table in tables.values()):
+        raise ValueError("there is no attention to draw: none of the parts that were scored has a patch")
+    merged = pd.concat([table.assign(table=name) for name, table in tables.items()])
+    lines = []
+    for part, of_part in merged.groupby("part", sort=False):
+        shown = []
+        for query, of_query in of_part.groupby("query", sort=False):
+            for name, of_table in of_query.groupby("table", sort=False):
+                values = _as_map(of_table, "attention")
+                when = f"{name}: " if len(tables) > 1 else ""
+                shown.append((f"{query}\n{when}peak {values.max():.2g}", values))
+        asking = _as_map(of_part[of_part["query"] == of_part["query"].iloc[0]].drop_duplicates(["row", "column"]))
+        lines.append([(f"asking:\n{part}", asking), *shown])
+    return _heat_maps(image, lines)
+
+
+def composition_table(scores: PartScores, part_map: Tensor | np.ndarray, vocabulary: Vocabulary) -> pd.DataFrame:
+    """How an object-specific part's scores compare with those it is made of.
+
+    Args:
+        scores: from ``predict(..., keep_generic_parts=True)``, with the background, so that objects are scored too.
+        part_map: ground truth, integer (H, W) of the image's size, ids of ``vocabulary``.
+        vocabulary: of the ids.
+
+    Returns:
+        A row per part in ``scores`` and map (see :func:`composition`): ``part``, ``map``; of the probabilities the
+        ``peak``, the ``mean``, the means ``inside`` and ``outside`` the labelled part (NaN where there is no such
+        pixel), and ``share_above_half``.
+
+    Raises:
+        ValueError: the scores hold no generic parts or no objects.
+    """
+    labels, rows = patch_labels(part_map, scores.image_size, scores.logits.shape[-2:]).numpy(), []
+    for part in scores.part_ids:
+        inside = labels == part
+        for name, values in _composition(scores, part, vocabulary).items():
+            rows.append(
+                {
+                    "part": vocabulary.parts[part],
+                    "map": name,
+                    "peak": float(values.max()),
+                    "mean": float(values.mean()),
+                    "inside": float(values[inside].mean()) if inside.any() else np.nan,
+                    "outside": float(values[~inside].mean()) if not inside.all() else np.nan,
+                    "share_above_half": float((values > 0.5).mean()),
+                }
+            )
+    return pd.DataFrame(rows)
+
+
+@styled
+def composition(image: Tensor | np.ndarray, scores: PartScores, vocabulary: Vocabulary) -> Figure:
+    """The object, the generic part, their product, and the object-specific part: a row per part.
+
+    What PartCLIPSeg's queries say by themselves, beside what its second stage makes of the two: if that only combined
+    two decisions, the last two maps of a row would agree. Each map of probabilities is shown up to its own peak.
+
+    Args:
+        image: the picture the scores belong to.
+        scores: from ``predict(..., keep_generic_parts=True)``, with the background, so that objects are scored too.
+        vocabulary: of its part ids.
+
+    Raises:
+        ValueError: the scores hold no generic parts or no objects.
+    """
+    lines = []
+    for part in scores.part_ids:
+        maps = _composition(scores, part, vocabulary)
+        lines.append([(f"{name}\npeak {values.max():.2f}", values) for name, values in maps.items()])
+    return _heat_maps(image, lines)
+
+
+def _composition(scores: PartScores, part: int, vocabulary: Vocabulary) -> dict[str, np.ndarray]:
+    """Probabilities (h, w) by what they are of."""
+    if scores.generic_parts is None or scores.objects is None:
+        raise ValueError(
+            "the scores hold no generic parts or no objects; predict with keep_generic_parts=True and the background"
+        )
+    owner, generic = vocabulary.part_to_object[part], vocabulary.part_to_generic[part]
+    own = scores.logits[scores.part_ids.index(part)]
+    objects = scores.objects.logits[scores.objects.object_ids.index(owner)]
+    generics = scores.generic_parts.logits[scores.generic_parts.generic_ids.index(generic)]
+    one, other, pair = (each.detach().float().sigmoid().cpu().numpy() for each in (objects, generics, own))
+    return {
+        f"object “{vocabulary.objects[owner]}”": one,
+        f"generic part “{vocabulary.generic_parts[generic]}”": other,
+        "their product": one * other,
+        f"“{vocabulary.parts[part]}”": pair,
+    }
+
+
+def _as_map(rows: pd.DataFrame, column: str = "asking") -> np.ndarray:
+    height, width = int(rows["row"].max()) + 1, int(rows["column"].max()) + 1
+    return rows[column].to_numpy(float).reshape(height, width)
+
+
+def _heat_maps(image: Tensor | np.ndarray, lines: list[list[tuple[str, np.ndarray]]]) -> Figure:
+    """Lines of maps (h, w) with their titles over the picture, each up to its own peak."""
+    picture = as_picture(image)
+    step = -(-max(picture.shape[:2]) // _SHOWN)
+    picture, columns = picture[::step, ::step], max(map(len, lines))
+    width = min(11.0, 2.6 * columns)
+    panel = width / columns * picture.shape[0] / picture.shape[1]
+    figure = new_figure(width, len(lines) * (panel + 0.45), pictures=True)
+    axes = figure.subplots(len(lines), columns, squeeze=False)
+    for ax in axes.ravel():
+        ax.set_axis_off()
+    for line, maps in zip(axes, lines, strict=True):
+        for ax, (title, values) in zip(line, maps, strict=False):
+            ax.imshow(render_heat(picture, values))
+            ax.set_title(title, fontsize=min(9.5, 5.2 * width / columns))
+    return figure

@@ -1,0 +1,197 @@
+"""The scripts in benchmarks/: what they would run and say; what they measure is not tested."""
+
+import csv
+import importlib
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import yaml
+
+from ovparts_lib.runs import load_parameters
+from ovparts_lib.runs.batch import _begins_from
+
+ROOT = Path(__file__).parents[1]
+BENCHMARKS = ROOT / "benchmarks"
+
+
+@pytest.fixture
+def ablations(monkeypatch):
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    return importlib.import_module("ablations")
+
+
+@pytest.fixture
+def recorded(monkeypatch):
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    return importlib.import_module("recorded")
+
+
+@pytest.fixture
+def run_all(monkeypatch):
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    return importlib.import_module("run_all")
+
+
+# --- ablations --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("iterations", [None, 7])
+def test_all_variants_are_trained_on_as_many_pictures(ablations, tmp_path, iterations):
+    demo = yaml.safe_load((ROOT / "params" / "miniature" / "20_clipseg.yaml").read_text(encoding="utf-8"))
+    pictures = (iterations or demo["iterations"]) * demo["batch_size"]
+    folders = set()
+    for variant in ablations.VARIANTS:
+        values = ablations.parameter_values(variant, 1, tmp_path, iterations)
+        params = load_parameters(ablations.parameter_file(tmp_path, values))
+        folders.add(params.folder)
+        assert params.iterations * params.batch_size == pictures
+        assert (params.seed, params.setting) == (1, "ablations")
+        row = ablations.budget_columns(values, iterations)
+        first, own = row["iterations_before"], params.iterations
+        assert row["iterations"] == own
+        assert row["images_trained"] == (2 if first else 1) * pictures
+        assert row["budget"] == (f"{first} of CATSeg + {own}" if first else f"{own}")
+        assert bool(first) == (variant in {"PartCATSeg", "PartCATSeg without compositional loss"})
+    assert len(folders) == len(ablations.VARIANTS)
+
+
+def test_the_clipseg_family_has_one_batch_and_one_number_of_steps(ablations, tmp_path):
+    family = [name for name, (notebook, _) in ablations.VARIANTS.items() if "clipseg" in notebook]
+    assert family == [
+        "CLIPSeg",
+        "PartCLIPSeg, object context only",
+        "PartCLIPSeg",
+        "PartCLIPSeg, attention losses x10",
+    ]
+    values = [ablations.parameter_values(name, 0, tmp_path, None) for name in family]
+    for key in ("iterations", "batch_size", "queries_per_step", "learning_rate", "trainable", "clip_weights"):
+        assert all(one[key] == values[0][key] for one in values), key
+    weights = [(one["separation_weight"], one["enhancement_weight"]) for one in values[1:]]
+    assert weights == [(0.0, 0.0), (0.1, 0.01), (1.0, 0.1)]
+
+
+def test_a_second_stage_waits_for_the_first_of_its_seed_and_budget(ablations, tmp_path):
+    def params(variant, seed, iterations=9):
+        values = ablations.parameter_values(variant, seed, tmp_path, iterations)
+        return load_parameters(ablations.parameter_file(tmp_path, values))
+
+    second = params("PartCATSeg", 2)
+    assert _begins_from(second, params("CATSeg", 2))
+    assert not _begins_from(second, params("CATSeg", 1))
+    assert not _begins_from(second, params("CATSeg", 2, iterations=8))
+    assert ablations.missing_first_stages(["CLIPSeg", "PartCATSeg"]) == ["CATSeg"]
+    assert ablations.missing_first_stages(["CATSeg", "PartCATSeg"]) == []
+    assert ablations.missing_first_stages(["CLIPSeg", "PartCATSeg from nothing"]) == []
+
+
+def test_a_run_becomes_a_row_per_mode_with_its_budget_and_its_attention(ablations, tmp_path):
+    values = ablations.parameter_values("PartCLIPSeg", 0, tmp_path, 9)
+    scored = {"seen": 1.234, "unseen": 2.0, "harmonic": 1.5, "images": 4, "protocol": "recommended", "label": "after"}
+    headline = [scored | {"mode": mode} for mode in ("oracle_obj", "pred_all")]
+    headline += [scored | {"mode": "oracle_obj", "label": "before"}, scored | {"mode": "pred_all", "protocol": "other"}]
+    (tmp_path / "results.json").write_text(json.dumps({"headline": headline}))
+    (tmp_path / "log.jsonl").write_text('{"step": 9, "loss": 1.0, "seconds": 3.21}\n{"step": 9, "evaluation": {}}\n')
+    (tmp_path / "tables").mkdir()
+    table = "object,part,images,strength,shared,on_part,object_overlap\n"
+    (tmp_path / "tables" / "attention_after.csv").write_text(
+        table + "dog,a,1,0.2,0.5,0.1,0.4\ndog,b,1,0.4,,0.3,0.2\n", encoding="utf-8"
+    )
+    rows = ablations.rows_of(tmp_path, "PartCLIPSeg", values, 9)
+    assert [row["mode"] for row in rows] == ["oracle_obj", "pred_all"]
+    assert (rows[0]["iterations"], rows[0]["budget"], rows[0]["images_trained"]) == (9, "9", 18)
+    assert (rows[0]["seen"], rows[0]["training_seconds"]) == (1.23, 3.2)
+    found = [rows[0][f"attention_{key}"] for key in ("object_overlap", "shared", "strength", "on_part")]
+    assert found == pytest.approx([0.3, 0.5, 0.3, 0.2])
+    with pytest.raises(ValueError, match="has 9 steps, not 8"):
+        ablations.rows_of(tmp_path, "PartCLIPSeg", values | {"iterations": 8}, 8)
+
+
+def test_a_budget_that_no_whole_number_of_steps_has_is_refused(ablations, monkeypatch):
+    monkeypatch.setattr(ablations, "shipped", lambda name: {"iterations": 5, "batch_size": 2 if "20" in name else 4})
+    assert ablations.budget(6, "21_catseg") == (3, 4)
+    with pytest.raises(ValueError, match="10 pictures are no whole number of steps of 4"):
+        ablations.budget(None, "21_catseg")
+
+
+# --- systems ----------------------------------------------------------------------------------------------------------
+
+
+def reference_rows():
+    with (BENCHMARKS / "reference.csv").open(newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+@pytest.mark.parametrize("system", ["clipseg", "partclipseg"])
+def test_the_recorded_step_is_that_of_the_reference(recorded, system):
+    golden = ROOT / "tests" / "golden" / system
+    facts = json.loads((golden / "golden_train_voc.json").read_text(encoding="utf-8"))
+    row = next(row for row in reference_rows() if (row["system"], row["task"]) == (system, "recorded_step"))
+    assert float(row["loss"]) == facts["loss"]["total"]
+    pictures, parts, objects = recorded.recorded_batch(system)
+    assert len(pictures) == len(parts) == int(row["images"])
+    assert facts["train_classes"]["n"] == int(row["classes"])
+    assert (objects is not None) == (system == "partclipseg")
+    with np.load(golden / "golden_train_voc.npz") as arrays:
+        for picture, part_map, number in zip(pictures, parts, range(len(parts)), strict=True):
+            assert picture.dtype == torch.uint8
+            assert picture.shape[1:] == part_map.shape == arrays[f"target_part_{number}"].shape
+            assert (part_map.numpy() == arrays[f"target_part_{number}"]).all()
+            if objects is not None:
+                assert (objects[number].numpy() == arrays[f"target_obj_{number}"]).all()
+
+
+def test_partclipsegs_reference_has_a_row_of_clipseg_beside_it(run_all):
+    images = {row["system"]: int(row["images"]) for row in reference_rows() if row["task"] == "train_step"}
+    assert run_all.batches_of("partclipseg", "train_step") == [images["partclipseg"]]
+    assert run_all.batches_of("clipseg", "train_step") == [images["clipseg"], images["partclipseg"]]
+
+
+def test_rows_say_how_far_they_are_from_the_reference(run_all):
+    row = {"system": "partclipseg", "task": "recorded_step", "classes": 74, "images": 1, "gflops": 10.0}
+    row |= {"peak_mib": 4301.0, "cpu_seconds": 37.0, "loss": 2.846122980117798 * (1 + 1e-6)}
+    found = run_all.with_reference(row)
+    assert (found["peak_mib_share"], found["cpu_seconds_share"], found["gflops_share"]) == (0.5, 2.0, "")
+    assert float(found["loss_difference"]) == pytest.approx(1e-6, rel=0.05)
+    assert found["reference_loss"] == "2.846122980117798"
+    for other in (row | {"images": 2}, row | {"loss": "", "task": "train_step"}):
+        assert run_all.with_reference(other)["loss_difference"] == ""
+    assert run_all.with_reference(row, compared=False)["reference_peak_mib"] == ""
+
+
+def test_the_recorded_step_runs_with_the_released_options(run_all):
+    released = {"attention_rule": "released", "label_resize": "floor", "loss_mean": "batch", "object_text": "released"}
+    plain, saving = map(json.loads, run_all.option_sets("partclipseg", "recorded_step"))
+    assert plain == released
+    assert saving == released | {"checkpoint_decoder": True}
+    assert run_all.option_sets("partclipseg", "evaluate") == ["{}"]
+    assert [json.loads(one) for one in run_all.option_sets("clipseg", "train_step")] == [
+        {},
+        {"checkpoint_decoder": True},
+    ]
+
+
+@pytest.mark.slow
+def test_measuring_in_miniature_appends_rows_with_the_recorded_columns(tmp_path):
+    out = tmp_path / "rows.csv"
+    command = [sys.executable, str(BENCHMARKS / "run_all.py"), "--size", "miniature", "--device", "cpu"]
+    command += ["--systems", "clipseg", "partclipseg", "--tasks", "train_step", "--implementations", "ovparts"]
+    command += ["--options", "{}", "--repeats", "1"]
+    refused = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert refused.returncode == 2
+    assert "--out" in refused.stderr
+    subprocess.run([*command, "--out", str(out)], cwd=ROOT, check=True, capture_output=True)
+    with out.open(newline="", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    assert [(row["system"], row["images"]) for row in rows] == [
+        ("clipseg", "2"),
+        ("clipseg", "1"),
+        ("partclipseg", "1"),
+    ]
+    assert all(float(row["loss"]) > 0 for row in rows)
+    with (BENCHMARKS / "results" / "systems_cpu.csv").open(newline="", encoding="utf-8") as file:
+        assert list(rows[0]) == next(csv.reader(file))
