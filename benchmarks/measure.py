@@ -199,6 +199,9 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=0, help="0: torch's default")
     parser.add_argument("--keep", type=Path, help="file for the logits, loss or embeddings, to compare rows")
     arguments = parser.parse_args()
+    sizes = SYSTEMS[arguments.system].sizes
+    if arguments.size not in sizes:
+        parser.error(f"{arguments.system} has no size {arguments.size!r}; there are {', '.join(sizes)}")
 
     if arguments.threads:
         torch.set_num_threads(arguments.threads)
@@ -215,6 +218,8 @@ def main() -> None:
     encoder = prompted_names.encode_names if arguments.task == "encode_text" else random_names
     with patch.object(prompted_names, "encode_names", encoder):
         outcome = once(0)  # warm-up; encodes the vocabulary where an implementation keeps it
+        if arguments.compile:
+            once(0)  # what the first step has changed is compiled for again
     seconds, processor = [], []
     for number in range(1, arguments.repeats + 1):
         begin, processor_begin = time.perf_counter(), time.process_time()

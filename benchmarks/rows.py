@@ -75,7 +75,7 @@ def append(path: Path, row: dict) -> None:
     Raises:
         ValueError: the file has other columns.
     """
-    path.parent.mkdir(exist_ok=True)
+    path.parent.mkdir(parents=True, exist_ok=True)
     if path.exists():
         with path.open(newline="", encoding="utf-8") as file:
             columns = next(csv.reader(file))

@@ -11,6 +11,7 @@ from functools import partial
 from importlib.metadata import version
 from itertools import product
 from pathlib import Path
+from typing import Any
 
 import torch
 from measure import IMPLEMENTATIONS, TASKS, TRAINING
@@ -105,7 +106,7 @@ def main() -> None:
     parser.add_argument("--implementations", nargs="+", choices=IMPLEMENTATIONS, default=list(IMPLEMENTATIONS))
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--precision", nargs="+", choices=["fp32", "bf16"], default=["fp32"])
-    parser.add_argument("--compile", action="store_true")
+    parser.add_argument("--compile", nargs="+", choices=["off", "on"], default=["off"])
     parser.add_argument("--batch", type=int, help="images of train_step; by default as the reference's")
     parser.add_argument("--size", default="released", help="of the models; miniature for a quick look, with --out")
     parser.add_argument("--out", type=Path, help="CSV file for the rows; by default results/systems_<device>.csv")
@@ -130,7 +131,7 @@ def main() -> None:
                 first = None
                 for number, variant in enumerate(variants_of(system, task, wanted)):
                     keep = Path(folder) / f"{number}.pt"
-                    about_row = {"system": system, "task": task, **variant, "compile": wanted.compile}
+                    about_row = {"system": system, "task": task, **variant}
                     settings = {"vocabulary": vocabulary, "batch": batch, "size": wanted.size}
                     try:
                         found = measured(about_row | settings, files | {"keep": keep}, wanted)
@@ -167,14 +168,14 @@ def weights_of(system: str, task: str, wanted: argparse.Namespace, folder: Path)
     return {"weights": path}
 
 
-def variants_of(system: str, task: str, wanted: argparse.Namespace) -> list[dict[str, str]]:
+def variants_of(system: str, task: str, wanted: argparse.Namespace) -> list[dict[str, Any]]:
     """What distinguishes the rows that are compared with the first of them."""
     ours = wanted.options or option_sets(system, task)
     pairs = [("ovparts", one) for one in ours if "ovparts" in wanted.implementations]
     pairs += [(one, "{}") for one in peers_of(system, task, wanted)]
     return [
-        {"implementation": implementation, "options": options, "precision": precision}
-        for precision in wanted.precision
+        {"implementation": implementation, "options": options, "precision": precision, "compile": compiled == "on"}
+        for precision, compiled in product(wanted.precision, wanted.compile)
         for implementation, options in pairs
     ]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Literal
 
 import numpy as np
 import pandas as pd
@@ -15,11 +16,14 @@ from ovparts_lib.inspection.attention import render_heat
 from ovparts_lib.inspection.figures import as_picture, new_figure, styled
 from ovparts_lib.models.scores import CostMaps, PartScores
 
+Stage = Literal["parts", "generic"]
 _SHOWN = 480  # longest side, in pixels, of the pictures inside a figure
 
 
 @styled
-def cost_maps(image: Tensor | np.ndarray, scores: PartScores, *, words: Sequence[str] | None = None) -> Figure:
+def cost_maps(
+    image: Tensor | np.ndarray, scores: PartScores, *, words: Sequence[str] | None = None, stage: Stage = "parts"
+) -> Figure:
     """The picture, each word's cost map and the map after aggregation; a row per word.
 
     Cost maps are cosine similarities, stretched from their own least to their own largest value, for they differ little
@@ -28,12 +32,14 @@ def cost_maps(image: Tensor | np.ndarray, scores: PartScores, *, words: Sequence
     Args:
         image: the picture the scores belong to.
         scores: from ``predict(..., keep_attention=True)`` of a system that aggregates costs.
-        words: of ``scores.cost.queries``; by default the four that score highest.
+        words: of the stage's queries; by default the four that score highest.
+        stage: ``parts`` for the maps of object-specific parts, ``scores.cost``; ``generic`` for those of generic parts
+            and objects, ``scores.generic_cost``, of a system that aggregates these first.
 
     Raises:
-        ValueError: the scores hold no cost maps, or no such word.
+        ValueError: the scores hold no cost maps of this stage, or no such word.
     """
-    cost = _cost_of(scores)
+    cost = _cost_of(scores, stage)
     indices = _indices(cost, words)
     picture = as_picture(image)
     step = -(-max(picture.shape[:2]) // _SHOWN)
@@ -56,17 +62,18 @@ def cost_maps(image: Tensor | np.ndarray, scores: PartScores, *, words: Sequence
 
 
 @styled
-def class_attention(scores: PartScores, *, layer: int | None = None) -> Figure:
+def class_attention(scores: PartScores, *, layer: int | None = None, stage: Stage = "parts") -> Figure:
     """How much each word attends to each other in class aggregation, mean over pixels and heads.
 
     Args:
         scores: from ``predict(..., keep_attention=True)`` of a system that aggregates costs.
-        layer: of ``scores.cost.class_attention``; the last by default.
+        layer: of the stage's ``class_attention``; the last by default.
+        stage: as in :func:`cost_maps`.
 
     Raises:
         ValueError: the scores hold no class attention, or no such layer.
     """
-    table = class_attention_table(scores, layer)
+    table = class_attention_table(scores, layer, stage)
     side = 0.5 * len(table) + 2.4
     figure = new_figure(side + 0.8, side)
     ax = figure.subplots()
@@ -77,21 +84,21 @@ def class_attention(scores: PartScores, *, layer: int | None = None) -> Figure:
     return figure
 
 
-def class_attention_table(scores: PartScores, layer: int | None = None) -> pd.DataFrame:
+def class_attention_table(scores: PartScores, layer: int | None = None, stage: Stage = "parts") -> pd.DataFrame:
     """Data behind :func:`class_attention`: a row per attending word, a column per word attended to."""
-    cost = _cost_of(scores)
+    cost = _cost_of(scores, stage)
     if not cost.class_attention or (layer is not None and layer not in cost.class_attention):
         raise ValueError(f"no class attention of layer {layer}; there are {sorted(cost.class_attention)}")
     weights = cost.class_attention[max(cost.class_attention) if layer is None else layer]
     return pd.DataFrame(weights.float().cpu().numpy(), index=list(cost.queries), columns=list(cost.queries))
 
 
-def cost_table(scores: PartScores) -> pd.DataFrame:
+def cost_table(scores: PartScores, stage: Stage = "parts") -> pd.DataFrame:
     """Data behind :func:`cost_maps`: a row per word and position: its cosine; scores are in the tables of scores."""
-    cost = _cost_of(scores)
+    cost = _cost_of(scores, stage)
     cells = [
         (word, *place, value)
-        for word, values in zip(cost.queries, cost.before.cpu().numpy(), strict=True)
+        for word, values in zip(cost.queries, cost.before.float().cpu().numpy(), strict=True)
         for place, value in np.ndenumerate(values)
     ]
     return pd.DataFrame(cells, columns=["word", "row", "column", "cosine"])
@@ -119,7 +126,12 @@ def _indices(cost: CostMaps, words: Sequence[str] | None) -> list[int]:
     return [cost.queries.index(word) for word in words]
 
 
-def _cost_of(scores: PartScores) -> CostMaps:
-    if scores.cost is None:
-        raise ValueError("the scores hold no cost maps; predict with keep_attention=True, with a system that has them")
-    return scores.cost
+def _cost_of(scores: PartScores, stage: Stage) -> CostMaps:
+    if stage not in ("parts", "generic"):
+        raise ValueError(f"stage must be 'parts' or 'generic', not {stage!r}")
+    cost, of = (scores.generic_cost, " of generic parts") if stage == "generic" else (scores.cost, "")
+    if cost is None:
+        raise ValueError(
+            f"the scores hold no cost maps{of}; predict with keep_attention=True, with a system that has them"
+        )
+    return cost

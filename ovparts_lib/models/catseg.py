@@ -129,8 +129,8 @@ class Catseg(CostSegmenter):
         sliding_window: score overlapping crops and the whole picture, as CAT-Seg was evaluated on scenes; otherwise the
             whole picture only, as in all experiments on parts.
         window: how the crops are cut.
-        pooling: positions averaged along each axis before class attention; None for the size's. CAT-Seg trained with 2
-            and evaluated on scenes with 1.
+        pooling: in :meth:`predict`, positions averaged along each axis before class attention; None for the size's,
+            with which the model trains. CAT-Seg trained with 2 and evaluated on scenes, with a sliding window, with 1.
         chunk_tokens: positions x classes x images computed at once; bounds memory and changes no result. None chooses
             by device.
         checkpoint_aggregator: in training, keep no activations of aggregator and decoder but compute them a second
@@ -174,6 +174,9 @@ class Catseg(CostSegmenter):
         self.background_class = background_class
         self.window = window or SlidingWindow.around(size.inputs.image_size)
         self.pooling = size.aggregator.pooling if pooling is None else pooling
+        grid = size.inputs.image_size // size.clip.patch_size
+        if self.pooling < 1 or grid % self.pooling:
+            raise ValueError(f"pooling must divide the {grid} patches of a side, not {self.pooling}")
         guided = self.guidance is not None
         self.appearance = AppearanceGuidance(size.aggregator, self.guidance.channels) if guided else None
         self.text_guidance = TextGuidance(size.aggregator) if size.aggregator.text_guidance_dim else None
@@ -225,7 +228,7 @@ class Catseg(CostSegmenter):
         # Without a background class its number stays behind in the targets, and no channel is positive there.
         text = self.encode_texts(names)[chosen if self.background_class else chosen[:-1]]
         dense, maps = self.encode_images(inputs)
-        logits = self._logits(dense.features, maps, text)
+        logits = self._logits(dense.features, maps, text, self.size.aggregator.pooling)
         weight = self.background_weight if self.background_class else 1.0
         loss = part_segmentation_loss(logits, targets, weight, recompute=self.checkpoint_aggregator)
         return {"loss_sem_seg": loss}
@@ -285,7 +288,7 @@ class Catseg(CostSegmenter):
         inputs = square_inputs(images, self.size.inputs, self.size.guidance.image_size, self.device, test=True)
         dense, maps = self.encode_images(inputs, keep_attention=keep_attention)
         kept: dict[int, Tensor] | None = {} if keep_attention else None
-        logits = self._logits(dense.features, maps, text, channels, kept)
+        logits = self._logits(dense.features, maps, text, self.pooling, channels, kept)
         results = []
         for number, (image, covered) in enumerate(zip(images, inputs.covered, strict=True)):
             size = tuple(image.shape[-2:])
@@ -302,7 +305,7 @@ class Catseg(CostSegmenter):
         inputs = sliding_inputs(image, self.size.inputs, self.size.guidance.image_size, self.device, self.window)
         dense, maps = self.encode_images(inputs, keep_attention=keep_attention)
         kept: dict[int, Tensor] | None = {} if keep_attention else None
-        logits = self._logits(dense.features, maps, text, channels, kept)
+        logits = self._logits(dense.features, maps, text, self.pooling, channels, kept)
         fused = self.window.fuse(squash(logits, self.window.crop).sigmoid())
         # As logits, like all scores; evaluation turns them back into the probabilities that were averaged.
         logit = torch.logit(fused, eps=1e-7)
@@ -316,6 +319,7 @@ class Catseg(CostSegmenter):
         features: Tensor,
         guidance_maps: list[Tensor] | None,
         text: Tensor,
+        pooling: int,
         channels: list[int] | None = None,
         attention: dict[int, Tensor] | None = None,
     ) -> Tensor:
@@ -328,7 +332,7 @@ class Catseg(CostSegmenter):
         tokens = len(features) * features.shape[2] * features.shape[3]
         cost = chunks.over(lambda part: self.embedding(cost_volume(features, part[0])), text[None], tokens=tokens)
         cost = aggregate(
-            self.layers, cost, guidance, text_guidance, pooling=self.pooling, chunks=chunks, attention=attention
+            self.layers, cost, guidance, text_guidance, pooling=pooling, chunks=chunks, attention=attention
         )
         if channels is not None and channels != list(range(len(text))):
             cost = cost[:, channels]

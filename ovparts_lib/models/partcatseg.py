@@ -202,8 +202,9 @@ class PartCatseg(CostSegmenter):
             vocabulary: the words to look for.
             part_ids: indices of the parts wanted, in the order wanted; None for all. Only these are decoded.
             background: also give the background's logits.
-            keep_attention: return the second stage's cost volume before and after aggregation, its class attention
-                between the wanted parts, and the attention maps of CLIP's image tower (160 MB in the released size).
+            keep_attention: return the cost volume of both stages before and after aggregation, their class attention,
+                and the attention maps of CLIP's image tower (160 MB in the released size). The second stage's are of
+                the wanted parts, the first's of the generic parts and objects these belong to.
 
         Returns:
             One :class:`PartScores` per image, at four times the resolution of the cost volume.
@@ -217,11 +218,16 @@ class PartCatseg(CostSegmenter):
         texts = self.encode_vocabulary(vocabulary)
         dense, maps = self.encode_images(inputs, keep_attention=keep_attention)
         guidance = aggregator.guide(maps)
-        # The first stage has no decoder here: its logits serve training only.
-        first = aggregator.first_stage(dense.features, texts, guidance, chunks)
-        aware = aggregator.object_aware_features(first, texts)
-        del first
         kept: dict[int, Tensor] | None = {} if keep_attention else None
+        kept_first: dict[int, Tensor] | None = {} if keep_attention else None
+        first = aggregator.first_stage(dense.features, texts, guidance, chunks, kept_first)
+        aware = aggregator.object_aware_features(first, texts)
+        # The first stage is decoded only where somebody wants to see it: its logits serve training.
+        if kept_first is not None:
+            rows, generic_names = _generic_of(wanted, texts, vocabulary)
+            generic = aggregator.decode(first[:, rows], guidance, chunks)
+            generic_cost = mean_cost(dense.features, texts.generic[rows])
+        del first
         second = aggregator.second_stage(aware, texts, guidance, chunks, kept)
         cost = aggregator.specific_cost(aware, texts, chunks) if keep_attention else None
         del aware
@@ -237,9 +243,10 @@ class PartCatseg(CostSegmenter):
             if self.padding == "cut" and covered != size:
                 scores.covered_size = covered
             if kept is not None:
-                names, rows = tuple(vocabulary.parts[part] for part in wanted), list(wanted)
-                among = {layer: weights[number][rows][:, rows] for layer, weights in kept.items()}
-                scores.cost = CostMaps(cost[number, rows], own, among, names)
+                names, parts = tuple(vocabulary.parts[part] for part in wanted), list(wanted)
+                scores.cost = CostMaps(cost[number, parts], own, _among(parts, kept, number), names)
+                among = _among(rows, kept_first, number)
+                scores.generic_cost = CostMaps(generic_cost[number], generic[number], among, generic_names)
                 clip = {block: weights[number] for block, weights in dense.hidden.attention.items()}
                 scores.attention = AttentionMaps(dense.hidden.grid, {}, clip, names)
             results.append(scores)
@@ -296,6 +303,23 @@ class PartCatseg(CostSegmenter):
             part_to_object=tuple(to_object[owners[1]].tolist()),
             generic_count=len(generic),
         )
+
+
+def _generic_of(part_ids: Sequence[int], texts: PartTexts, vocabulary: Vocabulary) -> tuple[list[int], tuple[str, ...]]:
+    """Rows of the first stage that object-specific parts draw on, generic parts first, each once; and their names.
+
+    A name says which it is, for a word may be both ("shelf").
+    """
+    parts = dict.fromkeys(texts.part_to_generic[part] for part in part_ids)
+    objects = dict.fromkeys(texts.part_to_object[part] for part in part_ids)
+    names = [f"{vocabulary.generic_parts[part]} (part)" for part in parts]
+    names += [f"{vocabulary.objects_with_parts[owner]} (object)" for owner in objects]
+    return [*parts, *(texts.generic_count + owner for owner in objects)], tuple(names)
+
+
+def _among(rows: list[int], attention: dict[int, Tensor], image: int) -> dict[int, Tensor]:
+    """Class attention of one image of a batch between the given rows, by layer."""
+    return {layer: weights[image][rows][:, rows] for layer, weights in attention.items()}
 
 
 def _places(kept: Tensor, count: int) -> Tensor:

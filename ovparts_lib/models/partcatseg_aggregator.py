@@ -123,7 +123,14 @@ class PartAggregator(nn.Module):
             return ImageGuidance(None, [None] * len(self.size.decoder_dims))
         return ImageGuidance(*self.appearance(features))
 
-    def first_stage(self, features: Tensor, texts: PartTexts, guidance: ImageGuidance, chunks: Chunks) -> Tensor:
+    def first_stage(
+        self,
+        features: Tensor,
+        texts: PartTexts,
+        guidance: ImageGuidance,
+        chunks: Chunks,
+        attention: dict[int, Tensor] | None = None,
+    ) -> Tensor:
         """Aggregate the costs of generic parts, objects and background.
 
         Args:
@@ -131,6 +138,7 @@ class PartAggregator(nn.Module):
             texts: of the vocabulary.
             guidance: of the image.
             chunks: how much to compute at once.
+            attention: receives ``{layer: (b, g + o + 1, g + o + 1)}``, the mean class attention; None if not wanted.
 
         Returns:
             (b, g + o + 1, h, w, dim).
@@ -147,6 +155,7 @@ class PartAggregator(nn.Module):
             self._guide_by_text(texts.generic),
             pooling=self.size.pooling,
             chunks=chunks,
+            attention=attention,
         )
 
     def object_aware_features(self, x: Tensor, texts: PartTexts) -> ObjectAware:

@@ -90,6 +90,8 @@ class PartScores:
         objects: where every pixel's object is chosen before its part; None for systems that choose among all parts.
         generic_parts: None unless asked for, and for systems that do not score them.
         cost: None unless asked for.
+        generic_cost: of generic parts and objects, the first stage of systems that aggregate these before the parts in
+            ``cost``; None unless asked for.
         resized_as: what is resized to the image: the logits (the CLIPSeg family), or their sigmoid, for systems whose
             published maps are probabilities before they are resized (the CAT-Seg family).
     """
@@ -103,4 +105,5 @@ class PartScores:
     objects: ObjectScores | None = None
     generic_parts: GenericPartScores | None = None
     cost: CostMaps | None = None
+    generic_cost: CostMaps | None = None
     resized_as: Literal["logits", "probabilities"] = "logits"

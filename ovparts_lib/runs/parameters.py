@@ -137,6 +137,9 @@ class OwnImageParameters(RunParameters):
     words: Words = Field(description="what to look for: [head, tail] or {dog: [head, tail]}")
     model: Text = Field(description="folder of a finished run, or a checkpoint file or folder")
     clip_weights: Text | None = Field(None, description="CLIP weights where the checkpoint holds only a decoder")
+    allow_untrained: Flag = Field(
+        False, description="take a file that lacks something of its system, which then is random, with a warning"
+    )
     background: Flag = Field(True, description="also offer 'none of these words'")
     attention: Flag = Field(True, description="draw attention maps")
 

@@ -276,15 +276,23 @@ class CatsegParameters(CostParameters):
     system = "catseg"
     notebook: Literal["21_catseg"] = "21_catseg"
 
-    model_size: Literal["released", "released_dinov2", "miniature", "miniature_unguided"] = Field(
-        description="OV-PARTS' model (ResNet-101), part-catseg's on Pascal (DINOv2), or small layers"
+    model_size: Literal["released", "released_dinov2", "released_unguided", "miniature", "miniature_unguided"] = Field(
+        description="OV-PARTS' model (ResNet-101), part-catseg's on Pascal (DINOv2), or small layers; unguided: "
+        "without image guidance"
     )
     trainable: Annotated[list[CatsegGroup], Listed] = Field(description="parameter groups that train")
     sliding_window: Flag = Field(False, description="score overlapping crops and the whole image")
+    pooling: Whole | None = Field(
+        None,
+        ge=1,
+        description="positions averaged along each axis before class attention, in scoring; none: 1 with "
+        "sliding_window, as CAT-Seg was evaluated, and otherwise as in training",
+    )
 
     def model_options(self) -> dict[str, Any]:
         """Keyword arguments of :class:`~ovparts_lib.models.catseg.Catseg`."""
-        return super().model_options() | {"sliding_window": self.sliding_window}
+        pooling = 1 if self.pooling is None and self.sliding_window else self.pooling
+        return super().model_options() | {"sliding_window": self.sliding_window, "pooling": pooling}
 
 
 class PartcatsegParameters(CostParameters):
@@ -293,7 +301,7 @@ class PartcatsegParameters(CostParameters):
     system = "partcatseg"
     notebook: Literal["24_partcatseg"] = "24_partcatseg"
 
-    model_size: Literal["released", "miniature", "miniature_unguided"] = Field(
+    model_size: Literal["released", "released_unguided", "miniature", "miniature_unguided"] = Field(
         description="the published layer sizes, or small ones; unguided: without image guidance"
     )
     trainable: Annotated[list[CatsegGroup], Listed] = Field(description="parameter groups that train")

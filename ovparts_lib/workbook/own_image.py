@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from ovparts_lib import inspection
 from ovparts_lib.checkpoints.reading import LoadReport
-from ovparts_lib.checkpoints.systems import RUN_WEIGHTS
+from ovparts_lib.checkpoints.systems import RUN_WEIGHTS, system_of, untrained
 from ovparts_lib.checkpoints.systems import load_system as read_system
 from ovparts_lib.data import read_image
 from ovparts_lib.evaluation import pred_all_map
@@ -47,12 +47,18 @@ class View:
 def load_system(params: Any, output: RunOutput) -> tuple[nn.Module, LoadReport]:
     """The system whose weights ``params.model`` names, on the run's device.
 
+    What a file lacks, if ``params.allow_untrained`` takes such a file, is drawn from ``params.seed`` and named in a
+    warning.
+
     Raises:
-        CheckpointError: nothing there, or a file that does not fit.
+        CheckpointError: nothing there, a file that does not fit, or one that does not hold all of its system.
     """
+    torch.manual_seed(params.seed)
     clip_path = resolve_path(params.clip_weights) if params.clip_weights else None
     path = resolve_path(params.model)
-    model, report = read_system(path, clip_path)
+    model, report = read_system(path, clip_path, allow_untrained=params.allow_untrained)
+    if report.initialised:
+        print(f"Warning: {untrained(report, system_of(model))}: scores and maps that depend on them mean nothing.")
     weights = path / RUN_WEIGHTS if (path / RUN_WEIGHTS).is_file() else path
     output.note(weights=describe_weights(report, [str(weights), params.clip_weights]))
     return model.to(device_of(params)).eval(), report

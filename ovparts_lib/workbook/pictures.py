@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from ovparts_lib import inspection
 from ovparts_lib.evaluation import oracle_map, pred_all_map
+from ovparts_lib.inspection.cost import Stage
 from ovparts_lib.models.scores import PartScores
 from ovparts_lib.vocabularies import Vocabulary
 from ovparts_lib.workbook.data import PartData
@@ -86,6 +87,8 @@ def show_attention(
     """
     wanted = part_ids[:WORDS_WITH_ATTENTION]
     scores = model.predict([image], vocabulary, part_ids=wanted, background=False, keep_attention=True)[0]
+    if scores.generic_cost is not None:
+        show_cost(image, scores, name, output, stage="generic")
     if scores.cost is not None:
         show_cost(image, scores, name, output)
     if scores.attention is None:
@@ -109,22 +112,25 @@ def show_attention(
     return scores
 
 
-def show_cost(image: Tensor, scores: PartScores, name: str, output: RunOutput) -> None:
-    """Cost maps before and after aggregation, and which words attend to which."""
+def show_cost(image: Tensor, scores: PartScores, name: str, output: RunOutput, stage: Stage = "parts") -> None:
+    """Cost maps before and after aggregation, and which words attend to which, of one stage of a system."""
+    cost = scores.cost if stage == "parts" else scores.generic_cost
+    words = None if stage == "parts" else cost.queries  # few, and they belong together
+    file, of = ("", "") if stage == "parts" else ("_generic", ", generic parts and objects")
     output.figure(
-        inspection.cost_maps(image, scores),
-        f"cost_{name}",
-        title=f"Cost maps: {name}",
+        inspection.cost_maps(image, scores, words=words, stage=stage),
+        f"cost{file}_{name}",
+        title=f"Cost maps{of}: {name}",
         caption="Similarity of every patch with the words (mean over prompt templates), and the scores aggregation "
         "makes of it.",
-        data=inspection.cost_table(scores),
+        data=inspection.cost_table(scores, stage),
     )
-    if scores.cost.class_attention:
-        table = inspection.class_attention_table(scores)
+    if cost.class_attention:
+        table = inspection.class_attention_table(scores, stage=stage)
         output.figure(
-            inspection.class_attention(scores),
-            f"class_attention_{name}",
-            title=f"Class attention: {name}",
+            inspection.class_attention(scores, stage=stage),
+            f"class_attention{file}_{name}",
+            title=f"Class attention{of}: {name}",
             caption="How much each word (row) attends to each other in the last layer of class aggregation, mean over "
             "pixels and heads; the rest of a row goes to words that are not shown.",
             data=table.rename_axis("attending").reset_index(),

@@ -15,7 +15,7 @@ from torch import nn
 from ovparts_lib.checkpoints.clip import load_clip_into
 from ovparts_lib.checkpoints.native import load_weights
 from ovparts_lib.checkpoints.reading import CheckpointError, LoadReport, file_hash
-from ovparts_lib.checkpoints.systems import RUN_WEIGHTS, SYSTEMS
+from ovparts_lib.checkpoints.systems import RUN_WEIGHTS, SYSTEMS, system_of, untrained
 from ovparts_lib.data import TrainingDataset, training_loader
 from ovparts_lib.runs import resolve_path
 from ovparts_lib.runs.project import display_path
@@ -59,10 +59,7 @@ def build_model(params: Any, output: RunOutput | None = None) -> tuple[nn.Module
             beside |= params.loading_options()
         model, report = system.load(resolve_path(source), size, clip_path, **beside, **options)
         if params.checkpoint and report.initialised:
-            raise CheckpointError(
-                f"{source} does not hold all of {system.title}: {len(report.initialised)} tensors such as "
-                f"{report.initialised[0]} would stay random. Train from it (initialise_from) rather than score it"
-            )
+            raise CheckpointError(f"{untrained(report, system)}. Train from it (initialise_from) rather than score it")
     else:
         model = system.model(size, **options)
         report = load_clip_into(model.clip, clip_path)
@@ -85,8 +82,7 @@ def describe_weights(report: LoadReport, sources: list[str | None]) -> dict[str,
 def trainable_table(model: nn.Module) -> pd.DataFrame:
     """Tensors and parameters of each part of the model, and whether they train."""
     rows = []
-    groups = next(system.groups for system in SYSTEMS.values() if type(model) is system.model)
-    groups = {**groups, "rest of CLIP": ("clip.",), "rest": ("",)}
+    groups = {**system_of(model).groups, "rest of CLIP": ("clip.",), "rest": ("",)}
     counted: set[str] = set()
     for group, beginnings in groups.items():
         members = {n: p for n, p in model.named_parameters() if n.startswith(beginnings) and n not in counted}

@@ -5,8 +5,15 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from ovparts_lib.checkpoints.reading import CheckpointError
-from ovparts_lib.checkpoints.systems import SYSTEMS, load_system
+from ovparts_lib.checkpoints.clip import save_clip
+from ovparts_lib.checkpoints.clipseg import hub_names
+from ovparts_lib.checkpoints.reading import CheckpointError, LoadReport
+from ovparts_lib.checkpoints.systems import SYSTEMS, load_system, system_of
+from ovparts_lib.models.clip import MINIATURE, build_clip
+from ovparts_lib.models.clipseg import MINIATURE_CLIPSEG, Clipseg
+from tests.golden.released_catseg import filled_state
+from tests.models.tiny_catseg import tiny_catseg
+from tests.models.tiny_partcatseg import tiny_partcatseg
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 
@@ -26,14 +33,71 @@ def test_a_released_file_goes_to_the_loader_of_its_system(manifest, system, tmp_
     keys = json.loads((GOLDEN / f"{manifest}.manifest.json").read_text(encoding="utf-8"))["keys"]
     path = tmp_path / "model.safetensors"
     save_file({name: torch.zeros(1) for name in keys}, path)
-    called = []
+    called, whole = [], LoadReport(str(path), "whole", ())
     for name, entry in list(SYSTEMS.items()):
         changed = type(entry)(
-            **{**vars(entry), "load": lambda *a, name=name, **k: called.append((name, a[0])) or (None, None)}
+            **{**vars(entry), "load": lambda *a, name=name, **k: called.append((name, a[0])) or (None, whole)}
         )
         monkeypatch.setitem(SYSTEMS, name, changed)
     load_system(path)
     assert called == [(system, path)]
+
+
+def test_a_file_that_only_begins_a_system_is_refused_unless_asked_for(tmp_path):
+    # As the hub has CLIPSeg: neither visual adapter nor background query.
+    path = tmp_path / "model.safetensors"
+    names = hub_names(Clipseg(MINIATURE_CLIPSEG).state_dict())
+    kept = {name: tensor.contiguous() for name, tensor in names.items() if name.startswith(("clip.", "decoder."))}
+    save_file(kept, path)
+    missing = "visual_adapter.down.weight, visual_adapter.up.weight"
+    with pytest.raises(CheckpointError) as caught:
+        load_system(path, size=MINIATURE_CLIPSEG)
+    message = str(caught.value)
+    assert "does not hold all of CLIPSeg: 3 tensors would stay random" in message
+    assert missing in message and "background_query" in message and "allow_untrained" in message
+    model, report = load_system(path, size=MINIATURE_CLIPSEG, allow_untrained=True)
+    assert type(model) is Clipseg
+    assert len(report.initialised) == 3
+
+
+@pytest.mark.slow
+def test_cat_segs_own_file_is_refused_for_its_background(tmp_path):
+    path = tmp_path / "model_final_base.pth"
+    state = filled_state("ovparts_catseg_r101")
+    del state["sem_seg_head.predictor.non_object_embedding"]
+    torch.save({"model": state}, path)
+    with pytest.raises(CheckpointError, match=r"CATSeg: 1 tensor would stay random, background_text\. Train from it"):
+        load_system(path)
+
+
+@pytest.mark.parametrize(
+    ("names", "part"),
+    [
+        (["visual.conv1.weight", "text_projection"], "CLIP"),
+        (["text_model.final_layer_norm.weight", "vision_model.embeddings.class_embedding"], "CLIP"),
+        (["cls_token", "pos_embed", "patch_embed.proj.weight"], "DINOv2"),
+        (["conv1.weight", "layer1.0.conv1.weight"], "a ResNet"),
+    ],
+)
+def test_weights_of_one_part_of_a_system_are_named(names, part, tmp_path):
+    path = tmp_path / "weights.safetensors"
+    save_file({name: torch.zeros(1) for name in names}, path)
+    with pytest.raises(CheckpointError, match=f"holds {part} alone, which is a part of a system"):
+        load_system(path, allow_untrained=True)
+
+
+def test_our_own_clip_is_no_system(tmp_path):
+    save_clip(build_clip(MINIATURE), MINIATURE, tmp_path / "clip.safetensors")
+    with pytest.raises(CheckpointError, match="holds CLIP alone"):
+        load_system(tmp_path / "clip.safetensors")
+
+
+def test_what_we_save_is_whole(tmp_path):
+    for system, model in (("catseg", tiny_catseg()), ("partcatseg", tiny_partcatseg())):
+        SYSTEMS[system].save(model, tmp_path / f"{system}.safetensors")
+        loaded, report = load_system(tmp_path / f"{system}.safetensors")
+        assert report.initialised == ()
+        assert system_of(loaded) is SYSTEMS[system]
 
 
 def test_a_run_folder_without_weights_says_so(tmp_path):

@@ -52,6 +52,24 @@ def test_the_table_holds_every_cosine(scores):
     assert len(table) == 3 * 16
 
 
+def test_the_stage_of_generic_parts_and_objects_has_maps_of_its_own(scores):
+    picture, draw = torch.zeros(3, 40, 60, dtype=torch.uint8), torch.Generator().manual_seed(1)
+    before, after = torch.rand(2, 4, 4, generator=draw), torch.zeros(2, 8, 8)
+    attention = torch.tensor([[0.7, 0.2], [0.3, 0.4]])
+    scores.generic_cost = CostMaps(before.bfloat16(), after, {1: attention}, ("head (part)", "dog (object)"))
+    titles = list(panels(cost_maps(picture, scores, stage="generic", words=["dog (object)"])))
+    assert titles[0] == "“dog (object)”"
+    table = class_attention_table(scores, stage="generic")
+    assert table.loc["dog (object)", "head (part)"] == pytest.approx(0.3)
+    assert class_attention(scores, stage="generic").axes[0].get_xlabel() == "attended to"
+    assert len(cost_table(scores, "generic")) == 2 * 16
+    scores.generic_cost = None
+    with pytest.raises(ValueError, match="no cost maps of generic parts; predict with keep_attention=True"):
+        cost_maps(picture, scores, stage="generic")
+    with pytest.raises(ValueError, match="stage must be 'parts' or 'generic', not 'objects'"):
+        cost_table(scores, "objects")
+
+
 def test_missing_maps_and_words_are_named(scores):
     picture = torch.zeros(3, 40, 60, dtype=torch.uint8)
     with pytest.raises(ValueError, match="no cost map for 'cat'; there are dog's head"):

@@ -2,6 +2,7 @@
 
 import copy
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -282,6 +283,21 @@ def test_pooling_is_an_option(model):
     finer = tiny_catseg(pooling=1).eval()
     (pooled,), (not_pooled,) = model.predict(IMAGES[:1], VOCABULARY), finer.predict(IMAGES[:1], VOCABULARY)
     assert not torch.allclose(pooled.logits, not_pooled.logits, atol=1e-4)
+    # Positions attend alone, as in a model whose size says so; what was trained is the same.
+    unpooled = replace(TINY_CATSEG, aggregator=replace(TINY_CATSEG.aggregator, pooling=1))
+    (alone,) = tiny_catseg(size=unpooled).eval().predict(IMAGES[:1], VOCABULARY)
+    assert torch.equal(alone.logits, not_pooled.logits)
+
+
+def test_pooling_of_predictions_leaves_training_alone(model):
+    batch = random_batch()
+    losses = [
+        one.loss(batch)["loss_sem_seg"].item()
+        for one in (model, tiny_catseg(pooling=1), tiny_catseg(size=replace(
+            TINY_CATSEG, aggregator=replace(TINY_CATSEG.aggregator, pooling=1)
+        )))
+    ]  # fmt: skip
+    assert losses[0] == losses[1] != losses[2]
 
 
 @pytest.mark.parametrize(
@@ -289,6 +305,8 @@ def test_pooling_is_an_option(model):
     [
         ({"training_queries": 0}, "training_queries must be at least 1"),
         ({"chunk_tokens": 0}, "chunk_tokens must be at least 1"),
+        ({"pooling": 0}, "pooling must divide the 4 patches of a side, not 0"),
+        ({"pooling": 3}, "pooling must divide the 4 patches of a side, not 3"),
         ({"padding": "keep"}, "padding must be 'cut' or 'stretched', not 'keep'"),
         ({"lr_multipliers": {"backbone": 0.1}}, "no trainable group 'backbone'"),
     ],

@@ -138,6 +138,20 @@ def test_class_aggregation_step_by_step(kind):
     assert torch.allclose(module.mean_weights(x, guidance).sum(-1), torch.ones(2, 5), atol=1e-5)
 
 
+@torch.no_grad()
+@pytest.mark.parametrize("kind", ["linear", "full", "query"])
+def test_mean_weights_are_summed_in_float32_under_autocast(kind):
+    module = ClassAggregation(16, 4, heads=2, kind=kind)
+    x, guidance = normal(1, 60, 4, 4, 16), normal(60, 4, seed=1)
+    with torch.autocast("cpu", torch.bfloat16):
+        weights = module.mean_weights(x, guidance)
+        query, key, _ = module._heads(module._pooled(x, 2), guidance)
+    # Projections are rounded to bfloat16; from there on nothing is.
+    expected = attention_weights(query.double(), key.double(), kind).mean((1, 2))
+    torch.testing.assert_close(weights, expected.float(), rtol=1e-5, atol=1e-7)
+    torch.testing.assert_close(weights.sum(-1), torch.ones(1, 60), rtol=0, atol=1e-5)
+
+
 def test_class_aggregation_refuses_what_it_cannot_do():
     with pytest.raises(ValueError, match="must be one of linear, full, query, not 'cosine'"):
         ClassAggregation(8, 4, heads=2, kind="cosine")

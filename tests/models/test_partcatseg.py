@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 
 from ovparts_lib.models.catseg import without_guidance
-from ovparts_lib.models.cost_aggregation import Chunks
+from ovparts_lib.models.cost_aggregation import Chunks, mean_cost
 from ovparts_lib.models.cost_inputs import square_inputs
 from ovparts_lib.models.partcatseg import MINIATURE_PARTCATSEG, RELEASED_GROUPS, TRAINABLE_GROUPS, PartCatseg
 from ovparts_lib.training.optimisers import build_optimiser
@@ -168,7 +168,30 @@ def test_kept_maps(model):
         first = model.aggregator.first_stage(dense.features, texts, model.aggregator.guide(maps), Chunks())
         aware = model.aggregator.object_aware_features(first, texts)
         expected = model.aggregator.specific_cost(aware, texts, Chunks())[0, [3, 0]]
+        logits = model.aggregator.decode(first, model.aggregator.guide(maps), Chunks())[0]
+        generic_cost = mean_cost(dense.features, texts.generic)[0]
     torch.testing.assert_close(scores.cost.before, expected)
+    # The first stage's maps are those of what the wanted parts are made of.
+    generic = scores.generic_cost
+    assert generic.queries == ("licence plate (part)", "head (part)", "car (object)", "dog (object)")
+    words = (*VOCABULARY.generic_parts, *VOCABULARY.objects_with_parts)
+    rows = [words.index(query.rpartition(" (")[0]) for query in generic.queries]
+    torch.testing.assert_close(generic.before, generic_cost[rows])
+    torch.testing.assert_close(generic.after, logits[rows])
+    assert generic.class_attention.keys() == {0, 1}
+    assert all(weights.shape == (4, 4) and (weights.sum(1) < 1).all() for weights in generic.class_attention.values())
+    assert plain.generic_cost is None
+
+
+def test_first_stage_maps_of_a_word_that_is_part_and_object(model):
+    words = Vocabulary.from_words(["shelf", "cabinet's shelf"])
+    (scores,) = model.predict(IMAGES[:1], words, keep_attention=True)
+    assert scores.generic_cost.queries == ("shelf (part)", "shelf (object)", "cabinet (object)")
+    (one,) = model.predict(IMAGES[:1], words, part_ids=[1], keep_attention=True)
+    assert one.generic_cost.queries == ("shelf (part)", "cabinet (object)")
+    torch.testing.assert_close(one.generic_cost.after, scores.generic_cost.after[[0, 2]])
+    among = scores.generic_cost.class_attention[1][[0, 2]][:, [0, 2]]
+    torch.testing.assert_close(one.generic_cost.class_attention[1], among)
 
 
 def test_bfloat16_autocast_keeps_logits_and_losses_in_float32(model):

@@ -121,13 +121,15 @@ class ClassAggregation(nn.Module):
             pooling: as there.
 
         Returns:
-            (b, t, t), rows are the asking classes and sum to 1.
+            float32 (b, t, t), rows are the asking classes and sum to 1.
         """
         positions = self._pooled(x, pooling)
         total = 0.0
         for position in positions.split(8, dim=1):  # t x t numbers for every position and head
             query, key, _ = self._heads(position, text_guidance)
-            total = total + reduce(attention_weights(query, key, self.kind), "b n h t s -> b t s", "sum")
+            with torch.autocast(x.device.type, enabled=False):  # as when attending
+                weights = attention_weights(query, key, self.kind)
+            total = total + reduce(weights, "b n h t s -> b t s", "sum")
         return total / (positions.shape[1] * self.heads)
 
     def _pooled(self, x: Tensor, pooling: int) -> Tensor:

@@ -1,0 +1,127 @@
+"""Own photographs and own words, step by step as 31_own_image takes them, with systems that were never trained."""
+
+import dataclasses
+import json
+from pathlib import Path
+
+import nbformat
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+import yaml
+from PIL import Image
+
+from ovparts_lib import workbook
+from ovparts_lib.checkpoints.reading import CheckpointError
+from ovparts_lib.checkpoints.systems import SYSTEMS
+from ovparts_lib.data import read_image
+from ovparts_lib.runs import OwnImageParameters, RunFolder, load_parameters
+from ovparts_lib.runs.execute import execute
+from ovparts_lib.workbook import own_image
+
+ROOT = Path(__file__).parents[2]
+WORDS = {"unicorn": ["horn", "hoof"], "kettle": ["spout", "lid", "handle"]}
+SIZES = {"street": (61, 117), "tall": (130, 47)}  # neither squares nor multiples of a patch
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """Photographs, nothing else about them, and a checkpoint of each system with random weights."""
+    folder, draw = tmp_path_factory.mktemp("own"), np.random.default_rng(0)
+    for name, (height, width) in SIZES.items():
+        Image.fromarray(draw.integers(0, 256, (height, width, 3), np.uint8)).save(folder / f"{name}.png")
+    torch.manual_seed(0)
+    for system in ("catseg", "partcatseg"):
+        entry = SYSTEMS[system]
+        entry.save(entry.model(entry.sizes["miniature"]), folder / f"{system}.safetensors")
+    return folder
+
+
+def parameters(folder, outputs, system, **changes):
+    values = {
+        "setting": "own",
+        "run": system,
+        "outputs": str(outputs),
+        "device": "cpu",
+        "images": [str(folder / f"{name}.png") for name in SIZES],
+        "words": WORDS,
+        "model": str(folder / f"{system}.safetensors"),
+    }
+    return OwnImageParameters(**values | changes)
+
+
+@pytest.mark.parametrize("system", ["catseg", "partcatseg"])
+def test_photographs_and_words_are_all_that_is_needed(folder, tmp_path, system):
+    params = parameters(folder, tmp_path, system)
+    output = workbook.RunOutput(RunFolder.open(params))
+    model, report = workbook.load_system(params, output)
+    assert type(model) is SYSTEMS[system].model
+    assert report.initialised == ()
+    words = workbook.own_words(params, output)
+    assert words.parts == ("unicorn's horn", "unicorn's hoof", "kettle's spout", "kettle's lid", "kettle's handle")
+    views = workbook.look_at_images(model, words, params)
+    assert {view.name: tuple(view.label_map.shape) for view in views} == SIZES
+    for view in views:
+        assert torch.equal(view.image, read_image(folder / f"{view.name}.png"))
+        assert view.scores.image_size == SIZES[view.name]
+        assert 0 <= view.label_map.min() <= view.label_map.max() <= len(words.parts)
+    workbook.overlay_figures(views, words, output)
+    workbook.score_map_figures(views, words, output)
+    workbook.attention_of_views(model, views, words, params, output)
+    output.finish()
+
+    figures = tmp_path / "own" / system / "figures"
+    for name, size in SIZES.items():
+        with Image.open(figures / f"overlay_{name}_full.png") as picture:
+            assert picture.size[::-1] == size
+        won = pd.read_csv(figures / f"overlay_{name}.csv")
+        assert won["pixels"].sum() == size[0] * size[1]
+        assert list(won["word"]) == [*words.parts, "none of them"]
+        assert set(pd.read_csv(figures / f"cost_{name}.csv")["word"]) < set(words.parts)
+    stages = {"catseg": {"cost_street"}, "partcatseg": {"cost_street", "cost_generic_street"}}[system]
+    listed = {Path(one["file"]).stem for one in json.loads((figures.parent / "results.json").read_text())["figures"]}
+    assert {name for name in listed if name.startswith("cost") and name.endswith("street")} == stages
+    assert {f"class_attention{name.removeprefix('cost')}" for name in stages} <= listed
+    if system == "partcatseg":
+        shown = pd.read_csv(figures / "class_attention_generic_street.csv")
+        kinds = [query.rpartition(" ")[2] for query in shown["attending"]]
+        assert kinds == sorted(kinds, reverse=True) and set(kinds) == {"(part)", "(object)"}
+
+
+def test_a_checkpoint_that_lacks_something_runs_only_when_asked_for_and_warns(folder, tmp_path, monkeypatch, capsys):
+    entry = SYSTEMS["catseg"]
+
+    def partial(*arguments, **options):
+        model, report = entry.load(*arguments, **options)
+        return model, dataclasses.replace(report, initialised=("background_text",))
+
+    monkeypatch.setitem(SYSTEMS, "catseg", dataclasses.replace(entry, load=partial))
+    params = parameters(folder, tmp_path, "catseg")
+    output = workbook.RunOutput(RunFolder.open(params))
+    with pytest.raises(CheckpointError, match=r"1 tensor would stay random, background_text\. .*allow_untrained"):
+        own_image.load_system(params, output)
+    params = parameters(folder, tmp_path, "catseg", allow_untrained=True, run="other")
+    output = workbook.RunOutput(RunFolder.open(params))
+    own_image.load_system(params, output)
+    printed = capsys.readouterr().out
+    assert printed.startswith("Warning: ") and "would stay random, background_text" in printed
+    provenance = json.loads((output.path / "provenance.json").read_text(encoding="utf-8"))
+    assert provenance["weights"]["left_at_initial_values"] == ["background_text"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("system", ["catseg", "partcatseg"])
+def test_the_notebook_runs_on_photographs_and_words(folder, tmp_path, system):
+    values = yaml.safe_load((ROOT / "params" / "own_image" / f"{system}.yaml").read_text(encoding="utf-8"))
+    given = parameters(folder, tmp_path, system)
+    values |= {key: getattr(given, key) for key in ("outputs", "device", "images", "words", "model")}
+    path = tmp_path / "own.yaml"
+    path.write_text(yaml.safe_dump(values), encoding="utf-8")
+    assert execute(load_parameters(path)) == 0
+    run = tmp_path / "own_image" / system
+    for name, size in SIZES.items():
+        with Image.open(run / "figures" / f"overlay_{name}_full.png") as picture:
+            assert picture.size[::-1] == size
+    notebook = nbformat.read(run / "notebook.ipynb", as_version=4)
+    assert all(cell.execution_count for cell in notebook.cells if cell.cell_type == "code" and cell.source)
