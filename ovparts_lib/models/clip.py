@@ -148,15 +148,17 @@ def resize_position_embedding(table: Tensor, grid: tuple[int, int]) -> Tensor:
     return torch.cat([table[:1], rearrange(resized, "1 c h w -> (h w) c").to(table.dtype)])
 
 
-def embed_patches(visual: VisionTransformer, pixels: Tensor) -> Tensor:
+def embed_patches(visual: VisionTransformer, pixels: Tensor, kept: Tensor | None = None) -> Tensor:
     """Tokens that enter the first block: patches, class token, positions, ``ln_pre``.
 
     Args:
         visual: the image tower.
         pixels: (b, 3, h, w), normalised; sides divisible by the patch size.
+        kept: int64 (b, k), the patches that enter, of 0..gh * gw - 1 row by row; the others are left out (Li et al.,
+            "Scaling Language-Image Pre-training via Masking", CVPR 2023). None keeps all.
 
     Returns:
-        (b, 1 + gh * gw, width).
+        (b, 1 + gh * gw, width), or (b, 1 + k, width).
 
     Raises:
         ValueError: a side is not a multiple of the patch size.
@@ -169,7 +171,11 @@ def embed_patches(visual: VisionTransformer, pixels: Tensor) -> Tensor:
     tokens = rearrange(patches, "b c h w -> b (h w) c")
     class_token = visual.class_embedding.expand(len(tokens), 1, -1)
     # under autocast the sum is float32, and with it the residual stream of all blocks
-    return visual.ln_pre(torch.cat([class_token, tokens], dim=1) + positions)
+    tokens = torch.cat([class_token, tokens], dim=1) + positions
+    if kept is not None:
+        rows = torch.cat([kept.new_zeros(len(kept), 1), kept + 1], dim=1)
+        tokens = tokens.gather(1, rows.unsqueeze(-1).expand(-1, -1, tokens.shape[-1]))
+    return visual.ln_pre(tokens)
 
 
 def self_attention(
@@ -210,7 +216,12 @@ def transformer_block(
 
 
 def image_hidden_states(
-    visual: VisionTransformer, pixels: Tensor, layers: Collection[int], *, keep_attention: bool | Collection[int] = ()
+    visual: VisionTransformer,
+    pixels: Tensor,
+    layers: Collection[int],
+    *,
+    keep_attention: bool | Collection[int] = (),
+    kept_patches: Tensor | None = None,
 ) -> HiddenStates:
     """Activations of the image tower at the given depths; blocks behind the deepest one needed are not computed.
 
@@ -221,6 +232,7 @@ def image_hidden_states(
         layers: which states to keep; 0 is after ``ln_pre``, k after the k-th block.
         keep_attention: True for the attention maps of every block that is computed, or the numbers (from 1) of the
             blocks whose maps are wanted.
+        kept_patches: the patches that enter, see :func:`embed_patches`; the states hold the class token and those.
 
     Raises:
         ValueError: no layer, or one the tower does not have.
@@ -233,7 +245,7 @@ def image_hidden_states(
             f"the image tower has states 0 to {depth} and attention maps 1 to {depth}; asked for states "
             f"{sorted(layers)} and maps {sorted(kept_maps)}"
         )
-    tokens = embed_patches(visual, pixels)
+    tokens = embed_patches(visual, pixels, kept_patches)
     patch = visual.patch_size[0]
     hidden = HiddenStates(states={}, grid=(pixels.shape[-2] // patch, pixels.shape[-1] // patch))
     for number in range(last + 1):

@@ -30,10 +30,17 @@ class CaptionBatches:
         topics = pictures.topics
         self.specific = torch.tensor([meanings.get((o, p), -1) if k == "part" else -1 for k, o, p in topics])
         self.generic = torch.tensor([meanings.get((None, p), -1) if k == "part" else -1 for k, o, p in topics])
+        self._close_ups = torch.tensor([i for i, (kind, _, _) in enumerate(topics) if kind == "part"], dtype=torch.long)
 
     def draw(self, pictures: Tensor, generator: torch.Generator) -> Tensor:
         """A random caption's number for each picture."""
         return pictures * self.each + torch.randint(self.each, pictures.shape, generator=generator)
+
+    def draw_close_ups(self, count: int, generator: torch.Generator) -> Tensor:
+        """Numbers of random captions of close-ups, the shortest kind; none if there are no close-ups."""
+        if not len(self._close_ups):
+            return self._close_ups
+        return self.draw(self._close_ups[torch.randint(len(self._close_ups), (count,), generator=generator)], generator)
 
     def encode(self, captions: Tensor) -> Tensor:
         """(n, embed_dim), cut to the longest of the captions."""
@@ -43,13 +50,17 @@ class CaptionBatches:
         return encode_token_embeddings(self._clip, embeddings, ends.to(self.rows.device))
 
     def true_of(self, pictures: Tensor, captions: Tensor) -> Tensor:
-        """Which caption is true of which picture, bool (n, n).
+        """Which caption is true of which picture, bool (n, m).
 
         True are: its own, the same words, the same part of the same object in other words, and the bare name of the
         part it shows.
+
+        Args:
+            pictures: int64 (n,).
+            captions: int64 (m,), m >= n; the first n are the pictures' own, in their order.
         """
         keys = self.keys[captions]
-        true = keys[:, None] == keys
+        true = keys[: len(pictures), None] == keys
         true |= (self.specific[pictures][:, None] == keys) | (self.generic[pictures][:, None] == keys)
         return true.fill_diagonal_(True)
 

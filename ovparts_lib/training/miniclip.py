@@ -39,6 +39,10 @@ class MiniClipSettings:
     Attributes:
         iterations: optimiser steps.
         batch_size: pictures a step; each with one of its captions, drawn anew every time.
+        other_captions: captions of other close-ups among which each picture has to find its own too. They are short,
+            and the text tower is small: more to be told apart from costs little.
+        patch_share: share of the patches that are encoded, others in every step; half of them cost half as much and
+            teach nearly as much (Li et al., CVPR 2023).
         learning_rate: AdamW's, for tables, norms, biases, patches and projections.
         matrix_learning_rate: Muon's, for the matrices of the transformer blocks.
         weight_decay: decoupled; none for tables, norms and biases.
@@ -48,11 +52,18 @@ class MiniClipSettings:
 
     iterations: int = 1600
     batch_size: int = 64
+    other_captions: int = 192
+    patch_share: float = 0.5
     learning_rate: float = 1e-3
     matrix_learning_rate: float = 0.02
     weight_decay: float = 0.05
     warmup: int = 30
     seed: int = 0
+
+    @property
+    def guessing_loss(self) -> float:
+        """The loss of a model that tells nothing apart."""
+        return (math.log(self.batch_size + self.other_captions) + math.log(self.batch_size)) / 2
 
 
 @dataclass
@@ -112,11 +123,14 @@ def train_miniclip(
             for group, rate in zip(optimiser.param_groups, rates, strict=True):
                 group["lr"] = rate * factor
         chosen = torch.randint(len(pictures), (settings.batch_size,), generator=draw)
-        captions = texts.draw(chosen, draw)
+        captions = [texts.draw(chosen, draw), texts.draw_close_ups(settings.other_captions, draw)]
         pixels = normalise(_flipped(pictures.pictures[chosen], draw).to(device))
-        words, true = F.normalize(texts.encode(captions), dim=-1), texts.true_of(chosen, captions).to(device)
+        # encoded apart: a batch is as long as its longest caption, and captions of scenes are long
+        words = F.normalize(torch.cat([texts.encode(part) for part in captions if len(part)]), dim=-1)
+        true = texts.true_of(chosen, torch.cat(captions)).to(device)
         scale = clip.logit_scale.exp().clamp(max=100)
-        views = [scale * F.normalize(view, dim=-1) @ words.T for view in embed_twice(clip, pixels)]
+        kept = _drawn_patches(len(chosen), clip, settings.patch_share, draw).to(device)
+        views = [scale * F.normalize(view, dim=-1) @ words.T for view in embed_twice(clip, pixels, kept)]
         loss = sum(contrastive_loss(logits, true) for logits in views) / len(views)
         if not math.isfinite(loss.item()):
             raise FloatingPointError(f"MiniClip's loss is {loss.item()} at step {step}; try a lower learning rate")
@@ -139,16 +153,17 @@ def train_miniclip(
     return MiniClipResult(clip.eval(), pd.DataFrame(entries))
 
 
-def embed_twice(clip: open_clip.CLIP, pixels: Tensor) -> tuple[Tensor, Tensor]:
+def embed_twice(clip: open_clip.CLIP, pixels: Tensor, kept: Tensor | None = None) -> tuple[Tensor, Tensor]:
     """Two embeddings of each picture, (n, embed_dim) each, from one pass: CLIP's own, and the mean of its patches.
 
     The first is read at the class token; the second is the mean of the dense features that cost-aggregation systems
     compare with words (:mod:`ovparts_lib.models.clip_dense`). At web scale patches come to mean something by
-    themselves; in a training this short they have to be asked to.
+    themselves; in a training this short they have to be asked to. ``kept`` are the patches that are encoded,
+    (n, k), as :func:`ovparts_lib.models.clip.embed_patches` takes them.
     """
     visual = clip.visual
     depth = len(visual.transformer.resblocks)
-    states = image_hidden_states(visual, pixels, (depth - 1, depth)).states
+    states = image_hidden_states(visual, pixels, (depth - 1, depth), kept_patches=kept).states
     patches = value_block(visual.transformer.resblocks[-1], states[depth - 1][:, 1:])
     return visual.ln_post(states[depth][:, 0]) @ visual.proj, (visual.ln_post(patches) @ visual.proj).mean(1)
 
@@ -157,12 +172,15 @@ def contrastive_loss(logits: Tensor, true: Tensor) -> Tensor:
     """Symmetric InfoNCE in which one picture may have several true captions, and one caption several pictures.
 
     Args:
-        logits: (pictures, captions).
-        true: bool, same shape; every row and column has at least one True, the target mass is shared among them.
+        logits: (n, m) of n pictures and m >= n captions, the first n of them the pictures' own. A picture finds its own
+            among all captions; the first n captions find theirs among the pictures.
+        true: bool, same shape; every row, and each of the first n columns, has at least one True, the target mass is
+            shared among them.
     """
     of_picture = true / true.sum(1, keepdim=True)
-    of_caption = true / true.sum(0, keepdim=True)
     rows = -(of_picture * logits.log_softmax(1)).sum(1).mean()
+    own, logits = true[:, : len(true)], logits[:, : len(true)]
+    of_caption = own / own.sum(0, keepdim=True)
     return (rows - (of_caption * logits.log_softmax(0)).sum(0).mean()) / 2
 
 
@@ -274,6 +292,13 @@ def _optimisers(clip: open_clip.CLIP, rows: nn.Parameter, settings: MiniClipSett
 
 def _schedule(step: int, settings: MiniClipSettings) -> float:
     return min(step / settings.warmup, 1.0) * 0.5 * (1 + math.cos(math.pi * (step - 1) / settings.iterations))
+
+
+def _drawn_patches(count: int, clip: open_clip.CLIP, share: float, generator: torch.Generator) -> Tensor:
+    """Random patches of each of ``count`` pictures, int64 (count, k), ascending."""
+    patches = len(clip.visual.positional_embedding) - 1
+    kept = max(1, round(share * patches))
+    return torch.rand(count, patches, generator=generator).argsort(1)[:, :kept].sort(1).values
 
 
 def _flipped(pictures: Tensor, generator: torch.Generator) -> Tensor:

@@ -72,12 +72,7 @@ def caption_grid(pairs: CaptionedPictures, count: int) -> Figure:
 
 def train_miniclip(pairs: CaptionedPictures, params: Any, output: RunOutput) -> MiniClipResult:
     """Train MiniClip, or read it back if it was trained with these pictures and settings before."""
-    settings = MiniClipSettings(
-        iterations=params.clip_iterations,
-        batch_size=params.clip_batch_size,
-        learning_rate=params.clip_learning_rate,
-        seed=params.seed,
-    )
+    settings = _settings(params)
     path = resolve_path(params.clip_weights)
     miniclip = cached_miniclip(path, pairs, MINIATURE, settings=settings, device=device_of(params))
     seconds = miniclip.history["seconds"].iloc[-1]
@@ -90,12 +85,11 @@ def train_miniclip(pairs: CaptionedPictures, params: Any, output: RunOutput) -> 
 
 def miniclip_figure(miniclip: MiniClipResult, params: Any, output: RunOutput) -> None:
     """Contrastive loss and learning rate over the steps."""
-    guess = np.log(params.clip_batch_size)
     output.figure(
         inspection.training_curve(miniclip.history),
         "miniclip_training",
         title="MiniClip training",
-        caption=f"Contrastive loss per step; guessing within a batch would give {guess:.2f}.",
+        caption=f"Contrastive loss per step; guessing would give {_settings(params).guessing_loss:.2f}.",
         data=miniclip.history,
     )
 
@@ -108,4 +102,13 @@ def miniclip_accuracy(miniclip: MiniClipResult, params: Any) -> pd.DataFrame:
     )
     return (
         part_naming_accuracy(miniclip.clip, unseen_pictures, load_vocabulary("pascal_part_116")).round(1).reset_index()
+    )
+
+
+def _settings(params: Any) -> MiniClipSettings:
+    return MiniClipSettings(
+        iterations=params.clip_iterations,
+        batch_size=params.clip_batch_size,
+        learning_rate=params.clip_learning_rate,
+        seed=params.seed,
     )

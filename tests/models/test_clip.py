@@ -6,6 +6,7 @@ from ovparts_lib.models.clip import (
     ActivationError,
     activation_of,
     build_clip,
+    embed_patches,
     image_hidden_states,
     require_activation,
     resize_position_embedding,
@@ -43,6 +44,18 @@ def test_states_are_open_clips_intermediates(clip):
 
 
 @torch.no_grad()
+def test_only_the_kept_patches_enter(clip):
+    visual, pixels = clip.visual, torch.randn(2, 3, 32, 48)
+    patches = (32 // visual.patch_size[0]) * (48 // visual.patch_size[0])
+    kept = torch.stack([torch.randperm(patches)[:5].sort().values for _ in range(2)])
+    everything = embed_patches(visual, pixels)
+    tokens = torch.stack([row[[0, *(1 + chosen).tolist()]] for row, chosen in zip(everything, kept, strict=True)])
+    for number, block in enumerate(visual.transformer.resblocks, start=1):
+        tokens = block(tokens)
+        states = image_hidden_states(visual, pixels, [number], kept_patches=kept).states
+        torch.testing.assert_close(states[number], tokens)
+
+
 def test_blocks_behind_the_last_one_needed_are_not_computed(clip):
     calls = []
     hooks = [

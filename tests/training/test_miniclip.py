@@ -7,6 +7,7 @@ import torch
 
 from ovparts_lib.data.miniature.pictures import CaptionedPictures, render_picture
 from ovparts_lib.models.clip import ClipSize, build_clip
+from ovparts_lib.training.caption_batches import CaptionBatches
 from ovparts_lib.training.miniclip import (
     MiniClipSettings,
     cached_miniclip,
@@ -30,7 +31,8 @@ def pictures():
 def test_a_short_training_beats_guessing(pictures):
     result = train_miniclip(pictures, TINY, settings=BRIEF, progress=False)
     assert result.history["step"].iloc[-1] == 40
-    assert result.history["loss"].iloc[-1] < math.log(32) - 0.2
+    assert BRIEF.guessing_loss == pytest.approx((math.log(32 + 192) + math.log(32)) / 2)
+    assert result.history["loss"].iloc[-1] < BRIEF.guessing_loss - 0.2
 
 
 def test_training_is_deterministic_by_seed(pictures):
@@ -69,6 +71,35 @@ def test_loss_of_single_positives_is_clips():
     diagonal = torch.arange(5)
     expected = sum(torch.nn.functional.cross_entropy(m, diagonal) for m in (logits, logits.T)) / 2
     torch.testing.assert_close(contrastive_loss(logits, torch.eye(5, dtype=torch.bool)), expected)
+
+
+def test_other_captions_count_for_pictures_only():
+    logits = torch.randn(4, 7, generator=torch.Generator().manual_seed(0))
+    diagonal = torch.arange(4)
+    of_pictures = torch.nn.functional.cross_entropy(logits, diagonal)
+    of_captions = torch.nn.functional.cross_entropy(logits[:, :4].T, diagonal)
+    loss = contrastive_loss(logits, torch.eye(4, 7, dtype=torch.bool))
+    torch.testing.assert_close(loss, (of_pictures + of_captions) / 2)
+
+
+def test_other_captions_are_of_close_ups_and_true_where_they_say_what_a_picture_shows(pictures):
+    texts, draw = CaptionBatches(pictures, build_clip(TINY)), torch.Generator().manual_seed(0)
+    chosen = torch.arange(len(pictures))
+    own, others = texts.draw(chosen, draw), texts.draw_close_ups(300, draw)
+    true = texts.true_of(chosen, torch.cat([own, others]))
+    assert true.shape == (160, 460) and true[range(160), range(160)].all()
+    for column, caption in enumerate(others.tolist(), start=160):
+        kind, name, part = pictures.topics[caption // texts.each]
+        assert kind == "part"
+        bare = pictures.captions[caption // texts.each][caption % texts.each] == part
+        expected = [k == "part" and p == part and (bare or o == name) for k, o, p in pictures.topics]
+        assert true[:, column].tolist() == expected
+
+
+def test_without_close_ups_there_are_no_other_captions():
+    scenes = CaptionedPictures(16, size=32, seed=1, shares={"scene": 1.0}, progress=False)
+    result = train_miniclip(scenes, TINY, settings=MiniClipSettings(iterations=2, batch_size=8), progress=False)
+    assert result.history["step"].iloc[-1] == 2
 
 
 def test_loss_is_least_when_true_captions_share_the_mass():

@@ -77,7 +77,7 @@ def render_scene(rng: np.random.Generator, vocabulary: Vocabulary | None = None)
     """Draw a random scene with one to four objects."""
     vocabulary = vocabulary or load_vocabulary("pascal_part_116")
     width, height = SIZES[rng.integers(len(SIZES))]
-    count = int(rng.choice([1, 2, 3, 4], p=[0.45, 0.33, 0.15, 0.07]))
+    count = int(rng.choice([1, 2, 3, 4], p=[0.55, 0.3, 0.1, 0.05]))
     names = draw_names(rng, count)
     canvas = Canvas(width, height)
     place = paint_background(canvas, rng)
@@ -108,7 +108,7 @@ def arrange(poses: Sequence[Pose], width: int, height: int, rng: np.random.Gener
     hide one another.
     """
     count = len(poses)
-    largest = (0.6 if count == 1 else 0.65, 1.0)
+    largest = (0.8, 1.1)
     columns = rng.permutation(count)
     placed = []
     for pose, column in zip(poses, columns, strict=True):
@@ -116,9 +116,9 @@ def arrange(poses: Sequence[Pose], width: int, height: int, rng: np.random.Gener
         points = np.concatenate([piece.points for piece in pose.pieces]) @ matrix
         low, high = points.min(0), points.max(0)
         extent = high - low
-        room = np.array([width * (1.0, 0.68, 0.55, 0.48)[count - 1], height * (1.0, 0.9, 0.8, 0.7)[count - 1]])
+        room = np.array([width * (1.0, 0.72, 0.58, 0.5)[count - 1], height * (1.0, 1.0, 0.9, 0.8)[count - 1]])
         scale = rng.uniform(*largest) * (room / extent).min() * pose.view.scale**0.4
-        zoomed = count == 1 and rng.random() < 0.25
+        zoomed = count == 1 and rng.random() < 0.35
         if zoomed:
             scale *= rng.uniform(1.2, 1.7)
             piece = pose.pieces[rng.integers(len(pose.pieces))]
