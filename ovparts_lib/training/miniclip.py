@@ -50,7 +50,7 @@ class MiniClipSettings:
         seed: of the weights, the order of pictures and all else.
     """
 
-    iterations: int = 1600
+    iterations: int = 1200
     batch_size: int = 64
     other_captions: int = 192
     patch_share: float = 0.5
