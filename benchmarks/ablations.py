@@ -15,7 +15,6 @@ import argparse
 import csv
 import json
 from collections.abc import Sequence
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -25,11 +24,14 @@ import yaml
 
 from ovparts_lib.runs import load_parameters, project_root
 from ovparts_lib.runs.batch import default_jobs, run_beside
-from ovparts_lib.runs.provenance import cpu_model, git_state
 
 # name: (notebook, what differs from params/miniature)
 GUIDED = {"model_size": "miniature", "trainable": ["guidance", "aggregator"]}
-FROM_NOTHING = {"initialise_from": None, "clip_weights": "outputs/miniature/world/miniclip.safetensors"}
+FROM_NOTHING = {
+    "initialise_from": None,
+    "clip_weights": "outputs/miniature/world/miniclip.safetensors",
+    "learning_rate": 1.0e-3,  # what CATSeg learns with from nothing; the file has a rate for going on
+}
 VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
     "CLIPSeg": ("20_clipseg", {}),
     "PartCLIPSeg, object context only": ("23_partclipseg", {"separation_weight": 0.0, "enhancement_weight": 0.0}),
@@ -130,8 +132,14 @@ def rows_of(run: Path, variant: str, values: dict[str, Any], iterations: int | N
         attention = {f"attention_{key}": round(float(table[key].mean()), 4) for key in ATTENTION}
     if steps[-1]["step"] != values["iterations"]:
         raise ValueError(f"{run} has {steps[-1]['step']} steps, not {values['iterations']}")
+    made = json.loads((run / "provenance.json").read_text(encoding="utf-8"))
+    git = made["git"] or {"commit": "", "dirty": False}
     return [
         {
+            "date": made["finished_utc"][:10],
+            "commit": git["commit"][:12] + "+" * git["dirty"],
+            "hardware": made["machine"]["cpu"],
+            "torch": made["libraries"]["torch"],
             "variant": variant,
             "seed": values["seed"],
             "mode": row["mode"],
@@ -165,16 +173,10 @@ def main() -> None:
     runs = [(load_parameters(file), file) for file in (parameter_file(outputs, one) for one in values)]
     jobs = options.jobs or default_jobs(runs, torch.cuda.is_available)
     code = 0 if options.collect else run_beside(runs, jobs)
-    about = {
-        "date": datetime.now(UTC).strftime("%Y-%m-%d"),
-        "commit": (git_state(project_root()) or {}).get("commit", "")[:12],
-        "hardware": cpu_model(),
-        "torch": torch.__version__,
-    }
     rows = []
     for (variant, _), given, (params, _) in zip(wanted, values, runs, strict=True):
         if (params.folder / "results.json").is_file():
-            rows += [about | row for row in rows_of(params.folder, variant, given, options.iterations)]
+            rows += rows_of(params.folder, variant, given, options.iterations)
     if not rows:
         raise SystemExit("no run is complete, so there is no table to write")
     path = Path(__file__).parent / "results" / "miniature_ablations.csv"

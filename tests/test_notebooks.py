@@ -50,6 +50,14 @@ def test_the_parameters_cell_fits_its_model_and_names_every_key(path):
     assert set(declared_parameters(path)) == set(model.model_fields)
 
 
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=names)
+def test_a_notebook_opened_by_hand_trains_as_the_shipped_miniature_run_does(path):
+    shipped = yaml.safe_load((ROOT / "params" / "miniature" / f"{path.stem}.yaml").read_text(encoding="utf-8"))
+    required = [key for key, field in parameter_model(path.stem).model_fields.items() if field.is_required()]
+    declared = declared_parameters(path)
+    assert {key: declared[key] for key in required} == {key: shipped[key] for key in required}
+
+
 @pytest.mark.parametrize("path", PARAMS, ids=[f"{path.parent.name}/{path.stem}" for path in PARAMS])
 def test_every_parameter_file_is_valid_complete_and_explained(path):
     params = load_parameters(path)

@@ -222,14 +222,14 @@ class CostParameters(SystemParameters):
     network_input = (640, 768)
 
     crop: Whole = Field(ge=1, description="side of the random square that training images are cut to, pixels")
-    photometric: Flag = Field(True, description="colour jitter of training images")
+    photometric: Flag = Field(description="colour jitter of training images")
     guidance_weights: Text | None = Field(
         None, description="weights of the guidance backbone, where initialise_from does not hold them"
     )
     queries_per_step: Whole | None = Field(
         ge=1, description="parts scored in a training step: those in the batch and random others; none for all parts"
     )
-    guidance_rate: Number = Field(0.01, gt=0, description="learning rate of the guidance backbone, as a factor")
+    guidance_rate: Number = Field(gt=0, description="learning rate of the guidance backbone, as a factor")
     clip_rate: Number = Field(0.01, gt=0, description="learning rate of CLIP's trainable parts, as a factor")
     test_shortest_edge: Whole | None = Field(
         ge=1, description="test images get this shorter side first; none keeps their size, as released on PartImageNet"
