@@ -101,7 +101,13 @@ def test_a_run_becomes_a_row_per_mode_with_its_budget_and_its_attention(ablation
     (tmp_path / "tables" / "attention_after.csv").write_text(
         table + "dog,a,1,0.2,0.5,0.1,0.4\ndog,b,1,0.4,,0.3,0.2\n", encoding="utf-8"
     )
+    made = {"finished_utc": "2030-01-02T03:04:05", "git": {"commit": "a" * 40, "dirty": True}}
+    made |= {"machine": {"cpu": "a processor"}, "libraries": {"torch": "9.9"}}
+    (tmp_path / "provenance.json").write_text(json.dumps(made))
     rows = ablations.rows_of(tmp_path, "PartCLIPSeg", values, 9)
+    assert [rows[0][key] for key in ("date", "commit", "hardware", "torch")] == [
+        "2030-01-02", "a" * 12 + "+", "a processor", "9.9",
+    ]  # fmt: skip
     assert [row["mode"] for row in rows] == ["oracle_obj", "pred_all"]
     assert (rows[0]["iterations"], rows[0]["budget"], rows[0]["images_trained"]) == (9, "9", 18)
     assert (rows[0]["seen"], rows[0]["training_seconds"]) == (1.23, 3.2)
