@@ -17,6 +17,7 @@ from ovparts_lib.inspection.figures import as_picture, new_figure, styled
 from ovparts_lib.models.scores import CostMaps, PartScores
 
 Stage = Literal["parts", "generic"]
+OTHERS = 6  # classes shown in class attention beside the words
 _SHOWN = 480  # longest side, in pixels, of the pictures inside a figure
 
 
@@ -62,46 +63,56 @@ def cost_maps(
 
 
 @styled
-def class_attention(scores: PartScores, *, layer: int | None = None, stage: Stage = "parts") -> Figure:
-    """How much each word attends to each other in class aggregation, mean over pixels and heads.
+def class_attention(
+    scores: PartScores, *, layer: int | None = None, stage: Stage = "parts", others: int = OTHERS
+) -> Figure:
+    """How much each word attends to itself, to the others shown and to whom else, mean over pixels and heads.
 
     Args:
         scores: from ``predict(..., keep_attention=True)`` of a system that aggregates costs.
         layer: of the stage's ``class_attention``; the last by default.
         stage: as in :func:`cost_maps`.
+        others: how many of the classes that are not among the words to show, those attended to most.
 
     Raises:
         ValueError: the scores hold no class attention, or no such layer.
     """
-    table = class_attention_table(scores, layer, stage)
-    side = 0.5 * len(table) + 2.4
-    figure = new_figure(side + 0.8, side)
+    table = class_attention_table(scores, layer, stage, others)
+    figure = new_figure(0.55 * table.shape[1] + 3.4, 0.5 * len(table) + 2.6)
     ax = figure.subplots()
     sns.heatmap(
-        table, ax=ax, cmap="viridis", annot=len(table) <= 12, fmt=".2f", vmin=0, cbar_kws={"label": "attention"}
+        table, ax=ax, cmap="viridis", annot=table.shape[1] <= 16, fmt=".2f", vmin=0, cbar_kws={"label": "attention"}
     )
     ax.set(xlabel="attended to", ylabel="attending")
     return figure
 
 
-def class_attention_table(scores: PartScores, layer: int | None = None, stage: Stage = "parts") -> pd.DataFrame:
-    """Data behind :func:`class_attention`: a row per attending word, a column per word attended to."""
+def class_attention_table(
+    scores: PartScores, layer: int | None = None, stage: Stage = "parts", others: int = OTHERS
+) -> pd.DataFrame:
+    """Data behind :func:`class_attention`: a row per word; a column per word, then per other class, most first."""
     cost = _cost_of(scores, stage)
     if not cost.class_attention or (layer is not None and layer not in cost.class_attention):
         raise ValueError(f"no class attention of layer {layer}; there are {sorted(cost.class_attention)}")
     weights = cost.class_attention[max(cost.class_attention) if layer is None else layer]
-    return pd.DataFrame(weights.float().cpu().numpy(), index=list(cost.queries), columns=list(cost.queries))
+    table = pd.DataFrame(weights.float().cpu().numpy(), index=list(cost.queries), columns=list(cost.classes))
+    rest = table.drop(columns=list(cost.queries)).max().sort_values(ascending=False, kind="stable")
+    return table[[*cost.queries, *rest.index[:others]]]
 
 
 def cost_table(scores: PartScores, stage: Stage = "parts") -> pd.DataFrame:
-    """Data behind :func:`cost_maps`: a row per word and position: its cosine; scores are in the tables of scores."""
+    """Data behind :func:`cost_maps`: a row per word, map and position.
+
+    ``map`` is ``before`` (``value`` is a cosine) or ``after`` (a sigmoid); each has its own resolution.
+    """
     cost = _cost_of(scores, stage)
     cells = [
-        (word, *place, value)
-        for word, values in zip(cost.queries, cost.before.float().cpu().numpy(), strict=True)
+        (word, name, *place, value)
+        for name, maps in (("before", cost.before), ("after", cost.after.sigmoid()))
+        for word, values in zip(cost.queries, maps.float().cpu().numpy(), strict=True)
         for place, value in np.ndenumerate(values)
     ]
-    return pd.DataFrame(cells, columns=["word", "row", "column", "cosine"])
+    return pd.DataFrame(cells, columns=["word", "map", "row", "column", "value"])
 
 
 def _covering(values: Tensor, scores: PartScores) -> np.ndarray:

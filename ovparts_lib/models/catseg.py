@@ -31,7 +31,7 @@ from ovparts_lib.models.cost_base import BACKGROUND_WEIGHT, SHARED_GROUPS, CostS
 from ovparts_lib.models.cost_inputs import InputSize, SlidingWindow, sliding_inputs, square_inputs, squash
 from ovparts_lib.models.cost_targets import covered_labels, part_segmentation_loss
 from ovparts_lib.models.guidance import GuidanceSize
-from ovparts_lib.models.scores import AttentionMaps, CostMaps, PartScores
+from ovparts_lib.models.scores import BACKGROUND, AttentionMaps, CostMaps, PartScores
 from ovparts_lib.models.templates import TEMPLATES
 from ovparts_lib.vocabularies.vocabulary import Vocabulary
 
@@ -277,7 +277,8 @@ class Catseg(CostSegmenter):
                 scores.logits, scores.background = scores.logits[:-1], scores.logits[-1]
             if scores.cost is not None:
                 names = tuple(vocabulary.parts[part] for part in wanted)
-                scores.cost = _first_queries(scores.cost, names)
+                classes = (*vocabulary.parts, BACKGROUND) if self.background_class else tuple(vocabulary.parts)
+                scores.cost = _first_queries(scores.cost, names, classes)
                 scores.attention.queries = names
         return results
 
@@ -344,14 +345,14 @@ def _inspected(
 ) -> tuple[CostMaps, AttentionMaps]:
     """Cost and attention maps of one image of a batch, for all channels; the texts still to be filled in."""
     before = mean_cost(dense.features[number][None], text[channels])[0]
-    classes = {layer: weights[number][channels][:, channels] for layer, weights in kept.items()}
+    classes = {layer: weights[number][channels] for layer, weights in kept.items()}
     clip = {block: maps[number] for block, maps in dense.hidden.attention.items()}
-    cost = CostMaps(before=before, after=logits[number], class_attention=classes, queries=())
+    cost = CostMaps(before=before, after=logits[number], class_attention=classes, queries=(), classes=())
     return cost, AttentionMaps(grid=dense.hidden.grid, decoder={}, clip=clip, queries=())
 
 
-def _first_queries(cost: CostMaps, names: tuple[str, ...]) -> CostMaps:
+def _first_queries(cost: CostMaps, names: tuple[str, ...], classes: tuple[str, ...]) -> CostMaps:
     """Cost maps of the named texts, which come first; the background's are left out."""
     count = len(names)
-    classes = {layer: weights[:count, :count] for layer, weights in cost.class_attention.items()}
-    return CostMaps(cost.before[:count], cost.after[:count], classes, names)
+    attention = {layer: weights[:count] for layer, weights in cost.class_attention.items()}
+    return CostMaps(cost.before[:count], cost.after[:count], attention, names, classes)

@@ -31,7 +31,7 @@ from ovparts_lib.models.partcatseg_losses import (
     compositional_loss,
     segmentation_losses,
 )
-from ovparts_lib.models.scores import AttentionMaps, CostMaps, PartScores
+from ovparts_lib.models.scores import BACKGROUND, AttentionMaps, CostMaps, PartScores
 from ovparts_lib.vocabularies.vocabulary import Vocabulary
 
 TRAINABLE_GROUPS = {"aggregator": ("aggregator.",), **SHARED_GROUPS}
@@ -224,7 +224,8 @@ class PartCatseg(CostSegmenter):
         aware = aggregator.object_aware_features(first, texts)
         # The first stage is decoded only where somebody wants to see it: its logits serve training.
         if kept_first is not None:
-            rows, generic_names = _generic_of(wanted, texts, vocabulary)
+            rows, words = _generic_of(wanted, texts), _first_stage_names(vocabulary)
+            generic_names = tuple(words[row] for row in rows)
             generic = aggregator.decode(first[:, rows], guidance, chunks)
             generic_cost = mean_cost(dense.features, texts.generic[rows])
         del first
@@ -244,9 +245,10 @@ class PartCatseg(CostSegmenter):
                 scores.covered_size = covered
             if kept is not None:
                 names, parts = tuple(vocabulary.parts[part] for part in wanted), list(wanted)
-                scores.cost = CostMaps(cost[number, parts], own, _among(parts, kept, number), names)
-                among = _among(rows, kept_first, number)
-                scores.generic_cost = CostMaps(generic_cost[number], generic[number], among, generic_names)
+                attended = _attention_of(parts, kept, number)
+                scores.cost = CostMaps(cost[number, parts], own, attended, names, (*vocabulary.parts, BACKGROUND))
+                attended = _attention_of(rows, kept_first, number)
+                scores.generic_cost = CostMaps(generic_cost[number], generic[number], attended, generic_names, words)
                 clip = {block: weights[number] for block, weights in dense.hidden.attention.items()}
                 scores.attention = AttentionMaps(dense.hidden.grid, {}, clip, names)
             results.append(scores)
@@ -305,21 +307,22 @@ class PartCatseg(CostSegmenter):
         )
 
 
-def _generic_of(part_ids: Sequence[int], texts: PartTexts, vocabulary: Vocabulary) -> tuple[list[int], tuple[str, ...]]:
-    """Rows of the first stage that object-specific parts draw on, generic parts first, each once; and their names.
+def _first_stage_names(vocabulary: Vocabulary) -> tuple[str, ...]:
+    """Names of the first stage's texts. A name says which it is, for a word may be both ("shelf")."""
+    parts = (f"{word} (part)" for word in vocabulary.generic_parts)
+    return (*parts, *(f"{word} (object)" for word in vocabulary.objects_with_parts), BACKGROUND)
 
-    A name says which it is, for a word may be both ("shelf").
-    """
+
+def _generic_of(part_ids: Sequence[int], texts: PartTexts) -> list[int]:
+    """Rows of the first stage that object-specific parts draw on, generic parts first, each once."""
     parts = dict.fromkeys(texts.part_to_generic[part] for part in part_ids)
     objects = dict.fromkeys(texts.part_to_object[part] for part in part_ids)
-    names = [f"{vocabulary.generic_parts[part]} (part)" for part in parts]
-    names += [f"{vocabulary.objects_with_parts[owner]} (object)" for owner in objects]
-    return [*parts, *(texts.generic_count + owner for owner in objects)], tuple(names)
+    return [*parts, *(texts.generic_count + owner for owner in objects)]
 
 
-def _among(rows: list[int], attention: dict[int, Tensor], image: int) -> dict[int, Tensor]:
-    """Class attention of one image of a batch between the given rows, by layer."""
-    return {layer: weights[image][rows][:, rows] for layer, weights in attention.items()}
+def _attention_of(rows: list[int], attention: dict[int, Tensor], image: int) -> dict[int, Tensor]:
+    """Class attention of the given rows in one image of a batch, by layer."""
+    return {layer: weights[image][rows] for layer, weights in attention.items()}
 
 
 def _places(kept: Tensor, count: int) -> Tensor:

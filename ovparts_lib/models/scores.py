@@ -7,6 +7,8 @@ from typing import Literal
 
 from torch import Tensor
 
+BACKGROUND = "none of them"  # the name of the class of pixels without a part, where a picture or table needs one
+
 
 @dataclass
 class AttentionMaps:
@@ -64,15 +66,17 @@ class CostMaps:
     Attributes:
         before: float32 (n, h, w), the mean over prompt templates of the cost volume, for the n ``queries``.
         after: float32 (n, h2, w2), logits after aggregation.
-        class_attention: ``{layer: (n, n)}``, how much each query (row) attends to each (column), mean over pixels and
-            heads; rows sum to at most 1, the rest goes to classes that are not among the queries.
+        class_attention: ``{layer: (n, k)}``, how much each query (row) attends to each of the k classes that are
+            aggregated together (column), mean over pixels and heads; rows sum to 1.
         queries: the texts of the n queries.
+        classes: the texts of the k classes, all of the stage's, the background last where it is one of them.
     """
 
     before: Tensor
     after: Tensor
     class_attention: dict[int, Tensor]
     queries: tuple[str, ...]
+    classes: tuple[str, ...]
 
 
 @dataclass

@@ -17,7 +17,7 @@ from ovparts_lib.checkpoints.systems import RUN_WEIGHTS, system_of, untrained
 from ovparts_lib.checkpoints.systems import load_system as read_system
 from ovparts_lib.data import read_image
 from ovparts_lib.evaluation import pred_all_map
-from ovparts_lib.models.scores import PartScores
+from ovparts_lib.models.scores import BACKGROUND, PartScores
 from ovparts_lib.runs import resolve_path
 from ovparts_lib.vocabularies import Vocabulary
 from ovparts_lib.workbook.output import RunOutput
@@ -106,7 +106,7 @@ def overlay_figures(views: list[View], words: Vocabulary, output: RunOutput) -> 
 def word_table(view: View, words: Vocabulary) -> pd.DataFrame:
     """Pixels that each word wins on a photograph, and their share of it."""
     pixels = torch.bincount(view.label_map.flatten(), minlength=len(words.parts) + 1).numpy()
-    names = [*words.parts, "none of them"]
+    names = [*words.parts, BACKGROUND]
     return pd.DataFrame({"word": names, "pixels": pixels, "percent": 100 * pixels / pixels.sum()})
 
 

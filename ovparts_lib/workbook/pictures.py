@@ -131,8 +131,8 @@ def show_cost(image: Tensor, scores: PartScores, name: str, output: RunOutput, s
             inspection.class_attention(scores, stage=stage),
             f"class_attention{file}_{name}",
             title=f"Class attention{of}: {name}",
-            caption="How much each word (row) attends to each other in the last layer of class aggregation, mean over "
-            "pixels and heads; the rest of a row goes to words that are not shown.",
+            caption="How much each word (row) attends to itself and the others in the last layer of class aggregation, "
+            "mean over pixels and heads; the columns behind the words are the other classes attended to most.",
             data=table.rename_axis("attending").reset_index(),
         )
 

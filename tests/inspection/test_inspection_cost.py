@@ -3,7 +3,7 @@ import pytest
 import torch
 
 from ovparts_lib.inspection import class_attention, class_attention_table, cost_maps, cost_table
-from ovparts_lib.models.scores import CostMaps, PartScores
+from ovparts_lib.models.scores import BACKGROUND, CostMaps, PartScores
 
 WORDS = ("dog's head", "dog's tail", "car's wheel")
 
@@ -14,8 +14,8 @@ def scores():
     before = torch.rand(3, 4, 4, generator=draw) * 2 - 1
     after = torch.full((3, 8, 8), -3.0)
     after[2, 5, 1], after[0, 0, 0] = 4.0, 1.0
-    attention = torch.tensor([[0.5, 0.1, 0.2], [0.1, 0.6, 0.1], [0.0, 0.2, 0.7]])
-    cost = CostMaps(before, after, {0: attention / 2, 1: attention}, WORDS)
+    attention = torch.tensor([[0.05, 0.5, 0.1, 0.2, 0.15], [0.0, 0.1, 0.6, 0.1, 0.2], [0.1, 0.0, 0.2, 0.7, 0.0]])
+    cost = CostMaps(before, after, {0: attention / 2, 1: attention}, WORDS, ("cat's ear", *WORDS, BACKGROUND))
     return PartScores(after, (0, 1, 2), None, (40, 60), covered_size=(40.0, 80.0), cost=cost)
 
 
@@ -37,32 +37,35 @@ def test_what_lies_over_padding_is_cut_off(scores):
 
 def test_the_last_layer_of_class_attention_is_shown_unless_another_is_asked_for(scores):
     table = class_attention_table(scores)
-    assert list(table.index) == list(table.columns) == list(WORDS)
-    np.testing.assert_allclose(table.to_numpy(), scores.cost.class_attention[1].numpy())
+    assert list(table.index) == list(WORDS)
+    assert list(table.columns) == [*WORDS, BACKGROUND, "cat's ear"]  # the others as they are attended to at most
+    np.testing.assert_allclose(table.to_numpy(), scores.cost.class_attention[1][:, [1, 2, 3, 4, 0]].numpy())
+    assert list(class_attention_table(scores, others=1).columns) == [*WORDS, BACKGROUND]
     np.testing.assert_allclose(class_attention_table(scores, 0).to_numpy(), table.to_numpy() / 2)
     assert class_attention(scores).axes[0].get_xlabel() == "attended to"
     with pytest.raises(ValueError, match="no class attention of layer 7"):
         class_attention_table(scores, 7)
 
 
-def test_the_table_holds_every_cosine(scores):
+def test_the_table_holds_both_maps_whole(scores):
     table = cost_table(scores)
-    one = table[(table["word"] == "dog's tail") & (table["row"] == 2) & (table["column"] == 3)]
-    assert one["cosine"].item() == pytest.approx(float(scores.cost.before[1, 2, 3]))
-    assert len(table) == 3 * 16
+    one = table[(table["word"] == "dog's tail") & (table["row"] == 2) & (table["column"] == 3)].set_index("map")
+    assert one.loc["before", "value"] == pytest.approx(float(scores.cost.before[1, 2, 3]))
+    assert one.loc["after", "value"] == pytest.approx(1 / (1 + np.exp(3)))
+    assert table.groupby("map").size().to_dict() == {"before": 3 * 16, "after": 3 * 64}
 
 
 def test_the_stage_of_generic_parts_and_objects_has_maps_of_its_own(scores):
     picture, draw = torch.zeros(3, 40, 60, dtype=torch.uint8), torch.Generator().manual_seed(1)
     before, after = torch.rand(2, 4, 4, generator=draw), torch.zeros(2, 8, 8)
-    attention = torch.tensor([[0.7, 0.2], [0.3, 0.4]])
-    scores.generic_cost = CostMaps(before.bfloat16(), after, {1: attention}, ("head (part)", "dog (object)"))
+    attention, words = torch.tensor([[0.7, 0.2, 0.1], [0.3, 0.4, 0.3]]), ("head (part)", "dog (object)")
+    scores.generic_cost = CostMaps(before.bfloat16(), after, {1: attention}, words, (*words, BACKGROUND))
     titles = list(panels(cost_maps(picture, scores, stage="generic", words=["dog (object)"])))
     assert titles[0] == "“dog (object)”"
     table = class_attention_table(scores, stage="generic")
     assert table.loc["dog (object)", "head (part)"] == pytest.approx(0.3)
     assert class_attention(scores, stage="generic").axes[0].get_xlabel() == "attended to"
-    assert len(cost_table(scores, "generic")) == 2 * 16
+    assert len(cost_table(scores, "generic")) == 2 * (16 + 64)
     scores.generic_cost = None
     with pytest.raises(ValueError, match="no cost maps of generic parts; predict with keep_attention=True"):
         cost_maps(picture, scores, stage="generic")

@@ -20,6 +20,7 @@ from ovparts_lib.models.cost_inputs import (
 )
 from ovparts_lib.models.cost_targets import part_segmentation_loss
 from ovparts_lib.models.guidance import GuidanceSize
+from ovparts_lib.models.scores import BACKGROUND
 from ovparts_lib.training.optimisers import build_optimiser
 from ovparts_lib.training.settings import TrainingSettings
 from tests.models.tiny import VOCABULARY, random_batch, random_image
@@ -98,7 +99,10 @@ def test_kept_maps(model):
     assert torch.allclose(scores.cost.before, expected, atol=1e-6)
     assert torch.equal(scores.cost.after, scores.logits)
     assert scores.cost.class_attention.keys() == {0, 1}
-    assert all((weights.sum(1) < 1).all() for weights in scores.cost.class_attention.values())
+    assert scores.cost.classes == (*VOCABULARY.parts, BACKGROUND)
+    for weights in scores.cost.class_attention.values():
+        assert weights.shape == (2, len(scores.cost.classes))
+        torch.testing.assert_close(weights.sum(1), torch.ones(2))
     assert scores.attention.clip.keys() == {1, 2, 3}
     assert scores.attention.clip[1].shape == (2, 17, 17)
 
@@ -139,7 +143,8 @@ def test_the_background_may_be_no_class(model):
     without = tiny_catseg(background_class=False).eval()
     (scores,) = without.predict(IMAGES[:1], VOCABULARY, keep_attention=True)
     assert scores.background is None
-    assert torch.allclose(scores.cost.class_attention[0].sum(1), torch.ones(5), atol=1e-4)
+    assert scores.cost.classes == VOCABULARY.parts
+    torch.testing.assert_close(scores.cost.class_attention[0].sum(1), torch.ones(5))
     with torch.no_grad():
         without.background_text += 1
     assert torch.allclose(without.predict(IMAGES[:1], VOCABULARY)[0].logits, scores.logits, atol=1e-5)

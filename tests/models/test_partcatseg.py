@@ -12,6 +12,7 @@ from ovparts_lib.models.catseg import without_guidance
 from ovparts_lib.models.cost_aggregation import Chunks, mean_cost
 from ovparts_lib.models.cost_inputs import square_inputs
 from ovparts_lib.models.partcatseg import MINIATURE_PARTCATSEG, RELEASED_GROUPS, TRAINABLE_GROUPS, PartCatseg
+from ovparts_lib.models.scores import BACKGROUND
 from ovparts_lib.training.optimisers import build_optimiser
 from ovparts_lib.training.settings import TrainingSettings
 from ovparts_lib.vocabularies.vocabulary import Vocabulary
@@ -159,7 +160,10 @@ def test_kept_maps(model):
     assert torch.equal(scores.cost.after, scores.logits)
     assert scores.cost.class_attention.keys() == {0, 1}
     assert all(((weights > 0) & (weights < 1)).all() for weights in scores.cost.class_attention.values())
-    assert all((weights.sum(1) < 1).all() for weights in scores.cost.class_attention.values())
+    assert scores.cost.classes == (*VOCABULARY.parts, BACKGROUND)
+    for weights in scores.cost.class_attention.values():
+        assert weights.shape == (2, len(scores.cost.classes))
+        torch.testing.assert_close(weights.sum(1), torch.ones(2))
     assert scores.attention.clip.keys() == {1, 2, 3}
     with torch.inference_mode():
         texts = model.encode_vocabulary(VOCABULARY)
@@ -179,7 +183,11 @@ def test_kept_maps(model):
     torch.testing.assert_close(generic.before, generic_cost[rows])
     torch.testing.assert_close(generic.after, logits[rows])
     assert generic.class_attention.keys() == {0, 1}
-    assert all(weights.shape == (4, 4) and (weights.sum(1) < 1).all() for weights in generic.class_attention.values())
+    parts = [f"{word} (part)" for word in VOCABULARY.generic_parts]
+    objects = [f"{word} (object)" for word in VOCABULARY.objects_with_parts]
+    assert generic.classes == (*parts, *objects, BACKGROUND)
+    for weights in generic.class_attention.values():
+        torch.testing.assert_close(weights.sum(1), torch.ones(4))
     assert plain.generic_cost is None
 
 
@@ -190,7 +198,7 @@ def test_first_stage_maps_of_a_word_that_is_part_and_object(model):
     (one,) = model.predict(IMAGES[:1], words, part_ids=[1], keep_attention=True)
     assert one.generic_cost.queries == ("shelf (part)", "cabinet (object)")
     torch.testing.assert_close(one.generic_cost.after, scores.generic_cost.after[[0, 2]])
-    among = scores.generic_cost.class_attention[1][[0, 2]][:, [0, 2]]
+    among = scores.generic_cost.class_attention[1][[0, 2]]
     torch.testing.assert_close(one.generic_cost.class_attention[1], among)
 
 
