@@ -41,30 +41,6 @@ class AggregatorLayer(nn.Module):
         guidance = self.spatial.normalised_guidance(guidance)
         return chunks.over(lambda part: self.spatial(part, guidance), x, tokens=len(x) * x.shape[2] * x.shape[3])
 
-    def forward(
-        self,
-        x: Tensor,
-        guidance: Tensor | None,
-        text_guidance: Tensor | None,
-        *,
-        pooling: int = 2,
-        chunks: Chunks = DEFAULT_CHUNKS,
-    ) -> Tensor:
-        """Refine the maps of all classes.
-
-        Args:
-            x: (b, t, h, w, dim).
-            guidance: appearance, (b, h, w, guidance_dim); None if built without.
-            text_guidance: (t, text_guidance_dim); None if built without.
-            pooling: see :class:`ClassAggregation`.
-            chunks: see :class:`Chunks`.
-
-        Returns:
-            (b, t, h, w, dim).
-        """
-        x = self.aggregate_space(x, guidance, chunks)
-        return self.classes(x, text_guidance, pooling=pooling, chunks=chunks)
-
 
 def aggregate(
     layers: Iterable[AggregatorLayer],
