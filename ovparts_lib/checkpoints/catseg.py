@@ -11,7 +11,14 @@ from torch import Tensor
 
 from ovparts_lib.checkpoints.cost_names import guidance_name, load_guidance_into, transformer_name, without_prefix
 from ovparts_lib.checkpoints.native import read_metadata, save_weights
-from ovparts_lib.checkpoints.reading import CheckpointError, LoadReport, State, load_strictly, read_tensors
+from ovparts_lib.checkpoints.reading import (
+    CheckpointError,
+    LoadReport,
+    State,
+    load_strictly,
+    read_tensors,
+    refuse_beside,
+)
 from ovparts_lib.models.catseg import RELEASED, RELEASED_DINOV2, Catseg, CatsegSize
 from ovparts_lib.models.clip import ClipSize
 from ovparts_lib.models.cost_aggregation import AggregatorSize
@@ -76,19 +83,18 @@ def load_catseg(
     metadata = read_metadata(path)
     if metadata is not None and metadata.get("system") != "catseg":
         raise CheckpointError(f"{path} holds weights of {metadata.get('system')!r}, not of 'catseg'")
-    if clip_path is not None:
-        raise CheckpointError(f"{path} brings its own CLIP; give no clip_weights (CLIP weights) with it")
+    refuse_beside(clip_path, path, "CLIP", "clip_weights")
     state = read_tensors(path)
     if metadata is not None:
         model = Catseg(size or stated_size(metadata["size"]), **options)
-        refuse_guidance(guidance_path, path)
+        refuse_beside(guidance_path, path, "guidance backbone", "guidance_weights")
         return model, load_strictly(model, state, source=str(path), kind="ovparts weights")
     state = canonical(state)
     file = recognise(state, str(path), size)
     size = size or file.size
     model = Catseg(size, **options)
     if size.guidance.kind == file.size.guidance.kind:
-        refuse_guidance(guidance_path, path)
+        refuse_beside(guidance_path, path, "guidance backbone", "guidance_weights")
         report = _load(model, state, str(path), file, ())
         return model, report
     if size.guidance.kind in ("none", "small"):
@@ -235,9 +241,3 @@ def _released_name(name: str) -> str:
     if name.startswith("guidance."):
         return "backbone." + guidance_name(name.removeprefix("guidance."))
     return TRANSFORMER + transformer_name(name)
-
-
-def refuse_guidance(guidance_path: str | Path | None, path: str | Path) -> None:
-    """Raise CheckpointError if weights of a guidance backbone are given with a file that has its own."""
-    if guidance_path is not None:
-        raise CheckpointError(f"{path} brings its own guidance backbone; give no guidance_weights with it")

@@ -11,7 +11,14 @@ from torch import Tensor
 
 from ovparts_lib.checkpoints.clip import huggingface_names, is_position_ids, load_clip_into, split_projections
 from ovparts_lib.checkpoints.native import read_metadata, save_weights
-from ovparts_lib.checkpoints.reading import CheckpointError, LoadReport, State, load_strictly, read_tensors
+from ovparts_lib.checkpoints.reading import (
+    CheckpointError,
+    LoadReport,
+    State,
+    load_strictly,
+    read_tensors,
+    refuse_beside,
+)
 from ovparts_lib.models.clip import Activation, ClipSize
 from ovparts_lib.models.clipseg import RELEASED, Clipseg
 from ovparts_lib.models.clipseg_base import ClipsegBase, ClipsegSize
@@ -163,10 +170,8 @@ def load_clipseg_into(
     decoder_only = family is _TIMOJL
     if decoder_only and clip_path is None:
         raise CheckpointError(f"{path} holds CLIPSeg's decoder only; give OpenAI's CLIP ViT-B/16 as clip_weights too")
-    if clip_path is not None and not decoder_only:
-        raise CheckpointError(
-            f"{path} ({family.kind}) brings its own CLIP; give no clip_weights (CLIP weights) with it"
-        )
+    if not decoder_only:
+        refuse_beside(clip_path, f"{path} ({family.kind})", "CLIP", "clip_weights")
     absent = tuple(name for name in model.state_dict() if name in without or family.lacks(name))
     report = load_strictly(
         model, state, source=str(path), kind=family.kind, names=family.names, drop=family.drop, without=absent

@@ -17,12 +17,18 @@ from ovparts_lib.checkpoints.catseg import (
     canonical,
     is_constant,
     recognise,
-    refuse_guidance,
     stated_size,
 )
 from ovparts_lib.checkpoints.cost_names import guidance_name, layer_name, load_guidance_into, transformer_name
 from ovparts_lib.checkpoints.native import read_metadata, save_weights
-from ovparts_lib.checkpoints.reading import CheckpointError, LoadReport, State, load_strictly, read_tensors
+from ovparts_lib.checkpoints.reading import (
+    CheckpointError,
+    LoadReport,
+    State,
+    load_strictly,
+    read_tensors,
+    refuse_beside,
+)
 from ovparts_lib.models.partcatseg import RELEASED, PartCatseg, PartCatsegSize
 
 SecondStage = Literal["pretrained", "random"]
@@ -96,18 +102,17 @@ def load_partcatseg(
     system = None if metadata is None else metadata.get("system")
     if system not in (None, "partcatseg", "catseg"):
         raise CheckpointError(f"{path} holds weights of {system!r}, not of 'partcatseg', nor of 'catseg' to start from")
-    if clip_path is not None:
-        raise CheckpointError(f"{path} brings its own CLIP; give no clip_weights (CLIP weights) with it")
+    refuse_beside(clip_path, path, "CLIP", "clip_weights")
     state, source = read_tensors(path), str(path)
     size = size or (RELEASED if metadata is None else _own_size(system, metadata["size"]))
     if system == "partcatseg":
-        refuse_guidance(guidance_path, path)
+        refuse_beside(guidance_path, path, "guidance backbone", "guidance_weights")
         model = PartCatseg(size, **options)
         return model, load_strictly(model, state, source=source, kind="ovparts weights")
     if metadata is None:
         state = canonical(state)
         if any(name.startswith(OWN) for name in state):
-            refuse_guidance(guidance_path, path)
+            refuse_beside(guidance_path, path, "guidance backbone", "guidance_weights")
             model = PartCatseg(size, **options)
             return model, _load(model, state, source, "PartCATSeg")
         file, names = recognise(state, source, size), released_names
@@ -157,7 +162,7 @@ def _initialise(
         without.append("background_text")
     wanted, given = model.size.guidance.kind, file.size.guidance.kind
     if wanted == given:
-        refuse_guidance(guidance_path, source)
+        refuse_beside(guidance_path, source, "guidance backbone", "guidance_weights")
         return _load(model, state, source, file.kind, names, without)
     if wanted in ("none", "small"):
         raise CheckpointError(f"{source} ({file.kind}) cannot start a PartCATSeg with {wanted!r} guidance")

@@ -17,7 +17,14 @@ from ovparts_lib.checkpoints.clipseg import (
     recognise_clipseg,
 )
 from ovparts_lib.checkpoints.native import read_metadata, save_weights
-from ovparts_lib.checkpoints.reading import CheckpointError, LoadReport, State, load_strictly, read_tensors
+from ovparts_lib.checkpoints.reading import (
+    CheckpointError,
+    LoadReport,
+    State,
+    load_strictly,
+    read_tensors,
+    refuse_beside,
+)
 from ovparts_lib.models.clip import Activation
 from ovparts_lib.models.clipseg_base import ClipsegSize
 from ovparts_lib.models.partclipseg import Partclipseg
@@ -110,8 +117,7 @@ def load_partclipseg(
         model.decoder.copy_to_pairs()
         new = tuple(name for name in report.initialised if not name.startswith(_COPIED))
         return model, replace(report, initialised=new)
-    if clip_path is not None:
-        raise CheckpointError(f"{path} brings its own CLIP; give no clip_weights (CLIP weights) with it")
+    refuse_beside(clip_path, path, "CLIP", "clip_weights")
     kind, names = ("ovparts weights", dict) if own else ("PartCLIPSeg released checkpoint", released_names)
     drop = is_dead if released else lambda name: False
     return model, load_strictly(model, state, source=str(path), kind=kind, names=names, drop=drop)

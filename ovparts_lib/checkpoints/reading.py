@@ -226,3 +226,13 @@ def _some(names: Collection[str], count: int = 5) -> str:
     names = list(names)
     rest = f" and {len(names) - count} more" if len(names) > count else ""
     return ", ".join(names[:count]) + rest
+
+
+def refuse_beside(given: str | Path | None, source: object, what: str, parameter: str) -> None:
+    """Make sure that nothing is given beside a file that has it already.
+
+    Raises:
+        CheckpointError: there is; the message names the file, what it brings and the parameter to leave out.
+    """
+    if given is not None:
+        raise CheckpointError(f"{source} brings its own {what}; give no {parameter} with it")

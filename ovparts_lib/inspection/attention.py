@@ -16,7 +16,7 @@ from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from ovparts_lib.inspection.figures import as_picture, new_figure, styled
+from ovparts_lib.inspection.figures import as_picture, new_figure, panel_picture, styled
 from ovparts_lib.models.scores import AttentionMaps, PartScores
 
 Source = Literal["class_token", "peak", "received"]
@@ -26,7 +26,6 @@ SOURCES: dict[Source, str] = {
     "received": "received, mean over all asking patches",
 }
 _COLOUR_MAP = "inferno"  # even in lightness, also for colour-blind eyes
-_SHOWN = 640  # longest side, in pixels, of the pictures inside a figure
 
 
 def attention_map(attention: Tensor, grid: tuple[int, int], source: Source | tuple[int, int]) -> np.ndarray:
@@ -121,7 +120,7 @@ def decoder_attention(
     attention = _attention_of(scores)
     indices = _query_indices(scores, words)
     layers = _known(layers, attention.decoder, "decoder layer")
-    picture = _small(as_picture(image))
+    picture = panel_picture(image, 640)
     figure, axes = _panels(picture, len(indices), len(layers))
     for row, index in enumerate(indices):
         place = _asking(source, scores.logits[index], attention.grid)
@@ -161,7 +160,7 @@ def clip_attention(
     blocks = _known(blocks, attention.clip, "block")
     index = _query_indices(scores, None if word is None else [word])[0]
     place = _asking(source, scores.logits[index], attention.grid)
-    picture, columns = _small(as_picture(image)), min(columns, len(blocks))
+    picture, columns = panel_picture(image, 640), min(columns, len(blocks))
     figure, axes = _panels(picture, -(-len(blocks) // columns), columns)
     for ax in axes.ravel()[len(blocks) :]:
         ax.set_axis_off()
@@ -200,7 +199,7 @@ def score_maps(
         order = np.argsort(-maps.max(axis=(1, 2)), kind="stable")[:12]
     else:
         order = [_index(word, names, "score map") for word in chosen]
-    picture, columns = _small(as_picture(image)), min(columns, len(order))
+    picture, columns = panel_picture(image, 640), min(columns, len(order))
     figure, axes = _panels(picture, -(-len(order) // columns), columns, bars=False)
     for ax in axes.ravel()[len(order) :]:
         ax.set_axis_off()
@@ -290,8 +289,3 @@ def _mark(ax: Axes, place: Source | tuple[int, int], grid: tuple[int, int], pict
         y, x = ((place[i] + 0.5) / grid[i] * picture.shape[i] for i in (0, 1))
         ax.plot(x, y, marker="x", markersize=9, markeredgewidth=3.5, color="black")
         ax.plot(x, y, marker="x", markersize=8, markeredgewidth=1.6, color="cyan")
-
-
-def _small(picture: np.ndarray) -> np.ndarray:
-    step = -(-max(picture.shape[:2]) // _SHOWN)
-    return picture[::step, ::step]

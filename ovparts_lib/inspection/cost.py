@@ -13,12 +13,11 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from ovparts_lib.inspection.attention import render_heat
-from ovparts_lib.inspection.figures import as_picture, new_figure, styled
+from ovparts_lib.inspection.figures import new_figure, panel_picture, styled
 from ovparts_lib.models.scores import CostMaps, PartScores
 
 Stage = Literal["parts", "generic"]
 OTHERS = 6  # classes shown in class attention beside the words
-_SHOWN = 480  # longest side, in pixels, of the pictures inside a figure
 
 
 @styled
@@ -42,9 +41,7 @@ def cost_maps(
     """
     cost = _cost_of(scores, stage)
     indices = _indices(cost, words)
-    picture = as_picture(image)
-    step = -(-max(picture.shape[:2]) // _SHOWN)
-    picture = picture[::step, ::step]
+    picture = panel_picture(image)
     aspect = picture.shape[0] / picture.shape[1]
     figure = new_figure(9.0, len(indices) * (3.0 * aspect + 0.4) + 0.2, pictures=True)
     axes = figure.subplots(len(indices), 3, squeeze=False)

@@ -132,6 +132,13 @@ def as_picture(image: Tensor | np.ndarray) -> np.ndarray:
     return np.ascontiguousarray(array)
 
 
+def panel_picture(image: Tensor | np.ndarray, longest: int = 480) -> np.ndarray:
+    """uint8 (h, w, 3): every k-th pixel of an image, so that no side is longer than ``longest``."""
+    picture = as_picture(image)
+    step = -(-max(picture.shape[:2]) // longest)
+    return picture[::step, ::step]
+
+
 def as_labels(label_map: Tensor | np.ndarray, size: tuple[int, int]) -> np.ndarray:
     """int64 (H, W) from a label map of any integer type.
 

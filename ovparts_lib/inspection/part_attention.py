@@ -15,11 +15,10 @@ from torch import Tensor
 
 from ovparts_lib.inspection.attention import render_heat
 from ovparts_lib.inspection.attention_statistics import attention_of, layer_of, patch_labels, pooled_map
-from ovparts_lib.inspection.figures import as_picture, new_figure, styled
+from ovparts_lib.inspection.figures import new_figure, panel_picture, styled
 from ovparts_lib.models.scores import PartScores
 from ovparts_lib.vocabularies.vocabulary import Vocabulary, split_part_name
 
-_SHOWN = 480  # longest side, in pixels, of the pictures inside a figure
 _COLUMNS = ["part", "query", "row", "column", "asking", "attention"]
 
 
@@ -176,9 +175,7 @@ def _as_map(rows: pd.DataFrame, column: str = "asking") -> np.ndarray:
 
 def _heat_maps(image: Tensor | np.ndarray, lines: list[list[tuple[str, np.ndarray]]]) -> Figure:
     """Lines of maps (h, w) with their titles over the picture, each up to its own peak."""
-    picture = as_picture(image)
-    step = -(-max(picture.shape[:2]) // _SHOWN)
-    picture, columns = picture[::step, ::step], max(map(len, lines))
+    picture, columns = panel_picture(image), max(map(len, lines))
     width = min(11.0, 2.6 * columns)
     panel = width / columns * picture.shape[0] / picture.shape[1]
     figure = new_figure(width, len(lines) * (panel + 0.45), pictures=True)

@@ -18,7 +18,6 @@ from torch import Tensor
 
 from ovparts_lib.models.clip import MINIATURE, VIT_B_16, ClipSize
 from ovparts_lib.models.clip_dense import DenseFeatures
-from ovparts_lib.models.clipseg_base import checked_part_ids, chosen_queries
 from ovparts_lib.models.cost_aggregation import (
     AggregatorSize,
     AppearanceGuidance,
@@ -31,6 +30,7 @@ from ovparts_lib.models.cost_base import BACKGROUND_WEIGHT, SHARED_GROUPS, CostS
 from ovparts_lib.models.cost_inputs import InputSize, SlidingWindow, sliding_inputs, square_inputs, squash
 from ovparts_lib.models.cost_targets import covered_labels, part_segmentation_loss
 from ovparts_lib.models.guidance import GuidanceSize
+from ovparts_lib.models.queries import checked_part_ids, chosen_queries
 from ovparts_lib.models.scores import BACKGROUND, AttentionMaps, CostMaps, PartScores
 from ovparts_lib.models.templates import TEMPLATES
 from ovparts_lib.vocabularies.vocabulary import Vocabulary

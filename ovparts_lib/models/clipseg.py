@@ -21,11 +21,10 @@ from ovparts_lib.models.clipseg_base import (
     LANGUAGE,
     ClipsegBase,
     ClipsegSize,
-    checked_part_ids,
-    chosen_queries,
 )
 from ovparts_lib.models.clipseg_decoder import ClipsegDecoder, binary_segmentation_loss
 from ovparts_lib.models.preprocess import square_pixels
+from ovparts_lib.models.queries import checked_part_ids, chosen_queries
 from ovparts_lib.models.scores import AttentionMaps, PartScores
 from ovparts_lib.vocabularies.vocabulary import Vocabulary
 

@@ -17,7 +17,6 @@ import torch
 from torch import Tensor
 
 from ovparts_lib.models.catseg import LR_MULTIPLIERS, MINIATURE_CATSEG, PADDING, CatsegSize
-from ovparts_lib.models.clipseg_base import checked_part_ids, chosen_queries
 from ovparts_lib.models.cost_aggregation import AggregatorSize, mean_cost
 from ovparts_lib.models.cost_base import BACKGROUND_WEIGHT, SHARED_GROUPS, CostSegmenter
 from ovparts_lib.models.cost_inputs import square_inputs
@@ -31,6 +30,7 @@ from ovparts_lib.models.partcatseg_losses import (
     compositional_loss,
     segmentation_losses,
 )
+from ovparts_lib.models.queries import checked_part_ids, chosen_queries
 from ovparts_lib.models.scores import BACKGROUND, AttentionMaps, CostMaps, PartScores
 from ovparts_lib.vocabularies.vocabulary import Vocabulary
 

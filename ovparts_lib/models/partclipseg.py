@@ -24,8 +24,6 @@ from ovparts_lib.models.clipseg_base import (
     LANGUAGE,
     ClipsegBase,
     ClipsegSize,
-    checked_part_ids,
-    chosen_queries,
 )
 from ovparts_lib.models.part_queries import PartQueries, part_queries, query_texts
 from ovparts_lib.models.partclipseg_decoder import PartclipsegDecoder
@@ -38,6 +36,7 @@ from ovparts_lib.models.partclipseg_losses import (
     region_sums,
 )
 from ovparts_lib.models.preprocess import square_pixels
+from ovparts_lib.models.queries import checked_part_ids, chosen_queries
 from ovparts_lib.models.scores import AttentionMaps, GenericPartScores, ObjectScores, PartScores
 from ovparts_lib.vocabularies.vocabulary import Vocabulary
 
