@@ -80,8 +80,7 @@ def parameter_values(variant: str, seed: int, outputs: Path, iterations: int | N
     """Parameters of one run."""
     notebook, changes = VARIANTS[variant]
     values, (steps, _) = shipped(notebook), budget(iterations, notebook)
-    values |= QUICK | {"statistics_images": 40} if "statistics_images" in values else QUICK
-    values |= changes | {"seed": seed, "setting": "ablations", "outputs": str(outputs), "iterations": steps}
+    values |= QUICK | changes | {"seed": seed, "setting": "ablations", "outputs": str(outputs), "iterations": steps}
     values["run"] = run_name(variant, seed, steps)
     if values["initialise_from"]:
         first = run_name(FIRST_STAGE, seed, budget(iterations, VARIANTS[FIRST_STAGE][0])[0])

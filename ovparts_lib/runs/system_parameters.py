@@ -368,6 +368,9 @@ class PartclipsegParameters(SystemParameters):
     statistics_images: Whole = Field(
         40, ge=0, description="test images in which overlap and strength of parts in attention are measured"
     )
+    attention_beside: Text | None = Field(
+        None, description="folder of another finished run, whose attention is shown beside this one's"
+    )
 
     def model_options(self) -> dict[str, Any]:
         """Keyword arguments of :class:`~ovparts_lib.models.partclipseg.Partclipseg`."""

@@ -1,6 +1,7 @@
 """What the notebooks call: each function does what one cell says, from the parameters to the run folder."""
 
 from ovparts_lib.workbook.attention import (
+    attention_beside,
     attention_change,
     attention_means,
     composition_figures,
@@ -61,6 +62,7 @@ from ovparts_lib.workbook.systems import build_model, train, trainable_table
 
 __all__ = [
     "RunOutput",
+    "attention_beside",
     "attention_change",
     "attention_figures",
     "attention_means",

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
 import pandas as pd
 from torch import nn
 
+from ovparts_lib.checkpoints.systems import load_system
 from ovparts_lib.data import EvaluationSample
 from ovparts_lib.inspection import (
     attention_by_class,
@@ -22,10 +23,12 @@ from ovparts_lib.inspection import (
 )
 from ovparts_lib.inspection.attention_statistics import CHANGING
 from ovparts_lib.models.scores import PartScores
+from ovparts_lib.runs import resolve_path
 from ovparts_lib.vocabularies import Vocabulary
 from ovparts_lib.workbook.data import PartData
 from ovparts_lib.workbook.output import RunOutput
 from ovparts_lib.workbook.pictures import WORDS_WITH_ATTENTION, chosen_images, largest_parts
+from ovparts_lib.workbook.systems import device_of
 
 
 def measure_attention(model: nn.Module, data: PartData, params: Any, output: RunOutput, stage: str) -> pd.DataFrame:
@@ -44,18 +47,11 @@ def measure_attention(model: nn.Module, data: PartData, params: Any, output: Run
         return pd.DataFrame()
     if stage == "before" and path.is_file():
         return output.table(pd.read_csv(path), f"attention_{stage}", title=title)
-    model.eval()
-    tables, vocabulary, layer = [], data.evaluation.vocabulary, _layer(model)
-    for index in chosen_images(data, params.statistics_images):
-        sample = data.evaluation[index]
-        scores = _with_attention(model, sample, vocabulary)
-        if scores is not None:
-            threshold = params.attention_threshold
-            tables.append(attention_statistics(scores, sample.part_map, vocabulary, layer=layer, threshold=threshold))
-    if not any(len(table) for table in tables):
+    table = _measured(model, data, params)
+    if table.empty:
         print("attention is not measured: no image, or none with a part as large as a patch (statistics_images)")
-        return pd.DataFrame()
-    return output.table(attention_by_class(tables), f"attention_{stage}", title=title)
+        return table
+    return output.table(table, f"attention_{stage}", title=title)
 
 
 def attention_change(before: pd.DataFrame, after: pd.DataFrame, data: PartData, output: RunOutput) -> pd.DataFrame:
@@ -117,26 +113,57 @@ def part_attention_figures(
     """
     if stage == "before" and not params.iterations:
         return {}
-    vocabulary, layer, found = data.evaluation.vocabulary, _layer(model), {}
-    model.eval()
-    for index in chosen_images(data, params.attention_images):
-        sample = data.evaluation[index]
-        scores = _with_attention(model, sample, vocabulary)
-        maps = None if scores is None else part_attention_table(scores, sample.part_map, vocabulary, layer=layer)
-        if maps is None or maps.empty:
+    found = {}
+    for sample, maps in _maps(model, data, params):
+        if maps.empty:
             print(f"no attention of parts to show: {sample.image_id} has no part as large as a patch")
             continue
         found[sample.image_id] = maps
         tables = ({"before": before[sample.image_id]} if before else {}) | {stage: maps}
-        output.figure(
-            part_attention(sample.image, tables),
-            f"part_attention_{stage}_{sample.image_id}",
-            title=f"Attention of parts, {' and '.join(tables)} training: {sample.image_id}",
-            caption="Where the patches of a part look, for the part, its generic name's query and its object's query; "
-            "each map up to its own peak.",
-            data=pd.concat([table.assign(stage=name) for name, table in tables.items()], ignore_index=True),
-        )
+        title = f"Attention of parts, {' and '.join(tables)} training: {sample.image_id}"
+        _show_maps(sample, tables, f"part_attention_{stage}_{sample.image_id}", title, output)
     return found
+
+
+def attention_beside(
+    data: PartData, params: Any, output: RunOutput, measured: pd.DataFrame, maps: Mapping[str, pd.DataFrame]
+) -> pd.DataFrame:
+    """The attention of another finished run beside this one's: on the same images, of the same queries.
+
+    Args:
+        data: the test images.
+        params: ``attention_beside`` is the other run's folder; None shows nothing.
+        output: keeps a figure per image and one of all parts, each with its data.
+        measured: what :func:`measure_attention` gave of this run.
+        maps: what :func:`part_attention_figures` gave of this run.
+
+    Returns:
+        Overlap and strength of parts in both runs: a row per run and group of objects, means over parts.
+    """
+    if params.attention_beside is None or measured.empty:
+        return pd.DataFrame()
+    folder = resolve_path(params.attention_beside)
+    model, _ = load_system(folder)
+    model.to(device_of(params))
+    other, own = folder.name, params.run
+    for sample, found in _maps(model, data, params):
+        if sample.image_id in maps and not found.empty:
+            title = f"Attention of parts in {other} and {own}: {sample.image_id}"
+            tables = {other: found, own: maps[sample.image_id]}
+            _show_maps(sample, tables, f"part_attention_beside_{sample.image_id}", title, output)
+    tables = {other: _measured(model, data, params), own: measured}
+    unseen = data.evaluation.vocabulary.unseen_objects
+    rows = pd.concat([table.assign(run=name) for name, table in tables.items()], ignore_index=True)
+    rows["group"] = np.where(rows["object"].isin(unseen), "unseen", "seen")
+    output.figure(
+        attention_comparison(tables, unseen=unseen),
+        "attention_beside",
+        title=f"Parts in the decoder's attention: {other} and {own}",
+        caption="Overlap (less is more separate) and strength of each part; parts marked * are of unseen objects.",
+        data=rows,
+    )
+    means = rows.groupby(["run", "group"], sort=False)[list(CHANGING)].mean().reset_index()
+    return output.table(means, "attention_beside", title="Attention of parts in two runs, means over classes")
 
 
 def composition_figures(model: nn.Module, data: PartData, params: Any, output: RunOutput) -> None:
@@ -170,3 +197,42 @@ def _with_attention(model: nn.Module, sample: EvaluationSample, vocabulary: Voca
     if not wanted:
         return None
     return model.predict([sample.image], vocabulary, part_ids=wanted, background=False, keep_attention=True)[0]
+
+
+def _measured(model: nn.Module, data: PartData, params: Any) -> pd.DataFrame:
+    """Overlap and strength per part over the images of ``params``; empty if no image has a part as large as a patch."""
+    model.eval()
+    tables, vocabulary, layer = [], data.evaluation.vocabulary, _layer(model)
+    for index in chosen_images(data, params.statistics_images):
+        sample = data.evaluation[index]
+        scores = _with_attention(model, sample, vocabulary)
+        if scores is not None:
+            threshold = params.attention_threshold
+            tables.append(attention_statistics(scores, sample.part_map, vocabulary, layer=layer, threshold=threshold))
+    return attention_by_class(tables) if any(len(table) for table in tables) else pd.DataFrame()
+
+
+def _maps(model: nn.Module, data: PartData, params: Any) -> Iterator[tuple[EvaluationSample, pd.DataFrame]]:
+    """The images that are shown, each with its table of attention maps, empty if no part is as large as a patch."""
+    model.eval()
+    vocabulary, layer = data.evaluation.vocabulary, _layer(model)
+    for index in chosen_images(data, params.attention_images):
+        sample = data.evaluation[index]
+        scores = _with_attention(model, sample, vocabulary)
+        table = pd.DataFrame()
+        if scores is not None:
+            table = part_attention_table(scores, sample.part_map, vocabulary, layer=layer)
+        yield sample, table
+
+
+def _show_maps(
+    sample: EvaluationSample, tables: Mapping[str, pd.DataFrame], name: str, title: str, output: RunOutput
+) -> None:
+    output.figure(
+        part_attention(sample.image, tables),
+        name,
+        title=title,
+        caption="Where the patches of a part look, for the part, its generic name's query and its object's query; "
+        "each map up to its own peak.",
+        data=pd.concat([table.assign(stage=stage) for stage, table in tables.items()], ignore_index=True),
+    )

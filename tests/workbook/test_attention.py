@@ -6,10 +6,11 @@ import pandas as pd
 import pytest
 import torch
 
+from ovparts_lib.checkpoints.partclipseg import save_partclipseg
 from ovparts_lib.data import EvaluationSample
 from ovparts_lib.models.partclipseg import Partclipseg
 from ovparts_lib.vocabularies import Vocabulary
-from ovparts_lib.workbook import composition_figures, measure_attention, part_attention_figures
+from ovparts_lib.workbook import attention_beside, composition_figures, measure_attention, part_attention_figures
 from tests.models.tiny import TINY, random_image
 
 WORDS = Vocabulary("toy", ("dog's tail", "dog's head"), ("dog",))
@@ -77,3 +78,27 @@ def test_nothing_is_measured_where_nothing_is_labelled(model, tmp_path, capsys):
     assert measure_attention(model, data, PARAMETERS, output, "after").equals(pd.DataFrame())
     assert not output.tables
     assert "attention is not measured" in capsys.readouterr().out
+
+
+def test_another_runs_attention_stands_beside(model, tmp_path):
+    """Beside itself a run is the same; beside another it is not; and without one nothing is shown."""
+    data, output = SimpleNamespace(evaluation=Pictures([sample("head", 20), sample("none", 0)])), Shown(tmp_path)
+    params = SimpleNamespace(**vars(PARAMETERS), device="cpu", run="mine", attention_beside=None)
+    measured = measure_attention(model, data, params, output, "after")
+    maps = part_attention_figures(model, data, params, output, "after")
+    assert attention_beside(data, params, output, measured, maps).empty
+
+    save_partclipseg(model, tmp_path / "theirs" / "weights.safetensors")
+    params.attention_beside = str(tmp_path / "theirs" / "weights.safetensors")
+    means = attention_beside(data, params, output, measured, maps)
+    assert list(means["run"]) == ["weights.safetensors", "mine"]
+    pd.testing.assert_series_equal(means.iloc[0, 1:], means.iloc[1, 1:], check_names=False)
+    shown = output.figures["part_attention_beside_head"]
+    theirs, mine = (part.drop(columns="stage") for _, part in shown.groupby("stage", sort=False))
+    pd.testing.assert_frame_equal(theirs.reset_index(drop=True), mine.reset_index(drop=True), rtol=1e-4)
+
+    with torch.no_grad():
+        model.decoder.layers[-1].attention.in_proj_weight.mul_(9)
+    save_partclipseg(model, tmp_path / "theirs" / "weights.safetensors")
+    means = attention_beside(data, params, output, measured, maps)
+    assert means["strength"].nunique() == 2
