@@ -26,7 +26,7 @@ from ovparts_lib.runs import load_parameters, project_root
 from ovparts_lib.runs.batch import default_jobs, run_beside
 
 # name: (notebook, what differs from params/miniature)
-GUIDED = {"model_size": "miniature", "trainable": ["guidance", "aggregator"]}
+UNGUIDED = {"model_size": "miniature_unguided", "trainable": ["aggregator"]}
 FROM_NOTHING = {
     "initialise_from": None,
     "clip_weights": "outputs/miniature/world/miniclip.safetensors",
@@ -38,11 +38,11 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
     "PartCLIPSeg": ("23_partclipseg", {}),
     "PartCLIPSeg, attention losses x10": ("23_partclipseg", {"separation_weight": 1.0, "enhancement_weight": 0.1}),
     "CATSeg": ("21_catseg", {}),
-    "CATSeg with guidance": ("21_catseg", GUIDED),
+    "CATSeg without guidance": ("21_catseg", UNGUIDED),
     "PartCATSeg": ("24_partcatseg", {}),
     "PartCATSeg without compositional loss": ("24_partcatseg", {"compositional_weight": 0.0}),
     "PartCATSeg from nothing": ("24_partcatseg", FROM_NOTHING),
-    "PartCATSeg from nothing, with guidance": ("24_partcatseg", FROM_NOTHING | GUIDED),
+    "PartCATSeg from nothing, without guidance": ("24_partcatseg", FROM_NOTHING | UNGUIDED),
 }
 FIRST_STAGE = "CATSeg"  # what variants that begin from weights begin from
 ATTENTION = ("object_overlap", "shared", "strength", "on_part")
