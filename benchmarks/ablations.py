@@ -6,7 +6,8 @@ is complete is not trained again.
 
 The budget is ``--iterations`` steps of CLIPSeg's batch, by default as in ``params/miniature/20_clipseg.yaml``; every
 variant is trained on as many pictures. PartCATSeg is trained in two stages, as published: it begins from the CATSeg of
-the same seed (which is trained too where it was not asked for), has CATSeg's budget and its own, and its rows say so.
+the same seed and guidance (which is trained too where it was not asked for), has CATSeg's budget and its own, and its
+rows say so.
 """
 
 from __future__ import annotations
@@ -40,11 +41,16 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
     "CATSeg": ("21_catseg", {}),
     "CATSeg without guidance": ("21_catseg", UNGUIDED),
     "PartCATSeg": ("24_partcatseg", {}),
+    "PartCATSeg without guidance": ("24_partcatseg", UNGUIDED),
     "PartCATSeg without compositional loss": ("24_partcatseg", {"compositional_weight": 0.0}),
     "PartCATSeg from nothing": ("24_partcatseg", FROM_NOTHING),
-    "PartCATSeg from nothing, without guidance": ("24_partcatseg", FROM_NOTHING | UNGUIDED),
 }
-FIRST_STAGE = "CATSeg"  # what variants that begin from weights begin from
+# what variants that begin from weights begin from
+FIRST_STAGES = {
+    "PartCATSeg": "CATSeg",
+    "PartCATSeg without guidance": "CATSeg without guidance",
+    "PartCATSeg without compositional loss": "CATSeg",
+}
 ATTENTION = ("object_overlap", "shared", "strength", "on_part")
 QUICK = {"evaluate_before_training": False, "comparison_images": 1, "attention_images": 0, "intervals": None}
 
@@ -82,9 +88,10 @@ def parameter_values(variant: str, seed: int, outputs: Path, iterations: int | N
     values, (steps, _) = shipped(notebook), budget(iterations, notebook)
     values |= QUICK | changes | {"seed": seed, "setting": "ablations", "outputs": str(outputs), "iterations": steps}
     values["run"] = run_name(variant, seed, steps)
-    if values["initialise_from"]:
-        first = run_name(FIRST_STAGE, seed, budget(iterations, VARIANTS[FIRST_STAGE][0])[0])
-        values["initialise_from"] = str(outputs / "ablations" / first / "weights.safetensors")
+    if variant in FIRST_STAGES:
+        first = FIRST_STAGES[variant]
+        folder = run_name(first, seed, budget(iterations, VARIANTS[first][0])[0])
+        values["initialise_from"] = str(outputs / "ablations" / folder / "weights.safetensors")
     return values
 
 
@@ -95,25 +102,24 @@ def parameter_file(folder: Path, values: dict[str, Any]) -> Path:
     return path
 
 
-def budget_columns(values: dict[str, Any], iterations: int | None) -> dict[str, Any]:
+def budget_columns(variant: str, values: dict[str, Any], iterations: int | None) -> dict[str, Any]:
     """What a row says of its budget, the stage its weights are from included."""
-    before = budget(iterations, VARIANTS[FIRST_STAGE][0]) if values["initialise_from"] else (0, 0)
+    first = FIRST_STAGES.get(variant)
+    before = budget(iterations, VARIANTS[first][0]) if first else (0, 0)
     own = values["iterations"]
     return {
         "iterations": own,
         "batch_size": values["batch_size"],
         "iterations_before": before[0],
         "images_trained": own * values["batch_size"] + before[0] * before[1],
-        "budget": f"{before[0]} of {FIRST_STAGE} + {own}" if before[0] else str(own),
+        "budget": f"{before[0]} of {first} + {own}" if before[0] else str(own),
     }
 
 
 def missing_first_stages(variants: Sequence[str]) -> list[str]:
-    """The first stage, where a variant needs it and it is not among them."""
-    begins = any(
-        (shipped(notebook) | changes)["initialise_from"] for notebook, changes in (VARIANTS[one] for one in variants)
-    )
-    return [FIRST_STAGE] if begins and FIRST_STAGE not in variants else []
+    """What variants begin from, where it is not among them."""
+    needed = dict.fromkeys(FIRST_STAGES[variant] for variant in variants if variant in FIRST_STAGES)
+    return [first for first in needed if first not in variants]
 
 
 def rows_of(run: Path, variant: str, values: dict[str, Any], iterations: int | None) -> list[dict[str, Any]]:
@@ -144,7 +150,7 @@ def rows_of(run: Path, variant: str, values: dict[str, Any], iterations: int | N
             "mode": row["mode"],
             **{key: round(row[key], 2) for key in ("seen", "unseen", "harmonic")},
             "images": row["images"],
-            **budget_columns(values, iterations),
+            **budget_columns(variant, values, iterations),
             "training_seconds": round(steps[-1]["seconds"], 1),
             **(dict.fromkeys((f"attention_{key}" for key in ATTENTION), "") | attention),
         }

@@ -51,12 +51,13 @@ def test_all_variants_are_trained_on_as_many_pictures(ablations, tmp_path, itera
         folders.add(params.folder)
         assert params.iterations * params.batch_size == pictures
         assert (params.seed, params.setting) == (1, "ablations")
-        row = ablations.budget_columns(values, iterations)
+        row = ablations.budget_columns(variant, values, iterations)
         first, own = row["iterations_before"], params.iterations
         assert row["iterations"] == own
         assert row["images_trained"] == (2 if first else 1) * pictures
-        assert row["budget"] == (f"{first} of CATSeg + {own}" if first else f"{own}")
-        assert bool(first) == (variant in {"PartCATSeg", "PartCATSeg without compositional loss"})
+        stage = "CATSeg without guidance" if variant == "PartCATSeg without guidance" else "CATSeg"
+        assert row["budget"] == (f"{first} of {stage} + {own}" if first else f"{own}")
+        assert bool(first) == (variant.startswith("PartCATSeg") and "from nothing" not in variant)
     assert len(folders) == len(ablations.VARIANTS)
 
 
@@ -86,6 +87,9 @@ def test_a_second_stage_waits_for_the_first_of_its_seed_and_budget(ablations, tm
     assert not _begins_from(second, params("CATSeg", 2, iterations=8))
     assert ablations.missing_first_stages(["CLIPSeg", "PartCATSeg"]) == ["CATSeg"]
     assert ablations.missing_first_stages(["CATSeg", "PartCATSeg"]) == []
+    unguided = "PartCATSeg without guidance"
+    assert ablations.missing_first_stages(["PartCATSeg", unguided]) == ["CATSeg", "CATSeg without guidance"]
+    assert _begins_from(params(unguided, 2), params("CATSeg without guidance", 2))
     assert ablations.missing_first_stages(["CLIPSeg", "PartCATSeg from nothing"]) == []
 
 
