@@ -28,11 +28,7 @@ from ovparts_lib.runs.batch import default_jobs, run_beside
 
 # name: (notebook, what differs from params/miniature)
 UNGUIDED = {"model_size": "miniature_unguided", "trainable": ["aggregator"]}
-FROM_NOTHING = {
-    "initialise_from": None,
-    "clip_weights": "outputs/miniature/world/miniclip.safetensors",
-    "learning_rate": 1.0e-3,  # what CATSeg learns with from nothing; the file has a rate for going on
-}
+FROM_NOTHING = {"initialise_from": None, "clip_weights": "outputs/miniature/world/miniclip.safetensors"}
 VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
     "CLIPSeg": ("20_clipseg", {}),
     "PartCLIPSeg, object context only": ("23_partclipseg", {"separation_weight": 0.0, "enhancement_weight": 0.0}),
