@@ -81,6 +81,7 @@ def class_attention(
         table, ax=ax, cmap="viridis", annot=table.shape[1] <= 16, fmt=".2f", vmin=0, cbar_kws={"label": "attention"}
     )
     ax.set(xlabel="attended to", ylabel="attending")
+    ax.tick_params(axis="y", rotation=0)
     return figure
 
 
