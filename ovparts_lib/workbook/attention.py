@@ -149,9 +149,9 @@ def attention_beside(
     for sample, found in _maps(model, data, params):
         if sample.image_id in maps and not found.empty:
             title = f"Attention of parts in {other} and {own}: {sample.image_id}"
-            tables = {other: found, own: maps[sample.image_id]}
+            tables = {"other run": found, "this run": maps[sample.image_id]}  # names may be long; the title has them
             _show_maps(sample, tables, f"part_attention_beside_{sample.image_id}", title, output)
-    tables = {other: _measured(model, data, params), own: measured}
+    tables = {"other run": _measured(model, data, params), "this run": measured}
     unseen = data.evaluation.vocabulary.unseen_objects
     rows = pd.concat([table.assign(run=name) for name, table in tables.items()], ignore_index=True)
     rows["group"] = np.where(rows["object"].isin(unseen), "unseen", "seen")
@@ -163,6 +163,7 @@ def attention_beside(
         data=rows,
     )
     means = rows.groupby(["run", "group"], sort=False)[list(CHANGING)].mean().reset_index()
+    means.insert(1, "name", means["run"].map({"other run": other, "this run": own}))
     return output.table(means, "attention_beside", title="Attention of parts in two runs, means over classes")
 
 

@@ -91,8 +91,9 @@ def test_another_runs_attention_stands_beside(model, tmp_path):
     save_partclipseg(model, tmp_path / "theirs" / "weights.safetensors")
     params.attention_beside = str(tmp_path / "theirs" / "weights.safetensors")
     means = attention_beside(data, params, output, measured, maps)
-    assert list(means["run"]) == ["weights.safetensors", "mine"]
-    pd.testing.assert_series_equal(means.iloc[0, 1:], means.iloc[1, 1:], check_names=False)
+    assert list(means["run"]) == ["other run", "this run"]
+    assert list(means["name"]) == ["weights.safetensors", "mine"]
+    pd.testing.assert_series_equal(means.iloc[0, 2:], means.iloc[1, 2:], check_names=False)
     shown = output.figures["part_attention_beside_head"]
     theirs, mine = (part.drop(columns="stage") for _, part in shown.groupby("stage", sort=False))
     pd.testing.assert_frame_equal(theirs.reset_index(drop=True), mine.reset_index(drop=True), rtol=1e-4)
