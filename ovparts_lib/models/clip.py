@@ -174,7 +174,9 @@ def embed_patches(visual: VisionTransformer, pixels: Tensor, kept: Tensor | None
     tokens = torch.cat([class_token, tokens], dim=1) + positions
     if kept is not None:
         rows = torch.cat([kept.new_zeros(len(kept), 1), kept + 1], dim=1)
-        tokens = tokens.gather(1, rows.unsqueeze(-1).expand(-1, -1, tokens.shape[-1]))
+        # as rows of a table, because the gradient of other ways to index is added up in the threads' order
+        places = rows + tokens.shape[1] * torch.arange(len(tokens), device=tokens.device)[:, None]
+        tokens = F.embedding(places, tokens.flatten(0, 1))
     return visual.ln_pre(tokens)
 
 

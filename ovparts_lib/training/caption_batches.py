@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import open_clip
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ovparts_lib.data.miniature.pictures import CaptionedPictures
@@ -46,7 +47,8 @@ class CaptionBatches:
         """(n, embed_dim), cut to the longest of the captions."""
         ends = self.ends[captions]
         tokens = self.tokens[captions, : int(ends.max()) + 1].to(self.rows.device)
-        embeddings = self.rows[tokens] + self._clip.positional_embedding[: tokens.shape[1]]
+        # F.embedding, because the gradient of indexing is added up in the threads' order
+        embeddings = F.embedding(tokens, self.rows) + self._clip.positional_embedding[: tokens.shape[1]]
         return encode_token_embeddings(self._clip, embeddings, ends.to(self.rows.device))
 
     def true_of(self, pictures: Tensor, captions: Tensor) -> Tensor:
