@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from transformers import CLIPSegConfig, CLIPSegForImageSegmentation
 
-from ovparts_lib.models.text import tokenize
+from ovparts_lib.models.clip.text import tokenize
 from ovparts_lib.vocabularies import Vocabulary
 
 START, END, CONTEXT = 49406, 49407, 77

@@ -18,10 +18,10 @@ from recorded import VOCABULARY, recorded_batch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from ovparts_lib.checkpoints.systems import SYSTEMS
-from ovparts_lib.models import prompted_names
-from ovparts_lib.models.clipseg import RELEASED
-from ovparts_lib.models.preprocess import square_pixels
+from ovparts_lib.models.clip import prompted_names
+from ovparts_lib.models.clip.preprocess import square_pixels
+from ovparts_lib.systems.clipseg.model import RELEASED
+from ovparts_lib.systems.registry import SYSTEMS
 from ovparts_lib.training.loop import peak_memory_mib
 from ovparts_lib.vocabularies import DATASET_VOCABULARIES, Vocabulary, load_vocabulary
 

@@ -23,7 +23,7 @@ from torch.nn import functional
 
 from ovparts_lib.data import EvaluationSample, ObjectRegion
 from ovparts_lib.evaluation import score_image
-from ovparts_lib.models.scores import PartScores
+from ovparts_lib.systems.scores import PartScores
 from ovparts_lib.training.loop import peak_memory_mib
 from ovparts_lib.vocabularies import Vocabulary, load_vocabulary
 

@@ -18,7 +18,7 @@ from measure import IMPLEMENTATIONS, TASKS, TRAINING
 from recorded import RECORDED, write_recorded_weights
 from rows import HERE, MeasurementError, about, append, in_own_process, results_file
 
-from ovparts_lib.checkpoints.systems import SYSTEMS
+from ovparts_lib.systems.registry import SYSTEMS
 from ovparts_lib.vocabularies import DATASET_VOCABULARIES
 
 PEERED = "clipseg"  # the system that the other implementations are of; all start from one file of weights

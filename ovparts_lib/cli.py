@@ -164,7 +164,7 @@ def _runs(options: argparse.Namespace) -> int:
 
 
 def _verify(options: argparse.Namespace) -> int:
-    from ovparts_lib.data.readers import verify_dataset
+    from ovparts_lib.data.registry import verify_dataset
     from ovparts_lib.runs import resolve_path
 
     root = Path(options.data_root).expanduser()

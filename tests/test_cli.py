@@ -196,9 +196,9 @@ def test_verify_prints_the_report(root, monkeypatch, capsys, ok, code, terminal)
         assert progress is terminal
         return SimpleNamespace(ok=ok, to_markdown=lambda: "| file | what |")
 
-    module = ModuleType("ovparts_lib.data.readers")
+    module = ModuleType("ovparts_lib.data.registry")
     module.verify_dataset = verify
     monkeypatch.setitem(sys.modules, "ovparts_lib.data", ModuleType("ovparts_lib.data"))
-    monkeypatch.setitem(sys.modules, "ovparts_lib.data.readers", module)
+    monkeypatch.setitem(sys.modules, "ovparts_lib.data.registry", module)
     assert cli.main(["verify", "datasets"]) == code
     assert "| file | what |" in capsys.readouterr().out

@@ -19,7 +19,7 @@ from ovparts_lib.checkpoints.reading import (
     read_tensors,
     weights_file,
 )
-from ovparts_lib.models.clip import VIT_B_16, Activation, ClipSize, activation_of, build_clip, require_activation
+from ovparts_lib.models.clip.towers import VIT_B_16, Activation, ClipSize, activation_of, build_clip, require_activation
 
 OPENAI_CONSTANTS = ("input_resolution", "context_length", "vocab_size")
 # open_clip's names and Hugging Face's, outside the transformer blocks; the last two are stored transposed

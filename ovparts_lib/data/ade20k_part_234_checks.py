@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from ovparts_lib.data.ade20k_part_234 import FOLDERS, IMAGES, MARKER, SPLITS, TITLE, ADE20KPart234
+from ovparts_lib.data.readers.ade20k_part_234 import FOLDERS, IMAGES, MARKER, SPLITS, TITLE, ADE20KPart234
 from ovparts_lib.data.records import DatasetError, Record
 from ovparts_lib.data.scan import LabelCounts
 from ovparts_lib.data.splits import SHOTS_FILE
@@ -32,7 +32,7 @@ def verify_ade20k_part_234(
 
     Args:
         root: the folder that holds ``images``.
-        cache_folder: see :class:`~ovparts_lib.data.ade20k_part_234.ADE20KPart234`.
+        cache_folder: see :class:`~ovparts_lib.data.readers.ade20k_part_234.ADE20KPart234`.
         progress: show a progress bar.
 
     Returns:

@@ -23,10 +23,10 @@ import pandas as pd
 from PIL import Image
 
 from ovparts_lib.atomic import replacing, write_atomically
-from ovparts_lib.data.ade20k_part_234 import FOLDERS, IMAGES, MARKER, PARTS, TITLE
 from ovparts_lib.data.ade20k_release import ReleaseClasses, ReleasePhoto
 from ovparts_lib.data.cache import files_key, read_cache, write_cache
 from ovparts_lib.data.coco_instances import encode_rle
+from ovparts_lib.data.readers.ade20k_part_234 import FOLDERS, IMAGES, MARKER, PARTS, TITLE
 from ovparts_lib.data.records import DatasetError
 from ovparts_lib.data.scan import parallel_map
 from ovparts_lib.data.verification_report import Problem

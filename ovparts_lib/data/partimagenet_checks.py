@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from ovparts_lib.data.partimagenet import FOLDERS, PartImageNet, PartImageNetOOD, PartImageNetSeg
 from ovparts_lib.data.partimagenet_facts import PART_CATEGORIES, families_of, family
+from ovparts_lib.data.readers.partimagenet import FOLDERS, PartImageNet, PartImageNetOOD, PartImageNetSeg
 from ovparts_lib.data.records import DatasetError, Record
 from ovparts_lib.data.scan import LabelCounts
 from ovparts_lib.data.splits import SHOTS_FILE
@@ -36,7 +36,7 @@ def verify_partimagenet_seg(
         root: the folder that holds ``images``.
         synset_file: ImageNet's list of synsets to check against, part of the fingerprint; by default the one that the
             reader finds in ``root`` or beside it.
-        cache_folder: see :class:`~ovparts_lib.data.partimagenet.PartImageNet`.
+        cache_folder: see :class:`~ovparts_lib.data.readers.partimagenet.PartImageNet`.
         progress: show a progress bar.
 
     Returns:
@@ -58,7 +58,7 @@ def verify_partimagenet_ood(
         root: the folder that holds ``images``.
         synset_file: ImageNet's list of synsets to check against, part of the fingerprint; by default the one that the
             reader finds in ``root`` or beside it.
-        cache_folder: see :class:`~ovparts_lib.data.partimagenet.PartImageNet`.
+        cache_folder: see :class:`~ovparts_lib.data.readers.partimagenet.PartImageNet`.
         progress: show a progress bar.
 
     Returns:

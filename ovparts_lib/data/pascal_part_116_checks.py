@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from ovparts_lib.data.pascal_part_116 import FOLDERS, TITLE, PascalPart116
+from ovparts_lib.data.readers.pascal_part_116 import FOLDERS, TITLE, PascalPart116
 from ovparts_lib.data.records import DatasetError, Record
 from ovparts_lib.data.scan import LabelCounts
 from ovparts_lib.data.splits import SHOTS_FILE
@@ -30,7 +30,7 @@ def verify_pascal_part_116(
 
     Args:
         root: the folder that holds ``images``.
-        cache_folder: see :class:`~ovparts_lib.data.pascal_part_116.PascalPart116`.
+        cache_folder: see :class:`~ovparts_lib.data.readers.pascal_part_116.PascalPart116`.
         progress: show a progress bar.
 
     Returns:

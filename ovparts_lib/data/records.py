@@ -56,7 +56,7 @@ class Reader(Protocol):
     """What the datasets ask of a reader; each dataset on disk has one reader of this shape.
 
     A reader knows files and formats. Remapping to the training vocabulary, conditioning on an object and the
-    transforms are the datasets' (:mod:`ovparts_lib.data.part_dataset`), the same for every reader.
+    transforms are the datasets' (:mod:`ovparts_lib.data.dataset`), the same for every reader.
 
     Attributes:
         root: the dataset's folder.

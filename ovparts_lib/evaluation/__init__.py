@@ -3,7 +3,7 @@
 from ovparts_lib.evaluation.bootstrap import bootstrap, compare
 from ovparts_lib.evaluation.boundary import class_boundary_counts, label_difference
 from ovparts_lib.evaluation.comparison import protocol_comparison, protocol_differences
-from ovparts_lib.evaluation.confusion import ConfusionMatrix, MatrixFileError
+from ovparts_lib.evaluation.counts import ConfusionMatrix, MatrixFileError
 from ovparts_lib.evaluation.evaluator import evaluate
 from ovparts_lib.evaluation.ground_truth import double_resized
 from ovparts_lib.evaluation.label_maps import oracle_map, pred_all_map, upsampled_argmax

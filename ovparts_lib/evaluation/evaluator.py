@@ -12,15 +12,15 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Subset
 from tqdm.auto import tqdm
 
-from ovparts_lib.data.part_dataset import EvaluationDataset, EvaluationSample
-from ovparts_lib.evaluation.confusion import ConfusionMatrix
+from ovparts_lib.data.dataset import EvaluationDataset, EvaluationSample
+from ovparts_lib.evaluation.counts import ConfusionMatrix
 from ovparts_lib.evaluation.ground_truth import double_resized_sample
 from ovparts_lib.evaluation.label_maps import OracleRule, competing_parts
 from ovparts_lib.evaluation.objects import object_vocabulary, score_objects
 from ovparts_lib.evaluation.per_image import ImageCounts
 from ovparts_lib.evaluation.scoring import MODES, ImageScore, NotANumberError, score_image, to_target
 from ovparts_lib.evaluation.stored import DEFAULT_OPTIONS, LEVELS, Evaluation
-from ovparts_lib.models.scores import PartScores
+from ovparts_lib.systems.scores import PartScores
 from ovparts_lib.vocabularies.vocabulary import Vocabulary
 
 PRECISIONS = {"32-true": None, "bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}

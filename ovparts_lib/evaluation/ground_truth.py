@@ -7,7 +7,7 @@ import dataclasses
 import torch
 from torch import Tensor
 
-from ovparts_lib.data.part_dataset import EvaluationSample, ObjectRegion
+from ovparts_lib.data.dataset import EvaluationSample, ObjectRegion
 from ovparts_lib.data.transforms import resize_labels, shortest_edge_size
 
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ovparts_lib.evaluation.sampling import first_maximum, sampled
-from ovparts_lib.models.scores import ObjectScores, PartScores
+from ovparts_lib.systems.scores import ObjectScores, PartScores
 from ovparts_lib.vocabularies.vocabulary import Vocabulary
 
 OracleRule = Literal["exact", "zero_others", "substring"]

@@ -5,12 +5,12 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ovparts_lib.data.part_dataset import EvaluationSample
+from ovparts_lib.data.dataset import EvaluationSample
 from ovparts_lib.evaluation.boundary import LARGEST_RELEASED, class_boundary_counts, label_difference
-from ovparts_lib.evaluation.confusion import count_pairs
+from ovparts_lib.evaluation.counts import count_pairs
 from ovparts_lib.evaluation.label_maps import object_winners, pred_all_map
 from ovparts_lib.evaluation.scoring import ImageScore, check_scores, to_target
-from ovparts_lib.models.scores import PartScores
+from ovparts_lib.systems.scores import PartScores
 from ovparts_lib.vocabularies.vocabulary import Vocabulary
 
 

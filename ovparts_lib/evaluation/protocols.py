@@ -13,9 +13,9 @@ from typing import Literal
 import numpy as np
 import pandas as pd
 
-from ovparts_lib.evaluation.confusion import ConfusionMatrix
+from ovparts_lib.evaluation.counts import ConfusionMatrix
+from ovparts_lib.evaluation.metrics import Averaged, group_figures, harmonic, mean_over, overall_figures, ratio
 from ovparts_lib.evaluation.per_image import ImageCounts, Tally, tally
-from ovparts_lib.evaluation.readings import Averaged, group_figures, harmonic, mean_over, overall_figures, ratio
 from ovparts_lib.evaluation.stored import DEFAULT_OPTIONS, Evaluation
 from ovparts_lib.vocabularies.vocabulary import Vocabulary
 

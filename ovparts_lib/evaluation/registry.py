@@ -6,9 +6,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from ovparts_lib.evaluation.confusion import ConfusionMatrix
+from ovparts_lib.evaluation.counts import ConfusionMatrix
+from ovparts_lib.evaluation.metrics import harmonic
 from ovparts_lib.evaluation.protocols import Protocol, ProtocolResult
-from ovparts_lib.evaluation.readings import harmonic
 from ovparts_lib.evaluation.stored import Evaluation
 from ovparts_lib.vocabularies.vocabulary import Vocabulary
 

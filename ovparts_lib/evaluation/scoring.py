@@ -9,11 +9,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ovparts_lib.data.part_dataset import EvaluationSample
+from ovparts_lib.data.dataset import EvaluationSample
 from ovparts_lib.evaluation.boundary import LARGEST_RELEASED, class_boundary_counts, label_difference
-from ovparts_lib.evaluation.confusion import count_pairs
+from ovparts_lib.evaluation.counts import count_pairs
 from ovparts_lib.evaluation.label_maps import AllChoice, OracleChoice, OracleRule, object_winners, sampled_parts
-from ovparts_lib.models.scores import PartScores
+from ovparts_lib.systems.scores import PartScores
 from ovparts_lib.vocabularies.vocabulary import Vocabulary
 
 MODES = ("oracle_obj", "pred_all")

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from ovparts_lib.evaluation.confusion import ConfusionMatrix, MatrixFileError, read_matrices, write_matrices
+from ovparts_lib.evaluation.counts import ConfusionMatrix, MatrixFileError, read_matrices, write_matrices
 from ovparts_lib.evaluation.per_image import ImageCounts
 from ovparts_lib.vocabularies.vocabulary import Vocabulary
 

@@ -17,7 +17,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from ovparts_lib.inspection.figures import as_picture, new_figure, panel_picture, styled
-from ovparts_lib.models.scores import AttentionMaps, PartScores
+from ovparts_lib.systems.scores import AttentionMaps, PartScores
 
 Source = Literal["class_token", "peak", "received"]
 SOURCES: dict[Source, str] = {

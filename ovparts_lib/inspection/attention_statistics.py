@@ -18,8 +18,8 @@ from torch import Tensor
 
 from ovparts_lib.inspection.figures import as_labels, new_figure, styled
 from ovparts_lib.inspection.palette import SEEN, UNSEEN
-from ovparts_lib.models.attention_control import memberships, overlap, strength
-from ovparts_lib.models.scores import AttentionMaps, PartScores
+from ovparts_lib.systems.partclipseg.attention_control import memberships, overlap, strength
+from ovparts_lib.systems.scores import AttentionMaps, PartScores
 from ovparts_lib.vocabularies.vocabulary import Vocabulary
 
 MEASURES = {

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from ovparts_lib.inspection.attention import render_heat
 from ovparts_lib.inspection.figures import new_figure, panel_picture, styled
-from ovparts_lib.models.scores import CostMaps, PartScores
+from ovparts_lib.systems.scores import CostMaps, PartScores
 
 Stage = Literal["parts", "generic"]
 OTHERS = 6  # classes shown in class attention beside the words

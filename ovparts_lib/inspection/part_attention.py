@@ -16,7 +16,7 @@ from torch import Tensor
 from ovparts_lib.inspection.attention import render_heat
 from ovparts_lib.inspection.attention_statistics import attention_of, layer_of, patch_labels, pooled_map
 from ovparts_lib.inspection.figures import new_figure, panel_picture, styled
-from ovparts_lib.models.scores import PartScores
+from ovparts_lib.systems.scores import PartScores
 from ovparts_lib.vocabularies.vocabulary import Vocabulary, split_part_name
 
 _COLUMNS = ["part", "query", "row", "column", "asking", "attention"]

@@ -4,7 +4,9 @@ from ovparts_lib.atomic import DiskFullError
 from ovparts_lib.runs.base_parameters import RunParameters
 from ovparts_lib.runs.folder import RunConflictError, RunFolder, run_state
 from ovparts_lib.runs.listing import find_runs
+from ovparts_lib.runs.load_params import ParameterError, load_parameters, validate_parameters
 from ovparts_lib.runs.lock import RunLockedError
+from ovparts_lib.runs.notebook_params import read_parameters
 from ovparts_lib.runs.parameters import (
     AdePart234Parameters,
     CompareProtocolsParameters,
@@ -17,8 +19,6 @@ from ovparts_lib.runs.parameters import (
     parameter_model,
 )
 from ovparts_lib.runs.project import project_root, resolve_path
-from ovparts_lib.runs.reading import ParameterError, load_parameters, validate_parameters
-from ovparts_lib.runs.session import read_parameters
 from ovparts_lib.runs.system_parameters import (
     CatsegParameters,
     ClipsegParameters,

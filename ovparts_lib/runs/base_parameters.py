@@ -12,7 +12,7 @@ from ovparts_lib.runs.values import Device, Name, Text, Whole, free
 
 
 class RunParameters(BaseModel):
-    """What every run has. Read with :func:`ovparts_lib.runs.reading.validate_parameters` for readable errors.
+    """What every run has. Read with :func:`ovparts_lib.runs.load_params.validate_parameters` for readable errors.
 
     Attributes:
         reuse: whether a complete run stands for itself, or is redone because it collects what others have left since.

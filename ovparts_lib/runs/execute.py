@@ -24,9 +24,9 @@ from ovparts_lib.runs.hardware import check_hardware
 from ovparts_lib.runs.lock import FolderLock
 from ovparts_lib.runs.notebooks import check_notebook, notebook_path
 from ovparts_lib.runs.parameters import RunParameters
-from ovparts_lib.runs.process import Terminated, environment, stoppable
 from ovparts_lib.runs.project import ROOT_VARIABLE, display_path, package_parent, project_root
 from ovparts_lib.runs.provenance import COMMAND_VARIABLE
+from ovparts_lib.runs.signals import Terminated, environment, stoppable
 
 COMPLETE, FAILED, LOCKED, INTERRUPTED, TERMINATED = 0, 1, 3, 130, 143
 RUNNING, EXECUTED, BROKEN = "notebook.running.ipynb", "notebook.ipynb", "notebook.failed.ipynb"

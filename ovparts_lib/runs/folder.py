@@ -14,9 +14,9 @@ from typing import Any, Literal
 import yaml
 
 from ovparts_lib.atomic import disk_full, is_disk_full, write_atomically
+from ovparts_lib.runs.json_output import to_json
 from ovparts_lib.runs.lock import FolderLock
 from ovparts_lib.runs.parameters import RunParameters
-from ovparts_lib.runs.plain import to_json
 from ovparts_lib.runs.project import display_path
 from ovparts_lib.runs.provenance import collect_provenance
 

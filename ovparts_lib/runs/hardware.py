@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from ovparts_lib.runs.load_params import ParameterError
 from ovparts_lib.runs.parameters import RunParameters
-from ovparts_lib.runs.reading import ParameterError
 
 
 def check_hardware(params: RunParameters) -> None:

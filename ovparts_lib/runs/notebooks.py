@@ -7,10 +7,10 @@ from typing import Any
 
 import nbformat
 
+from ovparts_lib.runs.load_params import ParameterError, validate_parameters
+from ovparts_lib.runs.notebook_params import literal_assignments
 from ovparts_lib.runs.parameters import RunParameters, notebook_of
 from ovparts_lib.runs.project import display_path, project_root
-from ovparts_lib.runs.reading import ParameterError, validate_parameters
-from ovparts_lib.runs.session import literal_assignments
 
 
 class NotebookError(RuntimeError):

@@ -21,10 +21,10 @@ from submitit.helpers import Checkpointable, DelayedSubmission
 from ovparts_lib.atomic import write_atomically
 from ovparts_lib.runs.execute import TERMINATED
 from ovparts_lib.runs.folder import make_folder, prepare_folder
+from ovparts_lib.runs.load_params import load_parameters
 from ovparts_lib.runs.notebooks import check_notebook, notebook_path
-from ovparts_lib.runs.process import environment
 from ovparts_lib.runs.project import ROOT_VARIABLE, package_parent, project_root
-from ovparts_lib.runs.reading import load_parameters
+from ovparts_lib.runs.signals import environment
 
 _SECONDS_TO_STOP = 45
 _SECONDS_OF_GRACE = 600

@@ -26,7 +26,7 @@ class SystemParameters(RunParameters):
     """What every notebook that trains or scores a system has; a system's own keys are in its subclass.
 
     Attributes:
-        system: name of the system, as in :mod:`ovparts_lib.checkpoints.systems`.
+        system: name of the system, as in :mod:`ovparts_lib.systems.registry`.
         schedule: of the learning rate.
         network_input: (shortest, longest) side that the released code resizes test images and their labels to.
     """
@@ -203,7 +203,7 @@ class ClipsegParameters(SystemParameters):
     poly_power: Number = Field(0.9, ge=0, description="learning rate × (1 - step / iterations) to this power")
 
     def model_options(self) -> dict[str, Any]:
-        """Keyword arguments of :class:`~ovparts_lib.models.clipseg.Clipseg`."""
+        """Keyword arguments of :class:`~ovparts_lib.systems.clipseg.model.Clipseg`."""
         return {
             "label_resize": self.label_resize,
             "training_queries": self.queries_per_step,
@@ -290,7 +290,7 @@ class CatsegParameters(CostParameters):
     )
 
     def model_options(self) -> dict[str, Any]:
-        """Keyword arguments of :class:`~ovparts_lib.models.catseg.Catseg`."""
+        """Keyword arguments of :class:`~ovparts_lib.systems.catseg.model.Catseg`."""
         pooling = 1 if self.pooling is None and self.sliding_window else self.pooling
         return super().model_options() | {"sliding_window": self.sliding_window, "pooling": pooling}
 
@@ -315,7 +315,7 @@ class PartcatsegParameters(CostParameters):
     )
 
     def model_options(self) -> dict[str, Any]:
-        """Keyword arguments of :class:`~ovparts_lib.models.partcatseg.PartCatseg`."""
+        """Keyword arguments of :class:`~ovparts_lib.systems.partcatseg.model.PartCatseg`."""
         return super().model_options() | {
             "compositional_weight": self.compositional_weight,
             "divergence": self.divergence,
@@ -373,7 +373,7 @@ class PartclipsegParameters(SystemParameters):
     )
 
     def model_options(self) -> dict[str, Any]:
-        """Keyword arguments of :class:`~ovparts_lib.models.partclipseg.Partclipseg`."""
+        """Keyword arguments of :class:`~ovparts_lib.systems.partclipseg.model.Partclipseg`."""
         named = {} if self.object_text is None else {"object_text": self.object_text}
         return named | {
             "label_resize": self.label_resize,

@@ -3,7 +3,7 @@
 from ovparts_lib.training.checkpoint_files import CheckpointWriteError, CorruptCheckpointError
 from ovparts_lib.training.distribution import launch
 from ovparts_lib.training.interruption import TrainingInterrupted
-from ovparts_lib.training.journal import history_frame, read_log
+from ovparts_lib.training.log import history_frame, read_log
 from ovparts_lib.training.loop import TrainingResult, train
 from ovparts_lib.training.non_finite import NonFiniteLossError
 from ovparts_lib.training.optimisers import ParameterGroupError

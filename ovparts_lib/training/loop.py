@@ -24,7 +24,7 @@ from ovparts_lib.training.checkpoint_files import (
 )
 from ovparts_lib.training.distribution import LossModule, Sealed, launch, mean_over_ranks, move_batch, on_rank_zero
 from ovparts_lib.training.interruption import Interruption, TrainingInterrupted
-from ovparts_lib.training.journal import Journal, remove_log
+from ovparts_lib.training.log import Journal, remove_log
 from ovparts_lib.training.non_finite import non_finite_loss
 from ovparts_lib.training.optimisers import build_optimiser, check_gradients, set_learning_rate
 from ovparts_lib.training.progress import Pace, Progress

@@ -17,7 +17,7 @@ class BatchStream:
 
     Args:
         loader: an endless loader whose ``state_dict()`` is the place after the batch handed out last and whose
-            ``load_state_dict()`` goes there, as ``data.loaders.training_loader`` makes; its random choices must depend
+            ``load_state_dict()`` goes there, as ``data.loader.training_loader`` makes; its random choices must depend
             on the place alone.
         settings: must agree with the loader on the batch size.
         rank: this process.

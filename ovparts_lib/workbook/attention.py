@@ -9,7 +9,6 @@ import numpy as np
 import pandas as pd
 from torch import nn
 
-from ovparts_lib.checkpoints.systems import load_system
 from ovparts_lib.data import EvaluationSample
 from ovparts_lib.inspection import (
     attention_by_class,
@@ -22,8 +21,9 @@ from ovparts_lib.inspection import (
     part_attention_table,
 )
 from ovparts_lib.inspection.attention_statistics import CHANGING
-from ovparts_lib.models.scores import PartScores
 from ovparts_lib.runs import resolve_path
+from ovparts_lib.systems.registry import load_system
+from ovparts_lib.systems.scores import PartScores
 from ovparts_lib.vocabularies import Vocabulary
 from ovparts_lib.workbook.data import PartData
 from ovparts_lib.workbook.output import RunOutput

@@ -10,7 +10,6 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from ovparts_lib.checkpoints.systems import SYSTEMS
 from ovparts_lib.data import (
     DatasetError,
     EvaluationDataset,
@@ -24,11 +23,12 @@ from ovparts_lib.data import (
 from ovparts_lib.data.ade20k_part_234_checks import instance_table
 from ovparts_lib.data.ade20k_source import build_ade20k_part_234
 from ovparts_lib.data.audit import shared_pictures, words_known_from_training
+from ovparts_lib.data.dataset import read_sample
 from ovparts_lib.data.few_shot import ShotList, with_drawn_shots
-from ovparts_lib.data.part_dataset import read_sample
-from ovparts_lib.data.readers import open_reader, verify_dataset
+from ovparts_lib.data.registry import open_reader, verify_dataset
 from ovparts_lib.inspection import frequency_bars, label_grid
 from ovparts_lib.runs import resolve_path
+from ovparts_lib.systems.registry import SYSTEMS
 from ovparts_lib.workbook.output import RunOutput
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 
 from ovparts_lib.data import EvaluationDataset
-from ovparts_lib.data.readers import open_reader
+from ovparts_lib.data.registry import open_reader
 from ovparts_lib.runs import load_parameters, resolve_path
 from ovparts_lib.workbook.data import open_training, with_shots
 from ovparts_lib.workbook.scoring import quick_scores

@@ -11,12 +11,12 @@ from matplotlib.figure import Figure
 
 from ovparts_lib import inspection
 from ovparts_lib.data import PascalPart116
-from ovparts_lib.data.miniature.layout import render_miniature
-from ovparts_lib.data.miniature.pictures import CaptionedPictures
-from ovparts_lib.data.readers import find_dataset
-from ovparts_lib.models.clip import MINIATURE
+from ovparts_lib.data.registry import find_dataset
+from ovparts_lib.miniature.layout import render_miniature
+from ovparts_lib.miniature.miniclip import MiniClipResult, MiniClipSettings, cached_miniclip, part_naming_accuracy
+from ovparts_lib.miniature.pictures import CaptionedPictures
+from ovparts_lib.models.clip.towers import MINIATURE
 from ovparts_lib.runs import resolve_path
-from ovparts_lib.training.miniclip import MiniClipResult, MiniClipSettings, cached_miniclip, part_naming_accuracy
 from ovparts_lib.vocabularies import load_vocabulary
 from ovparts_lib.workbook.data import show_samples
 from ovparts_lib.workbook.output import RunOutput

@@ -13,12 +13,12 @@ from torch import Tensor, nn
 
 from ovparts_lib import inspection
 from ovparts_lib.checkpoints.reading import LoadReport
-from ovparts_lib.checkpoints.systems import RUN_WEIGHTS, system_of, untrained
-from ovparts_lib.checkpoints.systems import load_system as read_system
 from ovparts_lib.data import read_image
 from ovparts_lib.evaluation import pred_all_map
-from ovparts_lib.models.scores import BACKGROUND, PartScores
 from ovparts_lib.runs import resolve_path
+from ovparts_lib.systems.registry import RUN_WEIGHTS, system_of, untrained
+from ovparts_lib.systems.registry import load_system as read_system
+from ovparts_lib.systems.scores import BACKGROUND, PartScores
 from ovparts_lib.vocabularies import Vocabulary
 from ovparts_lib.workbook.output import RunOutput
 from ovparts_lib.workbook.pictures import save_full_size_attention, show_attention

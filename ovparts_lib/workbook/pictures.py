@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from ovparts_lib import inspection
 from ovparts_lib.evaluation import oracle_map, pred_all_map
 from ovparts_lib.inspection.cost import Stage
-from ovparts_lib.models.scores import PartScores
+from ovparts_lib.systems.scores import PartScores
 from ovparts_lib.vocabularies import Vocabulary
 from ovparts_lib.workbook.data import PartData
 from ovparts_lib.workbook.output import RunOutput

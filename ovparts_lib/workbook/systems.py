@@ -15,10 +15,10 @@ from torch import nn
 from ovparts_lib.checkpoints.clip import load_clip_into
 from ovparts_lib.checkpoints.native import load_weights
 from ovparts_lib.checkpoints.reading import CheckpointError, LoadReport, file_hash
-from ovparts_lib.checkpoints.systems import RUN_WEIGHTS, SYSTEMS, system_of, untrained
 from ovparts_lib.data import TrainingDataset, training_loader
 from ovparts_lib.runs import resolve_path
 from ovparts_lib.runs.project import display_path
+from ovparts_lib.systems.registry import RUN_WEIGHTS, SYSTEMS, system_of, untrained
 from ovparts_lib.training import TrainingResult, TrainingSettings, history_frame, launch, read_log
 from ovparts_lib.training import train as run_loop
 from ovparts_lib.workbook.data import PartData

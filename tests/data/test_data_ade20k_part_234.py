@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from ovparts_lib.data import ADE20KPart234, DatasetError, EvaluationDataset, TrainingDataset, class_frequencies
-from ovparts_lib.data.ade20k_part_234 import SPLITS
+from ovparts_lib.data.readers.ade20k_part_234 import SPLITS
 from ovparts_lib.data.transforms import ResizeShortestEdge, training_transform
 from tests.data.ade_layout import PICTURES, VOC, box_mask, part_map
 from tests.data.released_layout import GOLDEN, picture, save

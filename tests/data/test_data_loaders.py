@@ -13,7 +13,7 @@ from ovparts_lib.data import (
     training_loader,
     training_transform,
 )
-from ovparts_lib.data.loaders import derived_seed
+from ovparts_lib.data.loader import derived_seed
 
 
 class Noise(Dataset):

@@ -6,9 +6,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-import ovparts_lib.data.pascal_part_116 as module
+import ovparts_lib.data.readers.pascal_part_116 as module
 from ovparts_lib.data import DatasetError, PascalPart116, class_frequencies
-from ovparts_lib.data.pascal_part_116 import SPLITS
+from ovparts_lib.data.readers.pascal_part_116 import SPLITS
 from tests.data.released_layout import GOLDEN, VOC, save
 
 LISTING = json.loads((GOLDEN / "listing_pascal.json").read_text())

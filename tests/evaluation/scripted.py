@@ -4,7 +4,7 @@ import torch
 from torch import nn
 
 from ovparts_lib.data import EvaluationSample, ObjectRegion
-from ovparts_lib.models.scores import PartScores
+from ovparts_lib.systems.scores import PartScores
 from ovparts_lib.vocabularies import Vocabulary
 
 VOCABULARY = Vocabulary(

@@ -12,7 +12,7 @@ from ovparts_lib.evaluation import (
     compare,
     evaluate,
 )
-from ovparts_lib.evaluation.confusion import ConfusionMatrix
+from ovparts_lib.evaluation.counts import ConfusionMatrix
 from ovparts_lib.evaluation.per_image import ImageCounts
 from ovparts_lib.vocabularies import Vocabulary
 from tests.evaluation.scripted import Labels, Scripted

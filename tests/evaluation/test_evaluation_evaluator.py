@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 
 from ovparts_lib.evaluation import Evaluation, MatrixFileError, NotANumberError, evaluate, score_image
-from ovparts_lib.models.scores import PartScores
+from ovparts_lib.systems.scores import PartScores
 from ovparts_lib.vocabularies import Vocabulary, load_vocabulary
 from tests.evaluation.scripted import VOCABULARY, Labels, Scripted
 

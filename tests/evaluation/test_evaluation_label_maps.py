@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ovparts_lib.evaluation import oracle_map, pred_all_map, sampling, upsampled_argmax
-from ovparts_lib.models.scores import ObjectScores, PartScores
+from ovparts_lib.systems.scores import ObjectScores, PartScores
 from ovparts_lib.vocabularies import Vocabulary, load_vocabulary
 from tests.evaluation.recorded import read
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from ovparts_lib.checkpoints.clipseg import load_clipseg
+from ovparts_lib.systems.clipseg.weights import load_clipseg
 from tests.golden.fill import fill
 
 FOLDER = Path(__file__).parent / "clipseg"

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import torch
 
-from ovparts_lib.checkpoints.catseg import load_catseg
+from ovparts_lib.systems.catseg.weights import load_catseg
 from tests.golden.fill import fill
 
 FOLDER = Path(__file__).parent / "catseg"

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import torch
 
-from ovparts_lib.checkpoints.partcatseg import load_partcatseg
+from ovparts_lib.systems.partcatseg.weights import load_partcatseg
 from tests.golden.released_catseg import filled
 
 FOLDER = Path(__file__).parent / "partcatseg"

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from ovparts_lib.checkpoints.partclipseg import load_partclipseg
+from ovparts_lib.systems.partclipseg.weights import load_partclipseg
 from tests.golden.fill import fill
 
 FOLDER = Path(__file__).parent / "partclipseg"

@@ -3,7 +3,7 @@
 import numpy as np
 import torch
 
-from ovparts_lib.models.scores import AttentionMaps, PartScores
+from ovparts_lib.systems.scores import AttentionMaps, PartScores
 from ovparts_lib.vocabularies.vocabulary import Vocabulary
 
 GRID, TOKENS = (6, 8), 49

@@ -12,7 +12,7 @@ from ovparts_lib.inspection import (
     score_maps,
     score_table,
 )
-from ovparts_lib.models.scores import AttentionMaps, PartScores
+from ovparts_lib.systems.scores import AttentionMaps, PartScores
 
 GRID = (3, 4)
 TOKENS = 13

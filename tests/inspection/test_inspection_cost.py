@@ -3,7 +3,7 @@ import pytest
 import torch
 
 from ovparts_lib.inspection import class_attention, class_attention_table, cost_maps, cost_table
-from ovparts_lib.models.scores import BACKGROUND, CostMaps, PartScores
+from ovparts_lib.systems.scores import BACKGROUND, CostMaps, PartScores
 
 WORDS = ("dog's head", "dog's tail", "car's wheel")
 

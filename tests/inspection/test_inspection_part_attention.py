@@ -10,7 +10,7 @@ from ovparts_lib.inspection import (
     part_attention_table,
     save_figure,
 )
-from ovparts_lib.models.scores import GenericPartScores, ObjectScores, PartScores
+from ovparts_lib.systems.scores import GenericPartScores, ObjectScores, PartScores
 from tests.inspection.attending import WORDS, looking_at, part_map, scores_of
 
 IMAGE = np.full((60, 80, 3), 100, np.uint8)

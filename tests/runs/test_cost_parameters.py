@@ -6,8 +6,8 @@ import pytest
 import torch
 import yaml
 
-from ovparts_lib.checkpoints.systems import SYSTEMS
 from ovparts_lib.runs import CatsegParameters, PartcatsegParameters, load_parameters, validate_parameters
+from ovparts_lib.systems.registry import SYSTEMS
 
 PARAMS = Path(__file__).parents[2] / "params"
 SHIPPED = sorted(

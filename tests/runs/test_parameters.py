@@ -3,7 +3,7 @@ import sys
 import pytest
 import torch
 
-from ovparts_lib.data.readers import READERS
+from ovparts_lib.data.registry import READERS
 from ovparts_lib.runs import (
     ClipsegParameters,
     OwnImageParameters,

@@ -7,9 +7,9 @@ import pytest
 import torch
 import yaml
 
-from ovparts_lib.models.partclipseg import Partclipseg
 from ovparts_lib.runs import ParameterError, PartclipsegParameters, load_parameters, validate_parameters
-from tests.models.tiny import TINY
+from ovparts_lib.systems.partclipseg.model import Partclipseg
+from tests.systems.tiny import TINY
 
 PARAMS = Path(__file__).parents[2] / "params"
 CORRECTED = PARAMS / "zero_shot" / "partclipseg_pascal_part_116.yaml"

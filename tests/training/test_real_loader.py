@@ -7,9 +7,9 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from ovparts_lib.data.loaders import training_loader
-from ovparts_lib.data.part_dataset import TrainingDataset
-from ovparts_lib.data.pascal_part_116 import PascalPart116
+from ovparts_lib.data.dataset import TrainingDataset
+from ovparts_lib.data.loader import training_loader
+from ovparts_lib.data.readers.pascal_part_116 import PascalPart116
 from ovparts_lib.data.transforms import training_transform
 from ovparts_lib.training import ResumeError, TrainingInterrupted, TrainingSettings, train
 from tests.data.released_layout import write_layout

@@ -70,7 +70,7 @@ class ToySampler(Sampler):
 
 
 class ToyLoader(DataLoader):
-    """Like ``data.loaders.TrainingLoader``: the position moves when a batch is handed out."""
+    """Like ``data.loader.TrainingLoader``: the position moves when a batch is handed out."""
 
     def __iter__(self):
         for batch in super().__iter__():

@@ -6,12 +6,12 @@ import pandas as pd
 import pytest
 import torch
 
-from ovparts_lib.checkpoints.partclipseg import save_partclipseg
 from ovparts_lib.data import EvaluationSample
-from ovparts_lib.models.partclipseg import Partclipseg
+from ovparts_lib.systems.partclipseg.model import Partclipseg
+from ovparts_lib.systems.partclipseg.weights import save_partclipseg
 from ovparts_lib.vocabularies import Vocabulary
 from ovparts_lib.workbook import attention_beside, composition_figures, measure_attention, part_attention_figures
-from tests.models.tiny import TINY, random_image
+from tests.systems.tiny import TINY, random_image
 
 WORDS = Vocabulary("toy", ("dog's tail", "dog's head"), ("dog",))
 PARAMETERS = SimpleNamespace(iterations=3, statistics_images=8, attention_images=8, attention_threshold=0.3)

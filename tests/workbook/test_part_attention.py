@@ -10,10 +10,10 @@ import pytest
 import torch
 
 from ovparts_lib import workbook
-from ovparts_lib.data.part_dataset import EvaluationSample
+from ovparts_lib.data.dataset import EvaluationSample
 from ovparts_lib.inspection import attention_statistics
-from tests.models.test_partclipseg import VOCABULARY, tiny_partclipseg
-from tests.models.tiny import random_image
+from tests.systems.partclipseg.test_model import VOCABULARY, tiny_partclipseg
+from tests.systems.tiny import random_image
 
 mpl.use("Agg")
 WHEN = ("before", "after", "difference")

@@ -15,22 +15,22 @@ import pandas as pd
 import pytest
 import torch
 import yaml
+from ovparts_lib.miniature.layout import render_miniature
 from PIL import Image
 from safetensors.torch import load_file
 
 from ovparts_lib.checkpoints.clip import save_clip
-from ovparts_lib.checkpoints.clipseg import save_clipseg
 from ovparts_lib.checkpoints.reading import CheckpointError
 from ovparts_lib.data import TrainingDataset
-from ovparts_lib.data.miniature.layout import render_miniature
-from ovparts_lib.data.readers import READERS, open_reader
+from ovparts_lib.data.registry import READERS, open_reader
 from ovparts_lib.evaluation import Evaluation
-from ovparts_lib.models.clip import MINIATURE, build_clip
-from ovparts_lib.models.clipseg import MINIATURE_CLIPSEG, Clipseg
+from ovparts_lib.models.clip.towers import MINIATURE, build_clip
 from ovparts_lib.runs import load_parameters
 from ovparts_lib.runs.execute import execute
 from ovparts_lib.runs.parameters import MODELS, notebook_of
 from ovparts_lib.runs.system_parameters import SystemParameters
+from ovparts_lib.systems.clipseg.model import MINIATURE_CLIPSEG, Clipseg
+from ovparts_lib.systems.clipseg.weights import save_clipseg
 from ovparts_lib.vocabularies import load_vocabulary
 from ovparts_lib.workbook import build_model
 

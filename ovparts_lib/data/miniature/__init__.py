@@ -1,1 +1,0 @@
-"""The miniature: a small drawn world in the layout of Pascal-Part-116."""

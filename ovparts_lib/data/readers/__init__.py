@@ -1,0 +1,1 @@
+"""Readers of each dataset as released, one module per family of releases."""

@@ -1,0 +1,177 @@
+"""Writing the miniature in the folder layout and file formats of a released dataset."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import multiprocessing
+import shutil
+import tempfile
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+from tqdm.auto import tqdm
+
+from ovparts_lib.miniature.layouts import ade20k_part_234, partimagenet, pascal_part_116
+from ovparts_lib.miniature.layouts.writing import Layout, Written, write_shot_list
+
+SUMMARY_FILE = "miniature.json"
+PASCAL = "pascal_part_116"
+LAYOUTS: dict[str, Layout] = {
+    PASCAL: pascal_part_116.LAYOUT,
+    "ade20k_part_234": ade20k_part_234.LAYOUT,
+    "partimagenet_seg": partimagenet.SEG,
+    "partimagenet_ood": partimagenet.OOD,
+}
+
+
+class MiniatureError(RuntimeError):
+    """The folder cannot take this miniature: it holds another one, or files of something else."""
+
+
+@dataclass(frozen=True)
+class MiniatureSummary:
+    """What a rendered miniature holds.
+
+    Attributes:
+        root: its folder, in the released layout.
+        train: number of training images.
+        val: number of validation images.
+        seed: seed of the random streams.
+        renderer: 12 hexadecimal digits of the drawing code; other digits draw other pictures.
+        few_shot: images in the 16-shot list.
+        objects: images per object, training folder.
+        reused: it was there already.
+        dataset: the dataset whose layout and words it has.
+    """
+
+    root: Path
+    train: int
+    val: int
+    seed: int
+    renderer: str
+    few_shot: int
+    objects: dict[str, int]
+    reused: bool = False
+    dataset: str = PASCAL
+
+
+def render_miniature(
+    root: str | Path,
+    dataset: str = PASCAL,
+    *,
+    train: int = 1200,
+    val: int = 300,
+    seed: int = 0,
+    processes: int = 1,
+    overwrite: bool = False,
+    progress: bool = True,
+) -> MiniatureSummary:
+    """Render the miniature, or reuse the one that is there.
+
+    Writes pictures and labels as the dataset is released, a few-shot list ``train_16shot.json``, and ``miniature.json``
+    (settings and one caption an image). The folder appears complete or not at all. Pictures depend on (dataset, seed,
+    split, index) only. For the other datasets, the drawn objects that have a counterpart there appear under its name
+    (:mod:`ovparts_lib.miniature.layouts.counterparts`).
+
+    Args:
+        root: folder to write; it must not exist, be empty, or hold a miniature.
+        dataset: one of ``LAYOUTS``.
+        train: number of training images.
+        val: number of validation images.
+        seed: any non-negative integer.
+        processes: worker processes; one core draws some thousands of images a minute.
+        overwrite: replace a miniature with other settings; nothing else is ever replaced.
+        progress: show a progress bar.
+
+    Raises:
+        ValueError: a count is not positive, or there is no such dataset.
+        MiniatureError: the folder holds a miniature with other settings, or something that is no miniature.
+    """
+    root = Path(root)
+    if min(train, val) < 1:
+        raise ValueError(f"the miniature needs at least one image a split; got train={train}, val={val}")
+    if dataset not in LAYOUTS:
+        raise ValueError(f"the miniature has no layout {dataset!r}; there are {', '.join(LAYOUTS)}")
+    settings = {"train": train, "val": val, "seed": seed, "renderer": renderer_fingerprint()}
+    kept = settings | ({} if dataset == PASCAL else {"dataset": dataset})
+    if root.exists() and any(root.iterdir()):
+        found = _read_summary(root)
+        if found["settings"] == kept:
+            return MiniatureSummary(root, **settings, **found["counts"], reused=True, dataset=dataset)
+        if not overwrite:
+            there, wanted = {"dataset": PASCAL} | found["settings"], {"dataset": dataset} | settings
+            told = ", ".join(f"{key} {there.get(key)} there, {value} wanted" for key, value in wanted.items()
+                             if there.get(key) != value)  # fmt: skip
+            raise MiniatureError(
+                f"{root} holds a miniature with other settings ({told}); choose another folder, delete this one, "
+                "or pass overwrite=True"
+            )
+    root.parent.mkdir(parents=True, exist_ok=True)
+    draft = Path(tempfile.mkdtemp(prefix=f".{root.name}.", dir=root.parent))
+    try:
+        counts = _write_all(draft, dataset, kept, processes, progress)
+        if root.exists():
+            shutil.rmtree(root)
+        draft.chmod(0o755)
+        draft.replace(root)
+    finally:
+        shutil.rmtree(draft, ignore_errors=True)
+    return MiniatureSummary(root, **settings, **counts, dataset=dataset)
+
+
+def read_captions(root: str | Path) -> dict[str, str]:
+    """Captions by image id of a rendered miniature."""
+    return _read_summary(Path(root))["captions"]
+
+
+def renderer_fingerprint() -> str:
+    """12 hexadecimal digits that change whenever the drawing code does."""
+    digest = hashlib.sha256()
+    for source in sorted(Path(__file__).parent.glob("*.py")):
+        if source.stem not in ("layout", "pictures"):
+            digest.update(source.read_bytes())
+    return digest.hexdigest()[:12]
+
+
+def _read_summary(root: Path) -> dict:
+    try:
+        found = json.loads((root / SUMMARY_FILE).read_text(encoding="utf-8"))
+        return {key: found[key] for key in ("settings", "counts", "captions")}
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise MiniatureError(
+            f"{root} holds files but no readable {SUMMARY_FILE}, so it is no finished miniature; choose another folder"
+        ) from error
+
+
+def _write_all(root: Path, dataset: str, settings: dict, processes: int, progress: bool) -> dict:
+    layout = LAYOUTS[dataset]
+    for folder in layout.folders:
+        (root / folder).mkdir(parents=True)
+    jobs = [(split, index) for split in ("train", "val") for index in range(settings[split])]
+    results = _map(partial(_write_one, dataset, root, settings["seed"]), jobs, processes)
+    pictures = list(tqdm(results, "rendering the miniature", len(jobs), disable=not progress, unit="image"))
+    layout.finish(root, pictures)
+    shots = write_shot_list(root, layout, pictures, settings["seed"])
+    occurrences = [name for picture in pictures if picture.split == "train" for name in picture.objects]
+    counts = {"few_shot": shots, "objects": {name: occurrences.count(name) for name in sorted(set(occurrences))}}
+    captions = {picture.image_id: picture.caption for picture in pictures}
+    summary = {"settings": settings, "counts": counts, "captions": captions}
+    (root / SUMMARY_FILE).write_text(json.dumps(summary, indent=1), encoding="utf-8")
+    return counts
+
+
+def _map(function: partial, jobs: list, processes: int) -> Iterator:
+    if processes == 1:
+        yield from map(function, jobs)
+        return
+    # "spawn": forking a process that already runs torch's threads (a notebook kernel) can dead-lock.
+    with ProcessPoolExecutor(processes, mp_context=multiprocessing.get_context("spawn")) as pool:
+        yield from pool.map(function, jobs, chunksize=16)
+
+
+def _write_one(dataset: str, root: Path, seed: int, job: tuple[str, int]) -> Written:
+    return LAYOUTS[dataset].write(root, seed, *job)

@@ -1,0 +1,65 @@
+"""Drawing a scene under the names of another dataset, with its object instances kept apart."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from ovparts_lib.miniature.backgrounds import finish, paint_background
+from ovparts_lib.miniature.canvas import NOTHING, Canvas
+from ovparts_lib.miniature.captions import scene_caption
+from ovparts_lib.miniature.figure import pose_figure
+from ovparts_lib.miniature.layouts.counterparts import TABLES, drawn_words, rename
+from ovparts_lib.miniature.scene import FIGURES, SIZES, Scene, arrange, paint_figure, visible_thing
+
+LEAST_PIXELS = 12  # of an object that a caption tells of, as in the scenes of Pascal's layout
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """A picture with its labels.
+
+    Attributes:
+        image: uint8 (h, w, 3).
+        part_map: uint8 (h, w), ids of :func:`~ovparts_lib.miniature.layouts.counterparts.drawn_words`, 255 = none.
+        instances: for each object that can be seen, from far to near: its name and its visible pixels, bool (h, w).
+        caption: one sentence about it.
+    """
+
+    image: np.ndarray
+    part_map: np.ndarray
+    instances: tuple[tuple[str, np.ndarray], ...]
+    caption: str
+
+
+def draw(rng: np.random.Generator, dataset: str, figures: list[str], *, most: int = 4) -> Drawing:
+    """Draw a scene of one to ``most`` objects until a part of one of them can be seen.
+
+    Args:
+        rng: the picture's random stream.
+        dataset: one of ``TABLES``.
+        figures: what to draw from, each equally often.
+        most: largest number of objects.
+    """
+    odds = np.array([0.45, 0.33, 0.15, 0.07])[:most]
+    words, table = drawn_words(dataset), TABLES[dataset]
+    while True:
+        width, height = SIZES[rng.integers(len(SIZES))]
+        count = 1 + int(rng.choice(len(odds), p=odds / odds.sum()))
+        canvas = Canvas(width, height)
+        place = paint_background(canvas, rng)
+        poses = [pose_figure(FIGURES[figures[i]], rng) for i in rng.integers(len(figures), size=count)]
+        placed = arrange([rename(pose, table) for pose in poses], width, height, rng)
+        for number, item in enumerate(placed):
+            paint_figure(canvas, item, words, number, rng)
+        part_map, _, numbers = canvas.label_maps()
+        if (part_map != NOTHING).any():
+            break
+    instances = tuple(
+        (item.pose.name, numbers == number) for number, item in enumerate(placed) if (numbers == number).any()
+    )
+    things = (visible_thing(item.pose, part_map[numbers == number], words) for number, item in enumerate(placed))
+    told = tuple(thing for thing in things if thing.pixels >= LEAST_PIXELS)
+    scene = Scene(finish(canvas.image(), rng), part_map, numbers, told, place)
+    return Drawing(scene.image, part_map, instances, scene_caption(scene, rng))

@@ -1,0 +1,194 @@
+"""Picture-caption pairs for MiniClip: scenes, single objects and close-ups of parts, of all objects, seen and unseen.
+
+Labels serve here only to check that what a caption names can be seen; no mask leaves this module.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from functools import cache, partial
+from typing import Literal
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.utils.data import Dataset
+from tqdm.auto import tqdm
+
+from ovparts_lib.miniature.backgrounds import finish, paint_background
+from ovparts_lib.miniature.canvas import Canvas
+from ovparts_lib.miniature.captions import object_caption, part_caption, scene_caption
+from ovparts_lib.miniature.figure import Pose, pose_figure
+from ovparts_lib.miniature.scene import (
+    FIGURES,
+    Placed,
+    arrange,
+    draw_names,
+    flip_and_tilt,
+    generator,
+    paint_figure,
+    render_scene,
+    visible_thing,
+)
+from ovparts_lib.vocabularies.vocabulary import Vocabulary, load_vocabulary, split_part_name
+
+Kind = Literal["scene", "object", "part"]
+SHARES: dict[Kind, float] = {"scene": 0.2, "object": 0.25, "part": 0.55}
+CAPTIONS_PER_PICTURE = 4
+
+
+@dataclass(frozen=True)
+class CaptionedPicture:
+    """One picture, several captions of it, and what it is about (``part`` only for close-ups).
+
+    ``picture`` is uint8 (size, size, 3).
+    """
+
+    picture: np.ndarray
+    captions: tuple[str, ...]
+    kind: Kind
+    object: str
+    part: str | None
+
+
+class CaptionedPictures(Dataset):
+    """Captioned pictures, rendered once and held in memory as uint8 (a 64-pixel picture takes 12 KiB).
+
+    Args:
+        count: number of pictures.
+        size: side of the square pictures in pixels.
+        seed: picture ``i`` depends on (seed, i), size and shares only.
+        shares: relative frequency of scenes, object pictures and part close-ups.
+        processes: worker processes that render.
+        progress: show a progress bar.
+
+    Attributes:
+        pictures: uint8 (count, 3, size, size), RGB.
+        captions: the captions of each picture.
+        topics: (kind, object, part) of each picture; None where a scene has no single object, an object no part.
+    """
+
+    def __init__(
+        self,
+        count: int,
+        *,
+        size: int = 64,
+        seed: int = 0,
+        shares: dict[Kind, float] = SHARES,
+        processes: int = 1,
+        progress: bool = True,
+    ) -> None:
+        if count < 1:
+            raise ValueError(f"at least one picture is needed; got count={count}")
+        unknown = set(shares) - set(SHARES)
+        if unknown or not sum(shares.values()) > 0 or min(shares.values()) < 0:
+            raise ValueError(f"shares must be non-negative numbers for {', '.join(SHARES)}; got {shares}")
+        self.seed, self.size, self.shares = seed, size, dict(shares)
+        self.pictures = torch.empty(count, 3, size, size, dtype=torch.uint8)
+        self.captions: list[tuple[str, ...]] = []
+        self.topics: list[tuple[Kind, str | None, str | None]] = []
+        render = partial(render_picture, seed=seed, size=size, shares=self.shares)
+        shown = tqdm(_map(render, count, processes), "drawing captioned pictures", count, disable=not progress)
+        for index, made in enumerate(shown):
+            self.pictures[index] = torch.from_numpy(made.picture).permute(2, 0, 1)
+            self.captions.append(made.captions)
+            self.topics.append((made.kind, None if made.kind == "scene" else made.object, made.part))
+
+    def __len__(self) -> int:
+        return len(self.pictures)
+
+    def __getitem__(self, index: int) -> dict[str, Tensor | str]:
+        """``{"image": uint8 (3, size, size), "caption": str}`` with the first caption of the picture."""
+        return {"image": self.pictures[index], "caption": self.captions[index][0]}
+
+
+def render_picture(index: int, *, seed: int, size: int, shares: dict[Kind, float] = SHARES) -> CaptionedPicture:
+    """Draw captioned picture number ``index`` of the stream ``seed``."""
+    rng = generator(seed, "captions", index)
+    weights = np.array([shares.get(kind, 0.0) for kind in SHARES])
+    kind = list(SHARES)[rng.choice(len(weights), p=weights / weights.sum())]
+    if kind == "scene":
+        return _scene_picture(rng, size)
+    return _object_picture(rng, size) if kind == "object" else _part_picture(rng, size)
+
+
+def _scene_picture(rng: np.random.Generator, size: int) -> CaptionedPicture:
+    scene = render_scene(rng)
+    while not scene.things:
+        scene = render_scene(rng)
+    picture = Image.fromarray(scene.image).resize((size, size), Image.Resampling.BILINEAR)
+    captions = tuple(scene_caption(scene, rng) for _ in range(CAPTIONS_PER_PICTURE))
+    return CaptionedPicture(np.array(picture), captions, "scene", scene.things[0].name, None)
+
+
+def _object_picture(rng: np.random.Generator, size: int) -> CaptionedPicture:
+    name = draw_names(rng, 1)[0]
+    while True:
+        pose = pose_figure(FIGURES[name], rng)
+        everything = np.concatenate([piece.points for piece in pose.pieces])
+        picture, part_map = _draw_around(pose, everything, rng.uniform(1.0, 1.7), size, rng)
+        thing = visible_thing(pose, part_map, _vocabulary())
+        if thing.parts or not _vocabulary().parts_of(_vocabulary().object_id(name)):
+            break
+    captions = tuple(object_caption(thing, rng) for _ in range(CAPTIONS_PER_PICTURE))
+    return CaptionedPicture(picture, captions, "object", name, None)
+
+
+def _part_picture(rng: np.random.Generator, size: int) -> CaptionedPicture:
+    vocabulary = _vocabulary()
+    part_id = int(rng.integers(len(vocabulary.parts)))
+    name, part = split_part_name(vocabulary.parts[part_id])
+    least = 0.02 * size * size
+    while True:
+        pose = pose_figure(FIGURES[name], rng)
+        pieces = [piece for piece in pose.pieces if piece.label == part]
+        if not pieces:
+            continue
+        chosen = [pieces[rng.integers(len(pieces))]] if rng.random() < 0.4 else pieces
+        around = np.concatenate([piece.points for piece in chosen])
+        picture, part_map = _draw_around(pose, around, rng.uniform(1.05, 2.2), size, rng)
+        if (part_map == part_id).sum() >= least:
+            break
+    captions = tuple(part_caption(name, part, pose.colour_word, rng) for _ in range(CAPTIONS_PER_PICTURE))
+    return CaptionedPicture(picture, captions, "part", name, part)
+
+
+def _draw_around(
+    pose: Pose, points: np.ndarray, margin: float, size: int, rng: np.random.Generator
+) -> tuple[np.ndarray, np.ndarray]:
+    """Draw a figure so that ``points`` fill the square but for a margin; returns picture and part map (size, size).
+
+    Sometimes other figures stand behind it.
+    """
+    canvas = Canvas(size, size)
+    paint_background(canvas, rng)
+    if rng.random() < 0.3:
+        behind = [pose_figure(FIGURES[name], rng) for name in draw_names(rng, int(rng.integers(1, 3)))]
+        for item in arrange(behind, size, size, rng):
+            paint_figure(canvas, item, _vocabulary(), 1, rng)
+    matrix = flip_and_tilt(pose, rng)
+    turned = points @ matrix
+    low, high = turned.min(0), turned.max(0)
+    scale = size / (margin * max((high - low).max(), 0.02))
+    slack = (margin - 1) / margin * size * 0.35
+    at = size / 2 - (low + high) / 2 * scale + rng.uniform(-slack, slack, 2)
+    paint_figure(canvas, Placed(pose, matrix * scale, at), _vocabulary(), 0, rng)
+    part_map, _, instances = canvas.label_maps()
+    return finish(canvas.image(), rng), np.where(instances == 0, part_map, 255)
+
+
+def _map(render: partial, count: int, processes: int) -> Iterator[CaptionedPicture]:
+    if processes == 1:
+        yield from map(render, range(count))
+        return
+    with ProcessPoolExecutor(processes, mp_context=multiprocessing.get_context("spawn")) as pool:
+        yield from pool.map(render, range(count), chunksize=64)
+
+
+@cache
+def _vocabulary() -> Vocabulary:
+    return load_vocabulary("pascal_part_116")

@@ -1,0 +1,1 @@
+"""Image backbones that systems take features from."""

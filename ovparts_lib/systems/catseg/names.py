@@ -1,0 +1,141 @@
+"""How released cost-aggregation checkpoints call our parameters, and weights of guidance backbones alone."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from torch import Tensor, nn
+
+from ovparts_lib.checkpoints.reading import CheckpointError, LoadReport, State, load_strictly, read_tensors
+from ovparts_lib.models.backbones.guidance import DinoGuidance, ResNetGuidance
+
+# Beginnings of our names, below one aggregator, and of the released ones; the longest that fits counts.
+_TRANSFORMER = {
+    "embedding.": "conv1.",
+    "appearance.aggregator.": "guidance_projection.0.",
+    "appearance.decoder.0.": "decoder_guidance_projection.0.0.",
+    "appearance.decoder.1.": "decoder_guidance_projection.1.0.",
+    "text_guidance.": "text_guidance_projection.0.",
+    "decoder.stages.0.": "decoder1.",
+    "decoder.stages.1.": "decoder2.",
+    "decoder.head.": "head.",
+}
+_STAGE = {"up": "up", **{f"{kind}{n}": f"conv.double_conv.{place}" for kind, n, place in (
+    ("conv", 1, 0), ("norm", 1, 1), ("conv", 2, 3), ("norm", 2, 4))}}  # fmt: skip
+_SWIN = {
+    "attention.query": "attn.q",
+    "attention.key": "attn.k",
+    "attention.value": "attn.v",
+    "attention.out": "attn.proj",
+    "fc1": "mlp.fc1",
+    "fc2": "mlp.fc2",
+}
+_CLASSES = {"query": "attention.q", "key": "attention.k", "value": "attention.v", "fc1": "MLP.0", "fc2": "MLP.2"}
+
+
+def transformer_name(name: str) -> str:
+    """Released name, below ``transformer.``, of a parameter of aggregator, decoder or guidance projections.
+
+    Raises:
+        KeyError: a name that is not ours.
+    """
+    for ours, theirs in _TRANSFORMER.items():
+        if name.startswith(ours):
+            rest = name.removeprefix(ours)
+            if ours.startswith("decoder.stages."):
+                module, _, leaf = rest.partition(".")
+                rest = f"{_STAGE[module]}.{leaf}"
+            return theirs + rest
+    stack, number, rest = name.split(".", 2)
+    if stack != "layers":
+        raise KeyError(name)
+    return f"layers.{number}.{layer_name(rest)}"
+
+
+def layer_name(name: str) -> str:
+    """Released name, below one layer, of a parameter of an :class:`AggregatorLayer`.
+
+    Raises:
+        KeyError: a name that is not ours.
+    """
+    half, _, rest = name.partition(".")
+    module, _, leaf = rest.rpartition(".")
+    if half == "classes":
+        return f"attention.{_CLASSES.get(module, module)}.{leaf}"
+    if half != "spatial":
+        raise KeyError(name)
+    if module == "guidance_norm":
+        return f"swin_block.guidance_norm.{leaf}"
+    block, _, inner = module.partition(".")
+    return f"swin_block.block_{block.removeprefix('block')}.{_SWIN.get(inner, inner)}.{leaf}"
+
+
+def guidance_name(name: str) -> str:
+    """Released name, below ``backbone.``, of a parameter or buffer of a guidance backbone.
+
+    ResNet-101 as detectron2 calls it, DINOv2 as it calls itself (and timm too).
+
+    Raises:
+        KeyError: a name of another backbone.
+    """
+    kind, _, rest = name.partition(".")
+    if kind == "dinov2":
+        return name
+    if kind != "resnet":
+        raise KeyError(name)
+    module, _, leaf = rest.rpartition(".")
+    if "." not in module:
+        return f"stem.conv1.{leaf}" if module == "conv1" else f"stem.conv1.norm.{leaf}"
+    stage, number, inner = module.split(".", 2)
+    if inner.startswith("bn"):
+        inner = f"conv{inner[2:]}.norm"
+    inner = {"downsample.0": "shortcut", "downsample.1": "shortcut.norm"}.get(inner, inner)
+    return f"res{int(stage.removeprefix('layer')) + 1}.{number}.{inner}.{leaf}"
+
+
+def load_guidance_into(guidance: nn.Module, path: str | Path) -> LoadReport:
+    """Load the weights of a backbone alone, as pre-training left them.
+
+    Args:
+        guidance: ResNet-101 or DINOv2, of :mod:`models.backbones.guidance`.
+        path: for DINOv2 its own file (``dinov2_vits14_pretrain.pth``) or timm's of the same names; for ResNet-101 a
+            file by torchvision, timm or detectron2.
+
+    Raises:
+        CheckpointError: unreadable, of another backbone, or tensors missing, unexpected or misshapen.
+    """
+    state = without_prefix(read_tensors(path), "module.", "backbone.", "dinov2.")
+    if isinstance(guidance, DinoGuidance):
+        if "patch_embed.proj.weight" not in state:
+            raise CheckpointError(f"{path} is no DINOv2 backbone; its first tensors: {list(state)[:5]}")
+        return load_strictly(
+            guidance.dinov2, state, source=str(path), kind="DINOv2", drop=lambda name: name == "mask_token"
+        )
+    if not isinstance(guidance, ResNetGuidance):
+        raise CheckpointError(f"{path} was given for a guidance backbone that has no pre-trained weights")
+    if "stem.conv1.weight" in state:
+        return load_strictly(
+            guidance,
+            state,
+            source=str(path),
+            kind="ResNet-101 of detectron2",
+            names=lambda own: {guidance_name(name): tensor for name, tensor in own.items()},
+            drop=lambda name: name.startswith(("res5.", "fc.", "stem.fc.", "linear.")),
+        )
+    if "layer1.0.conv1.weight" not in state:
+        raise CheckpointError(f"{path} is no ResNet-101; its first tensors: {list(state)[:5]}")
+    return load_strictly(
+        guidance.resnet,
+        state,
+        source=str(path),
+        kind="ResNet-101 of torchvision",
+        drop=lambda name: name.startswith(("layer4.", "fc.")) or name.endswith("num_batches_tracked"),
+    )
+
+
+def without_prefix(state: State, *prefixes: str) -> dict[str, Tensor]:
+    """The state dict with each prefix removed, in order, if every name has it (as wrappers put it before all names)."""
+    for prefix in prefixes:
+        if all(name.startswith(prefix) for name in state):
+            state = {name.removeprefix(prefix): tensor for name, tensor in state.items()}
+    return dict(state)

@@ -1,0 +1,243 @@
+"""CATSeg weights: OV-PARTS' files, the DINOv2 variant's, upstream CAT-Seg's as initialisation, and our own."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from ovparts_lib.checkpoints.native import read_metadata, save_weights
+from ovparts_lib.checkpoints.reading import (
+    CheckpointError,
+    LoadReport,
+    State,
+    load_strictly,
+    read_tensors,
+    refuse_beside,
+)
+from ovparts_lib.models.backbones.guidance import GuidanceSize
+from ovparts_lib.models.clip.towers import ClipSize
+from ovparts_lib.models.cost_aggregation import AggregatorSize
+from ovparts_lib.models.cost_aggregation.inputs import InputSize
+from ovparts_lib.systems.catseg.model import RELEASED, RELEASED_DINOV2, Catseg, CatsegSize
+from ovparts_lib.systems.catseg.names import guidance_name, load_guidance_into, transformer_name, without_prefix
+
+PREDICTOR = "sem_seg_head.predictor."
+TRANSFORMER = f"{PREDICTOR}transformer."
+CLIP = f"{PREDICTOR}clip_model."
+BACKGROUND = f"{PREDICTOR}non_object_embedding"
+DINOV2 = "backbone.dinov2."
+NEEDED = (
+    "needed is the first release of CAT-Seg (B), model_final_base.pth of hamacojr/CAT-Seg: ResNet-101 guidance, CLIP "
+    "ViT-B/16 and a cost embedding of 80 prompts (conv1.weight of shape 128 x 80 x 7 x 7)"
+)
+
+
+def released_names(state: State) -> dict[str, Tensor]:
+    """Our CATSeg state dict, or any part of it, as views under the names of released checkpoints.
+
+    Raises:
+        KeyError: a name that is not ours.
+    """
+    return {_released_name(name): tensor for name, tensor in state.items()}
+
+
+def load_catseg(
+    path: str | Path,
+    size: CatsegSize | None = None,
+    clip_path: str | Path | None = None,
+    *,
+    guidance_path: str | Path | None = None,
+    **options: Any,
+) -> tuple[Catseg, LoadReport]:
+    """A CATSeg with the weights of any of four kinds of files; which kind is recognised from the content.
+
+    - OV-PARTS' CATSeg (ResNet-101), and PartCATSeg's CATSeg (ResNet-101 or DINOv2): files of detectron2.
+    - Upstream CAT-Seg's first release, ``model_final_base.pth``, which training starts from. It lacks the background
+      text, which is drawn anew. Its CLIP image tower is fine-tuned and comes along.
+    - Either of them where ``size`` asks for another guidance backbone: the backbone then comes from ``guidance_path``,
+      and the convolutions that read its features are new (their biases are loaded).
+    - Our own, see :func:`save_catseg`.
+
+    Args:
+        path: file or folder.
+        size: hyper-parameters; None for those of the file, which for detectron2's are ``RELEASED`` or
+            ``RELEASED_DINOV2``. What no tensor tells (other prompt templates, pooling, class attention, how pictures
+            are resized) is said here: ``replace(RELEASED, inputs=InputSize(shortest_edge=None))`` for pictures at their
+            own size, as on PartImageNet.
+        clip_path: must be None: all these files bring their own CLIP.
+        guidance_path: weights of the guidance backbone, where ``size`` asks for another than the file has: for DINOv2
+            ``dinov2_vits14_pretrain.pth``.
+        **options: passed on to :class:`Catseg`.
+
+    Returns:
+        The model on the CPU, in float32, and a report of what was loaded, dropped and left at its initial value.
+
+    Raises:
+        CheckpointError: unreadable or unrecognised file, upstream's later version, a tensor missing, unexpected or
+            misshapen, or ``clip_path`` or ``guidance_path`` given or absent where it should not be.
+    """
+    metadata = read_metadata(path)
+    if metadata is not None and metadata.get("system") != "catseg":
+        raise CheckpointError(f"{path} holds weights of {metadata.get('system')!r}, not of 'catseg'")
+    refuse_beside(clip_path, path, "CLIP", "clip_weights")
+    state = read_tensors(path)
+    if metadata is not None:
+        model = Catseg(size or stated_size(metadata["size"]), **options)
+        refuse_beside(guidance_path, path, "guidance backbone", "guidance_weights")
+        return model, load_strictly(model, state, source=str(path), kind="ovparts weights")
+    state = canonical(state)
+    file = recognise(state, str(path), size)
+    size = size or file.size
+    model = Catseg(size, **options)
+    if size.guidance.kind == file.size.guidance.kind:
+        refuse_beside(guidance_path, path, "guidance backbone", "guidance_weights")
+        report = _load(model, state, str(path), file, ())
+        return model, report
+    if size.guidance.kind in ("none", "small"):
+        raise CheckpointError(f"{path} ({file.kind}) cannot start a CATSeg with {size.guidance.kind!r} guidance")
+    if guidance_path is None:
+        raise CheckpointError(
+            f"{path} ({file.kind}) brings {file.size.guidance.kind}, but {size.guidance.kind} is wanted; give its "
+            "pre-trained weights as guidance_weights, for DINOv2 ViT-S/14 dinov2_vits14_pretrain.pth"
+        )
+    new = [name for name in model.state_dict() if name.startswith("appearance.") and name.endswith(".weight")]
+    backbone = [name for name in model.state_dict() if name.startswith("guidance.")]
+    report = _load(model, state, str(path), file, (*backbone, *new))
+    own = load_guidance_into(model.guidance, guidance_path)
+    return model, replace(
+        report,
+        source=f"{path} and {guidance_path}",
+        loaded=report.loaded + own.loaded,
+        dropped=report.dropped + own.dropped,
+        initialised=tuple(name for name in report.initialised if name not in backbone),
+    )
+
+
+def save_catseg(model: Catseg, path: str | Path, **metadata: object) -> Path:
+    """Write a CATSeg as our own file, so that :func:`load_catseg` needs no more than its path.
+
+    Args:
+        model: the model.
+        path: file to write, ``….safetensors``; replaced as a whole or not at all.
+        **metadata: anything JSON can say that should be kept with the weights.
+    """
+    return save_weights(model, path, {**metadata, "system": "catseg", "size": asdict(model.size)})
+
+
+def stated_size(stated: Mapping[str, Any]) -> CatsegSize:
+    """Hyper-parameters from the description in one of our own files."""
+    return CatsegSize(
+        clip=ClipSize(**stated["clip"]),
+        inputs=InputSize(**stated["inputs"]),
+        guidance=GuidanceSize(**stated["guidance"]),
+        aggregator=AggregatorSize(**stated["aggregator"]),
+        templates=stated["templates"],
+    )
+
+
+def canonical(state: State) -> dict[str, Tensor]:
+    """A released state dict without a wrapper's prefix, and with ``affinity`` in its names renamed to ``guidance``."""
+    state = without_prefix(state, "module.")
+    return {name.replace("affinity", "guidance"): tensor for name, tensor in state.items()}
+
+
+def is_constant(name: str) -> bool:
+    """Whether a released tensor is a constant that we compute, or one that is never read."""
+    return name.endswith(("attn_mask", "pixel_mean", "pixel_std")) or name == f"{DINOV2}mask_token"
+
+
+def require_first_release(state: State, source: str, size: CatsegSize) -> None:
+    """Check that a released state dict has the layout of CAT-Seg's first release.
+
+    Args:
+        state: without a wrapper's prefix.
+        source: the file, for messages.
+        size: of the model that is to receive it.
+
+    Raises:
+        CheckpointError: it is of the version published at CVPR, of another size, or no CAT-Seg.
+    """
+    conv = state.get(f"{TRANSFORMER}conv1.weight")
+    wanted, released = (
+        (one.aggregator.dim, one.aggregator.prompts, one.aggregator.kernel, one.aggregator.kernel)
+        for one in (size, RELEASED)
+    )
+    later = conv is not None and conv.ndim == 4 and conv.shape[1] == 1 != wanted[1]
+    later |= any("padding_" in name or "q_proj_weight" in name or "upsample1" in name for name in state)
+    if later:
+        raise CheckpointError(
+            f"{source} is CAT-Seg's later version, as published at CVPR 2024 (model_base.pth), whose layout is "
+            f"another; {NEEDED}"
+        )
+    if conv is None and any(name.startswith(TRANSFORMER) for name in state):
+        raise CheckpointError(f"{source} lacks {TRANSFORMER}conv1.weight; {NEEDED}")
+    if conv is None:
+        raise CheckpointError(f"{source} is no CATSeg checkpoint of a known kind; its first tensors: {list(state)[:5]}")
+    if tuple(conv.shape) != wanted:
+        needed = NEEDED if wanted == released else f"the size that was asked for has {wanted}"
+        raise CheckpointError(
+            f"{source}: {TRANSFORMER}conv1.weight is a cost embedding of shape {tuple(conv.shape)}; {needed}"
+        )
+
+
+@dataclass(frozen=True)
+class CatsegFile:
+    """What a released file is: its kind, the size it was trained with, and whether it holds the background text."""
+
+    kind: str
+    size: CatsegSize
+    background: bool
+
+
+def recognise(state: State, source: str, size: CatsegSize | None = None) -> CatsegFile:
+    """What a released state dict is.
+
+    Args:
+        state: without a wrapper's prefix.
+        source: the file, for messages.
+        size: of the model that is to receive it; None for the released one.
+
+    Raises:
+        CheckpointError: see :func:`require_first_release`; or it is none of CATSeg's.
+    """
+    require_first_release(state, source, size or RELEASED)
+    if any(name.startswith(f"{TRANSFORMER}layers_specific_part.") for name in state):
+        raise CheckpointError(f"{source} is a checkpoint of PartCATSeg, not of CATSeg")
+    if any(name.startswith(DINOV2) for name in state):
+        return CatsegFile("CATSeg with DINOv2 guidance", RELEASED_DINOV2, True)
+    if not any(name.startswith("backbone.stem.") for name in state):
+        raise CheckpointError(f"{source} has neither ResNet-101 nor DINOv2 guidance; {NEEDED}")
+    if BACKGROUND in state:
+        return CatsegFile("CATSeg of OV-PARTS", RELEASED, True)
+    return CatsegFile("upstream CAT-Seg, first release", RELEASED, False)
+
+
+def _load(model: Catseg, state: State, source: str, file: CatsegFile, without: tuple[str, ...]) -> LoadReport:
+    """Load a released state dict but for the parameters in ``without``, whose counterparts in the file are dropped."""
+    if not file.background:
+        without = (*without, "background_text")
+    dropped = {_released_name(name) for name in without}
+    another_backbone = any(name.startswith("guidance.") for name in without)
+    return load_strictly(
+        model,
+        state,
+        source=source,
+        kind=file.kind,
+        names=released_names,
+        drop=lambda name: name in dropped or is_constant(name) or (another_backbone and name.startswith("backbone.")),
+        without=without,
+    )
+
+
+def _released_name(name: str) -> str:
+    if name == "background_text":
+        return BACKGROUND
+    if name.startswith("clip."):
+        return CLIP + name.removeprefix("clip.")
+    if name.startswith("guidance."):
+        return "backbone." + guidance_name(name.removeprefix("guidance."))
+    return TRANSFORMER + transformer_name(name)

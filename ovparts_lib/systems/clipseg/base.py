@@ -1,0 +1,224 @@
+"""What CLIPSeg and PartCLIPSeg share: CLIP's towers, the visual adapter, what trains, and what a label map becomes."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from difflib import get_close_matches
+from typing import Any, ClassVar, Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ovparts_lib.data.transforms import check_label_resize, resize_labels
+from ovparts_lib.models.clip.text import TextCache, encode_text, tokenize
+from ovparts_lib.models.clip.towers import ClipSize, build_clip, image_hidden_states
+from ovparts_lib.systems.clipseg.decoder import ClipsegDecoder, PlainHead, RefinedHead
+from ovparts_lib.vocabularies.vocabulary import Vocabulary
+
+BACKGROUND_WEIGHT = 0.05
+LANGUAGE = ("clip.token_embedding.", "clip.positional_embedding")
+
+
+@dataclass(frozen=True)
+class ClipsegSize:
+    """Hyper-parameters of CLIPSeg and PartCLIPSeg.
+
+    Attributes:
+        clip: the CLIP underneath.
+        image_size: side of the square every image is resized to.
+        reduce_dim: width of the decoder.
+        extract_layers: blocks of the image tower to read, counted from 0 as in the released configuration, so that
+            layer i gives the tower's hidden state i + 1.
+        decoder_heads: attention heads of the decoder.
+        decoder_mlp: hidden width of the decoder's MLPs.
+        refined: the head with a 3x3 convolution and two upsampling steps; False for the plain one of rd64 and rd16.
+    """
+
+    clip: ClipSize
+    image_size: int = 352
+    reduce_dim: int = 64
+    extract_layers: tuple[int, ...] = (3, 6, 9)
+    decoder_heads: int = 4
+    decoder_mlp: int = 2048
+    refined: bool = True
+
+    def __post_init__(self) -> None:
+        if self.image_size % self.clip.patch_size:
+            raise ValueError(f"image_size {self.image_size} is not a multiple of the patch size {self.clip.patch_size}")
+        if self.reduce_dim % self.decoder_heads:
+            raise ValueError(f"reduce_dim {self.reduce_dim} is not a multiple of decoder_heads {self.decoder_heads}")
+        if not self.extract_layers or not set(self.extract_layers) <= set(range(self.clip.vision_layers)):
+            raise ValueError(
+                f"extract_layers {self.extract_layers} must be blocks of the image tower, 0 to "
+                f"{self.clip.vision_layers - 1}"
+            )
+
+    def build_head(self) -> nn.Module:
+        """A new head, from decoder tokens to pixels."""
+        return (RefinedHead if self.refined else PlainHead)(self.reduce_dim, self.clip.patch_size)
+
+    def decoder_settings(self) -> dict[str, Any]:
+        """The arguments of a :class:`ClipsegDecoder`."""
+        return {
+            "depth": len(self.extract_layers),
+            "vision_width": self.clip.vision_width,
+            "condition_width": self.clip.embed_dim,
+            "width": self.reduce_dim,
+            "heads": self.decoder_heads,
+            "mlp_width": self.decoder_mlp,
+            "head": self.build_head(),
+        }
+
+
+class VisualAdapter(nn.Module):
+    """``0.2 * ReLU(up(ReLU(down(h)))) + 0.8 * h``: a bottleneck of a quarter of the width, without biases."""
+
+    def __init__(self, width: int, mix: float = 0.2) -> None:
+        super().__init__()
+        self.down = nn.Linear(width, width // 4, bias=False)
+        self.up = nn.Linear(width // 4, width, bias=False)
+        self.mix = mix
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        """(..., width) -> (..., width)."""
+        return self.mix * F.relu(self.up(F.relu(self.down(hidden)))) + (1 - self.mix) * hidden
+
+
+class ClipsegBase(nn.Module):
+    """CLIP, visual adapter, decoder and background query, and how they are trained; no loss and no prediction.
+
+    Args:
+        size: hyper-parameters.
+        decoder: class of the decoder.
+        query_chunk: (image, query) pairs that are decoded at once; None chooses by device.
+        label_resize: how label maps come to the logits' size in training: ``"centre"`` or ``"floor"``.
+        training_queries: number of parts to decode in a training step; None for all.
+        background_weight: weight of the background's terms in the loss; the others weigh 1.
+        checkpoint_decoder: compute the decoder a second time in the backward pass instead of keeping its activations.
+
+    Raises:
+        ValueError: an option out of its range.
+    """
+
+    groups: ClassVar[Mapping[str, tuple[str, ...]]]
+
+    def __init__(
+        self,
+        size: ClipsegSize,
+        decoder: type[ClipsegDecoder],
+        *,
+        query_chunk: int | None,
+        label_resize: Literal["centre", "floor"],
+        training_queries: int | None,
+        background_weight: float,
+        checkpoint_decoder: bool,
+    ) -> None:
+        super().__init__()
+        if query_chunk is not None and query_chunk < 1:
+            raise ValueError(f"query_chunk must be at least 1, not {query_chunk}")
+        if training_queries is not None and training_queries < 1:
+            raise ValueError(f"training_queries must be at least 1, or None for all parts, not {training_queries}")
+        check_label_resize(label_resize)
+        self.size = size
+        self.query_chunk = query_chunk
+        self.label_resize = label_resize
+        self.training_queries = training_queries
+        self.background_weight = background_weight
+        self.checkpoint_decoder = checkpoint_decoder
+        self.clip = build_clip(size.clip, quick_gelu=True)
+        self.visual_adapter = VisualAdapter(size.clip.vision_width)
+        self.decoder = decoder(**size.decoder_settings())
+        self.background_query = nn.Parameter(torch.randn(1, size.clip.embed_dim) * size.clip.embed_dim**-0.5)
+        self.text_cache = TextCache()
+
+    @property
+    def device(self) -> torch.device:
+        """Where the parameters are."""
+        return self.background_query.device
+
+    def set_trainable(self, groups: Collection[str]) -> list[str]:
+        """Choose what trains; everything else is frozen.
+
+        Args:
+            groups: of ``TRAINABLE_GROUPS``. "VA+L+F+D" of OV-PARTS is ``RELEASED_GROUPS``.
+
+        Returns:
+            Names of the parameters that train.
+
+        Raises:
+            ValueError: no such group.
+        """
+        for group in groups:
+            if group not in self.groups:
+                near = get_close_matches(group, self.groups, n=1)
+                hint = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(self.groups)}"
+                raise ValueError(f"no trainable group {group!r}; {hint}")
+        beginnings = tuple(beginning for group in groups for beginning in self.groups[group])
+        for name, parameter in self.named_parameters():
+            parameter.requires_grad_(name.startswith(beginnings) if beginnings else False)
+        return [name for name, parameter in self.named_parameters() if parameter.requires_grad]
+
+    def parameter_groups(self, weight_decay: float) -> list[dict[str, Any]]:
+        """What trains, for the optimiser: LayerNorms and embedding tables without decay, all else, biases too, with."""
+        plain, decayed = [], []
+        for name, parameter in self.named_parameters():
+            if parameter.requires_grad:
+                exempt = ".norm" in name or name.startswith(LANGUAGE)
+                (plain if exempt else decayed).append(parameter)
+        groups = [{"params": plain, "weight_decay": 0.0}, {"params": decayed, "weight_decay": weight_decay}]
+        return [group for group in groups if group["params"]]
+
+    def _encode_prompts(self, prompts: Sequence[str]) -> Tensor:
+        """Conditions (n, embed_dim), with gradient where the text tower trains, otherwise from the cache."""
+        trains = any(parameter.requires_grad for parameter in self._text_parameters())
+        if self.training and torch.is_grad_enabled() and trains:
+            return encode_text(self.clip, tokenize(prompts, self.size.clip.context_length))
+        return self.text_cache.encode(self.clip, prompts)
+
+    def _text_parameters(self) -> list[nn.Parameter]:
+        clip = self.clip
+        modules = (clip.token_embedding, clip.transformer, clip.ln_final)
+        return [clip.positional_embedding, clip.text_projection, *(p for m in modules for p in m.parameters())]
+
+    def _encode_images(
+        self, pixels: Tensor, keep_attention: bool = False
+    ) -> tuple[list[Tensor], tuple[int, int], dict[int, Tensor]]:
+        """Query-independent part: reduced activations (b, t, reduce_dim), deepest first; grid; tower's attention."""
+        depths = [layer + 1 for layer in reversed(self.size.extract_layers)]
+        tower_trains = any(parameter.requires_grad for parameter in self.clip.visual.parameters())
+        with torch.set_grad_enabled(torch.is_grad_enabled() and tower_trains):
+            maps = range(1, max(depths) + 1) if keep_attention else ()
+            hidden = image_hidden_states(self.clip.visual, pixels, depths, keep_attention=maps)
+        adapted = [self.visual_adapter(hidden.states[depth]) for depth in depths]
+        return self.decoder.reduce(adapted), hidden.grid, hidden.attention
+
+    def _chunk_length(self, images: int) -> int:
+        """Queries that are decoded at once, for every image of the batch."""
+        pairs = self.query_chunk or (128 if self.background_query.is_cuda else 4)
+        return max(1, pairs // images)
+
+    def _resized_labels(
+        self, maps: Sequence[Tensor], kind: str, vocabulary: Vocabulary, image_ids: Sequence[str] | None
+    ) -> Tensor:
+        """Label maps at the logits' size, int64 (b, s, s): ids of the vocabulary's parts or objects (``kind``).
+
+        Pixels without a label get the number of classes.
+        """
+        size = (self.size.image_size, self.size.image_size)
+        count = len(vocabulary.parts if kind == "part" else vocabulary.objects)
+        resized = []
+        for number, label_map in enumerate(maps):
+            labels = resize_labels(label_map, size, self.label_resize, released_dtype=torch.float32).long()
+            ignored = labels == vocabulary.ignore_label
+            wrong = ~ignored & ((labels < 0) | (labels >= count))
+            if bool(wrong.any()):
+                name = f"image {image_ids[number]!r}" if image_ids else f"image {number} of the batch"
+                raise ValueError(
+                    f"the {kind} map of {name} holds label {int(labels[wrong][0])}; the vocabulary "
+                    f"{vocabulary.name!r} has {kind}s 0 to {count - 1} and ignore label {vocabulary.ignore_label}: "
+                    "remap the labels to it first"
+                )
+            resized.append(labels.masked_fill(ignored, count))
+        return torch.stack(resized)

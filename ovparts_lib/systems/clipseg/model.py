@@ -1,0 +1,194 @@
+"""CLIPSeg with trainable text embeddings and a visual adapter: the one-stage baseline of OV-PARTS.
+
+A frozen CLIP image tower gives three activations; a small decoder, conditioned on the text embedding of one part name
+at a time, turns them into that part's binary logits. One more fixed vector stands for the background.
+Sources: Lüddecke and Ecker, "Image Segmentation Using Text and Image Prompts", CVPR 2022; Wei et al., "OV-PARTS",
+NeurIPS 2023 (VA+L+F+D fine-tuning); and the code released with both.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+from torch.utils.checkpoint import checkpoint
+
+from ovparts_lib.models.clip.preprocess import square_pixels
+from ovparts_lib.models.clip.towers import MINIATURE, VIT_B_16
+from ovparts_lib.systems.clipseg.base import (
+    BACKGROUND_WEIGHT,
+    LANGUAGE,
+    ClipsegBase,
+    ClipsegSize,
+)
+from ovparts_lib.systems.clipseg.decoder import ClipsegDecoder, binary_segmentation_loss
+from ovparts_lib.systems.queries import checked_part_ids, chosen_queries
+from ovparts_lib.systems.scores import AttentionMaps, PartScores
+from ovparts_lib.vocabularies.vocabulary import Vocabulary
+
+# Beginnings of parameter names. "film" and "decoder" are told apart by the longer match.
+TRAINABLE_GROUPS = {
+    "visual_adapter": ("visual_adapter.",),
+    "language": LANGUAGE,
+    "film": ("decoder.film_",),
+    "decoder": ("decoder.reduces.", "decoder.layers.", "decoder.head."),
+    "background_query": ("background_query",),
+}
+RELEASED_GROUPS = ("visual_adapter", "language", "film", "decoder")
+
+RELEASED = ClipsegSize(VIT_B_16)
+# One layer: post-norm layers in a row take far longer to train from nothing than the miniature is meant to.
+MINIATURE_CLIPSEG = ClipsegSize(
+    MINIATURE, image_size=96, reduce_dim=64, extract_layers=(3,), decoder_heads=1, decoder_mlp=64
+)
+
+
+class Clipseg(ClipsegBase):
+    """CLIPSeg for object-specific parts. See the module's docstring.
+
+    The parameters in ``RELEASED_GROUPS`` train from the start; :meth:`set_trainable` changes that.
+
+    Args:
+        size: hyper-parameters, ``RELEASED`` or ``MINIATURE_CLIPSEG``.
+        query_chunk: (image, query) pairs that are decoded at once; bounds memory and changes no result. None chooses
+            by device.
+        label_resize: how label maps come to the logits' size in training: ``"centre"`` takes the label at the centre
+            of each pixel; ``"floor"``, as released, the one up to half a pixel above and to the left.
+        training_queries: in training, decode only this many parts a step: those that occur in the batch, and others
+            drawn at random with torch's generator. None decodes all parts of the vocabulary, as published. Fewer make a
+            step cheaper and its positives less rare.
+        background_weight: weight of the background's terms in the loss; the parts weigh 1.
+        checkpoint_decoder: in training, keep no activations of the decoder but compute them a second time in the
+            backward pass, chunk by chunk.
+    """
+
+    groups = TRAINABLE_GROUPS
+
+    def __init__(
+        self,
+        size: ClipsegSize = RELEASED,
+        *,
+        query_chunk: int | None = None,
+        label_resize: Literal["centre", "floor"] = "centre",
+        training_queries: int | None = None,
+        background_weight: float = BACKGROUND_WEIGHT,
+        checkpoint_decoder: bool = False,
+    ) -> None:
+        super().__init__(
+            size,
+            ClipsegDecoder,
+            query_chunk=query_chunk,
+            label_resize=label_resize,
+            training_queries=training_queries,
+            background_weight=background_weight,
+            checkpoint_decoder=checkpoint_decoder,
+        )
+        self.set_trainable(RELEASED_GROUPS)
+
+    def encode_vocabulary(self, vocabulary: Vocabulary) -> Tensor:
+        """Conditions of a vocabulary's parts, (n, embed_dim), unnormalised; the background's is not among them.
+
+        With gradient if the model is in training mode, gradients are enabled and the text tower has parameters that
+        train; otherwise from the cache.
+        """
+        return self._encode_prompts(vocabulary.prompts)
+
+    def loss(self, batch: dict[str, Any]) -> dict[str, Tensor]:
+        """Training loss of a batch: weighted binary cross-entropy over parts and background.
+
+        A pixel without a part of the vocabulary, inside an object or not, is background. The embeddings of the words
+        get gradients in training mode only (``model.train()``), see :meth:`encode_vocabulary`.
+
+        Args:
+            batch: ``images`` (list of uint8 (3, h, w)), ``part_maps`` (list of int64 (H, W), ids of ``vocabulary`` or
+                its ignore label), ``vocabulary``; ``image_ids``, if given, are used in messages.
+
+        Returns:
+            ``{"loss_sem_seg": scalar}``, float32.
+
+        Raises:
+            ValueError: a label is neither a part of the vocabulary nor its ignore label; the message names the image.
+        """
+        vocabulary = batch["vocabulary"]
+        pixels = square_pixels(batch["images"], self.size.image_size, self.device)
+        targets = self._targets(batch["part_maps"], vocabulary, batch.get("image_ids")).to(self.device)
+        reduced, grid, _ = self._encode_images(pixels)
+        conditions = torch.cat([self.encode_vocabulary(vocabulary), self.background_query])
+        if self.training_queries is not None and self.training_queries < len(vocabulary.parts):
+            chosen = chosen_queries(targets, len(vocabulary.parts), self.training_queries)
+            conditions, targets = conditions[chosen], torch.searchsorted(chosen, targets)
+        logits, _ = self._decode(reduced, conditions, grid)
+        return {"loss_sem_seg": binary_segmentation_loss(logits, targets, self.background_weight)}
+
+    @torch.inference_mode()
+    def predict(
+        self,
+        images: Sequence[Tensor],
+        vocabulary: Vocabulary,
+        *,
+        part_ids: Sequence[int] | None = None,
+        background: bool = True,
+        keep_attention: bool = False,
+    ) -> list[PartScores]:
+        """Score the parts of a vocabulary on images.
+
+        Args:
+            images: uint8 (3, H, W) RGB each; sizes may differ, each is squashed to the model's square.
+            vocabulary: the words to look for.
+            part_ids: indices of the parts wanted, in the order wanted; None for all. Only these are decoded.
+            background: also give the background's logits.
+            keep_attention: return the attention maps of the decoder (for every wanted part) and of the image tower.
+                One part's take 11 MiB in the released size, so ask for a few parts.
+
+        Returns:
+            One :class:`PartScores` per image, logits at ``image_size`` squared.
+
+        Raises:
+            ValueError: no image, an image of another kind, or part ids that do not exist or repeat.
+        """
+        wanted = checked_part_ids(part_ids, vocabulary)
+        pixels = square_pixels(images, self.size.image_size, self.device)
+        reduced, grid, clip_attention = self._encode_images(pixels, keep_attention)
+        conditions = self.encode_vocabulary(vocabulary)[list(wanted)]
+        if background:
+            conditions = torch.cat([conditions, self.background_query])
+        logits, decoder_attention = self._decode(reduced, conditions, grid, keep_attention)
+        logits, count = logits.float(), len(wanted)
+        scores = []
+        for number, image in enumerate(images):
+            attention = None
+            if keep_attention:
+                attention = AttentionMaps(
+                    grid=grid,
+                    decoder={layer: maps[number, :count] for layer, maps in enumerate(decoder_attention)},
+                    clip={block: maps[number] for block, maps in clip_attention.items()},
+                    queries=tuple(vocabulary.prompts[part] for part in wanted),
+                )
+            scores.append(
+                PartScores(
+                    logits=logits[number, :count],
+                    part_ids=wanted,
+                    background=logits[number, count] if background else None,
+                    image_size=tuple(image.shape[-2:]),
+                    attention=attention,
+                )
+            )
+        return scores
+
+    def _decode(
+        self, reduced: list[Tensor], conditions: Tensor, grid: tuple[int, int], keep_attention: bool = False
+    ) -> tuple[Tensor, list[Tensor]]:
+        """Logits (b, n, h, w), and the decoder's attention if asked for, a chunk of the queries at a time."""
+        chunks = conditions.split(self._chunk_length(len(reduced[0])))
+        if self.checkpoint_decoder and torch.is_grad_enabled():
+            parts = [checkpoint(self.decoder, reduced, chunk, grid, use_reentrant=False) for chunk in chunks]
+        else:
+            parts = [self.decoder(reduced, chunk, grid, keep_attention) for chunk in chunks]
+        logits = torch.cat([logits for logits, _ in parts], dim=1)
+        return logits, [torch.cat(maps, dim=1) for maps in zip(*(maps for _, maps in parts), strict=True)]
+
+    def _targets(self, part_maps: Sequence[Tensor], vocabulary: Vocabulary, image_ids: Sequence[str] | None) -> Tensor:
+        """Positive channel of every pixel, int64 (b, s, s): the part, or the background's len(parts)."""
+        return self._resized_labels(part_maps, "part", vocabulary, image_ids)

@@ -1,0 +1,262 @@
+"""CLIPSeg weights: OV-PARTS' fine-tuned files, the hub's models, timojl's decoder files, and our own."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from ovparts_lib.checkpoints.clip import huggingface_names, is_position_ids, load_clip_into, split_projections
+from ovparts_lib.checkpoints.native import read_metadata, save_weights
+from ovparts_lib.checkpoints.reading import (
+    CheckpointError,
+    LoadReport,
+    State,
+    load_strictly,
+    read_tensors,
+    refuse_beside,
+)
+from ovparts_lib.models.clip.towers import Activation, ClipSize
+from ovparts_lib.systems.clipseg.base import ClipsegBase, ClipsegSize
+from ovparts_lib.systems.clipseg.model import RELEASED, Clipseg
+
+FINE_TUNED_PREFIX = "clipseg_model."
+# never read by the released code, or multiplied by zero
+DEAD = ("text_adapter.", "tunable_linear.")
+_ADAPTERS = {
+    "visual_adapter.down.weight": "visual_adapter.fc.0.weight",
+    "visual_adapter.up.weight": "visual_adapter.fc.2.weight",
+    "background_query": "non_object_embedding",
+}
+_HEAD = {"head.conv": "0", "head.up1": "2", "head.up2": "4"}
+_HUB_LAYER = {
+    "attention.out_proj": "self_attn.out_proj",
+    "norm1": "layer_norm1",
+    "norm2": "layer_norm2",
+    "fc1": "mlp.fc1",
+    "fc2": "mlp.fc2",
+}
+_TIMOJL_LAYER = {
+    "attention.out_proj": "self_attn.out_proj",
+    "norm1": "norm1",
+    "norm2": "norm2",
+    "fc1": "linear1",
+    "fc2": "linear2",
+}
+
+
+@dataclass(frozen=True)
+class ClipsegFamily:
+    """How one kind of file names things: key map, what it holds beyond need, what it lacks."""
+
+    kind: str
+    names: Callable[[State], State]
+    drop: Callable[[str], bool]
+    lacks: Callable[[str], bool]
+
+
+def hub_names(state: State) -> dict[str, Tensor]:
+    """Our CLIPSeg state dict, or any part of it, as views under the names of the hub's and OV-PARTS' models.
+
+    The names are those of ``CIDAS/clipseg-rd64-refined`` and, for adapter and background query, of OV-PARTS without its
+    prefix. Gradients of the same names and shapes can be renamed as well.
+
+    Raises:
+        KeyError: a name that is not ours.
+    """
+    renamed = huggingface_names(below(state, "clip."), prefix="clip.")
+    for name, tensor in below(state, "decoder.").items():
+        module, _, leaf = name.rpartition(".")
+        if module.startswith("layers."):
+            _, number, inner = name.split(".", 2)
+            layer = f"decoder.layers.{number}"
+            if inner.startswith("attention.in_proj_"):
+                renamed |= split_projections(tensor, f"{layer}.self_attn", inner.removeprefix("attention.in_proj_"))
+            else:
+                renamed[f"{layer}.{_HUB_LAYER[inner.rpartition('.')[0]]}.{leaf}"] = tensor
+        else:
+            renamed[f"decoder.{head_name(module, 'transposed_convolution')}.{leaf}"] = tensor
+    outside = {name: tensor for name, tensor in state.items() if not name.startswith(("clip.", "decoder."))}
+    return renamed | {_ADAPTERS[name]: tensor for name, tensor in outside.items()}
+
+
+def fine_tuned_names(state: State) -> dict[str, Tensor]:
+    """Like :func:`hub_names`, with the prefix of OV-PARTS' fine-tuned checkpoints."""
+    return {FINE_TUNED_PREFIX + name: tensor for name, tensor in hub_names(state).items()}
+
+
+def timojl_names(state: State) -> dict[str, Tensor]:
+    """The decoder's part of our state dict as views under the names of timojl/clipseg's decoder files."""
+    renamed = {}
+    for name, tensor in below(state, "decoder.").items():
+        module, _, leaf = name.rpartition(".")
+        if module.startswith("layers."):
+            _, number, inner = name.split(".", 2)
+            if inner.startswith("attention.in_proj_"):
+                inner = inner.replace("attention.", "self_attn.")
+            else:
+                inner = f"{_TIMOJL_LAYER[inner.rpartition('.')[0]]}.{leaf}"
+            renamed[f"blocks.{number}.{inner}"] = tensor
+        else:
+            renamed[f"{head_name(module, 'trans_conv')}.{leaf}"] = tensor
+    return renamed
+
+
+def load_clipseg(
+    path: str | Path,
+    size: ClipsegSize | None = None,
+    clip_path: str | Path | None = None,
+    *,
+    clip_activation: Activation | None = None,
+    **options: Any,
+) -> tuple[Clipseg, LoadReport]:
+    """A CLIPSeg with the weights of any of the four kinds of files; which kind is recognised from the content.
+
+    - OV-PARTS, fine-tuned: a file of detectron2 whose tensors are called ``clipseg_model.…``.
+    - The hub's ``CIDAS/clipseg-rd64-refined``, ``-rd64`` and ``-rd16``: a file (safetensors or ``.bin``) or the folder.
+      Visual adapter and background query are not in it; they are drawn anew from torch's generator, as at the start
+      of OV-PARTS' fine-tuning.
+    - timojl/clipseg: decoder only, with CLIP ViT-B/16 from ``clip_path``; what the hub's files lack is drawn as there.
+    - Our own, see :func:`save_clipseg`.
+
+    Args:
+        path: file or folder.
+        size: hyper-parameters; None for those of the file.
+        clip_path: CLIP weights for a file that holds a decoder only, see :func:`checkpoints.clip.load_clip_into`.
+        clip_activation: passed on for those.
+        **options: passed on to :class:`Clipseg` (``query_chunk``, ``label_resize``, ``checkpoint_decoder``).
+
+    Returns:
+        The model on the CPU, in float32, and a report of what was loaded, dropped and left at its initial value.
+
+    Raises:
+        CheckpointError: unreadable or unrecognised file, a tensor missing, unexpected or misshapen, or ``clip_path``
+            given or absent where it should not be.
+    """
+    metadata = read_metadata(path)
+    state = read_tensors(path)
+    family = recognise_clipseg(state, metadata, str(path))
+    model = Clipseg(size or clipseg_size(state, metadata), **options)
+    return model, load_clipseg_into(model, path, state, family, clip_path, clip_activation=clip_activation)
+
+
+def load_clipseg_into(
+    model: ClipsegBase,
+    path: str | Path,
+    state: State,
+    family: ClipsegFamily,
+    clip_path: str | Path | None = None,
+    *,
+    clip_activation: Activation | None = None,
+    without: Collection[str] = (),
+) -> LoadReport:
+    """Load a CLIPSeg file of any kind into a model that holds a CLIPSeg.
+
+    Args:
+        model: receives the weights.
+        path: the file.
+        state: its tensors.
+        family: what :func:`recognise_clipseg` found.
+        clip_path: see :func:`load_clipseg`.
+        clip_activation: see there.
+        without: names of the model's tensors that no CLIPSeg has.
+
+    Raises:
+        CheckpointError: as :func:`load_clipseg` does.
+    """
+    decoder_only = family is _TIMOJL
+    if decoder_only and clip_path is None:
+        raise CheckpointError(f"{path} holds CLIPSeg's decoder only; give OpenAI's CLIP ViT-B/16 as clip_weights too")
+    if not decoder_only:
+        refuse_beside(clip_path, f"{path} ({family.kind})", "CLIP", "clip_weights")
+    absent = tuple(name for name in model.state_dict() if name in without or family.lacks(name))
+    report = load_strictly(
+        model, state, source=str(path), kind=family.kind, names=family.names, drop=family.drop, without=absent
+    )
+    if decoder_only:
+        clip_report = load_clip_into(model.clip, clip_path, activation=clip_activation)
+        report = replace(
+            report,
+            source=f"{path} and {clip_path}",
+            loaded=report.loaded + clip_report.loaded,
+            dropped=report.dropped + clip_report.dropped,
+            initialised=tuple(name for name in absent if not name.startswith("clip.")),
+        )
+    return report
+
+
+def clipseg_size(state: State, metadata: Mapping | None) -> ClipsegSize:
+    """Hyper-parameters of a CLIPSeg or PartCLIPSeg file: as stated in ours, as seen from two tensors in the others."""
+    if metadata is not None:
+        stated = metadata["size"]
+        extract_layers = tuple(stated["extract_layers"])
+        return ClipsegSize(**{**stated, "clip": ClipSize(**stated["clip"]), "extract_layers": extract_layers})
+    plain = any(name.endswith(("transposed_convolution.weight", "trans_conv.weight")) for name in state)
+    widths = [len(tensor) for name, tensor in state.items() if name.endswith("film_mul.bias")]
+    return replace(RELEASED, refined=not plain, reduce_dim=widths[0] if widths else RELEASED.reduce_dim)
+
+
+def save_clipseg(model: Clipseg, path: str | Path, **metadata: object) -> Path:
+    """Write a CLIPSeg as our own file, so that :func:`load_clipseg` needs no more than its path.
+
+    Args:
+        model: the model.
+        path: file to write, ``….safetensors``; replaced as a whole or not at all.
+        **metadata: anything JSON can say that should be kept with the weights.
+    """
+    return save_weights(model, path, {**metadata, "system": "clipseg", "size": asdict(model.size)})
+
+
+def recognise_clipseg(state: State, metadata: Mapping | None, source: str) -> ClipsegFamily:
+    """Which of the four kinds of CLIPSeg files this is.
+
+    Args:
+        state: the file's tensors.
+        metadata: what our own files say of themselves, None for others.
+        source: the file, for messages.
+
+    Raises:
+        CheckpointError: none of them.
+    """
+    if metadata is not None:
+        if metadata.get("system") != "clipseg":
+            raise CheckpointError(f"{source} holds weights of {metadata.get('system')!r}, not of 'clipseg'")
+        return _OWN
+    if any(name.startswith(FINE_TUNED_PREFIX) for name in state):
+        return _FINE_TUNED
+    if any(name.startswith("decoder.") for name in state):
+        return _HUB
+    if any(name.startswith(("film_mul.", "trans_conv.", "blocks.")) for name in state):
+        return _TIMOJL
+    raise CheckpointError(f"{source} is no CLIPSeg checkpoint of a known kind; its first tensors: {list(state)[:5]}")
+
+
+def head_name(module: str, head: str) -> str:
+    """Released name of a part of the decoder outside its layers: numbers for the head's parts, all else as it is."""
+    if module == "head.up":
+        return head
+    return f"{head}.{_HEAD[module]}" if module in _HEAD else module
+
+
+def below(state: State, prefix: str) -> dict[str, Tensor]:
+    """The tensors whose names begin with ``prefix``, without it."""
+    return {name.removeprefix(prefix): tensor for name, tensor in state.items() if name.startswith(prefix)}
+
+
+def is_dead(name: str) -> bool:
+    """Whether a tensor of OV-PARTS' checkpoints, or of those derived from them, has no effect."""
+    return is_position_ids(name) or name.partition(".")[2].startswith(DEAD)
+
+
+_OWN = ClipsegFamily("ovparts weights", dict, drop=lambda name: False, lacks=lambda name: False)
+_FINE_TUNED = ClipsegFamily("OV-PARTS fine-tuned checkpoint", fine_tuned_names, drop=is_dead, lacks=lambda name: False)
+_HUB = ClipsegFamily("hub model", hub_names, drop=is_position_ids, lacks=lambda name: name in _ADAPTERS)
+_TIMOJL = ClipsegFamily(
+    "timojl/clipseg decoder",
+    timojl_names,
+    drop=lambda name: name.startswith("reduce."),
+    lacks=lambda name: not name.startswith("decoder."),
+)

@@ -1,0 +1,332 @@
+"""PartCATSeg: object-aware, part-level cost aggregation.
+
+Dense CLIP features are compared with the texts of generic parts and of objects; the aggregated costs of an
+object-specific part's generic part and object are joined, compared with its own text, and aggregated again. DINOv2
+guides both stages. A compositional loss asks that the parts of an object together get the share the object gets.
+Source: Choi et al., "Fine-Grained Image-Text Correspondence with Cost Aggregation for Open-Vocabulary Part
+Segmentation", CVPR 2025, and the code released with it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from ovparts_lib.models.backbones.guidance import GuidanceSize
+from ovparts_lib.models.cost_aggregation import AggregatorSize, mean_cost
+from ovparts_lib.models.cost_aggregation.inputs import square_inputs
+from ovparts_lib.models.cost_aggregation.targets import covered_labels
+from ovparts_lib.systems.catseg.base import BACKGROUND_WEIGHT, SHARED_GROUPS, CostSegmenter
+from ovparts_lib.systems.catseg.model import LR_MULTIPLIERS, MINIATURE_CATSEG, PADDING, CatsegSize
+from ovparts_lib.systems.partcatseg.aggregator import PartAggregator, PartTexts
+from ovparts_lib.systems.partcatseg.losses import (
+    NO_LABEL,
+    Divergence,
+    PartTargets,
+    compositional_loss,
+    segmentation_losses,
+)
+from ovparts_lib.systems.queries import checked_part_ids, chosen_queries
+from ovparts_lib.systems.scores import BACKGROUND, AttentionMaps, CostMaps, PartScores
+from ovparts_lib.vocabularies.vocabulary import Vocabulary
+
+TRAINABLE_GROUPS = {"aggregator": ("aggregator.",), **SHARED_GROUPS}
+RELEASED_GROUPS = ("guidance", "aggregator")
+DIVERGENCES = ("jensen_shannon", "symmetric_kl")
+
+
+@dataclass(frozen=True)
+class PartCatsegSize(CatsegSize):
+    """Hyper-parameters of PartCATSeg: those of CATSeg; ``aggregator`` is that of both stages."""
+
+    guidance: GuidanceSize = field(default_factory=lambda: GuidanceSize("dinov2_vits14", 448))
+    aggregator: AggregatorSize = field(default_factory=lambda: AggregatorSize(class_attention="query"))
+
+
+RELEASED = PartCatsegSize()
+MINIATURE_PARTCATSEG = PartCatsegSize(
+    clip=MINIATURE_CATSEG.clip,
+    inputs=MINIATURE_CATSEG.inputs,
+    guidance=MINIATURE_CATSEG.guidance,
+    aggregator=replace(MINIATURE_CATSEG.aggregator, class_attention="query"),
+    templates=MINIATURE_CATSEG.templates,
+)
+
+
+class PartCatseg(CostSegmenter):
+    """PartCATSeg for object-specific parts. See the module's docstring.
+
+    The parameters in ``RELEASED_GROUPS`` train from the start; :meth:`set_trainable` changes that. The background's
+    text is drawn once and is not among them, as released.
+
+    Args:
+        size: hyper-parameters, ``RELEASED`` or ``MINIATURE_PARTCATSEG``.
+        training_queries: in training, score only this many object-specific parts a step: those that occur in the batch,
+            and others drawn at random with torch's generator; of generic parts and objects, those that belong to them
+            and objects that occur. None scores all of the vocabulary, as published.
+        background_weight: weight of the background's terms in the losses; the others weigh 1.
+        compositional_weight: factor of the compositional loss; 0 leaves it out.
+        divergence: of the compositional loss: ``jensen_shannon`` as released, ``symmetric_kl`` as the paper writes it.
+        padding: pictures are padded before they are squashed. ``"cut"`` says in the scores how far the maps reach
+            beyond the picture, and in training the padding is background; ``"stretched"``, as released, takes them for
+            maps of the picture alone.
+        chunk_tokens: positions x classes x images computed at once; bounds memory and changes no result. None chooses
+            by device.
+        checkpoint_aggregator: in training, keep no activations of aggregator, decoder and losses but compute them a
+            second time in the backward pass.
+        lr_multipliers: factors of the learning rate by trainable group; 1 for groups that are not named.
+
+    Raises:
+        ValueError: an option out of its range.
+    """
+
+    groups = TRAINABLE_GROUPS
+
+    def __init__(
+        self,
+        size: PartCatsegSize = RELEASED,
+        *,
+        training_queries: int | None = None,
+        background_weight: float = BACKGROUND_WEIGHT,
+        compositional_weight: float = 1.0,
+        divergence: Divergence = "jensen_shannon",
+        padding: Literal["cut", "stretched"] = "cut",
+        chunk_tokens: int | None = None,
+        checkpoint_aggregator: bool = False,
+        lr_multipliers: Mapping[str, float] = LR_MULTIPLIERS,
+    ) -> None:
+        super().__init__(
+            size.clip,
+            size.guidance,
+            size.templates,
+            training_queries=training_queries,
+            background_weight=background_weight,
+            chunk_tokens=chunk_tokens,
+            checkpoint_aggregator=checkpoint_aggregator,
+            lr_multipliers=lr_multipliers,
+        )
+        for option, value, known in (("padding", padding, PADDING), ("divergence", divergence, DIVERGENCES)):
+            if value not in known:
+                raise ValueError(f"{option} must be {' or '.join(map(repr, known))}, not {value!r}")
+        if compositional_weight < 0:
+            raise ValueError(f"compositional_weight must be at least 0, not {compositional_weight}")
+        self.size, self.padding = size, padding
+        self.compositional_weight, self.divergence = compositional_weight, divergence
+        self.aggregator = PartAggregator(size.aggregator, () if self.guidance is None else self.guidance.channels)
+        self.set_trainable(RELEASED_GROUPS)
+
+    def encode_vocabulary(self, vocabulary: Vocabulary) -> PartTexts:
+        """Texts of generic parts, objects that have parts and object-specific parts, each with the background's last.
+
+        A name without ``'s`` is its own object and its own generic part. Names are encoded once for as long as the
+        text tower stays as it is.
+        """
+        generic = (*vocabulary.generic_parts, *vocabulary.objects_with_parts)
+        texts = self.encode_texts((*generic, *vocabulary.parts))
+        ranks = vocabulary.object_to_object_with_parts
+        return PartTexts(
+            generic=torch.cat([texts[: len(generic)], texts[-1:]]),
+            specific=texts[len(generic) :],
+            part_to_generic=vocabulary.part_to_generic,
+            part_to_object=tuple(ranks[owner] for owner in vocabulary.part_to_object),
+            generic_count=len(vocabulary.generic_parts),
+        )
+
+    def loss(self, batch: dict[str, Any]) -> dict[str, Tensor]:
+        """Training losses of a batch; their sum is minimised.
+
+        Args:
+            batch: ``images`` (list of uint8 (3, h, w), resized and cropped already), ``part_maps`` and ``object_maps``
+                (lists of int64 (H, W), ids of ``vocabulary`` or its ignore label), ``vocabulary``; ``image_ids``, if
+                given, are used in messages.
+
+        Returns:
+            Those of :func:`systems.partcatseg.losses.segmentation_losses`, and ``loss_compositional`` unless its weight
+            is 0. Scalars, float32.
+
+        Raises:
+            ValueError: no object maps, part and object map of different sizes, or a label that is neither in the
+                vocabulary nor its ignore label; the message names the image.
+        """
+        vocabulary, aggregator, chunks = batch["vocabulary"], self.aggregator, self.chunks
+        inputs = square_inputs(
+            batch["images"], self.size.inputs, self.size.guidance.image_size, self.device, test=False
+        )
+        targets = self._targets(batch, inputs.covered)
+        texts = self.encode_vocabulary(vocabulary)
+        if self.training_queries is not None and self.training_queries < len(vocabulary.parts):
+            texts = self._chosen_texts(texts, targets)
+        dense, maps = self.encode_images(inputs)
+        guidance = aggregator.guide(maps)
+        first = aggregator.first_stage(dense.features, texts, guidance, chunks)
+        aware = aggregator.object_aware_features(first, texts)
+        second = aggregator.second_stage(aware, texts, guidance, chunks)
+        losses = segmentation_losses(
+            aggregator.decode(first, guidance, chunks),
+            aggregator.decode(second, guidance, chunks),
+            targets,
+            texts.generic_count,
+            self.background_weight,
+            recompute=self.checkpoint_aggregator,
+        )
+        if self.compositional_weight:
+            owners = sorted(set(texts.part_to_object))  # all objects, unless some of the parts were chosen
+            rows = [*(texts.generic_count + owner for owner in owners), len(texts.generic) - 1]
+            part_to_owner = [owners.index(owner) for owner in texts.part_to_object]
+            object_cost = mean_cost(dense.features, texts.generic[rows])
+            specific_cost = aggregator.specific_cost(aware, texts, chunks)
+            distance = compositional_loss(object_cost, specific_cost, part_to_owner, self.divergence)
+            losses["loss_compositional"] = self.compositional_weight * distance
+        return losses
+
+    @torch.inference_mode()
+    def predict(
+        self,
+        images: Sequence[Tensor],
+        vocabulary: Vocabulary,
+        *,
+        part_ids: Sequence[int] | None = None,
+        background: bool = True,
+        keep_attention: bool = False,
+    ) -> list[PartScores]:
+        """Score the parts of a vocabulary on images; nothing but pictures and words is needed.
+
+        Every part of the vocabulary takes part in class attention, whatever is asked for.
+
+        Args:
+            images: uint8 (3, H, W) RGB each; sizes may differ.
+            vocabulary: the words to look for.
+            part_ids: indices of the parts wanted, in the order wanted; None for all. Only these are decoded.
+            background: also give the background's logits.
+            keep_attention: return the cost volume of both stages before and after aggregation, their class attention,
+                and the attention maps of CLIP's image tower (160 MB in the released size). The second stage's are of
+                the wanted parts, the first's of the generic parts and objects these belong to.
+
+        Returns:
+            One :class:`PartScores` per image, at four times the resolution of the cost volume.
+
+        Raises:
+            ValueError: no image, an image of another kind, or part ids that do not exist or repeat.
+        """
+        aggregator, chunks = self.aggregator, self.chunks
+        wanted = checked_part_ids(part_ids, vocabulary)
+        inputs = square_inputs(images, self.size.inputs, self.size.guidance.image_size, self.device, test=True)
+        texts = self.encode_vocabulary(vocabulary)
+        dense, maps = self.encode_images(inputs, keep_attention=keep_attention)
+        guidance = aggregator.guide(maps)
+        kept: dict[int, Tensor] | None = {} if keep_attention else None
+        kept_first: dict[int, Tensor] | None = {} if keep_attention else None
+        first = aggregator.first_stage(dense.features, texts, guidance, chunks, kept_first)
+        aware = aggregator.object_aware_features(first, texts)
+        # The first stage is decoded only where somebody wants to see it: its logits serve training.
+        if kept_first is not None:
+            rows, words = _generic_of(wanted, texts), _first_stage_names(vocabulary)
+            generic_names = tuple(words[row] for row in rows)
+            generic = aggregator.decode(first[:, rows], guidance, chunks)
+            generic_cost = mean_cost(dense.features, texts.generic[rows])
+        del first
+        second = aggregator.second_stage(aware, texts, guidance, chunks, kept)
+        cost = aggregator.specific_cost(aware, texts, chunks) if keep_attention else None
+        del aware
+        channels = [*wanted, len(vocabulary.parts)] if background else list(wanted)
+        if channels != list(range(second.shape[1])):
+            second = second[:, channels]
+        logits = aggregator.decode(second, guidance, chunks)
+        results = []
+        for number, (image, covered) in enumerate(zip(images, inputs.covered, strict=True)):
+            size, own = tuple(image.shape[-2:]), logits[number, : len(wanted)]
+            scores = PartScores(own, wanted, None, size, resized_as="probabilities")
+            scores.background = logits[number, -1] if background else None
+            if self.padding == "cut" and covered != size:
+                scores.covered_size = covered
+            if kept is not None:
+                names, parts = tuple(vocabulary.parts[part] for part in wanted), list(wanted)
+                attended = _attention_of(parts, kept, number)
+                scores.cost = CostMaps(cost[number, parts], own, attended, names, (*vocabulary.parts, BACKGROUND))
+                attended = _attention_of(rows, kept_first, number)
+                scores.generic_cost = CostMaps(generic_cost[number], generic[number], attended, generic_names, words)
+                clip = {block: weights[number] for block, weights in dense.hidden.attention.items()}
+                scores.attention = AttentionMaps(dense.hidden.grid, {}, clip, names)
+            results.append(scores)
+        return results
+
+    def _targets(self, batch: dict[str, Any], covered: Sequence[tuple[float, float]]) -> list[PartTargets]:
+        """Labels of a batch; with ``padding="stretched"`` the maps are taken to span the labels, as released."""
+        vocabulary, images = batch["vocabulary"], batch["images"]
+        if "object_maps" not in batch:
+            raise ValueError("PartCATSeg learns from part maps and object maps; the batch has no object_maps")
+        if self.padding == "stretched":
+            covered = [tuple(image.shape[-2:]) for image in images]
+        facts = {"ignore_label": vocabulary.ignore_label, "image_ids": batch.get("image_ids")}
+        counts = {"part": len(vocabulary.parts), "object": len(vocabulary.objects)}
+        maps = {
+            kind: covered_labels(batch[f"{kind}_maps"], images, covered, kind=kind, count=count, **facts)
+            for kind, count in counts.items()
+        }
+        ranks = [NO_LABEL if rank is None else rank for rank in vocabulary.object_to_object_with_parts]
+        tables = [[*range(counts["part"]), NO_LABEL], [*vocabulary.part_to_generic, NO_LABEL], [*ranks, NO_LABEL]]
+        to_part, to_generic, to_rank = (torch.tensor(table, device=self.device) for table in tables)
+        targets = []
+        for number, (parts, objects) in enumerate(zip(maps["part"], maps["object"], strict=True)):
+            if parts.shape != objects.shape:
+                raise ValueError(
+                    f"image {number} of the batch has a part map and an object map of different sizes: "
+                    f"{tuple(batch['part_maps'][number].shape)} and {tuple(batch['object_maps'][number].shape)}"
+                )
+            parts, objects = parts.to(self.device), objects.to(self.device)
+            targets.append(PartTargets(to_part[parts], to_generic[parts], to_rank[objects]))
+        return targets
+
+    def _chosen_texts(self, texts: PartTexts, targets: list[PartTargets]) -> PartTexts:
+        """Texts of some object-specific parts and of what belongs to them; the targets then count in these."""
+        generic_count, last = texts.generic_count, len(texts.generic) - 1
+        present = torch.cat([labels.parts.unique() for labels in targets])
+        count = len(texts.part_to_generic)
+        chosen = chosen_queries(present[present != NO_LABEL], count, self.training_queries)
+        parts = chosen[:-1]
+        owners = torch.tensor((texts.part_to_generic, texts.part_to_object), device=self.device)[:, parts]
+        shown = torch.cat([labels.objects.unique() for labels in targets])
+        generic, objects = owners[0].unique(), torch.cat([owners[1], shown[shown != NO_LABEL]]).unique()
+        to_part, to_generic, to_object = (
+            _places(kept, total)
+            for kept, total in ((parts, count), (generic, generic_count), (objects, last - generic_count))
+        )
+        for labels in targets:
+            labels.parts, labels.generic = to_part[labels.parts], to_generic[labels.generic]
+            labels.objects = to_object[labels.objects]
+        return PartTexts(
+            generic=texts.generic[[*generic.tolist(), *(generic_count + objects).tolist(), last]],
+            specific=texts.specific[chosen],
+            part_to_generic=tuple(to_generic[owners[0]].tolist()),
+            part_to_object=tuple(to_object[owners[1]].tolist()),
+            generic_count=len(generic),
+        )
+
+
+def _first_stage_names(vocabulary: Vocabulary) -> tuple[str, ...]:
+    """Names of the first stage's texts. A name says which it is, for a word may be both ("shelf")."""
+    parts = (f"{word} (part)" for word in vocabulary.generic_parts)
+    return (*parts, *(f"{word} (object)" for word in vocabulary.objects_with_parts), BACKGROUND)
+
+
+def _generic_of(part_ids: Sequence[int], texts: PartTexts) -> list[int]:
+    """Rows of the first stage that object-specific parts draw on, generic parts first, each once."""
+    parts = dict.fromkeys(texts.part_to_generic[part] for part in part_ids)
+    objects = dict.fromkeys(texts.part_to_object[part] for part in part_ids)
+    return [*parts, *(texts.generic_count + owner for owner in objects)]
+
+
+def _attention_of(rows: list[int], attention: dict[int, Tensor], image: int) -> dict[int, Tensor]:
+    """Class attention of the given rows in one image of a batch, by layer."""
+    return {layer: weights[image][rows] for layer, weights in attention.items()}
+
+
+def _places(kept: Tensor, count: int) -> Tensor:
+    """Table from ``count`` old indices to places in ``kept``; ``NO_LABEL`` for the others and for itself."""
+    places = torch.full((count + 1,), NO_LABEL, device=kept.device)
+    places[kept] = torch.arange(len(kept), device=kept.device)
+    return places

@@ -1,0 +1,234 @@
+"""PartCATSeg weights: released files, CAT-Seg and DINOv2 as what training starts from, and our own."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any, Literal
+
+from torch import Tensor
+
+from ovparts_lib.checkpoints.native import read_metadata, save_weights
+from ovparts_lib.checkpoints.reading import (
+    CheckpointError,
+    LoadReport,
+    State,
+    load_strictly,
+    read_tensors,
+    refuse_beside,
+)
+from ovparts_lib.systems.catseg.names import guidance_name, layer_name, load_guidance_into, transformer_name
+from ovparts_lib.systems.catseg.weights import (
+    BACKGROUND,
+    CLIP,
+    TRANSFORMER,
+    CatsegFile,
+    canonical,
+    is_constant,
+    recognise,
+    stated_size,
+)
+from ovparts_lib.systems.partcatseg.model import RELEASED, PartCatseg, PartCatsegSize
+
+SecondStage = Literal["pretrained", "random"]
+SECOND_STAGES = ("pretrained", "random")
+# Never read by the released code: a third stack of layers, for a pass that is commented out.
+DEAD = f"{TRANSFORMER}layers_object."
+# What PartCATSeg's files have and CATSeg's have not; any of them will do, so that the lack of others can be named.
+OWN = tuple(f"{TRANSFORMER}{module}." for module in ("conv_proj_feat", "conv2", "layers_specific_part"))
+_COPIED = ("aggregator.specific_embedding.", "aggregator.specific_layers.")
+_NEW = "aggregator.object_aware."
+
+
+def released_names(state: State) -> dict[str, Tensor]:
+    """Our PartCATSeg state dict, or any part of it, as views under the names of released checkpoints.
+
+    Gradients of the same names and shapes can be renamed as well.
+
+    Raises:
+        KeyError: a name that is not ours.
+    """
+    return {
+        # a 1x1 convolution there
+        _released_name(name): tensor[..., None, None] if name == f"{_NEW}weight" else tensor
+        for name, tensor in state.items()
+    }
+
+
+def load_partcatseg(
+    path: str | Path,
+    size: PartCatsegSize | None = None,
+    clip_path: str | Path | None = None,
+    *,
+    guidance_path: str | Path | None = None,
+    second_stage: SecondStage = "pretrained",
+    **options: Any,
+) -> tuple[PartCatseg, LoadReport]:
+    """A PartCATSeg with the weights of any of three kinds of files; which kind is recognised from the content.
+
+    - PartCATSeg's released files (one architecture for all datasets). Their background text is used, as in training;
+      the released code draws it anew.
+    - What training starts from: upstream CAT-Seg's first release, ``model_final_base.pth``, or a CATSeg trained on
+      parts. They give CLIP, with the fine-tuned image tower, the first stage, the decoder, and the biases of the
+      guidance projections (their weights too where the file has the same guidance backbone). The guidance backbone
+      itself comes from ``guidance_path``, unless the file has it. The projection between the stages is new, and so is
+      the background text where the file has none.
+    - Our own, see :func:`save_partcatseg`; our own files of CATSeg serve to start from as well.
+
+    Args:
+        path: file or folder.
+        size: hyper-parameters; None for those of the file, or the released ones. What no tensor tells (prompt
+            templates, pooling, how pictures are resized) is said here, as for :func:`load_catseg`.
+        clip_path: must be None: all these files bring their own CLIP.
+        guidance_path: pre-trained weights of the guidance backbone, for DINOv2 ViT-S/14
+            ``dinov2_vits14_pretrain.pth``; for files of CAT-Seg with another backbone.
+        second_stage: what the second stage starts from when training starts from CAT-Seg: ``pretrained``, copies of
+            the first stage's embedding and layers after these were loaded; ``random``, as released, where they are
+            copied before the file is read and so hold the first stage's random initial values.
+        **options: passed on to :class:`PartCatseg`.
+
+    Returns:
+        The model on the CPU, in float32, and a report of what was loaded, dropped and left at its initial value.
+
+    Raises:
+        CheckpointError: unreadable or unrecognised file, CAT-Seg's later version, a tensor missing, unexpected or
+            misshapen, or ``clip_path`` or ``guidance_path`` given or absent where it should not be.
+        ValueError: no such ``second_stage``.
+    """
+    if second_stage not in SECOND_STAGES:
+        raise ValueError(f"second_stage must be 'pretrained' or 'random', not {second_stage!r}")
+    metadata = read_metadata(path)
+    system = None if metadata is None else metadata.get("system")
+    if system not in (None, "partcatseg", "catseg"):
+        raise CheckpointError(f"{path} holds weights of {system!r}, not of 'partcatseg', nor of 'catseg' to start from")
+    refuse_beside(clip_path, path, "CLIP", "clip_weights")
+    state, source = read_tensors(path), str(path)
+    size = size or (RELEASED if metadata is None else _own_size(system, metadata["size"]))
+    if system == "partcatseg":
+        refuse_beside(guidance_path, path, "guidance backbone", "guidance_weights")
+        model = PartCatseg(size, **options)
+        return model, load_strictly(model, state, source=source, kind="ovparts weights")
+    if metadata is None:
+        state = canonical(state)
+        if any(name.startswith(OWN) for name in state):
+            refuse_beside(guidance_path, path, "guidance backbone", "guidance_weights")
+            model = PartCatseg(size, **options)
+            return model, _load(model, state, source, "PartCATSeg")
+        file, names = recognise(state, source, size), released_names
+    else:
+        stated = stated_size(metadata["size"])
+        file, names = CatsegFile("ovparts weights of CATSeg", stated, True), _catseg_names
+    model = PartCatseg(size, **options)
+    report = _initialise(model, state, source, file, names, guidance_path)
+    if second_stage == "pretrained":
+        model.aggregator.copy_first_stage()
+        kept = tuple(name for name in report.initialised if not name.startswith(_COPIED))
+        report = replace(report, initialised=kept)
+    return model, report
+
+
+def save_partcatseg(model: PartCatseg, path: str | Path, **metadata: object) -> Path:
+    """Write a PartCATSeg as our own file, so that :func:`load_partcatseg` needs no more than its path.
+
+    Args:
+        model: the model.
+        path: file to write, ``….safetensors``; replaced as a whole or not at all.
+        **metadata: anything JSON can say that should be kept with the weights.
+    """
+    return save_weights(model, path, {**metadata, "system": "partcatseg", "size": asdict(model.size)})
+
+
+def _own_size(system: str, description: Mapping[str, Any]) -> PartCatsegSize:
+    """Hyper-parameters from the description in one of our own files; CATSeg's with PartCATSeg's class attention."""
+    stated = stated_size(description)
+    attention = stated.aggregator.class_attention if system == "partcatseg" else "query"
+    aggregator = replace(stated.aggregator, class_attention=attention)
+    return PartCatsegSize(stated.clip, stated.inputs, stated.guidance, aggregator, stated.templates)
+
+
+def _initialise(
+    model: PartCatseg,
+    state: State,
+    source: str,
+    file: CatsegFile,
+    names: Callable[[State], State],
+    guidance_path: str | Path | None,
+) -> LoadReport:
+    """Load what a CATSeg file has; the guidance backbone from its own file where CATSeg's is another."""
+    own = list(model.state_dict())
+    without = [name for name in own if name.startswith((*_COPIED, _NEW))]
+    if not file.background:
+        without.append("background_text")
+    wanted, given = model.size.guidance.kind, file.size.guidance.kind
+    if wanted == given:
+        refuse_beside(guidance_path, source, "guidance backbone", "guidance_weights")
+        return _load(model, state, source, file.kind, names, without)
+    if wanted in ("none", "small"):
+        raise CheckpointError(f"{source} ({file.kind}) cannot start a PartCATSeg with {wanted!r} guidance")
+    if guidance_path is None:
+        raise CheckpointError(
+            f"{source} ({file.kind}) brings {given} guidance, but PartCATSeg is to have {wanted}; give its pre-trained "
+            "weights as guidance_weights, for DINOv2 ViT-S/14 dinov2_vits14_pretrain.pth"
+        )
+    backbone = [name for name in own if name.startswith("guidance.")]
+    # They read features of another width; their biases are loaded.
+    projections = [name for name in own if name.startswith("aggregator.appearance.") and name.endswith(".weight")]
+    report = _load(model, state, source, file.kind, names, [*without, *projections, *backbone])
+    pretrained = load_guidance_into(model.guidance, guidance_path)
+    return replace(
+        report,
+        source=f"{source} and {guidance_path}",
+        loaded=report.loaded + pretrained.loaded,
+        dropped=report.dropped + pretrained.dropped,
+        initialised=tuple(name for name in report.initialised if name not in backbone),
+    )
+
+
+def _load(
+    model: PartCatseg,
+    state: State,
+    source: str,
+    kind: str,
+    names: Callable[[State], State] = released_names,
+    without: Collection[str] = (),
+) -> LoadReport:
+    """Load a state dict but for the parameters in ``without``, whose counterparts in the file are dropped."""
+    replaced = set(names({name: tensor for name, tensor in model.state_dict().items() if name in without}))
+    other_backbone = any(name.startswith("guidance.") for name in without)
+    return load_strictly(
+        model,
+        state,
+        source=source,
+        kind=kind,
+        names=names,
+        drop=lambda name: (
+            name in replaced
+            or is_constant(name)
+            or name.startswith(DEAD)
+            or (other_backbone and name.startswith(("backbone.", "guidance.")))
+        ),
+        without=tuple(without),
+    )
+
+
+def _catseg_names(state: State) -> dict[str, Tensor]:
+    """Our PartCATSeg state dict under the names that CATSeg's parameters have in our own files."""
+    return {name.removeprefix("aggregator."): tensor for name, tensor in state.items()}
+
+
+def _released_name(name: str) -> str:
+    if name == "background_text":
+        return BACKGROUND
+    if name.startswith("clip."):
+        return CLIP + name.removeprefix("clip.")
+    if name.startswith("guidance."):
+        return "backbone." + guidance_name(name.removeprefix("guidance."))
+    name = name.removeprefix("aggregator.")
+    for ours, theirs in (("object_aware.", "conv_proj_feat."), ("specific_embedding.", "conv2.")):
+        if name.startswith(ours):
+            return TRANSFORMER + theirs + name.removeprefix(ours)
+    if name.startswith("specific_layers."):
+        number, _, rest = name.removeprefix("specific_layers.").partition(".")
+        return f"{TRANSFORMER}layers_specific_part.{number}.{layer_name(rest)}"
+    return TRANSFORMER + transformer_name(name)

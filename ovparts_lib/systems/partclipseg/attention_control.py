@@ -1,0 +1,174 @@
+"""Attention control of PartCLIPSeg: how much the parts of an object overlap in attention, and how strong each is.
+
+Choi et al., "Understanding Multi-Granularity for Open-Vocabulary Part Segmentation", NeurIPS 2024, section 3.4, and the
+code released with it. What both losses read of the attention of a query is one map: the mean of the rows that belong to
+one part's tokens. So only those rows of the softmax are computed, from the tokens that entered the decoder's layer; the
+(tokens x tokens) maps of all queries and heads, as the released code keeps them, never exist.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from einops import rearrange
+from torch import Tensor, nn
+
+from ovparts_lib.systems.partclipseg.queries import PartQueries
+
+AttentionRule = Literal["corrected", "released"]
+Terms = tuple[Tensor, Tensor, int]
+# exp(-(d / (2 * 0.5))^2) for d = -1, 0, 1: the released kernel squares the 2 as well, so its sigma is 0.71, not 0.5
+_WEIGHTS = torch.tensor([math.exp(-1), 1.0, math.exp(-1)])
+_KERNEL = (_WEIGHTS / _WEIGHTS.sum())[:, None] * (_WEIGHTS / _WEIGHTS.sum())
+_SOFTNESS = 0.05  # of the threshold, where its crossing is to have a gradient
+_TINY = 1e-9
+
+
+def pooled_attention(attention: nn.MultiheadAttention, tokens: Tensor, rows: Tensor) -> Tensor:
+    """How much the given tokens attend to every patch, in sum: the rows of the softmax that a part needs.
+
+    Args:
+        attention: projections of the layer.
+        tokens: (q, t, width), what entered the layer for q queries; token 0 is the class token.
+        rows: int64 (r,), tokens that ask, 1..t-1.
+
+    Returns:
+        float32 (t - 1,): mean over the q queries and the heads of the sum over ``rows``; the class token's column,
+        which takes its share of every row, is left out.
+    """
+    width = tokens.shape[-1]
+    weight, bias = attention.in_proj_weight, attention.in_proj_bias
+    query = F.linear(tokens[:, rows], weight[:width], bias[:width])
+    key = F.linear(tokens, weight[width : 2 * width], bias[width : 2 * width])
+    query, key = (rearrange(part, "q t (h d) -> q h t d", h=attention.num_heads) for part in (query, key))
+    scores = query @ key.transpose(-2, -1) * query.shape[-1] ** -0.5
+    return scores.float().softmax(-1).mean((0, 1)).sum(0)[1:]
+
+
+def smooth(maps: Tensor) -> Tensor:
+    """Maps (m, gh, gw) under a 3 x 3 Gaussian (sigma 0.71) that sums to 1, with reflected edges."""
+    kernel = _KERNEL.to(maps)[None, None]
+    return F.conv2d(F.pad(maps[:, None], (1, 1, 1, 1), mode="reflect"), kernel)[:, 0]
+
+
+def memberships(maps: Tensor, box: Tensor, threshold: float, *, soft: bool = False) -> Tensor:
+    """Which patches of its object a part's attention claims.
+
+    Each map is stretched to 0..1, smoothed, and compared with the threshold.
+
+    Args:
+        maps: (m, gh, gw), pooled attention of m parts.
+        box: bool (gh, gw) or (m, gh, gw), where the object is; nothing outside is claimed.
+        threshold: 0..1.
+        soft: the probability (a sigmoid around the threshold), which has a gradient, instead of yes or no.
+
+    Returns:
+        float (m, gh, gw), 0..1.
+    """
+    low, high = maps.amin((1, 2), keepdim=True), maps.amax((1, 2), keepdim=True)
+    stretched = smooth((maps - low) / (high - low + _TINY))
+    claimed = torch.sigmoid((stretched - threshold) / _SOFTNESS) if soft else (stretched > threshold).to(maps.dtype)
+    return claimed * box
+
+
+def overlap(claims: Tensor) -> Tensor:
+    """Patches that two parts or more claim, as a share of those that at least one claims.
+
+    Args:
+        claims: (m, gh, gw), yes or no as 1 and 0, or independent probabilities, of which it takes expected counts.
+
+    Returns:
+        scalar, 0..1; 0 where nothing is claimed.
+    """
+    none, one, more = torch.ones_like(claims[0]), torch.zeros_like(claims[0]), torch.zeros_like(claims[0])
+    for claim in claims:  # sums only: 1 - none - one would be all rounding error where claims are faint
+        more = more + one * claim
+        one = one * (1 - claim) + none * claim
+        none = none * (1 - claim)
+    return more.sum() / ((one + more).sum() + _TINY)
+
+
+def strength(maps: Tensor) -> Tensor:
+    """Peak of each smoothed map, (m, gh, gw) -> (m,)."""
+    return smooth(maps).amax((1, 2))
+
+
+def attention_terms(
+    attention: nn.MultiheadAttention,
+    tokens: Tensor,
+    queries: PartQueries,
+    part_map: Tensor,
+    object_map: Tensor,
+    *,
+    pixel_parts: Tensor,
+    pixel_objects: Tensor,
+    threshold: float,
+    rule: AttentionRule,
+) -> Terms:
+    """Separation and enhancement of one image, summed over its objects.
+
+    ``"corrected"``: every object with labelled patches, its own parts, each part's rows averaged; a patch is claimed
+    with a probability, so that separation has a gradient. ``"released"``: rows divided by the number of all patches, so
+    that enhancement stays near 1; all parts of the image count for every object; the object with the largest id is left
+    out where no pixel is without object; the threshold is hard, so that separation has no gradient.
+
+    Args:
+        attention: projections of the decoder's layer.
+        tokens: (n, t, width), what entered that layer for all n queries of the image.
+        queries: which of them each part is made of.
+        part_map: int64 (gh, gw), part at each patch, as its place among the parts of ``queries``; -1 for none.
+        object_map: int64 (gh, gw), object at each patch, as its place among the queries; -1 for none.
+        pixel_parts: the parts that occur in the image at the logits' size, ascending, -1 first if some pixel has none.
+        pixel_objects: the objects that occur there, in the same way.
+        threshold: 0..1.
+        rule: see above.
+
+    Returns:
+        Sum of the overlaps, sum of the lacks of strength, number of objects.
+    """
+    released = rule == "released"
+    zero = tokens.new_zeros((), dtype=torch.float32)
+    objects = pixel_objects.tolist()
+    objects = objects[1:] if objects[:1] == [-1] else objects[:-1] if released else objects
+    maps: dict[int, Tensor] = {}
+    for part in pixel_parts[pixel_parts >= 0].tolist():
+        rows = 1 + (part_map.flatten() == part).nonzero()[:, 0]
+        if released or len(rows):
+            pair = torch.stack([queries.part_queries[part], queries.object_queries[part]])
+            pooled = pooled_attention(attention, tokens[pair], rows)
+            maps[part] = (pooled / (part_map.numel() if released else len(rows))).view_as(part_map)
+    separation, enhancement, counted = zero, zero, 0
+    for number in objects:
+        own = [part for part in maps if released or int(queries.object_queries[part]) == number]
+        if not own:
+            continue
+        stacked = torch.stack([maps[part] for part in own])
+        claims = memberships(stacked, object_map == number, threshold, soft=not released)
+        separation = separation + overlap(claims)
+        enhancement = enhancement + 1 - strength(stacked).amin().clamp(max=1.0)
+        counted += 1
+    return separation, enhancement, counted
+
+
+def mean_attention_terms(
+    found: Sequence[Terms], over: Literal["image", "batch"], rule: AttentionRule
+) -> tuple[Tensor, Tensor]:
+    """Separation and enhancement of a batch from those of its images.
+
+    Args:
+        found: what :func:`attention_terms` returned for each image.
+        over: ``"image"``: each image's mean over its objects, then the mean over images; ``"batch"``: the mean over all
+            objects, which the ``"released"`` rule divides by the number of images once more.
+        rule: as there.
+    """
+    *terms, counts = zip(*found, strict=True)
+    if over == "image":
+        return tuple(
+            torch.stack([one / max(k, 1) for one, k in zip(each, counts, strict=True)]).mean() for each in terms
+        )
+    divisor = max(sum(counts), 1) * (len(found) if rule == "released" else 1)
+    return tuple(torch.stack(each).sum() / divisor for each in terms)

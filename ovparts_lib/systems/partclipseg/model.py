@@ -1,0 +1,428 @@
+"""PartCLIPSeg: object-specific parts from generalised parts and objects, with control of the decoder's attention.
+
+CLIPSeg's decoder runs once per generic part ("head") and once per object ("dog"). The logits of an object-specific part
+come from the pair: features of both, joined, conditioned on both texts, and brought to pixels by a second head.
+Sources: Choi et al., "Understanding Multi-Granularity for Open-Vocabulary Part Segmentation", NeurIPS 2024, sections
+3.2 to 3.4, and the code released with it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Sequence
+from typing import Any, Literal, get_args
+
+import torch
+from torch import Tensor
+from torch.utils.checkpoint import checkpoint
+
+from ovparts_lib.data.transforms import resize_labels
+from ovparts_lib.models.clip.preprocess import square_pixels
+from ovparts_lib.models.clip.towers import VIT_B_16
+from ovparts_lib.systems.clipseg.base import (
+    BACKGROUND_WEIGHT,
+    LANGUAGE,
+    ClipsegBase,
+    ClipsegSize,
+)
+from ovparts_lib.systems.clipseg.model import MINIATURE_CLIPSEG
+from ovparts_lib.systems.partclipseg.attention_control import AttentionRule, attention_terms, mean_attention_terms
+from ovparts_lib.systems.partclipseg.decoder import PartclipsegDecoder
+from ovparts_lib.systems.partclipseg.losses import (
+    LossMean,
+    PartclipsegWeights,
+    PartTargets,
+    part_object_loss,
+    region_mean,
+    region_sums,
+)
+from ovparts_lib.systems.partclipseg.queries import PartQueries, part_queries, query_texts
+from ovparts_lib.systems.queries import checked_part_ids, chosen_queries
+from ovparts_lib.systems.scores import AttentionMaps, GenericPartScores, ObjectScores, PartScores
+from ovparts_lib.vocabularies.vocabulary import Vocabulary
+
+LogitsOf = Callable[[slice], Tensor]
+ObjectText = Literal["object", "released"]
+# Beginnings of parameter names.
+TRAINABLE_GROUPS = {
+    "visual_adapter": ("visual_adapter.",),
+    "language": LANGUAGE,
+    "film": ("decoder.film_", "decoder.pair_film_"),
+    "decoder": (
+        "decoder.reduces.",
+        "decoder.layers.",
+        "decoder.head.",
+        "decoder.pair_mix.",
+        "decoder.pair_text.",
+        "decoder.pair_head.",
+    ),
+    "background_query": ("background_query",),
+}
+RELEASED_GROUPS = ("visual_adapter", "language", "film", "decoder")
+
+RELEASED = ClipsegSize(VIT_B_16)
+MINIATURE_PARTCLIPSEG = MINIATURE_CLIPSEG
+
+
+class Partclipseg(ClipsegBase):
+    """PartCLIPSeg. See the module's docstring.
+
+    The parameters in ``RELEASED_GROUPS`` train from the start; :meth:`set_trainable` changes that.
+
+    Args:
+        size: hyper-parameters, ``RELEASED`` or ``MINIATURE_PARTCLIPSEG``.
+        object_text: whose text fills the object's slot of a pair. ``"object"``: the object's. ``"released"``: as in the
+            released code, which reads the object's number in the list that begins with the generic parts, and so
+            mostly finds a part's text; the released weights are trained with it and need it.
+        object_weight: weight of the objects' own logits in the loss.
+        part_weight: weight of the generic parts' own logits.
+        separation_weight: weight of the overlap of parts in attention.
+        enhancement_weight: weight of the lack of strength in attention.
+        attention_threshold: of attention, stretched to 0..1, above which a part claims a patch.
+        attention_rule: ``"corrected"`` or ``"released"``, see :func:`attention_control.attention_terms`.
+        attention_layer: the decoder's layer whose attention is controlled; -1 is the last one, as released.
+        loss_mean: ``"image"``: the loss of each image by itself, then the mean over images, which is what the published
+            training on eight devices with an image each amounts to; ``"batch"``: over all pixels of a batch, as the
+            released code does on one device.
+        query_chunk: (image, query) pairs that are decoded at once; bounds memory and changes no result. None chooses
+            by device.
+        label_resize: how label maps come to the logits' size in training, and from there to the patches: ``"centre"``
+            takes the label at the centre of each pixel; ``"floor"``, as released, the one up to half a pixel above and
+            to the left.
+        training_queries: in training, decode only this many object-specific parts a step, with their generic parts and
+            objects: those that occur in the batch, and others drawn at random with torch's generator. None decodes all
+            of the vocabulary, as published. Fewer make a step cheaper and its positives less rare.
+        background_weight: weight of the background's terms, among parts and among objects; all others weigh 1.
+        checkpoint_decoder: in training, keep no activations of the decoder but compute them a second time in the
+            backward pass, chunk by chunk.
+
+    Raises:
+        ValueError: an option out of its range.
+    """
+
+    groups = TRAINABLE_GROUPS
+    decoder: PartclipsegDecoder
+
+    def __init__(
+        self,
+        size: ClipsegSize = RELEASED,
+        *,
+        object_text: ObjectText = "object",
+        object_weight: float = 1.0,
+        part_weight: float = 1.0,
+        separation_weight: float = 0.1,
+        enhancement_weight: float = 0.01,
+        attention_threshold: float = 0.3,
+        attention_rule: AttentionRule = "corrected",
+        attention_layer: int = -1,
+        loss_mean: LossMean = "image",
+        query_chunk: int | None = None,
+        label_resize: Literal["centre", "floor"] = "centre",
+        training_queries: int | None = None,
+        background_weight: float = BACKGROUND_WEIGHT,
+        checkpoint_decoder: bool = False,
+    ) -> None:
+        named = {"object_text": object_text, "attention_rule": attention_rule, "loss_mean": loss_mean}
+        for (name, value), kind in zip(named.items(), (ObjectText, AttentionRule, LossMean), strict=True):
+            if value not in get_args(kind):
+                raise ValueError(f"{name} must be one of {', '.join(get_args(kind))}, not {value!r}")
+        depth = len(size.extract_layers)
+        if not -depth <= attention_layer < depth:
+            raise ValueError(f"attention_layer must be from {-depth} to {depth - 1}, not {attention_layer}")
+        weights = PartclipsegWeights(
+            object_weight, part_weight, separation_weight, enhancement_weight, attention_threshold
+        )
+        super().__init__(
+            size,
+            PartclipsegDecoder,
+            query_chunk=query_chunk,
+            label_resize=label_resize,
+            training_queries=training_queries,
+            background_weight=background_weight,
+            checkpoint_decoder=checkpoint_decoder,
+        )
+        self.weights = weights
+        self.object_text = object_text
+        self.attention_rule = attention_rule
+        self.attention_layer = attention_layer % depth
+        self.loss_mean = loss_mean
+        self.set_trainable(RELEASED_GROUPS)
+
+    def set_trainable(self, groups: Collection[str]) -> list[str]:
+        """As :meth:`ClipsegBase.set_trainable`, but for the head of the queries' own logits where no term trains it.
+
+        With ``object_weight`` and ``part_weight`` 0 nothing in the loss depends on that head, and several devices
+        cannot train a model with parameters that get no gradient.
+        """
+        super().set_trainable(groups)
+        if not (self.weights.object or self.weights.part):
+            self.decoder.head.requires_grad_(False)
+        return [name for name, parameter in self.named_parameters() if parameter.requires_grad]
+
+    def encode_vocabulary(self, vocabulary: Vocabulary) -> Tensor:
+        """Conditions (n, embed_dim) of generic parts and objects with parts, unnormalised, without the background's.
+
+        With gradient if the model is in training mode, gradients are enabled and the text tower has parameters that
+        train; otherwise from the cache.
+        """
+        return self._encode_prompts(query_texts(vocabulary))
+
+    def loss(self, batch: dict[str, Any]) -> dict[str, Tensor]:
+        """Training loss of a batch, a weighted entry per term; terms of weight 0 are left out.
+
+        Pixels with a part label teach the object-specific and the generic parts; pixels outside objects that have
+        parts teach that no object-specific part is there; all pixels teach the objects. So a pixel of an object without
+        a part label says nothing about parts, and objects without parts, or not in the vocabulary, are background. The
+        embeddings of the words get gradients in training mode only (``model.train()``).
+
+        Args:
+            batch: ``images`` (list of uint8 (3, h, w)), ``part_maps`` and ``object_maps`` (lists of int64 (H, W), ids
+                of ``vocabulary`` or its ignore label), ``vocabulary``; ``image_ids``, if given, are used in messages.
+
+        Returns:
+            ``loss_part_object``, ``loss_object``, ``loss_part``, ``loss_separation``, ``loss_enhancement``: scalars,
+            float32.
+
+        Raises:
+            ValueError: there are no object maps, or a label is neither in the vocabulary nor its ignore label; the
+                message names the image.
+        """
+        vocabulary = batch["vocabulary"]
+        queries, targets = self._targets(batch)
+        pixels = square_pixels(batch["images"], self.size.image_size, self.device)
+        reduced, grid, _ = self._encode_images(pixels)
+        conditions = torch.cat([self.encode_vocabulary(vocabulary), self.background_query])
+        tokens, entered, _ = self._decode_queries(reduced, conditions[queries.rows])
+        regions = targets.regions()
+        sizes = regions.sum((2, 3))
+        pairs, last = len(queries.part_queries) - 1, len(queries.rows) - 1
+        generics = len(queries.generics)
+        has_object = (targets.objects >= 0).flatten(1).any(1)
+
+        def sums(logits_of: LogitsOf, first: int, stop: int, positives: Tensor) -> Tensor:
+            return self._channel_sums(logits_of, first, stop, positives, regions)
+
+        def background_sums(logits_of: LogitsOf, channel: int) -> Tensor:
+            positives = torch.where(targets.objects < 0, channel, -1)
+            return self.background_weight * sums(logits_of, channel, channel + 1, positives)
+
+        logits_of = self._pair_logits(tokens, conditions, queries, grid)
+        found = sums(logits_of, 0, pairs, targets.parts) + background_sums(logits_of, pairs)
+        losses = {"loss_part_object": part_object_loss(found, sizes, has_object, pairs + 1, self.loss_mean)}
+        logits_of = self._own_logits(tokens, grid)
+        if self.weights.object:
+            found = sums(logits_of, generics, last, targets.objects) + background_sums(logits_of, last)
+            mean = region_mean(found[:, 2], sizes[:, 2], len(queries.objects) + 1, self.loss_mean)
+            losses["loss_object"] = self.weights.object * mean
+        if self.weights.part:
+            found = sums(logits_of, 0, generics, targets.generics)
+            mean = region_mean(found[:, 0], sizes[:, 0], generics, self.loss_mean)
+            losses["loss_part"] = self.weights.part * mean
+        if self.weights.attention:
+            separation, enhancement = self._attention_losses(entered, queries, targets, grid)
+            if self.weights.separation:
+                losses["loss_separation"] = self.weights.separation * separation
+            if self.weights.enhancement:
+                losses["loss_enhancement"] = self.weights.enhancement * enhancement
+        return losses
+
+    @torch.inference_mode()
+    def predict(
+        self,
+        images: Sequence[Tensor],
+        vocabulary: Vocabulary,
+        *,
+        part_ids: Sequence[int] | None = None,
+        background: bool = True,
+        keep_attention: bool = False,
+        keep_generic_parts: bool = False,
+    ) -> list[PartScores]:
+        """Score the object-specific parts of a vocabulary on images.
+
+        Args:
+            images: uint8 (3, H, W) RGB each; sizes may differ, each is squashed to the model's square.
+            vocabulary: the words to look for.
+            part_ids: indices of the parts wanted, in the order wanted; None for all. Only their generic parts and
+                objects are decoded.
+            background: also give the background's logits, and with them those of all objects that have parts: what
+                pred-all needs to choose each pixel's object first. The oracle needs neither.
+            keep_attention: return the attention maps of the image tower and of the decoder: for every wanted part the
+                mean of its generic part's and its object's map, and those two as its components. Each takes 11 MiB in
+                the released size, so ask for a few parts.
+            keep_generic_parts: also return the own logits of the wanted parts' generic parts, which no label map uses.
+
+        Returns:
+            One :class:`PartScores` per image, logits at ``image_size`` squared.
+
+        Raises:
+            ValueError: no image, an image of another kind, or part ids that do not exist or repeat.
+        """
+        wanted = checked_part_ids(part_ids, vocabulary)
+        everything = range(len(vocabulary.objects_with_parts)) if background else ()
+        queries = part_queries(vocabulary, wanted, objects=everything, background=background, device=self.device)
+        pixels = square_pixels(images, self.size.image_size, self.device)
+        reduced, grid, clip_attention = self._encode_images(pixels, keep_attention)
+        conditions = torch.cat([self.encode_vocabulary(vocabulary), self.background_query])
+        kept = queries.of_parts(len(wanted)) if keep_attention else None
+        tokens, _, attention = self._decode_queries(reduced, conditions[queries.rows], kept)
+        count, generics = len(wanted), len(queries.generics)
+        logits = self._all_logits(self._pair_logits(tokens, conditions, queries, grid), 0, count + background, images)
+        objects: list[ObjectScores | None] = [None] * len(images)
+        if background:
+            own = self._all_logits(self._own_logits(tokens, grid), generics, len(queries.rows), images)
+            ids = tuple(vocabulary.objects.index(vocabulary.objects_with_parts[rank]) for rank in queries.objects)
+            objects = [ObjectScores(each[:-1], ids, each[-1]) for each in own]
+        generic_parts: list[GenericPartScores | None] = [None] * len(images)
+        if keep_generic_parts:
+            own = self._all_logits(self._own_logits(tokens, grid), 0, generics, images)
+            generic_parts = [GenericPartScores(each, queries.generics) for each in own]
+        maps: list[AttentionMaps | None] = [None] * len(images)
+        if keep_attention:
+            place = torch.searchsorted(kept, queries.part_queries[:count].contiguous())
+            other = torch.searchsorted(kept, queries.object_queries[:count].contiguous())
+            kinds = ("part" if position < generics else "object" for position in kept.tolist())
+            texts = tuple(zip(kinds, queries.texts(vocabulary, kept), strict=True))
+            maps = [
+                AttentionMaps(
+                    grid=grid,
+                    decoder={k: (each[number, place] + each[number, other]) / 2 for k, each in enumerate(attention)},
+                    clip={block: each[number] for block, each in clip_attention.items()},
+                    queries=tuple(vocabulary.prompts[part] for part in wanted),
+                    components={
+                        text: {k: each[number, i] for k, each in enumerate(attention)} for i, text in enumerate(texts)
+                    },
+                )
+                for number in range(len(images))
+            ]
+        return [
+            PartScores(
+                logits=logits[number, :count],
+                part_ids=wanted,
+                background=logits[number, count] if background else None,
+                image_size=tuple(image.shape[-2:]),
+                attention=maps[number],
+                objects=objects[number],
+                generic_parts=generic_parts[number],
+            )
+            for number, image in enumerate(images)
+        ]
+
+    def _decode_queries(
+        self, reduced: list[Tensor], conditions: Tensor, kept: Tensor | None = None
+    ) -> tuple[Tensor, Tensor, list[Tensor]]:
+        """The decoder up to its heads, a chunk of the queries at a time.
+
+        Args:
+            reduced: query-independent activations.
+            conditions: (n, embed_dim).
+            kept: ascending positions of the queries whose attention weights are wanted.
+
+        Returns:
+            Patches of every query (b, n, p, width); what entered the layer whose attention is controlled,
+            (b, n, p + 1, width); and per layer the weights of the ``kept`` queries, (b, k, heads, t, t).
+        """
+        length = self._chunk_length(len(reduced[0]))
+
+        def decode(chunk: Tensor, keep: bool) -> tuple[Tensor, Tensor, list[Tensor]]:
+            tokens, entered, attention = self.decoder.tokens(reduced, chunk, keep)
+            return tokens[:, :, 1:], entered[self.attention_layer], attention
+
+        numbers = torch.arange(len(conditions), device=conditions.device)
+        watched = torch.zeros_like(numbers, dtype=torch.bool)
+        if kept is not None:
+            watched[kept] = True
+        order = torch.cat([numbers[watched], numbers[~watched]])
+        chunks = [(part, True) for part in numbers[watched].split(length) if len(part)]
+        chunks += [(part, False) for part in numbers[~watched].split(length) if len(part)]
+        parts = [self._recomputed(decode, conditions[part], keep) for part, keep in chunks]
+        back = order.argsort()
+        tokens, entered = (torch.cat(each, dim=1)[:, back] for each in list(zip(*parts, strict=True))[:2])
+        attention = [torch.cat(maps, dim=1) for maps in zip(*(maps for *_, maps in parts if maps), strict=True)]
+        return tokens, entered, attention
+
+    def _pair_logits(self, tokens: Tensor, conditions: Tensor, queries: PartQueries, grid: tuple[int, int]) -> LogitsOf:
+        """Logits (b, m, h, w) of any slice of the object-specific parts, the background last."""
+        released = self.object_text == "released"
+        object_rows = queries.released_object_rows if released else queries.object_rows
+        scale, shift = self.decoder.pair_conditions(conditions[object_rows], conditions[queries.part_rows])
+        as_part, as_object = self.decoder.mix(tokens)
+
+        def logits_of(piece: slice) -> Tensor:
+            mixed = as_part[:, queries.part_queries[piece]] + as_object[:, queries.object_queries[piece]]
+            return self.decoder.pair_logits(mixed, scale[piece], shift[piece], grid)
+
+        return logits_of
+
+    def _own_logits(self, tokens: Tensor, grid: tuple[int, int]) -> LogitsOf:
+        """Logits (b, m, h, w) of any slice of the queries themselves: generic parts, objects, background."""
+        return lambda piece: self.decoder.map_logits(self.decoder.head, tokens[:, piece], grid)
+
+    def _all_logits(self, logits_of: LogitsOf, first: int, stop: int, images: Sequence[Tensor]) -> Tensor:
+        """Float32 logits (b, stop - first, h, w)."""
+        pieces = _pieces(first, stop, self._chunk_length(len(images)))
+        return torch.cat([logits_of(piece).float() for piece in pieces], dim=1)
+
+    def _channel_sums(self, logits_of: LogitsOf, first: int, stop: int, positives: Tensor, regions: Tensor) -> Tensor:
+        """Cross-entropy of channels ``first`` to ``stop - 1``, summed within regions, (b, r)."""
+
+        def sums(piece: slice) -> Tensor:
+            return region_sums(logits_of(piece), positives, piece.start, regions)
+
+        pieces = _pieces(first, stop, self._chunk_length(len(positives)))
+        return torch.stack([self._recomputed(sums, piece) for piece in pieces]).sum(0)
+
+    def _attention_losses(
+        self, entered: Tensor, queries: PartQueries, targets: PartTargets, grid: tuple[int, int]
+    ) -> tuple[Tensor, Tensor]:
+        """Separation and enhancement, unweighted scalars."""
+        attention = self.decoder.layers[self.attention_layer].attention
+        maps = torch.stack([targets.parts, targets.objects], dim=1)
+        resized = [
+            resize_labels(one, grid, self.label_resize, released_dtype=torch.float32) for one in maps.flatten(0, 1)
+        ]
+        maps = torch.stack(resized).unflatten(0, maps.shape[:2]).long()
+        with torch.autocast(entered.device.type, enabled=False):
+            found = [
+                attention_terms(
+                    attention,
+                    entered[number].float(),
+                    queries,
+                    *maps[number],
+                    pixel_parts=targets.parts[number].unique(),
+                    pixel_objects=targets.objects[number].unique(),
+                    threshold=self.weights.threshold,
+                    rule=self.attention_rule,
+                )
+                for number in range(len(entered))
+            ]
+        return mean_attention_terms(found, self.loss_mean, self.attention_rule)
+
+    def _recomputed(self, function: Callable[..., Any], *arguments: Any) -> Any:
+        """The function's result; its activations are not kept for the backward pass if that is what was asked for."""
+        if self.checkpoint_decoder and torch.is_grad_enabled():
+            return checkpoint(function, *arguments, use_reentrant=False)
+        return function(*arguments)
+
+    def _targets(self, batch: dict[str, Any]) -> tuple[PartQueries, PartTargets]:
+        """The queries to decode, and the labels in their numbers."""
+        vocabulary, image_ids = batch["vocabulary"], batch.get("image_ids")
+        if "object_maps" not in batch:
+            raise ValueError("PartCLIPSeg learns objects too: the batch needs object_maps beside part_maps")
+        parts = self._resized_labels(batch["part_maps"], "part", vocabulary, image_ids).to(self.device)
+        objects = self._resized_labels(batch["object_maps"], "object", vocabulary, image_ids).to(self.device)
+        ranks = [-1 if rank is None else rank for rank in vocabulary.object_to_object_with_parts]
+        objects = torch.tensor([*ranks, -1], device=self.device)[objects]
+        count = len(vocabulary.parts)
+        chosen = list(range(count))
+        if self.training_queries is not None and self.training_queries < count:
+            chosen = chosen_queries(parts, count, self.training_queries)[:-1].tolist()
+        present = [rank for rank in objects.unique().tolist() if rank >= 0]
+        queries = part_queries(vocabulary, chosen, objects=present, device=self.device)
+        tables = queries.tables(vocabulary, chosen)
+        # The last entry of each table is for -1 or, of parts, for the number of parts: no label.
+        return queries, PartTargets(
+            *(table.to(self.device)[labels] for table, labels in zip(tables, (parts, parts, objects), strict=True))
+        )
+
+
+def _pieces(first: int, stop: int, length: int) -> list[slice]:
+    return [slice(start, min(start + length, stop)) for start in range(first, stop, length)]

@@ -1,0 +1,146 @@
+"""PartCLIPSeg weights: the released files, our own, and every CLIPSeg file that a training can begin from."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from ovparts_lib.checkpoints.native import read_metadata, save_weights
+from ovparts_lib.checkpoints.reading import (
+    CheckpointError,
+    LoadReport,
+    State,
+    load_strictly,
+    read_tensors,
+    refuse_beside,
+)
+from ovparts_lib.models.clip.towers import Activation
+from ovparts_lib.systems.clipseg.base import ClipsegSize
+from ovparts_lib.systems.clipseg.weights import (
+    clipseg_size,
+    head_name,
+    hub_names,
+    is_dead,
+    load_clipseg_into,
+    recognise_clipseg,
+)
+from ovparts_lib.systems.partclipseg.model import Partclipseg
+
+RELEASED_PREFIX = "partclipseg_model."
+SYSTEM = "partclipseg"
+_PAIR = "decoder.pair_"
+_PAIR_NAMES = {
+    "decoder.pair_film_mul": "decoder.cond_film_mul",
+    "decoder.pair_film_add": "decoder.cond_film_add",
+    "decoder.pair_mix": "decoder.part_obj_mlp.0",
+    "decoder.pair_text": "decoder.reduce_cond_embed",
+}
+_RELEASED_PAIR_HEAD = "decoder.part_obj_with_cond_embed"
+# What a CLIPSeg gives to the pair stage, see PartclipsegDecoder.copy_to_pairs.
+_COPIED = ("decoder.pair_film_", "decoder.pair_head.")
+
+
+def released_names(state: State) -> dict[str, Tensor]:
+    """Our PartCLIPSeg state dict, or any part of it, as views under the names of the released checkpoints.
+
+    Gradients of the same names and shapes can be renamed as well.
+
+    Raises:
+        KeyError: a name that is not ours.
+    """
+    renamed = hub_names({name: tensor for name, tensor in state.items() if not name.startswith(_PAIR)})
+    for name, tensor in state.items():
+        if name.startswith("decoder.pair_head."):
+            module, _, leaf = name.removeprefix(_PAIR).rpartition(".")
+            renamed[f"{head_name(module, _RELEASED_PAIR_HEAD)}.{leaf}"] = tensor
+        elif name.startswith(_PAIR):
+            module, _, leaf = name.rpartition(".")
+            renamed[f"{_PAIR_NAMES[module]}.{leaf}"] = tensor
+    return {RELEASED_PREFIX + name: tensor for name, tensor in renamed.items()}
+
+
+def load_partclipseg(
+    path: str | Path,
+    size: ClipsegSize | None = None,
+    clip_path: str | Path | None = None,
+    *,
+    clip_activation: Activation | None = None,
+    **options: Any,
+) -> tuple[Partclipseg, LoadReport]:
+    """A PartCLIPSeg with the weights of a file; which kind is recognised from the content.
+
+    - Released: ``partclipseg_voc_oracle.pth`` and ``partclipseg_ade_oracle.pth``, files of detectron2 whose tensors are
+      called ``partclipseg_model.…``. They fill the object's slot of a pair as ``object_text="released"`` says.
+    - Our own, see :func:`save_partclipseg`; they say how they fill it.
+    - Any CLIPSeg that :func:`systems.clipseg.weights.load_clipseg` reads, to begin a training from: the hub's
+      ``CIDAS/clipseg-rd64-refined`` as published, or one of our own. FiLM and head are copied to the pair stage; the
+      two layers that join features and texts are drawn anew from torch's generator, and so is what the file lacks.
+
+    Args:
+        path: file or folder.
+        size: hyper-parameters; None for those of the file.
+        clip_path: CLIP weights for a file that holds a decoder only, see :func:`systems.clipseg.weights.load_clipseg`.
+        clip_activation: passed on for those.
+        **options: passed on to :class:`Partclipseg`. ``object_text`` need not be given where the weights fix it. To
+            train as the released code does: ``attention_rule="released"``, ``label_resize="floor"``, and
+            ``loss_mean="batch"`` where one device holds the whole batch; from a hub model also
+            ``object_text="released"``.
+
+    Returns:
+        The model on the CPU, in float32, and a report of what was loaded, dropped and left at its initial value. A file
+        that is a trained PartCLIPSeg leaves nothing at its initial value.
+
+    Raises:
+        CheckpointError: unreadable or unrecognised file, a tensor missing, unexpected or misshapen, ``clip_path`` given
+            or absent where it should not be, or ``object_text`` other than the weights were trained with.
+    """
+    metadata, state = read_metadata(path), read_tensors(path)
+    family = None
+    own = metadata is not None and metadata.get("system") == SYSTEM
+    released = any(name.startswith(RELEASED_PREFIX) for name in state)
+    if own or released:
+        options["object_text"] = _object_text(metadata, options.get("object_text"), str(path))
+    elif metadata is not None and metadata.get("system") != "clipseg":
+        hint = "; give it as clip_weights, for a new decoder" if metadata.get("system") == "clip" else ""
+        raise CheckpointError(
+            f"{path} holds weights of {metadata.get('system')!r}, neither of {SYSTEM!r} nor of 'clipseg'{hint}"
+        )
+    else:
+        family = recognise_clipseg(state, metadata, str(path))
+    model = Partclipseg(size or clipseg_size(state, metadata), **options)
+    if family is not None:
+        pair = tuple(name for name in model.state_dict() if name.startswith(_PAIR))
+        report = load_clipseg_into(model, path, state, family, clip_path, clip_activation=clip_activation, without=pair)
+        model.decoder.copy_to_pairs()
+        new = tuple(name for name in report.initialised if not name.startswith(_COPIED))
+        return model, replace(report, initialised=new)
+    refuse_beside(clip_path, path, "CLIP", "clip_weights")
+    kind, names = ("ovparts weights", dict) if own else ("PartCLIPSeg released checkpoint", released_names)
+    drop = is_dead if released else lambda name: False
+    return model, load_strictly(model, state, source=str(path), kind=kind, names=names, drop=drop)
+
+
+def save_partclipseg(model: Partclipseg, path: str | Path, **metadata: object) -> Path:
+    """Write a PartCLIPSeg as our own file, so that :func:`load_partclipseg` needs no more than its path.
+
+    Args:
+        model: the model.
+        path: file to write, ``….safetensors``; replaced as a whole or not at all.
+        **metadata: anything JSON can say that should be kept with the weights.
+    """
+    about = {"system": SYSTEM, "size": asdict(model.size), "object_text": model.object_text}
+    return save_weights(model, path, {**metadata, **about})
+
+
+def _object_text(metadata: dict[str, Any] | None, asked: str | None, source: str) -> str:
+    """How the weights of a trained PartCLIPSeg fill the object's slot of a pair."""
+    stated = metadata["object_text"] if metadata is not None else "released"
+    if asked is not None and asked != stated:
+        raise CheckpointError(
+            f"{source} was trained with object_text {stated!r}, and gives wrong scores with {asked!r}; leave it out, "
+            f"or say {stated!r}"
+        )
+    return stated

@@ -1,0 +1,159 @@
+import json
+import math
+
+import numpy as np
+import pytest
+import torch
+from ovparts_lib.miniature.pictures import CaptionedPictures, render_picture
+
+from ovparts_lib.miniature.caption_batches import CaptionBatches
+from ovparts_lib.miniature.miniclip import (
+    MiniClipSettings,
+    cached_miniclip,
+    contrastive_loss,
+    part_naming_accuracy,
+    train_miniclip,
+)
+from ovparts_lib.models.clip.towers import ClipSize, build_clip
+from ovparts_lib.training.muon import Muon, orthogonalise
+from ovparts_lib.vocabularies.vocabulary import load_vocabulary
+
+VOCABULARY = load_vocabulary("pascal_part_116")
+TINY = ClipSize("tiny", 32, 32, 8, 32, 2, 1, 32, 1, 1)
+BRIEF = MiniClipSettings(iterations=40, batch_size=32, warmup=5)
+
+
+@pytest.fixture(scope="module")
+def pictures():
+    return CaptionedPictures(160, size=32, seed=1, progress=False)
+
+
+def test_a_short_training_beats_guessing(pictures):
+    result = train_miniclip(pictures, TINY, settings=BRIEF, progress=False)
+    assert result.history["step"].iloc[-1] == 40
+    assert BRIEF.guessing_loss == pytest.approx((math.log(32 + 192) + math.log(32)) / 2)
+    assert result.history["loss"].iloc[-1] < BRIEF.guessing_loss - 0.2
+
+
+def test_training_is_deterministic_by_seed(pictures):
+    short = MiniClipSettings(iterations=3, batch_size=16, warmup=1)
+    states = [train_miniclip(pictures, TINY, settings=short, progress=False).clip.state_dict() for _ in range(2)]
+    assert all(torch.equal(states[0][name], states[1][name]) for name in states[0])
+    other = MiniClipSettings(iterations=3, batch_size=16, warmup=1, seed=1)
+    changed = train_miniclip(pictures, TINY, settings=other, progress=False).clip.state_dict()
+    assert not torch.equal(states[0]["visual.proj"], changed["visual.proj"])
+
+
+def test_only_words_of_captions_are_trained(pictures):
+    short = MiniClipSettings(iterations=2, batch_size=16, warmup=1)
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        start = build_clip(TINY).token_embedding.weight
+    trained = train_miniclip(pictures, TINY, settings=short, progress=False).clip.token_embedding.weight
+    moved = (trained != start).any(1)
+    assert 20 < int(moved.sum()) < 400
+
+
+def test_is_cached_by_everything_it_depends_on(pictures, tmp_path):
+    path, short = tmp_path / "miniclip.safetensors", MiniClipSettings(iterations=2, batch_size=8, warmup=1)
+    first = cached_miniclip(path, pictures, TINY, settings=short, progress=False)
+    second = cached_miniclip(path, pictures, TINY, settings=short, progress=False)
+    assert (first.reused, second.reused) == (False, True)
+    assert all(torch.equal(a, b) for a, b in zip(first.clip.parameters(), second.clip.parameters(), strict=True))
+    longer = MiniClipSettings(iterations=3, batch_size=8, warmup=1)
+    assert not cached_miniclip(path, pictures, TINY, settings=longer, progress=False).reused
+    lines = path.with_suffix(".jsonl").read_text().splitlines()
+    assert [json.loads(line)["step"] for line in lines] == [3]
+
+
+def test_loss_of_single_positives_is_clips():
+    logits = torch.randn(5, 5, generator=torch.Generator().manual_seed(0))
+    diagonal = torch.arange(5)
+    expected = sum(torch.nn.functional.cross_entropy(m, diagonal) for m in (logits, logits.T)) / 2
+    torch.testing.assert_close(contrastive_loss(logits, torch.eye(5, dtype=torch.bool)), expected)
+
+
+def test_other_captions_count_for_pictures_only():
+    logits = torch.randn(4, 7, generator=torch.Generator().manual_seed(0))
+    diagonal = torch.arange(4)
+    of_pictures = torch.nn.functional.cross_entropy(logits, diagonal)
+    of_captions = torch.nn.functional.cross_entropy(logits[:, :4].T, diagonal)
+    loss = contrastive_loss(logits, torch.eye(4, 7, dtype=torch.bool))
+    torch.testing.assert_close(loss, (of_pictures + of_captions) / 2)
+
+
+def test_other_captions_are_of_close_ups_and_true_where_they_say_what_a_picture_shows(pictures):
+    texts, draw = CaptionBatches(pictures, build_clip(TINY)), torch.Generator().manual_seed(0)
+    chosen = torch.arange(len(pictures))
+    own, others = texts.draw(chosen, draw), texts.draw_close_ups(300, draw)
+    true = texts.true_of(chosen, torch.cat([own, others]))
+    assert true.shape == (160, 460) and true[range(160), range(160)].all()
+    for column, caption in enumerate(others.tolist(), start=160):
+        kind, name, part = pictures.topics[caption // texts.each]
+        assert kind == "part"
+        bare = pictures.captions[caption // texts.each][caption % texts.each] == part
+        expected = [k == "part" and p == part and (bare or o == name) for k, o, p in pictures.topics]
+        assert true[:, column].tolist() == expected
+
+
+def test_without_close_ups_there_are_no_other_captions():
+    scenes = CaptionedPictures(16, size=32, seed=1, shares={"scene": 1.0}, progress=False)
+    result = train_miniclip(scenes, TINY, settings=MiniClipSettings(iterations=2, batch_size=8), progress=False)
+    assert result.history["step"].iloc[-1] == 2
+
+
+def test_loss_is_least_when_true_captions_share_the_mass():
+    true = torch.tensor([[1, 1, 0], [1, 1, 0], [0, 0, 1]], dtype=torch.bool)
+    loss = contrastive_loss(torch.where(true, 20.0, -20.0), true)
+    assert loss.item() == pytest.approx(2 / 3 * math.log(2), abs=1e-4)
+
+
+def test_accuracy_counts_and_chance_levels():
+    close_ups = CaptionedPictures(60, size=32, seed=2, shares={"part": 1.0}, progress=False)
+    table = part_naming_accuracy(build_clip(TINY), close_ups, VOCABULARY)
+    assert table["pictures"].sum() == 60
+    assert list(table.index) == ["seen", "unseen"]
+    assert table["chance_all"].tolist() == pytest.approx([100 / 116] * 2)
+    assert ((table >= 0) & (table <= 100)).drop(columns="pictures").all(axis=None)
+
+
+def test_pictures_of_another_size_are_refused(pictures):
+    with pytest.raises(ValueError, match="32 pixels wide, the model takes 64"):
+        train_miniclip(pictures, ClipSize("x", 32, 64, 8, 32, 1, 1, 32, 1, 1), progress=False)
+
+
+def test_muon_orthogonalises():
+    for shape in ((24, 8), (8, 24), (16, 16)):
+        matrix = torch.randn(shape, generator=torch.Generator().manual_seed(0))
+        values = torch.linalg.svdvals(orthogonalise(matrix))
+        assert values.max() < 1.3 and values.min() > 0.3
+
+
+def test_muon_finds_a_least_squares_solution():
+    torch.manual_seed(0)
+    goal, weight = torch.randn(6, 4), torch.nn.Parameter(torch.zeros(6, 4))
+    optimiser = Muon([weight], lr=0.05)
+    for _ in range(200):
+        optimiser.zero_grad()
+        (weight - goal).square().sum().backward()
+        optimiser.step()
+    assert (weight - goal).norm() < 0.2 * goal.norm()
+    with pytest.raises(ValueError, match="matrices only"):
+        Muon([torch.nn.Parameter(torch.zeros(3))])
+
+
+def test_captioned_pictures_are_named_and_reproducible():
+    shares = {"scene": 0.2, "object": 0.3, "part": 0.5}
+    made = [render_picture(i, seed=4, size=32, shares=shares) for i in range(40)]
+    assert {picture.kind for picture in made} == {"scene", "object", "part"}
+    spoken = {"tvmonitor": "monitor", "pottedplant": "plant", "diningtable": "table"}
+    for number, picture in enumerate(made):
+        assert picture.picture.shape == (32, 32, 3) and picture.picture.dtype == np.uint8
+        for caption in picture.captions:
+            if picture.kind == "part":
+                assert picture.part in caption
+                assert caption == picture.part or spoken.get(picture.object, picture.object) in caption
+            else:
+                assert spoken.get(picture.object, picture.object) in caption
+        again = render_picture(number, seed=4, size=32, shares=shares)
+        assert (again.picture == picture.picture).all() and again.captions == picture.captions

@@ -1,0 +1,73 @@
+import errno
+import json
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from ovparts_lib.training import history_frame, read_log
+from ovparts_lib.training.log import Journal, remove_log
+
+
+def train_line(step):
+    return {"step": step, "loss": 1 / step, "losses": {"loss_sem_seg": 1 / step}}
+
+
+def test_the_log_is_one_json_object_a_line(tmp_path):
+    journal = Journal(tmp_path / "log.jsonl", 0)
+    journal.write(train_line(1))
+    journal.write({"step": 1, "evaluation": {"mIoU": np.float32(0.5), "unseen": math.nan}})
+    lines = (tmp_path / "log.jsonl").read_text().splitlines()
+    assert [json.loads(line) for line in lines] == [
+        {"step": 1, "loss": 1.0, "losses": {"loss_sem_seg": 1.0}},
+        {"step": 1, "evaluation": {"mIoU": 0.5, "unseen": None}},
+    ]
+    assert read_log(tmp_path / "log.jsonl") == [json.loads(line) for line in lines]
+
+
+def test_a_resumed_run_rewrites_what_came_after_its_checkpoint(tmp_path):
+    path = tmp_path / "log.jsonl"
+    journal = Journal(path, 0)
+    for step in (1, 2, 3, 4):
+        journal.write(train_line(step))
+    with path.open("a") as file:
+        file.write('{"step": 5, "lo')  # the process was killed here
+    resumed = Journal(path, 2)
+    resumed.write(train_line(3))
+    assert [entry["step"] for entry in read_log(path)] == [1, 2, 3]
+    assert resumed.history()["step"].tolist() == [1, 2, 3]
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_the_history_has_one_row_for_each_step():
+    entries = [train_line(2), {"step": 2, "evaluation": {"mIoU": 0.5}}, train_line(4), {"step": 1, "loss": 3.0}]
+    frame = history_frame(entries)
+    assert frame["step"].tolist() == [1, 2, 4]
+    assert frame["loss"].tolist() == [3.0, 0.5, 0.25]
+    assert frame["evaluation/mIoU"].fillna(-1).tolist() == [-1, 0.5, -1]
+    assert history_frame([]).columns.tolist() == ["step"]
+
+
+def test_a_log_damaged_in_the_middle_is_an_error_naming_the_line(tmp_path):
+    (tmp_path / "log.jsonl").write_text('{"step": 1}\n{"st\n{"step": 3}\n')
+    with pytest.raises(ValueError, match=r"log\.jsonl, line 2 is not JSON"):
+        read_log(tmp_path / "log.jsonl")
+
+
+def test_a_full_disk_names_the_log(tmp_path, monkeypatch):
+    journal = Journal(tmp_path / "log.jsonl", 0)
+
+    def full(*arguments, **options):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(Path, "open", full)
+    with pytest.raises(OSError, match=r"the log .*log\.jsonl could not be written: No space left on device"):
+        journal.write(train_line(1))
+
+
+def test_a_run_that_begins_anew_has_no_log(tmp_path):
+    Journal(tmp_path / "log.jsonl", 0).write(train_line(1))
+    remove_log(tmp_path / "log.jsonl")
+    assert read_log(tmp_path / "log.jsonl") == []
+    remove_log(tmp_path / "log.jsonl")
