@@ -18,8 +18,8 @@ from recorded import VOCABULARY, recorded_batch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from ovparts_lib.images import square_pixels
 from ovparts_lib.models.clip import prompted_names
-from ovparts_lib.models.clip.preprocess import square_pixels
 from ovparts_lib.systems.clipseg.model import RELEASED
 from ovparts_lib.systems.registry import SYSTEMS
 from ovparts_lib.training.loop import peak_memory_mib

@@ -182,9 +182,9 @@ def test_build_ade20k_prints_the_report(root, monkeypatch, capsys, ok, code):
 
 
 def test_verify_knows_every_dataset():
-    from ovparts_lib.data import READERS
+    from ovparts_lib.data import DATASETS
 
-    assert tuple(READERS) == cli.DATASETS
+    assert tuple(DATASETS) == cli.DATASETS
 
 
 @pytest.mark.parametrize(("ok", "code", "terminal"), [(True, 0, True), (False, 1, False)])

@@ -19,6 +19,7 @@ from typing import Any
 
 import numpy as np
 
+from ovparts_lib.data.files import read_file
 from ovparts_lib.data.labels import check_same_size, opened, read_image, read_labels
 from ovparts_lib.data.records import DatasetError
 from ovparts_lib.vocabularies.vocabulary import Vocabulary
@@ -106,7 +107,7 @@ class ReleasePhoto:
     @property
     def size(self) -> tuple[int, int]:
         """(height, width) of the annotations. Raises DatasetError if they or the picture cannot be read, or differ."""
-        height, width = read_image(self.picture).shape[-2:]
+        height, width = read_image(self.picture, self._seg[0].shape).shape[-2:]
         check_same_size(self.picture, (height, width), self.seg_path, self._seg[0].shape)
         return height, width
 
@@ -213,16 +214,9 @@ def read_annotation(path: Path) -> list[dict[str, Any]]:
     Raises:
         DatasetError: the file is missing, no JSON, or not as the release defines it.
     """
-    try:
-        content = path.read_bytes()
-    except FileNotFoundError:
-        raise DatasetError(
-            "no such file",
-            file=path,
-            what_to_do="Each picture of ADE20K_2021_17_01 has one (releases before 2021 have _atr.txt files instead).",
-        ) from None
-    except OSError as error:
-        raise DatasetError(f"cannot be read ({error.strerror})", file=path) from error
+    content = read_file(
+        path, "Each picture of ADE20K_2021_17_01 has one (releases before 2021 have _atr.txt files instead)."
+    )
     try:
         text = content.decode("utf-8-sig")
     except UnicodeDecodeError:

@@ -1,4 +1,4 @@
-"""What a training split may have shown of a test split: pictures, and words, also across datasets."""
+"""What a split holds, and what a training split may have shown of a test split: pictures and words."""
 
 from __future__ import annotations
 
@@ -7,10 +7,52 @@ from collections import defaultdict
 from collections.abc import Iterable
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 
+from ovparts_lib.data.readers.ade20k_part_234 import ADE20KPart234
+from ovparts_lib.data.readers.base import Reader
 from ovparts_lib.data.records import Record
 from ovparts_lib.vocabularies.vocabulary import Vocabulary
+
+
+def class_frequencies(reader: Reader, split: str) -> pd.DataFrame:
+    """How often each part of the full vocabulary occurs in the images of a split, before any remap.
+
+    Returns:
+        One row per part in label order: ``part``, ``object``, ``seen``, ``pixels``, ``images``.
+    """
+    vocabulary, counts = reader.vocabulary, reader.scan(split)
+    listed = {record.image_id for record in reader.records(split)}
+    wanted = np.array([image_id in listed for image_id in counts.image_ids], dtype=bool)
+    rows = counts.rows[wanted[counts.rows[:, 0]] & (counts.rows[:, 2] < len(vocabulary.parts))]
+    pixels = np.bincount(rows[:, 2], rows[:, 3], minlength=len(vocabulary.parts)).astype(np.int64)
+    part_in_image = np.unique(rows[:, [0, 2]], axis=0)
+    images = np.bincount(part_in_image[:, 1], minlength=len(vocabulary.parts))
+    return pd.DataFrame(
+        {
+            "part": vocabulary.parts,
+            "object": [vocabulary.objects[owner] for owner in vocabulary.part_to_object],
+            "seen": [vocabulary.is_seen_part(part_id) for part_id in range(len(vocabulary.parts))],
+            "pixels": pixels,
+            "images": images,
+        }
+    )
+
+
+def instance_table(reader: ADE20KPart234) -> pd.DataFrame:
+    """Instances of each object in the training and validation images, and in the test set of zero-shot runs.
+
+    Returns:
+        One row per object in label order: ``object``, ``seen``, ``train``, ``val``, ``test`` (``val_obj_condition``).
+    """
+    vocabulary = reader.vocabulary
+    listed = {name: reader.instances(name) for name in reader.folders} | {"test": reader.records("val_obj_condition")}
+    unseen = set(vocabulary.unseen_object_ids)
+    table = {"object": vocabulary.objects, "seen": [i not in unseen for i in range(len(vocabulary.objects))]}
+    for name, records in listed.items():
+        table[name] = np.bincount([record.object_id for record in records], minlength=len(vocabulary.objects))
+    return pd.DataFrame(table)
 
 
 def shared_pictures(training: Iterable[Record], test: Iterable[Record]) -> list[tuple[Path, Path]]:

@@ -14,14 +14,9 @@ from torch.utils.data import Dataset
 from torchvision import tv_tensors
 
 from ovparts_lib.data.labels import check_same_size, read_image
-from ovparts_lib.data.records import DatasetError, Reader, Record
-from ovparts_lib.data.released import (
-    EmptySamples,
-    ObjectRemap,
-    ReleasedReplacement,
-    check_empty_samples,
-    object_table,
-)
+from ovparts_lib.data.readers.base import Reader
+from ovparts_lib.data.records import DatasetError, Record
+from ovparts_lib.data.released import EmptySamples, ReleasedReplacement, check_empty_samples
 from ovparts_lib.vocabularies.vocabulary import Vocabulary
 
 
@@ -50,7 +45,6 @@ class TrainingDataset(Dataset):
         transform: a torchvision v2 transform of the sample; see :func:`ovparts_lib.data.transforms.training_transform`.
         empty_samples: ``skip``, or ``replace_as_released``: all samples are listed and one without parts after the
             transforms is replaced by a random other (not reproducible with workers or after a resume).
-        object_remap: ``by_name``, or ``ov_parts_bug``: the object table of OV_PARTS' training splits.
 
     Attributes:
         vocabulary: the training vocabulary.
@@ -68,7 +62,6 @@ class TrainingDataset(Dataset):
         transform: Callable[[Any], Any] | None = None,
         *,
         empty_samples: EmptySamples = "skip",
-        object_remap: ObjectRemap = "by_name",
     ) -> None:
         check_empty_samples(empty_samples)
         self.reader, self.split, self.transform = reader, split, transform
@@ -86,7 +79,7 @@ class TrainingDataset(Dataset):
         # 8-bit labels stay 8-bit until the sample is handed out: four to eight times less to resize and copy.
         small = np.uint8 if self.vocabulary.ignore_label <= 255 else np.int32
         self._part_table = reader.vocabulary.part_table(self.vocabulary).astype(small)
-        self._object_table = object_table(reader.vocabulary, self.vocabulary, object_remap).astype(small)
+        self._object_table = reader.vocabulary.object_table(self.vocabulary).astype(small)
 
     def __len__(self) -> int:
         return len(self.records)
@@ -269,8 +262,8 @@ def read_sample(reader: Reader, record: Record) -> tuple[Tensor, np.ndarray, np.
     Raises:
         DatasetError: a file is missing, damaged or out of range, or the sizes differ.
     """
-    image = read_image(record.image_path)
     object_map, part_map = reader.label_maps(record)
+    image = read_image(record.image_path, part_map.shape)
     check_same_size(record.image_path, tuple(image.shape[-2:]), record.part_path, part_map.shape)
     return image, object_map, part_map
 

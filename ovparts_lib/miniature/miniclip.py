@@ -22,10 +22,10 @@ from tqdm.auto import tqdm
 
 from ovparts_lib.checkpoints.clip import save_clip
 from ovparts_lib.checkpoints.native import load_weights
+from ovparts_lib.images import IMAGENET_MEAN, IMAGENET_STD
 from ovparts_lib.miniature.caption_batches import CaptionBatches
 from ovparts_lib.miniature.pictures import CaptionedPictures
 from ovparts_lib.models.clip.dense import value_block
-from ovparts_lib.models.clip.preprocess import IMAGENET_MEAN, IMAGENET_STD
 from ovparts_lib.models.clip.text import encode_text, tokenize
 from ovparts_lib.models.clip.towers import MINIATURE, ClipSize, build_clip, image_hidden_states
 from ovparts_lib.training.muon import Muon

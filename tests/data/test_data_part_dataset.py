@@ -13,13 +13,12 @@ from ovparts_lib.data import (
     collate_training,
     read_labels,
 )
-from ovparts_lib.data.released import ReleasedReplacement, object_table
+from ovparts_lib.data.released import ReleasedReplacement
 from ovparts_lib.data.transforms import ResizeShortestEdge, training_transform
 from tests.data.released_layout import GOLDEN, VOC, picture, save
 
 ARRAYS = np.load(GOLDEN / "mapper_pascal.npz")
 CASES = json.loads((GOLDEN / "mapper_pascal.json").read_text())["cases"]
-BUG = json.loads((GOLDEN / "ov_parts_object_remap_bug.json").read_text())
 LISTING = json.loads((GOLDEN / "listing_pascal.json").read_text())
 SEEN = VOC.seen
 
@@ -62,16 +61,13 @@ def golden_transform(name):
 
 
 @pytest.mark.parametrize("name", [name for name, case in CASES.items() if "result" not in case])
-@pytest.mark.parametrize("object_remap", ["by_name", "ov_parts_bug"])
-def test_samples_equal_the_released_mapper(golden_root, name, object_remap):
-    dataset, index = golden_dataset(golden_root, name, golden_transform(name), object_remap=object_remap)
+def test_samples_equal_the_released_mapper(golden_root, name):
+    dataset, index = golden_dataset(golden_root, name, golden_transform(name))
     sample = dataset[index]
     out = f"out/{name}/"
-    bugged = f"out_ov_parts/{name}/sem_seg"
-    objects = ARRAYS[bugged if object_remap == "ov_parts_bug" and bugged in ARRAYS else out + "sem_seg"]
     np.testing.assert_array_equal(sample["image"].numpy(), ARRAYS[out + "image"])
     np.testing.assert_array_equal(sample["part_map"].numpy(), ARRAYS[out + "obj_part_sem_seg"])
-    np.testing.assert_array_equal(sample["object_map"].numpy(), objects)
+    np.testing.assert_array_equal(sample["object_map"].numpy(), ARRAYS[out + "sem_seg"])
     assert sample["image"].dtype == torch.uint8
     assert sample["part_map"].dtype == sample["object_map"].dtype == torch.int64
     assert type(sample["image"]) is type(sample["part_map"]) is torch.Tensor
@@ -106,18 +102,6 @@ def test_evaluation_sample_equals_the_mappers_originals(golden_root):
     np.testing.assert_array_equal(sample.part_map.numpy(), ARRAYS["out/pascal_eval_dog/ori_obj_part_sem_seg_gt"])
     np.testing.assert_array_equal(sample.object_map.numpy(), ARRAYS["out/pascal_eval_dog/ori_obj_sem_seg_gt"])
     np.testing.assert_array_equal(sample.image.permute(1, 2, 0).numpy(), ARRAYS["in/pascal/image"])
-
-
-def test_object_remap_bug_is_the_released_table():
-    table = object_table(VOC, SEEN, "ov_parts_bug")
-    effect = [table[object_id] for object_id in range(len(VOC.objects))]
-    expected = [BUG["effect_on_object_ids"][name] for name in VOC.objects]
-    assert effect == [255 if new is None else new for new in expected]
-    assert table[255] == 255
-    right = object_table(VOC, SEEN, "by_name")
-    assert [SEEN.objects[right[VOC.object_id(name)]] for name in SEEN.objects] == list(SEEN.objects)
-    with pytest.raises(ValueError, match="'by_name' or 'ov_parts_bug', not 'none'"):
-        object_table(VOC, SEEN, "none")
 
 
 def test_replacement_serves_the_released_sequence():

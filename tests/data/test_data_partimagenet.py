@@ -8,10 +8,9 @@ from PIL import Image
 from skimage.draw import polygon2mask
 
 from ovparts_lib.data import DatasetError, EvaluationDataset, TrainingDataset, training_transform
-from ovparts_lib.data.partimagenet_checks import OTHER_FAMILY
 from ovparts_lib.data.partimagenet_facts import PART_CATEGORIES, SYNSETS, families_of, generic_part, read_synset_file
 from ovparts_lib.data.partimagenet_listing import NO_PICTURE, OTHER_SYNSET
-from ovparts_lib.data.readers.partimagenet import SPLITS, PartImageNetOOD, PartImageNetSeg
+from ovparts_lib.data.readers.partimagenet import OTHER_FAMILY, PartImageNetOOD, PartImageNetSeg
 from ovparts_lib.data.registry import verify_dataset
 from ovparts_lib.vocabularies.vocabulary import load_vocabulary, split_part_name
 from tests.data.released_layout import GOLDEN
@@ -19,6 +18,7 @@ from tests.golden.fill import image as golden_image
 
 MAPPER = json.loads((GOLDEN / "mapper_partimagenet.json").read_text())
 ARRAYS = np.load(GOLDEN / "mapper_partimagenet.npz")
+SPLITS = PartImageNetSeg.settings
 LISTING = json.loads((GOLDEN / "listing_partimagenet.json").read_text())
 PREFIX = "partimagenet_obj_part_sem_seg_"
 READER_OF = {"partimagenet": PartImageNetSeg, "partimagenet_ood": PartImageNetOOD}

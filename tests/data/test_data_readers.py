@@ -1,11 +1,11 @@
 import pytest
 
-from ovparts_lib.data import READERS, DatasetError, open_reader, verify_dataset
+from ovparts_lib.data import DATASETS, DatasetError, open_reader, verify_dataset
 from ovparts_lib.vocabularies.vocabulary import load_vocabulary
 
 
 def test_names_and_titles_are_those_of_the_vocabularies():
-    for name, entry in READERS.items():
+    for name, entry in DATASETS.items():
         assert load_vocabulary(name).title == entry.title
 
 

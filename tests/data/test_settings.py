@@ -3,12 +3,11 @@
 import numpy as np
 import pytest
 import torch
-from ovparts_lib.miniature.layout import LAYOUTS, render_miniature
 
 from ovparts_lib.data import EvaluationDataset, TrainingDataset, collate_training, verify_dataset
-from ovparts_lib.data.few_shot import draw_shots, with_drawn_shots, write_shots
+from ovparts_lib.data.few_shot import with_drawn_shots
 from ovparts_lib.data.registry import open_reader
-from ovparts_lib.data.splits import read_shot_list
+from ovparts_lib.miniature.layout import LAYOUTS, render_miniature
 from ovparts_lib.systems.clipseg.model import MINIATURE_CLIPSEG, Clipseg
 
 ADE, PASCAL = "ade20k_part_234", "pascal_part_116"
@@ -56,13 +55,6 @@ def test_ade_splits_follow_a_drawn_list(worlds):
     assert tested >= all_of_training - set(drawn.image_ids)
     bus = reader.vocabulary.object_id("bus")
     assert {record.object_id for record in few.records("val_few_shot") if record.image_id in all_of_training} == {bus}
-
-
-def test_ade_list_is_written_with_the_released_paths(worlds, tmp_path):
-    drawn = draw_shots(worlds[ADE], 1, shortfall="report")
-    path = write_shots(tmp_path, worlds[ADE], drawn, released_folder="ADE20KPart234")
-    assert f"datasets/ADE20KPart234/images/training/{drawn.image_ids[0]}.jpg" in path.read_text()
-    assert read_shot_list(path, "training", "ADE20K-Part-234") == set(drawn.image_ids)
 
 
 @pytest.mark.parametrize(("source", "target"), [(ADE, PASCAL), (PASCAL, ADE), (ADE, "partimagenet_seg")])

@@ -4,7 +4,6 @@ import numpy as np
 import pytest
 import torch
 
-from ovparts_lib.data import resize_labels
 from ovparts_lib.evaluation import (
     PROTOCOLS,
     Boundaries,
@@ -19,6 +18,7 @@ from ovparts_lib.evaluation import (
 from ovparts_lib.evaluation.boundary import band_width
 from ovparts_lib.evaluation.objects import object_target
 from ovparts_lib.evaluation.protocols import wrapped_to_8_bits
+from ovparts_lib.images import resize_labels
 from ovparts_lib.vocabularies import Vocabulary, load_vocabulary
 from tests.evaluation.recorded import (
     CASES,

@@ -3,7 +3,7 @@ import sys
 import pytest
 import torch
 
-from ovparts_lib.data.registry import READERS
+from ovparts_lib.data.registry import DATASETS
 from ovparts_lib.runs import (
     ClipsegParameters,
     OwnImageParameters,
@@ -233,8 +233,8 @@ def test_a_missing_or_unreadable_file(root):
 
 
 def test_the_splits_that_parameters_know_are_those_of_the_readers():
-    assert set(TRAIN_SPLITS) == set(TEST_SPLITS) == set(READERS)
-    for dataset, entry in READERS.items():
+    assert set(TRAIN_SPLITS) == set(TEST_SPLITS) == set(DATASETS)
+    for dataset, entry in DATASETS.items():
         known = set(sys.modules[entry.reader.__module__].SPLITS)
         assert set(TRAIN_SPLITS[dataset]) | set(TEST_SPLITS[dataset]) <= known
         assert {split for split in known if split.startswith("train")} - {"train_all"} == set(TRAIN_SPLITS[dataset])

@@ -15,15 +15,15 @@ import pandas as pd
 import pytest
 import torch
 import yaml
-from ovparts_lib.miniature.layout import render_miniature
 from PIL import Image
 from safetensors.torch import load_file
 
 from ovparts_lib.checkpoints.clip import save_clip
 from ovparts_lib.checkpoints.reading import CheckpointError
 from ovparts_lib.data import TrainingDataset
-from ovparts_lib.data.registry import READERS, open_reader
+from ovparts_lib.data.registry import DATASETS, open_reader
 from ovparts_lib.evaluation import Evaluation
+from ovparts_lib.miniature.layout import render_miniature
 from ovparts_lib.models.clip.towers import MINIATURE, build_clip
 from ovparts_lib.runs import load_parameters
 from ovparts_lib.runs.execute import execute
@@ -41,7 +41,7 @@ SYSTEM_NOTEBOOKS = [notebook_of(model) for model in MODELS if issubclass(model, 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory):
     folder = tmp_path_factory.mktemp("world")
-    for dataset, entry in READERS.items():
+    for dataset, entry in DATASETS.items():
         render_miniature(folder / entry.folder, dataset, train=24, val=5, seed=3, progress=False)
     torch.manual_seed(0)
     save_clip(build_clip(MINIATURE), MINIATURE, folder / "miniclip.safetensors")
@@ -111,7 +111,7 @@ def test_clipseg_from_parameters_to_results(world, tmp_path):
 
 
 def in_layout(world, dataset):
-    return {"dataset": dataset, "data_root": str(world / READERS[dataset].folder)}
+    return {"dataset": dataset, "data_root": str(world / DATASETS[dataset].folder)}
 
 
 def scored(folder):
@@ -188,7 +188,7 @@ def test_every_system_runs_in_every_setting_on_every_layout(world, tmp_path, not
         changes |= {"train_split": "train_few_shot", "shots": 1, "test_split": split}
     if setting == "cross_dataset":
         other = "ade20k_part_234" if dataset != "ade20k_part_234" else "pascal_part_116"
-        changes |= {"test_dataset": other, "test_root": str(world / READERS[other].folder)}
+        changes |= {"test_dataset": other, "test_root": str(world / DATASETS[other].folder)}
     assert execute(load_parameters(short_run(world, tmp_path, notebook, run="one", **changes))) == 0
     assert scored(tmp_path / "miniature" / "one")
 

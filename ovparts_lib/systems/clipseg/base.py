@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ovparts_lib.data.transforms import check_label_resize, resize_labels
+from ovparts_lib.images import check_label_resize, resize_labels
 from ovparts_lib.models.clip.text import TextCache, encode_text, tokenize
 from ovparts_lib.models.clip.towers import ClipSize, build_clip, image_hidden_states
 from ovparts_lib.systems.clipseg.decoder import ClipsegDecoder, PlainHead, RefinedHead

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from ovparts_lib.models.clip.preprocess import square_pixels
+from ovparts_lib.images import square_pixels
 from ovparts_lib.models.clip.towers import MINIATURE, VIT_B_16
 from ovparts_lib.systems.clipseg.base import (
     BACKGROUND_WEIGHT,

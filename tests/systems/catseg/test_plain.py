@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from ovparts_lib.data.transforms import resize_image, shortest_edge_size
+from ovparts_lib.images import resize_image, shortest_edge_size
 from ovparts_lib.models.backbones.guidance import GuidanceSize
 from ovparts_lib.models.clip.prompts import TEMPLATES
 from ovparts_lib.models.cost_aggregation import AggregatorSize

@@ -7,7 +7,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from ovparts_lib.models.clip.preprocess import square_pixels
+from ovparts_lib.images import square_pixels
 from ovparts_lib.models.clip.towers import image_hidden_states
 from ovparts_lib.systems.clipseg.weights import fine_tuned_names
 from ovparts_lib.vocabularies.vocabulary import load_vocabulary

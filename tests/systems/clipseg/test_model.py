@@ -7,8 +7,7 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import nn
 
-from ovparts_lib.data import resize_image
-from ovparts_lib.models.clip.preprocess import square_pixels
+from ovparts_lib.images import resize_image, square_pixels
 from ovparts_lib.systems.clipseg.decoder import PlainHead, RefinedHead, binary_segmentation_loss
 from ovparts_lib.systems.clipseg.model import BACKGROUND_WEIGHT, RELEASED_GROUPS, TRAINABLE_GROUPS, ClipsegSize
 from ovparts_lib.vocabularies.vocabulary import Vocabulary

@@ -7,8 +7,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from ovparts_lib.images import square_pixels
 from ovparts_lib.inspection.attention_statistics import pooled_map
-from ovparts_lib.models.clip.preprocess import square_pixels
 from ovparts_lib.models.clip.text import tokenize
 from ovparts_lib.models.clip.towers import image_hidden_states
 from ovparts_lib.systems.partclipseg.attention_control import memberships, smooth

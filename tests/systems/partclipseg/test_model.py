@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from ovparts_lib.models.clip.preprocess import square_pixels
+from ovparts_lib.images import square_pixels
 from ovparts_lib.systems.partclipseg import model as partclipseg
 from ovparts_lib.systems.partclipseg.model import RELEASED_GROUPS, TRAINABLE_GROUPS, Partclipseg
 from ovparts_lib.vocabularies.vocabulary import Vocabulary
