@@ -12,11 +12,10 @@ from pathlib import Path
 from typing import Any
 
 import ovparts_lib
+from ovparts_lib.data.registry import DATASETS
 
 # Everything else is imported when it is needed: `ovparts --help` answers at once.
 
-# The names of data.readers.READERS.
-DATASETS = ("pascal_part_116", "ade20k_part_234", "partimagenet_seg", "partimagenet_ood")
 COMPLETE, FAILED, WRONG_USE, LOCKED, INTERRUPTED = 0, 1, 2, 3, 130
 
 DESCRIPTION = "Open-vocabulary part segmentation: run notebooks as reproducible, resumable runs."
@@ -244,7 +243,7 @@ def _parser() -> argparse.ArgumentParser:
 
     verify = command("verify", _verify, "check a data set: files, sizes, labels, pictures in both train and val")
     verify.add_argument("data_root", metavar="FOLDER", help="folder of the data set as released")
-    verify.add_argument("--dataset", choices=DATASETS, default=DATASETS[0], help="which it is (%(default)s)")
+    verify.add_argument("--dataset", choices=DATASETS, default=next(iter(DATASETS)), help="which it is (%(default)s)")
 
     build = command("build-ade20k", _build_ade20k, "write ADE20K-Part-234 from the full release of ADE20K")
     build.add_argument("source", metavar="SOURCE", help="ADE20K_2021_17_01 as its authors distribute it")

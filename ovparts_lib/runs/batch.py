@@ -15,7 +15,7 @@ from threading import Lock
 from ovparts_lib.runs.base_parameters import RunParameters
 from ovparts_lib.runs.parameters import DataParameters
 from ovparts_lib.runs.project import resolve_path
-from ovparts_lib.runs.system_parameters import SystemParameters
+from ovparts_lib.systems.options import SystemOptions
 
 # A run and the file its parameters come from.
 Planned = tuple[RunParameters, Path]
@@ -30,7 +30,7 @@ def plan(runs: Sequence[Planned]) -> list[list[Planned]]:
         runs: parameters, each with its file.
     """
     ordered = sorted(runs, key=lambda run: run[0].notebook)
-    alone = {i: not isinstance(params, DataParameters | SystemParameters) for i, (params, _) in enumerate(ordered)}
+    alone = {i: not isinstance(params, DataParameters | SystemOptions) for i, (params, _) in enumerate(ordered)}
     groups = groupby(enumerate(ordered), key=lambda item: item[0] if alone[item[0]] else -1)
     return [[run for _, run in group] for _, group in groups]
 

@@ -12,7 +12,7 @@ import yaml
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
-from ovparts_lib.runs.parameters import MODELS, RunParameters, notebook_of, parameter_model
+from ovparts_lib.runs.parameters import RunParameters, parameter_models
 from ovparts_lib.runs.project import display_path, project_root
 
 Model = TypeVar("Model", bound=RunParameters)
@@ -40,7 +40,7 @@ def validate_parameters(model: type[Model], values: Mapping[str, Any], source: s
     except ValidationError as error:
         problems = [line for detail in error.errors() for line in _explain(model, detail)]
         # A hand-written message says more than the chain of pydantic's own frames, so that chain is cut here.
-        raise ParameterError(_message(problems, notebook_of(model), source)) from None
+        raise ParameterError(_message(problems, model.model_fields["notebook"].default, source)) from None
 
 
 def load_parameters(path: str | Path, overrides: Iterable[str] = ()) -> RunParameters:
@@ -55,15 +55,15 @@ def load_parameters(path: str | Path, overrides: Iterable[str] = ()) -> RunParam
     file = _find(Path(path).expanduser())
     source = display_path(file)
     values = _read_yaml(file, source) | _read_overrides(overrides)
-    known = [notebook_of(model) for model in MODELS]
+    models = parameter_models()
     notebook = values.get("notebook")
     if notebook is None:
-        raise ParameterError(f"{source}: the key `notebook` is missing; it is one of {', '.join(known)}")
+        raise ParameterError(f"{source}: the key `notebook` is missing; it is one of {', '.join(models)}")
     try:
-        model = parameter_model(notebook)
+        model = models[notebook]
     except (KeyError, TypeError):
         raise ParameterError(
-            f"{source}: notebook = {notebook!r}: there is no such notebook{_nearest(str(notebook), known)}"
+            f"{source}: notebook = {notebook!r}: there is no such notebook{_nearest(str(notebook), list(models))}"
         ) from None
     return validate_parameters(model, values, source)
 

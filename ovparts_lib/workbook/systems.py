@@ -28,17 +28,9 @@ Evaluate = Callable[[nn.Module, int], dict[str, float]]
 
 
 def device_of(params: Any) -> torch.device:
-    """The device a run uses: ``auto`` takes the first CUDA device if there is one.
-
-    Raises:
-        ValueError: a CUDA device is asked for and torch finds none.
-    """
-    wanted = params.device
-    if wanted == "auto":
-        wanted = "cuda" if torch.cuda.is_available() else "cpu"
-    if wanted.startswith("cuda") and not torch.cuda.is_available():
-        raise ValueError(f"device is {params.device!r}, but torch finds no CUDA device; use 'cpu' or 'auto'")
-    return torch.device(wanted)
+    """The device a run uses: ``auto`` takes the first CUDA device if there is one."""
+    found = "cuda" if torch.cuda.is_available() else "cpu"
+    return torch.device(found if params.device == "auto" else params.device)
 
 
 def build_model(params: Any, output: RunOutput | None = None) -> tuple[nn.Module, LoadReport]:
@@ -61,7 +53,7 @@ def build_model(params: Any, output: RunOutput | None = None) -> tuple[nn.Module
         if params.checkpoint and report.initialised:
             raise CheckpointError(f"{untrained(report, system)}. Train from it (initialise_from) rather than score it")
     else:
-        model = system.model(size, **options)
+        model = system.build(size, **options)
         report = load_clip_into(model.clip, clip_path)
     model.set_trainable(params.trainable)
     if output is not None:
@@ -110,7 +102,7 @@ def training_settings(params: Any) -> TrainingSettings:
         weight_decay=params.weight_decay,
         gradient_clip=params.gradient_clip,
         schedule=params.schedule,
-        power=getattr(params, "poly_power", 1.0),
+        **params.schedule_options(),
         precision=params.precision,
         log_every=params.log_every,
         evaluate_every=params.evaluate_every,

@@ -1,1 +1,16 @@
-"""CATSeg."""
+"""CATSeg: Cho et al., CVPR 2024; trained on parts by OV-PARTS, Wei et al., NeurIPS 2023"""
+
+from ovparts_lib.systems.base import System
+from ovparts_lib.systems.catseg.options import CatsegOptions
+
+SYSTEM = System(
+    name="catseg",
+    title="CATSeg",
+    paper="Cho et al., CVPR 2024; trained on parts by OV-PARTS, Wei et al., NeurIPS 2023",
+    licence="CAT-Seg: MIT; OV-PARTS: none stated",
+    notebook="21_catseg",
+    options=CatsegOptions,
+    model="Catseg",
+    marks=(".transformer.conv1.",),
+    maps=("cost", "attention"),
+)

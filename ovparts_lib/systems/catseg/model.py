@@ -110,6 +110,15 @@ def without_guidance(size: CatsegSize) -> CatsegSize:
     return replace(size, guidance=GuidanceSize("none"), aggregator=none)
 
 
+SIZES = {
+    "released": RELEASED,
+    "released_dinov2": RELEASED_DINOV2,
+    "released_unguided": without_guidance(RELEASED),
+    "miniature": MINIATURE_CATSEG,
+    "miniature_unguided": without_guidance(MINIATURE_CATSEG),
+}
+
+
 class Catseg(CostSegmenter):
     """CATSeg for object-specific parts. See the module's docstring.
 

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
-from ovparts_lib.checkpoints.native import read_metadata, save_weights
+from ovparts_lib.checkpoints.native import read_metadata
 from ovparts_lib.checkpoints.reading import (
     CheckpointError,
     LoadReport,
@@ -18,10 +17,7 @@ from ovparts_lib.checkpoints.reading import (
     read_tensors,
     refuse_beside,
 )
-from ovparts_lib.models.backbones.guidance import GuidanceSize
-from ovparts_lib.models.clip.towers import ClipSize
-from ovparts_lib.models.cost_aggregation import AggregatorSize
-from ovparts_lib.models.cost_aggregation.inputs import InputSize
+from ovparts_lib.systems.base import stated_size
 from ovparts_lib.systems.catseg.model import RELEASED, RELEASED_DINOV2, Catseg, CatsegSize
 from ovparts_lib.systems.catseg.names import guidance_name, load_guidance_into, transformer_name, without_prefix
 
@@ -60,7 +56,7 @@ def load_catseg(
       text, which is drawn anew. Its CLIP image tower is fine-tuned and comes along.
     - Either of them where ``size`` asks for another guidance backbone: the backbone then comes from ``guidance_path``,
       and the convolutions that read its features are new (their biases are loaded).
-    - Our own, see :func:`save_catseg`.
+    - Our own.
 
     Args:
         path: file or folder.
@@ -86,7 +82,7 @@ def load_catseg(
     refuse_beside(clip_path, path, "CLIP", "clip_weights")
     state = read_tensors(path)
     if metadata is not None:
-        model = Catseg(size or stated_size(metadata["size"]), **options)
+        model = Catseg(size or stated_size(CatsegSize, metadata["size"]), **options)
         refuse_beside(guidance_path, path, "guidance backbone", "guidance_weights")
         return model, load_strictly(model, state, source=str(path), kind="ovparts weights")
     state = canonical(state)
@@ -114,28 +110,6 @@ def load_catseg(
         loaded=report.loaded + own.loaded,
         dropped=report.dropped + own.dropped,
         initialised=tuple(name for name in report.initialised if name not in backbone),
-    )
-
-
-def save_catseg(model: Catseg, path: str | Path, **metadata: object) -> Path:
-    """Write a CATSeg as our own file, so that :func:`load_catseg` needs no more than its path.
-
-    Args:
-        model: the model.
-        path: file to write, ``….safetensors``; replaced as a whole or not at all.
-        **metadata: anything JSON can say that should be kept with the weights.
-    """
-    return save_weights(model, path, {**metadata, "system": "catseg", "size": asdict(model.size)})
-
-
-def stated_size(stated: Mapping[str, Any]) -> CatsegSize:
-    """Hyper-parameters from the description in one of our own files."""
-    return CatsegSize(
-        clip=ClipSize(**stated["clip"]),
-        inputs=InputSize(**stated["inputs"]),
-        guidance=GuidanceSize(**stated["guidance"]),
-        aggregator=AggregatorSize(**stated["aggregator"]),
-        templates=stated["templates"],
     )
 
 

@@ -43,6 +43,7 @@ RELEASED = ClipsegSize(VIT_B_16)
 MINIATURE_CLIPSEG = ClipsegSize(
     MINIATURE, image_size=96, reduce_dim=64, extract_layers=(3,), decoder_heads=1, decoder_mlp=64
 )
+SIZES = {"released": RELEASED, "miniature": MINIATURE_CLIPSEG}
 
 
 class Clipseg(ClipsegBase):

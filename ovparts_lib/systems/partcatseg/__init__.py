@@ -1,1 +1,17 @@
-"""PartCATSeg."""
+"""PartCATSeg: Choi et al., CVPR 2025"""
+
+from ovparts_lib.systems.base import System
+from ovparts_lib.systems.partcatseg.options import PartcatsegOptions
+
+SYSTEM = System(
+    name="partcatseg",
+    title="PartCATSeg",
+    paper="Choi et al., CVPR 2025",
+    licence="see the repository kaist-cvml/part-catseg",
+    notebook="24_partcatseg",
+    options=PartcatsegOptions,
+    model="PartCatseg",
+    marks=(".transformer.conv1.", ".transformer.conv2."),
+    vocabulary="parts",
+    maps=("cost", "attention"),
+)

@@ -21,7 +21,7 @@ from ovparts_lib.models.cost_aggregation import AggregatorSize, mean_cost
 from ovparts_lib.models.cost_aggregation.inputs import square_inputs
 from ovparts_lib.models.cost_aggregation.targets import covered_labels
 from ovparts_lib.systems.catseg.base import BACKGROUND_WEIGHT, SHARED_GROUPS, CostSegmenter
-from ovparts_lib.systems.catseg.model import LR_MULTIPLIERS, MINIATURE_CATSEG, PADDING, CatsegSize
+from ovparts_lib.systems.catseg.model import LR_MULTIPLIERS, MINIATURE_CATSEG, PADDING, CatsegSize, without_guidance
 from ovparts_lib.systems.partcatseg.aggregator import PartAggregator, PartTexts
 from ovparts_lib.systems.partcatseg.losses import (
     NO_LABEL,
@@ -55,6 +55,12 @@ MINIATURE_PARTCATSEG = PartCatsegSize(
     aggregator=replace(MINIATURE_CATSEG.aggregator, class_attention="query"),
     templates=MINIATURE_CATSEG.templates,
 )
+SIZES = {
+    "released": RELEASED,
+    "released_unguided": without_guidance(RELEASED),
+    "miniature": MINIATURE_PARTCATSEG,
+    "miniature_unguided": without_guidance(MINIATURE_PARTCATSEG),
+}
 
 
 class PartCatseg(CostSegmenter):

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
 from torch import Tensor
 
-from ovparts_lib.checkpoints.native import read_metadata, save_weights
+from ovparts_lib.checkpoints.native import read_metadata
 from ovparts_lib.checkpoints.reading import (
     CheckpointError,
     LoadReport,
@@ -18,6 +18,8 @@ from ovparts_lib.checkpoints.reading import (
     read_tensors,
     refuse_beside,
 )
+from ovparts_lib.systems.base import stated_size
+from ovparts_lib.systems.catseg.model import CatsegSize
 from ovparts_lib.systems.catseg.names import guidance_name, layer_name, load_guidance_into, transformer_name
 from ovparts_lib.systems.catseg.weights import (
     BACKGROUND,
@@ -27,7 +29,6 @@ from ovparts_lib.systems.catseg.weights import (
     canonical,
     is_constant,
     recognise,
-    stated_size,
 )
 from ovparts_lib.systems.partcatseg.model import RELEASED, PartCatseg, PartCatsegSize
 
@@ -74,7 +75,7 @@ def load_partcatseg(
       guidance projections (their weights too where the file has the same guidance backbone). The guidance backbone
       itself comes from ``guidance_path``, unless the file has it. The projection between the stages is new, and so is
       the background text where the file has none.
-    - Our own, see :func:`save_partcatseg`; our own files of CATSeg serve to start from as well.
+    - Our own; our own files of CATSeg serve to start from as well.
 
     Args:
         path: file or folder.
@@ -117,7 +118,7 @@ def load_partcatseg(
             return model, _load(model, state, source, "PartCATSeg")
         file, names = recognise(state, source, size), released_names
     else:
-        stated = stated_size(metadata["size"])
+        stated = stated_size(CatsegSize, metadata["size"])
         file, names = CatsegFile("ovparts weights of CATSeg", stated, True), _catseg_names
     model = PartCatseg(size, **options)
     report = _initialise(model, state, source, file, names, guidance_path)
@@ -128,23 +129,11 @@ def load_partcatseg(
     return model, report
 
 
-def save_partcatseg(model: PartCatseg, path: str | Path, **metadata: object) -> Path:
-    """Write a PartCATSeg as our own file, so that :func:`load_partcatseg` needs no more than its path.
-
-    Args:
-        model: the model.
-        path: file to write, ``….safetensors``; replaced as a whole or not at all.
-        **metadata: anything JSON can say that should be kept with the weights.
-    """
-    return save_weights(model, path, {**metadata, "system": "partcatseg", "size": asdict(model.size)})
-
-
 def _own_size(system: str, description: Mapping[str, Any]) -> PartCatsegSize:
     """Hyper-parameters from the description in one of our own files; CATSeg's with PartCATSeg's class attention."""
-    stated = stated_size(description)
+    stated = stated_size(PartCatsegSize, description)
     attention = stated.aggregator.class_attention if system == "partcatseg" else "query"
-    aggregator = replace(stated.aggregator, class_attention=attention)
-    return PartCatsegSize(stated.clip, stated.inputs, stated.guidance, aggregator, stated.templates)
+    return replace(stated, aggregator=replace(stated.aggregator, class_attention=attention))
 
 
 def _initialise(

@@ -60,6 +60,7 @@ RELEASED_GROUPS = ("visual_adapter", "language", "film", "decoder")
 
 RELEASED = ClipsegSize(VIT_B_16)
 MINIATURE_PARTCLIPSEG = MINIATURE_CLIPSEG
+SIZES = {"released": RELEASED, "miniature": MINIATURE_PARTCLIPSEG}
 
 
 class Partclipseg(ClipsegBase):

@@ -1,4 +1,6 @@
-"""Types of parameter values, each read strictly and explained in words when a value does not fit.
+"""Options: each declared once, with its type, range, explanation, published and miniature value.
+
+Values are read strictly and explained in words when they do not fit.
 
 Parameters arrive from YAML, from ``--set``, from papermill's command line, or from a notebook cell. Two habits of those
 tools are met here: YAML 1.1 reads ``1e-4`` as text (its floats need a dot), and papermill hands that text on.
@@ -8,9 +10,11 @@ from __future__ import annotations
 
 import math
 import re
-from typing import Annotated, Any, Literal
+from collections.abc import Callable, Mapping
+from typing import Annotated, Any, ClassVar, Literal, get_args
 
-from pydantic import BeforeValidator, Field, PlainValidator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainValidator, model_validator
+from pydantic.fields import FieldInfo
 
 _NUMBER = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]*")
@@ -141,6 +145,23 @@ Protocols = Annotated[list[Protocol], Listed, Field(min_length=1)]
 """Names of scoring protocols."""
 
 
+RECIPES = ("published", "miniature")
+_SAME = object()
+
+
+def option(published: Any, miniature: Any = _SAME, *, free: bool = False, **about: Any) -> Any:
+    """A pydantic ``Field`` whose value, where none is given, follows from the recipe.
+
+    Args:
+        published: value of the published recipe; or a function of the values above it, where it depends on them.
+        miniature: likewise of the miniature; the published one if left out.
+        free: it does not change the results of a run, so that a run may be resumed with another value.
+        **about: description and range.
+    """
+    values = {"published": published, "miniature": published if miniature is _SAME else miniature}
+    return Field(json_schema_extra={"recipe": values, "changes_results": not free}, **about)
+
+
 def free(default: Any, **about: Any) -> Any:
     """A pydantic ``Field`` that does not change the results of a run, so that a run may be resumed with another value.
 
@@ -148,3 +169,93 @@ def free(default: Any, **about: Any) -> Any:
     are no part of what makes two runs the same run.
     """
     return Field(default, json_schema_extra={"changes_results": False}, **about)
+
+
+def by_dataset(otherwise: Any, **values: Any) -> Callable[[Mapping[str, Any]], Any]:
+    """A recipe's value that depends on the data set trained on, by its name."""
+    return lambda given: values.get(str(given.get("dataset")), otherwise)
+
+
+class Options(BaseModel):
+    """Options that are checked, completed from their recipe, and frozen.
+
+    Attributes:
+        recipe_values: ``{option: (published, miniature)}``, where a subclass has other values for inherited options.
+    """
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, protected_namespaces=())
+    recipe_values: ClassVar[Mapping[str, tuple[Any, Any]]] = {}
+
+    seed: Whole = Field(0, ge=0, lt=2**32, description="seed of every random choice")
+    device: Device = free("auto", description="auto takes the first CUDA device if there is one, else the CPU")
+
+    def rules(self) -> list[str]:
+        """Rules that concern several fields: one line for each that is broken."""
+        return []
+
+    @classmethod
+    def recipe_value(cls, key: str, recipe: str, given: Mapping[str, Any]) -> Any:
+        """What an option is by its recipe, after the values of the options above it."""
+        tables = (vars(parent).get("recipe_values", {}) for parent in cls.__mro__)
+        changed = next((table[key] for table in tables if key in table), None)
+        value = changed[RECIPES.index(recipe)] if changed else _facts(cls.model_fields[key])["recipe"][recipe]
+        return value(given) if callable(value) else value
+
+    @classmethod
+    def follows_recipe(cls, key: str) -> bool:
+        """Whether an option has a value for each recipe, rather than one default."""
+        return key in cls.model_fields and "recipe" in _facts(cls.model_fields[key])
+
+    @classmethod
+    def completed(cls, values: Mapping[str, Any]) -> dict[str, Any]:
+        """``values`` and, for options not among them, those of the recipe.
+
+        None stands for the recipe's value, too, where None is no value of an option.
+        """
+        values = {key: value for key, value in values.items() if value is not None or not cls._needs_value(key)}
+        recipe = values.get("recipe")
+        recipe = recipe if recipe in RECIPES else RECIPES[0]
+        given: dict[str, Any] = {}
+        for key, field in cls.model_fields.items():
+            if key in values:
+                given[key] = values[key]
+            elif cls.follows_recipe(key):
+                given[key] = cls.recipe_value(key, recipe, given)
+            elif not field.is_required():
+                given[key] = field.get_default(call_default_factory=True)
+        return {**values, **given}
+
+    @classmethod
+    def _needs_value(cls, key: str) -> bool:
+        return cls.follows_recipe(key) and type(None) not in get_args(cls.model_fields[key].annotation)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _complete(cls, values: Any) -> Any:
+        return cls.completed(values) if isinstance(values, Mapping) else values
+
+    @model_validator(mode="after")
+    def _check_rules(self) -> Options:
+        broken = self.rules()
+        if broken:
+            raise ValueError("\n".join(broken))
+        return self
+
+    def explained(self) -> list[dict[str, Any]]:
+        """A row for each option: name, value, what its recipe or default would be, and explanation."""
+        chosen = {key: getattr(self, key) for key in type(self).model_fields}
+        rows = []
+        for key, field in type(self).model_fields.items():
+            above = {name: value for name, value in chosen.items() if name != key}
+            default = type(self).completed(above).get(key, chosen[key])
+            rows.append({"parameter": key, "value": chosen[key], "recipe": default, "explanation": field.description})
+        return rows
+
+    @classmethod
+    def free_keys(cls) -> frozenset[str]:
+        """Keys that do not change results."""
+        return frozenset(k for k, f in cls.model_fields.items() if not _facts(f).get("changes_results", True))
+
+
+def _facts(field: FieldInfo) -> dict[str, Any]:
+    return field.json_schema_extra if isinstance(field.json_schema_extra, dict) else {}
