@@ -23,6 +23,7 @@ EPILOG = """examples:
   ovparts demo                                            everything on the miniature, no data needed
   ovparts run params/miniature/20_clipseg.yaml
   ovparts run params/zero_shot/clipseg_pascal_part_116.yaml --set learning_rate=5e-5 --set run=clipseg_slow
+  ovparts params params/zero_shot/clipseg_pascal_part_116.yaml    every value, explained
   ovparts verify datasets/PascalPart116                   check a data set before a long run
   ovparts build-ade20k ADE20K_2021_17_01 datasets/ADE20KPart234
   ovparts submit params/zero_shot/clipseg_pascal_part_116.yaml --partition gpu --hours 12
@@ -77,6 +78,15 @@ def _run(options: argparse.Namespace) -> int:
 
     params = load_parameters(options.params, options.set)
     return execute(params, again=options.again, command=_repeatable(options.params, options.set))
+
+
+def _params(options: argparse.Namespace) -> int:
+    from ovparts_lib.runs import load_parameters
+
+    for row in load_parameters(options.params, options.set).explained():
+        mark = "" if row["value"] == row["recipe"] else f"  (recipe: {row['recipe']})"
+        print(f"{row['parameter']}: {row['value']}{mark}\n    {row['explanation']}")
+    return COMPLETE
 
 
 def _demo(options: argparse.Namespace) -> int:
@@ -219,14 +229,17 @@ def _parser() -> argparse.ArgumentParser:
         added.set_defaults(action=action)
         return added
 
-    def with_params(added: argparse.ArgumentParser) -> argparse.ArgumentParser:
+    def with_values(added: argparse.ArgumentParser) -> argparse.ArgumentParser:
         added.add_argument(
             "params", metavar="PARAMS", help="YAML file of parameters, e.g. params/miniature/20_clipseg.yaml"
         )
         added.add_argument(
             "--set", metavar="KEY=VALUE", action="append", default=[], help="replace a parameter; repeatable"
         )
-        added.add_argument("--again", action="store_true", help="empty the run folder and start over")
+        return added
+
+    def with_params(added: argparse.ArgumentParser) -> argparse.ArgumentParser:
+        with_values(added).add_argument("--again", action="store_true", help="empty the run folder and start over")
         return added
 
     def with_outputs(added: argparse.ArgumentParser) -> argparse.ArgumentParser:
@@ -235,6 +248,9 @@ def _parser() -> argparse.ArgumentParser:
         return added
 
     with_params(command("run", _run, "execute a notebook as a run", RUN_EPILOG))
+
+    params = command("params", _params, "show every parameter of a run: value, what differs from its recipe, explanation")
+    with_values(params)
 
     demo = command("demo", _demo, "run the whole workbook on the miniature and show the results")
     demo.add_argument("params", metavar="PARAMS", nargs="*", help="parameter files (all of params/miniature)")

@@ -212,7 +212,7 @@ class Options(BaseModel):
 
         None stands for the recipe's value, too, where None is no value of an option.
         """
-        values = {key: value for key, value in values.items() if value is not None or not cls._needs_value(key)}
+        values = {key: value for key, value in values.items() if value is not None or not cls.needs_value(key)}
         recipe = values.get("recipe")
         recipe = recipe if recipe in RECIPES else RECIPES[0]
         given: dict[str, Any] = {}
@@ -226,7 +226,8 @@ class Options(BaseModel):
         return {**values, **given}
 
     @classmethod
-    def _needs_value(cls, key: str) -> bool:
+    def needs_value(cls, key: str) -> bool:
+        """Whether an option follows the recipe and cannot be None, so that None stands for the recipe's value."""
         return cls.follows_recipe(key) and type(None) not in get_args(cls.model_fields[key].annotation)
 
     @model_validator(mode="before")
