@@ -249,7 +249,7 @@ def _parser() -> argparse.ArgumentParser:
 
     with_params(command("run", _run, "execute a notebook as a run", RUN_EPILOG))
 
-    params = command("params", _params, "show every parameter of a run: value, what differs from its recipe, explanation")
+    params = command("params", _params, "show every parameter of a run, explained, and what differs from its recipe")
     with_values(params)
 
     demo = command("demo", _demo, "run the whole workbook on the miniature and show the results")

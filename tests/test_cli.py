@@ -10,12 +10,12 @@ import pytest
 
 import ovparts_lib
 from ovparts_lib import cli
-from ovparts_lib.runs import RunFolder, StartHereParameters
-from ovparts_lib.runs.parameters import MINIATURE_ROOT
+from ovparts_lib.runs import RunFolder
+from ovparts_lib.runs.parameters import MINIATURE_ROOT, StartHereParameters
 from ovparts_lib.runs.project import package_parent
 
 READ = """from ovparts_lib.runs import RunFolder, StartHereParameters, read_parameters
-params = read_parameters(StartHereParameters)
+params = read_parameters("00_start_here")
 folder = RunFolder.open(params)
 if params.data_root == "sleep":
     import os, time

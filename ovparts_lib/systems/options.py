@@ -29,7 +29,7 @@ def _test_split(given: Mapping[str, Any]) -> str:
 
 
 def published_protocols(*protocols: str, partimagenet: bool = False) -> Any:
-    """The recommended protocols, then those of a paper; on PartImageNet only where the paper has it (``partimagenet``)."""
+    """The recommended protocols, then those of a paper; the latter on PartImageNet only if ``partimagenet``."""
     sound = ["recommended", "recommended_strict"]
     every = [*sound, *protocols]
     return every if partimagenet else by_dataset(every, partimagenet_seg=sound, partimagenet_ood=sound)

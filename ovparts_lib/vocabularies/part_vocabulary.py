@@ -83,9 +83,7 @@ class PartVocabulary(Vocabulary):
         return owner, part.removeprefix(f"{owner}'s ")
 
     @classmethod
-    def from_words(
-        cls, words: Mapping[str, Iterable[str]] | Sequence[str], name: str = "own_words"
-    ) -> PartVocabulary:
+    def from_words(cls, words: Mapping[str, Iterable[str]] | Sequence[str], name: str = "own_words") -> PartVocabulary:
         """A vocabulary of one's own words, all of them unseen.
 
         Typographic apostrophes mean the same as ``'``. In a flat list, ``'s`` at the end of a word separates an object

@@ -6,8 +6,11 @@ import pytest
 import torch
 import yaml
 
-from ovparts_lib.runs import CatsegParameters, PartcatsegParameters, load_parameters, validate_parameters
+from ovparts_lib.runs import load_parameters, parameter_model, validate_parameters
 from ovparts_lib.systems.registry import SYSTEMS
+
+CatsegParameters = parameter_model("21_catseg")
+PartcatsegParameters = parameter_model("24_partcatseg")
 
 PARAMS = Path(__file__).parents[2] / "params"
 SHIPPED = sorted(

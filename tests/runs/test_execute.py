@@ -9,13 +9,15 @@ from pathlib import Path
 import nbformat
 import pytest
 
-from ovparts_lib.runs import ClipsegParameters, RunLockedError, StartHereParameters, run_state
+from ovparts_lib.runs import RunLockedError, parameter_model, run_state
 from ovparts_lib.runs.execute import COMPLETE, FAILED, _Execution, execute, format_duration
 from ovparts_lib.runs.kernel import describe_exit
 from ovparts_lib.runs.lock import FolderLock
 from ovparts_lib.runs.notebooks import NotebookError
-from ovparts_lib.runs.parameters import MINIATURE_ROOT, MODELS, notebook_of
+from ovparts_lib.runs.parameters import MINIATURE_ROOT, StartHereParameters, parameter_models
 from ovparts_lib.runs.project import package_parent
+
+ClipsegParameters = parameter_model("20_clipseg")
 
 
 def start(task=MINIATURE_ROOT, **changed):
@@ -53,7 +55,7 @@ def test_a_notebook_that_collects_is_run_again(notebook, root, capfd):
     assert execute(start()) == COMPLETE
     assert "is complete already" not in capfd.readouterr().out
     assert json.loads((start().folder / "results.json").read_text())["headline"] == [{"steps": 2}]
-    assert [notebook_of(model) for model in MODELS if not model.reuse] == [
+    assert [name for name, model in parameter_models().items() if not model.reuse] == [
         "00_start_here",
         "30_results",
         "31_own_image",

@@ -174,8 +174,8 @@ def test_again_empties_the_folder(root, params):
 
 HOLDER = """
 import sys, time
-from ovparts_lib.runs import RunFolder, ClipsegParameters
-folder = RunFolder.open(ClipsegParameters.model_validate_json(sys.argv[1]))
+from ovparts_lib.runs import RunFolder, parameter_model
+folder = RunFolder.open(parameter_model("20_clipseg").model_validate_json(sys.argv[1]))
 if sys.argv[2] == "fork":
     import multiprocessing
     multiprocessing.get_context("fork").Process(target=time.sleep, args=(20,), daemon=True).start()

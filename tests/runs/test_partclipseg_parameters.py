@@ -7,9 +7,11 @@ import pytest
 import torch
 import yaml
 
-from ovparts_lib.runs import ParameterError, PartclipsegParameters, load_parameters, validate_parameters
+from ovparts_lib.runs import ParameterError, load_parameters, parameter_model, validate_parameters
 from ovparts_lib.systems.partclipseg.model import Partclipseg
 from tests.systems.tiny import TINY
+
+PartclipsegParameters = parameter_model("23_partclipseg")
 
 PARAMS = Path(__file__).parents[2] / "params"
 CORRECTED = PARAMS / "zero_shot" / "partclipseg_pascal_part_116.yaml"

@@ -9,8 +9,9 @@ import pytest
 import submitit
 import yaml
 
-from ovparts_lib.runs import ParameterError, RunFolder, StartHereParameters, run_state
+from ovparts_lib.runs import ParameterError, RunFolder, run_state
 from ovparts_lib.runs import submit as submit_module
+from ovparts_lib.runs.parameters import StartHereParameters
 from ovparts_lib.runs.project import package_parent
 from ovparts_lib.runs.submit import Resources, RunFailedError, RunJob, SubmissionError, submit
 

@@ -15,8 +15,9 @@ from PIL import Image
 from ovparts_lib import workbook
 from ovparts_lib.checkpoints.reading import CheckpointError
 from ovparts_lib.data import read_image
-from ovparts_lib.runs import OwnImageParameters, RunFolder, load_parameters
+from ovparts_lib.runs import RunFolder, load_parameters
 from ovparts_lib.runs.execute import execute
+from ovparts_lib.runs.parameters import OwnImageParameters
 from ovparts_lib.systems.registry import SYSTEMS
 from ovparts_lib.workbook import own_image
 

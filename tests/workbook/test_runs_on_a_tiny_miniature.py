@@ -27,15 +27,13 @@ from ovparts_lib.miniature.layout import render_miniature
 from ovparts_lib.models.clip.towers import MINIATURE, build_clip
 from ovparts_lib.runs import load_parameters
 from ovparts_lib.runs.execute import execute
-from ovparts_lib.runs.parameters import MODELS, notebook_of
-from ovparts_lib.runs.system_parameters import SystemParameters
 from ovparts_lib.systems.clipseg.model import MINIATURE_CLIPSEG, Clipseg
-from ovparts_lib.systems.clipseg.weights import save_clipseg
+from ovparts_lib.systems.registry import SYSTEMS
 from ovparts_lib.vocabularies import load_vocabulary
 from ovparts_lib.workbook import build_model
 
 ROOT = Path(__file__).parents[2]
-SYSTEM_NOTEBOOKS = [notebook_of(model) for model in MODELS if issubclass(model, SystemParameters)]
+SYSTEM_NOTEBOOKS = [system.notebook for system in SYSTEMS.values()]
 
 
 @pytest.fixture(scope="module")
@@ -150,7 +148,7 @@ def test_what_a_few_shot_run_draws_is_not_scored_and_is_told(world, tmp_path, ca
 
 def test_a_file_that_only_begins_a_system_is_not_scored_as_it(world, tmp_path):
     path = tmp_path / "clipseg.safetensors"
-    save_clipseg(Clipseg(MINIATURE_CLIPSEG), path)
+    SYSTEMS["clipseg"].save(Clipseg(MINIATURE_CLIPSEG), path)
     changes = {"iterations": 0, "clip_weights": None, "checkpoint": str(path), "evaluate_before_training": False}
     params = load_parameters(short_run(world, tmp_path, "23_partclipseg", **changes))
     with pytest.raises(CheckpointError, match=r"does not hold all of PartCLIPSeg: .* would stay random"):
@@ -209,8 +207,10 @@ def test_the_other_notebooks_run(world, tmp_path, notebook):
         }
         values |= {"train_images": 20, "val_images": 4, "layout_train_images": 20, "layout_val_images": 4}
         values |= {"clip_pictures": 64, "clip_test_pictures": 16, "clip_iterations": 2, "clip_batch_size": 8}
-    elif "data_root" in values:
-        values["data_root"] = str(world / Path(values["data_root"]).name)
+    else:
+        params = load_parameters(ROOT / "params" / "miniature" / f"{notebook}.yaml")
+        if hasattr(params, "data_root"):
+            values["data_root"] = str(world / Path(params.data_root).name)
     if notebook in ("30_results", "32_compare_protocols"):
         for run in ("clipseg", "other"):
             assert execute(load_parameters(short_run(world, tmp_path, run=run, iterations=1))) == 0

@@ -1,4 +1,4 @@
-"""CATSeg: Cho et al., CVPR 2024; trained on parts by OV-PARTS, Wei et al., NeurIPS 2023"""
+"""CATSeg: Cho et al., CVPR 2024; trained on parts by OV-PARTS, Wei et al., NeurIPS 2023."""
 
 from ovparts_lib.systems.base import System
 from ovparts_lib.systems.catseg.options import CatsegOptions

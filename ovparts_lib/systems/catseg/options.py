@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from ovparts_lib.options import Flag, Listed, Number, Text, Whole, by_dataset, option
 from ovparts_lib.systems.options import SystemOptions
 
 Group = Literal["guidance", "aggregator", "clip_attention", "clip_visual", "background_text"]
+DINOV2 = "checkpoints/dinov2_vits14_pretrain.pth"
 _SOUND = ["recommended", "recommended_strict"]
 _PART_CATSEG = ["partcatseg_oracle", "partcatseg_pred_all"]
 
@@ -25,7 +26,7 @@ class CostOptions(SystemOptions):
 
     schedule = "cosine"
     network_input = (640, 768)
-    recipe_values = {
+    recipe_values: ClassVar = {
         "initialise_from": ("checkpoints/model_final_base.pth", None),
         "shortest_edge": (384, 96),
         "longest_edge": (768, 192),
@@ -104,9 +105,11 @@ class CatsegOptions(CostOptions):
     """CATSeg, with the recipe of OV-PARTS (B+D), and that of part-catseg on PartImageNet and with DINOv2."""
 
     system = "catseg"
-    recipe_values = {
+    recipe_values: ClassVar = {
         "guidance_weights": (
-            lambda given: "checkpoints/dinov2_vits14_pretrain.pth" if given["model_size"] == "released_dinov2" else None,
+            lambda given: (
+                "checkpoints/dinov2_vits14_pretrain.pth" if given["model_size"] == "released_dinov2" else None
+            ),
             None,
         ),
         "iterations": (_of_part_catseg(20_000, 80_000), 1000),

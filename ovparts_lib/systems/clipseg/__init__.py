@@ -1,4 +1,4 @@
-"""CLIPSeg: Lüddecke and Ecker, CVPR 2022; fine-tuned on parts by OV-PARTS, Wei et al., NeurIPS 2023"""
+"""CLIPSeg: Lüddecke and Ecker, CVPR 2022; fine-tuned on parts by OV-PARTS, Wei et al., NeurIPS 2023."""
 
 from ovparts_lib.systems.base import System
 from ovparts_lib.systems.clipseg.options import ClipsegOptions

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from ovparts_lib.options import Listed, Number, option
 from ovparts_lib.systems.options import SystemOptions, published_protocols
@@ -14,7 +14,7 @@ class ClipsegFamilyOptions(SystemOptions):
     """What CLIPSeg and PartCLIPSeg have in common."""
 
     network_input = (800, 1333)
-    recipe_values = {
+    recipe_values: ClassVar = {
         "initialise_from": ("checkpoints/clipseg-rd64-refined", None),
         "shortest_edge": (800, 96),
     }
@@ -52,7 +52,7 @@ class ClipsegOptions(ClipsegFamilyOptions):
     """CLIPSeg, with the recipe of OV-PARTS (VA+L+F+D)."""
 
     system = "clipseg"
-    recipe_values = {
+    recipe_values: ClassVar = {
         "protocols": (published_protocols("ov_parts"),) * 2,
         "evaluate_every": (5000, 0),
     }

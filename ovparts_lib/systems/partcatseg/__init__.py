@@ -1,4 +1,4 @@
-"""PartCATSeg: Choi et al., CVPR 2025"""
+"""PartCATSeg: Choi et al., CVPR 2025."""
 
 from ovparts_lib.systems.base import System
 from ovparts_lib.systems.partcatseg.options import PartcatsegOptions

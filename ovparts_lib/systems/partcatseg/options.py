@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from ovparts_lib.options import Number, option
-from ovparts_lib.systems.catseg.options import CostOptions
+from ovparts_lib.systems.catseg.options import DINOV2, CostOptions
 from ovparts_lib.systems.options import published_protocols
 
 
@@ -13,9 +13,9 @@ class PartcatsegOptions(CostOptions):
     """PartCATSeg, with the recipe of part-catseg."""
 
     system = "partcatseg"
-    recipe_values = {
+    recipe_values: ClassVar = {
         "initialise_from": ("checkpoints/model_final_base.pth", "outputs/miniature/catseg/weights.safetensors"),
-        "guidance_weights": ("checkpoints/dinov2_vits14_pretrain.pth", None),
+        "guidance_weights": (DINOV2, None),
         "iterations": (20_000, 500),
         "batch_size": (4, 2),
         "accumulate": (4, 1),  # one picture at a time, for published losses are means over a picture each
@@ -27,9 +27,7 @@ class PartcatsegOptions(CostOptions):
         "miniature",
         description="the published layer sizes, or small ones; unguided: without image guidance",
     )
-    compositional_weight: Number = option(
-        1.0, ge=0, description="weight of the compositional loss; 0 switches it off"
-    )
+    compositional_weight: Number = option(1.0, ge=0, description="weight of the compositional loss; 0 switches it off")
     divergence: Literal["jensen_shannon", "symmetric_kl"] = option(
         "jensen_shannon", description="how the compositional loss compares distributions"
     )

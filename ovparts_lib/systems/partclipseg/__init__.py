@@ -1,4 +1,4 @@
-"""PartCLIPSeg: Choi et al., NeurIPS 2024"""
+"""PartCLIPSeg: Choi et al., NeurIPS 2024."""
 
 from ovparts_lib.systems.base import System
 from ovparts_lib.systems.partclipseg.options import PartclipsegOptions

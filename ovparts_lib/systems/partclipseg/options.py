@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from ovparts_lib.options import Flag, Number, Text, Whole, option
 from ovparts_lib.systems.clipseg.options import ClipsegFamilyOptions
@@ -17,7 +17,7 @@ class PartclipsegOptions(ClipsegFamilyOptions):
     """PartCLIPSeg, with the recipe of part-clipseg."""
 
     system = "partclipseg"
-    recipe_values = {
+    recipe_values: ClassVar = {
         "protocols": (published_protocols(*_PROTOCOLS, partimagenet=True), published_protocols(*_PROTOCOLS)),
     }
 
@@ -30,9 +30,7 @@ class PartclipsegOptions(ClipsegFamilyOptions):
     part_weight: Number = option(1.0, ge=0, description="weight of the generalised parts' own logits in the loss")
     separation_weight: Number = option(0.1, ge=0, description="weight of the separation loss")
     enhancement_weight: Number = option(0.01, ge=0, description="weight of the attention-enhancement loss")
-    attention_threshold: Number = option(
-        0.3, ge=0, le=1, description="attention above which a part claims a patch"
-    )
+    attention_threshold: Number = option(0.3, ge=0, le=1, description="attention above which a part claims a patch")
     attention_layer: Whole = option(
         -1, description="the decoder's layer whose attention is controlled and measured; -1: the last, as published"
     )

@@ -3,9 +3,9 @@
 import pytest
 import torch
 
-from ovparts_lib.runs.system_parameters import DECODER_LAYERS
 from ovparts_lib.systems.partclipseg.attention_control import overlap
 from ovparts_lib.systems.partclipseg.model import RELEASED, RELEASED_GROUPS
+from ovparts_lib.systems.partclipseg.options import DECODER_LAYERS
 from ovparts_lib.systems.registry import SYSTEMS
 from tests.systems.partclipseg.test_model import VOCABULARY, batch_of, gradients, plain_logits, tiny_partclipseg
 from tests.systems.tiny import random_image
