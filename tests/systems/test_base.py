@@ -1,7 +1,8 @@
 """Decoding some of the queries in training: which ones, and that the loss is that of a smaller vocabulary."""
 
 import torch
-from ovparts_lib.systems.queries import chosen_queries
+
+from ovparts_lib.systems.base import chosen_queries
 
 
 def test_present_parts_are_always_chosen_and_the_background_comes_last():
