@@ -1,4 +1,4 @@
-"""Count lines of code, leaving out blank lines, comments and docstrings: ``python benchmarks/code_lines.py [FOLDER]``."""
+"""Lines of code without blank lines, comments and docstrings: ``python benchmarks/code_lines.py [FOLDER]``."""
 
 from __future__ import annotations
 

@@ -17,7 +17,7 @@ from ovparts_lib.data.labels import check_same_size, read_image
 from ovparts_lib.data.readers.base import Reader
 from ovparts_lib.data.records import DatasetError, Record
 from ovparts_lib.data.released import EmptySamples, ReleasedReplacement, check_empty_samples
-from ovparts_lib.vocabularies.vocabulary import Vocabulary
+from ovparts_lib.vocabularies import PartVocabulary
 
 
 class Batch(TypedDict):
@@ -27,7 +27,7 @@ class Batch(TypedDict):
     part_maps: list[Tensor]  # int64 (H, W), ids of vocabulary
     object_maps: list[Tensor]  # int64 (H, W), ids of vocabulary
     image_ids: list[str]
-    vocabulary: Vocabulary
+    vocabulary: PartVocabulary
 
 
 class TrainingDataset(Dataset):

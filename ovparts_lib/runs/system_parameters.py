@@ -8,7 +8,7 @@ from typing import Literal
 from pydantic import Field, create_model
 
 from ovparts_lib.runs.base_parameters import RunParameters
-from ovparts_lib.systems.base import System
+from ovparts_lib.systems.system import System
 
 
 @cache

@@ -1,127 +1,183 @@
-"""What a system's folder says of the system. Imports no torch; what needs it is imported when it is asked for."""
+"""What all systems share: choosing what trains, and one way into prediction and inspection."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import MISSING, asdict, dataclass, fields, is_dataclass
-from importlib import import_module
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TypeVar, get_type_hints
+from collections.abc import Callable, Collection, Mapping, Sequence
+from difflib import get_close_matches
+from typing import Any, ClassVar, Literal
 
-from ovparts_lib.systems.options import SystemOptions
+import torch
+from torch import Tensor, nn
 
-if TYPE_CHECKING:
-    from torch import nn
-
-    from ovparts_lib.checkpoints.reading import LoadReport
-
-Size = TypeVar("Size")
+from ovparts_lib.data.dataset import ObjectRegion
+from ovparts_lib.models.clip.text import refuse_alike
+from ovparts_lib.systems.scores import Maps, Scores, checked_class_ids
+from ovparts_lib.vocabularies import PartVocabulary, Vocabulary
 
 
-@dataclass(frozen=True)
-class System:
-    """A system, as its folder's ``__init__.py`` describes it.
+class SegmentationSystem(nn.Module):
+    """Open-vocabulary segmentation: ``loss`` of a batch, ``predict`` and ``inspect`` of images under a vocabulary.
 
-    ``model.py`` holds the model's class, ``SIZES`` (``{name: hyper-parameters}`` with ``released`` and ``miniature``)
-    and ``TRAINABLE_GROUPS`` (``{group: beginnings of parameter names}``); ``weights.py`` holds
-    ``load_<name>(path, size, clip_path, **options) -> (model, report)``.
+    A system defines ``loss(batch) -> dict[str, Tensor]`` and ``score(images, vocabulary, class_ids, background,
+    inspected)``, which gives the scores and, if ``inspected``, the maps of each image. A system that needs regions
+    takes these as one more argument and gives a pair per region, image by image; what does not depend on the region it
+    computes once per image.
 
     Attributes:
-        name: of the folder, and in weight files.
-        title: as in tables.
-        paper: authors, venue, year.
-        licence: of the published code and weights.
-        notebook: that trains and scores it, without ``.ipynb``; systems are listed in this order.
-        options: its options.
-        model: name of the model's class; called with a size and options. Its CLIP is ``model.clip``.
-        marks: pieces of tensor names that all occur in its released files. Where those of several systems do, the one
-            with the most is meant.
-        stored: attributes of the model that weight files state and that are options of the loader.
-        vocabulary: ``parts`` if it needs a part vocabulary, ``any`` otherwise.
-        needs_regions: its scores depend on objects' masks, which ``predict`` then takes as ``regions``.
-        maps: kinds of maps it can show.
+        groups: ``{group: beginnings of parameter names}``, what :meth:`set_trainable` knows.
+        needs_parts: whether it takes a :class:`PartVocabulary` only.
+        needs_regions: whether scores depend on the masks of the records' objects.
     """
 
-    name: str
-    title: str
-    paper: str
-    licence: str
-    notebook: str
-    options: type[SystemOptions]
-    model: str
-    marks: tuple[str, ...]
-    stored: tuple[str, ...] = ()
-    vocabulary: Literal["parts", "any"] = "any"
-    needs_regions: bool = False
-    maps: tuple[str, ...] = ()
+    groups: ClassVar[Mapping[str, tuple[str, ...]]]
+    needs_parts: ClassVar[bool] = False
+    needs_regions: ClassVar[bool] = False
+    score: Callable[..., list[tuple[Scores, Maps]]]
 
-    def module(self, name: str) -> Any:
-        """A module of the system's folder."""
-        return import_module(f"ovparts_lib.systems.{self.name}.{name}")
-
-    @property
-    def model_class(self) -> type[nn.Module]:
-        """The model's class."""
-        return getattr(self.module("model"), self.model)
-
-    @property
-    def sizes(self) -> Mapping[str, Any]:
-        """Hyper-parameters by name."""
-        return self.module("model").SIZES
-
-    @property
-    def groups(self) -> Mapping[str, tuple[str, ...]]:
-        """Parameter groups that can train, each with the beginnings of its parameters' names."""
-        return self.module("model").TRAINABLE_GROUPS
-
-    def build(self, size: str | Any = "released", **options: Any) -> nn.Module:
-        """A new model, by the name of a size or its hyper-parameters."""
-        return self.model_class(self.sizes[size] if isinstance(size, str) else size, **options)
-
-    def load(
-        self, path: str | Path, size: Any = None, clip_path: str | Path | None = None, **options: Any
-    ) -> tuple[nn.Module, LoadReport]:
-        """The model with the weights of a file: one of ours, a released one, or one that a training can begin from.
+    def set_trainable(self, groups: Collection[str]) -> list[str]:
+        """Choose what trains; everything else is frozen.
 
         Args:
-            path: file or folder.
-            size: hyper-parameters; None for those of the file.
-            clip_path: CLIP weights, for a file that does not hold them.
-            **options: of the loader and the model.
+            groups: of ``groups``; the published choice is ``RELEASED_GROUPS`` beside the model.
+
+        Returns:
+            Names of the parameters that train.
 
         Raises:
-            CheckpointError: unreadable, not recognised, or a tensor missing, unexpected or misshapen.
+            ValueError: no such group.
         """
-        return getattr(self.module("weights"), f"load_{self.name}")(path, size, clip_path, **options)
+        beginnings = tuple(beginning for group in groups for beginning in self.beginnings(group))
+        for name, parameter in self.named_parameters():
+            parameter.requires_grad_(name.startswith(beginnings) if beginnings else False)
+        return [name for name, parameter in self.named_parameters() if parameter.requires_grad]
 
-    def save(self, model: nn.Module, path: str | Path, **metadata: object) -> Path:
-        """Write a model as our own file, so that :meth:`load` needs no more than its path.
+    def beginnings(self, group: str) -> tuple[str, ...]:
+        """Beginnings of the parameter names of a trainable group. Raises ValueError that names the nearest group."""
+        if group not in self.groups:
+            near = get_close_matches(group, self.groups, n=1)
+            hint = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(self.groups)}"
+            raise ValueError(f"no trainable group {group!r}; {hint}")
+        return self.groups[group]
+
+    def predict(
+        self,
+        images: Sequence[Tensor],
+        vocabulary: Vocabulary,
+        *,
+        class_ids: Sequence[int] | None = None,
+        background: bool = True,
+        regions: Sequence[Sequence[ObjectRegion]] | None = None,
+    ) -> list[Scores]:
+        """Score the classes of a vocabulary on images.
 
         Args:
-            model: the model.
-            path: file to write, ``….safetensors``; replaced as a whole or not at all.
-            **metadata: anything JSON can say that should be kept with the weights.
+            images: uint8 (3, H, W) RGB each; sizes may differ.
+            vocabulary: the words to look for.
+            class_ids: indices of the classes to score, in that order; None for all. Only these are decoded.
+            background: also give the background's logits, if the system has them, and the objects' scores of a system
+                that also predicts objects: what pred-all needs and the oracle does not.
+            regions: for each image those of its records, if the system needs them; None otherwise.
+
+        Returns:
+            One :class:`Scores` per image; with regions one per region, image by image.
+
+        Raises:
+            ValueError: no image, an image of another kind, class ids that do not exist or repeat, a vocabulary the
+                system cannot read, or regions given or missing.
         """
-        from ovparts_lib.checkpoints.native import save_weights
+        return [scores for scores, _ in self._scored(images, vocabulary, class_ids, background, regions, False)]
 
-        described = {key: getattr(model, key) for key in self.stored}
-        return save_weights(model, path, {**metadata, "system": self.name, "size": asdict(model.size), **described})
+    def inspect(
+        self,
+        images: Sequence[Tensor],
+        vocabulary: Vocabulary,
+        *,
+        class_ids: Sequence[int] | None = None,
+        background: bool = True,
+        regions: Sequence[Sequence[ObjectRegion]] | None = None,
+    ) -> list[tuple[Scores, Maps]]:
+        """As :meth:`predict`, with what can be looked at beside the scores; see :data:`Maps`.
+
+        In the released sizes one class's attention maps take 11 MiB (the CLIPSeg family) and those of CLIP's image
+        tower 160 MB (the CAT-Seg family), so ask for a few classes.
+        """
+        return self._scored(images, vocabulary, class_ids, background, regions, True)
+
+    def check_vocabulary(self, vocabulary: Vocabulary) -> None:
+        """Raise ValueError for a vocabulary that lacks parts where they are needed, or holds one word twice."""
+        if self.needs_parts and not isinstance(vocabulary, PartVocabulary):
+            raise ValueError(
+                f"{type(self).__name__} composes objects and parts, so it needs a PartVocabulary; {vocabulary.name!r} "
+                "is a list of classes without parts"
+            )
+        refuse_alike(self.texts_of(vocabulary), vocabulary.classes)
+
+    def texts_of(self, vocabulary: Vocabulary) -> list[tuple[str, ...]]:
+        """The text, or texts, that stand for each class: what makes it another class to this system."""
+        return [(name,) for name in vocabulary.classes]
+
+    @torch.inference_mode()
+    def _scored(
+        self,
+        images: Sequence[Tensor],
+        vocabulary: Vocabulary,
+        class_ids: Sequence[int] | None,
+        background: bool,
+        regions: Sequence[Sequence[ObjectRegion]] | None,
+        inspected: bool,
+    ) -> list[tuple[Scores, Maps]]:
+        self.check_vocabulary(vocabulary)
+        chosen = checked_class_ids(class_ids, vocabulary)
+        if self.needs_regions == (regions is None):
+            does = "needs the masks of the objects (regions)" if self.needs_regions else "takes no regions"
+            raise ValueError(f"{type(self).__name__} {does}")
+        arguments = () if regions is None else (regions,)
+        return self.score(images, vocabulary, chosen, background, inspected, *arguments)
 
 
-def stated_size(kind: type[Size], stated: Mapping[str, Any]) -> Size:
-    """Hyper-parameters from the description in a weight file: nested dataclasses from mappings, tuples from lists."""
-    hints = get_type_hints(kind)
-    values: dict[str, Any] = {}
-    for field in fields(kind):  # type: ignore[arg-type]
-        if field.name not in stated:
-            if field.default is MISSING and field.default_factory is MISSING:
-                raise KeyError(f"{kind.__name__} needs {field.name}")
-            continue
-        value = stated[field.name]
-        if is_dataclass(hints[field.name]):
-            value = stated_size(hints[field.name], value)
-        values[field.name] = tuple(value) if isinstance(value, list) else value
-    unknown = set(stated) - set(values)
-    if unknown:
-        raise KeyError(f"{kind.__name__} has no {', '.join(sorted(unknown))}")
-    return kind(**values)
+def chosen_queries(targets: Tensor, count: int, number: int) -> Tensor:
+    """Channels to decode in a training step, ascending: the classes in ``targets``, others at random, the background.
+
+    Args:
+        targets: channels 0..count, any shape; ``count`` is the background.
+        count: number of classes.
+        number: of classes to choose, if no more occur.
+
+    Returns:
+        int64 (m + 1,), the last one ``count``.
+    """
+    present = torch.zeros(count + 1, dtype=torch.bool, device=targets.device)
+    present[targets.unique()] = True
+    # Classes that occur come first, the rest in random order.
+    order = torch.argsort(torch.rand(count).to(targets.device) - present[:count].float())
+    kept = order[: max(number, int(present[:count].sum()))]
+    return torch.cat([kept.sort().values, torch.tensor([count], device=targets.device)])
+
+
+def batch_labels(batch: Mapping[str, Any], kind: Literal["part", "object"] = "part") -> list[Tensor]:
+    """Label maps of a training batch, int64 (H, W) each, with the number of classes where there is no label.
+
+    Args:
+        batch: ``part_maps`` holds ids of the vocabulary's classes, ``object_maps`` of its objects.
+        kind: which of them.
+
+    Raises:
+        ValueError: there are no such maps, or a label is neither a class nor the ignore label; the message names the
+            image.
+    """
+    vocabulary, image_ids = batch["vocabulary"], batch.get("image_ids")
+    if f"{kind}_maps" not in batch:
+        raise ValueError(f"this system learns from {kind} maps too: the batch needs {kind}_maps")
+    count = len(vocabulary.classes if kind == "part" else vocabulary.objects)
+    maps = []
+    for number, labels in enumerate(batch[f"{kind}_maps"]):
+        ignored = labels == vocabulary.ignore_label
+        wrong = ~ignored & ((labels < 0) | (labels >= count))
+        if bool(wrong.any()):
+            name = f"image {image_ids[number]!r}" if image_ids else f"image {number} of the batch"
+            raise ValueError(
+                f"the {kind} map of {name} holds label {int(labels[wrong][0])}; the vocabulary {vocabulary.name!r} has "
+                f"{kind}s 0 to {count - 1} and ignore label {vocabulary.ignore_label}: remap the labels to it first"
+            )
+        maps.append(labels.masked_fill(ignored, count))
+    return maps

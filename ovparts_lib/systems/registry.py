@@ -8,7 +8,7 @@ from pkgutil import iter_modules
 from typing import TYPE_CHECKING, Any
 
 import ovparts_lib.systems
-from ovparts_lib.systems.base import System
+from ovparts_lib.systems.system import System
 
 if TYPE_CHECKING:
     from torch import nn

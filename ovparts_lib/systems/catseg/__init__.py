@@ -1,7 +1,7 @@
 """CATSeg: Cho et al., CVPR 2024; trained on parts by OV-PARTS, Wei et al., NeurIPS 2023."""
 
-from ovparts_lib.systems.base import System
 from ovparts_lib.systems.catseg.options import CatsegOptions
+from ovparts_lib.systems.system import System
 
 SYSTEM = System(
     name="catseg",
@@ -12,5 +12,4 @@ SYSTEM = System(
     options=CatsegOptions,
     model="Catseg",
     marks=(".transformer.conv1.",),
-    maps=("cost", "attention"),
 )

@@ -17,9 +17,9 @@ from ovparts_lib.checkpoints.reading import (
     read_tensors,
     refuse_beside,
 )
-from ovparts_lib.systems.base import stated_size
 from ovparts_lib.systems.catseg.model import RELEASED, RELEASED_DINOV2, Catseg, CatsegSize
 from ovparts_lib.systems.catseg.names import guidance_name, load_guidance_into, transformer_name, without_prefix
+from ovparts_lib.systems.system import stated_size
 
 PREDICTOR = "sem_seg_head.predictor."
 TRANSFORMER = f"{PREDICTOR}transformer."

@@ -1,7 +1,7 @@
 """CLIPSeg: Lüddecke and Ecker, CVPR 2022; fine-tuned on parts by OV-PARTS, Wei et al., NeurIPS 2023."""
 
-from ovparts_lib.systems.base import System
 from ovparts_lib.systems.clipseg.options import ClipsegOptions
+from ovparts_lib.systems.system import System
 
 SYSTEM = System(
     name="clipseg",
@@ -12,5 +12,4 @@ SYSTEM = System(
     options=ClipsegOptions,
     model="Clipseg",
     marks=("film_mul.",),
-    maps=("attention",),
 )

@@ -20,9 +20,9 @@ from ovparts_lib.checkpoints.reading import (
     refuse_beside,
 )
 from ovparts_lib.models.clip.towers import Activation
-from ovparts_lib.systems.base import stated_size
 from ovparts_lib.systems.clipseg.base import ClipsegBase, ClipsegSize
 from ovparts_lib.systems.clipseg.model import RELEASED, Clipseg
+from ovparts_lib.systems.system import stated_size
 
 FINE_TUNED_PREFIX = "clipseg_model."
 # never read by the released code, or multiplied by zero

@@ -1,7 +1,7 @@
 """PartCATSeg: Choi et al., CVPR 2025."""
 
-from ovparts_lib.systems.base import System
 from ovparts_lib.systems.partcatseg.options import PartcatsegOptions
+from ovparts_lib.systems.system import System
 
 SYSTEM = System(
     name="partcatseg",
@@ -12,6 +12,4 @@ SYSTEM = System(
     options=PartcatsegOptions,
     model="PartCatseg",
     marks=(".transformer.conv1.", ".transformer.conv2."),
-    vocabulary="parts",
-    maps=("cost", "attention"),
 )

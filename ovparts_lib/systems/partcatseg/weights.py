@@ -18,7 +18,6 @@ from ovparts_lib.checkpoints.reading import (
     read_tensors,
     refuse_beside,
 )
-from ovparts_lib.systems.base import stated_size
 from ovparts_lib.systems.catseg.model import CatsegSize
 from ovparts_lib.systems.catseg.names import guidance_name, layer_name, load_guidance_into, transformer_name
 from ovparts_lib.systems.catseg.weights import (
@@ -31,6 +30,7 @@ from ovparts_lib.systems.catseg.weights import (
     recognise,
 )
 from ovparts_lib.systems.partcatseg.model import RELEASED, PartCatseg, PartCatsegSize
+from ovparts_lib.systems.system import stated_size
 
 SecondStage = Literal["pretrained", "random"]
 SECOND_STAGES = ("pretrained", "random")

@@ -1,7 +1,7 @@
 """PartCLIPSeg: Choi et al., NeurIPS 2024."""
 
-from ovparts_lib.systems.base import System
 from ovparts_lib.systems.partclipseg.options import PartclipsegOptions
+from ovparts_lib.systems.system import System
 
 SYSTEM = System(
     name="partclipseg",
@@ -12,7 +12,5 @@ SYSTEM = System(
     options=PartclipsegOptions,
     model="Partclipseg",
     marks=("film_mul.", "partclipseg_model."),
-    vocabulary="parts",
-    maps=("attention",),
     stored=("object_text",),
 )

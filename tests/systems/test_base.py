@@ -2,7 +2,7 @@
 
 import torch
 
-from ovparts_lib.systems.queries import chosen_queries
+from ovparts_lib.systems.base import chosen_queries
 
 
 def test_present_parts_are_always_chosen_and_the_background_comes_last():
