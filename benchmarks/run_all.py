@@ -82,7 +82,7 @@ def batches_of(system: str, task: str) -> list[int]:
 def option_sets(system: str, task: str) -> list[str]:
     """As the system comes, or as it was recorded; in training also with all it can compute again instead of keeping."""
     given = RECORDED[system].options if task == "recorded_step" else {}
-    known = inspect.signature(SYSTEMS[system].model).parameters
+    known = inspect.signature(SYSTEMS[system].model_class).parameters
     saving = {name: True for name in known if name.startswith("checkpoint_")}
     return [json.dumps(one) for one in ([given, given | saving] if task in TRAINING and saving else [given])]
 

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from ovparts_lib.inspection.figures import as_labels, new_figure, styled
 from ovparts_lib.inspection.palette import SEEN, UNSEEN
-from ovparts_lib.systems.partclipseg.attention_control import memberships, overlap, strength
+from ovparts_lib.models.attention_overlap import memberships, overlap, strength
 from ovparts_lib.systems.scores import AttentionMaps, Scores
 from ovparts_lib.vocabularies import PartVocabulary
 

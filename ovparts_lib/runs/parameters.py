@@ -118,7 +118,7 @@ class CompareProtocolsParameters(RunParameters):
 
     reuse = False
     notebook: Literal["32_compare_protocols"] = "32_compare_protocols"
-    scored_run: Text = Field("outputs/miniature/clipseg", description="folder of a run that has been scored")
+    scored_run: Text = Field(description="folder of a run that has been scored")
     stage: Name = Field("after", description="which of its evaluations")
     intervals: Whole = Field(1000, ge=2, description="sets of images drawn for the confidence intervals")
 

@@ -105,7 +105,7 @@ def test_every_size_has_an_unguided_one_that_differs_in_guidance_alone(system, k
     entry = SYSTEMS[system]
     guided, unguided = (entry.sizes[f"{kind}{end}"] for end in ("", "_unguided"))
     with torch.device("meta"):
-        models = [entry.model(size) for size in (guided, unguided)]
+        models = [entry.build(size) for size in (guided, unguided)]
     shapes = [{name: tuple(one.shape) for name, one in model.named_parameters()} for model in models]
     lost = set(shapes[0]) - set(shapes[1])
     assert lost

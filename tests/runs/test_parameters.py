@@ -82,7 +82,7 @@ def test_a_wrong_value_is_named_with_what_is_expected(clipseg, key, given, expec
 
 def test_an_unknown_key_names_the_nearest(clipseg):
     assert "lerning_rate: unknown parameter; did you mean `learning_rate`?" in problem(clipseg | {"lerning_rate": 1})
-    assert "known: notebook, setting, run" in problem(clipseg | {"zzz": 1})
+    assert "known: seed, device, notebook, setting, run" in problem(clipseg | {"zzz": 1})
 
 
 def test_all_problems_come_at_once(clipseg):
@@ -109,7 +109,10 @@ def test_all_problems_come_at_once(clipseg):
         ({"test_split": "val"}, "test_split: val cannot be scored; val_obj_condition"),
         ({"test_split": "train_obj_condition"}, "test_split: train_obj_condition cannot be scored"),
         ({"shots": 4}, "shots, train_split: shots are drawn for train_few_shot"),
-        ({"dataset": "ade20k_part_234", "train_split": "train_few_shot"}, "on val_few_shot, which leaves out"),
+        (
+            {"dataset": "ade20k_part_234", "train_split": "train_few_shot", "test_split": "val_obj_condition"},
+            "on val_few_shot, which leaves out",
+        ),
         ({"test_root": "datasets/ADE20KPart234"}, "test_root, test_dataset: test_root is the folder of test_dataset"),
         ({"dataset": "partimagenet_seg", "ground_truth": "double_resized"}, "PartImageNet on its own labels"),
         ({"device": "cuda:1", "devices": 2}, "cuda:1 is one device; use cuda to train on 2"),

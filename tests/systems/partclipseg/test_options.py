@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from ovparts_lib.systems.partclipseg.attention_control import overlap
+from ovparts_lib.models.attention_overlap import overlap
 from ovparts_lib.systems.partclipseg.model import RELEASED, RELEASED_GROUPS
 from ovparts_lib.systems.partclipseg.options import DECODER_LAYERS
 from ovparts_lib.systems.registry import SYSTEMS
