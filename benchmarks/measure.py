@@ -77,7 +77,7 @@ def ovparts_tasks(
         model, _ = entry.load(weights, entry.sizes[size], **options)
     else:
         torch.manual_seed(0)
-        model = entry.model(entry.sizes[size], **options)
+        model = entry.build(size, **options)
     model.to(device)
     if compiled:
         # Module by module: tokenisers, checksums and chunking around them are not for a compiler.

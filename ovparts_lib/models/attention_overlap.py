@@ -1,7 +1,7 @@
 """How much the parts of an object overlap in attention, and how strong each is.
 
-Choi et al., "Understanding Multi-Granularity for Open-Vocabulary Part Segmentation", NeurIPS 2024, section 3.4: what two
-losses are made of there, and what can be measured of any system's attention.
+Choi et al., "Understanding Multi-Granularity for Open-Vocabulary Part Segmentation", NeurIPS 2024, section 3.4: what
+two losses are made of there, and what can be measured of any system's attention.
 """
 
 from __future__ import annotations
