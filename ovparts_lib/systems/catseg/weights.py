@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -17,10 +18,12 @@ from ovparts_lib.checkpoints.reading import (
     read_tensors,
     refuse_beside,
 )
+from ovparts_lib.systems.catseg.base import CostSegmenter
 from ovparts_lib.systems.catseg.model import RELEASED, RELEASED_DINOV2, Catseg, CatsegSize
 from ovparts_lib.systems.catseg.names import guidance_name, load_guidance_into, transformer_name, without_prefix
 from ovparts_lib.systems.system import stated_size
 
+Names = Callable[[State], State]
 PREDICTOR = "sem_seg_head.predictor."
 TRANSFORMER = f"{PREDICTOR}transformer."
 CLIP = f"{PREDICTOR}clip_model."
@@ -89,28 +92,7 @@ def load_catseg(
     file = recognise(state, str(path), size)
     size = size or file.size
     model = Catseg(size, **options)
-    if size.guidance.kind == file.size.guidance.kind:
-        refuse_beside(guidance_path, path, "guidance backbone", "guidance_weights")
-        report = _load(model, state, str(path), file, ())
-        return model, report
-    if size.guidance.kind in ("none", "small"):
-        raise CheckpointError(f"{path} ({file.kind}) cannot start a CATSeg with {size.guidance.kind!r} guidance")
-    if guidance_path is None:
-        raise CheckpointError(
-            f"{path} ({file.kind}) brings {file.size.guidance.kind}, but {size.guidance.kind} is wanted; give its "
-            "pre-trained weights as guidance_weights, for DINOv2 ViT-S/14 dinov2_vits14_pretrain.pth"
-        )
-    new = [name for name in model.state_dict() if name.startswith("appearance.") and name.endswith(".weight")]
-    backbone = [name for name in model.state_dict() if name.startswith("guidance.")]
-    report = _load(model, state, str(path), file, (*backbone, *new))
-    own = load_guidance_into(model.guidance, guidance_path)
-    return model, replace(
-        report,
-        source=f"{path} and {guidance_path}",
-        loaded=report.loaded + own.loaded,
-        dropped=report.dropped + own.dropped,
-        initialised=tuple(name for name in report.initialised if name not in backbone),
-    )
+    return model, load_catseg_into(model, state, str(path), file, guidance_path)
 
 
 def canonical(state: State) -> dict[str, Tensor]:
@@ -190,20 +172,79 @@ def recognise(state: State, source: str, size: CatsegSize | None = None) -> Cats
     return CatsegFile("upstream CAT-Seg, first release", RELEASED, False)
 
 
-def _load(model: Catseg, state: State, source: str, file: CatsegFile, without: tuple[str, ...]) -> LoadReport:
-    """Load a released state dict but for the parameters in ``without``, whose counterparts in the file are dropped."""
-    if not file.background:
-        without = (*without, "background_text")
-    dropped = {_released_name(name) for name in without}
-    another_backbone = any(name.startswith("guidance.") for name in without)
+def load_catseg_into(
+    model: CostSegmenter,
+    state: State,
+    source: str,
+    file: CatsegFile,
+    guidance_path: str | Path | None,
+    *,
+    names: Names = released_names,
+    without: Collection[str] = (),
+    dead: tuple[str, ...] = (),
+) -> LoadReport:
+    """Load what a CATSeg file has; the guidance backbone from its own file where the model has another.
+
+    Args:
+        model: receives the weights.
+        state: the file's tensors.
+        source: the file, for messages.
+        file: what :func:`recognise` found.
+        guidance_path: weights of the guidance backbone.
+        names: our state dict under the file's names.
+        without: names of the model's tensors that CATSeg has not.
+        dead: beginnings of names, in the file, that are never read.
+
+    Raises:
+        CheckpointError: as :func:`load_catseg` does.
+    """
+    without = [*without, *([] if file.background else ["background_text"])]
+    wanted, given = model.size.guidance.kind, file.size.guidance.kind
+    if wanted == given:
+        refuse_beside(guidance_path, source, "guidance backbone", "guidance_weights")
+        return load_but(model, state, source, file.kind, names, without, dead)
+    if wanted in ("none", "small"):
+        raise CheckpointError(f"{source} ({file.kind}) cannot start a {type(model).__name__} with {wanted!r} guidance")
+    if guidance_path is None:
+        raise CheckpointError(
+            f"{source} ({file.kind}) brings {given} guidance, but {wanted} is wanted; give its pre-trained weights as "
+            "guidance_weights, for DINOv2 ViT-S/14 dinov2_vits14_pretrain.pth"
+        )
+    backbone = [name for name in model.state_dict() if name.startswith("guidance.")]
+    # They read features of another width; their biases are loaded.
+    projections = [name for name in model.state_dict() if "appearance." in name and name.endswith(".weight")]
+    report = load_but(model, state, source, file.kind, names, [*without, *projections, *backbone], dead)
+    pretrained = load_guidance_into(model.guidance, guidance_path)
+    return replace(
+        report,
+        source=f"{source} and {guidance_path}",
+        loaded=report.loaded + pretrained.loaded,
+        dropped=report.dropped + pretrained.dropped,
+        initialised=tuple(name for name in report.initialised if name not in backbone),
+    )
+
+
+def load_but(
+    model: CostSegmenter,
+    state: State,
+    source: str,
+    kind: str,
+    names: Names,
+    without: Collection[str] = (),
+    dead: tuple[str, ...] = (),
+) -> LoadReport:
+    """Load a state dict but for the parameters in ``without``, whose counterparts in the file are dropped."""
+    dropped = set(names({name: tensor for name, tensor in model.state_dict().items() if name in without}))
+    if any(name.startswith("guidance.") for name in without):
+        dead = (*dead, "backbone.", "guidance.")
     return load_strictly(
         model,
         state,
         source=source,
-        kind=file.kind,
-        names=released_names,
-        drop=lambda name: name in dropped or is_constant(name) or (another_backbone and name.startswith("backbone.")),
-        without=without,
+        kind=kind,
+        names=names,
+        drop=lambda name: name in dropped or is_constant(name) or name.startswith(dead),
+        without=tuple(without),
     )
 
 
