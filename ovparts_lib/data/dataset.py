@@ -17,15 +17,15 @@ from ovparts_lib.data.labels import check_same_size, read_image
 from ovparts_lib.data.readers.base import Reader
 from ovparts_lib.data.records import DatasetError, Record
 from ovparts_lib.data.released import EmptySamples, ReleasedReplacement, check_empty_samples
-from ovparts_lib.vocabularies.vocabulary import Vocabulary
+from ovparts_lib.vocabularies import Vocabulary
 
 
 class Batch(TypedDict):
     """A training batch; images of different sizes stay apart, and each model brings them to the size it needs."""
 
     images: list[Tensor]  # uint8 (3, h, w), RGB unless the transform says otherwise
-    part_maps: list[Tensor]  # int64 (H, W), ids of vocabulary
-    object_maps: list[Tensor]  # int64 (H, W), ids of vocabulary
+    part_maps: list[Tensor]  # uint8 or int32 (H, W), ids of vocabulary; models widen them on their device
+    object_maps: list[Tensor]  # likewise
     image_ids: list[str]
     vocabulary: Vocabulary
 
@@ -76,7 +76,7 @@ class TrainingDataset(Dataset):
         if empty_samples == "replace_as_released":
             self.records, self.skipped = listed, 0
             self._replacement = ReleasedReplacement(len(listed))
-        # 8-bit labels stay 8-bit until the sample is handed out: four to eight times less to resize and copy.
+        # Labels stay small until a model widens them on its device: up to eight times less to resize and hand over.
         small = np.uint8 if self.vocabulary.ignore_label <= 255 else np.int32
         self._part_table = reader.vocabulary.part_table(self.vocabulary).astype(small)
         self._object_table = reader.vocabulary.object_table(self.vocabulary).astype(small)
@@ -88,8 +88,9 @@ class TrainingDataset(Dataset):
         """One sample.
 
         Returns:
-            ``image`` uint8 (3, h, w); ``part_map`` and ``object_map`` int64 (H, W) in ids of ``vocabulary``, of the
-            image's size unless a transform gives the image a size of its own; ``image_id``; ``vocabulary``.
+            ``image`` uint8 (3, h, w); ``part_map`` and ``object_map`` (H, W) in ids of ``vocabulary``, uint8 where they
+            fit, else int32, of the image's size unless a transform gives the image a size of its own; ``image_id``;
+            ``vocabulary``.
         """
         if self._replacement is not None:
             return self._replacement.serve(index, self._sample_with_parts)
@@ -116,8 +117,8 @@ class TrainingDataset(Dataset):
             sample = self.transform(sample)
         return {
             "image": sample["image"].as_subclass(Tensor),
-            "part_map": sample["part_map"].as_subclass(Tensor).long(),
-            "object_map": sample["object_map"].as_subclass(Tensor).long(),
+            "part_map": sample["part_map"].as_subclass(Tensor),
+            "object_map": sample["object_map"].as_subclass(Tensor),
             "image_id": record.image_id,
             "vocabulary": self.vocabulary,
         }

@@ -260,6 +260,7 @@ class ADE20KPart234(Reader):
         return Folder(
             records=[record for record in records if {record.image_path, record.part_path} <= there],
             files=sorted(there),
+            unlisted=[path for path in unused if path in files["image"]] if self.refused(annotations.path) else [],
             hidden=hidden_files([self.folder(kind, name) for kind in self.kinds], _DEPTH),
             counts={
                 "listed images": len(annotations.images),

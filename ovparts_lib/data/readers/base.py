@@ -19,7 +19,7 @@ from ovparts_lib.data.records import DatasetError, Record
 from ovparts_lib.data.scan import LabelCounts, count_labels, parallel_map
 from ovparts_lib.data.splits import SHOTS_FILE, Split, read_shot_list
 from ovparts_lib.data.verification_report import Folder, Problem, Published, VerificationReport
-from ovparts_lib.vocabularies.vocabulary import Vocabulary, load_vocabulary
+from ovparts_lib.vocabularies import PartVocabulary, load_vocabulary
 
 logger = logging.getLogger(__name__)
 
@@ -91,7 +91,7 @@ class Reader(ABC):
     # What it is
 
     @cached_property
-    def vocabulary(self) -> Vocabulary:
+    def vocabulary(self) -> PartVocabulary:
         """The full vocabulary, whose ids the label maps hold."""
         return load_vocabulary(self.name)
 
@@ -111,7 +111,7 @@ class Reader(ABC):
             raise ValueError(f"{self.title} has no split {name!r}; there are {', '.join(self.settings)}")
         return self.settings[name]
 
-    def training_vocabulary(self, split: str) -> Vocabulary:
+    def training_vocabulary(self, split: str) -> PartVocabulary:
         """The vocabulary that a split is trained with: seen classes only, or all of them."""
         return self.vocabulary.seen if self.split(split).seen_only else self.vocabulary
 
@@ -291,6 +291,10 @@ class Reader(ABC):
             raise error
         self._collected.append(Problem.of(error))
 
+    def refused(self, path: Path) -> bool:
+        """Whether something wrong with this file has been collected."""
+        return any(problem.file == str(path) for problem in self._collected or ())
+
     def lists(self) -> list[Path]:
         """Files that concern all images, such as annotations and the 16-shot list, where they exist."""
         return [path for path in [self.root / SHOTS_FILE] if path.is_file()]
@@ -300,7 +304,7 @@ class Reader(ABC):
         files = {kind: self.files(kind, name) for kind in self.kinds}
         for kind, found in files.items():
             folder = self.folder(kind, name)
-            if not found and folder.is_dir():
+            if not found and folder.is_dir() and not self.refused(folder):
                 self.refuse(DatasetError("holds no files of the dataset", file=folder, what_to_do="Unpack it again."))
         unlabelled = []
         for stem in sorted(set().union(*files.values())) if all(files.values()) else ():

@@ -18,7 +18,6 @@ from ovparts_lib.data.records import DatasetError, Record
 from ovparts_lib.data.scan import LabelCounts
 from ovparts_lib.data.splits import SHOTS_FILE, Split
 from ovparts_lib.data.verification_report import Folder, Published, VerificationReport
-from ovparts_lib.vocabularies.vocabulary import split_part_name
 
 logger = logging.getLogger(__name__)
 
@@ -192,6 +191,7 @@ class PartImageNet(Reader):
         return Folder(
             records=self.pairs(name),
             files=files,
+            unlisted=list(listing.unlisted) if self.refused(listing.annotations.path) else [],
             hidden=hidden_files([self.selection.picture_folder(name)], 2),
             counts={
                 "images in the annotation file": len(listing.annotations.images),
@@ -221,7 +221,7 @@ class PartImageNet(Reader):
         """A bottle's body on a dog becomes the dog's body, as in the released code, which looks at the part alone."""
         vocabulary, wrong = self.vocabulary, []
         families = [
-            families_of(owner, (split_part_name(vocabulary.parts[part])[1] for part in vocabulary.parts_of(object_id)))
+            families_of(owner, (vocabulary.pairs[part][1] for part in vocabulary.parts_of(object_id)))
             for object_id, owner in enumerate(vocabulary.objects)
         ]
         for picture in self.listing(name).pictures:

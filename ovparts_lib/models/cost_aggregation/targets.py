@@ -26,7 +26,7 @@ def covered_labels(
     """Label maps at their own size, with unlabelled pixels and padding as one more class.
 
     Args:
-        label_maps: int64 (H, W) each, ids 0 to ``count - 1`` or ``ignore_label``.
+        label_maps: (H, W) each, of any integer type, ids 0 to ``count - 1`` or ``ignore_label``.
         images: the pictures they belong to, (3, h, w).
         covered: what each picture's squares span, in its pixels; see ``inputs.SquareInputs``.
         kind: ``part`` or ``object``, for messages.
@@ -42,6 +42,7 @@ def covered_labels(
     """
     results = []
     for number, (labels, image, span) in enumerate(zip(label_maps, images, covered, strict=True)):
+        labels = labels.long()  # loaders hand over the small type
         ignored = labels == ignore_label
         wrong = ~ignored & ((labels < 0) | (labels >= count))
         if bool(wrong.any()):
