@@ -1,11 +1,10 @@
 import pickle
-import time
 from itertools import islice
 from types import SimpleNamespace
 
 import pytest
 import torch
-from torch.utils.data import Dataset, get_worker_info
+from torch.utils.data import Dataset
 
 import ovparts_lib.data.loader as module
 from ovparts_lib.data import (
@@ -193,23 +192,3 @@ def test_too_little_shared_memory_is_an_error_that_says_what_to_do(root, monkeyp
     sample = tensor_bytes(dataset[0])
     monkeypatch.setattr(module.shutil, "disk_usage", lambda path: SimpleNamespace(free=5 * 2 * 2 * sample))
     assert training_loader(dataset, 2, workers=2).timeout == module.TIMEOUT > 0
-
-
-class Sleeper(Noise):
-    """A worker's first sample comes at once, any other never."""
-
-    served = 0
-
-    def __getitem__(self, index):
-        self.served += 1
-        if get_worker_info() and self.served > 1:
-            time.sleep(60)
-        return super().__getitem__(index)
-
-
-def test_a_worker_that_never_answers_ends_in_an_error(monkeypatch):
-    monkeypatch.setattr(module, "TIMEOUT", 1)
-    batches = iter(training_loader(Sleeper(3), 1, workers=1))
-    next(batches)
-    with pytest.raises(RuntimeError, match="timed out"):
-        next(batches)
