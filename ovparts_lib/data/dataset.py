@@ -180,6 +180,21 @@ class EvaluationSample:
         return tuple(region.object_id for region in self.regions)
 
 
+@dataclass
+class ClassSample:
+    """One picture of an object-level dataset with the class of every pixel; all of it is one record.
+
+    Attributes:
+        image: uint8 (3, H, W) RGB at native size.
+        label_map: int64 (H, W), ids of the vocabulary's classes, ``ignore_label`` where there is none.
+        image_id: base name of the picture.
+    """
+
+    image: Tensor
+    label_map: Tensor
+    image_id: str
+
+
 class EvaluationDataset(Dataset):
     """The images of a conditioned split, each with all its records, so that it is read and encoded once.
 

@@ -83,9 +83,7 @@ class PartVocabulary(Vocabulary):
         return owner, part.removeprefix(f"{owner}'s ")
 
     @classmethod
-    def from_words(
-        cls, words: Mapping[str, Iterable[str]] | Sequence[str], name: str = "own_words"
-    ) -> PartVocabulary:
+    def from_words(cls, words: Mapping[str, Iterable[str]] | Sequence[str], name: str = "own_words") -> PartVocabulary:
         """A vocabulary of one's own words, all of them unseen.
 
         Typographic apostrophes mean the same as ``'``. In a flat list, ``'s`` at the end of a word separates an object
@@ -141,11 +139,8 @@ class PartVocabulary(Vocabulary):
     @cached_property
     def prompts(self) -> tuple[str, ...]:
         """Object and part side by side, ``"dog head"``: what CLIPSeg feeds its text tower."""
-        return tuple(owner if owner == name else f"{owner} {part}" for name, (owner, part) in self._named_pairs)
-
-    @property
-    def _named_pairs(self) -> Iterable[tuple[str, tuple[str, str]]]:
-        return zip(self.classes, self.pairs, strict=True)
+        named = zip(self.classes, self.pairs, strict=True)
+        return tuple(owner if owner == name else f"{owner} {part}" for name, (owner, part) in named)
 
     @cached_property
     def part_to_object(self) -> tuple[int, ...]:
@@ -186,14 +181,11 @@ class PartVocabulary(Vocabulary):
     @cached_property
     def seen(self) -> PartVocabulary:
         """The vocabulary of zero-shot training: seen objects and their parts; new ids are ranks in the old order."""
-        parts, objects = ([names[i] for i in ids] for names, ids in self._seen_names)
+        parts = [self.parts[i] for i in self.seen_ids]
+        objects = [self.objects[i] for i in self.seen_object_ids]
         return PartVocabulary(
             f"{self.name}_seen", parts, objects, ignore_label=self.ignore_label, title=self._seen_title
         )
-
-    @property
-    def _seen_names(self) -> tuple[tuple[tuple[str, ...], tuple[int, ...]], ...]:
-        return (self.parts, self.seen_ids), (self.objects, self.seen_object_ids)
 
     @cached_property
     def whole_objects(self) -> Vocabulary:
