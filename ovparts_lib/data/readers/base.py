@@ -321,9 +321,9 @@ class Reader(ABC):
                 f"{name}: {len(unlabelled)} pictures have no labels and are not used, for example {unlabelled[0]}"
             )
         complete = sorted(set.intersection(*(set(found) for found in files.values())))
-        paths = {kind: files.get(kind, {}) for kind in ("image", "part", "object")}
+        images, parts, objects = files["image"], files.get("part") or files.get("label", {}), files.get("object", {})
         return Folder(
-            records=[Record(*(paths[kind].get(stem) for kind in paths), stem) for stem in complete],
+            records=[Record(images[stem], parts[stem], objects.get(stem), stem) for stem in complete],
             files=[path for found in files.values() for path in found.values()],
             hidden=hidden_files(self.folder(kind, name) for kind in self.kinds),
             counts={f"{kind} files": len(found) for kind, found in files.items()},
