@@ -22,7 +22,7 @@ MAX_PIXELS = 500_000_000
 Image.MAX_IMAGE_PIXELS = None
 
 _SIXTEEN_BIT = ("I;16", "I;16L", "I;16B", "I;16N")
-_TWELVE_BIT = 4095  # the largest value of sensors and scanners that store 12 bits in 16
+_FOURTEEN_BIT = 16383  # the largest value of sensors and scanners that store 10, 12 or 14 bits in 16
 
 
 def rgb_pixels(picture: Image.Image) -> np.ndarray:
@@ -38,15 +38,15 @@ def rgb_pixels(picture: Image.Image) -> np.ndarray:
         uint8 (H, W, 3).
 
     Raises:
-        ValueError: the mode says nothing about what is white: 32-bit integers, floats, or 16 bits of which 12 are used.
-            The message names the mode.
+        ValueError: the mode says nothing about what is white: 32-bit integers, floats, or 16 bits of which 14 or fewer
+            are used. The message names the mode.
     """
     # Pillow before 11 reads 16-bit PNG files in mode I.
     if picture.mode in _SIXTEEN_BIT or (picture.mode == "I" and picture.format == "PNG"):
         values = np.array(picture).astype(np.int64)
-        if values.max(initial=0) <= _TWELVE_BIT and values.any():
+        if values.max(initial=0) <= _FOURTEEN_BIT and values.any():
             raise ValueError(
-                f"mode {picture.mode} with no value over {values.max()}: 16 bits of which 12 or fewer are used, "
+                f"mode {picture.mode} with no value over {values.max()}: 16 bits of which 14 or fewer are used, "
                 "so that it is not clear which value is white"
             )
         return np.repeat(((values + 128) // 257).astype(np.uint8)[..., None], 3, axis=2)

@@ -8,9 +8,12 @@ from typing import Any
 
 _HOMES = {
     "ade20k_source": ("BuildReport", "build_ade20k_part_234"),
-    "audit": ("class_frequencies", "instance_table"),
+    "audit": ("class_frequencies", "classes_seen_in_training", "instance_table"),
     "dataset": (
         "Batch",
+        "ClassEvaluationDataset",
+        "ClassSample",
+        "ClassTrainingDataset",
         "EvaluationDataset",
         "EvaluationSample",
         "ObjectRegion",
@@ -24,6 +27,8 @@ _HOMES = {
     "readers.ade20k_part_234": ("ADE20KPart234",),
     "readers.base": ("Reader",),
     "readers.partimagenet": ("PartImageNetOOD", "PartImageNetSeg"),
+    "prepare": ("PrepareReport", "prepare_dataset"),
+    "readers.semantic": ("SemanticReader",),
     "readers.pascal_part_116": ("PascalPart116",),
     "records": ("DatasetError", "Record"),
     "registry": ("DATASETS", "find_dataset", "open_reader", "verify_dataset"),

@@ -6,6 +6,7 @@ import hashlib
 from collections import defaultdict
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -13,31 +14,30 @@ import pandas as pd
 from ovparts_lib.data.readers.ade20k_part_234 import ADE20KPart234
 from ovparts_lib.data.readers.base import Reader
 from ovparts_lib.data.records import Record
-from ovparts_lib.vocabularies import PartVocabulary
+from ovparts_lib.vocabularies import PartVocabulary, Vocabulary
 
 
 def class_frequencies(reader: Reader, split: str) -> pd.DataFrame:
-    """How often each part of the full vocabulary occurs in the images of a split, before any remap.
+    """How often each class of the full vocabulary occurs in the images of a split, before any remap.
 
     Returns:
-        One row per part in label order: ``part``, ``object``, ``seen``, ``pixels``, ``images``.
+        One row per class in label order: ``part`` and ``object``, or ``class``; ``seen``, ``pixels``, ``images``.
     """
     vocabulary, counts = reader.vocabulary, reader.scan(split)
+    classes = vocabulary.classes
     listed = {record.image_id for record in reader.records(split)}
     wanted = np.array([image_id in listed for image_id in counts.image_ids], dtype=bool)
-    rows = counts.rows[wanted[counts.rows[:, 0]] & (counts.rows[:, 2] < len(vocabulary.parts))]
-    pixels = np.bincount(rows[:, 2], rows[:, 3], minlength=len(vocabulary.parts)).astype(np.int64)
+    rows = counts.rows[wanted[counts.rows[:, 0]] & (counts.rows[:, 2] < len(classes))]
+    pixels = np.bincount(rows[:, 2], rows[:, 3], minlength=len(classes)).astype(np.int64)
     part_in_image = np.unique(rows[:, [0, 2]], axis=0)
-    images = np.bincount(part_in_image[:, 1], minlength=len(vocabulary.parts))
-    return pd.DataFrame(
-        {
-            "part": vocabulary.parts,
-            "object": [vocabulary.objects[owner] for owner in vocabulary.part_to_object],
-            "seen": [vocabulary.is_seen_part(part_id) for part_id in range(len(vocabulary.parts))],
-            "pixels": pixels,
-            "images": images,
-        }
-    )
+    images = np.bincount(part_in_image[:, 1], minlength=len(classes))
+    if isinstance(vocabulary, PartVocabulary):
+        owners = [vocabulary.objects[owner] for owner in vocabulary.part_to_object]
+        table: dict[str, Any] = {"part": classes, "object": owners}
+    else:
+        table = {"class": classes}
+    table["seen"] = [vocabulary.is_seen(class_id) for class_id in range(len(classes))]
+    return pd.DataFrame(table | {"pixels": pixels, "images": images})
 
 
 def instance_table(reader: ADE20KPart234) -> pd.DataFrame:
@@ -98,3 +98,30 @@ def words_known_from_training(training: PartVocabulary, test: PartVocabulary) ->
         if test.parts[part] in known
     ]
     return pd.DataFrame(rows, columns=["object", "part"])
+
+
+def classes_seen_in_training(training: Vocabulary, test: Vocabulary) -> pd.DataFrame:
+    """Which classes of a test list were classes of the training list (COCO-Stuff, say) under one of their names.
+
+    The object-level benchmarks are called zero-shot, but their lists overlap: "person" is in most. Names are compared
+    without regard to case, and each synonym of ``"altar, communion table"`` counts as a name.
+
+    Returns:
+        One row per test class in label order: ``class``, ``seen`` (bool), and ``training classes`` that share a name.
+    """
+    known: dict[str, list[str]] = defaultdict(list)
+    for name in training.classes:
+        for synonym in _synonyms(name):
+            known[synonym].append(name)
+    found = [list(dict.fromkeys(match for s in _synonyms(name) for match in known[s])) for name in test.classes]
+    return pd.DataFrame(
+        {
+            "class": test.classes,
+            "seen": [bool(matches) for matches in found],
+            "training classes": ["; ".join(matches) for matches in found],
+        }
+    )
+
+
+def _synonyms(name: str) -> list[str]:
+    return [" ".join(synonym.lower().split()) for synonym in name.split(",")]

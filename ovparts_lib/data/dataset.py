@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, TypedDict
+from typing import Any, NotRequired, TypedDict
 
 import numpy as np
 import torch
@@ -15,6 +15,7 @@ from torchvision import tv_tensors
 
 from ovparts_lib.data.labels import check_same_size, read_image
 from ovparts_lib.data.readers.base import Reader
+from ovparts_lib.data.readers.semantic import SemanticReader
 from ovparts_lib.data.records import DatasetError, Record
 from ovparts_lib.data.released import EmptySamples, ReleasedReplacement, check_empty_samples
 from ovparts_lib.vocabularies import Vocabulary
@@ -25,7 +26,7 @@ class Batch(TypedDict):
 
     images: list[Tensor]  # uint8 (3, h, w), RGB unless the transform says otherwise
     part_maps: list[Tensor]  # uint8 or int32 (H, W), ids of vocabulary; models widen them on their device
-    object_maps: list[Tensor]  # likewise
+    object_maps: NotRequired[list[Tensor]]  # likewise; object-level datasets have classes in part_maps alone
     image_ids: list[str]
     vocabulary: Vocabulary
 
@@ -272,6 +273,93 @@ class EvaluationDataset(Dataset):
         )
 
 
+class ClassTrainingDataset(Dataset):
+    """Pictures with label maps of an object-level dataset, in the ids of the training vocabulary.
+
+    Args:
+        reader: an object-level dataset on disk.
+        split: one of its splits.
+        transform: a torchvision v2 transform of the sample.
+
+    Attributes:
+        vocabulary: the training vocabulary.
+        records: what is served: images with a labelled pixel.
+        skipped: number of images without one.
+
+    Raises:
+        DatasetError: nothing to train on, or a file is wrong.
+    """
+
+    def __init__(self, reader: SemanticReader, split: str, transform: Callable[[Any], Any] | None = None) -> None:
+        self.reader, self.split, self.transform = reader, split, transform
+        self.vocabulary = reader.training_vocabulary(split)
+        self.records, self.skipped = _labelled(reader, split)
+        small = np.uint8 if self.vocabulary.ignore_label <= 255 else np.int32
+        self._table = reader.vocabulary.table(self.vocabulary).astype(small)
+
+    def __len__(self) -> int:
+        return len(self.records)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        """One sample: as of :class:`TrainingDataset`, with classes in ``part_map`` and without ``object_map``."""
+        record = self.records[index]
+        label_map = self.reader.label_map(record)
+        image = read_image(record.image_path, label_map.shape)
+        check_same_size(record.image_path, tuple(image.shape[-2:]), record.part_path, label_map.shape)
+        sample = {
+            "image": tv_tensors.Image(image),
+            "part_map": tv_tensors.Mask(torch.from_numpy(self._table[label_map])),
+        }
+        if self.transform is not None:
+            sample = self.transform(sample)
+        plain = {key: value.as_subclass(Tensor) for key, value in sample.items()}
+        return plain | {"image_id": record.image_id, "vocabulary": self.vocabulary}
+
+
+class ClassEvaluationDataset(Dataset):
+    """The images of an object-level dataset, one record each.
+
+    Args:
+        reader: an object-level dataset on disk.
+        split: one of its splits.
+
+    Attributes:
+        vocabulary: the full vocabulary.
+        image_ids: of the images with a labelled pixel, sorted.
+        skipped_records: number of images without one.
+
+    Raises:
+        DatasetError: nothing to evaluate, or a file is wrong.
+    """
+
+    empty_samples: EmptySamples = "skip"
+
+    def __init__(self, reader: SemanticReader, split: str = "val") -> None:
+        self.reader, self.split, self.vocabulary = reader, split, reader.vocabulary
+        self.records, self.skipped_records = _labelled(reader, split)
+        self.image_ids = tuple(record.image_id for record in self.records)
+
+    def __len__(self) -> int:
+        return len(self.records)
+
+    def __getitem__(self, index: int) -> ClassSample:
+        """The image at ``index``. Raises DatasetError when a file is wrong."""
+        record = self.records[index]
+        label_map = self.reader.label_map(record)
+        image = read_image(record.image_path, label_map.shape)
+        check_same_size(record.image_path, tuple(image.shape[-2:]), record.part_path, label_map.shape)
+        return ClassSample(image, torch.from_numpy(label_map.astype(np.int64)), record.image_id)
+
+
+def _labelled(reader: SemanticReader, split: str) -> tuple[list[Record], int]:
+    """The records of a split that have a labelled pixel, and how many have none."""
+    listed, classes = reader.records(split), range(len(reader.vocabulary.classes))
+    records = [record for record in listed if reader.scan(split).has_part(record.image_id, classes)]
+    if not records:
+        raise DatasetError(f"split {split!r} of {reader.title} has no image with a label", file=reader.root)
+    return records, len(listed) - len(records)
+
+
 def read_sample(reader: Reader, record: Record) -> tuple[Tensor, np.ndarray, np.ndarray]:
     """Picture uint8 (3, H, W), object map and part map (H, W) of a record, checked to be of one size.
 
@@ -285,7 +373,7 @@ def read_sample(reader: Reader, record: Record) -> tuple[Tensor, np.ndarray, np.
 
 
 def collate_training(samples: Sequence[dict[str, Any]]) -> Batch:
-    """Put samples of a :class:`TrainingDataset` side by side.
+    """Put samples of a training dataset side by side.
 
     Raises:
         ValueError: the samples come from different vocabularies.
@@ -293,10 +381,5 @@ def collate_training(samples: Sequence[dict[str, Any]]) -> Batch:
     vocabulary = samples[0]["vocabulary"]
     if any(sample["vocabulary"] is not vocabulary and sample["vocabulary"] != vocabulary for sample in samples):
         raise ValueError("the samples of a batch must share one vocabulary")
-    return Batch(
-        images=[sample["image"] for sample in samples],
-        part_maps=[sample["part_map"] for sample in samples],
-        object_maps=[sample["object_map"] for sample in samples],
-        image_ids=[sample["image_id"] for sample in samples],
-        vocabulary=vocabulary,
-    )
+    lists = {f"{key}s": [sample[key] for sample in samples] for key in samples[0] if key != "vocabulary"}
+    return Batch(**lists, vocabulary=vocabulary)

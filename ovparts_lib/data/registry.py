@@ -45,7 +45,13 @@ class DatasetEntry:
     def open(self, root: str | Path, **options: Any) -> Reader:
         """Its reader. Raises DatasetError: ``root`` is no folder."""
         module, _, name = self.reader.partition(":")
+        if self.kind == "semantic":
+            options["name"] = self.name
         return getattr(import_module(f"ovparts_lib.data.readers.{module}"), name)(root, **options)
+
+
+def _semantic(name: str, title: str, folder: str, train_splits: tuple[str, ...] = ()) -> DatasetEntry:
+    return DatasetEntry(name, title, folder, "semantic", "semantic:SemanticReader", train_splits, ("val",))
 
 
 _PARTIMAGENET_TRAIN = ("train", "train_obj_condition", "train_all", "train_few_shot")
@@ -87,6 +93,12 @@ _ENTRIES = (
         _PARTIMAGENET_TRAIN,
         ("val_obj_condition",),
     ),
+    _semantic("coco_stuff_171", "COCO-Stuff-171", "coco", train_splits=("train",)),
+    _semantic("ade20k_150", "ADE20K-150", "ADEChallengeData2016", train_splits=("train",)),
+    _semantic("ade20k_847", "ADE20K-847", "ADE20K_2021_17_01", train_splits=("train",)),
+    _semantic("pascal_context_59", "Pascal Context 59", "VOCdevkit/VOC2010"),
+    _semantic("pascal_context_459", "Pascal Context 459", "VOCdevkit/VOC2010"),
+    _semantic("pascal_voc_20", "Pascal VOC 20", "VOCdevkit/VOC2012"),
 )
 DATASETS: dict[str, DatasetEntry] = {entry.name: entry for entry in _ENTRIES}
 

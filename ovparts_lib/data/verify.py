@@ -20,6 +20,7 @@ from ovparts_lib.data.readers.base import Reader
 from ovparts_lib.data.records import DatasetError, Record
 from ovparts_lib.data.scan import LabelCounts, parallel_map
 from ovparts_lib.data.verification_report import Folder, Problem, VerificationReport
+from ovparts_lib.vocabularies import PartVocabulary
 
 RULES = "5"  # part of the cache key: raise it when the checks change
 
@@ -192,14 +193,34 @@ def _turned(record: Record, orientation: int, fits: bool) -> Problem:
 def _check_labels(reader: Reader, name: str, labels: LabelCounts, report: VerificationReport) -> None:
     """What the label counts of a folder say about samples, consistency and unseen classes."""
     vocabulary, counts = reader.vocabulary, report.counts[name]
-    ignore = vocabulary.ignore_label
-    parts = range(len(vocabulary.parts))
     counts |= reader.count_records(name, labels)
+    of_parts = isinstance(vocabulary, PartVocabulary)
+    what = "part" if of_parts else "labelled"
+    labelled = labels.rows[labels.rows[:, 2] != vocabulary.ignore_label]
+    counts[f"{what} pixels"] = int(labelled[:, 3].sum())
+    if of_parts:
+        _check_owners(name, labels, labelled, vocabulary, report)
+        _check_unseen(reader, name, labels, report)
+    absent = sorted(set(range(len(vocabulary.classes))) - set(labelled[:, 2].tolist()))
+    if absent:
+        names = ", ".join(vocabulary.classes[i] for i in absent[:5]) + (" …" if len(absent) > 5 else "")
+        report.notes.append(
+            f"{name}: {len(absent)} of {len(vocabulary.classes)} {'parts' if of_parts else 'classes'} occur in no "
+            f"image: {names}"
+        )
+    for kind, column in (("object", 1), ("part", 2), ("label", 2)):
+        if kind in reader.kinds:
+            first = vocabulary.objects[0] if kind == "object" else vocabulary.classes[0]
+            _check_background(reader, name, labels, kind, column, first, report)
 
-    on_part = labels.rows[labels.rows[:, 2] != ignore]
+
+def _check_owners(
+    name: str, labels: LabelCounts, on_part: np.ndarray, vocabulary: PartVocabulary, report: VerificationReport
+) -> None:
+    """Part labels should lie on the object they belong to."""
+    counts, ignore = report.counts[name], vocabulary.ignore_label
     owner = np.array(vocabulary.part_to_object)[on_part[:, 2]]
     outside, other = on_part[:, 1] == ignore, (on_part[:, 1] != owner) & (on_part[:, 1] != ignore)
-    counts["part pixels"] = int(on_part[:, 3].sum())
     counts["part pixels on another object"] = int(on_part[other, 3].sum())
     counts["part pixels outside every object"] = int(on_part[outside, 3].sum())
     for what, where in (("on another object than their own", other), ("outside every object", outside)):
@@ -209,14 +230,6 @@ def _check_labels(reader: Reader, name: str, labels: LabelCounts, report: Verifi
                 f"{name}: {int(on_part[where, 3].sum()):,} part pixels in {len(images):,} images lie {what}, "
                 f"for example in {labels.image_ids[images[0]]}"
             )
-    absent = sorted(set(parts) - set(on_part[:, 2].tolist()))
-    if absent:
-        names = ", ".join(vocabulary.parts[part] for part in absent[:5]) + (" …" if len(absent) > 5 else "")
-        report.notes.append(f"{name}: {len(absent)} of {len(parts)} parts occur in no image: {names}")
-    for kind, column, names in (("object", 1, vocabulary.objects), ("part", 2, vocabulary.parts)):
-        if kind in reader.kinds:
-            _check_background(reader, name, labels, kind, column, names[0], report)
-    _check_unseen(reader, name, labels, report)
 
 
 def _check_background(

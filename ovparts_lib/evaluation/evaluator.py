@@ -13,6 +13,7 @@ from torch.utils.data import DataLoader, Subset
 from tqdm.auto import tqdm
 
 from ovparts_lib.data.dataset import ClassSample, EvaluationDataset, EvaluationSample
+from ovparts_lib.data.loader import worker_options
 from ovparts_lib.evaluation.counts import ConfusionMatrix
 from ovparts_lib.evaluation.ground_truth import double_resized_sample
 from ovparts_lib.evaluation.label_maps import OracleRule, competing_parts
@@ -88,7 +89,7 @@ def evaluate(
     totals = _Totals(len(vocabulary.classes), modes, device)
     records = 0
     # batch_size=None hands samples over as they are; images differ in size.
-    loader = DataLoader(Subset(dataset, range(count)), batch_size=None, num_workers=workers)
+    loader = DataLoader(Subset(dataset, range(count)), batch_size=None, **worker_options(workers, lambda: dataset[0]))
     with _evaluation_mode(model.to(device)), torch.no_grad():
         for sample in tqdm(loader, total=count, desc="Evaluating", unit="image", disable=not progress):
             if double_resize is not None:

@@ -171,6 +171,7 @@ def batch_labels(batch: Mapping[str, Any], kind: Literal["part", "object"] = "pa
     count = len(vocabulary.classes if kind == "part" else vocabulary.objects)
     maps = []
     for number, labels in enumerate(batch[f"{kind}_maps"]):
+        labels = labels.long()  # loaders hand over the small type
         ignored = labels == vocabulary.ignore_label
         wrong = ~ignored & ((labels < 0) | (labels >= count))
         if bool(wrong.any()):

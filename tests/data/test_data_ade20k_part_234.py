@@ -100,7 +100,7 @@ def test_samples_equal_the_released_mapper(golden_root, name):
     np.testing.assert_array_equal(sample["image"].numpy(), ARRAYS[out + "image"])
     np.testing.assert_array_equal(sample["part_map"].numpy(), ARRAYS[out + "obj_part_sem_seg"])
     np.testing.assert_array_equal(sample["object_map"].numpy(), ARRAYS[out + "sem_seg"])
-    assert sample["part_map"].dtype == sample["object_map"].dtype == torch.int64
+    assert sample["part_map"].dtype == sample["object_map"].dtype == torch.int32
     assert dataset.vocabulary == (VOC.seen if name == "ade_train" else VOC)
     assert dataset.vocabulary.ignore_label == 65535
 

@@ -69,7 +69,7 @@ def test_samples_equal_the_released_mapper(golden_root, name):
     np.testing.assert_array_equal(sample["part_map"].numpy(), ARRAYS[out + "obj_part_sem_seg"])
     np.testing.assert_array_equal(sample["object_map"].numpy(), ARRAYS[out + "sem_seg"])
     assert sample["image"].dtype == torch.uint8
-    assert sample["part_map"].dtype == sample["object_map"].dtype == torch.int64
+    assert sample["part_map"].dtype == sample["object_map"].dtype == torch.uint8
     assert type(sample["image"]) is type(sample["part_map"]) is torch.Tensor
 
 

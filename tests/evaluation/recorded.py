@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from ovparts_lib.data import resize_labels
 from ovparts_lib.evaluation import Boundaries, ConfusionMatrix, label_difference, to_target
+from ovparts_lib.images import resize_labels
 from ovparts_lib.vocabularies import PartVocabulary, load_vocabulary
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "evaluation"

@@ -291,6 +291,10 @@ class Reader(ABC):
             raise error
         self._collected.append(Problem.of(error))
 
+    def refused(self, path: Path) -> bool:
+        """Whether something wrong with this file has been collected."""
+        return any(problem.file == str(path) for problem in self._collected or ())
+
     def lists(self) -> list[Path]:
         """Files that concern all images, such as annotations and the 16-shot list, where they exist."""
         return [path for path in [self.root / SHOTS_FILE] if path.is_file()]
@@ -300,7 +304,7 @@ class Reader(ABC):
         files = {kind: self.files(kind, name) for kind in self.kinds}
         for kind, found in files.items():
             folder = self.folder(kind, name)
-            if not found and folder.is_dir():
+            if not found and folder.is_dir() and not self.refused(folder):
                 self.refuse(DatasetError("holds no files of the dataset", file=folder, what_to_do="Unpack it again."))
         unlabelled = []
         for stem in sorted(set().union(*files.values())) if all(files.values()) else ():
@@ -317,9 +321,9 @@ class Reader(ABC):
                 f"{name}: {len(unlabelled)} pictures have no labels and are not used, for example {unlabelled[0]}"
             )
         complete = sorted(set.intersection(*(set(found) for found in files.values())))
-        paths = {kind: files.get(kind, {}) for kind in ("image", "part", "object")}
+        images, parts, objects = files["image"], files.get("part") or files.get("label", {}), files.get("object", {})
         return Folder(
-            records=[Record(*(paths[kind].get(stem) for kind in paths), stem) for stem in complete],
+            records=[Record(images[stem], parts[stem], objects.get(stem), stem) for stem in complete],
             files=[path for found in files.values() for path in found.values()],
             hidden=hidden_files(self.folder(kind, name) for kind in self.kinds),
             counts={f"{kind} files": len(found) for kind, found in files.items()},

@@ -200,7 +200,7 @@ class Catseg(CostSegmenter):
         ``background_class`` negative for every part.
 
         Args:
-            batch: ``images`` (list of uint8 (3, h, w), resized and cropped already), ``part_maps`` (list of int64
+            batch: ``images`` (list of uint8 (3, h, w), resized and cropped already), ``part_maps`` (list of integer
                 (H, W), ids of ``vocabulary`` or its ignore label), ``vocabulary``; ``image_ids``, if given, are used in
                 messages.
 

@@ -102,7 +102,7 @@ class Clipseg(ClipsegBase):
         get gradients in training mode only (``model.train()``), see :meth:`encode_vocabulary`.
 
         Args:
-            batch: ``images`` (list of uint8 (3, h, w)), ``part_maps`` (list of int64 (H, W), ids of ``vocabulary`` or
+            batch: ``images`` (list of uint8 (3, h, w)), ``part_maps`` (list of integer (H, W), ids of ``vocabulary`` or
                 its ignore label), ``vocabulary``; ``image_ids``, if given, are used in messages.
 
         Returns:

@@ -148,7 +148,7 @@ class PartCatseg(CostSegmenter):
 
         Args:
             batch: ``images`` (list of uint8 (3, h, w), resized and cropped already), ``part_maps`` and ``object_maps``
-                (lists of int64 (H, W), ids of ``vocabulary`` or its ignore label), ``vocabulary``; ``image_ids``, if
+                (lists of integer (H, W), ids of ``vocabulary`` or its ignore label), ``vocabulary``; ``image_ids``, if
                 given, are used in messages.
 
         Returns:

@@ -175,7 +175,7 @@ class Partclipseg(ClipsegBase):
         embeddings of the words get gradients in training mode only (``model.train()``).
 
         Args:
-            batch: ``images`` (list of uint8 (3, h, w)), ``part_maps`` and ``object_maps`` (lists of int64 (H, W), ids
+            batch: ``images`` (list of uint8 (3, h, w)), ``part_maps`` and ``object_maps`` (lists of integer (H, W), ids
                 of ``vocabulary`` or its ignore label), ``vocabulary``; ``image_ids``, if given, are used in messages.
 
         Returns:
