@@ -104,7 +104,8 @@ def classes_seen_in_training(training: Vocabulary, test: Vocabulary) -> pd.DataF
     """Which classes of a test list were classes of the training list (COCO-Stuff, say) under one of their names.
 
     The object-level benchmarks are called zero-shot, but their lists overlap: "person" is in most. Names are compared
-    without regard to case, and each synonym of ``"altar, communion table"`` counts as a name.
+    without regard to case, and each synonym of ``"altar, communion table"`` counts as a name, as does what a name of
+    COCO-Stuff specialises: ``"wall-brick"`` is a wall.
 
     Returns:
         One row per test class in label order: ``class``, ``seen`` (bool), and ``training classes`` that share a name.
@@ -124,4 +125,5 @@ def classes_seen_in_training(training: Vocabulary, test: Vocabulary) -> pd.DataF
 
 
 def _synonyms(name: str) -> list[str]:
-    return [" ".join(synonym.lower().split()) for synonym in name.split(",")]
+    names = [" ".join(synonym.lower().split()) for synonym in name.split(",")]
+    return names + [name.partition("-")[0] for name in names if "-" in name]
