@@ -21,11 +21,11 @@ def _folder(which: str, place: str) -> Any:
 
 
 def _test_split(given: Mapping[str, Any]) -> str:
-    """After few-shot training the test images that were not drawn, where a data set has such a split."""
+    """The first test split; after few-shot training the one without the images that were drawn, where there is one."""
+    scored = given.get("test_dataset") or given.get("dataset")
+    splits = DATASETS[scored].test_splits if scored in list(DATASETS) else ("val_obj_condition",)
     few_shot = given.get("train_split") == "train_few_shot" and given.get("test_dataset") is None
-    dataset = given.get("dataset")
-    leaves_out = few_shot and dataset in list(DATASETS) and "val_few_shot" in DATASETS[dataset].test_splits
-    return "val_few_shot" if leaves_out else "val_obj_condition"
+    return "val_few_shot" if few_shot and "val_few_shot" in splits else splits[0]
 
 
 def published_protocols(*protocols: str, partimagenet: bool = False) -> Any:
@@ -41,10 +41,12 @@ class SystemOptions(Options):
     Attributes:
         system: name of the system, that of its folder.
         schedule: of the learning rate.
+        kinds: of data sets that it can be trained and scored on: ``parts``, ``semantic``.
         network_input: (shortest, longest) side that the released code resizes test images and their labels to.
     """
 
     system: ClassVar[str]
+    kinds: ClassVar[tuple[str, ...]] = ("parts",)
     schedule: ClassVar[Literal["poly", "cosine"]] = "poly"
     network_input: ClassVar[tuple[int, int]]
 
@@ -226,6 +228,10 @@ class SystemOptions(Options):
             broken.append(
                 f"shots, train_split: shots are drawn for train_few_shot; {self.train_split} takes all images"
             )
+        for key in ("dataset", "test_dataset"):
+            name = getattr(self, key)
+            if name is not None and DATASETS[name].kind not in self.kinds:
+                broken.append(f"{key}: {name} has labels of kind {DATASETS[name].kind}, not {' or '.join(self.kinds)}")
         train, test = DATASETS[self.dataset].train_splits, DATASETS[self.scored_dataset].test_splits
         if self.iterations and self.train_split not in train:
             held_out = self.train_split.startswith("val")

@@ -115,6 +115,7 @@ def test_all_problems_come_at_once(clipseg):
         ),
         ({"test_root": "datasets/ADE20KPart234"}, "test_root, test_dataset: test_root is the folder of test_dataset"),
         ({"dataset": "partimagenet_seg", "ground_truth": "double_resized"}, "PartImageNet on its own labels"),
+        ({"dataset": "coco_stuff_171"}, "dataset: coco_stuff_171 has labels of kind semantic, not parts"),
         ({"device": "cuda:1", "devices": 2}, "cuda:1 is one device; use cuda to train on 2"),
     ],
 )
