@@ -14,7 +14,7 @@ from ovparts_lib.runs import RunFolder
 from ovparts_lib.runs.parameters import MINIATURE_ROOT, StartHereParameters
 from ovparts_lib.runs.project import package_parent
 
-READ = """from ovparts_lib.runs import RunFolder, StartHereParameters, read_parameters
+READ = """from ovparts_lib.runs import RunFolder, read_parameters
 params = read_parameters("00_start_here")
 folder = RunFolder.open(params)
 if params.data_root == "sleep":
