@@ -61,7 +61,7 @@ def test_wrong_grids_and_places_are_named():
 
 
 def test_the_asking_patch_holds_the_largest_logit():
-    scores = scores_with_attention()
+    scores, _ = scores_with_attention()
     assert [peak_patch(logits, GRID) for logits in scores.logits] == [(2, 3), (0, 0), (1, 1)]
 
 

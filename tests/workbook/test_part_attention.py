@@ -1,6 +1,5 @@
 """Attention before and after training as a notebook shows it, on a PartCLIPSeg of a few thousand weights."""
 
-from dataclasses import replace
 from types import SimpleNamespace
 
 import matplotlib as mpl
@@ -12,12 +11,13 @@ import torch
 from ovparts_lib import workbook
 from ovparts_lib.data.dataset import EvaluationSample
 from ovparts_lib.inspection import attention_statistics
+from ovparts_lib.vocabularies import PartVocabulary
 from tests.systems.partclipseg.test_model import VOCABULARY, tiny_partclipseg
 from tests.systems.tiny import random_image
 
 mpl.use("Agg")
 WHEN = ("before", "after", "difference")
-WORDS = replace(VOCABULARY, unseen_objects=frozenset({"bird"}))
+WORDS = PartVocabulary("toy", VOCABULARY.parts, VOCABULARY.objects, {"bird"}, VOCABULARY.ignore_label)
 
 
 class Pictures:
