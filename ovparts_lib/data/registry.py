@@ -21,7 +21,8 @@ class DatasetEntry:
         name: of the dataset and its vocabulary.
         title: what people call it.
         folder: its folder below ``datasets`` in the released code.
-        kind: ``parts``: object and part labels; ``semantic``: one label map of whole objects and stuff.
+        kind: ``parts``: object and part labels; ``semantic``: one label map of whole objects and stuff;
+            ``own``: a user's data, either kind by its class list.
         reader: module and class of its reader, below ``ovparts_lib.data.readers``.
         train_splits: splits to train on.
         test_splits: splits to evaluate on.
@@ -31,7 +32,7 @@ class DatasetEntry:
     name: str
     title: str
     folder: str
-    kind: Literal["parts", "semantic"]
+    kind: Literal["parts", "semantic", "own"]
     reader: str
     train_splits: tuple[str, ...]
     test_splits: tuple[str, ...]
@@ -99,6 +100,16 @@ _ENTRIES = (
     _semantic("pascal_context_59", "Pascal Context 59", "VOCdevkit/VOC2010"),
     _semantic("pascal_context_459", "Pascal Context 459", "VOCdevkit/VOC2010"),
     _semantic("pascal_voc_20", "Pascal VOC 20", "VOCdevkit/VOC2012"),
+    DatasetEntry(
+        "own",
+        "Own data",
+        "own",
+        "own",
+        "own:open_own",
+        ("train", "train_obj_condition"),
+        ("val", "val_obj_condition"),
+        ("train_few_shot",),
+    ),
 )
 DATASETS: dict[str, DatasetEntry] = {entry.name: entry for entry in _ENTRIES}
 

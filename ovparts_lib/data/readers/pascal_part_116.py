@@ -46,6 +46,7 @@ class PascalPart116(Reader):
         "object": Files("annotations_detectron2_obj", (".png",)),
         "part": Files("annotations_detectron2_part", (".png",)),
     }
+    dtype: type[np.unsignedinteger] = np.uint8
     published: ClassVar = {"train": Published(8431, _PAPERS, about=True), "val": Published(850, _PAPERS, about=True)}
 
     def pairs(self, name: str) -> list[Record]:
@@ -55,7 +56,7 @@ class PascalPart116(Reader):
             DatasetError: a folder is missing, or holds no such image.
         """
         images, parts = self.files("image", name), self.files("part", name)
-        objects = self.folder("object", name)
+        objects = self.folder("object", name) if "object" in self.kinds else None
         shared = [stem for stem in images if stem in parts]
         if not shared:
             raise DatasetError(
@@ -63,7 +64,7 @@ class PascalPart116(Reader):
                 file=self.folder("part", name),
                 what_to_do="Unpack images and labels again.",
             )
-        return [Record(images[stem], parts[stem], objects / f"{stem}.png", stem) for stem in shared]
+        return [Record(images[stem], parts[stem], objects and objects / f"{stem}.png", stem) for stem in shared]
 
     def records(self, split: str) -> list[Record]:
         """The records of a split.
@@ -90,14 +91,14 @@ class PascalPart116(Reader):
     def label_maps(self, record: Record) -> tuple[np.ndarray, np.ndarray]:
         """(object map, part map) of an image, both uint8 (H, W); of one size, else DatasetError."""
         object_map, part_map = self.read_label(record, "object"), self.read_label(record, "part")
-        check_same_size(record.object_path, object_map.shape, record.part_path, part_map.shape)
+        check_same_size(self.origin(record, "object"), object_map.shape, record.part_path, part_map.shape)
         return object_map, part_map
 
     def read_label(self, record: Record, kind: str) -> np.ndarray:
         """One label map, uint8 (H, W); ``kind`` is ``object`` or ``part``."""
         classes = self.vocabulary.objects if kind == "object" else self.vocabulary.parts
         path = self.origin(record, kind)
-        labels = read_labels(path, np.uint8)
+        labels = read_labels(path, self.dtype)
         check_label_range(labels, len(classes), self.vocabulary.ignore_label, path, kind)
         return labels
 

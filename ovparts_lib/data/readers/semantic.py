@@ -71,6 +71,7 @@ class SemanticReader(Reader):
     Args:
         root: the benchmark's folder.
         name: which benchmark.
+        places: where its splits lie; those of ``LAYOUTS`` by default.
         **options: see :class:`~ovparts_lib.data.readers.base.Reader`.
     """
 
@@ -78,9 +79,11 @@ class SemanticReader(Reader):
     background_share = 0.9
     splits_of: ClassVar = {"train": Split("train"), "val": Split("val")}
 
-    def __init__(self, root: str | Path, *, name: str, **options: Any) -> None:
+    def __init__(
+        self, root: str | Path, *, name: str, places: Mapping[str, SemanticFolder] | None = None, **options: Any
+    ) -> None:
         self.name = name
-        places = LAYOUTS[name]
+        places = places or LAYOUTS[name]
         self.layout = ", ".join(f"{place.images} and {place.labels}" for place in places.values())
         super().__init__(root, **options)
         self.places: Mapping[str, SemanticFolder] = {
