@@ -181,12 +181,6 @@ def test_build_ade20k_prints_the_report(root, monkeypatch, capsys, ok, code):
     assert "230 of 234 parts found" in capsys.readouterr().out
 
 
-def test_verify_knows_every_dataset():
-    from ovparts_lib.data import DATASETS
-
-    assert tuple(DATASETS) == cli.DATASETS
-
-
 @pytest.mark.parametrize(("ok", "code", "terminal"), [(True, 0, True), (False, 1, False)])
 def test_verify_prints_the_report(root, monkeypatch, capsys, ok, code, terminal):
     monkeypatch.setattr(sys.stderr, "isatty", lambda: terminal)
