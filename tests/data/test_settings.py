@@ -69,7 +69,7 @@ def test_training_on_one_dataset_for_another(worlds, model, source, target):
     # Unlabelled pixels are background whatever their label is called: another name gives the same loss.
     renamed = worlds[source].vocabulary.seen
     other = 60000
-    maps = [part_map.masked_fill(part_map == ignore, other) for part_map in batch["part_maps"]]
+    maps = [part_map.long().masked_fill(part_map == ignore, other) for part_map in batch["part_maps"]]
     vocabulary = type(renamed)(renamed.name, renamed.parts, renamed.objects, ignore_label=other)
     again = sum(model.loss(batch | {"part_maps": maps, "vocabulary": vocabulary}).values())
     torch.testing.assert_close(again, loss)
