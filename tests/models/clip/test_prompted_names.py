@@ -10,7 +10,7 @@ from ovparts_lib.models.clip.prompted_names import PromptedNames, encode_names, 
 from ovparts_lib.models.clip.prompts import IMAGENET, TEMPLATES
 from ovparts_lib.models.clip.text import PromptTooLongError, encode_text, tokenize
 from ovparts_lib.models.clip.towers import build_clip
-from ovparts_lib.vocabularies.vocabulary import load_vocabulary
+from ovparts_lib.vocabularies import load_vocabulary
 from tests.systems.tiny import TINY_CLIP
 
 NAMES = ("dog's head", "chest of drawers's apron", "dog's tail", "car's licence plate")
