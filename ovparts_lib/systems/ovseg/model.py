@@ -28,10 +28,11 @@ from ovparts_lib.models.maskformer.transformer_decoder import TransformerDecoder
 from ovparts_lib.systems.base import SegmentationSystem, batch_labels
 from ovparts_lib.systems.ovseg.ensemble import (
     CLASSIFIERS,
+    OTHERS,
     WITHOUT_CROP,
     Classifier,
-    best_masks,
     clip_classes,
+    fuse_masks,
     geometric_ensemble,
     proposal_classes,
 )
@@ -49,7 +50,6 @@ TRAINABLE_GROUPS = {
     "no_object": ("no_object_text",),
 }
 FROZEN_STAGES = ("backbone.stem.", "backbone.res2.")  # as released, of ResNets
-OTHERS = "others"  # the class that a single word is scored against
 _CROPS_AT_ONCE = {"cpu": 8, "cuda": 64}
 
 
@@ -274,8 +274,14 @@ class Ovseg(SegmentationSystem):
         text, results = self.encode_classes(classes), []
         for number, image in enumerate(checked_images(images)):
             maps = self._classified(image, classes, text, None if masks is None else masks[number])
-            single = len(names) == 1
-            scores = self.fuse(maps, tuple(image.shape[-2:]), class_ids, background=background, single=single)
+            scores = fuse_masks(
+                maps,
+                tuple(image.shape[-2:]),
+                class_ids,
+                cut_at=self.crop_rule.threshold if self.fusion == "best_mask" else None,
+                background=background,
+                single=len(names) == 1,
+            )
             results.append((scores, {"proposals": maps} if inspected else {}))
         return results
 
@@ -329,38 +335,6 @@ class Ovseg(SegmentationSystem):
         combined = clip.new_zeros(len(regions.valid), clip.shape[1])
         combined[regions.valid] = clip
         return combined
-
-    def fuse(
-        self,
-        maps: ProposalMaps,
-        image_size: tuple[int, int],
-        class_ids: tuple[int, ...],
-        *,
-        background: bool = False,
-        single: bool = False,
-    ) -> Scores:
-        """Classes of masks, summed over pixels.
-
-        Args:
-            maps: of the image.
-            image_size: of the image as it was given.
-            class_ids: channels wanted.
-            background: see :meth:`predict`.
-            single: the classes are one word and "others", which becomes the background.
-        """
-        masks, combined, none = maps.masks, maps.combined, None
-        if self.fusion == "best_mask":
-            choosing = 1 if maps.classes[1:] == (OTHERS,) else len(maps.classes)
-            chosen = best_masks(combined, choosing)
-            masks, combined = (masks[chosen] > self.crop_rule.threshold).float(), combined[chosen]
-        if background and (maps.proposals is None or self.fusion == "best_mask"):
-            # below any score that a mask gives a pixel
-            none = masks.new_full(masks.shape[-2:], torch.finfo(torch.float32).tiny)
-        if background and single:
-            others = torch.einsum("k,khw->hw", combined[:, 1], masks)
-            none = others if none is None else torch.maximum(others, none)
-        weights = combined.T[list(class_ids)]
-        return Scores(masks, class_ids, none, image_size, class_weights=weights)
 
     def _classified(self, image: Tensor, classes: tuple[str, ...], text: Tensor, own: Tensor | None) -> ProposalMaps:
         """Masks of one image with everything that is said of them."""

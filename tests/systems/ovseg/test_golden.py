@@ -12,7 +12,7 @@ from ovparts_lib.evaluation.label_maps import pred_all_map
 from ovparts_lib.models.clip.crops import CropRule, cut_crops, mask_boxes
 from ovparts_lib.models.clip.token_masks import patch_masks
 from ovparts_lib.models.maskformer.targets import joined_inputs
-from ovparts_lib.systems.ovseg.ensemble import clip_classes, geometric_ensemble, proposal_classes
+from ovparts_lib.systems.ovseg.ensemble import clip_classes, fuse_masks, geometric_ensemble, proposal_classes
 from ovparts_lib.systems.ovseg.weights import released_name
 from ovparts_lib.systems.proposals import ProposalMaps
 from ovparts_lib.systems.scores import Scores
@@ -92,7 +92,8 @@ def check_adapter_variant(model, name, variant):
         combined = model.combine(proposals, clip, regions)
         valid, boxes = (None, None) if regions is None else (regions.valid, regions.boxes)
         maps = ProposalMaps(pixels, masks, proposals, clip, valid, boxes, combined, names)
-        scores = model.fuse(maps, tuple(pixels.shape[-2:]), tuple(range(len(names))))
+        cut_at = facts["mask_thr"] if model.fusion == "best_mask" else None
+        scores = fuse_masks(maps, tuple(pixels.shape[-2:]), tuple(range(len(names))), cut_at=cut_at)
     assert_close(scores.class_maps()[:, ::8, ::8], golden[f"{variant}/semseg"], "semseg")
 
 
