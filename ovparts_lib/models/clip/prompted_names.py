@@ -61,15 +61,17 @@ def _continue(block: ResidualAttentionBlock, rest: Tensor, beginning: Tensor) ->
     return rest + block.mlp(block.ln_2(rest))
 
 
-def encode_names(clip: open_clip.CLIP, names: Sequence[str], templates: Sequence[str]) -> Tensor:
+def encode_names(
+    clip: open_clip.CLIP, names: Sequence[str], templates: Sequence[str], *, synonyms: bool = True
+) -> Tensor:
     """Normalised embeddings of every name in every template.
-
-    A name with ``", "`` in it is a list of synonyms: their normalised embeddings are averaged and normalised again.
 
     Args:
         clip: the model whose text tower is used.
         names: class names.
         templates: texts with ``{}`` where the name goes.
+        synonyms: a name with ``", "`` in it is a list of synonyms (CAT-Seg): their normalised embeddings are averaged
+            and normalised again. False takes every name verbatim (OVSeg).
 
     Returns:
         float32 (names, templates, embed_dim), of length 1 along the last dimension.
@@ -80,8 +82,8 @@ def encode_names(clip: open_clip.CLIP, names: Sequence[str], templates: Sequence
     """
     if not names or not templates:
         raise ValueError("there are no names, or no templates, to encode")
-    synonyms = [name.split(SYNONYMS) for name in names]
-    words = list(dict.fromkeys(word for some in synonyms for word in some))
+    lists = [_words(name, synonyms) for name in names]
+    words = list(dict.fromkeys(word for some in lists for word in some))
     words.sort(key=lambda word: tokenize([word], 10**6).shape[1])  # neighbours of one length need little padding
     context = clip.context_length
     by_template = []
@@ -91,5 +93,9 @@ def encode_names(clip: open_clip.CLIP, names: Sequence[str], templates: Sequence
         by_template.append(torch.cat([encode_with_shared_beginning(clip, some) for some in tokens]))
     embeddings = F.normalize(torch.stack(by_template, dim=1).float(), dim=-1)
     place = {word: number for number, word in enumerate(words)}
-    means = [embeddings[[place[word] for word in some]].mean(0) for some in synonyms]
+    means = [embeddings[[place[word] for word in some]].mean(0) for some in lists]
     return F.normalize(torch.stack(means), dim=-1)
+
+
+def _words(name: str, synonyms: bool) -> list[str]:
+    return name.split(SYNONYMS) if synonyms else [name]

@@ -27,10 +27,11 @@ class TextCache:
 
     Args:
         capacity: lists of texts that are remembered, the most recently used ones.
+        synonyms: how names enter templates, see :func:`models.clip.prompted_names.encode_names`.
     """
 
-    def __init__(self, capacity: int = 8) -> None:
-        self.capacity = capacity
+    def __init__(self, capacity: int = 8, *, synonyms: bool = True) -> None:
+        self.capacity, self.synonyms = capacity, synonyms
         self._entries: OrderedDict[tuple, Tensor] = OrderedDict()
 
     def encode(self, clip: open_clip.CLIP, texts: Sequence[str], templates: Sequence[str] | None = None) -> Tensor:
@@ -49,7 +50,7 @@ class TextCache:
                 if templates is None:
                     self._entries[key] = encode_text(clip, tokenize(texts, clip.context_length))
                 else:
-                    self._entries[key] = encode_names(clip, texts, templates)
+                    self._entries[key] = encode_names(clip, texts, templates, synonyms=self.synonyms)
         self._entries.move_to_end(key)
         while len(self._entries) > self.capacity:
             self._entries.popitem(last=False)

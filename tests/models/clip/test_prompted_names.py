@@ -53,6 +53,8 @@ def test_synonyms_are_averaged_on_the_sphere(clip):
     both = encode_names(clip, ["sofa, couch"], ["a {}."])[0, 0]
     mean = (plain(clip, "sofa", "a {}.") + plain(clip, "couch", "a {}.")) / 2
     assert torch.allclose(both, F.normalize(mean, dim=0), atol=1e-5)
+    verbatim = encode_names(clip, ["sofa, couch"], ["a {}."], synonyms=False)[0, 0]
+    assert torch.allclose(verbatim, plain(clip, "sofa, couch", "a {}."), atol=1e-5)
 
 
 def test_impossible_names(clip):
@@ -67,6 +69,7 @@ def test_templates_are_the_published_lists():
         "imagenet": 80,
         "imagenet_select": 8,
         "single": 1,
+        "vild": 14,
         "miniature": 3,
     }
     assert all(template.count("{}") == 1 for templates in TEMPLATES.values() for template in templates)
