@@ -22,7 +22,7 @@ from ovparts_lib.training.checkpoint_files import (
     read_checkpoint,
     write_checkpoint,
 )
-from ovparts_lib.training.distribution import LossModule, Sealed, launch, mean_over_ranks, move_batch, on_rank_zero
+from ovparts_lib.training.distribution import LossModule, OpaqueBatch, launch, mean_over_ranks, move_batch, on_rank_zero
 from ovparts_lib.training.interruption import Interruption, TrainingInterrupted
 from ovparts_lib.training.log import Journal, remove_log
 from ovparts_lib.training.non_finite import non_finite_loss
@@ -93,7 +93,7 @@ def train(
 
     Raises:
         NonFiniteLossError: a loss or gradient was not finite; the weights are those before that step.
-        TrainingInterrupted: SIGINT or SIGTERM came; the step was finished and a checkpoint written.
+        TrainingInterrupted: SIGINT, SIGTERM or SIGHUP came; the step was finished and a checkpoint written.
         CheckpointWriteError: the disk is full, say; earlier checkpoints are intact.
         ResumeError: the newest checkpoint belongs to other settings, another model or other data.
         CorruptCheckpointError: there are checkpoints, but none is intact.
@@ -157,7 +157,7 @@ def train(
                 for index in range(settings.accumulate):
                     batch = move_batch(stream.take(), fabric.device)
                     with fabric.no_backward_sync(module, enabled=index + 1 < settings.accumulate):
-                        terms = module(Sealed(batch))
+                        terms = module(OpaqueBatch(batch))
                         fabric.backward(sum(terms.values()) / settings.accumulate)
                     batches.append(batch)
                     losses.append({name: term.detach() for name, term in terms.items()})

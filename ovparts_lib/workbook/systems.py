@@ -19,8 +19,9 @@ from ovparts_lib.data import TrainingDataset, training_loader
 from ovparts_lib.runs import resolve_path
 from ovparts_lib.runs.project import display_path
 from ovparts_lib.systems.registry import RUN_WEIGHTS, SYSTEMS, system_of, untrained
-from ovparts_lib.training import TrainingResult, TrainingSettings, history_frame, launch, read_log
+from ovparts_lib.training import TrainingInterrupted, TrainingResult, TrainingSettings, history_frame, launch, read_log
 from ovparts_lib.training import train as run_loop
+from ovparts_lib.training.interruption import Interruption
 from ovparts_lib.workbook.data import PartData
 from ovparts_lib.workbook.output import RunOutput
 
@@ -65,8 +66,14 @@ def build_model(params: Any, output: RunOutput | None = None) -> tuple[nn.Module
         report = load_clip_into(model.clip, clip_path)
     model.set_trainable(params.trainable)
     if output is not None:
-        output.note(weights=describe_weights(report, [source, params.clip_weights, *params.weight_paths().values()]))
+        output.run.record_once(weights=weights_of(params, report))
     return model.to(device_of(params)), report
+
+
+def weights_of(params: Any, report: LoadReport) -> dict[str, Any]:
+    """What the provenance of a run of a system says about the weights it begins from."""
+    sources = [params.checkpoint or params.initialise_from, params.clip_weights, *params.weight_paths().values()]
+    return describe_weights(report, sources)
 
 
 def describe_weights(report: LoadReport, sources: list[str | None]) -> dict[str, Any]:
@@ -141,9 +148,21 @@ def train(
     if params.devices == 1:
         return train_in_process(model, data.training, params, output.path, evaluate).history
     command = [sys.executable, "-m", "ovparts_lib.workbook.distributed", str(output.path / "params.yaml")]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
-        for line in process.stdout:
-            print(line, end="", flush=True)
+    # In a session of their own: Jupyter signals the kernel's, and the kernel passes that on and waits for a checkpoint.
+    with (
+        subprocess.Popen(
+            command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True
+        ) as process,
+        Interruption(forward=process.send_signal) as interruption,
+    ):
+        try:
+            for line in process.stdout:
+                print(line, end="", flush=True)
+        except BaseException:
+            process.kill()
+            raise
+    if process.returncode and interruption.requested:
+        raise TrainingInterrupted("training was interrupted; its output is above", interruption.signal_number)
     if process.returncode:
         raise RuntimeError(
             f"training on {params.devices} devices ended with exit code {process.returncode}; its output is above. "
