@@ -87,7 +87,7 @@ def sweep(folder: Path, pattern: str) -> None:
 
 
 def set_aside(path: Path, why: object) -> Path:
-    """Rename a damaged file to ``<name>.damaged``, with a warning, so that it can be made again; returns the new path."""
+    """Rename a damaged file to ``<name>.damaged``, with a warning, so that it can be made again."""
     aside = path.replace(path.with_name(f"{path.name}.damaged"))
     warnings.warn(f"{path} is damaged; set aside as {aside.name} and made again ({why})", stacklevel=2)
     return aside
@@ -131,16 +131,17 @@ def write_atomically(path: Path, content: str | bytes) -> None:
 def disk_full(path: Path, error: OSError, size: int | None = None) -> DiskFullError:
     """The error to raise when writing ``path`` failed for want of space or quota; ``size`` bytes had been written."""
     written = f" ({size:,} bytes written)" if size else ""
+    short = "no quota" if error.errno == errno.EDQUOT else "no space"
     return DiskFullError(
         error.errno,
-        f"{'no quota' if error.errno == errno.EDQUOT else 'no space'} left to write {path}{written}{room(path, error)}. "
+        f"{short} left to write {path}{written}{room(path, error)}. "
         "Earlier files are intact; make room and do the same again: an unfinished run resumes",
         str(path),
     )
 
 
 def room(path: Path, error: OSError) -> str:
-    """``", 512 bytes are free"``, to end a sentence with; where a quota is used up, what the disk has free is no help."""
+    """``", 512 bytes are free"``, to end a sentence with; or that a quota is used up, whatever the disk has free."""
     if error.errno == errno.EDQUOT:
         return ": your quota on this file system, or your group's, is used up"
     with contextlib.suppress(OSError):

@@ -48,6 +48,7 @@ class Evaluation:
         boundary: per mode, boundary pixels of each class, int64 (3, N): intersection, ground truth, prediction.
         boundary_released: per mode, confusion of the released label-difference maps.
         options: how scoring differed from the default, in words; part of what makes tables comparable.
+        weights: digest of the weights that were scored; empty where it was not recorded.
     """
 
     matrices: dict[str, ConfusionMatrix]
@@ -64,6 +65,7 @@ class Evaluation:
     boundary: dict[str, np.ndarray] = field(default_factory=dict)
     boundary_released: dict[str, ConfusionMatrix] = field(default_factory=dict)
     options: str = DEFAULT_OPTIONS
+    weights: str = ""
 
     @property
     def modes(self) -> tuple[str, ...]:
@@ -103,6 +105,7 @@ class Evaluation:
             boundary=_added(self.boundary, other.boundary),
             boundary_released=_added(self.boundary_released, other.boundary_released),
             options=self.options,
+            weights=self.weights,
         )
 
     def save(self, folder: Path | str) -> Path:
@@ -117,6 +120,7 @@ class Evaluation:
             "dataset_images": self.dataset_images,
             "level": self.level,
             "options": self.options,
+            "weights": self.weights,
             "image_ids": self.image_ids,
             "vocabulary": _vocabulary_facts(self.vocabulary),
         }
@@ -190,6 +194,7 @@ class Evaluation:
             "modes": sorted(self.matrices),
             "level": self.level,
             "options": self.options,
+            "weights": self.weights,
             "counts of images": bool(self.image_ids),
             "background": self.background is not None,
             "boundaries": sorted(self.boundary),

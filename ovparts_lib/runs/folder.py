@@ -16,6 +16,7 @@ import yaml
 from ovparts_lib.atomic import disk_full, is_disk_full, sweep, write_atomically
 from ovparts_lib.processes import allow_open_files
 from ovparts_lib.runs.json_output import to_json
+from ovparts_lib.runs.load_params import StrictLoader
 from ovparts_lib.runs.lock import FolderLock
 from ovparts_lib.runs.parameters import RunParameters
 from ovparts_lib.runs.project import display_path
@@ -237,8 +238,8 @@ def params_hash(values: Mapping[str, Any], free_keys: frozenset[str]) -> str:
 def read_params(path: Path) -> dict[str, Any] | None:
     """The ``params.yaml`` of a run folder; None if there is none that can be read."""
     try:
-        values = yaml.safe_load((path / "params.yaml").read_text(encoding="utf-8"))
-    except (OSError, ValueError, yaml.YAMLError):
+        values = yaml.load((path / "params.yaml").read_text(encoding="utf-8"), Loader=StrictLoader)
+    except (OSError, ValueError, RecursionError, yaml.YAMLError):
         return None
     return values if isinstance(values, dict) else None
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -134,6 +135,10 @@ def submit(
     """
     params = load_parameters(params_file, overrides)
     check_notebook(notebook_path(params.notebook), type(params))
+    if cluster == "slurm" and shutil.which("srun") is None:
+        raise SubmissionError(
+            "there is no SLURM on this machine (no srun); --cluster local runs it here, in the background"
+        )
     prepare_folder(params, again=again)
     folder = params.folder / "slurm"
     make_folder(folder)

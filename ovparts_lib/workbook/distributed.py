@@ -13,7 +13,7 @@ from ovparts_lib.runs.folder import read_json
 from ovparts_lib.training import TrainingInterrupted
 from ovparts_lib.workbook.data import open_training, with_shots
 from ovparts_lib.workbook.scoring import quick_scores
-from ovparts_lib.workbook.systems import build_model, train_in_process, weights_of
+from ovparts_lib.workbook.systems import build_model, train_in_process, weight_hashes
 
 
 def main(params_file: str) -> None:
@@ -21,8 +21,8 @@ def main(params_file: str) -> None:
     params = load_parameters(params_file)
     reader, _ = with_shots(params, open_reader(params.dataset, resolve_path(params.data_root)))
     # On the CPU, for this process does not know its device before Fabric has started the others.
-    model, report = build_model(params.model_copy(update={"device": "cpu"}))
-    if read_json(params.folder / "provenance.json").get("weights") != weights_of(params, report):
+    model, _ = build_model(params.model_copy(update={"device": "cpu"}))
+    if read_json(params.folder / "provenance.json").get("weight_hashes") != weight_hashes(params):
         raise CheckpointError("the weight files have changed since the run began; restore them or start over (--again)")
     evaluate = None
     if params.evaluate_every:

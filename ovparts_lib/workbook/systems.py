@@ -66,14 +66,16 @@ def build_model(params: Any, output: RunOutput | None = None) -> tuple[nn.Module
         report = load_clip_into(model.clip, clip_path)
     model.set_trainable(params.trainable)
     if output is not None:
-        output.run.record_once(weights=weights_of(params, report))
+        output.run.record_once(weight_hashes=weight_hashes(params))
+        output.note(weights=describe_weights(report, [source, params.clip_weights, *params.weight_paths().values()]))
     return model.to(device_of(params)), report
 
 
-def weights_of(params: Any, report: LoadReport) -> dict[str, Any]:
-    """What the provenance of a run of a system says about the weights it begins from."""
-    sources = [params.checkpoint or params.initialise_from, params.clip_weights, *params.weight_paths().values()]
-    return describe_weights(report, sources)
+def weight_hashes(params: Any) -> dict[str, str]:
+    """SHA-256 of every file that the run's weights come from, by parameter."""
+    keys = ("checkpoint", "initialise_from", "clip_weights")
+    files = {key: getattr(params, key) for key in keys} | params.weight_paths()
+    return {key: file_hash(resolve_path(file)) for key, file in files.items() if file}
 
 
 def describe_weights(report: LoadReport, sources: list[str | None]) -> dict[str, Any]:
