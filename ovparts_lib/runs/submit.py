@@ -137,7 +137,7 @@ def submit(
     check_notebook(notebook_path(params.notebook), type(params))
     if cluster == "slurm" and shutil.which("srun") is None:
         raise SubmissionError(
-            "there is no SLURM on this machine (no srun); --cluster local runs it here, in the background"
+            "not submitted: there is no SLURM here (no srun); --cluster local runs it on this machine"
         )
     prepare_folder(params, again=again)
     folder = params.folder / "slurm"

@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import nn
 
-from ovparts_lib.checkpoints.native import read_metadata
+from ovparts_lib.checkpoints.native import read_metadata, within_its_file
 from ovparts_lib.checkpoints.reading import CheckpointError, LoadReport, read_tensors
 from ovparts_lib.systems.catseg import model as catseg
 from ovparts_lib.systems.catseg.weights import load_catseg, save_catseg
@@ -19,8 +19,6 @@ from ovparts_lib.systems.partcatseg import model as partcatseg
 from ovparts_lib.systems.partcatseg.weights import load_partcatseg, save_partcatseg
 from ovparts_lib.systems.partclipseg import model as partclipseg
 from ovparts_lib.systems.partclipseg.weights import load_partclipseg, save_partclipseg
-
-RUN_WEIGHTS = "weights.safetensors"
 
 
 @dataclass(frozen=True)
@@ -123,17 +121,14 @@ def load_system(
             hold all of its system.
     """
     path = Path(path)
-    if (path / "params.yaml").is_file():
-        if not (path / RUN_WEIGHTS).is_file():
-            raise CheckpointError(f"{path} is a run folder without {RUN_WEIGHTS}: finish that run first")
-        path = path / RUN_WEIGHTS
     metadata = read_metadata(path)
     system = metadata.get("system") if metadata else _recognised(path)
     if system == "clip":
         raise CheckpointError(_part_alone(path, "CLIP"))
     if system not in SYSTEMS:
         raise CheckpointError(f"{path} holds {system!r}, which is none of the systems here: {', '.join(SYSTEMS)}")
-    model, report = SYSTEMS[system].load(path, clip_path=clip_path, **options)
+    with within_its_file(path):
+        model, report = SYSTEMS[system].load(path, clip_path=clip_path, **options)
     if report.initialised and not allow_untrained:
         raise CheckpointError(
             f"{untrained(report, SYSTEMS[system])}. Train from it first, or give a trained checkpoint; allow_untrained "

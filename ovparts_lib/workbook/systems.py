@@ -13,12 +13,12 @@ import torch
 from torch import nn
 
 from ovparts_lib.checkpoints.clip import load_clip_into
-from ovparts_lib.checkpoints.native import load_weights
-from ovparts_lib.checkpoints.reading import CheckpointError, LoadReport, file_hash
+from ovparts_lib.checkpoints.native import load_weights, within_its_file
+from ovparts_lib.checkpoints.reading import RUN_WEIGHTS, CheckpointError, LoadReport, file_hash
 from ovparts_lib.data import TrainingDataset, training_loader
 from ovparts_lib.runs import resolve_path
 from ovparts_lib.runs.project import display_path
-from ovparts_lib.systems.registry import RUN_WEIGHTS, SYSTEMS, system_of, untrained
+from ovparts_lib.systems.registry import SYSTEMS, system_of, untrained
 from ovparts_lib.training import TrainingInterrupted, TrainingResult, TrainingSettings, history_frame, launch, read_log
 from ovparts_lib.training import train as run_loop
 from ovparts_lib.training.interruption import Interruption
@@ -58,7 +58,8 @@ def build_model(params: Any, output: RunOutput | None = None) -> tuple[nn.Module
     if source:
         if params.initialise_from:
             beside |= params.loading_options()
-        model, report = system.load(resolve_path(source), size, clip_path, **beside, **options)
+        with within_its_file(resolve_path(source)):
+            model, report = system.load(resolve_path(source), size, clip_path, **beside, **options)
         if params.checkpoint and report.initialised:
             raise CheckpointError(f"{untrained(report, system)}. Train from it (initialise_from) rather than score it")
     else:
