@@ -115,7 +115,10 @@ class _Execution:
         finally:
             _name_notebook(self.folder, code)
         if code == COMPLETE:
-            _say(f"complete after {self._elapsed()}: {display_path(self.folder)}")
+            try:
+                _say(f"complete after {self._elapsed()}: {display_path(self.folder)}")
+            except BrokenPipeError:  # nobody listens any more, and the run is complete all the same
+                os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return code
 
     def _execute(self) -> None:

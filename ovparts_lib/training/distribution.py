@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import atexit
 import os
+import re
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from datetime import timedelta
 from typing import Any, TypeVar
 
@@ -19,11 +21,16 @@ from ovparts_lib.processes import end_with_parent
 from ovparts_lib.training.settings import TrainingSettings
 
 T = TypeVar("T")
+_LOST = re.compile("timed? ?out|connection (closed|reset)|watchdog", re.IGNORECASE)
 # In a step, ranks wait for each other; one that stands still this long has died or is stuck.
 _STEP_PATIENCE = timedelta(minutes=15)
 # Rank 0 evaluates and writes while the others wait.
 _RANK_ZERO_PATIENCE = timedelta(hours=3)
 _WAITING: list[torch.distributed.ProcessGroup] = []
+
+
+class RankLostError(RuntimeError):
+    """Another process of a training does not answer any more."""
 
 
 def launch(settings: TrainingSettings) -> Fabric:
@@ -121,6 +128,24 @@ def move_batch(value: Any, device: torch.device) -> Any:
     if isinstance(value, list | tuple):
         return type(value)(move_batch(item, device) for item in value)
     return value
+
+
+@contextmanager
+def within_patience(fabric: Fabric) -> Iterator[None]:
+    """Say in words that another rank has not answered, where torch names a socket and milliseconds.
+
+    Raises:
+        RankLostError: another rank has ended, or has stood still for a quarter of an hour.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        if fabric.world_size == 1 or not _LOST.search(str(error)):
+            raise
+        raise RankLostError(
+            f"rank {fabric.global_rank} waits for another rank that has ended or has stood still for "
+            f"{_STEP_PATIENCE}: see what it printed above. Run it again to go on from the last checkpoint"
+        ) from error
 
 
 def mean_over_ranks(fabric: Fabric, values: Sequence[Tensor | float]) -> list[float]:

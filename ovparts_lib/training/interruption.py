@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from types import FrameType, TracebackType
 
@@ -90,3 +91,33 @@ class Interruption:
             self._forward(number)
         if self._at_once is not None:
             raise TrainingInterrupted(self._at_once, number)
+
+
+def run_beside(command: Sequence[str]) -> None:
+    """Run a training as a process beside this one, print what it prints, and pass signals on to it.
+
+    It has a session of its own: Jupyter signals the kernel's, and this process is to wait for a checkpoint.
+
+    Raises:
+        TrainingInterrupted: a signal came and was passed on, and the training has ended.
+        RuntimeError: it ended with an error.
+    """
+    with (
+        subprocess.Popen(
+            command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True
+        ) as process,
+        Interruption(forward=lambda number: process.send_signal(signal.SIGTERM)) as interruption,
+    ):
+        try:
+            for line in process.stdout:
+                print(line, end="", flush=True)
+        except BaseException:
+            process.kill()
+            raise
+    if process.returncode and interruption.requested:
+        raise TrainingInterrupted("training was interrupted; what it printed is above", interruption.signal_number)
+    if process.returncode:
+        raise RuntimeError(
+            f"the training's processes ended with exit code {process.returncode}; what they printed is above. "
+            "Run it again to go on from the last checkpoint"
+        )

@@ -22,7 +22,15 @@ from ovparts_lib.training.checkpoint_files import (
     read_checkpoint,
     write_checkpoint,
 )
-from ovparts_lib.training.distribution import LossModule, OpaqueBatch, launch, mean_over_ranks, move_batch, on_rank_zero
+from ovparts_lib.training.distribution import (
+    LossModule,
+    OpaqueBatch,
+    launch,
+    mean_over_ranks,
+    move_batch,
+    on_rank_zero,
+    within_patience,
+)
 from ovparts_lib.training.interruption import Interruption, TrainingInterrupted
 from ovparts_lib.training.log import Journal, remove_log
 from ovparts_lib.training.non_finite import non_finite_loss
@@ -97,11 +105,12 @@ def train(
         CheckpointWriteError: the disk is full, say; earlier checkpoints are intact.
         ResumeError: the newest checkpoint belongs to other settings, another model or other data.
         CorruptCheckpointError: there are checkpoints, but none is intact.
+        RankLostError: another rank has ended or stands still.
     """
     fabric = launch(settings) if fabric is None else fabric
     run_dir = Path(run_dir)
     checkpoints, log = run_dir / "checkpoints", run_dir / "log.jsonl"
-    with deterministic_kernels(settings.deterministic), Interruption() as interruption:
+    with deterministic_kernels(settings.deterministic), within_patience(fabric), Interruption() as interruption:
         # Data, optimiser, precision, devices.
         seed_generators(settings.seed + fabric.global_rank)
         stream = BatchStream(loader, settings, rank=fabric.global_rank, world_size=fabric.world_size)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -19,9 +18,9 @@ from ovparts_lib.data import TrainingDataset, training_loader
 from ovparts_lib.runs import resolve_path
 from ovparts_lib.runs.project import display_path
 from ovparts_lib.systems.registry import SYSTEMS, system_of, untrained
-from ovparts_lib.training import TrainingInterrupted, TrainingResult, TrainingSettings, history_frame, launch, read_log
+from ovparts_lib.training import TrainingResult, TrainingSettings, history_frame, launch, read_log
 from ovparts_lib.training import train as run_loop
-from ovparts_lib.training.interruption import Interruption
+from ovparts_lib.training.interruption import run_beside
 from ovparts_lib.workbook.data import PartData
 from ovparts_lib.workbook.output import RunOutput
 
@@ -143,7 +142,7 @@ def train(
         The history, one row per logged step.
 
     Raises:
-        RuntimeError: the processes of a distributed training ended with an error; what they printed is above.
+        RuntimeError, TrainingInterrupted: as :func:`ovparts_lib.training.interruption.run_beside`.
     """
     if not params.iterations:
         print("nothing to train: iterations is 0")
@@ -151,26 +150,7 @@ def train(
     if params.devices == 1:
         return train_in_process(model, data.training, params, output.path, evaluate).history
     command = [sys.executable, "-m", "ovparts_lib.workbook.distributed", str(output.path / "params.yaml")]
-    # In a session of their own: Jupyter signals the kernel's, and the kernel passes that on and waits for a checkpoint.
-    with (
-        subprocess.Popen(
-            command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True
-        ) as process,
-        Interruption(forward=process.send_signal) as interruption,
-    ):
-        try:
-            for line in process.stdout:
-                print(line, end="", flush=True)
-        except BaseException:
-            process.kill()
-            raise
-    if process.returncode and interruption.requested:
-        raise TrainingInterrupted("training was interrupted; its output is above", interruption.signal_number)
-    if process.returncode:
-        raise RuntimeError(
-            f"training on {params.devices} devices ended with exit code {process.returncode}; its output is above. "
-            "Run it again to go on from the last checkpoint"
-        )
+    run_beside(command)
     state, _ = load_weights(output.path / RUN_WEIGHTS, params.system)
     model.load_state_dict(state)
     return history_frame(read_log(output.run.log))
