@@ -9,6 +9,7 @@ import sys
 import time
 import uuid
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 from ovparts_lib.atomic import disk_full, is_disk_full
@@ -115,10 +116,7 @@ class _Execution:
         finally:
             _name_notebook(self.folder, code)
         if code == COMPLETE:
-            try:
-                _say(f"complete after {self._elapsed()}: {display_path(self.folder)}")
-            except BrokenPipeError:  # nobody listens any more, and the run is complete all the same
-                os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            _say(f"complete after {self._elapsed()}: {display_path(self.folder)}")
         return code
 
     def _execute(self) -> None:
@@ -148,7 +146,7 @@ class _Execution:
                 kernel_manager_class=InterpreterKernelManager,
                 cwd=project_root(),
                 progress_bar=False,
-                stdout_file=sys.stdout,
+                stdout_file=SimpleNamespace(write=_write, flush=lambda: None),
                 stderr_file=sys.stderr,
                 on_cell_start=self._announce,
                 on_cell_execute=lambda **_: setattr(InterpreterKernelManager, "busy", True),
@@ -232,7 +230,15 @@ def _literal(path: Path) -> str:
 
 
 def _say(message: str) -> None:
-    print(message, flush=True)
+    _write(f"{message}\n")
+
+
+def _write(text: str) -> None:
+    """Print; when what reads our output has gone (``| head``), the run goes on in silence."""
+    try:
+        print(text, end="", flush=True)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _quote(title: str, lines: list[str]) -> None:
