@@ -298,7 +298,7 @@ def test_an_archive_that_unpacks_to_far_more_than_it_is_is_not_unpacked(tmp_path
 )
 def test_tensors_that_are_no_dense_numbers_are_refused_by_name(tmp_path, tensor):
     torch.save({"a": torch.ones(1), "odd": tensor}, tmp_path / "w.pth")
-    with pytest.raises(CheckpointError, match="the tensor odd is .*not dense numbers"):
+    with pytest.raises(CheckpointError, match=r"the tensor odd is .*not dense numbers"):
         read_tensors(tmp_path / "w.pth")
 
 
