@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import shlex
 import sys
 import time
@@ -16,7 +17,7 @@ from ovparts_lib.data.registry import DATASETS
 
 # Everything else is imported when it is needed: `ovparts --help` answers at once.
 
-COMPLETE, FAILED, WRONG_USE, LOCKED, INTERRUPTED = 0, 1, 2, 3, 130
+COMPLETE, FAILED, WRONG_USE, LOCKED, INTERRUPTED, TERMINATED = 0, 1, 2, 3, 130, 143
 
 DESCRIPTION = "Open-vocabulary part segmentation: run notebooks as reproducible, resumable runs."
 EPILOG = """examples:
@@ -58,12 +59,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     try:
         return options.action(options)
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as stop:
+        from ovparts_lib.runs.signals import Terminated
+
         print("\novparts: stopped", file=sys.stderr)
-        return INTERRUPTED
-    except BrokenPipeError:  # `ovparts runs | head`
-        sys.stderr.close()
-        return COMPLETE
+        return TERMINATED if isinstance(stop, Terminated) else INTERRUPTED
+    except BrokenPipeError:  # `ovparts runs | head` has given what was asked for; a run has not
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python complains of it when it ends
+        if options.action in (_runs, _report):
+            return COMPLETE
+        print("ovparts: stopped, for what reads its output has gone", file=sys.stderr)
+        return FAILED
     except Exception as error:
         if options.traceback:
             traceback.print_exc()

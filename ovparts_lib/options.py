@@ -50,9 +50,14 @@ def _read_flag(value: Any) -> bool:
     return value
 
 
+def _yaml_words(value: Any) -> str:
+    """Why a word is not there: YAML takes on, off, yes and no for true and false."""
+    return " (YAML reads on, off, yes, no and their like as true or false)" if isinstance(value, bool) else ""
+
+
 def _read_text(value: Any) -> str:
     if not isinstance(value, str):
-        raise ValueError("expected text; put it in quotes if it is meant as text")
+        raise ValueError(f"expected text; put it in quotes if it is meant as text{_yaml_words(value)}")
     if not value.strip():
         raise ValueError("expected text that is not empty")
     return value
@@ -78,6 +83,8 @@ def _read_device(value: Any) -> str:
 def _read_list(value: Any) -> list[Any]:
     if isinstance(value, tuple):
         value = list(value)
+    if isinstance(value, str) and value.lstrip().startswith(("[", "{")):
+        raise ValueError("expected a list, not the text of one; papermill's -p passes text, its -y reads YAML")
     if not isinstance(value, list):
         raise ValueError("expected a list, for example [a, b]")
     if len({repr(item) for item in value}) != len(value):
@@ -91,14 +98,17 @@ def _read_words(value: Any) -> dict[str, list[str]] | list[str]:
     def words(items: Any, where: str = "") -> list[str]:
         if not isinstance(items, list | tuple) or not items:
             raise ValueError(expected)
-        if any(not isinstance(word, str) or not word.strip() for word in items):
-            raise ValueError(expected)
+        wrong = next((word for word in items if not isinstance(word, str) or not word.strip()), None)
+        if wrong is not None:
+            raise ValueError(f"{expected}, each word text that is not empty; put it in quotes{_yaml_words(wrong)}")
         stripped = [word.strip() for word in items]
         repeated = sorted({word for word in stripped if stripped.count(word) > 1})
         if repeated:
             raise ValueError(f"expected each word once{where}; twice there are: {', '.join(repeated)}")
         return stripped
 
+    if isinstance(value, str) and value.lstrip().startswith(("[", "{")):
+        raise ValueError(f"{expected}, not as the text of one; papermill's -p passes text, its -y reads YAML")
     if isinstance(value, dict):
         return {
             owner: words(value[given], f" for {owner}") for owner, given in zip(words(list(value)), value, strict=True)

@@ -47,6 +47,7 @@ class Evaluation:
         boundary: per mode, boundary pixels of each class, int64 (3, N): intersection, ground truth, prediction.
         boundary_released: per mode, confusion of the released label-difference maps.
         options: how scoring differed from the default, in words; part of what makes tables comparable.
+        weights: digest of the weights that were scored; empty where it was not recorded.
     """
 
     matrices: dict[str, ConfusionMatrix]
@@ -63,6 +64,7 @@ class Evaluation:
     boundary: dict[str, np.ndarray] = field(default_factory=dict)
     boundary_released: dict[str, ConfusionMatrix] = field(default_factory=dict)
     options: str = DEFAULT_OPTIONS
+    weights: str = ""
 
     @property
     def modes(self) -> tuple[str, ...]:
@@ -102,6 +104,7 @@ class Evaluation:
             boundary=_added(self.boundary, other.boundary),
             boundary_released=_added(self.boundary_released, other.boundary_released),
             options=self.options,
+            weights=self.weights,
         )
 
     def save(self, folder: Path | str) -> Path:
@@ -116,6 +119,7 @@ class Evaluation:
             "dataset_images": self.dataset_images,
             "level": self.level,
             "options": self.options,
+            "weights": self.weights,
             "image_ids": self.image_ids,
             "vocabulary": _vocabulary_facts(self.vocabulary),
         }
@@ -189,6 +193,7 @@ class Evaluation:
             "modes": sorted(self.matrices),
             "level": self.level,
             "options": self.options,
+            "weights": self.weights,
             "counts of images": bool(self.image_ids),
             "background": self.background is not None,
             "boundaries": sorted(self.boundary),

@@ -20,8 +20,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
+from ovparts_lib.atomic import set_aside, write_atomically
 from ovparts_lib.checkpoints.clip import save_clip
 from ovparts_lib.checkpoints.native import load_weights
+from ovparts_lib.checkpoints.reading import CheckpointError
 from ovparts_lib.images import IMAGENET_MEAN, IMAGENET_STD
 from ovparts_lib.miniature.caption_batches import CaptionBatches
 from ovparts_lib.miniature.pictures import CaptionedPictures
@@ -30,6 +32,8 @@ from ovparts_lib.models.clip.text import encode_text, tokenize
 from ovparts_lib.models.clip.towers import MINIATURE, ClipSize, build_clip, image_hidden_states
 from ovparts_lib.training.muon import Muon
 from ovparts_lib.vocabularies import PartVocabulary
+
+HISTORY = ("step", "loss", "learning_rate", "seconds")
 
 
 @dataclass(frozen=True)
@@ -149,7 +153,7 @@ def train_miniclip(
     texts.write_back(clip)
     if log is not None:
         log.parent.mkdir(parents=True, exist_ok=True)
-        log.write_text("".join(json.dumps(entry) + "\n" for entry in entries), encoding="utf-8")
+        write_atomically(log, "".join(json.dumps(entry) + "\n" for entry in entries))
     return MiniClipResult(clip.eval(), pd.DataFrame(entries))
 
 
@@ -242,16 +246,20 @@ def cached_miniclip(
 ) -> MiniClipResult:
     """The MiniClip of a file if it was trained with these pictures, size and settings; otherwise trained and saved.
 
-    The history is written beside it, with the ending ``.jsonl``.
+    The history is written beside it, with the ending ``.jsonl``. Where either is damaged, the file is set aside.
     """
     wanted = training_key(pictures, size, settings)
     log = path.with_suffix(".jsonl")
     if path.exists():
-        state, metadata = load_weights(path, "clip")
-        if metadata.get("key") == wanted:
-            clip = build_clip(size)
-            clip.load_state_dict(state)
-            return MiniClipResult(clip.to(device).eval(), pd.read_json(log, lines=True), reused=True)
+        try:
+            state, metadata = load_weights(path, "clip")
+            if metadata.get("key") == wanted:
+                clip = build_clip(size)
+                clip.load_state_dict(state)
+                history = pd.read_json(log, lines=True)[list(HISTORY)]
+                return MiniClipResult(clip.to(device).eval(), history, reused=True)
+        except (CheckpointError, RuntimeError, ValueError, KeyError, OSError) as error:
+            set_aside(path, error)
     result = train_miniclip(pictures, size, settings=settings, device=device, progress=progress, log=log)
     save_clip(result.clip, size, path, key=wanted)
     return result

@@ -34,6 +34,7 @@ from ovparts_lib.miniature.scene import (
     render_scene,
     visible_thing,
 )
+from ovparts_lib.processes import end_with_parent
 from ovparts_lib.vocabularies import PartVocabulary, load_vocabulary
 
 Kind = Literal["scene", "object", "part"]
@@ -185,7 +186,9 @@ def _map(render: partial, count: int, processes: int) -> Iterator[CaptionedPictu
     if processes == 1:
         yield from map(render, range(count))
         return
-    with ProcessPoolExecutor(processes, mp_context=multiprocessing.get_context("spawn")) as pool:
+    with ProcessPoolExecutor(
+        processes, mp_context=multiprocessing.get_context("spawn"), initializer=end_with_parent
+    ) as pool:
         yield from pool.map(render, range(count), chunksize=64)
 
 

@@ -72,13 +72,25 @@ def _find(path: Path) -> Path:
     for candidate in (path, project_root() / path):
         if candidate.is_file():
             return candidate.resolve()
-    raise ParameterError(f"{path}: there is no such parameter file (looked in {Path.cwd()} and {project_root()})")
+    looked = " and ".join(dict.fromkeys(str(folder) for folder in (Path.cwd(), project_root())))
+    raise ParameterError(f"{path}: there is no such parameter file (looked in {looked})")
 
 
-class _OneOfEachLoader(yaml.SafeLoader):
-    """YAML without repeated keys: plain YAML silently keeps the last one."""
+class StrictLoader(yaml.SafeLoader):
+    """YAML without repeated keys, of which plain YAML silently keeps the last, and without aliases.
+
+    A few lines of aliases (``*a``) can stand for billions of values.
+    """
+
+    def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
+        """One node; an alias is an error."""
+        if self.check_event(yaml.AliasEvent):
+            event = self.peek_event()
+            raise yaml.composer.ComposerError(None, None, f"the alias *{event.anchor}: write it out", event.start_mark)
+        return super().compose_node(parent, index)
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
+        """One mapping; a key given twice is an error."""
         seen: set[Hashable] = set()
         for key_node, _ in node.value:
             key = self.construct_object(key_node, deep=True)
@@ -92,8 +104,8 @@ class _OneOfEachLoader(yaml.SafeLoader):
 
 def _read_yaml(file: Path, source: str) -> dict[str, Any]:
     try:
-        values = yaml.load(file.read_text(encoding="utf-8"), Loader=_OneOfEachLoader)
-    except (OSError, UnicodeDecodeError) as error:
+        values = yaml.load(file.read_text(encoding="utf-8"), Loader=StrictLoader)
+    except (OSError, UnicodeDecodeError, RecursionError) as error:
         raise ParameterError(f"{source}: cannot be read: {error}") from error
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
@@ -113,8 +125,8 @@ def _read_overrides(overrides: Iterable[str]) -> dict[str, Any]:
         if not equals or not key.strip():
             raise ParameterError(f"--set {override}: expected key=value")
         try:
-            values[key.strip()] = yaml.load(text, Loader=_OneOfEachLoader)
-        except yaml.YAMLError as error:
+            values[key.strip()] = yaml.load(text, Loader=StrictLoader)
+        except (yaml.YAMLError, RecursionError) as error:
             raise ParameterError(f"--set {override}: the value cannot be read as YAML: {error}") from None
     return values
 

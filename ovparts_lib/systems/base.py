@@ -138,6 +138,9 @@ class SegmentationSystem(nn.Module):
 def chosen_queries(targets: Tensor, count: int, number: int) -> Tensor:
     """Channels to decode in a training step, ascending: the classes in ``targets``, others at random, the background.
 
+    Processes that train together choose together, from the targets of all of them, so that a batch spread over devices
+    gives the loss that it has on one.
+
     Args:
         targets: channels 0..count, any shape; ``count`` is the background.
         count: number of classes.
@@ -148,8 +151,14 @@ def chosen_queries(targets: Tensor, count: int, number: int) -> Tensor:
     """
     present = torch.zeros(count + 1, dtype=torch.bool, device=targets.device)
     present[targets.unique()] = True
+    draws = torch.rand(count).to(targets.device)
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        anywhere = present.int()
+        torch.distributed.all_reduce(anywhere, torch.distributed.ReduceOp.MAX)
+        torch.distributed.broadcast(draws, 0)
+        present = anywhere.bool()
     # Classes that occur come first, the rest in random order.
-    order = torch.argsort(torch.rand(count).to(targets.device) - present[:count].float())
+    order = torch.argsort(draws - present[:count].float())
     kept = order[: max(number, int(present[:count].sum()))]
     return torch.cat([kept.sort().values, torch.tensor([count], device=targets.device)])
 

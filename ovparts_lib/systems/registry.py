@@ -15,7 +15,6 @@ if TYPE_CHECKING:
 
     from ovparts_lib.checkpoints.reading import LoadReport
 
-RUN_WEIGHTS = "weights.safetensors"
 # Tensors that tell weights of one part of a system, which are no system's checkpoint.
 PARTS = {
     "CLIP": ("visual.conv1.weight", "text_model.final_layer_norm.weight"),
@@ -60,14 +59,10 @@ def load_system(
         CheckpointError: nothing there, a run that has no weights yet, a file that is no system's, or one that does not
             hold all of its system.
     """
-    from ovparts_lib.checkpoints.native import read_metadata
+    from ovparts_lib.checkpoints.native import read_metadata, within_its_file
     from ovparts_lib.checkpoints.reading import CheckpointError
 
     path = Path(path)
-    if (path / "params.yaml").is_file():
-        if not (path / RUN_WEIGHTS).is_file():
-            raise CheckpointError(f"{path} is a run folder without {RUN_WEIGHTS}: finish that run first")
-        path = path / RUN_WEIGHTS
     metadata = read_metadata(path)
     name = metadata.get("system") if metadata else _recognised(path)
     if name == "clip":
@@ -75,7 +70,8 @@ def load_system(
     if name not in SYSTEMS:
         raise CheckpointError(f"{path} holds {name!r}, which is none of the systems here: {', '.join(SYSTEMS)}")
     system = SYSTEMS[name]
-    model, report = system.load(path, clip_path=clip_path, **options)
+    with within_its_file(path):
+        model, report = system.load(path, clip_path=clip_path, **options)
     if report.initialised and not allow_untrained:
         raise CheckpointError(
             f"{untrained(report, system)}. Train from it first, or give a trained checkpoint; allow_untrained takes it "

@@ -16,8 +16,8 @@ from ovparts_lib.checkpoints.reading import LoadReport
 from ovparts_lib.data import read_image
 from ovparts_lib.evaluation import pred_all_map
 from ovparts_lib.runs import resolve_path
-from ovparts_lib.systems.registry import RUN_WEIGHTS, system_of, untrained
 from ovparts_lib.systems.registry import load_system as read_system
+from ovparts_lib.systems.registry import system_of, untrained
 from ovparts_lib.systems.scores import BACKGROUND, Scores
 from ovparts_lib.vocabularies import PartVocabulary
 from ovparts_lib.workbook.output import RunOutput
@@ -59,8 +59,7 @@ def load_system(params: Any, output: RunOutput) -> tuple[nn.Module, LoadReport]:
     model, report = read_system(path, clip_path, allow_untrained=params.allow_untrained)
     if report.initialised:
         print(f"Warning: {untrained(report, system_of(model))}: scores and maps that depend on them mean nothing.")
-    weights = path / RUN_WEIGHTS if (path / RUN_WEIGHTS).is_file() else path
-    output.note(weights=describe_weights(report, [str(weights), params.clip_weights]))
+    output.note(weights=describe_weights(report, [params.model, params.clip_weights]))
     return model.to(device_of(params)).eval(), report
 
 

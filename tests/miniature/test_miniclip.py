@@ -66,6 +66,17 @@ def test_is_cached_by_everything_it_depends_on(pictures, tmp_path):
     assert [json.loads(line)["step"] for line in lines] == [3]
 
 
+@pytest.mark.parametrize("damaged", ["miniclip.safetensors", "miniclip.jsonl"])
+def test_a_damaged_file_is_set_aside_and_trained_anew(pictures, tmp_path, damaged):
+    path, short = tmp_path / "miniclip.safetensors", MiniClipSettings(iterations=1, batch_size=8, warmup=1)
+    cached_miniclip(path, pictures, TINY, settings=short, progress=False)
+    content = (tmp_path / damaged).read_bytes()
+    (tmp_path / damaged).write_bytes(content[: len(content) // 2])
+    with pytest.warns(UserWarning, match=r"miniclip.safetensors is damaged"):
+        assert not cached_miniclip(path, pictures, TINY, settings=short, progress=False).reused
+    assert cached_miniclip(path, pictures, TINY, settings=short, progress=False).reused
+
+
 def test_loss_of_single_positives_is_clips():
     logits = torch.randn(5, 5, generator=torch.Generator().manual_seed(0))
     diagonal = torch.arange(5)

@@ -46,8 +46,9 @@ def test_nothing_is_submitted_when_something_is_wrong(root, start, monkeypatch):
     with pytest.raises(ParameterError, match="did you mean `samples`"):
         submit(start, ["sample=2"])
     monkeypatch.setenv("PATH", "")
-    with pytest.raises(SubmissionError, match=r"not submitted.*srun"):
+    with pytest.raises(SubmissionError, match=r"not submitted.*srun.*--cluster local"):
         submit(start)
+    assert not (root / "outputs").exists()
 
 
 def test_requests():

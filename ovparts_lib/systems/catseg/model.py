@@ -137,8 +137,8 @@ class Catseg(CostSegmenter):
         sliding_window: score overlapping crops and the whole picture, as CAT-Seg was evaluated on scenes; otherwise the
             whole picture only, as in all experiments on parts.
         window: how the crops are cut.
-        pooling: in prediction, positions averaged along each axis before class attention; None for the size's,
-            with which the model trains. CAT-Seg trained with 2 and evaluated on scenes, with a sliding window, with 1.
+        pooling: in :meth:`predict`, positions averaged along each axis before class attention; None for 1 with a
+            sliding window, as CAT-Seg was evaluated on scenes, and otherwise the size's, with which the model trains.
         chunk_tokens: positions x classes x images computed at once; bounds memory and changes no result. None chooses
             by device.
         checkpoint_aggregator: in training, keep no activations of aggregator and decoder but compute them a second
@@ -181,7 +181,8 @@ class Catseg(CostSegmenter):
         self.size, self.padding, self.sliding_window = size, padding, sliding_window
         self.background_class = background_class
         self.window = window or SlidingWindow.around(size.inputs.image_size)
-        self.pooling = size.aggregator.pooling if pooling is None else pooling
+        usual = 1 if sliding_window else size.aggregator.pooling
+        self.pooling = usual if pooling is None else pooling
         grid = size.inputs.image_size // size.clip.patch_size
         if self.pooling < 1 or grid % self.pooling:
             raise ValueError(f"pooling must divide the {grid} patches of a side, not {self.pooling}")

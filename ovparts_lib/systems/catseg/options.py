@@ -141,5 +141,4 @@ class CatsegOptions(CostOptions):
 
     def model_options(self) -> dict[str, Any]:
         """Keyword arguments of :class:`~ovparts_lib.systems.catseg.model.Catseg`."""
-        pooling = 1 if self.pooling is None and self.sliding_window else self.pooling
-        return super().model_options() | {"sliding_window": self.sliding_window, "pooling": pooling}
+        return super().model_options() | {"sliding_window": self.sliding_window, "pooling": self.pooling}

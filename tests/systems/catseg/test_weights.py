@@ -137,9 +137,7 @@ def test_upstream_initialises_the_dinov2_variant(tmp_path):
         if name.startswith("backbone.")
     }
     torch.save(dinov2, tmp_path / "dinov2_vits14_pretrain.pth")
-    with pytest.raises(
-        CheckpointError, match=r"brings resnet101 guidance, but dinov2_vits14 is.*_pretrain\.pth"
-    ):
+    with pytest.raises(CheckpointError, match=r"brings resnet101 guidance, but dinov2_vits14 is.*_pretrain\.pth"):
         load_through_a_file(upstream_state(), size=RELEASED_DINOV2)
     model, report = load_through_a_file(
         upstream_state(), size=RELEASED_DINOV2, guidance_path=tmp_path / "dinov2_vits14_pretrain.pth"
