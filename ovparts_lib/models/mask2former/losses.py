@@ -79,6 +79,8 @@ class PointLosses:
         if len(predicted):
             points = uncertain_points(predicted, self.points)
             predicted, targets = sample_points(predicted, points), sample_points(targets.float(), points)
+        else:
+            targets = torch.zeros_like(predicted)
         return {
             "ce": self.class_weight * class_loss(class_logits, segments, matches, self.no_object_weight),
             "mask": self.mask_weight * cross_entropy_loss(predicted, targets) / count,
