@@ -8,7 +8,7 @@ import json
 import re
 import tempfile
 from dataclasses import replace
-from functools import cache
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -57,12 +57,10 @@ def scale_of(case):
     return tuple((pattern, factor) for pattern, factor in read_json(f"{case}.json").get("scale", ()))
 
 
-@cache
+@lru_cache(maxsize=1)
 def vitb_scan(queries=12):
     """(model, report) of a filled ``SCAN-vitB.pth`` with the scale factors of the recordings."""
-    return load_through_a_file(
-        "scan_vitB", replace(RELEASED_VITB, queries=queries), scale_of("golden_vitb_voc20_eval")
-    )
+    return load_through_a_file("scan_vitB", replace(RELEASED_VITB, queries=queries), scale_of("golden_vitb_voc20_eval"))
 
 
 def vitl_scan(queries=12, scale=()):

@@ -163,7 +163,7 @@ class Swin(nn.Module):
     def __init__(self, size: SwinSize) -> None:
         super().__init__()
         self.channels = size.channels
-        drop_paths = torch.linspace(0, size.drop_path, sum(size.depths)).split(list(size.depths))
+        drop_paths = torch.linspace(0, size.drop_path, sum(size.depths), device="cpu").split(list(size.depths))
         self.patch_embed = PatchEmbedding(size.width)
         self.layers = nn.ModuleList(
             Stage(width, heads, size.window, rates.tolist(), last=width == size.channels[-1])

@@ -194,7 +194,9 @@ def fuse_clip(model: Scan, path: str | Path) -> LoadReport:
 
 def warn_left_over(report: LoadReport) -> None:
     """Say which dropped tensors belong to no module of the published design."""
-    names = [name for name in report.dropped if "visual.cxt_decoder." in name or name.endswith("visual.learnable_weight")]
+    names = [
+        name for name in report.dropped if "visual.cxt_decoder." in name or name.endswith("visual.learnable_weight")
+    ]
     if names:
         _log.warning(
             "%s: dropped %d tensors that an earlier design of SCAN left behind and no released code uses: %s",
@@ -202,4 +204,3 @@ def warn_left_over(report: LoadReport) -> None:
             len(names),
             ", ".join(names),
         )
-

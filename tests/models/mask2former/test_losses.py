@@ -58,7 +58,9 @@ def test_matching_losses_and_gradients_are_the_recorded_ones(monkeypatch):
     total = sum(found.values())
     np.testing.assert_allclose(total.item(), golden["total"], rtol=1e-5)
     total.backward()
-    np.testing.assert_allclose(logits.grad, golden["grad_logits"], rtol=0, atol=1e-5 * np.abs(golden["grad_logits"]).max())
+    np.testing.assert_allclose(
+        logits.grad, golden["grad_logits"], rtol=0, atol=1e-5 * np.abs(golden["grad_logits"]).max()
+    )
     norms = masks.grad.flatten(2).norm(dim=2)
     np.testing.assert_allclose(norms, golden["grad_masks_norm"], rtol=0, atol=1e-5 * golden["grad_masks_norm"].max())
 
