@@ -40,7 +40,7 @@ def manifest(name, queries=100):
 
 def filled(key, facts, scale):
     factors = [factor for pattern, factor in scale if re.search(pattern, key)]
-    return torch.from_numpy(fill(key, *facts) * np.float32(factors[0] if factors else 1))
+    return torch.from_numpy(fill(key, *facts)) * (factors[0] if factors else 1)
 
 
 def load_through_a_file(name, size, scale, **options):

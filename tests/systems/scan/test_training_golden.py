@@ -115,7 +115,7 @@ def test_a_step_of_fine_tuning_clip_on_shifted_crops():
     y, x = np.mgrid[:224, :224] / 224
     for number in range(4):
         crop = image(224, 224, 31 + number)
-        outside = np.hypot(x - (0.35 + 0.1 * number), y - 0.5) > 0.2 + 0.05 * number
+        outside = np.hypot(x - (0.35 + 0.1 * number), y - 0.5) >= 0.2 + 0.05 * number  # one pixel lies on the edge
         crop[outside] = FILL
         crop = torch.from_numpy(crop).permute(2, 0, 1)
         masks.append(mask_by_colour(crop))
