@@ -94,15 +94,20 @@ class AdaptedClip(nn.Module):
         device = self.mask_prompt.device
         masks = batch.get("masks")
         images = self.embed_crops(batch["pixels"].to(device), None if masks is None else masks.to(device))
-        images, texts = gathered(images), gathered(self.embed_captions(batch["captions"]))
-        logits = self.clip.logit_scale.exp() * images @ texts.T
-        true = torch.arange(len(logits), device=device)
-        return {"loss_contrastive": (F.cross_entropy(logits, true) + F.cross_entropy(logits.T, true)) / 2}
+        return {"loss_contrastive": contrastive_loss(self.clip, images, self.embed_captions(batch["captions"]))}
 
     @torch.no_grad()
     def after_step(self) -> None:
         """Keep the temperature in CLIP's range, 1 to 100; to be called after every step of the optimiser."""
         self.clip.logit_scale.clamp_(0, math.log(100))
+
+
+def contrastive_loss(clip: open_clip.CLIP, images: Tensor, texts: Tensor) -> Tensor:
+    """Symmetric InfoNCE of normalised embeddings (b, embed_dim), over the batches of all processes."""
+    images, texts = gathered(images), gathered(texts)
+    logits = clip.logit_scale.exp() * images @ texts.T
+    true = torch.arange(len(logits), device=logits.device)
+    return (F.cross_entropy(logits, true) + F.cross_entropy(logits.T, true)) / 2
 
 
 def gathered(features: Tensor) -> Tensor:
