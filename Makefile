@@ -35,7 +35,7 @@ lint: $(INSTALLED) ## Format the code and strip notebook outputs
 	@$(BIN)/nbstripout notebooks/*.ipynb
 
 notebooks: $(INSTALLED) ## Open the workbook in JupyterLab
-	@$(BIN)/jupyter lab notebooks
+	@$(BIN)/jupyter lab --ServerApp.root_dir=. notebooks/00_start_here.ipynb
 
 bench: $(INSTALLED) ## Measure speed, FLOPs and memory; appends rows to benchmarks/results
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[test,benchmark]'

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import hashlib
 import os
 import shutil
 import tempfile
+import unicodedata
 from collections.abc import Iterator
 from pathlib import Path
 
+_LONGEST_NAME = 100  # bytes; file systems take 255, and endings and temporary names come on top
 _NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
 
 
@@ -45,6 +48,20 @@ def replacing(path: Path) -> Iterator[Path]:
         if is_disk_full(error):
             raise disk_full(path, size) from error
         raise
+
+
+def safe_name(text: str) -> str:
+    """A piece of a file name that says a text: the same for the same text, another for any other.
+
+    Letters and digits of all scripts, ``.``, ``-`` and ``_`` stay, blanks become ``_``. A text that holds anything
+    else, begins with a dot, or is longer than 100 bytes ends in six digits of its hash.
+    """
+    composed = unicodedata.normalize("NFC", text.encode("utf-8", "replace").decode())
+    name = "".join(sign if sign.isalnum() or sign in ".-_" else "_" for sign in composed).lstrip(".")
+    short = name.encode()[:_LONGEST_NAME].decode(errors="ignore")
+    if short and short == text.replace(" ", "_") and (" " not in text or "_" not in text):
+        return short
+    return f"{short}_{hashlib.sha256(text.encode('utf-8', 'surrogatepass')).hexdigest()[:6]}".lstrip("_")
 
 
 def write_atomically(path: Path, content: str | bytes) -> None:

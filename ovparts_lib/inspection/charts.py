@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
-from ovparts_lib.inspection.figures import new_figure, styled
+from ovparts_lib.inspection.figures import new_figure, styled, wrapped
 from ovparts_lib.inspection.palette import HATCH, SEEN, UNSEEN
 
 _ROWS = 46  # bars above one another before a chart goes on beside itself
@@ -76,12 +76,12 @@ def iou_heatmap(table: pd.DataFrame, *, column: str = "IoU") -> Figure:
     ax.tick_params(length=0)
     ax.set_xticklabels(ax.get_xticklabels(), rotation=50, ha="right", rotation_mode="anchor")
     ax.set_yticklabels(ax.get_yticklabels(), rotation=0)
-    labels = ax.get_yticklabels() if across is grid else ax.get_xticklabels()
-    for label, name in zip(labels, grid.index, strict=True):
+    objects, parts = (ax.yaxis, ax.xaxis) if across is grid else (ax.xaxis, ax.yaxis)
+    parts.set_ticklabels([wrapped(str(name), 28, lines=1) for name in grid.columns])
+    objects.set_ticklabels([wrapped(name, 26, lines=1) + " *" * (not seen[name]) for name in grid.index])
+    for label, name in zip(objects.get_ticklabels(), grid.index, strict=True):
         if not seen[name]:
-            label.set(color="#B35900", fontweight="bold", text=f"{name} *")
-    names = [label.get_text() for label in labels]
-    (ax.set_yticklabels if across is grid else ax.set_xticklabels)(names)
+            label.set(color="#B35900", fontweight="bold")
     ax.set_title(f"{column} by object and part{_origin(table)}    * unseen object", loc="left")
     return figure
 
@@ -133,14 +133,23 @@ def _bar_block(ax: Axes, block: list[tuple[str, pd.DataFrame]], column: str, top
     place, ticks, names = 0, [], []
     for name, rows in block:
         seen = bool(rows["seen"].iloc[0])
-        ax.text(0, place, name, ha="left", va="center", fontweight="bold", size=8.5, color=SEEN if seen else "#B35900")
+        ax.text(
+            0,
+            place,
+            wrapped(name, 34, lines=1),
+            ha="left",
+            va="center",
+            fontweight="bold",
+            size=8.5,
+            color=SEEN if seen else "#B35900",
+        )
         places = np.arange(place + 1, place + 1 + len(rows))
         bars = ax.barh(
             places, rows[column], 0.74, color=SEEN if seen else UNSEEN, hatch="" if seen else HATCH, edgecolor="white"
         )
         ax.bar_label(bars, [f"{value:.0f}" for value in rows[column]], padding=2, size=7)
         ticks += list(places)
-        names += list(rows["generic"])
+        names += [wrapped(str(name), 24, lines=1) for name in rows["generic"]]
         place += 1 + len(rows)
     ax.set(xlim=(0, 1.1 * top), ylim=(fullest - 0.4, -0.7))
     ax.set_yticks(ticks, names, size=7.5)

@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from ovparts_lib.evaluation.evaluator import Evaluation
-from ovparts_lib.inspection.figures import layout_later, new_figure, styled
+from ovparts_lib.inspection.figures import layout_later, new_figure, styled, wrapped
 
 
 @styled
@@ -95,7 +95,7 @@ def _confusion_panel(ax: Axes, table: pd.DataFrame, title: str, *, large: bool) 
         yticklabels=True,
     )
     ax.set(xlabel="", ylabel="")
-    ax.set_title(title, fontweight="bold")
+    ax.set_title(wrapped(title, 34), fontweight="bold")
     ax.tick_params(length=0, labelsize=8 if large else 7)
     ax.set_xticklabels(ax.get_xticklabels(), rotation=50, ha="right", rotation_mode="anchor")
     ax.set_yticklabels(ax.get_yticklabels(), rotation=0)

@@ -9,6 +9,7 @@ import pandas as pd
 import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogFormatter, NullFormatter
 
 from ovparts_lib.inspection.figures import new_figure, styled
 from ovparts_lib.inspection.palette import HATCH, SEEN, UNSEEN
@@ -86,6 +87,7 @@ def _curve(ax: Axes, history: pd.DataFrame, column: str) -> None:
         ax.plot(rows["step"], rows[column], color=SEEN, linewidth=1.4, marker="." if len(rows) < 20 else None)
     if column == "loss" and len(rows) and rows[column].min() > 0 and rows[column].max() / rows[column].min() > 30:
         ax.set_yscale("log")
+        ax.yaxis.set(major_formatter=LogFormatter(), minor_formatter=NullFormatter())
     elif column == "learning_rate":
         ax.ticklabel_format(axis="y", style="sci", scilimits=(-2, 3))
     ax.set_ylabel(column.replace("_", " "))

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import re
+import textwrap
+import unicodedata
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from functools import wraps
+from functools import lru_cache, wraps
 from io import BytesIO
 from pathlib import Path
-from typing import ParamSpec
+from typing import Any, ParamSpec
 
+import matplotlib as mpl
 import numpy as np
 import pandas as pd
-from matplotlib import style
+from matplotlib import font_manager, style
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from PIL import Image
@@ -20,8 +25,8 @@ from torch import Tensor
 from ovparts_lib.atomic import replacing
 
 _STYLE = {
-    "font.family": "DejaVu Sans",
     "font.size": 9.0,
+    "text.parse_math": False,  # a "$" in a word is a dollar sign
     "axes.titlesize": 9.5,
     "axes.labelsize": 9.0,
     "axes.spines.top": False,
@@ -36,6 +41,18 @@ _STYLE = {
     "hatch.linewidth": 0.7,
     "image.interpolation": "antialiased",
 }
+
+# Looked through in turn for characters that the fonts before lack; those that are not installed are passed over.
+_FALLBACKS = (
+    "DejaVu Sans",
+    *(f"Noto Sans{script}" for script in (" CJK SC", " CJK JP", " CJK KR", " SC", " JP", " KR", " Arabic", " Hebrew")),
+    *(f"Noto Sans {script}" for script in ("Devanagari", "Bengali", "Tamil", "Thai", "Ethiopic", "Symbols 2")),
+    *("Source Han Sans SC", "WenQuanYi Zen Hei", "WenQuanYi Micro Hei", "Droid Sans Fallback"),
+    *("PingFang SC", "Hiragino Sans", "Apple SD Gothic Neo", "Microsoft YaHei", "Yu Gothic", "Malgun Gothic"),
+    *("Arial Unicode MS", "Unifont"),
+)
+_GLYPH = re.compile(r"Glyph (\d+) .*missing from")
+_LONGEST_SIDE = 100.0  # inches
 
 _P = ParamSpec("_P")
 
@@ -55,15 +72,40 @@ def styled(draw: Callable[_P, Figure]) -> Callable[_P, Figure]:
 
     @wraps(draw)
     def drawn(*args: _P.args, **kwargs: _P.kwargs) -> Figure:
-        with style.context(["default", _STYLE]):
+        with style.context(workbook_style()):
             return draw(*args, **kwargs)
 
     return drawn
 
 
+def workbook_style() -> list[Any]:
+    """The workbook's style with the user's font in front and fallbacks for the characters it lacks behind."""
+    return ["default", _STYLE | {"font.family": list(_families(tuple(mpl.rcParams["font.family"])))}]
+
+
+@lru_cache(maxsize=4)
+def _families(chosen: tuple[str, ...]) -> tuple[str, ...]:
+    installed = set(font_manager.get_font_names())
+    expanded = [name for family in chosen for name in mpl.rcParams.get(f"font.{family}", [family])]
+    return tuple(dict.fromkeys(name for name in (*expanded, *_FALLBACKS) if name in installed))
+
+
+def wrapped(text: str, width: int, lines: int = 2) -> str:
+    """A text on a few lines of ``width`` characters (wide ones count twice), the rest cut with an ellipsis."""
+    wide = sum(unicodedata.east_asian_width(character) in "WF" for character in text)
+    width = max(4, round(width * len(text) / max(1, len(text) + wide)))
+    # A lone surrogate (from a file name that is not UTF-8) cannot be drawn.
+    clean = " ".join(text.encode("utf-8", "replace").decode().split())
+    rows = textwrap.wrap(clean, width)
+    if len(rows) > lines:
+        rows = [*rows[: lines - 1], f"{rows[lines - 1][: width - 1].rstrip()}…"]
+    return "\n".join(rows)
+
+
 def new_figure(width: float, height: float, *, pictures: bool = False) -> Figure:
-    """An empty figure, in inches at 100 dots per inch; ``pictures`` packs panels closely."""
-    figure = NotebookFigure(figsize=(width, height), dpi=100, layout="compressed" if pictures else "constrained")
+    """An empty figure, in inches at 100 dots per inch; ``pictures`` packs panels closely. No side exceeds 100."""
+    size = (min(width, _LONGEST_SIDE), min(height, _LONGEST_SIDE))
+    figure = NotebookFigure(figsize=size, dpi=100, layout="compressed" if pictures else "constrained")
     FigureCanvasAgg(figure)
     return figure
 
@@ -104,39 +146,63 @@ def save_figure(figure: Figure, path: Path | str, data: pd.DataFrame | None = No
 
 
 def figure_png(figure: Figure, dpi: float = 100) -> bytes:
-    """The figure as the bytes of a PNG file, empty margins cut."""
+    """The figure as the bytes of a PNG file, empty margins cut; a warning names characters that no font has."""
     buffer = BytesIO()
-    figure.savefig(buffer, format="png", dpi=dpi, bbox_inches="tight", pad_inches=0.08)
+    with warnings.catch_warnings(record=True) as caught, style.context(workbook_style()):
+        warnings.simplefilter("always")
+        figure.savefig(buffer, format="png", dpi=dpi, bbox_inches="tight", pad_inches=0.08)
+    glyphs = {chr(int(found[1])) for one in caught if (found := _GLYPH.match(str(one.message)))}
+    for one in caught:
+        if not _GLYPH.match(str(one.message)):
+            warnings.warn_explicit(one.message, one.category, one.filename, one.lineno)
+    if glyphs:
+        warnings.warn(
+            f"no installed font has the characters {''.join(sorted(glyphs))}, which are drawn as boxes; install one "
+            "that has them (for Chinese, Japanese and Korean: Noto Sans CJK, Debian's fonts-noto-cjk) and start the "
+            "kernel anew, or name one in matplotlib's font.family",
+            stacklevel=2,
+        )
     return buffer.getvalue()
 
 
 def save_picture(picture: np.ndarray, path: Path | str) -> Path:
     """Write uint8 (H, W, 3) at full size, PNG or JPEG by the ending of ``path``."""
     path = Path(path)
+    jpeg = path.suffix.lower() in (".jpg", ".jpeg")
+    options = {"format": "JPEG"} if jpeg else {"format": "PNG", "compress_level": 1}
     with replacing(path) as partial:
-        Image.fromarray(picture).save(partial, format="JPEG" if path.suffix.lower() in (".jpg", ".jpeg") else "PNG")
+        Image.fromarray(picture).save(partial, **options)
     return path
 
 
 def as_picture(image: Tensor | np.ndarray) -> np.ndarray:
-    """uint8 (H, W, 3) from an image as readers give it, (3, H, W), or from one that has this form already.
+    """uint8 (H, W, 3) from an image as readers give it, a tensor (3, H, W), or from an array (H, W, 3).
 
     Raises:
         ValueError: not an 8-bit RGB image.
     """
     array = _as_array(image)
-    if array.ndim == 3 and array.shape[0] == 3 and array.shape[2] != 3:
+    if array.ndim == 3 and isinstance(image, Tensor):
         array = array.transpose(1, 2, 0)
     if array.dtype != np.uint8 or array.ndim != 3 or array.shape[2] != 3:
-        raise ValueError(f"an image must be uint8 (3, H, W) or (H, W, 3), not {array.dtype} {array.shape}")
+        raise ValueError(f"an image must be uint8, (3, H, W) or an array (H, W, 3), not {array.dtype} {array.shape}")
     return np.ascontiguousarray(array)
 
 
 def panel_picture(image: Tensor | np.ndarray, longest: int = 480) -> np.ndarray:
     """uint8 (h, w, 3): every k-th pixel of an image, so that no side is longer than ``longest``."""
-    picture = as_picture(image)
-    step = -(-max(picture.shape[:2]) // longest)
-    return picture[::step, ::step]
+    return thinned(as_picture(image), longest)
+
+
+def thinned(array: np.ndarray, longest: int) -> np.ndarray:
+    """Every k-th row and column of (H, W, ...), k the least by which no side is longer than ``longest``."""
+    step = -(-max(array.shape[:2]) // longest)
+    return array[::step, ::step]
+
+
+def panel_aspect(picture: np.ndarray) -> float:
+    """Height over width of the panel that shows a picture: the picture's own, within 1:5 and 5:2."""
+    return float(np.clip(picture.shape[0] / picture.shape[1], 0.2, 2.5))
 
 
 def as_labels(label_map: Tensor | np.ndarray, size: tuple[int, int]) -> np.ndarray:

@@ -3,23 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from textwrap import wrap
 
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
-from scipy.ndimage import maximum_filter, minimum_filter
+from scipy.ndimage import maximum_filter, minimum_filter, uniform_filter
 from torch import Tensor
 
-from ovparts_lib.inspection.figures import as_labels, as_picture, new_figure, styled
+from ovparts_lib.inspection.figures import as_labels, as_picture, new_figure, panel_aspect, styled, thinned, wrapped
 from ovparts_lib.inspection.palette import RIGHT, UNLABELLED, WRONG, class_colours
 from ovparts_lib.vocabularies.vocabulary import Vocabulary
 
 _DIMMED = 0.45  # brightness that is left of unlabelled pixels' surroundings in an error picture
-_MOST_LINES = 0.25
-_LEGEND_ROWS, _LEGEND_WORDS = 24, 48  # in a column beside a picture; words in a legend below pictures
+_CROWDED = 0.4  # share of lines around a pixel above which lines hide what they separate
+_LEGEND_ROWS, _LEGEND_WORDS = 24, 48  # lines in a column beside a picture; words in a legend
+_WORD = 26  # characters on a line of a legend
+_PANEL = 960  # pixels of a picture's longer side in a figure
 
 
 def render_overlay(
@@ -38,7 +39,7 @@ def render_overlay(
         colours: uint8 (N, 3).
         opacity: of the colours, 0..1.
         boundaries: outline regions in white, with a line that stays visible when a large picture is shown small; left
-            out where regions are so small that lines would cover a quarter of the picture.
+            out wherever regions are so small that lines would hide them.
 
     Returns:
         uint8 (H, W, 3).
@@ -52,9 +53,7 @@ def render_overlay(
     weight = np.where(painted, np.float32(opacity), np.float32(0))[..., None]
     result = np.rint(picture * (1 - weight) + colour * weight).astype(np.uint8)
     if boundaries:
-        lines = _boundaries(np.where(painted, labels, -1))
-        if lines.mean() < _MOST_LINES:
-            result[lines] = 255
+        result[_boundaries(np.where(painted, labels, -1).astype(np.int32))] = 255
     return result
 
 
@@ -68,11 +67,16 @@ def overlay(
     opacity: float = 0.6,
 ) -> Figure:
     """A label map on its picture, with a legend of the words that occur, largest first."""
-    painted = render_overlay(image, label_map, class_colours(vocabulary), opacity=opacity)
-    words = _present([as_labels(label_map, painted.shape[:2])], vocabulary)
-    columns = -(-min(len(words), _LEGEND_WORDS) // _LEGEND_ROWS)
+    picture = as_picture(image)
+    labels = as_labels(label_map, picture.shape[:2])
+    words = _present([labels], vocabulary)
+    painted = render_overlay(
+        thinned(picture, _PANEL), thinned(labels, _PANEL), class_colours(vocabulary), opacity=opacity
+    )
+    lines = sum(_legend_word(vocabulary.parts[part]).count("\n") + 1 for part in words[:_LEGEND_WORDS])
+    columns = -(-lines // _LEGEND_ROWS)
     width, height = _panel_size(painted, 6.4, 5.4)
-    figure = new_figure(width + 0.2 + 1.8 * columns, max(height + 0.35, 0.21 * min(len(words), _LEGEND_ROWS) + 0.4))
+    figure = new_figure(width + 0.2 + 2.2 * columns, max(height + 0.35, 0.21 * min(lines, _LEGEND_ROWS) + 0.4))
     _show(figure.add_subplot(), painted, title)
     _legend(figure, words, vocabulary, "outside right upper", columns)
     return figure
@@ -119,12 +123,14 @@ def label_grid(
 ) -> Figure:
     """Several label maps on their pictures, with one legend of the words that occur in any of them."""
     colours, titles = class_colours(vocabulary), titles or [None] * len(images)
-    painted = [render_overlay(image, labels, colours) for image, labels in zip(images, label_maps, strict=True)]
-    words = _present([as_labels(m, p.shape[:2]) for m, p in zip(label_maps, painted, strict=True)], vocabulary)
+    pictures = [as_picture(image) for image in images]
+    labels = [as_labels(label_map, p.shape[:2]) for label_map, p in zip(label_maps, pictures, strict=True)]
+    words = _present(labels, vocabulary)
+    painted = [_painted(picture, label_map, colours) for picture, label_map in zip(pictures, labels, strict=True)]
     columns = min(columns, len(painted))
-    rows, width = -(-len(painted) // columns), 11.0
+    rows, width = -(-len(painted) // columns), min(11.0, 5.5 * columns)
     shapes = [painted[row * columns : (row + 1) * columns] for row in range(rows)]
-    heights = [width / columns * min(1.4, max(p.shape[0] / p.shape[1] for p in row)) + 0.28 for row in shapes]
+    heights = [width / columns * min(1.4, max(map(panel_aspect, row))) + 0.28 for row in shapes]
     figure = new_figure(width, sum(heights) + _legend_height(words, width), pictures=True)
     axes = figure.subplots(rows, columns, squeeze=False, gridspec_kw={"height_ratios": heights}).ravel()
     for ax in axes[len(painted) :]:
@@ -146,7 +152,7 @@ def picture_grid(images: Sequence[Tensor | np.ndarray], titles: Sequence[str], *
     for ax in axes[len(pictures) :]:
         ax.set_axis_off()
     for ax, picture, title in zip(axes, pictures, titles, strict=False):
-        _show(ax, picture, "\n".join(wrap(title, 34)))
+        _show(ax, thinned(picture, _PANEL), wrapped(title, 34, lines=6))
     return figure
 
 
@@ -197,15 +203,17 @@ def _comparisons(
     guesses = [as_labels(m, p.shape[:2]) for m, p in zip(predictions, pictures, strict=True)]
     words = _present([*truths, *guesses], vocabulary)
     width = 11.0
-    heights = [min(width / 3 * p.shape[0] / p.shape[1], 4.6) + 0.25 for p in pictures]
+    heights = [min(width / 3 * panel_aspect(p), 4.6) + 0.25 for p in pictures]
     figure = new_figure(width, sum(heights) + _legend_height(words, width), pictures=True)
     axes = figure.subplots(len(pictures), 3, squeeze=False, gridspec_kw={"height_ratios": heights})
     for row, picture, truth, guess, title in zip(axes, pictures, truths, guesses, titles, strict=True):
         iou = comparison_table(truth, guess, vocabulary)["IoU"].mean()
-        _show(row[0], render_overlay(picture, truth, colours), f"{title}: ground truth" if title else "ground truth")
-        _show(row[1], render_overlay(picture, guess, colours), "prediction")
+        name = f"{wrapped(title, 30, lines=1)}: ground truth" if title else "ground truth"
+        _show(row[0], _painted(picture, truth, colours), name)
+        _show(row[1], _painted(picture, guess, colours), "prediction")
         verdict = "no labels" if np.isnan(iou) else f"mean IoU {iou:.1f} %"
-        _show(row[2], render_error(picture, truth, guess, vocabulary.ignore_label), f"error, {verdict}")
+        small = (thinned(array, _PANEL) for array in (picture, truth, guess))
+        _show(row[2], render_error(*small, vocabulary.ignore_label), f"error, {verdict}")
     verdicts = [
         Patch(color=np.array(c) / 255, label=t)
         for c, t in ((RIGHT, "right"), (WRONG, "wrong"), (UNLABELLED, "no label"))
@@ -214,10 +222,17 @@ def _comparisons(
     return figure
 
 
+def _painted(picture: np.ndarray, labels: np.ndarray, colours: np.ndarray) -> np.ndarray:
+    """An overlay at the size that a figure shows."""
+    return render_overlay(thinned(picture, _PANEL), thinned(labels, _PANEL), colours)
+
+
 def _boundaries(labels: np.ndarray) -> np.ndarray:
-    """Pixels next to another label; the line is as thick as the picture is large."""
+    """Pixels next to another label, but where such lines crowd; a line is as thick as the picture is large."""
     thickness = max(2, round(max(labels.shape) / 450))
-    return maximum_filter(labels, thickness) != minimum_filter(labels, thickness)
+    lines = maximum_filter(labels, thickness) != minimum_filter(labels, thickness)
+    around = uniform_filter(lines.astype(np.float32), 8 * thickness + 1)
+    return lines & (around < _CROWDED)
 
 
 def _present(label_maps: Sequence[np.ndarray], vocabulary: Vocabulary) -> list[int]:
@@ -228,8 +243,9 @@ def _present(label_maps: Sequence[np.ndarray], vocabulary: Vocabulary) -> list[i
 
 
 def _panel_size(picture: np.ndarray, width: float, height: float) -> tuple[float, float]:
-    scale = min(width / picture.shape[1], height / picture.shape[0])
-    return picture.shape[1] * scale, picture.shape[0] * scale
+    """Width and height of a panel within the given ones, in the shape of a picture."""
+    aspect = panel_aspect(picture)
+    return min(width, height / aspect), min(height, width * aspect)
 
 
 def _show(ax: Axes, picture: np.ndarray, title: str | None) -> None:
@@ -237,6 +253,11 @@ def _show(ax: Axes, picture: np.ndarray, title: str | None) -> None:
     ax.set_axis_off()
     if title:
         ax.set_title(title)
+
+
+def _legend_word(word: str) -> str:
+    """A word as a legend shows it; matplotlib leaves out labels that begin with an underscore."""
+    return " " * word.startswith("_") + wrapped(word, _WORD)
 
 
 def _columns_below(words: Sequence[int], width: float) -> int:
@@ -256,7 +277,7 @@ def _legend(
     more: Sequence[Patch] = (),
 ) -> None:
     colours = class_colours(vocabulary) / 255
-    handles = [Patch(color=colours[part], label=vocabulary.parts[part]) for part in words[:_LEGEND_WORDS]]
+    handles = [Patch(color=colours[part], label=_legend_word(vocabulary.parts[part])) for part in words[:_LEGEND_WORDS]]
     if len(words) > _LEGEND_WORDS:
         handles.append(Patch(color="none", label=f"and {len(words) - _LEGEND_WORDS} smaller"))
     handles += more

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import base64
+import io
 import math
-import struct
+import os
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 from ovparts_lib.atomic import write_atomically
 from ovparts_lib.runs.listing import RunRecord
@@ -18,12 +20,12 @@ MODES = {"oracle_obj": "Oracle-Obj", "pred_all": "Pred-All"}
 METRICS = ("seen", "unseen", "harmonic", "mIoU")
 _MOST_ROWS = 1000
 _BAR_COLUMNS = frozenset({"IoU", "recall", "precision"})
-_PNG = b"\x89PNG\r\n\x1a\n"
+_WIDEST, _HIGHEST, _QUALITY = 1100, 2200, 72  # pixels and WebP quality of the pictures in the page
 _TOLD_ELSEWHERE = frozenset({"headline", "figures", "tables", "title", "note", "status", "execution", "params_hash"})
 
 
 def write_report(runs: Sequence[RunRecord], target: Path, title: str = "Open-vocabulary part segmentation") -> Path:
-    """Write a report that needs no other file and no network.
+    """Write a report that needs no other file and no network; its pictures link to those of full size in the runs.
 
     Args:
         runs: what to show, in this order.
@@ -45,7 +47,7 @@ def write_report(runs: Sequence[RunRecord], target: Path, title: str = "Open-voc
         title=title,
         written=datetime.now(UTC).strftime("%d %B %Y, %H:%M UTC"),
         comparisons=comparisons(runs),
-        runs=[_run(run) for run in runs],
+        runs=[_run(run, target.parent) for run in runs],
         complete=sum(run.state == "complete" for run in runs),
     )
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -104,9 +106,9 @@ def _cell(row: dict[str, Any], column: tuple[str, str], rows: list[dict[str, Any
     return {"value": value, "gain": gain, "best": len(rows) > 1 and value is not None and value == max(known)}
 
 
-def _run(run: RunRecord) -> dict[str, Any]:
+def _run(run: RunRecord, page_folder: Path) -> dict[str, Any]:
     """What the template shows of one run."""
-    figures = [_figure(run.path, entry) for entry in run.results.get("figures", [])]
+    figures = [_figure(run.path, entry, page_folder) for entry in run.results.get("figures", [])]
     tables = [_table(run.path, entry) for entry in run.results.get("tables", [])]
     more = {key: value for key, value in run.results.items() if key not in _TOLD_ELSEWHERE | {"setting", "run"}}
     return {
@@ -137,17 +139,27 @@ def _inside(folder: Path, name: Any) -> Path | None:
     return path if path.is_relative_to(folder.resolve()) and path.is_file() else None
 
 
-def _figure(folder: Path, entry: dict[str, Any]) -> dict[str, Any] | None:
+def _figure(folder: Path, entry: dict[str, Any], page_folder: Path) -> dict[str, Any] | None:
+    """A picture small enough to be part of the page, and where the whole one lies; None for what is no picture."""
+    from PIL import Image
+
     path = _inside(folder, entry.get("file"))
-    data = path.read_bytes() if path else b""
-    if not data.startswith(_PNG):
+    if path is None:
         return None
-    # The size from the header keeps the page from jumping while it loads.
-    width, height = struct.unpack(">II", data[16:24])
+    try:
+        with Image.open(path, formats=("PNG",)) as picture:
+            picture.thumbnail((_WIDEST, _HIGHEST), reducing_gap=None)
+            buffer = io.BytesIO()
+            picture.convert("RGB").save(buffer, format="WEBP", quality=_QUALITY, method=4)
+            width, height = picture.size
+    except (OSError, ValueError, Image.DecompressionBombError):
+        return None
     return {
-        "source": "data:image/png;base64," + base64.b64encode(data).decode(),
+        "source": "data:image/webp;base64," + base64.b64encode(buffer.getvalue()).decode(),
+        "full": quote(Path(os.path.relpath(path, page_folder.resolve())).as_posix()),
         "title": entry.get("title") or Path(str(entry.get("file"))).stem.replace("_", " "),
         "caption": entry.get("caption") or "",
+        # The size keeps the page from jumping while it loads.
         "width": width,
         "height": height,
         "wide": width > 1.6 * height,

@@ -3,12 +3,12 @@
 import numpy as np
 import pytest
 import torch
-from ovparts_lib.miniature.layout import LAYOUTS, render_miniature
 
 from ovparts_lib.data import EvaluationDataset, TrainingDataset, collate_training, verify_dataset
 from ovparts_lib.data.few_shot import draw_shots, with_drawn_shots, write_shots
 from ovparts_lib.data.registry import open_reader
 from ovparts_lib.data.splits import read_shot_list
+from ovparts_lib.miniature.layout import LAYOUTS, render_miniature
 from ovparts_lib.systems.clipseg.model import MINIATURE_CLIPSEG, Clipseg
 
 ADE, PASCAL = "ade20k_part_234", "pascal_part_116"

@@ -10,7 +10,7 @@ from PIL import Image
 
 from ovparts_lib.inspection import browse, save_figure, save_picture
 from ovparts_lib.inspection import widgets as widgets_module
-from ovparts_lib.inspection.figures import new_figure, styled
+from ovparts_lib.inspection.figures import figure_png, new_figure, styled, wrapped
 
 
 def small_figure(text="a"):
@@ -135,3 +135,50 @@ def test_nothing_to_browse_is_an_error():
         browse(drawn, [])
     with pytest.raises(ValueError, match="nothing to choose from in layer"):
         browse(drawn, ["a"], layer=[])
+
+
+@pytest.mark.parametrize("word", ["$5 and $6", r"$\\frac$", "$x$", "_hidden", "50 % ^ {x}"])
+def test_signs_of_mathematics_are_plain_text(word):
+    @styled
+    def draw(text):
+        figure = new_figure(3, 1)
+        ax = figure.add_subplot()
+        ax.set_title(text)
+        ax.set_yticks([0, 1], [text, "a"])
+        return figure
+
+    assert draw(word).axes[0].title.get_parse_math() is False
+    # Drawn as mathematics, dollar signs would vanish: the picture would be that of the text without them.
+    if word == "$x$":
+        assert figure_png(draw(word)) != figure_png(draw("x"))
+    assert figure_png(draw(word))[:4] == b"\x89PNG"
+
+
+def test_a_missing_font_is_named_once_with_its_characters():
+    @styled
+    def draw():
+        return small_figure("\U000e0041 狗的头")  # a private character that no font has
+
+    with pytest.warns(UserWarning, match="no installed font has the characters") as caught:
+        figure_png(draw())
+    assert len([one for one in caught if "Glyph" in str(one.message)]) == 0
+    assert len([one for one in caught if "no installed font" in str(one.message)]) == 1
+
+
+def test_the_users_font_comes_first():
+    @styled
+    def draw():
+        return small_figure("a")
+
+    with mpl.rc_context({"font.family": "DejaVu Serif"}):
+        family = draw().axes[0].title.get_fontfamily()
+    assert family[:2] == ["DejaVu Serif", "DejaVu Sans"]
+
+
+def test_texts_are_wrapped_and_cut():
+    assert wrapped("dog's head", 26) == "dog's head"
+    assert wrapped("a b c d e f g", 5) == "a b c\nd e…"
+    assert wrapped("狗" * 30, 20).count("\n") == 1
+    assert max(map(len, wrapped("狗" * 30, 20).split("\n"))) <= 10
+    assert wrapped("x" * 100, 20, lines=1) == "x" * 19 + "…"
+    assert wrapped("\udcff.jpg", 20) == "?.jpg"

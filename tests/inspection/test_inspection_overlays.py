@@ -175,3 +175,47 @@ def test_grids_hold_every_picture_once():
     rows = comparison_grid(images, labels, labels, TOY, titles=names)
     assert titles(rows)[::3] == ["a: ground truth", "b: ground truth", "c: ground truth"]
     assert titles(rows)[2::3] == ["error, mean IoU 100.0 %"] * 3
+
+
+def test_noise_on_a_small_object_is_not_buried_under_its_outlines_and_other_lines_stay():
+    labels = np.full((200, 300), IGNORE, np.int64)
+    labels[:60, :60] = np.random.default_rng(0).integers(0, 3, (60, 60))  # 6 % of the picture
+    labels[120:180, 150:250] = 1
+    white = (render_overlay(np.zeros((200, 300, 3), np.uint8), labels, class_colours(TOY)) == 255).all(axis=2)
+    assert white[5:55, 5:55].mean() < 0.02
+    assert white[120:180, 149:152].any(axis=1).all()
+
+
+def test_a_picture_three_pixels_wide_keeps_its_shape():
+    column = torch.zeros(3, 50, 3, dtype=torch.uint8)
+    assert render_overlay(column, np.zeros((50, 3), np.int64), class_colours(TOY)).shape == (50, 3, 3)
+
+
+@pytest.mark.parametrize(("height", "width"), [(1, 300), (300, 1), (3, 4000), (4000, 3)])
+def test_extreme_shapes_make_figures_of_sensible_size(height, width):
+    image, labels = picture(height, width), np.zeros((height, width), np.int64)
+    for figure in (
+        overlay(image, labels, TOY),
+        comparison(image, labels, labels, TOY),
+        label_grid([image], [labels], TOY),
+    ):
+        assert figure.get_figwidth() <= 12
+        assert figure.get_figheight() <= 12
+        figure.canvas.draw()
+
+
+def test_a_figure_draws_no_more_pixels_of_a_large_photograph_than_it_shows():
+    figure = overlay(np.zeros((4000, 6000, 3), np.uint8), np.zeros((4000, 6000), np.int64), TOY)
+    assert figure.axes[0].images[0].get_array().shape == (572, 858, 3)  # every seventh pixel
+
+
+def test_long_words_leave_room_for_the_picture():
+    words = [f"a very long description of part number {i}, as nobody would write it by hand" for i in range(17)]
+    vocabulary = Vocabulary.from_words(words)
+    labels = np.repeat(np.arange(17), 20).reshape(17, 20).repeat(10, 0).repeat(10, 1)
+    figure = overlay(picture(170, 200), labels, vocabulary)
+    figure.canvas.draw()
+    axes, legend = figure.axes[0].get_window_extent(), figure.legends[0].get_window_extent()
+    assert axes.width > 0.4 * figure.bbox.width
+    assert axes.x1 <= legend.x0 + 1
+    assert legend.x1 <= figure.bbox.width + 1

@@ -2,6 +2,9 @@ import json
 
 import numpy as np
 import pytest
+from PIL import Image
+
+from ovparts_lib.data.readers.pascal_part_116 import PascalPart116
 from ovparts_lib.miniature.layout import (
     MiniatureError,
     read_captions,
@@ -9,9 +12,6 @@ from ovparts_lib.miniature.layout import (
 )
 from ovparts_lib.miniature.layouts.pascal_part_116 import LAYOUT
 from ovparts_lib.miniature.layouts.writing import Written, few_shot_ids
-from PIL import Image
-
-from ovparts_lib.data.readers.pascal_part_116 import PascalPart116
 
 SETTINGS = {"train": 14, "val": 5, "seed": 3, "progress": False}
 

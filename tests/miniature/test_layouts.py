@@ -6,11 +6,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from ovparts_lib.miniature.figure import pose_figure
-from ovparts_lib.miniature.layout import LAYOUTS, MiniatureError, render_miniature, renderer_fingerprint
-from ovparts_lib.miniature.layouts.counterparts import TABLES, drawn_words, rename
-from ovparts_lib.miniature.layouts.segmentations import FORMS, outlines, run_lengths, segmentation
-from ovparts_lib.miniature.scene import FIGURES
 from PIL import Image
 from pycocotools import mask as coco_mask
 
@@ -19,6 +14,11 @@ from ovparts_lib.data.coco_instances import rasterise, read_coco
 from ovparts_lib.data.partimagenet_facts import SYNSETS
 from ovparts_lib.data.registry import open_reader
 from ovparts_lib.miniature import layout
+from ovparts_lib.miniature.figure import pose_figure
+from ovparts_lib.miniature.layout import LAYOUTS, MiniatureError, render_miniature, renderer_fingerprint
+from ovparts_lib.miniature.layouts.counterparts import TABLES, drawn_words, rename
+from ovparts_lib.miniature.layouts.segmentations import FORMS, outlines, run_lengths, segmentation
+from ovparts_lib.miniature.scene import FIGURES
 from ovparts_lib.vocabularies.vocabulary import load_vocabulary
 
 SETTINGS = {"train": 30, "val": 14, "seed": 3, "progress": False}

@@ -4,7 +4,6 @@ import math
 import numpy as np
 import pytest
 import torch
-from ovparts_lib.miniature.pictures import CaptionedPictures, render_picture
 
 from ovparts_lib.miniature.caption_batches import CaptionBatches
 from ovparts_lib.miniature.miniclip import (
@@ -14,6 +13,7 @@ from ovparts_lib.miniature.miniclip import (
     part_naming_accuracy,
     train_miniclip,
 )
+from ovparts_lib.miniature.pictures import CaptionedPictures, render_picture
 from ovparts_lib.models.clip.towers import ClipSize, build_clip
 from ovparts_lib.training.muon import Muon, orthogonalise
 from ovparts_lib.vocabularies.vocabulary import load_vocabulary

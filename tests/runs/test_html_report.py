@@ -1,9 +1,13 @@
+import base64
 import re
 import struct
 import zlib
 from html.parser import HTMLParser
+from io import BytesIO
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from ovparts_lib.runs import RunFolder
 from ovparts_lib.runs.listing import HEADLINE_COLUMNS, find_runs, format_table, headline_rows
@@ -132,7 +136,11 @@ def test_the_page_is_whole_and_needs_nothing_else(runs, tmp_path):
     assert "&lt;script&gt;alert(1)" in text
     assert "Overlay &amp; legend" in text
     assert "What it &lt;sees&gt;" in text
-    assert all(source.startswith(("#", "data:image/png;base64,")) for source in page.sources)
+    pictures = [source for source in page.sources if source.startswith("data:")]
+    with Image.open(BytesIO(base64.b64decode(pictures[0].removeprefix("data:image/webp;base64,")))) as picture:
+        assert (picture.format, picture.size) == ("WEBP", (40, 10))
+    (full,) = [source for source in page.sources if not source.startswith(("#", "data:"))]
+    assert (tmp_path / "new" / full).resolve() == (runs[0].path / "figures" / "overlay.png").resolve()
     assert not re.search(r"https?://|url\(|@import", text)
     assert 'width="40" height="10"' in text
     assert "1,234,567" in text
@@ -140,6 +148,16 @@ def test_the_page_is_whole_and_needs_nothing_else(runs, tmp_path):
     assert "about the miniature" in text
     assert "This run is not complete" in text
     assert "params_hash" not in text
+
+
+def test_large_pictures_make_a_small_page(runs, tmp_path):
+    """A figure of a notebook: 150 dots an inch, noise in a picture, megabytes as PNG."""
+    pixels = np.random.default_rng(0).integers(0, 256, (500, 1800, 3), dtype=np.uint8)
+    smooth = np.repeat(np.repeat(pixels[::10, ::10], 10, 0), 10, 1)
+    Image.fromarray(smooth).resize((3600, 1000)).save(runs[0].path / "figures" / "overlay.png")
+    text = write_report(runs, tmp_path / "report.html").read_text()
+    assert len(text) < 250_000
+    assert 'width="1100" height="306"' in text
 
 
 @pytest.mark.parametrize("damage", ["missing", "outside", "no picture", "no table"])

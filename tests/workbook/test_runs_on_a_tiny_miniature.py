@@ -15,7 +15,6 @@ import pandas as pd
 import pytest
 import torch
 import yaml
-from ovparts_lib.miniature.layout import render_miniature
 from PIL import Image
 from safetensors.torch import load_file
 
@@ -24,6 +23,7 @@ from ovparts_lib.checkpoints.reading import CheckpointError
 from ovparts_lib.data import TrainingDataset
 from ovparts_lib.data.registry import READERS, open_reader
 from ovparts_lib.evaluation import Evaluation
+from ovparts_lib.miniature.layout import render_miniature
 from ovparts_lib.models.clip.towers import MINIATURE, build_clip
 from ovparts_lib.runs import load_parameters
 from ovparts_lib.runs.execute import execute
