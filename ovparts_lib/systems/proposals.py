@@ -1,0 +1,73 @@
+"""What systems that classify mask proposals share: maps to inspect, and checks of what they are asked."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from ovparts_lib.vocabularies.vocabulary import Vocabulary
+
+
+@dataclass
+class ProposalMaps:
+    """What each mask of an image is, and who said what about it.
+
+    Attributes:
+        image: uint8 (3, h, w), what the network saw and the crops are cut from.
+        masks: float32 (k, h, w), probabilities, or 0 and 1 for a user's own masks.
+        proposals: P, (k, n), what the proposal network says of the n classes; None for a user's own masks.
+        clip: Q, (v, n), what CLIP says of the v masks with a crop; None where its image tower was not run.
+        valid: bool (k,), masks with a crop; None where CLIP's image tower was not run.
+        boxes: int64 (v, 4), x0, y0, x1, y1 of the crops, the last two exclusive.
+        combined: (k, n), how the two were combined: what each mask counts for each class.
+        classes: the texts of the n classes.
+    """
+
+    image: Tensor
+    masks: Tensor
+    proposals: Tensor | None
+    clip: Tensor | None
+    valid: Tensor | None
+    boxes: Tensor | None
+    combined: Tensor
+    classes: tuple[str, ...]
+
+
+def class_names(vocabulary: Vocabulary) -> tuple[str, ...]:
+    """The words of a vocabulary, verbatim; of parts, with their objects."""
+    return tuple(getattr(vocabulary, "classes", None) or vocabulary.parts)
+
+
+def checked_class_ids(class_ids: Sequence[int] | None, vocabulary: Vocabulary) -> tuple[int, ...]:
+    """The classes to score, all of them for None.
+
+    Raises:
+        ValueError: none, one twice, or one that does not exist.
+    """
+    count = len(class_names(vocabulary))
+    chosen = tuple(range(count)) if class_ids is None else tuple(int(number) for number in class_ids)
+    if not chosen or len(set(chosen)) < len(chosen) or not set(chosen) <= set(range(count)):
+        raise ValueError(
+            f"class_ids must be different numbers from 0 to {count - 1}, the classes of {vocabulary.name!r}, and at "
+            f"least one; got {list(chosen)}"
+        )
+    return chosen
+
+
+def check_masks(masks: Sequence[Tensor], images: Sequence[Tensor]) -> None:
+    """Check that there are a user's own masks for every image.
+
+    Raises:
+        ValueError: not as many as images, not bool, or of another size than their image.
+    """
+    if len(masks) != len(images):
+        raise ValueError(f"there are masks for {len(masks)} images, but the number of images is {len(images)}")
+    for number, (own, image) in enumerate(zip(masks, images, strict=True)):
+        height, width = image.shape[-2:]
+        if str(own.dtype) != "torch.bool" or own.ndim != 3 or own.shape[-2:] != image.shape[-2:] or not len(own):
+            raise ValueError(
+                f"masks of image {number} are {own.dtype} of shape {tuple(own.shape)}; wanted bool (count, {height}, "
+                f"{width}), at least one: the size of the image"
+            )
