@@ -23,6 +23,7 @@ from ovparts_lib.models.clip.towers import build_clip
 from ovparts_lib.models.cost_aggregation.inputs import IMAGENET_STATISTICS, checked_images
 from ovparts_lib.models.maskformer.losses import maskformer_losses
 from ovparts_lib.models.maskformer.pixel_decoder import PixelDecoder
+from ovparts_lib.models.maskformer.targets import joined_inputs, segments_of
 from ovparts_lib.models.maskformer.transformer_decoder import TransformerDecoder
 from ovparts_lib.systems.factored import FactoredScores
 from ovparts_lib.systems.ovseg.ensemble import (
@@ -34,7 +35,6 @@ from ovparts_lib.systems.ovseg.ensemble import (
     geometric_ensemble,
     proposal_classes,
 )
-from ovparts_lib.systems.ovseg.losses import joined_inputs, segments_of
 from ovparts_lib.systems.ovseg.regions import TEMPERATURE, Regions, encode_regions
 from ovparts_lib.systems.ovseg.sizes import RELEASED, OvsegSize
 from ovparts_lib.systems.parameter_groups import known_group, parameter_groups, train_only

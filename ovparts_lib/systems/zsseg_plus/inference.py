@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
 import torch
@@ -12,12 +12,14 @@ from torch import Tensor
 
 from ovparts_lib.data.dataset import ObjectRegion
 from ovparts_lib.data.transforms import LabelResize, resize_image, resize_labels, shortest_edge_size
+from ovparts_lib.models.maskformer.targets import joined_inputs
+from ovparts_lib.systems.proposals import ProposalMaps
 from ovparts_lib.systems.scores import PartScores
 from ovparts_lib.systems.zsseg_plus.ensemble import allowed_classes, ensembled, region_map
-from ovparts_lib.systems.zsseg_plus.maps import Naming, ProposalMaps
+from ovparts_lib.systems.zsseg_plus.maps import joined, proposal_maps, region_maps
 from ovparts_lib.systems.zsseg_plus.objects import find_objects
 from ovparts_lib.systems.zsseg_plus.prompt_learner import class_pairs
-from ovparts_lib.systems.zsseg_plus.proposals import ImageFeatures, class_map, normalised, padded, padded_size
+from ovparts_lib.systems.zsseg_plus.proposals import DIVISOR, ImageFeatures, class_map, normalised
 from ovparts_lib.systems.zsseg_plus.regions import cut_object, dense_features, pool_regions, region_logits, squashed
 from ovparts_lib.vocabularies.vocabulary import Vocabulary
 
@@ -49,15 +51,28 @@ class PreparedImage:
         return tuple(self.pixels.shape[-2:])
 
 
+@dataclass(frozen=True)
+class Naming:
+    """What CLIP says of an object's regions.
+
+    Attributes:
+        region_ids: labels of the regions that meet the object, ascending.
+        probabilities: float32 (len(region_ids), k), of the k classes that compete.
+        box: x0, y0, x1, y1 of the object's crop, the last two exclusive.
+    """
+
+    region_ids: tuple[int, ...]
+    probabilities: Tensor
+    box: tuple[int, int, int, int]
+
+
 def prepare_image(model: ZssegPlus, image: Tensor) -> PreparedImage:
     """Resize an image, uint8 (3, H, W) RGB, and encode it for stage 1."""
-    if image.dtype != torch.uint8 or image.ndim != 3 or image.shape[0] != 3:
-        raise ValueError(f"an image is {image.dtype} of shape {tuple(image.shape)}; wanted uint8 (3, height, width)")
     image_size = tuple(image.shape[-2:])
     size = shortest_edge_size(*image_size, model.size.shortest_edge, model.size.longest_edge)
     pixels = resize_image(image, tuple(max(1, side) for side in size)).to(model.device)
-    features = model.encode_images(normalised([pixels], model.device))
-    return PreparedImage(pixels, features, padded_size([pixels]), image_size)
+    inputs = joined_inputs([normalised(pixels)], DIVISOR)
+    return PreparedImage(pixels, model.encode_images(inputs), tuple(inputs.shape[-2:]), image_size)
 
 
 def resized_mask(region: ObjectRegion, image: PreparedImage, rule: LabelResize) -> Tensor:
@@ -114,13 +129,12 @@ def score_object(
     image: PreparedImage,
     logits: Tensor,
     mask_logits: Tensor,
-    mask: Tensor,
     stage2: tuple[Tensor, int],
     vocabulary: Vocabulary,
     texts: Tensor,
     class_ids: Sequence[int],
     inspected: bool,
-) -> tuple[Tensor, ProposalMaps | None]:
+) -> tuple[Tensor, dict[str, ProposalMaps]]:
     """Both stages on one object.
 
     Args:
@@ -128,8 +142,7 @@ def score_object(
         image: the object's.
         logits: (queries, classes + 1), of stage 1.
         mask_logits: (queries, hp / 4, wp / 4), of stage 1.
-        mask: bool (h, w), the object.
-        stage2: mask and class of the object that stage 2 is told.
+        stage2: mask, bool (h, w), and class of the object that stage 2 is told.
         vocabulary: of the classes.
         texts: (classes, embed_dim).
         class_ids: the classes that are scored.
@@ -138,29 +151,50 @@ def score_object(
     Returns:
         float32 (len(class_ids), h, w), 0 for classes that may not be found on the object; and the maps.
     """
-    allowed = allowed_classes(vocabulary, stage2[1], model.class_rule)
-    probabilities = logits.softmax(-1)
+    object_mask, object_id = stage2
+    allowed = allowed_classes(vocabulary, object_id, model.class_rule)
+    probabilities = logits.softmax(-1)[:, :-1]
     # semantic inference: which class wins where makes the regions
     kept = [number for number in class_ids if model.ensemble == "stage1" or number in allowed]
-    labels, scores = class_map(probabilities[:, :-1], mask_logits, image.size, image.padded_size, kept)
+    labels, scores = class_map(probabilities, mask_logits, image.size, image.padded_size, kept)
     naming = None
     if model.ensemble != "stage1":
         # CLIP names the regions, and both stages are joined
-        naming = name_regions(model, image.pixels, labels, stage2[0], texts, vocabulary, allowed)
+        naming = name_regions(model, image.pixels, labels, object_mask, texts, vocabulary, allowed)
         columns = [allowed.index(number) for number in kept]
         clip = region_map(labels, naming.region_ids, naming.probabilities[:, columns])
-        seen = [vocabulary.is_seen_part(number) for number in kept]
-        scores = clip if model.ensemble == "clip" else ensembled(scores, clip, seen, model.ensemble_weight)
+        scores = join_stages(model, scores, clip, vocabulary, kept)
     values = scores
     if len(kept) < len(class_ids):
         values = scores.new_zeros(len(class_ids), *image.size)
         values[[list(class_ids).index(number) for number in kept]] = scores
     if not inspected:
-        return values, None
-    full = F.interpolate(mask_logits[None], size=image.padded_size, mode="bilinear", align_corners=False)[0]
-    full = full[:, : image.size[0], : image.size[1]].sigmoid()
-    masks = F.adaptive_avg_pool2d(full, tuple(-(-side // 4) for side in image.size))
-    return values, ProposalMaps(masks, probabilities, mask, labels, naming, allowed)
+        return values, {}
+    proposals = proposal_maps(image.pixels, probabilities, mask_logits, image.padded_size, vocabulary.parts)
+    regions = region_maps(proposals, labels, object_mask)
+    if naming is not None:
+        clip = torch.zeros_like(regions.proposals)
+        clip[:, list(allowed)] = naming.probabilities
+        everything = range(len(vocabulary.parts))
+        combined = join_stages(model, regions.proposals.T[..., None], clip.T[..., None], vocabulary, everything)
+        regions = replace(
+            regions,
+            clip=clip,
+            valid=torch.ones(len(clip), dtype=torch.bool, device=clip.device),
+            boxes=torch.tensor([naming.box] * len(clip), device=clip.device),
+            combined=combined[..., 0].T,
+        )
+    return values, {"proposals": proposals, "regions": regions}
+
+
+def join_stages(
+    model: ZssegPlus, stage1: Tensor, clip: Tensor, vocabulary: Vocabulary, class_ids: Sequence[int]
+) -> Tensor:
+    """The ensemble of maps (k, h, w) of the k classes; what CLIP said alone, if the model is told so."""
+    if model.ensemble == "clip":
+        return clip
+    seen = [vocabulary.is_seen_part(number) for number in class_ids]
+    return ensembled(stage1, clip, seen, model.ensemble_weight)
 
 
 def score_image(
@@ -172,7 +206,7 @@ def score_image(
     regions: Sequence[ObjectRegion] | None,
     first: ObjectRegion | None,
     inspected: bool,
-) -> list[tuple[PartScores, list[ProposalMaps]]]:
+) -> list[tuple[PartScores, dict[str, ProposalMaps]]]:
     """Scores of one image, per region, or of the objects that are found in it.
 
     Args:
@@ -193,32 +227,27 @@ def score_image(
     results = []
     if masks:
         # stage 1 on all objects of the image at once
-        prompts = torch.stack([padded(mask.float(), prepared.padded_size) for _, mask in masks])
+        prompts = joined_inputs([mask[None].float() for _, mask in masks], DIVISOR)[:, 0]
         proposals = model.propose(prepared.features, prompts, last_only=True)
         logits = model.class_logits(proposals.class_embeddings[-1], texts)
         for number, (object_id, mask) in enumerate(masks):
             stage2 = (mask, object_id)
             if regions is not None and model.stage2_object == "first_as_released":
                 stage2 = (resized_mask(first, prepared, model.label_resize), first.object_id)
-            arguments = logits[number], proposals.mask_logits[-1, number], mask, stage2
+            arguments = logits[number], proposals.mask_logits[-1, number], stage2
             results.append(score_object(model, prepared, *arguments, vocabulary, texts, class_ids, inspected))
     if regions is not None:
-        return [
-            (PartScores(values, tuple(class_ids), None, prepared.image_size), [maps] if maps else [])
-            for values, maps in results
-        ]
+        return [(PartScores(values, tuple(class_ids), None, prepared.image_size), maps) for values, maps in results]
     # every object's scores inside its mask
     whole = torch.zeros(len(class_ids), *prepared.size, device=model.device)
     background = torch.ones(prepared.size, device=model.device)
     for (_, mask), (values, _) in zip(masks, results, strict=True):
         whole[:, mask], background[mask] = values[:, mask], 0.0
-    scores = PartScores(whole, tuple(class_ids), background, prepared.image_size)
-    return [(scores, [maps for _, maps in results if maps])]
+    found = {kind: joined([maps[kind] for _, maps in results]) for kind in (results[0][1] if results else ())}
+    return [(PartScores(whole, tuple(class_ids), background, prepared.image_size), found)]
 
 
-def _found(
-    model: ZssegPlus, image: PreparedImage, texts: Tensor, vocabulary: Vocabulary
-) -> list[tuple[int, Tensor]]:
+def _found(model: ZssegPlus, image: PreparedImage, texts: Tensor, vocabulary: Vocabulary) -> list[tuple[int, Tensor]]:
     """Objects that stage 1 without a prompt and CLIP agree upon: id and mask, bool (h, w)."""
     nothing = torch.zeros(1, *image.padded_size, device=model.device)
     proposals = model.propose(image.features, nothing, last_only=True)

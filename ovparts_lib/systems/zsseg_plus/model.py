@@ -9,8 +9,7 @@ the code released with it.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
-from difflib import get_close_matches
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, get_args
 
 import torch
@@ -21,17 +20,21 @@ from ovparts_lib.data.dataset import ObjectRegion
 from ovparts_lib.data.transforms import LabelResize
 from ovparts_lib.models.backbones.resnet import ResNet
 from ovparts_lib.models.clip.towers import build_clip
+from ovparts_lib.models.cost_aggregation.inputs import checked_images
 from ovparts_lib.models.maskformer.losses import maskformer_losses
 from ovparts_lib.models.maskformer.pixel_decoder import PixelDecoder
+from ovparts_lib.models.maskformer.targets import joined_inputs, segments_of
 from ovparts_lib.models.maskformer.transformer_decoder import TransformerDecoder
+from ovparts_lib.systems.parameter_groups import known_group, parameter_groups, train_only
+from ovparts_lib.systems.proposals import ProposalMaps
 from ovparts_lib.systems.queries import checked_part_ids
 from ovparts_lib.systems.scores import PartScores
 from ovparts_lib.systems.zsseg_plus.ensemble import ClassRule, Ensemble
 from ovparts_lib.systems.zsseg_plus.inference import Stage2Object, score_image
-from ovparts_lib.systems.zsseg_plus.losses import object_mask, part_segments
-from ovparts_lib.systems.zsseg_plus.maps import ProposalMaps
+from ovparts_lib.systems.zsseg_plus.losses import record_masks
 from ovparts_lib.systems.zsseg_plus.prompt_learner import PromptLearner, class_pairs
 from ovparts_lib.systems.zsseg_plus.proposals import (
+    DIVISOR,
     FeatureMean,
     ImageFeatures,
     KeyMask,
@@ -47,11 +50,11 @@ from ovparts_lib.vocabularies.vocabulary import Vocabulary
 # Beginnings of parameter names; CLIP and the prompts never train with stage 1.
 TRAINABLE_GROUPS = {
     "backbone": ("backbone.",),
-    "proposals": ("pixel_decoder.", "predictor."),
-    "no_object_text": ("non_object_embedding",),
+    "proposals": ("pixel_decoder.", "transformer_decoder."),
+    "no_object": ("no_object_text",),
 }
 RELEASED_GROUPS = tuple(TRAINABLE_GROUPS)
-_NO_DECAY = (nn.LayerNorm, nn.GroupNorm, nn.Embedding)
+LR_MULTIPLIERS = {"backbone": 0.1}
 
 
 class ZssegPlus(nn.Module):
@@ -73,7 +76,7 @@ class ZssegPlus(nn.Module):
             (pred-all). 0 as published, where a fault withheld the masks of some classes; see ``ObjectRemap``.
         mask_weight: of the focal loss, in matching too.
         no_object_weight: of queries without a match in the classification loss.
-        backbone_rate: factor of the backbone's learning rate.
+        lr_multipliers: factors of the learning rate by trainable group; None for a backbone at 0.1, as released.
 
     Raises:
         ValueError: an option out of its range.
@@ -98,7 +101,7 @@ class ZssegPlus(nn.Module):
         prompt_dropout: float = 0.0,
         mask_weight: float = 20.0,
         no_object_weight: float = 0.1,
-        backbone_rate: float = 0.1,
+        lr_multipliers: Mapping[str, float] | None = None,
     ) -> None:
         super().__init__()
         for name, value, kind in (
@@ -114,20 +117,21 @@ class ZssegPlus(nn.Module):
         for name, value in (("ensemble_weight", ensemble_weight), ("prompt_dropout", prompt_dropout)):
             if not 0 <= value <= 1:
                 raise ValueError(f"{name} must be within 0 and 1, not {value}")
+        for group in lr_multipliers or {}:
+            known_group(self.groups, group)
         self.size = size
         self.ensemble, self.ensemble_weight, self.class_rule = ensemble, ensemble_weight, class_rule
         self.stage2_object, self.label_resize = stage2_object, label_resize
         self.key_mask, self.feature_mean = key_mask, feature_mean
-        self.prompt_dropout, self.backbone_rate = prompt_dropout, backbone_rate
+        self.prompt_dropout = prompt_dropout
+        self.lr_multipliers = dict(LR_MULTIPLIERS if lr_multipliers is None else lr_multipliers)
         self.mask_weight, self.no_object_weight = mask_weight, no_object_weight
         self.clip = build_clip(size.clip, quick_gelu=True)
-        self.prompt_learner = PromptLearner(
-            size.clip.text_width, size.prefix, size.connection, conditional=conditional
-        )
-        self.non_object_embedding = nn.Parameter(torch.randn(1, size.clip.embed_dim) * size.clip.embed_dim**-0.5)
+        self.prompt_learner = PromptLearner(size.clip.text_width, size.prefix, size.connection, conditional=conditional)
+        self.no_object_text = nn.Parameter(torch.randn(1, size.clip.embed_dim) * size.clip.embed_dim**-0.5)
         self.backbone = ResNet(size.backbone)
         self.pixel_decoder = PixelDecoder(self.backbone.channels, size.width, size.groups)
-        self.predictor = TransformerDecoder(
+        self.transformer_decoder = TransformerDecoder(
             self.backbone.channels[-1],
             size.clip.embed_dim,
             width=size.width,
@@ -143,7 +147,7 @@ class ZssegPlus(nn.Module):
     @property
     def device(self) -> torch.device:
         """Where the parameters are."""
-        return self.non_object_embedding.device
+        return self.no_object_text.device
 
     def set_trainable(self, groups: Collection[str]) -> list[str]:
         """Choose what trains; everything else is frozen, CLIP and the prompts always.
@@ -157,34 +161,11 @@ class ZssegPlus(nn.Module):
         Raises:
             ValueError: no such group.
         """
-        beginnings: tuple[str, ...] = ()
-        for group in groups:
-            if group not in TRAINABLE_GROUPS:
-                near = get_close_matches(group, TRAINABLE_GROUPS, n=1)
-                hint = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(TRAINABLE_GROUPS)}"
-                raise ValueError(f"no trainable group {group!r}; {hint}")
-            beginnings += TRAINABLE_GROUPS[group]
-        for name, parameter in self.named_parameters():
-            parameter.requires_grad_(bool(beginnings) and name.startswith(beginnings))
-        return [name for name, parameter in self.named_parameters() if parameter.requires_grad]
+        return train_only(self, self.groups, groups)
 
     def parameter_groups(self, weight_decay: float) -> list[dict[str, Any]]:
-        """What trains, for the optimiser: the backbone at its own rate; norms and queries without weight decay."""
-        spared = {
-            id(parameter)
-            for module in self.modules()
-            if isinstance(module, _NO_DECAY)
-            for parameter in module.parameters(recurse=False)
-        }
-        groups: dict[tuple[float, float], list[nn.Parameter]] = {}
-        for name, parameter in self.named_parameters():
-            if parameter.requires_grad:
-                rate = self.backbone_rate if name.startswith("backbone.") else 1.0
-                groups.setdefault((rate, 0.0 if id(parameter) in spared else weight_decay), []).append(parameter)
-        return [
-            {"params": parameters, "weight_decay": decay, "lr_multiplier": rate}
-            for (rate, decay), parameters in groups.items()
-        ]
+        """What trains, for the optimiser: norms and queries without weight decay, all else, biases too, with."""
+        return parameter_groups(self, self.groups, weight_decay, self.lr_multipliers)
 
     def encode_vocabulary(self, vocabulary: Vocabulary) -> Tensor:
         """Text embeddings (classes, embed_dim) of length 1, without gradient; computed once for the same weights."""
@@ -192,7 +173,7 @@ class ZssegPlus(nn.Module):
 
     def class_logits(self, class_embeddings: Tensor, texts: Tensor) -> Tensor:
         """Logits (…, queries, classes + 1) of queries, "no object" last."""
-        texts = torch.cat([texts, F.normalize(self.non_object_embedding, dim=-1)])
+        texts = torch.cat([texts, F.normalize(self.no_object_text, dim=-1)])
         return TEMPERATURE * F.normalize(class_embeddings.float(), dim=-1) @ texts.T
 
     def encode_images(self, pixels: Tensor) -> ImageFeatures:
@@ -209,21 +190,24 @@ class ZssegPlus(nn.Module):
             last_only: of the decoder's last layer only.
         """
         count = len(object_masks)
-        states = self.predictor(features.coarse.expand(count, -1, -1, -1), key_bias(object_masks, self.key_mask))
+        states = self.transformer_decoder(
+            features.coarse.expand(count, -1, -1, -1), key_bias(object_masks, self.key_mask)
+        )
         if last_only:
             states = states[-1:]
         mask_features = features.mask_features.expand(count, -1, -1, -1)
         prompt = object_feature(mask_features, object_masks, self.feature_mean)
         return Proposals(
-            self.predictor.class_embed(states + prompt[:, None]), self.predictor.mask_logits(states, mask_features)
+            self.transformer_decoder.class_embed(states + prompt[:, None]),
+            self.transformer_decoder.mask_logits(states, mask_features),
         )
 
     def loss(self, batch: dict[str, Any]) -> dict[str, Tensor]:
         """Training loss of stage 1: classification, focal and dice loss of every decoder layer.
 
         Args:
-            batch: ``images`` (list of uint8 (3, h, w)), ``part_maps`` and ``object_maps`` (lists of int64 (h, w), ids of
-                ``vocabulary`` or its ignore label; one object each), ``vocabulary``.
+            batch: ``images`` (list of uint8 (3, h, w)), ``part_maps`` and ``object_maps`` (lists of int64 (h, w), ids
+                of ``vocabulary`` or its ignore label; one object each), ``vocabulary``.
 
         Returns:
             See :func:`models.maskformer.losses.maskformer_losses`.
@@ -231,11 +215,17 @@ class ZssegPlus(nn.Module):
         Raises:
             ValueError: a record shows several objects, or a label is neither in the vocabulary nor its ignore label.
         """
-        vocabulary, images = batch["vocabulary"], batch["images"]
-        pixels = normalised(images, self.device)
+        vocabulary = batch["vocabulary"]
+        pixels = joined_inputs([normalised(image.to(self.device)) for image in batch["images"]], DIVISOR)
         size = tuple(pixels.shape[-2:])
-        segments = [part_segments(part_map.to(self.device), vocabulary, size) for part_map in batch["part_maps"]]
-        masks = torch.stack([object_mask(each.to(self.device), vocabulary, size) for each in batch["object_maps"]])
+        segments = segments_of(
+            [part_map.to(self.device) for part_map in batch["part_maps"]],
+            size,
+            count=len(vocabulary.parts),
+            ignore_label=vocabulary.ignore_label,
+            image_ids=batch.get("image_ids"),
+        )
+        masks = record_masks([each.to(self.device) for each in batch["object_maps"]], size, vocabulary.ignore_label)
         if self.prompt_dropout and self.training:
             masks = masks * (torch.rand(len(masks)) >= self.prompt_dropout).to(masks).view(-1, 1, 1)
         proposals = self.propose(self.encode_images(pixels), masks)
@@ -285,10 +275,13 @@ class ZssegPlus(nn.Module):
         part_ids: Sequence[int] | None = None,
         background: bool = True,
         regions: Sequence[Sequence[ObjectRegion]] | None = None,
-    ) -> list[tuple[PartScores, dict[str, list[ProposalMaps]]]]:
-        """As :meth:`predict`, with ``proposals``: of the region, or of each object found in the image."""
-        scored = self._scored(images, vocabulary, part_ids, background, regions, True)
-        return [(scores, {"proposals": maps}) for scores, maps in scored]
+    ) -> list[tuple[PartScores, dict[str, ProposalMaps]]]:
+        """As :meth:`predict`, with two kinds of maps.
+
+        ``proposals`` are the queries of stage 1, ``regions`` what they make of the object, and what CLIP said of each;
+        without regions, those of all objects found in the image.
+        """
+        return self._scored(images, vocabulary, part_ids, background, regions, True)
 
     @torch.inference_mode()
     def _scored(
@@ -299,9 +292,8 @@ class ZssegPlus(nn.Module):
         background: bool,
         regions: Sequence[Sequence[ObjectRegion]] | None,
         inspected: bool,
-    ) -> list[tuple[PartScores, list[ProposalMaps]]]:
-        if not len(images):
-            raise ValueError("there are no images")
+    ) -> list[tuple[PartScores, dict[str, ProposalMaps]]]:
+        checked_images(images)
         if regions is not None and len(regions) != len(images):
             raise ValueError(f"there are {len(images)} images, and regions for {len(regions)}")
         class_ids, texts = checked_part_ids(part_ids, vocabulary), self.encode_vocabulary(vocabulary)

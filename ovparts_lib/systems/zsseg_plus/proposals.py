@@ -13,10 +13,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ovparts_lib.models.clip.preprocess import IMAGENET_MEAN, IMAGENET_STD
-
 KeyMask = Literal["released", "hidden"]
 FeatureMean = Literal["image", "object"]
+# of ImageNet, in units of 0..255
+MEAN = (123.675, 116.28, 103.53)
+STD = (58.395, 57.12, 57.375)
 DIVISOR = 32  # stride of the backbone's coarsest map
 _ROWS = 64  # of the class map that are computed at once
 
@@ -47,30 +48,10 @@ class Proposals:
     mask_logits: Tensor
 
 
-def normalised(images: Sequence[Tensor], device: torch.device) -> Tensor:
-    """Images for the backbone, padded to the right and below by 0 to one size, whole cells of stride 32.
-
-    Args:
-        images: uint8 (3, h, w) RGB each.
-        device: where the result goes.
-
-    Returns:
-        float32 (b, 3, hp, wp).
-    """
-    mean, std = (torch.tensor(values, device=device).view(3, 1, 1) * 255 for values in (IMAGENET_MEAN, IMAGENET_STD))
-    size = padded_size(images)
-    return torch.stack([padded((image.to(device).float() - mean) / std, size) for image in images])
-
-
-def padded_size(images: Sequence[Tensor]) -> tuple[int, int]:
-    """Height and width that hold every one of (…, h, w), in whole cells of stride 32."""
-    height, width = (max(image.shape[axis] for image in images) for axis in (-2, -1))
-    return -(-height // DIVISOR) * DIVISOR, -(-width // DIVISOR) * DIVISOR
-
-
-def padded(maps: Tensor, size: tuple[int, int], value: float = 0) -> Tensor:
-    """(…, h, w) filled up to the right and below."""
-    return F.pad(maps, (0, size[1] - maps.shape[-1], 0, size[0] - maps.shape[-2]), value=value)
+def normalised(image: Tensor) -> Tensor:
+    """uint8 (3, h, w) RGB as the backbone takes it, float32."""
+    mean, std = (torch.tensor(values, device=image.device).view(3, 1, 1) for values in (MEAN, STD))
+    return (image.float() - mean) / std
 
 
 def key_bias(object_masks: Tensor, rule: KeyMask = "released") -> Tensor:

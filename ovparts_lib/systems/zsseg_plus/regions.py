@@ -106,7 +106,11 @@ def pool_regions(features: Tensor, crop: ObjectCrop, region_ids: Sequence[int]) 
 
 
 def region_logits(
-    clip: open_clip.CLIP, learner: PromptLearner, features: RegionFeatures, texts: Tensor, pairs: Sequence[tuple[str, str]]
+    clip: open_clip.CLIP,
+    learner: PromptLearner,
+    features: RegionFeatures,
+    texts: Tensor,
+    pairs: Sequence[tuple[str, str]],
 ) -> Tensor:
     """Logits (n, classes) of regions.
 

@@ -62,7 +62,7 @@ class ZssegPlusSize:
 RELEASED = ZssegPlusSize()
 MINIATURE_ZSSEG_PLUS = ZssegPlusSize(
     clip=MINIATURE,
-    backbone=ResNetSize((1, 1, 1, 1), width=16),
+    backbone=ResNetSize((1, 1, 1, 1), width=16, multi_grid=(1,)),
     width=64,
     groups=8,
     queries=20,

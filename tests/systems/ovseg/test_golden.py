@@ -11,9 +11,9 @@ import torch.nn.functional as F
 from ovparts_lib.data.transforms import resize_image, shortest_edge_size
 from ovparts_lib.models.clip.crops import CropRule, cut_crops, mask_boxes
 from ovparts_lib.models.clip.token_masks import patch_masks
+from ovparts_lib.models.maskformer.targets import joined_inputs
 from ovparts_lib.systems.factored import FactoredScores
 from ovparts_lib.systems.ovseg.ensemble import clip_classes, geometric_ensemble, proposal_classes
-from ovparts_lib.systems.ovseg.losses import joined_inputs
 from ovparts_lib.systems.ovseg.weights import released_name
 from ovparts_lib.systems.proposals import ProposalMaps
 from ovparts_lib.vocabularies.vocabulary import Vocabulary

@@ -1,4 +1,4 @@
-"""Targets and losses of the proposal network."""
+"""Inputs and targets of a batch: images padded to one size, label maps as one mask for each class."""
 
 from __future__ import annotations
 
