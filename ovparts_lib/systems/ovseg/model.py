@@ -284,14 +284,21 @@ class Ovseg(nn.Module):
         enlarged = F.interpolate(logits.float(), size=inputs.shape[-2:], mode="bilinear", align_corners=False)
         return enlarged[0, :, : image.shape[-2], : image.shape[-1]].sigmoid_(), self._class_logits(states[-1], text)[0]
 
-    def encode_regions(self, image: Tensor, masks: Tensor) -> Regions:
-        """CLIP embeddings of the crops of masks (k, h, w), probabilities or bool, of an image uint8 (3, h, w)."""
+    def encode_regions(self, image: Tensor, masks: Tensor, *, prompts: bool | None = None) -> Regions:
+        """CLIP embeddings of the crops of masks.
+
+        Args:
+            image: (3, h, w).
+            masks: (k, h, w), probabilities or bool.
+            prompts: use the mask prompts; None for the option ``mask_prompts``.
+        """
+        prompts = self.mask_prompts if prompts is None else prompts
         return encode_regions(
             self.clip.visual,
             image.to(self.device),
             masks,
             self.crop_rule,
-            prompts=self.mask_prompt if self.mask_prompts and len(self.mask_prompt) else None,
+            prompts=self.mask_prompt if prompts and len(self.mask_prompt) else None,
             at_once=self.crops_at_once or _CROPS_AT_ONCE.get(self.device.type, 8),
         )
 
@@ -344,15 +351,14 @@ class Ovseg(nn.Module):
 
     def _classified(self, image: Tensor, classes: tuple[str, ...], text: Tensor, own: Tensor | None) -> ProposalMaps:
         """Masks of one image with everything that is said of them."""
-        size = shortest_edge_size(*image.shape[-2:], self.size.shortest_edge, self.size.longest_edge)
-        image = resize_image(image, size)
+        image = self.resized(image)
         # masks, with the proposal network's classes
         proposals, clip, regions = None, None, None
         if own is None:
             masks, logits = self.propose(image, text)
             proposals = proposal_classes(logits)
         else:
-            masks = F.interpolate(own[None].to(self.device, torch.float32), size=size, mode="nearest")[0]
+            masks = F.interpolate(own[None].to(self.device, torch.float32), size=image.shape[-2:], mode="nearest")[0]
         # CLIP's classes of the crops
         if own is not None or self.classifier != "proposals":
             regions = self.encode_regions(image, masks)
@@ -360,6 +366,11 @@ class Ovseg(nn.Module):
         combined = self.combine(proposals, clip, regions)
         valid, boxes = (None, None) if regions is None else (regions.valid, regions.boxes)
         return ProposalMaps(image, masks, proposals, clip, valid, boxes, combined, classes)
+
+    def resized(self, image: Tensor) -> Tensor:
+        """An image uint8 (3, h, w) at the size of a test picture."""
+        size = shortest_edge_size(*image.shape[-2:], self.size.shortest_edge, self.size.longest_edge)
+        return resize_image(image, size)
 
     def normalised(self, image: Tensor) -> Tensor:
         """An image (3, h, w) as the proposal network takes it."""

@@ -55,12 +55,14 @@ def test_synonyms_are_averaged_on_the_sphere(clip):
     both = encode_names(clip, ["sofa, couch"], ["a {}."])[0, 0]
     mean = (plain(clip, "sofa", "a {}.") + plain(clip, "couch", "a {}.")) / 2
     assert torch.allclose(both, F.normalize(mean, dim=0), atol=1e-5)
+    verbatim = PromptedNames(synonyms=False).encode(clip, ["sofa, couch"], ["a {}."])[0, 0]
+    assert torch.allclose(verbatim, plain(clip, "sofa, couch", "a {}."), atol=1e-5)
 
 
 def test_vocabularies_share_what_they_have_in_common(clip, monkeypatch):
     asked = []
     monkeypatch.setattr(
-        prompted_names, "encode_names", lambda c, names, t: asked.append(names) or encode_names(c, names, t)
+        prompted_names, "encode_names", lambda c, names, t, **o: asked.append(names) or encode_names(c, names, t, **o)
     )
     cache, vocabulary = PromptedNames(), load_vocabulary("pascal_part_116")
     seen = cache.encode(clip, vocabulary.seen.parts, ("a {}.",))
@@ -109,6 +111,7 @@ def test_templates_are_the_published_lists():
         "imagenet": 80,
         "imagenet_select": 8,
         "single": 1,
+        "vild": 14,
         "miniature": 3,
     }
     assert all(template.count("{}") == 1 for templates in TEMPLATES.values() for template in templates)
