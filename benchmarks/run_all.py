@@ -19,7 +19,7 @@ from recorded import RECORDED, write_recorded_weights
 from rows import HERE, MeasurementError, about, append, in_own_process, results_file
 
 from ovparts_lib.systems.registry import SYSTEMS
-from ovparts_lib.vocabularies import DATASET_VOCABULARIES
+from ovparts_lib.vocabularies import PART_VOCABULARIES
 
 PEERED = "clipseg"  # the system that the other implementations are of; all start from one file of weights
 BATCH = 2
@@ -100,7 +100,7 @@ def main() -> None:
     parser.add_argument("--systems", nargs="+", choices=SYSTEMS, default=list(SYSTEMS))
     parser.add_argument("--tasks", nargs="+", choices=TASKS, default=list(TASKS))
     parser.add_argument(
-        "--vocabularies", nargs="+", choices=DATASET_VOCABULARIES, default=VOCABULARIES, help="of evaluate"
+        "--vocabularies", nargs="+", choices=PART_VOCABULARIES, default=VOCABULARIES, help="of evaluate"
     )
     parser.add_argument("--options", nargs="+", help="JSON objects, arguments of the model's class")
     parser.add_argument("--implementations", nargs="+", choices=IMPLEMENTATIONS, default=list(IMPLEMENTATIONS))

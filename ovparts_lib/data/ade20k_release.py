@@ -21,7 +21,7 @@ import numpy as np
 
 from ovparts_lib.data.labels import check_same_size, opened, read_image, read_labels
 from ovparts_lib.data.records import DatasetError
-from ovparts_lib.vocabularies.vocabulary import Vocabulary
+from ovparts_lib.vocabularies import PartVocabulary
 
 AGAIN = "Unpack ADE20K_2021_17_01 again; its PNG files must not be converted or re-saved."
 CODES = 26 * 256  # R // 10 is 0..25
@@ -38,12 +38,12 @@ class ReleaseClasses:
         part_table: uint16 (objects + 1, 6656), part of each class of the release on each object, or the ignore label.
     """
 
-    vocabulary: Vocabulary
+    vocabulary: PartVocabulary
     object_table: np.ndarray
     part_table: np.ndarray
 
     @classmethod
-    def load(cls, vocabulary: Vocabulary) -> ReleaseClasses:
+    def load(cls, vocabulary: PartVocabulary) -> ReleaseClasses:
         """The mapping that OV-PARTS published, by the names of the vocabulary."""
         path = files(__package__).joinpath("ade20k_part_234_source.json")
         entries = json.loads(path.read_text(encoding="utf-8"))["objects"]

@@ -10,7 +10,7 @@ from pathlib import Path
 import pandas as pd
 
 from ovparts_lib.data.records import Record
-from ovparts_lib.vocabularies.vocabulary import Vocabulary
+from ovparts_lib.vocabularies import PartVocabulary
 
 
 def shared_pictures(training: Iterable[Record], test: Iterable[Record]) -> list[tuple[Path, Path]]:
@@ -40,7 +40,7 @@ def shared_pictures(training: Iterable[Record], test: Iterable[Record]) -> list[
     return pairs
 
 
-def words_known_from_training(training: Vocabulary, test: Vocabulary) -> pd.DataFrame:
+def words_known_from_training(training: PartVocabulary, test: PartVocabulary) -> pd.DataFrame:
     """Parts that the test vocabulary calls unseen although training had a class of the same name.
 
     In a cross-dataset run, seen and unseen are the test dataset's own division; what the other dataset's training has

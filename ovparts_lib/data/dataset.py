@@ -22,7 +22,7 @@ from ovparts_lib.data.released import (
     check_empty_samples,
     object_table,
 )
-from ovparts_lib.vocabularies.vocabulary import Vocabulary
+from ovparts_lib.vocabularies import PartVocabulary
 
 
 class Batch(TypedDict):
@@ -32,7 +32,7 @@ class Batch(TypedDict):
     part_maps: list[Tensor]  # int64 (H, W), ids of vocabulary
     object_maps: list[Tensor]  # int64 (H, W), ids of vocabulary
     image_ids: list[str]
-    vocabulary: Vocabulary
+    vocabulary: PartVocabulary
 
 
 class TrainingDataset(Dataset):
@@ -184,6 +184,21 @@ class EvaluationSample:
     def object_ids(self) -> tuple[int, ...]:
         """The object of each record."""
         return tuple(region.object_id for region in self.regions)
+
+
+@dataclass
+class ClassSample:
+    """One picture of an object-level dataset with the class of every pixel; all of it is one record.
+
+    Attributes:
+        image: uint8 (3, H, W) RGB at native size, EXIF orientation applied.
+        label_map: int64 (H, W), ids of the vocabulary's classes, ``ignore_label`` where there is none.
+        image_id: base name of the picture.
+    """
+
+    image: Tensor
+    label_map: Tensor
+    image_id: str
 
 
 class EvaluationDataset(Dataset):

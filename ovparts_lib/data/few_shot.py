@@ -27,7 +27,7 @@ import pandas as pd
 from ovparts_lib.atomic import write_atomically
 from ovparts_lib.data.records import DatasetError, Reader, Record
 from ovparts_lib.data.splits import SHOTS_FILE, read_shot_list
-from ovparts_lib.vocabularies.vocabulary import Vocabulary
+from ovparts_lib.vocabularies import PartVocabulary
 
 logger = logging.getLogger(__name__)
 
@@ -212,7 +212,7 @@ class FewShotSplits:
     """
 
     root: Path
-    vocabulary: Vocabulary
+    vocabulary: PartVocabulary
     few_shot_source = "train"
     few_shot_folder = "train"
     _shots: frozenset[str] | None = None

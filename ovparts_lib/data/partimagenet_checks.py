@@ -11,7 +11,7 @@ from ovparts_lib.data.scan import LabelCounts
 from ovparts_lib.data.splits import SHOTS_FILE
 from ovparts_lib.data.verification_report import Problem, VerificationReport
 from ovparts_lib.data.verify import Folder, Published, check_shots, hidden_files, verify
-from ovparts_lib.vocabularies.vocabulary import load_vocabulary, split_part_name
+from ovparts_lib.vocabularies import load_vocabulary
 
 README = "README of PartImageNet"
 OTHER_FAMILY = "annotations of another super-category's part than the object's"
@@ -141,7 +141,7 @@ class PartImageNetChecks:
         """A bottle's body on a dog becomes the dog's body, as in the released code, which looks at the part alone."""
         vocabulary, wrong = self.reader.vocabulary, []
         families = [
-            families_of(owner, (split_part_name(vocabulary.parts[part])[1] for part in vocabulary.parts_of(object_id)))
+            families_of(owner, (vocabulary.pairs[part][1] for part in vocabulary.parts_of(object_id)))
             for object_id, owner in enumerate(vocabulary.objects)
         ]
         for picture in self.reader.listing(name).pictures:

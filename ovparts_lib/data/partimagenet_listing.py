@@ -15,7 +15,7 @@ from pathlib import Path, PurePosixPath
 from ovparts_lib.data.coco_instances import CocoFile, CocoImage, read_coco
 from ovparts_lib.data.partimagenet_facts import PART_CATEGORIES, SYNSET_FILE, SYNSETS, generic_part, read_synset_file
 from ovparts_lib.data.records import DatasetError
-from ovparts_lib.vocabularies.vocabulary import Vocabulary
+from ovparts_lib.vocabularies import PartVocabulary
 
 LAYOUT = "images/{train,val}, and train.json and val.json beside it or in annotations/{train,val}"
 OTHER_SYNSET = "images of synsets outside the selection, left out"
@@ -68,7 +68,7 @@ class Selection:
         synset_file: ImageNet's list of synsets to check against, if any.
     """
 
-    def __init__(self, root: Path, vocabulary: Vocabulary, *, strict: bool, synset_file: Path | None) -> None:
+    def __init__(self, root: Path, vocabulary: PartVocabulary, *, strict: bool, synset_file: Path | None) -> None:
         self.root, self.vocabulary, self.strict, self.synset_file = root, vocabulary, strict, synset_file
         self.title = vocabulary.title
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
-from ovparts_lib.vocabularies.vocabulary import Vocabulary
+from ovparts_lib.vocabularies import PartVocabulary
 
 if TYPE_CHECKING:
     from ovparts_lib.data.scan import LabelCounts
@@ -65,7 +65,7 @@ class Reader(Protocol):
     root: Path
 
     @property
-    def vocabulary(self) -> Vocabulary:
+    def vocabulary(self) -> PartVocabulary:
         """The full vocabulary, whose ids the label maps hold."""
 
     @property
@@ -75,7 +75,7 @@ class Reader(Protocol):
     def records(self, split: str) -> list[Record]:
         """The records of a split in listing order, those without part pixels included."""
 
-    def training_vocabulary(self, split: str) -> Vocabulary:
+    def training_vocabulary(self, split: str) -> PartVocabulary:
         """The vocabulary that a split is trained with: seen classes only, or all of them."""
 
     def label_maps(self, record: Record) -> tuple[np.ndarray, np.ndarray]:

@@ -9,7 +9,7 @@ from typing import Literal, TypeVar
 import numpy as np
 
 from ovparts_lib.data.records import DatasetError
-from ovparts_lib.vocabularies.vocabulary import Vocabulary
+from ovparts_lib.vocabularies import PartVocabulary
 
 EmptySamples = Literal["skip", "replace_as_released"]
 ObjectRemap = Literal["by_name", "ov_parts_bug"]
@@ -47,7 +47,7 @@ class ReleasedReplacement:
         return sample
 
 
-def object_table(vocabulary: Vocabulary, target: Vocabulary, rule: ObjectRemap) -> np.ndarray:
+def object_table(vocabulary: PartVocabulary, target: PartVocabulary, rule: ObjectRemap) -> np.ndarray:
     """Look-up table from object labels to those of the training vocabulary.
 
     Args:

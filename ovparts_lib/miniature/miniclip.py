@@ -29,7 +29,7 @@ from ovparts_lib.models.clip.preprocess import IMAGENET_MEAN, IMAGENET_STD
 from ovparts_lib.models.clip.text import encode_text, tokenize
 from ovparts_lib.models.clip.towers import MINIATURE, ClipSize, build_clip, image_hidden_states
 from ovparts_lib.training.muon import Muon
-from ovparts_lib.vocabularies.vocabulary import Vocabulary
+from ovparts_lib.vocabularies import PartVocabulary
 
 
 @dataclass(frozen=True)
@@ -191,7 +191,7 @@ def normalise(pictures: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def part_naming_accuracy(clip: open_clip.CLIP, pictures: CaptionedPictures, vocabulary: Vocabulary) -> pd.DataFrame:
+def part_naming_accuracy(clip: open_clip.CLIP, pictures: CaptionedPictures, vocabulary: PartVocabulary) -> pd.DataFrame:
     """How often the prompt nearest to a close-up of a part is that part's, in percent.
 
     Args:

@@ -34,7 +34,7 @@ from ovparts_lib.miniature.scene import (
     render_scene,
     visible_thing,
 )
-from ovparts_lib.vocabularies.vocabulary import Vocabulary, load_vocabulary, split_part_name
+from ovparts_lib.vocabularies import PartVocabulary, load_vocabulary
 
 Kind = Literal["scene", "object", "part"]
 SHARES: dict[Kind, float] = {"scene": 0.2, "object": 0.25, "part": 0.55}
@@ -141,7 +141,7 @@ def _object_picture(rng: np.random.Generator, size: int) -> CaptionedPicture:
 def _part_picture(rng: np.random.Generator, size: int) -> CaptionedPicture:
     vocabulary = _vocabulary()
     part_id = int(rng.integers(len(vocabulary.parts)))
-    name, part = split_part_name(vocabulary.parts[part_id])
+    name, part = vocabulary.pairs[part_id]
     least = 0.02 * size * size
     while True:
         pose = pose_figure(FIGURES[name], rng)
@@ -190,5 +190,5 @@ def _map(render: partial, count: int, processes: int) -> Iterator[CaptionedPictu
 
 
 @cache
-def _vocabulary() -> Vocabulary:
+def _vocabulary() -> PartVocabulary:
     return load_vocabulary("pascal_part_116")

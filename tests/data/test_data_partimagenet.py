@@ -13,7 +13,7 @@ from ovparts_lib.data.partimagenet_facts import PART_CATEGORIES, SYNSETS, famili
 from ovparts_lib.data.partimagenet_listing import NO_PICTURE, OTHER_SYNSET
 from ovparts_lib.data.readers.partimagenet import SPLITS, PartImageNetOOD, PartImageNetSeg
 from ovparts_lib.data.registry import verify_dataset
-from ovparts_lib.vocabularies.vocabulary import load_vocabulary, split_part_name
+from ovparts_lib.vocabularies.vocabulary import load_vocabulary
 from tests.data.released_layout import GOLDEN
 from tests.golden.fill import image as golden_image
 
@@ -416,7 +416,7 @@ def test_verification_counts_parts_of_another_super_category(seg_root, tmp_path)
 def test_every_object_has_the_parts_of_its_super_category(name):
     vocabulary = load_vocabulary(name)
     for object_id, owner in enumerate(vocabulary.objects):
-        own = {split_part_name(vocabulary.parts[part])[1] for part in vocabulary.parts_of(object_id)}
+        own = {vocabulary.pairs[part][1] for part in vocabulary.parts_of(object_id)}
         possible, untold = families_of(owner, own), families_of("none of the 40", own)
         assert possible <= untold and (len(untold) == 1 or untold == {"Quadruped", "Reptile"})
         assert len(possible) == 1 or name == "partimagenet_ood"

@@ -1,7 +1,7 @@
 import pytest
 
 from ovparts_lib.data import READERS, DatasetError, open_reader, verify_dataset
-from ovparts_lib.vocabularies.vocabulary import load_vocabulary
+from ovparts_lib.vocabularies import load_vocabulary
 
 
 def test_names_and_titles_are_those_of_the_vocabularies():

@@ -84,7 +84,7 @@ def test_training_on_one_dataset_for_another(worlds, model, source, target):
     sample = evaluation[0]
     part_ids = list(evaluation.vocabulary.parts_of(sample.object_ids[0]))
     with torch.no_grad():
-        scores = model.predict([sample.image], evaluation.vocabulary, part_ids=part_ids)[0]
-    assert len(scores.part_ids) == len(part_ids)
+        scores = model.predict([sample.image], evaluation.vocabulary, class_ids=part_ids)[0]
+    assert len(scores.class_ids) == len(part_ids)
     present = set(sample.part_map.unique().tolist()) - {evaluation.vocabulary.ignore_label}
     assert present and max(present) < len(evaluation.vocabulary.parts)

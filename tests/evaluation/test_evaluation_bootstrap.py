@@ -14,10 +14,10 @@ from ovparts_lib.evaluation import (
 )
 from ovparts_lib.evaluation.counts import ConfusionMatrix
 from ovparts_lib.evaluation.per_image import ImageCounts
-from ovparts_lib.vocabularies import Vocabulary
+from ovparts_lib.vocabularies import PartVocabulary
 from tests.evaluation.scripted import Labels, Scripted
 
-VOCABULARY = Vocabulary("four", ("a's x", "a's y", "b's x", "b's y"), ("a", "b"), frozenset({"b"}))
+VOCABULARY = PartVocabulary("four", ("a's x", "a's y", "b's x", "b's y"), ("a", "b"), frozenset({"b"}))
 
 
 def drawn_evaluation(seed, images, skill=0.6, labels_seed=None):

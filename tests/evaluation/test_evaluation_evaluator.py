@@ -6,8 +6,8 @@ import torch
 import torch.nn.functional as F
 
 from ovparts_lib.evaluation import Evaluation, MatrixFileError, NotANumberError, evaluate, score_image
-from ovparts_lib.systems.scores import PartScores
-from ovparts_lib.vocabularies import Vocabulary, load_vocabulary
+from ovparts_lib.systems.scores import Scores
+from ovparts_lib.vocabularies import PartVocabulary, load_vocabulary
 from tests.evaluation.scripted import VOCABULARY, Labels, Scripted
 
 PARTS = len(VOCABULARY.parts)
@@ -63,7 +63,7 @@ def test_one_forward_pass_serves_all_records_and_modes():
     model = Scripted()
     run(model=model)
     assert [call["images"] for call in model.calls] == [1] * 5
-    assert all(call["background"] and call["part_ids"] is None for call in model.calls)
+    assert all(call["background"] and call["class_ids"] is None for call in model.calls)
 
 
 def test_oracle_alone_asks_only_for_the_parts_of_the_objects_at_hand(expected):
@@ -71,7 +71,7 @@ def test_oracle_alone_asks_only_for_the_parts_of_the_objects_at_hand(expected):
     evaluation = run(dataset, model, modes=("oracle_obj",))
     for call, sample in zip(model.calls, (dataset[i] for i in range(5)), strict=True):
         assert not call["background"]
-        assert set(call["part_ids"]) == {p for o in sample.object_ids for p in VOCABULARY.parts_of(o)}
+        assert set(call["class_ids"]) == {p for o in sample.object_ids for p in VOCABULARY.parts_of(o)}
     np.testing.assert_array_equal(evaluation.matrices["oracle_obj"].numpy(), expected[0]["oracle_obj"])
     assert evaluation.modes == ("oracle_obj",)
 
@@ -155,8 +155,8 @@ def test_autocast_reaches_the_network():
 
 def test_a_system_without_background_is_scored_among_parts():
     class Without(Scripted):
-        def predict(self, images, vocabulary, *, part_ids=None, background=True, keep_attention=False):
-            return super().predict(images, vocabulary, part_ids=part_ids, background=False)
+        def predict(self, images, vocabulary, *, class_ids=None, background=True):
+            return super().predict(images, vocabulary, class_ids=class_ids, background=False)
 
     matrix = run(model=Without()).matrices["pred_all"].numpy()
     assert matrix[-1, :-1].sum() == 0
@@ -180,7 +180,7 @@ def test_scores_that_are_not_finite_stop_the_evaluation(value, what, where):
 
 def test_scores_of_another_size_are_refused():
     sample = Labels()[0]
-    scores = PartScores(torch.zeros(PARTS, 4, 4), tuple(range(PARTS)), None, (5, 5))
+    scores = Scores(torch.zeros(PARTS, 4, 4), tuple(range(PARTS)), None, (5, 5))
     with pytest.raises(ValueError, match="picture_0: the scores are for an image of"):
         score_image(scores, sample, VOCABULARY)
 
@@ -208,7 +208,7 @@ def test_an_evaluation_survives_its_file(tmp_path):
         np.testing.assert_array_equal(read.class_images, evaluation.class_images)
         for mode in evaluation.modes:
             np.testing.assert_array_equal(read.matrices[mode].numpy(), evaluation.matrices[mode].numpy())
-    other = Vocabulary.from_words(["cat's head"])
+    other = PartVocabulary.from_words(["cat's head"])
     with pytest.raises(MatrixFileError, match=f"belongs to the vocabulary {VOCABULARY.hash}, not to {other.hash}"):
         Evaluation.load(tmp_path / "after", other)
     with pytest.raises(MatrixFileError, match="cannot be read"):
@@ -265,7 +265,7 @@ def test_shards_that_share_an_image_are_not_added():
 def test_released_rules_ask_for_the_parts_they_need():
     model, dataset = Scripted(), Labels()
     run(dataset, model, modes=("oracle_obj",), oracle_rule="zero_others")
-    assert all(call["part_ids"] is None for call in model.calls)
+    assert all(call["class_ids"] is None for call in model.calls)
     exact, zeroed = (run(oracle_rule=rule).matrices["oracle_obj"].numpy() for rule in ("exact", "zero_others"))
     np.testing.assert_array_equal(exact, zeroed)
 

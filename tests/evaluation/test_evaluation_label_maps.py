@@ -8,22 +8,22 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ovparts_lib.evaluation import oracle_map, pred_all_map, sampling, upsampled_argmax
-from ovparts_lib.systems.scores import ObjectScores, PartScores
-from ovparts_lib.vocabularies import Vocabulary, load_vocabulary
+from ovparts_lib.systems.scores import Scores
+from ovparts_lib.vocabularies import PartVocabulary, load_vocabulary
 from tests.evaluation.recorded import read
 
-TRAPS = Vocabulary(  # "ox" is a substring of "fox", "door" of "cabinet's door": only ids may decide
+TRAPS = PartVocabulary(  # "ox" is a substring of "fox", "door" of "cabinet's door": only ids may decide
     "traps",
     ("fox's head", "fox's tail", "ox's head", "ox's horn", "door's knob", "cabinet's door"),
     ("fox", "ox", "door", "cabinet", "rock"),
 )
 
 
-def scores_of(vocabulary, seed=0, grid=(11, 13), size=(25, 31), scale=3.0, part_ids=None, background=True):
+def scores_of(vocabulary, seed=0, grid=(11, 13), size=(25, 31), scale=3.0, class_ids=None, background=True):
     draw = torch.Generator().manual_seed(seed)
-    part_ids = tuple(range(len(vocabulary.parts))) if part_ids is None else tuple(part_ids)
+    class_ids = tuple(range(len(vocabulary.parts))) if class_ids is None else tuple(class_ids)
     logits = scale * torch.randn(len(vocabulary.parts) + 1, *grid, generator=draw)
-    return PartScores(logits[list(part_ids)], part_ids, logits[-1] if background else None, size)
+    return Scores(logits[list(class_ids)], class_ids, logits[-1] if background else None, size)
 
 
 def released_maps(scores, vocabulary, object_ids):
@@ -80,10 +80,10 @@ def test_interpolation_is_the_closed_formula():
 def test_ties_go_to_the_first_class_and_background_comes_last(chunk, monkeypatch):
     monkeypatch.setitem(sampling.BAND_VALUES, "cpu", chunk)
     monkeypatch.setitem(sampling.CHUNK_VALUES, "cpu", chunk)
-    equal = PartScores(torch.zeros(6, 4, 4), tuple(range(6)), torch.zeros(4, 4), (8, 8))
+    equal = Scores(torch.zeros(6, 4, 4), tuple(range(6)), torch.zeros(4, 4), (8, 8))
     assert pred_all_map(equal).unique().tolist() == [0]
     assert oracle_map(equal, TRAPS.object_id("ox"), TRAPS).unique().tolist() == [2]
-    reversed_order = PartScores(torch.zeros(6, 4, 4), (5, 4, 3, 2, 1, 0), None, (8, 8))
+    reversed_order = Scores(torch.zeros(6, 4, 4), (5, 4, 3, 2, 1, 0), None, (8, 8))
     assert oracle_map(reversed_order, TRAPS.object_id("ox"), TRAPS).unique().tolist() == [2]
 
 
@@ -95,21 +95,21 @@ def test_the_object_is_found_by_id_never_by_substring():
 
 def test_scores_of_the_objects_parts_alone_give_the_same_map():
     everything = scores_of(TRAPS, 3)
-    some = scores_of(TRAPS, 3, part_ids=(3, 0, 2), background=False)
+    some = scores_of(TRAPS, 3, class_ids=(3, 0, 2), background=False)
     ox = TRAPS.object_id("ox")
     assert torch.equal(oracle_map(some, ox, TRAPS), oracle_map(everything, ox, TRAPS))
 
 
 def test_background_wins_where_it_is_largest():
     logits = torch.zeros(2, 1, 2)
-    scores = PartScores(logits, (0, 1), torch.tensor([[-5.0, 5.0]]), (1, 2))
+    scores = Scores(logits, (0, 1), torch.tensor([[-5.0, 5.0]]), (1, 2))
     assert pred_all_map(scores).tolist() == [[0, 2]]
-    some = PartScores(logits, (3, 4), torch.tensor([[-5.0, 5.0]]), (1, 2))
+    some = Scores(logits, (3, 4), torch.tensor([[-5.0, 5.0]]), (1, 2))
     assert pred_all_map(some, nothing=116).tolist() == [[3, 116]]
 
 
 def test_scores_that_do_not_suffice_are_refused():
-    some = scores_of(TRAPS, part_ids=(0, 2))
+    some = scores_of(TRAPS, class_ids=(0, 2))
     with pytest.raises(ValueError, match="the scores lack ox's horn"):
         oracle_map(some, TRAPS.object_id("ox"), TRAPS)
     with pytest.raises(ValueError, match="'traps' has no parts"):
@@ -122,8 +122,8 @@ def test_scores_that_do_not_suffice_are_refused():
 
 def test_half_precision_logits_are_interpolated_in_float32():
     scores = scores_of(TRAPS, 1)
-    half = PartScores(scores.logits.bfloat16(), scores.part_ids, scores.background.bfloat16(), scores.image_size)
-    same = PartScores(half.logits.float(), scores.part_ids, half.background.float(), scores.image_size)
+    half = Scores(scores.logits.bfloat16(), scores.class_ids, scores.background.bfloat16(), scores.image_size)
+    same = Scores(half.logits.float(), scores.class_ids, half.background.float(), scores.image_size)
     assert torch.equal(pred_all_map(half), pred_all_map(same))
 
 
@@ -170,7 +170,7 @@ def objects_of(vocabulary, seed, grid, scale=3.0):
     draw = torch.Generator().manual_seed(seed + 1000)
     ids = tuple(i for i in range(len(vocabulary.objects)) if vocabulary.parts_of(i))
     logits = scale * torch.randn(len(ids) + 1, *grid, generator=draw)
-    return ObjectScores(logits[:-1], ids, logits[-1])
+    return Scores(logits[:-1], ids, logits[-1])
 
 
 @settings(deadline=None, max_examples=40)
@@ -185,7 +185,7 @@ def test_objects_gate_their_parts_like_the_released_product(seed, size):
         torch.sigmoid(F.interpolate(maps[None], size, mode="bilinear", align_corners=False)[0])
         for maps in (stack, objects)
     )
-    chosen = torch.tensor([*scores.objects.object_ids, -1])[gate.argmax(0)]
+    chosen = torch.tensor([*scores.objects.class_ids, -1])[gate.argmax(0)]
     owners = torch.tensor([*TRAPS.part_to_object, -1])
     expected = (dense * (owners[:, None, None] == chosen[None])).argmax(0)
     assert torch.equal(pred_all_map(scores, vocabulary=TRAPS), expected)
@@ -206,9 +206,9 @@ def test_maps_of_all_six_systems_equal_the_recorded_ones(case):
     logits, others = (torch.from_numpy(arrays[key]) for key in ("part_obj_logits", "generic_logits"))
     size, ids = tuple(facts["inputs"]["output_size"]), [vocabulary.object_id(name) for name in facts["gt_objects"]]
     owners = tuple(vocabulary.object_id(name) for name in vocabulary.objects_with_parts)
-    scores = PartScores(logits[:-1], tuple(range(parts)), logits[-1], size)
+    scores = Scores(logits[:-1], tuple(range(parts)), logits[-1], size)
     squashed = dataclasses.replace(scores, resized_as="probabilities")
-    gated = dataclasses.replace(scores, objects=ObjectScores(others[generic:-1], owners, others[-1]))
+    gated = dataclasses.replace(scores, objects=Scores(others[generic:-1], owners, others[-1]))
 
     def same(label_map, key):
         np.testing.assert_array_equal(label_map.numpy(), arrays[key])
@@ -236,7 +236,7 @@ def test_substrings_let_other_objects_parts_through_only_when_asked():
 def test_saturated_probabilities_tie_under_the_released_rule_only():
     logits = torch.zeros(6, 2, 2)
     logits[2], logits[3] = 40.0, 50.0  # both probabilities are 1 in float32
-    scores = PartScores(logits, tuple(range(6)), None, (2, 2))
+    scores = Scores(logits, tuple(range(6)), None, (2, 2))
     ox = TRAPS.object_id("ox")
     assert oracle_map(scores, ox, TRAPS).unique().tolist() == [3]
     assert oracle_map(scores, ox, TRAPS, "zero_others").unique().tolist() == [2]

@@ -18,8 +18,8 @@ from ovparts_lib.evaluation import (
     score_all,
     summary_table,
 )
-from ovparts_lib.systems.scores import ObjectScores
-from ovparts_lib.vocabularies import Vocabulary, load_vocabulary
+from ovparts_lib.systems.scores import Scores
+from ovparts_lib.vocabularies import PartVocabulary, load_vocabulary
 from tests.evaluation.scripted import VOCABULARY, Labels, Scripted
 
 NOTHING = len(VOCABULARY.parts)
@@ -170,7 +170,7 @@ class Knowing(Scripted):
         for image, answer in zip(images, answers, strict=True):
             draw = torch.Generator().manual_seed(int(image.long().sum()) + 1)
             logits = torch.randn(4, 5, 4, generator=draw)
-            answer.objects = ObjectScores(logits[:3], (0, 1, 3), logits[3])
+            answer.objects = Scores(logits[:3], (0, 1, 3), logits[3])
         return answers
 
 
@@ -208,7 +208,7 @@ def test_systems_without_objects_are_not_evaluated_on_them():
 
 
 def test_whole_objects_are_their_own_classes():
-    flat = Vocabulary("flat", ("cat", "dog"), ("cat", "dog"), frozenset({"dog"}))
+    flat = PartVocabulary("flat", ("cat", "dog"), ("cat", "dog"), frozenset({"dog"}))
     assert object_vocabulary(flat) is flat
     assert object_vocabulary(VOCABULARY).seen_part_ids == (0, 1)
 

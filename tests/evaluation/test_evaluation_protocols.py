@@ -13,9 +13,9 @@ from ovparts_lib.evaluation import (
     recommended,
     score_all,
 )
-from ovparts_lib.vocabularies import Vocabulary
+from ovparts_lib.vocabularies import PartVocabulary
 
-VOCABULARY = Vocabulary(
+VOCABULARY = PartVocabulary(
     "three", ("cat's head", "dog's head", "dog's tail"), ("cat", "dog"), unseen_objects=frozenset({"dog"})
 )
 
@@ -43,7 +43,7 @@ def read(protocol, matrix, vocabulary, mode=None):
 
 def vocabulary_of(order, unseen=("b",)):
     names = np.array(["a's x", "a's y", "b's x", "b's z", "c's x", "c's w"])
-    return Vocabulary("six", tuple(names[list(order)]), ("a", "b", "c"), frozenset(unseen))
+    return PartVocabulary("six", tuple(names[list(order)]), ("a", "b", "c"), frozenset(unseen))
 
 
 @settings(deadline=None, max_examples=80)
@@ -222,7 +222,7 @@ def test_the_registry_names_itself():
 def test_the_harmonic_mean_of_two_zeros_is_zero_for_ovseg_alone():
     """ov-seg computes 2 / (1 / a + 1 / b) with numpy's floats: 2 / (inf + inf). The other evaluators give NaN."""
     names = ("cat", "dog", "tree")
-    objects = Vocabulary("objects", names, names, frozenset({"dog"}))
+    objects = PartVocabulary("objects", names, names, frozenset({"dog"}))
     missed = matrix_of([[0, 0, 0, 0], [0, 0, 0, 0], [4, 6, 0, 0], [0, 0, 0, 0]])
     with np.errstate(divide="ignore"):
         assert 2 / (1 / np.float64(0) + 1 / np.float64(0)) == 0

@@ -16,7 +16,7 @@ from ovparts_lib.evaluation import (
     score_all,
     summary_table,
 )
-from ovparts_lib.vocabularies import Vocabulary
+from ovparts_lib.vocabularies import PartVocabulary
 from tests.evaluation.scripted import VOCABULARY, Labels, Scripted
 
 
@@ -86,7 +86,7 @@ def test_versions_vocabularies_and_modes_do_not_mix(evaluation):
     result = PROTOCOLS["recommended"](evaluation, "oracle_obj")
     with pytest.raises(ProtocolMismatchError, match=r"version: '1' in .*; '2' in"):
         summary_table([result, dataclasses.replace(result, version="2")])
-    other = Vocabulary(
+    other = PartVocabulary(
         "toy", VOCABULARY.parts, VOCABULARY.objects, unseen_objects=frozenset({"cat"})
     )  # the same words, another split
     with pytest.raises(ProtocolMismatchError, match=f"vocabulary_hash: '{VOCABULARY.hash}' in .*; '{other.hash}' in"):

@@ -12,7 +12,7 @@ from ovparts_lib.inspection import (
     score_maps,
     score_table,
 )
-from ovparts_lib.systems.scores import AttentionMaps, PartScores
+from ovparts_lib.systems.scores import AttentionMaps, Scores
 
 GRID = (3, 4)
 TOKENS = 13
@@ -33,7 +33,7 @@ def scores_with_attention(attention=True):
         {block: softmax(4, TOKENS, TOKENS, seed=10 + block) for block in (1, 2, 3, 4, 5, 6)},
         ("cat head", "cat tail", "dog head"),
     )
-    return PartScores(logits, (0, 1, 2), None, (30, 40), maps if attention else None)
+    return Scores(logits, (0, 1, 2), None, (30, 40), maps if attention else None)
 
 
 def image(height=30, width=40):

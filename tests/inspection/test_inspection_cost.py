@@ -3,7 +3,7 @@ import pytest
 import torch
 
 from ovparts_lib.inspection import class_attention, class_attention_table, cost_maps, cost_table
-from ovparts_lib.systems.scores import BACKGROUND, CostMaps, PartScores
+from ovparts_lib.systems.scores import BACKGROUND, CostMaps, Scores
 
 WORDS = ("dog's head", "dog's tail", "car's wheel")
 
@@ -16,7 +16,7 @@ def scores():
     after[2, 5, 1], after[0, 0, 0] = 4.0, 1.0
     attention = torch.tensor([[0.05, 0.5, 0.1, 0.2, 0.15], [0.0, 0.1, 0.6, 0.1, 0.2], [0.1, 0.0, 0.2, 0.7, 0.0]])
     cost = CostMaps(before, after, {0: attention / 2, 1: attention}, WORDS, ("cat's ear", *WORDS, BACKGROUND))
-    return PartScores(after, (0, 1, 2), None, (40, 60), covered_size=(40.0, 80.0), cost=cost)
+    return Scores(after, (0, 1, 2), None, (40, 60), covered_size=(40.0, 80.0), cost=cost)
 
 
 def panels(figure):

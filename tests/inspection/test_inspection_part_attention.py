@@ -10,7 +10,7 @@ from ovparts_lib.inspection import (
     part_attention_table,
     save_figure,
 )
-from ovparts_lib.systems.scores import GenericPartScores, ObjectScores, PartScores
+from ovparts_lib.systems.scores import GenericScores, Scores
 from tests.inspection.attending import WORDS, looking_at, part_map, scores_of
 
 IMAGE = np.full((60, 80, 3), 100, np.uint8)
@@ -117,13 +117,13 @@ def composed(parts=(1, 2)):
     """The generic parts are head, tail, wheel; objects dog, car. The dog's tail is found in the left half."""
     tail = flat(0.1)
     tail[:, :8] = flat(0.9)[:, :8]
-    return PartScores(
+    return Scores(
         torch.stack([{0: flat(0.5), 1: tail, 2: flat(0.3)}[part] for part in parts]),
         tuple(parts),
         flat(0.5),
         (60, 80),
-        objects=ObjectScores(torch.stack([flat(0.6), flat(0.8)]), (1, 0), flat(0.1)),
-        generic_parts=GenericPartScores(torch.stack([flat(0.2), flat(0.5)]), (2, 1)),
+        objects=Scores(torch.stack([flat(0.6), flat(0.8)]), (1, 0), flat(0.1)),
+        generic_parts=GenericScores(torch.stack([flat(0.2), flat(0.5)]), (2, 1)),
     )
 
 

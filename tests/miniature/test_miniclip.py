@@ -16,7 +16,7 @@ from ovparts_lib.miniature.miniclip import (
 from ovparts_lib.miniature.pictures import CaptionedPictures, render_picture
 from ovparts_lib.models.clip.towers import ClipSize, build_clip
 from ovparts_lib.training.muon import Muon, orthogonalise
-from ovparts_lib.vocabularies.vocabulary import load_vocabulary
+from ovparts_lib.vocabularies import load_vocabulary
 
 VOCABULARY = load_vocabulary("pascal_part_116")
 TINY = ClipSize("tiny", 32, 32, 8, 32, 2, 1, 32, 1, 1)

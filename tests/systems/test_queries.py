@@ -1,7 +1,6 @@
 """Decoding some of the queries in training: which ones, and that the loss is that of a smaller vocabulary."""
 
 import torch
-
 from ovparts_lib.systems.queries import chosen_queries
 
 

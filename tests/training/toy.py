@@ -7,9 +7,9 @@ from torch import nn
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from ovparts_lib.vocabularies import Vocabulary
+from ovparts_lib.vocabularies import PartVocabulary
 
-WORDS = Vocabulary.from_words({"dog": ["head", "tail"], "car": ["wheel"]})
+WORDS = PartVocabulary.from_words({"dog": ["head", "tail"], "car": ["wheel"]})
 
 
 class ToyModel(nn.Module):

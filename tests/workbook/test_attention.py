@@ -9,11 +9,11 @@ import torch
 from ovparts_lib.data import EvaluationSample
 from ovparts_lib.systems.partclipseg.model import Partclipseg
 from ovparts_lib.systems.partclipseg.weights import save_partclipseg
-from ovparts_lib.vocabularies import Vocabulary
+from ovparts_lib.vocabularies import PartVocabulary
 from ovparts_lib.workbook import attention_beside, composition_figures, measure_attention, part_attention_figures
 from tests.systems.tiny import TINY, random_image
 
-WORDS = Vocabulary("toy", ("dog's tail", "dog's head"), ("dog",))
+WORDS = PartVocabulary("toy", ("dog's tail", "dog's head"), ("dog",))
 PARAMETERS = SimpleNamespace(iterations=3, statistics_images=8, attention_images=8, attention_threshold=0.3)
 
 

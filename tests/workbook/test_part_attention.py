@@ -81,7 +81,7 @@ def test_pictures_of_both_moments_are_kept_with_their_maps(output, params, capsy
     assert {"both queries", "part query “head”", "object query “bird”"} <= set(table["query"])
     for side, model in zip(sides, (before, after), strict=True):
         sample = DATA.evaluation[1]
-        scores = model.predict([sample.image], WORDS, part_ids=[0], background=False, keep_attention=True)[0]
+        scores = model.predict([sample.image], WORDS, class_ids=[0], background=False, keep_attention=True)[0]
         own = side[(side["part"] == "dog's tail") & (side["query"] == "both queries")]
         np.testing.assert_allclose(own["attention"], asked_by(own["asking"], scores.attention.decoder[2][0]), rtol=1e-5)
 
@@ -125,7 +125,7 @@ def test_what_is_measured_and_shown_is_the_layer_that_is_controlled(output, para
     params.attention_images = params.statistics_images = 1
     measured = workbook.measure_attention(model, DATA, params, output, stage="after")
     sample = DATA.evaluation[1]  # one of an unseen object comes first
-    scores = model.predict([sample.image], WORDS, part_ids=[0, 1, 3], background=False, keep_attention=True)[0]
+    scores = model.predict([sample.image], WORDS, class_ids=[0, 1, 3], background=False, keep_attention=True)[0]
     own, last = (attention_statistics(scores, sample.part_map, WORDS, layer=which) for which in (layer, None))
     np.testing.assert_allclose(measured["strength"], own["strength"], rtol=1e-6)
     assert not np.allclose(own["strength"], last["strength"], rtol=1e-3)

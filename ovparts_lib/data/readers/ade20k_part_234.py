@@ -17,7 +17,7 @@ from ovparts_lib.data.labels import check_label_range, check_same_size, read_lab
 from ovparts_lib.data.records import DatasetError, Record
 from ovparts_lib.data.scan import LabelCounts, count_labels, parallel_map
 from ovparts_lib.data.splits import Split, find_split
-from ovparts_lib.vocabularies.vocabulary import Vocabulary, load_vocabulary
+from ovparts_lib.vocabularies import PartVocabulary, load_vocabulary
 
 TITLE = "ADE20K-Part-234"
 FOLDERS = {"train": "training", "val": "validation"}
@@ -87,7 +87,7 @@ class ADE20KPart234(FewShotSplits):
             raise DatasetError("no such folder", file=self.root, what_to_do=f"{TITLE} is expected there: {LAYOUT}.")
 
     @cached_property
-    def vocabulary(self) -> Vocabulary:
+    def vocabulary(self) -> PartVocabulary:
         """All 44 objects and 234 parts."""
         return load_vocabulary("ade20k_part_234")
 
@@ -100,7 +100,7 @@ class ADE20KPart234(FewShotSplits):
         """How a split is listed. Raises ValueError naming the splits there are."""
         return find_split(SPLITS, name, TITLE)
 
-    def training_vocabulary(self, split: str) -> Vocabulary:
+    def training_vocabulary(self, split: str) -> PartVocabulary:
         """Seen classes for ``train`` and ``train_obj_condition``, all classes for the others."""
         return self.vocabulary.seen if self.split(split).seen_only else self.vocabulary
 

@@ -18,7 +18,7 @@ from ovparts_lib.data.partimagenet_listing import LAYOUT, NO_PICTURE, Listing, P
 from ovparts_lib.data.records import DatasetError, Record
 from ovparts_lib.data.scan import LabelCounts, count_labels, parallel_map
 from ovparts_lib.data.splits import Split, find_split
-from ovparts_lib.vocabularies.vocabulary import Vocabulary, load_vocabulary
+from ovparts_lib.vocabularies import PartVocabulary, load_vocabulary
 
 logger = logging.getLogger(__name__)
 
@@ -93,7 +93,7 @@ class PartImageNet(FewShotSplits):
         self.selection = Selection(self.root, self.vocabulary, strict=self.strict, synset_file=synset_file)
 
     @cached_property
-    def vocabulary(self) -> Vocabulary:
+    def vocabulary(self) -> PartVocabulary:
         """All objects and parts of the selection."""
         return load_vocabulary(self.name)
 
@@ -106,7 +106,7 @@ class PartImageNet(FewShotSplits):
         """How a split is listed. Raises ValueError naming the splits there are."""
         return find_split(SPLITS, name, self.vocabulary.title)
 
-    def training_vocabulary(self, split: str) -> Vocabulary:
+    def training_vocabulary(self, split: str) -> PartVocabulary:
         """Seen classes for ``train``, all classes for the others."""
         return self.vocabulary.seen if self.split(split).seen_only else self.vocabulary
 

@@ -15,7 +15,7 @@ from ovparts_lib.data.labels import check_label_range, check_same_size, read_lab
 from ovparts_lib.data.records import DatasetError, Record
 from ovparts_lib.data.scan import LabelCounts, count_labels, parallel_map
 from ovparts_lib.data.splits import Split, find_split
-from ovparts_lib.vocabularies.vocabulary import Vocabulary, load_vocabulary
+from ovparts_lib.vocabularies import PartVocabulary, load_vocabulary
 
 FOLDERS = ("train", "val")
 TITLE = "Pascal-Part-116"
@@ -65,7 +65,7 @@ class PascalPart116(FewShotSplits):
             )
 
     @cached_property
-    def vocabulary(self) -> Vocabulary:
+    def vocabulary(self) -> PartVocabulary:
         """All 20 objects and 116 parts."""
         return load_vocabulary("pascal_part_116")
 
@@ -78,7 +78,7 @@ class PascalPart116(FewShotSplits):
         """How a split is listed. Raises ValueError naming the splits there are."""
         return find_split(SPLITS, name, TITLE)
 
-    def training_vocabulary(self, split: str) -> Vocabulary:
+    def training_vocabulary(self, split: str) -> PartVocabulary:
         """Seen classes for ``train`` and ``train_obj_condition``, all classes for the others."""
         return self.vocabulary.seen if self.split(split).seen_only else self.vocabulary
 

@@ -6,9 +6,7 @@ keys and values of that beginning serve every name; what is left is the name and
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from collections.abc import Sequence
-from functools import lru_cache
 
 import open_clip
 import torch
@@ -17,7 +15,7 @@ from einops import rearrange
 from open_clip.transformer import ResidualAttentionBlock
 from torch import Tensor
 
-from ovparts_lib.models.clip.text import first_end, text_weights, tokenize, weights_checksum
+from ovparts_lib.models.clip.text import first_end, tokenize
 from ovparts_lib.models.clip.towers import transformer_block
 
 SYNONYMS = ", "
@@ -101,53 +99,3 @@ def encode_names(
 
 def _words(name: str, synonyms: bool) -> list[str]:
     return name.split(SYNONYMS) if synonyms else [name]
-
-
-class PromptedNames:
-    """A cache of :func:`encode_names` that knows single names, so that vocabularies share what they have in common.
-
-    Everything a result depends on is in its key: name, templates, autocast state, device, and a checksum over every bit
-    of the text tower's weights (see :class:`models.clip.text.TextCache`).
-
-    Args:
-        capacity: lists of names, and states of the text tower, that are remembered.
-        synonyms: see :func:`encode_names`.
-    """
-
-    def __init__(self, capacity: int = 4, *, synonyms: bool = True) -> None:
-        self.capacity, self.synonyms = capacity, synonyms
-        self._lists: OrderedDict[tuple, Tensor] = OrderedDict()
-        self._towers: OrderedDict[tuple, dict[str, Tensor]] = OrderedDict()
-
-    def encode(self, clip: open_clip.CLIP, names: Sequence[str], templates: Sequence[str]) -> Tensor:
-        """Embeddings as from :func:`encode_names`, without gradient; do not write into the result."""
-        names, templates = tuple(names), tuple(templates)
-        device = clip.positional_embedding.device
-        autocast = torch.get_autocast_dtype(device.type) if torch.is_autocast_enabled(device.type) else None
-        state = templates, autocast, str(device)
-        tokens = _tokens_in_use(names, templates, clip.context_length, self.synonyms)
-        key = (names, *state, weights_checksum(text_weights(clip, tokens)))
-        if key not in self._lists:
-            known = self._towers.setdefault((*state, weights_checksum(text_weights(clip))), {})
-            new = [name for name in dict.fromkeys(names) if name not in known]
-            if new:
-                with torch.inference_mode(False), torch.no_grad():  # ordinary tensors: training may use them too
-                    known.update(zip(new, encode_names(clip, new, templates, synonyms=self.synonyms), strict=True))
-            with torch.inference_mode(False), torch.no_grad():
-                self._lists[key] = torch.stack([known[name] for name in names])
-        self._lists.move_to_end(key)
-        for kept in (self._lists, self._towers):
-            while len(kept) > self.capacity:
-                kept.popitem(last=False)
-        return self._lists[key]
-
-
-@lru_cache(maxsize=16)
-def _tokens_in_use(names: tuple[str, ...], templates: tuple[str, ...], context_length: int, synonyms: bool) -> Tensor:
-    """Every token of every text, once, padded to the longest text's length: what the weights in use follow from."""
-    words = dict.fromkeys(word for name in names for word in _words(name, synonyms))
-    rows = [tokenize([template.format(word) for word in words], context_length) for template in templates]
-    used = torch.cat([row.flatten() for row in rows]).unique()
-    longest = max(row.shape[1] for row in rows)
-    padding = -len(used) % longest
-    return F.pad(used, (0, padding)).view(-1, longest)

@@ -17,8 +17,8 @@ from torch import Tensor, nn
 
 from ovparts_lib.data.transforms import resize_image, shortest_edge_size
 from ovparts_lib.models.clip.crops import CropRule
-from ovparts_lib.models.clip.prompted_names import PromptedNames
 from ovparts_lib.models.clip.prompts import TEMPLATES
+from ovparts_lib.models.clip.text_cache import TextCache
 from ovparts_lib.models.clip.towers import build_clip
 from ovparts_lib.models.cost_aggregation.inputs import IMAGENET_STATISTICS, checked_images
 from ovparts_lib.models.maskformer.losses import maskformer_losses
@@ -137,7 +137,7 @@ class Ovseg(nn.Module):
         self.mask_prompt = nn.Parameter(torch.zeros(size.prompt_depth, size.patches, size.clip.vision_width))
         self.no_object_text = nn.Parameter(torch.randn(1, size.clip.embed_dim) * size.clip.text_width**-0.5)
         self.templates = TEMPLATES[size.templates]
-        self.names = PromptedNames(synonyms=False)
+        self.text_cache = TextCache()
         self.set_trainable(TRAINABLE_GROUPS)
 
     @property
@@ -175,7 +175,7 @@ class Ovseg(nn.Module):
         Returns:
             float32 (names + 1, embed_dim), normalised; the names' without gradient.
         """
-        text = F.normalize(self.names.encode(self.clip, names, self.templates).mean(1), dim=-1)
+        text = F.normalize(self.text_cache.encode(self.clip, names, self.templates, synonyms=False).mean(1), dim=-1)
         return torch.cat([text, F.normalize(self.no_object_text.float(), dim=-1)])
 
     def loss(self, batch: dict[str, Any]) -> dict[str, Tensor]:

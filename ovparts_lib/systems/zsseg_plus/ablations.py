@@ -11,7 +11,7 @@ from torch import Tensor
 from ovparts_lib.data.dataset import EvaluationSample, ObjectRegion
 from ovparts_lib.data.transforms import resize_labels
 from ovparts_lib.models.maskformer.targets import joined_inputs
-from ovparts_lib.systems.scores import PartScores
+from ovparts_lib.systems.scores import Scores
 from ovparts_lib.systems.zsseg_plus.ensemble import allowed_classes, region_map
 from ovparts_lib.systems.zsseg_plus.inference import (
     PreparedImage,
@@ -22,11 +22,11 @@ from ovparts_lib.systems.zsseg_plus.inference import (
 )
 from ovparts_lib.systems.zsseg_plus.model import ZssegPlus
 from ovparts_lib.systems.zsseg_plus.proposals import DIVISOR, class_map
-from ovparts_lib.vocabularies.vocabulary import Vocabulary
+from ovparts_lib.vocabularies import PartVocabulary
 
 
 @torch.inference_mode()
-def oracle_ablations(model: ZssegPlus, sample: EvaluationSample, vocabulary: Vocabulary) -> dict[str, list[PartScores]]:
+def oracle_ablations(model: ZssegPlus, sample: EvaluationSample, vocabulary: PartVocabulary) -> dict[str, list[Scores]]:
     """Scores of an image's records with one half of the task solved.
 
     Args:
@@ -37,11 +37,11 @@ def oracle_ablations(model: ZssegPlus, sample: EvaluationSample, vocabulary: Voc
     Returns:
         ``oracle_mask``: every annotated part is one region, which stage 1 (by its mean scores) and CLIP name: what is
         wrong is misnamed. ``oracle_class``: every region of stage 1 gets the class that most of its pixels have: what
-        is wrong was missed or cut badly by the masks. Each one :class:`PartScores` per record, of the object's parts.
+        is wrong was missed or cut badly by the masks. Each one :class:`Scores` per record, of the object's parts.
     """
     texts = model.encode_vocabulary(vocabulary)
     prepared = prepare_image(model, sample.image)
-    found: dict[str, list[PartScores]] = {"oracle_mask": [], "oracle_class": []}
+    found: dict[str, list[Scores]] = {"oracle_mask": [], "oracle_class": []}
     for region in sample.regions:
         allowed = allowed_classes(vocabulary, region.object_id, model.class_rule)
         mask = resized_mask(region, prepared, model.label_resize)
@@ -58,16 +58,16 @@ def oracle_ablations(model: ZssegPlus, sample: EvaluationSample, vocabulary: Voc
         naming = name_regions(model, prepared.pixels, inside, mask, texts, vocabulary, allowed)
         clip = region_map(inside, naming.region_ids, naming.probabilities)
         named = means if model.ensemble == "stage1" else join_stages(model, means, clip, vocabulary, allowed)
-        found["oracle_mask"].append(PartScores(named, allowed, None, prepared.image_size))
+        found["oracle_mask"].append(Scores(named, allowed, None, prepared.image_size))
         # annotated names: masks alone
         classes = _majority(labels, truth, mask, vocabulary)
         onehot = torch.stack([classes == number for number in allowed]).float()
-        found["oracle_class"].append(PartScores(onehot, allowed, None, prepared.image_size))
+        found["oracle_class"].append(Scores(onehot, allowed, None, prepared.image_size))
     return found
 
 
 def _true_labels(
-    model: ZssegPlus, sample: EvaluationSample, region: ObjectRegion, image: PreparedImage, vocabulary: Vocabulary
+    model: ZssegPlus, sample: EvaluationSample, region: ObjectRegion, image: PreparedImage, vocabulary: PartVocabulary
 ) -> Tensor:
     """The record's part map at the size of stage 1, int64 (h, w); ``len(parts)`` where there is no label."""
     whole = torch.full_like(sample.part_map, len(vocabulary.parts))
@@ -84,7 +84,7 @@ def _region_means(scores: Tensor, labels: Tensor) -> Tensor:
     return (sums / pixels)[:, labels]
 
 
-def _majority(labels: Tensor, truth: Tensor, mask: Tensor, vocabulary: Vocabulary) -> Tensor:
+def _majority(labels: Tensor, truth: Tensor, mask: Tensor, vocabulary: PartVocabulary) -> Tensor:
     """For each pixel, the true class that is most frequent in its region inside the object; -1 without any."""
     count = len(vocabulary.parts)
     labelled = mask & (truth < count)

@@ -8,13 +8,13 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from ovparts_lib.vocabularies.vocabulary import Vocabulary
+from ovparts_lib.vocabularies import PartVocabulary
 
 Ensemble = Literal["both", "stage1", "clip"]
 ClassRule = Literal["exact", "substring"]
 
 
-def allowed_classes(vocabulary: Vocabulary, object_id: int, rule: ClassRule = "exact") -> tuple[int, ...]:
+def allowed_classes(vocabulary: PartVocabulary, object_id: int, rule: ClassRule = "exact") -> tuple[int, ...]:
     """Parts that may be found on an object, in label order.
 
     Args:

@@ -14,14 +14,13 @@ from ovparts_lib.data.dataset import ObjectRegion
 from ovparts_lib.data.transforms import LabelResize, resize_image, resize_labels, shortest_edge_size
 from ovparts_lib.models.maskformer.targets import joined_inputs
 from ovparts_lib.systems.proposals import ProposalMaps
-from ovparts_lib.systems.scores import PartScores
+from ovparts_lib.systems.scores import Scores
 from ovparts_lib.systems.zsseg_plus.ensemble import allowed_classes, ensembled, region_map
 from ovparts_lib.systems.zsseg_plus.maps import joined, proposal_maps, region_maps
 from ovparts_lib.systems.zsseg_plus.objects import find_objects
-from ovparts_lib.systems.zsseg_plus.prompt_learner import class_pairs
 from ovparts_lib.systems.zsseg_plus.proposals import DIVISOR, ImageFeatures, class_map, normalised
 from ovparts_lib.systems.zsseg_plus.regions import cut_object, dense_features, pool_regions, region_logits, squashed
-from ovparts_lib.vocabularies.vocabulary import Vocabulary
+from ovparts_lib.vocabularies import PartVocabulary
 
 if TYPE_CHECKING:
     from ovparts_lib.systems.zsseg_plus.model import ZssegPlus
@@ -100,7 +99,7 @@ def name_regions(
     labels: Tensor,
     object_mask: Tensor,
     texts: Tensor,
-    vocabulary: Vocabulary,
+    vocabulary: PartVocabulary,
     allowed: Sequence[int],
 ) -> Naming:
     """Stage 2: one dense CLIP pass over the object's crop names every region inside the object.
@@ -117,9 +116,9 @@ def name_regions(
     crop = cut_object(pixels, object_mask, labels, model.size.crop_side)
     region_ids = tuple(labels[object_mask].unique().tolist())
     features = pool_regions(dense_features(model.clip, crop.pixels[None])[0], crop, region_ids)
-    chosen, pairs = list(allowed), class_pairs(vocabulary)
+    chosen = list(allowed)
     logits = region_logits(
-        model.clip, model.prompt_learner, features, texts[chosen], [pairs[number] for number in chosen]
+        model.clip, model.prompt_learner, features, texts[chosen], [vocabulary.pairs[number] for number in chosen]
     )
     return Naming(region_ids, logits.softmax(-1), crop.box)
 
@@ -130,7 +129,7 @@ def score_object(
     logits: Tensor,
     mask_logits: Tensor,
     stage2: tuple[Tensor, int],
-    vocabulary: Vocabulary,
+    vocabulary: PartVocabulary,
     texts: Tensor,
     class_ids: Sequence[int],
     inspected: bool,
@@ -188,25 +187,25 @@ def score_object(
 
 
 def join_stages(
-    model: ZssegPlus, stage1: Tensor, clip: Tensor, vocabulary: Vocabulary, class_ids: Sequence[int]
+    model: ZssegPlus, stage1: Tensor, clip: Tensor, vocabulary: PartVocabulary, class_ids: Sequence[int]
 ) -> Tensor:
     """The ensemble of maps (k, h, w) of the k classes; what CLIP said alone, if the model is told so."""
     if model.ensemble == "clip":
         return clip
-    seen = [vocabulary.is_seen_part(number) for number in class_ids]
+    seen = [vocabulary.is_seen(number) for number in class_ids]
     return ensembled(stage1, clip, seen, model.ensemble_weight)
 
 
 def score_image(
     model: ZssegPlus,
     image: Tensor,
-    vocabulary: Vocabulary,
+    vocabulary: PartVocabulary,
     texts: Tensor,
     class_ids: Sequence[int],
     regions: Sequence[ObjectRegion] | None,
     first: ObjectRegion | None,
     inspected: bool,
-) -> list[tuple[PartScores, dict[str, ProposalMaps]]]:
+) -> list[tuple[Scores, dict[str, ProposalMaps]]]:
     """Scores of one image, per region, or of the objects that are found in it.
 
     Args:
@@ -237,17 +236,19 @@ def score_image(
             arguments = logits[number], proposals.mask_logits[-1, number], stage2
             results.append(score_object(model, prepared, *arguments, vocabulary, texts, class_ids, inspected))
     if regions is not None:
-        return [(PartScores(values, tuple(class_ids), None, prepared.image_size), maps) for values, maps in results]
+        return [(Scores(values, tuple(class_ids), None, prepared.image_size), maps) for values, maps in results]
     # every object's scores inside its mask
     whole = torch.zeros(len(class_ids), *prepared.size, device=model.device)
     background = torch.ones(prepared.size, device=model.device)
     for (_, mask), (values, _) in zip(masks, results, strict=True):
         whole[:, mask], background[mask] = values[:, mask], 0.0
     found = {kind: joined([maps[kind] for _, maps in results]) for kind in (results[0][1] if results else ())}
-    return [(PartScores(whole, tuple(class_ids), background, prepared.image_size), found)]
+    return [(Scores(whole, tuple(class_ids), background, prepared.image_size), found)]
 
 
-def _found(model: ZssegPlus, image: PreparedImage, texts: Tensor, vocabulary: Vocabulary) -> list[tuple[int, Tensor]]:
+def _found(
+    model: ZssegPlus, image: PreparedImage, texts: Tensor, vocabulary: PartVocabulary
+) -> list[tuple[int, Tensor]]:
     """Objects that stage 1 without a prompt and CLIP agree upon: id and mask, bool (h, w)."""
     nothing = torch.zeros(1, *image.padded_size, device=model.device)
     proposals = model.propose(image.features, nothing, last_only=True)

@@ -9,7 +9,7 @@ the code released with it.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, get_args
 
 import torch
@@ -25,14 +25,13 @@ from ovparts_lib.models.maskformer.losses import maskformer_losses
 from ovparts_lib.models.maskformer.pixel_decoder import PixelDecoder
 from ovparts_lib.models.maskformer.targets import joined_inputs, segments_of
 from ovparts_lib.models.maskformer.transformer_decoder import TransformerDecoder
-from ovparts_lib.systems.parameter_groups import known_group, parameter_groups, train_only
-from ovparts_lib.systems.proposals import ProposalMaps
-from ovparts_lib.systems.queries import checked_part_ids
-from ovparts_lib.systems.scores import PartScores
+from ovparts_lib.systems.base import SegmentationSystem
+from ovparts_lib.systems.parameter_groups import known_group, parameter_groups
+from ovparts_lib.systems.scores import Maps, Scores
 from ovparts_lib.systems.zsseg_plus.ensemble import ClassRule, Ensemble
 from ovparts_lib.systems.zsseg_plus.inference import Stage2Object, score_image
 from ovparts_lib.systems.zsseg_plus.losses import record_masks
-from ovparts_lib.systems.zsseg_plus.prompt_learner import PromptLearner, class_pairs
+from ovparts_lib.systems.zsseg_plus.prompt_learner import PromptLearner
 from ovparts_lib.systems.zsseg_plus.proposals import (
     DIVISOR,
     FeatureMean,
@@ -45,7 +44,7 @@ from ovparts_lib.systems.zsseg_plus.proposals import (
 )
 from ovparts_lib.systems.zsseg_plus.regions import TEMPERATURE
 from ovparts_lib.systems.zsseg_plus.size import RELEASED, ZssegPlusSize
-from ovparts_lib.vocabularies.vocabulary import Vocabulary
+from ovparts_lib.vocabularies import PartVocabulary
 
 # Beginnings of parameter names; CLIP and the prompts never train with stage 1.
 TRAINABLE_GROUPS = {
@@ -57,7 +56,7 @@ RELEASED_GROUPS = tuple(TRAINABLE_GROUPS)
 LR_MULTIPLIERS = {"backbone": 0.1}
 
 
-class ZssegPlus(nn.Module):
+class ZssegPlus(SegmentationSystem):
     """ZSSeg+. See the module's docstring.
 
     Args:
@@ -83,6 +82,7 @@ class ZssegPlus(nn.Module):
     """
 
     groups = TRAINABLE_GROUPS
+    needs_parts = True
     needs_regions = True
 
     def __init__(
@@ -149,27 +149,13 @@ class ZssegPlus(nn.Module):
         """Where the parameters are."""
         return self.no_object_text.device
 
-    def set_trainable(self, groups: Collection[str]) -> list[str]:
-        """Choose what trains; everything else is frozen, CLIP and the prompts always.
-
-        Args:
-            groups: of ``TRAINABLE_GROUPS``.
-
-        Returns:
-            Names of the parameters that train.
-
-        Raises:
-            ValueError: no such group.
-        """
-        return train_only(self, self.groups, groups)
-
     def parameter_groups(self, weight_decay: float) -> list[dict[str, Any]]:
         """What trains, for the optimiser: norms and queries without weight decay, all else, biases too, with."""
         return parameter_groups(self, self.groups, weight_decay, self.lr_multipliers)
 
-    def encode_vocabulary(self, vocabulary: Vocabulary) -> Tensor:
+    def encode_vocabulary(self, vocabulary: PartVocabulary) -> Tensor:
         """Text embeddings (classes, embed_dim) of length 1, without gradient; computed once for the same weights."""
-        return self.prompt_learner.encode_once(self.clip, class_pairs(vocabulary))
+        return self.prompt_learner.encode_once(self.clip, vocabulary.pairs)
 
     def class_logits(self, class_embeddings: Tensor, texts: Tensor) -> Tensor:
         """Logits (…, queries, classes + 1) of queries, "no object" last."""
@@ -237,71 +223,44 @@ class ZssegPlus(nn.Module):
             no_object_weight=self.no_object_weight,
         )
 
-    def predict(
+    def score(
         self,
         images: Sequence[Tensor],
-        vocabulary: Vocabulary,
-        *,
-        part_ids: Sequence[int] | None = None,
-        background: bool = True,
+        vocabulary: PartVocabulary,
+        class_ids: tuple[int, ...],
+        background: bool,
+        inspected: bool,
         regions: Sequence[Sequence[ObjectRegion]] | None = None,
-    ) -> list[PartScores]:
-        """Score the parts of a vocabulary on images.
+    ) -> list[tuple[Scores, Maps]]:
+        """What :meth:`predict` and :meth:`inspect` give.
 
         Args:
             images: uint8 (3, H, W) RGB each; sizes may differ.
             vocabulary: the words to look for.
-            part_ids: indices of the parts wanted, in the order wanted; None for all.
+            class_ids: indices of the classes that are scored.
             background: without regions, also say where no object was found.
+            inspected: with maps: ``proposals``, the queries of stage 1, and ``regions``, what they make of the object
+                and what CLIP said of each; without regions, those of all objects found in the image.
             regions: for each image, the objects in it, each of them a mask or, all True, a box. None: the objects are
                 found first, see :mod:`systems.zsseg_plus.objects`.
 
         Returns:
-            With regions, one :class:`PartScores` per region, image by image: 0 for parts of other objects. Without,
-            one per image, with every part inside the objects it was found on and ``background`` 1 outside of them.
-            The scores are probabilities, at the size of stage 1.
+            With regions, scores for each, image by image: 0 for parts of other objects. Without, scores for each image,
+            with every part inside the objects it was found on, and ``background`` 1 outside of them. They are
+            probabilities, at the size of stage 1.
 
         Raises:
-            ValueError: no image, an image of another kind, part ids that do not exist or repeat, regions for another
-                number of images, or a region that is empty, does not fit its image, or is of an object without parts.
+            ValueError: no image, an image of another kind, regions for another number of images, or a region that is
+                empty, does not fit its image, or is of an object without parts.
         """
-        return [scores for scores, _ in self._scored(images, vocabulary, part_ids, background, regions, False)]
-
-    def inspect(
-        self,
-        images: Sequence[Tensor],
-        vocabulary: Vocabulary,
-        *,
-        part_ids: Sequence[int] | None = None,
-        background: bool = True,
-        regions: Sequence[Sequence[ObjectRegion]] | None = None,
-    ) -> list[tuple[PartScores, dict[str, ProposalMaps]]]:
-        """As :meth:`predict`, with two kinds of maps.
-
-        ``proposals`` are the queries of stage 1, ``regions`` what they make of the object, and what CLIP said of each;
-        without regions, those of all objects found in the image.
-        """
-        return self._scored(images, vocabulary, part_ids, background, regions, True)
-
-    @torch.inference_mode()
-    def _scored(
-        self,
-        images: Sequence[Tensor],
-        vocabulary: Vocabulary,
-        part_ids: Sequence[int] | None,
-        background: bool,
-        regions: Sequence[Sequence[ObjectRegion]] | None,
-        inspected: bool,
-    ) -> list[tuple[PartScores, dict[str, ProposalMaps]]]:
         checked_images(images)
         if regions is not None and len(regions) != len(images):
             raise ValueError(f"there are {len(images)} images, and regions for {len(regions)}")
-        class_ids, texts = checked_part_ids(part_ids, vocabulary), self.encode_vocabulary(vocabulary)
+        texts = self.encode_vocabulary(vocabulary)
         first = next((region for of_image in regions or () for region in of_image), None)
         scored = []
         for image, of_image in zip(images, regions or [None] * len(images), strict=True):
-            found = score_image(self, image, vocabulary, texts, class_ids, of_image, first, inspected)
-            scored += found
+            scored += score_image(self, image, vocabulary, texts, class_ids, of_image, first, inspected)
         if not background:
             for scores, _ in scored:
                 scores.background = None

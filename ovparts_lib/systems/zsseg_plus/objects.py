@@ -13,13 +13,13 @@ from torch import Tensor
 
 from ovparts_lib.systems.zsseg_plus.proposals import class_map
 from ovparts_lib.systems.zsseg_plus.regions import TEMPERATURE
-from ovparts_lib.vocabularies.vocabulary import Vocabulary
+from ovparts_lib.vocabularies import PartVocabulary
 
 THRESHOLD = 0.5  # of the sum of all part scores, above which a pixel belongs to an object
 SMALLEST = 0.01  # share of the image below which an object is taken for noise
 
 
-def add_up_parts(scores: Tensor, vocabulary: Vocabulary) -> Tensor:
+def add_up_parts(scores: Tensor, vocabulary: PartVocabulary) -> Tensor:
     """Scores (…, parts) added up to scores (…, objects)."""
     owners = torch.tensor(vocabulary.part_to_object, device=scores.device)
     return scores @ F.one_hot(owners, len(vocabulary.objects)).to(scores)
@@ -30,7 +30,7 @@ def find_objects(
     mask_logits: Tensor,
     clip_features: Tensor,
     texts: Tensor,
-    vocabulary: Vocabulary,
+    vocabulary: PartVocabulary,
     size: tuple[int, int],
     padded_size: tuple[int, int],
 ) -> list[tuple[int, Tensor]]:

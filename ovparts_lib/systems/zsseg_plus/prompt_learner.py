@@ -20,11 +20,9 @@ from ovparts_lib.models.clip.text import (
     START_TOKEN,
     PromptTooLongError,
     encode_token_embeddings,
-    text_weights,
     tokenize,
-    weights_checksum,
 )
-from ovparts_lib.vocabularies.vocabulary import Vocabulary, split_part_name
+from ovparts_lib.models.clip.text_cache import text_weights, weights_checksum
 
 DOT_TOKEN = 269
 _START, _DOT, _END, _LEARNED = 0, 1, 2, 3  # rows of the table that texts are gathered from
@@ -108,11 +106,6 @@ class PromptLearner(nn.Module):
         if stored.any():
             return stored
         return clip.token_embedding(torch.tensor([START_TOKEN, DOT_TOKEN, END_TOKEN], device=stored.device)).detach()
-
-
-def class_pairs(vocabulary: Vocabulary) -> tuple[tuple[str, str], ...]:
-    """Object and part of each class."""
-    return tuple(split_part_name(part) for part in vocabulary.parts)
 
 
 @lru_cache(maxsize=64)

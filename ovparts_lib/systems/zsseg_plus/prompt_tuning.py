@@ -22,7 +22,6 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from ovparts_lib.systems.zsseg_plus.model import ZssegPlus
-from ovparts_lib.systems.zsseg_plus.prompt_learner import class_pairs
 from ovparts_lib.systems.zsseg_plus.regions import (
     TEMPERATURE,
     RegionFeatures,
@@ -30,7 +29,7 @@ from ovparts_lib.systems.zsseg_plus.regions import (
     dense_features,
     pool_regions,
 )
-from ovparts_lib.vocabularies.vocabulary import Vocabulary
+from ovparts_lib.vocabularies import PartVocabulary
 
 MOMENTUM = 0.9
 
@@ -129,9 +128,9 @@ def collect_regions(
     return PartRegions(regions, wholes, class_ids.to(model.device))
 
 
-def region_class_logits(model: ZssegPlus, regions: PartRegions, vocabulary: Vocabulary) -> Tensor:
+def region_class_logits(model: ZssegPlus, regions: PartRegions, vocabulary: PartVocabulary) -> Tensor:
     """Logits (n, classes) of regions, with gradient into the prompts."""
-    learner, pairs = model.prompt_learner, class_pairs(vocabulary)
+    learner, pairs = model.prompt_learner, vocabulary.pairs
     fused = RegionFeatures(regions.regions, regions.wholes).fused(learner.fuse_weight)
     if learner.conditional:
         texts = learner.encode(model.clip, pairs, regions.wholes)
@@ -142,7 +141,7 @@ def region_class_logits(model: ZssegPlus, regions: PartRegions, vocabulary: Voca
 def tune_prompts(
     model: ZssegPlus,
     regions: PartRegions,
-    vocabulary: Vocabulary,
+    vocabulary: PartVocabulary,
     settings: PromptTuningSettings | None = None,
     *,
     progress: bool = True,
@@ -197,7 +196,7 @@ def tune_prompts(
 
 
 @torch.inference_mode()
-def naming_accuracy(model: ZssegPlus, regions: PartRegions, vocabulary: Vocabulary) -> pd.DataFrame:
+def naming_accuracy(model: ZssegPlus, regions: PartRegions, vocabulary: PartVocabulary) -> pd.DataFrame:
     """How many regions stage 2 names right, among the parts of their object: what tuning prompts should raise.
 
     Returns:
@@ -211,6 +210,6 @@ def naming_accuracy(model: ZssegPlus, regions: PartRegions, vocabulary: Vocabula
         logits = region_class_logits(model, batch, vocabulary)
         pieces.append(logits.masked_fill(owners != owners[batch.class_ids][:, None], float("-inf")).argmax(1))
     right = (torch.cat(pieces) == regions.class_ids).tolist()
-    seen = ["seen" if vocabulary.is_seen_part(number) else "unseen" for number in regions.class_ids.tolist()]
+    seen = ["seen" if vocabulary.is_seen(number) else "unseen" for number in regions.class_ids.tolist()]
     table = pd.DataFrame({"classes": seen, "right": right})
     return table.groupby("classes")["right"].agg(regions="size", accuracy="mean").reset_index()

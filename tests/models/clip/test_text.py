@@ -17,7 +17,7 @@ from ovparts_lib.models.clip.text import (
     weights_checksum,
 )
 from ovparts_lib.models.clip.towers import build_clip
-from ovparts_lib.vocabularies.vocabulary import DATASET_VOCABULARIES, load_vocabulary
+from ovparts_lib.vocabularies import PART_VOCABULARIES, load_vocabulary
 from tests.golden.released import FOLDER, read_json
 from tests.systems.tiny import TINY_CLIP
 
@@ -45,7 +45,7 @@ def test_token_ids_of_a_whole_vocabulary_are_the_recorded_ones():
         assert not row[end + 1 :].any()
 
 
-@pytest.mark.parametrize("name", DATASET_VOCABULARIES)
+@pytest.mark.parametrize("name", PART_VOCABULARIES)
 def test_tokens_are_open_clips_cut_to_the_longest(name):
     prompts = load_vocabulary(name).prompts
     ours, theirs = tokenize(prompts), open_clip.tokenize(list(prompts))

@@ -18,7 +18,7 @@ from ovparts_lib.systems.zsseg_plus.regions import cut_object, dense_features, p
 from ovparts_lib.systems.zsseg_plus.weights import released_name
 from ovparts_lib.training.optimisers import build_optimiser
 from ovparts_lib.training.settings import TrainingSettings
-from ovparts_lib.vocabularies.vocabulary import load_vocabulary
+from ovparts_lib.vocabularies import load_vocabulary
 from tests.golden.fill import fill, image
 from tests.golden.released_zsseg_plus import read_arrays, read_json, released_zsseg_plus, scene
 
@@ -107,7 +107,7 @@ def test_the_whole_evaluation(evaluation):
     left, top, right, bottom = maps["regions"].boxes[0].tolist()
     assert (bottom - top, right - left) == (height, width)
     close(maps["regions"].clip, evaluation["region_probs"], 1e-3)
-    only = model.predict([picture(375, 500, 0)], PASCAL, part_ids=range(60, 70), regions=[[regions]])[0]
+    only = model.predict([picture(375, 500, 0)], PASCAL, class_ids=range(60, 70), regions=[[regions]])[0]
     assert torch.equal(only.logits, scores.logits[60:70])
 
 
