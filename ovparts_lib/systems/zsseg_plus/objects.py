@@ -2,7 +2,7 @@
 
 The released system is told the object; how its published pred-all figures were made is not. The choice here: stage 1
 runs once without an object's mask, the scores of an object's parts are added up to the object's score, and CLIP's dense
-features of the whole image join in naming it, by the same geometric mean as in stage 2.
+features of the whole image join in naming it, by the same product as in stage 2.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from ovparts_lib.systems.zsseg_plus.regions import TEMPERATURE
 from ovparts_lib.vocabularies import PartVocabulary
 
 THRESHOLD = 0.5  # of the sum of all part scores, above which a pixel belongs to an object
+_DOUBT = 1e-3  # so that CLIP, however sure, cannot wipe out every object that stage 1 sees
 SMALLEST = 0.01  # share of the image below which an object is taken for noise
 
 
@@ -54,7 +55,7 @@ def find_objects(
     named = add_up_parts(similarity.softmax(-1), vocabulary).permute(2, 0, 1)
     clip = F.interpolate(named[None], size=size, mode="bilinear", align_corners=False)[0]
     foreground = stage1.sum(0) > THRESHOLD
-    scores = (stage1 * clip).sqrt()
+    scores = stage1 * clip.clamp(min=_DOUBT)
     labels = scores.argmax(0)
     pixels = torch.bincount(labels[foreground], minlength=len(scores))
     kept = (pixels >= SMALLEST * labels.numel()).nonzero()[:, 0]
