@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, TypedDict
 
 import numpy as np
@@ -51,6 +51,8 @@ class TrainingDataset(Dataset):
         empty_samples: ``skip``, or ``replace_as_released``: all samples are listed and one without parts after the
             transforms is replaced by a random other (not reproducible with workers or after a resume).
         object_remap: ``by_name``, or ``ov_parts_bug``: the object table of OV_PARTS' training splits.
+        per_object: replace a record of a whole image by one for each of its objects, for systems that are told an
+            object (few-shot lists of Pascal-Part-116 and PartImageNet name images).
 
     Attributes:
         vocabulary: the training vocabulary.
@@ -69,12 +71,15 @@ class TrainingDataset(Dataset):
         *,
         empty_samples: EmptySamples = "skip",
         object_remap: ObjectRemap = "by_name",
+        per_object: bool = False,
     ) -> None:
         check_empty_samples(empty_samples)
         self.reader, self.split, self.transform = reader, split, transform
         self.vocabulary = reader.training_vocabulary(split)
         trained = np.flatnonzero(reader.vocabulary.part_table(self.vocabulary) != self.vocabulary.ignore_label)
         listed = reader.records(split)
+        if per_object:
+            listed = [each for record in listed for each in object_records(reader, split, record)]
         self.records = [record for record in listed if reader.has_part(split, record, trained)]
         self.skipped = len(listed) - len(self.records)
         if not self.records:
@@ -276,6 +281,14 @@ class EvaluationDataset(Dataset):
             regions=tuple(regions[record] for record in records),
             image_id=self.image_ids[index],
         )
+
+
+def object_records(reader: Reader, split: str, record: Record) -> list[Record]:
+    """A record for each object in the record's image; the record itself, if it is conditioned on one already."""
+    if record.object_id is not None:
+        return [record]
+    objects = reader.scan(split).objects_in(record.image_id, reader.vocabulary.ignore_label)
+    return [replace(record, object_id=number) for number in objects]
 
 
 def read_sample(reader: Reader, record: Record) -> tuple[Tensor, np.ndarray, np.ndarray]:

@@ -168,7 +168,7 @@ def batch_labels(batch: Mapping[str, Any], kind: Literal["part", "object"] = "pa
     """
     vocabulary, image_ids = batch["vocabulary"], batch.get("image_ids")
     if f"{kind}_maps" not in batch:
-        raise ValueError(f"this system learns from {kind} maps too: the batch needs {kind}_maps")
+        raise ValueError(f"this system learns from {kind} maps too: the batch has no {kind}_maps")
     count = len(vocabulary.classes if kind == "part" else vocabulary.objects)
     maps = []
     for number, labels in enumerate(batch[f"{kind}_maps"]):

@@ -65,7 +65,7 @@ class Scripted(nn.Module):
         answers = []
         for image in images:
             draw = torch.Generator().manual_seed(int(image.long().sum()))
-            logits = torch.randn(len(vocabulary.parts) + 1, *self.grid, generator=draw).to(self.where.device)
-            ids = tuple(range(len(vocabulary.parts))) if class_ids is None else tuple(class_ids)
+            logits = torch.randn(len(vocabulary.classes) + 1, *self.grid, generator=draw).to(self.where.device)
+            ids = tuple(range(len(vocabulary.classes))) if class_ids is None else tuple(class_ids)
             answers.append(Scores(logits[list(ids)], ids, logits[-1] if background else None, tuple(image.shape[-2:])))
         return answers

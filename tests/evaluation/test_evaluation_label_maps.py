@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ovparts_lib.evaluation import oracle_map, pred_all_map, sampling, upsampled_argmax
+from ovparts_lib.evaluation import oracle_map, pred_all_map, sampling
 from ovparts_lib.systems.scores import Scores
 from ovparts_lib.vocabularies import PartVocabulary, load_vocabulary
 from tests.evaluation.recorded import read
@@ -73,7 +73,7 @@ def test_interpolation_is_the_closed_formula():
     """One row from two columns: weights of pixel centres, edges repeated (align_corners=False)."""
     logits = torch.tensor([[[0.0, 8.0]], [[3.0, 3.0]]])
     # centres of 4 target pixels in source coordinates: -.25, .25, .75, 1.25 -> first channel 0, 2, 6, 8
-    assert upsampled_argmax(logits, (1, 4)).tolist() == [[1, 1, 0, 0]]
+    assert pred_all_map(Scores(logits, (0, 1), None, (1, 4))).tolist() == [[1, 1, 0, 0]]
 
 
 @pytest.mark.parametrize("chunk", [1, 1 << 20])
@@ -105,7 +105,7 @@ def test_background_wins_where_it_is_largest():
     scores = Scores(logits, (0, 1), torch.tensor([[-5.0, 5.0]]), (1, 2))
     assert pred_all_map(scores).tolist() == [[0, 2]]
     some = Scores(logits, (3, 4), torch.tensor([[-5.0, 5.0]]), (1, 2))
-    assert pred_all_map(some, nothing=116).tolist() == [[3, 116]]
+    assert pred_all_map(some, background_id=116).tolist() == [[3, 116]]
 
 
 def test_scores_that_do_not_suffice_are_refused():
@@ -114,10 +114,10 @@ def test_scores_that_do_not_suffice_are_refused():
         oracle_map(some, TRAPS.object_id("ox"), TRAPS)
     with pytest.raises(ValueError, match="'traps' has no parts"):
         oracle_map(some, TRAPS.object_id("rock"), TRAPS)
-    with pytest.raises(ValueError, match="say which id stands for nothing"):
+    with pytest.raises(ValueError, match="say which id stands for the background"):
         pred_all_map(some)
-    with pytest.raises(ValueError, match="2 cannot stand for nothing"):
-        pred_all_map(some, nothing=2)
+    with pytest.raises(ValueError, match="2 cannot stand for the background"):
+        pred_all_map(some, background_id=2)
 
 
 def test_half_precision_logits_are_interpolated_in_float32():
@@ -163,14 +163,15 @@ def test_chosen_pixels_have_the_values_of_the_dense_map(scale, probabilities):
 def test_equal_channels_tie_everywhere_whatever_their_values():
     """Ties must not depend on where a channel stands in a vector register."""
     one = torch.randn(1, 31, 29, generator=torch.Generator().manual_seed(1))
-    assert upsampled_argmax(one.expand(117, -1, -1), (203, 171)).unique().tolist() == [0]
+    scores = Scores(one.expand(117, -1, -1), tuple(range(117)), None, (203, 171))
+    assert pred_all_map(scores).unique().tolist() == [0]
 
 
 def objects_of(vocabulary, seed, grid, scale=3.0):
     draw = torch.Generator().manual_seed(seed + 1000)
     ids = tuple(i for i in range(len(vocabulary.objects)) if vocabulary.parts_of(i))
     logits = scale * torch.randn(len(ids) + 1, *grid, generator=draw)
-    return Scores(logits[:-1], ids, logits[-1])
+    return Scores(logits[:-1], ids, logits[-1], (25, 31))
 
 
 @settings(deadline=None, max_examples=40)
@@ -191,6 +192,50 @@ def test_objects_gate_their_parts_like_the_released_product(seed, size):
     assert torch.equal(pred_all_map(scores, vocabulary=TRAPS), expected)
 
 
+@settings(deadline=None, max_examples=25)
+@given(
+    seed=st.integers(0, 10**6),
+    size=st.tuples(st.integers(1, 40), st.integers(1, 40)),
+    background=st.booleans(),
+    chunk=st.sampled_from([1, 700, 1 << 20]),
+)
+def test_mask_classification_is_the_arg_max_of_its_dense_product(seed, size, background, chunk):
+    """Whole numbers and powers of two, so that both orders of resizing and multiplying are exact."""
+    draw = torch.Generator().manual_seed(seed)
+    grid = tuple(max(1, side // 2) for side in size)
+    masks = torch.randint(-8, 9, (5, *grid), generator=draw).float()
+    weights = torch.randint(-8, 9, (6, 5), generator=draw).float()
+    last = torch.randint(-90, 91, grid, generator=draw).float() if background else None
+    covered = tuple(4 * side for side in grid)
+    size = tuple(min(pair) for pair in zip(size, covered, strict=True))
+    factored = Scores(masks, tuple(range(6)), last, size, covered, class_weights=weights)
+    dense = dataclasses.replace(factored, logits=factored.class_maps(), class_weights=None)
+    assert torch.equal(factored.class_maps([4, 1]), dense.class_maps([4, 1]))
+    before = dict(sampling.CHUNK_VALUES)
+    sampling.CHUNK_VALUES["cpu"] = chunk
+    try:
+        assert torch.equal(pred_all_map(factored), pred_all_map(dense))
+        for number in range(4):
+            assert torch.equal(oracle_map(factored, number, TRAPS), oracle_map(dense, number, TRAPS))
+    finally:
+        sampling.CHUNK_VALUES.update(before)
+
+
+def test_the_product_of_masks_and_classes_never_exists_whole(monkeypatch):
+    held = []
+    original = torch.cat
+
+    def watch(tensors, dim=0):
+        values = original(tensors, dim=dim)
+        held.append(values.nelement())
+        return values
+
+    monkeypatch.setattr(torch, "cat", watch)
+    scores = Scores(torch.rand(10, 60, 80), tuple(range(847)), None, (240, 320), class_weights=torch.rand(847, 10))
+    assert pred_all_map(scores).shape == (240, 320)
+    assert 0 < max(held) <= 2 * sampling.CHUNK_VALUES["cpu"]
+
+
 def test_objects_need_the_vocabulary():
     scores = scores_of(TRAPS)
     scores.objects = objects_of(TRAPS, 0, (4, 6))
@@ -208,7 +253,7 @@ def test_maps_of_all_six_systems_equal_the_recorded_ones(case):
     owners = tuple(vocabulary.object_id(name) for name in vocabulary.objects_with_parts)
     scores = Scores(logits[:-1], tuple(range(parts)), logits[-1], size)
     squashed = dataclasses.replace(scores, resized_as="probabilities")
-    gated = dataclasses.replace(scores, objects=Scores(others[generic:-1], owners, others[-1]))
+    gated = dataclasses.replace(scores, objects=Scores(others[generic:-1], owners, others[-1], size))
 
     def same(label_map, key):
         np.testing.assert_array_equal(label_map.numpy(), arrays[key])
@@ -222,7 +267,7 @@ def test_maps_of_all_six_systems_equal_the_recorded_ones(case):
     for system in ("pc_catseg", "partcatseg"):
         same(pred_all_map(squashed), f"{system}/sem_seg_all/argmax")
     same(pred_all_map(gated, vocabulary=vocabulary), "partclipseg/sem_seg_with_bg/argmax")
-    same(upsampled_argmax(others[:generic], size), "partclipseg/part_sem_seg/argmax")
+    same(pred_all_map(Scores(others[:generic], tuple(range(generic)), None, size)), "partclipseg/part_sem_seg/argmax")
 
 
 def test_substrings_let_other_objects_parts_through_only_when_asked():

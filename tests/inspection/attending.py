@@ -26,7 +26,7 @@ def scores_of(maps, parts=(0, 1, 2), components=None):
         tuple(WORDS.prompts[part] for part in parts),
         components or {},
     )
-    return Scores(torch.zeros(len(parts), 12, 16), tuple(parts), None, (60, 80), attention)
+    return Scores(torch.zeros(len(parts), 12, 16), tuple(parts), None, (60, 80)), attention
 
 
 def part_map():

@@ -46,7 +46,7 @@ def tokenize(prompts: Sequence[str], context_length: int = 77) -> Tensor:
         int64 (n, longest): start token, text, end token, then zeros.
 
     Raises:
-        ValueError: no prompts, or one that spells a special token such as ``<|endoftext|>``.
+        ValueError: no prompts, or one that spells a special token such as ``<end_of_text>``.
         PromptTooLongError: a prompt does not fit; nothing is truncated silently.
     """
     if isinstance(prompts, str):

@@ -217,7 +217,7 @@ def test_loss_gradients_and_step_of_the_training():
     vocabulary = some_parts(facts["train_classes"])
     assert facts["train_classes"] == list(PASCAL.seen.parts[:24])
     model = copy.deepcopy(resnet_catseg()[0]).train()
-    model.names = resnet_catseg()[0].names
+    model.text_cache = resnet_catseg()[0].text_cache
     model.checkpoint_aggregator = True
     logits = []
     hook = model.decoder.register_forward_hook(lambda *call: logits.append(call[2].detach()))

@@ -43,7 +43,7 @@ def test_what_a_prediction_holds(model):
     assert first.logits.shape == (5, 16, 16)
     assert first.background.shape == (16, 16)
     assert (first.image_size, second.image_size) == ((50, 70), (64, 31))
-    assert first.part_ids == (0, 1, 2, 3, 4)
+    assert first.class_ids == (0, 1, 2, 3, 4)
     assert first.resized_as == "probabilities"
     (alone,) = model.predict(IMAGES[1:], VOCABULARY, background=False)
     assert alone.background is None
@@ -56,7 +56,7 @@ def test_part_ids_choose_channels_and_change_none(model):
     assert some.class_ids == (4, 1)
     assert torch.allclose(some.logits, whole.logits[[4, 1]], atol=1e-6)
     assert torch.allclose(some.background, whole.background, atol=1e-6)
-    with pytest.raises(ValueError, match="part_ids must be different numbers from 0 to 4"):
+    with pytest.raises(ValueError, match="class_ids must be different numbers from 0 to 4"):
         model.predict(IMAGES[:1], VOCABULARY, class_ids=[5])
 
 

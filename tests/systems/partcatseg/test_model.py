@@ -113,7 +113,7 @@ def test_part_ids_choose_channels_and_change_none(model):
     assert some.class_ids == (4, 1)
     torch.testing.assert_close(some.logits, whole.logits[[4, 1]])
     torch.testing.assert_close(some.background, whole.background)
-    with pytest.raises(ValueError, match="part_ids must be different numbers from 0 to 4"):
+    with pytest.raises(ValueError, match="class_ids must be different numbers from 0 to 4"):
         model.predict(IMAGES[:1], VOCABULARY, class_ids=[5])
 
 

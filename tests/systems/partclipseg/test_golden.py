@@ -207,7 +207,7 @@ def test_loss_gradients_and_step_of_the_training(case, vocabulary):
         "object_maps": label_maps("obj"),
         "vocabulary": vocabulary,
     }
-    maps = np.stack([attention_of(scores, vocabulary) for scores in every_ninth_part(model, images, vocabulary)])
+    maps = np.stack([attention_of(maps, vocabulary) for _, maps in every_ninth_part(model, images, vocabulary)])
     np.testing.assert_allclose(maps, golden["agg_attention"], rtol=0, atol=1e-5)
 
     found, hooks = record_training(model, vocabulary, len(images))

@@ -337,7 +337,7 @@ def test_wrong_labels_and_missing_maps_are_named():
     with pytest.raises(ValueError, match=r"object map of image 'image-3' holds label 4; .*'toy' has objects 0 to 3"):
         model.loss(batch)
     del batch["object_maps"]
-    with pytest.raises(ValueError, match="the batch needs object_maps"):
+    with pytest.raises(ValueError, match="the batch has no object_maps"):
         model.loss(batch)
 
 

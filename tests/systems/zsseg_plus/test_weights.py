@@ -2,13 +2,14 @@ import json
 
 import pytest
 import torch
-import torchvision
+from torchvision.models.resnet import Bottleneck
+from torchvision.models.resnet import ResNet as TorchvisionResNet
 
 from ovparts_lib.checkpoints.clip import save_clip
 from ovparts_lib.checkpoints.native import save_weights
 from ovparts_lib.checkpoints.reading import CheckpointError
 from ovparts_lib.checkpoints.resnet import load_resnet_into
-from ovparts_lib.models.backbones.resnet import RESNET_50, ResNet
+from ovparts_lib.models.backbones.resnet import ResNet, ResNetSize
 from ovparts_lib.models.clip.towers import build_clip
 from ovparts_lib.systems.zsseg_plus.weights import (
     initialise,
@@ -21,6 +22,7 @@ from ovparts_lib.systems.zsseg_plus.weights import (
 from tests.golden.released_zsseg_plus import FOLDER
 from tests.systems.zsseg_plus.tiny import CLIP, TINY_ZSSEG_PLUS, tiny_zsseg_plus
 
+SIZE = ResNetSize((1, 2, 1, 1), multi_grid=(1,))
 PROMPTS = json.loads((FOLDER / "cpt_coop_prompt.manifest.json").read_text(encoding="utf-8"))["keys"]
 
 
@@ -125,15 +127,15 @@ def test_a_training_begins_from_clip_and_prompts(tmp_path):
 
 
 @torch.no_grad()
-def test_resnet_50_of_torchvision_computes_the_same(tmp_path):
+def test_a_resnet_of_torchvision_computes_the_same(tmp_path):
     torch.manual_seed(0)
-    source = torchvision.models.resnet50().eval()
+    source = TorchvisionResNet(Bottleneck, [1, 2, 1, 1]).eval()
     for module in source.modules():
         if isinstance(module, torch.nn.BatchNorm2d):
             module.running_mean.normal_(std=0.1)
             module.running_var.uniform_(0.8, 1.2)
     torch.save(source.state_dict(), tmp_path / "resnet50.pth")
-    backbone = ResNet(RESNET_50)
+    backbone = ResNet(SIZE)
     load_resnet_into(backbone, tmp_path / "resnet50.pth")
     pixels = torch.randn(1, 3, 64, 96)
     features = source.layer1(source.maxpool(source.relu(source.bn1(source.conv1(pixels)))))
@@ -141,7 +143,7 @@ def test_resnet_50_of_torchvision_computes_the_same(tmp_path):
         assert (found - features).abs().max() < 1e-5 * features.abs().max()
         features = stage(features) if stage else None
     torch.save(backbone.state_dict() | {"stem.fc.weight": torch.zeros(2, 2)}, tmp_path / "R-50.pth")
-    load_resnet_into(ResNet(RESNET_50), tmp_path / "R-50.pth")
+    load_resnet_into(ResNet(SIZE), tmp_path / "R-50.pth")
     torch.save({"a": torch.zeros(1)}, tmp_path / "none.pth")
     with pytest.raises(CheckpointError, match="is no ResNet"):
         load_resnet_into(backbone, tmp_path / "none.pth")
