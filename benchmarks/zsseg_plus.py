@@ -10,11 +10,9 @@ core and 3.24 GB; a training step of two crops takes 1,029 GFLOP and 4.4 GB, one
 from __future__ import annotations
 
 import argparse
-import csv
 import resource
 import sys
 import time
-from pathlib import Path
 
 import torch
 from torch.utils.flop_counter import FlopCounterMode
@@ -22,8 +20,6 @@ from torch.utils.flop_counter import FlopCounterMode
 from ovparts_lib.data.dataset import ObjectRegion
 from ovparts_lib.systems.zsseg_plus.model import ZssegPlus
 from ovparts_lib.vocabularies import load_vocabulary
-
-RESULTS = Path(__file__).parent / "results" / "zsseg_plus_cpu.csv"
 
 
 def evaluation(model: ZssegPlus, objects: int) -> None:
@@ -52,7 +48,7 @@ def training(model: ZssegPlus, batch: int) -> None:
 
 
 def main() -> None:
-    """Measure and append a row."""
+    """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("what", choices=("evaluation", "training"))
     parser.add_argument("--batch", type=int, default=1, help="crops of a training step, or objects of the image")
@@ -72,14 +68,6 @@ def main() -> None:
         row[f"cpu_seconds_{name}"] = round(time.process_time() - cpu, 2)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     row["peak_gb"] = round(peak / (1e9 if sys.platform == "darwin" else 1e6), 2)
-    row["torch"] = torch.__version__
-    new = not RESULTS.exists()
-    RESULTS.parent.mkdir(exist_ok=True)
-    with RESULTS.open("a", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, row)
-        if new:
-            writer.writeheader()
-        writer.writerow(row)
     print(row)
 
 
