@@ -159,8 +159,9 @@ class ZssegPlus(SegmentationSystem):
 
     def class_logits(self, class_embeddings: Tensor, texts: Tensor) -> Tensor:
         """Logits (…, queries, classes + 1) of queries, "no object" last."""
-        texts = torch.cat([texts, F.normalize(self.no_object_text, dim=-1)])
-        return TEMPERATURE * F.normalize(class_embeddings.float(), dim=-1) @ texts.T
+        with torch.autocast(self.device.type, enabled=False):  # a temperature of 100 is too much for half precision
+            texts = torch.cat([texts.float(), F.normalize(self.no_object_text, dim=-1)])
+            return TEMPERATURE * F.normalize(class_embeddings.float(), dim=-1) @ texts.T
 
     def encode_images(self, pixels: Tensor) -> ImageFeatures:
         """Backbone and pixel decoder on (b, 3, hp, wp), normalised."""
