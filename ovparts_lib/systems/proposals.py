@@ -8,8 +8,6 @@ from dataclasses import dataclass
 import torch.nn.functional as F
 from torch import Tensor
 
-from ovparts_lib.vocabularies.vocabulary import Vocabulary
-
 
 @dataclass
 class ProposalMaps:
@@ -34,27 +32,6 @@ class ProposalMaps:
     boxes: Tensor | None
     combined: Tensor
     classes: tuple[str, ...]
-
-
-def class_names(vocabulary: Vocabulary) -> tuple[str, ...]:
-    """The words of a vocabulary, verbatim; of parts, with their objects."""
-    return tuple(getattr(vocabulary, "classes", None) or vocabulary.parts)
-
-
-def checked_class_ids(class_ids: Sequence[int] | None, vocabulary: Vocabulary) -> tuple[int, ...]:
-    """The classes to score, all of them for None.
-
-    Raises:
-        ValueError: none, one twice, or one that does not exist.
-    """
-    count = len(class_names(vocabulary))
-    chosen = tuple(range(count)) if class_ids is None else tuple(int(number) for number in class_ids)
-    if not chosen or len(set(chosen)) < len(chosen) or not set(chosen) <= set(range(count)):
-        raise ValueError(
-            f"class_ids must be different numbers from 0 to {count - 1}, the classes of {vocabulary.name!r}, and at "
-            f"least one; got {list(chosen)}"
-        )
-    return chosen
 
 
 def check_masks(masks: Sequence[Tensor], images: Sequence[Tensor]) -> None:

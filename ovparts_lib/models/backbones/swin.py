@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from einops import rearrange
@@ -163,12 +164,13 @@ class Swin(nn.Module):
     def __init__(self, size: SwinSize) -> None:
         super().__init__()
         self.channels = size.channels
-        drop_paths = torch.linspace(0, size.drop_path, sum(size.depths)).split(list(size.depths))
+        rates = np.linspace(0, size.drop_path, sum(size.depths)).tolist()
         self.patch_embed = PatchEmbedding(size.width)
-        self.layers = nn.ModuleList(
-            Stage(width, heads, size.window, rates.tolist(), last=width == size.channels[-1])
-            for width, heads, rates in zip(size.channels, size.heads, drop_paths, strict=True)
-        )
+        self.layers = nn.ModuleList()
+        for width, heads, depth in zip(size.channels, size.heads, size.depths, strict=True):
+            last = width == size.channels[-1]
+            self.layers.append(Stage(width, heads, size.window, rates[:depth], last=last))
+            rates = rates[depth:]
         for number, width in enumerate(size.channels):
             self.add_module(f"norm{number}", nn.LayerNorm(width))
         self.apply(_initialise)

@@ -27,27 +27,15 @@ class TextCache:
 
     Args:
         capacity: lists of texts that are remembered, the most recently used ones.
+        synonyms: how names enter templates, see :func:`models.clip.prompted_names.encode_names`.
     """
 
-    def __init__(self, capacity: int = 8) -> None:
-        self.capacity = capacity
+    def __init__(self, capacity: int = 8, *, synonyms: bool = True) -> None:
+        self.capacity, self.synonyms = capacity, synonyms
         self._entries: OrderedDict[tuple, Tensor] = OrderedDict()
 
-    def encode(
-        self,
-        clip: open_clip.CLIP,
-        texts: Sequence[str],
-        templates: Sequence[str] | None = None,
-        *,
-        synonyms: bool = True,
-    ) -> Tensor:
+    def encode(self, clip: open_clip.CLIP, texts: Sequence[str], templates: Sequence[str] | None = None) -> Tensor:
         """Embeddings without gradient; do not write into the result.
-
-        Args:
-            clip: the model whose text tower is used.
-            texts: class names, or whole texts.
-            templates: see :func:`models.clip.prompted_names.encode_names`; None for the texts as they are.
-            synonyms: see there.
 
         Returns:
             (n, embed_dim) as from :func:`models.clip.text.encode_text`; with templates (n, templates, embed_dim) as
@@ -56,13 +44,13 @@ class TextCache:
         texts, device = tuple(texts), clip.positional_embedding.device
         autocast = torch.get_autocast_dtype(device.type) if torch.is_autocast_enabled(device.type) else None
         chosen = None if templates is None else tuple(templates)
-        key = (texts, chosen, synonyms, autocast, str(device), weights_checksum(text_weights(clip)))
+        key = (texts, chosen, autocast, str(device), weights_checksum(text_weights(clip)))
         if key not in self._entries:
             with torch.inference_mode(False), torch.no_grad():  # an ordinary tensor, so that training may use it too
                 if templates is None:
                     self._entries[key] = encode_text(clip, tokenize(texts, clip.context_length))
                 else:
-                    self._entries[key] = encode_names(clip, texts, templates, synonyms=synonyms)
+                    self._entries[key] = encode_names(clip, texts, templates, synonyms=self.synonyms)
         self._entries.move_to_end(key)
         while len(self._entries) > self.capacity:
             self._entries.popitem(last=False)

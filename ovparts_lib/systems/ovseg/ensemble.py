@@ -1,4 +1,4 @@
-"""How what the proposal network and CLIP say of each mask becomes one distribution over classes."""
+"""How what the proposal network and CLIP say of each mask becomes one distribution, and masks become class scores."""
 
 from __future__ import annotations
 
@@ -7,9 +7,13 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from ovparts_lib.systems.proposals import ProposalMaps
+from ovparts_lib.systems.scores import Scores
+
 Classifier = Literal["ensemble", "proposals", "clip"]
 CLASSIFIERS = ("ensemble", "proposals", "clip")
 WITHOUT_CROP = ("as_released", "proposals")
+OTHERS = "others"  # the class that a single word is scored against
 
 
 def proposal_classes(logits: Tensor) -> Tensor:
@@ -63,3 +67,35 @@ def best_masks(classes: Tensor, words: int) -> Tensor:
     if not len(classes):
         return torch.zeros(0, dtype=torch.int64, device=classes.device)
     return classes[:, :words].argmax(0).unique()
+
+
+def fuse_masks(
+    maps: ProposalMaps,
+    image_size: tuple[int, int],
+    class_ids: tuple[int, ...],
+    *,
+    cut_at: float | None = None,
+    background: bool = False,
+    single: bool = False,
+) -> Scores:
+    """Classes of masks, summed over pixels.
+
+    Args:
+        maps: of the image.
+        image_size: of the image as it was given.
+        class_ids: channels wanted.
+        cut_at: probability at which :func:`best_masks` are cut; None takes all masks as they are.
+        background: also score pixels in none of the best masks, or of a user's own masks.
+        single: the classes are one word and "others", which becomes the background.
+    """
+    masks, combined, none = maps.masks, maps.combined, None
+    if cut_at is not None:
+        chosen = best_masks(combined, 1 if maps.classes[1:] == (OTHERS,) else len(maps.classes))
+        masks, combined = (masks[chosen] > cut_at).float(), combined[chosen]
+    if background and (maps.proposals is None or cut_at is not None):
+        # below any score that a mask gives a pixel
+        none = masks.new_full(masks.shape[-2:], torch.finfo(torch.float32).tiny)
+    if background and single:
+        others = torch.einsum("k,khw->hw", combined[:, 1], masks)
+        none = others if none is None else torch.maximum(others, none)
+    return Scores(masks, class_ids, none, image_size, class_weights=combined.T[list(class_ids)])

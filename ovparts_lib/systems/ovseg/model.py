@@ -25,21 +25,23 @@ from ovparts_lib.models.maskformer.losses import maskformer_losses
 from ovparts_lib.models.maskformer.pixel_decoder import PixelDecoder
 from ovparts_lib.models.maskformer.targets import joined_inputs, segments_of
 from ovparts_lib.models.maskformer.transformer_decoder import TransformerDecoder
-from ovparts_lib.systems.factored import FactoredScores
+from ovparts_lib.systems.base import SegmentationSystem, batch_labels
 from ovparts_lib.systems.ovseg.ensemble import (
     CLASSIFIERS,
+    OTHERS,
     WITHOUT_CROP,
     Classifier,
-    best_masks,
     clip_classes,
+    fuse_masks,
     geometric_ensemble,
     proposal_classes,
 )
 from ovparts_lib.systems.ovseg.regions import TEMPERATURE, Regions, encode_regions
 from ovparts_lib.systems.ovseg.sizes import RELEASED, OvsegSize
-from ovparts_lib.systems.parameter_groups import known_group, parameter_groups, train_only
-from ovparts_lib.systems.proposals import ProposalMaps, check_masks, checked_class_ids, class_names
-from ovparts_lib.vocabularies.vocabulary import Vocabulary
+from ovparts_lib.systems.parameter_groups import parameter_groups
+from ovparts_lib.systems.proposals import ProposalMaps, check_masks
+from ovparts_lib.systems.scores import Maps, Scores, checked_class_ids
+from ovparts_lib.vocabularies import Vocabulary
 
 # Beginnings of parameter names. CLIP and the mask prompts are adapted elsewhere, see `adaptation`.
 TRAINABLE_GROUPS = {
@@ -48,11 +50,10 @@ TRAINABLE_GROUPS = {
     "no_object": ("no_object_text",),
 }
 FROZEN_STAGES = ("backbone.stem.", "backbone.res2.")  # as released, of ResNets
-OTHERS = "others"  # the class that a single word is scored against
 _CROPS_AT_ONCE = {"cpu": 8, "cuda": 64}
 
 
-class Ovseg(nn.Module):
+class Ovseg(SegmentationSystem):
     """OVSeg. See the module's docstring; the proposal network trains, CLIP and the mask prompts are given.
 
     Args:
@@ -111,7 +112,7 @@ class Ovseg(nn.Module):
         if crops_at_once is not None and crops_at_once < 1:
             raise ValueError(f"crops_at_once must be at least 1, or None, not {crops_at_once}")
         for group in lr_multipliers or {}:
-            known_group(TRAINABLE_GROUPS, group)
+            self.beginnings(group)
         self.size, self.classifier, self.ensemble_weight = size, classifier, ensemble_weight
         self.without_crop, self.mask_prompts, self.fusion = without_crop, mask_prompts, fusion
         self.crop_rule = CropRule(mask_threshold, mask_expand, mask_fill, mask_matting)
@@ -137,7 +138,7 @@ class Ovseg(nn.Module):
         self.mask_prompt = nn.Parameter(torch.zeros(size.prompt_depth, size.patches, size.clip.vision_width))
         self.no_object_text = nn.Parameter(torch.randn(1, size.clip.embed_dim) * size.clip.text_width**-0.5)
         self.templates = TEMPLATES[size.templates]
-        self.text_cache = TextCache()
+        self.text_cache = TextCache(synonyms=False)
         self.set_trainable(TRAINABLE_GROUPS)
 
     @property
@@ -146,18 +147,11 @@ class Ovseg(nn.Module):
         return self.no_object_text.device
 
     def set_trainable(self, groups: Collection[str]) -> list[str]:
-        """Choose what trains; everything else is frozen, CLIP always, and a ResNet's stem and first stage.
-
-        Args:
-            groups: of ``TRAINABLE_GROUPS``.
-
-        Returns:
-            Names of the parameters that train.
-
-        Raises:
-            ValueError: no such group.
-        """
-        return train_only(self, self.groups, groups, FROZEN_STAGES)
+        """As in :class:`SegmentationSystem`; a ResNet's stem and first stage never train, as released."""
+        names = super().set_trainable(groups)
+        for name in names:
+            self.get_parameter(name).requires_grad_(not name.startswith(FROZEN_STAGES))
+        return [name for name in names if not name.startswith(FROZEN_STAGES)]
 
     def parameter_groups(self, weight_decay: float) -> list[dict[str, Any]]:
         """What trains, for the optimiser: norms, queries and position biases without weight decay, all else with."""
@@ -175,7 +169,7 @@ class Ovseg(nn.Module):
         Returns:
             float32 (names + 1, embed_dim), normalised; the names' without gradient.
         """
-        text = F.normalize(self.text_cache.encode(self.clip, names, self.templates, synonyms=False).mean(1), dim=-1)
+        text = F.normalize(self.text_cache.encode(self.clip, names, self.templates).mean(1), dim=-1)
         return torch.cat([text, F.normalize(self.no_object_text.float(), dim=-1)])
 
     def loss(self, batch: dict[str, Any]) -> dict[str, Tensor]:
@@ -190,27 +184,22 @@ class Ovseg(nn.Module):
             ``loss_ce``, ``loss_mask``, ``loss_dice``, and with ``_0``, ``_1``, … of the earlier layers; weighted.
 
         Raises:
-            ValueError: see :func:`segments_of`.
+            ValueError: see :func:`batch_labels`.
         """
-        vocabulary, names = batch["vocabulary"], class_names(batch["vocabulary"])
+        classes = batch["vocabulary"].classes
         inputs = joined_inputs([self.normalised(image) for image in batch["images"]], self.size.divisor)
-        segments = segments_of(
-            [labels.to(self.device) for labels in batch["part_maps"]],
-            tuple(inputs.shape[-2:]),
-            count=len(names),
-            ignore_label=vocabulary.ignore_label,
-            image_ids=batch.get("image_ids"),
-        )
+        labels = [labels.to(self.device) for labels in batch_labels(batch)]
+        count = len(classes)
+        segments = segments_of(labels, tuple(inputs.shape[-2:]), count=count, ignore_label=count)
         states, mask_features = self._query_states(inputs)
         return maskformer_losses(
-            self._class_logits(states, self.encode_classes(names)),
+            self._class_logits(states, self.encode_classes(classes)),
             self.transformer_decoder.mask_logits(states, mask_features),
             segments,
             mask_weight=self.mask_weight,
             no_object_weight=self.no_object_weight,
         )
 
-    @torch.inference_mode()
     def predict(
         self,
         images: Sequence[Tensor],
@@ -218,32 +207,30 @@ class Ovseg(nn.Module):
         *,
         class_ids: Sequence[int] | None = None,
         background: bool = True,
+        regions: None = None,
         masks: Sequence[Tensor] | None = None,
-    ) -> list[FactoredScores]:
-        """Score the classes of a vocabulary on images.
+    ) -> list[Scores]:
+        """As in :class:`SegmentationSystem`; every class takes part in the softmax, whatever is asked for.
 
-        Every class of the vocabulary takes part in the softmax, whatever is asked for. A vocabulary of one word is
-        scored against "others".
+        A vocabulary of one word is scored against "others", which becomes the background. There also is a background
+        with ``best_mask`` and with own masks: pixels in none of them.
 
         Args:
             images: uint8 (3, H, W) RGB each; sizes may differ.
             vocabulary: the words to look for; parts are words like any.
-            class_ids: indices of the classes wanted, in the order wanted; None for all.
-            background: also give the score of "none of them", where there is one: pixels outside the chosen masks
-                with ``best_mask`` or own masks, and "others" for a vocabulary of one word.
+            class_ids: indices of the classes wanted, in that order; None for all.
+            background: also give the background's scores, where there is one.
+            regions: must be None.
             masks: for each image bool (k, H, W), masks of any origin in place of the proposals, which CLIP alone
                 classifies.
 
         Raises:
-            ValueError: no image, an image of another kind, class ids that do not exist or repeat, or masks that do
-                not fit the images.
+            ValueError: also if masks do not fit the images.
         """
-        return [
-            scores
-            for scores, _ in self.inspect(images, vocabulary, class_ids=class_ids, background=background, masks=masks)
-        ]
+        if masks is None:
+            return super().predict(images, vocabulary, class_ids=class_ids, background=background, regions=regions)
+        return [scores for scores, _ in self._own_masks(images, vocabulary, class_ids, background, masks)]
 
-    @torch.inference_mode()
     def inspect(
         self,
         images: Sequence[Tensor],
@@ -251,20 +238,51 @@ class Ovseg(nn.Module):
         *,
         class_ids: Sequence[int] | None = None,
         background: bool = True,
+        regions: None = None,
         masks: Sequence[Tensor] | None = None,
-    ) -> list[tuple[FactoredScores, dict[str, ProposalMaps]]]:
-        """Scores as from :meth:`predict`, and under ``proposals`` what was said of each mask."""
-        names, chosen = class_names(vocabulary), checked_class_ids(class_ids, vocabulary)
-        checked_images(images)
-        if masks is not None:
-            check_masks(masks, images)
+    ) -> list[tuple[Scores, Maps]]:
+        """As :meth:`predict`, and under ``proposals`` what was said of each mask, see :class:`ProposalMaps`."""
+        if masks is None:
+            return super().inspect(images, vocabulary, class_ids=class_ids, background=background, regions=regions)
+        return self._own_masks(images, vocabulary, class_ids, background, masks)
+
+    @torch.inference_mode()
+    def _own_masks(
+        self,
+        images: Sequence[Tensor],
+        vocabulary: Vocabulary,
+        class_ids: Sequence[int] | None,
+        background: bool,
+        masks: Sequence[Tensor],
+    ) -> list[tuple[Scores, Maps]]:
+        check_masks(masks, images)
+        self.check_vocabulary(vocabulary)
+        return self.score(images, vocabulary, checked_class_ids(class_ids, vocabulary), background, True, masks)
+
+    def score(
+        self,
+        images: Sequence[Tensor],
+        vocabulary: Vocabulary,
+        class_ids: tuple[int, ...],
+        background: bool,
+        inspected: bool,
+        masks: Sequence[Tensor] | None = None,
+    ) -> list[tuple[Scores, Maps]]:
+        """Scores of soft masks and their classes, at the size of test pictures; the maps are ``proposals``."""
+        names = vocabulary.classes
         classes = names if len(names) > 1 else (*names, OTHERS)
-        text = self.encode_classes(classes)
-        results = []
-        for number, image in enumerate(images):
+        text, results = self.encode_classes(classes), []
+        for number, image in enumerate(checked_images(images)):
             maps = self._classified(image, classes, text, None if masks is None else masks[number])
-            scores = self.fuse(maps, tuple(image.shape[-2:]), chosen, background=background, single=len(names) == 1)
-            results.append((scores, {"proposals": maps}))
+            scores = fuse_masks(
+                maps,
+                tuple(image.shape[-2:]),
+                class_ids,
+                cut_at=self.crop_rule.threshold if self.fusion == "best_mask" else None,
+                background=background,
+                single=len(names) == 1,
+            )
+            results.append((scores, {"proposals": maps} if inspected else {}))
         return results
 
     def propose(self, image: Tensor, text: Tensor) -> tuple[Tensor, Tensor]:
@@ -317,37 +335,6 @@ class Ovseg(nn.Module):
         combined = clip.new_zeros(len(regions.valid), clip.shape[1])
         combined[regions.valid] = clip
         return combined
-
-    def fuse(
-        self,
-        maps: ProposalMaps,
-        image_size: tuple[int, int],
-        class_ids: tuple[int, ...],
-        *,
-        background: bool = False,
-        single: bool = False,
-    ) -> FactoredScores:
-        """Classes of masks, summed over pixels.
-
-        Args:
-            maps: of the image.
-            image_size: of the image as it was given.
-            class_ids: channels wanted.
-            background: see :meth:`predict`.
-            single: the classes are one word and "others", which becomes the background.
-        """
-        masks, combined, none = maps.masks, maps.combined, None
-        if self.fusion == "best_mask":
-            choosing = 1 if maps.classes[1:] == (OTHERS,) else len(maps.classes)
-            chosen = best_masks(combined, choosing)
-            masks, combined = (masks[chosen] > self.crop_rule.threshold).float(), combined[chosen]
-        if background and (maps.proposals is None or self.fusion == "best_mask"):
-            # below any score that a mask gives a pixel
-            none = masks.new_full(masks.shape[-2:], torch.finfo(torch.float32).tiny)
-        if background and single:
-            others = torch.einsum("k,khw->hw", combined[:, 1], masks)
-            none = others if none is None else torch.maximum(others, none)
-        return FactoredScores(masks, combined.T[list(class_ids)], class_ids, none, image_size)
 
     def _classified(self, image: Tensor, classes: tuple[str, ...], text: Tensor, own: Tensor | None) -> ProposalMaps:
         """Masks of one image with everything that is said of them."""

@@ -167,6 +167,7 @@ class PairDataset(torch.utils.data.Dataset):
         else:
             mask = tv_tensors.Mask(np.asarray(Image.open(path.with_name(f"{path.stem}_mask.png"))) > 0)
             crop, mask = self.transform(crop, mask)
+            mask = mask.as_subclass(Tensor)
         return {"pixels": clip_pixels(v2.functional.pil_to_tensor(crop)), "masks": mask, "captions": row["title"]}
 
 

@@ -55,7 +55,9 @@ def encode_regions(
     valid = boxes[:, 2] > 0
     side, patch = visual.image_size[0], visual.patch_size[0]
     embeddings = [image.new_zeros(0, visual.output_dim, dtype=torch.float32)]
-    for numbers in valid.nonzero()[:, 0].split(at_once):
+    present = valid.nonzero()[:, 0]
+    for start in range(0, len(present), at_once):
+        numbers = present[start : start + at_once]
         crops, crop_masks = cut_crops(image, masks[numbers], boxes[numbers], side, rule)
         hook = None if prompts is None else mask_prompts(visual, prompts, patch_masks(crop_masks, patch))
         embeddings.append(F.normalize(image_embeddings(visual, crops, after_block=hook).float(), dim=-1))

@@ -129,6 +129,16 @@ def test_losses_of_every_layer_and_of_images_without_segments():
     assert masks.grad is not None
 
 
+def test_the_number_of_targets_is_averaged_over_processes(monkeypatch):
+    segments = [Segments(torch.arange(3), torch.zeros(3, 1, 1, dtype=torch.bool))]
+    assert losses.target_count(segments, torch.device("cpu")) == 3
+    assert losses.target_count([], torch.device("cpu")) == 1
+    monkeypatch.setattr(torch.distributed, "is_initialized", lambda: True)
+    monkeypatch.setattr(torch.distributed, "get_world_size", lambda: 2)
+    monkeypatch.setattr(torch.distributed, "all_reduce", lambda count: count.add_(4))  # the other process has 4
+    assert losses.target_count(segments, torch.device("cpu")) == 3.5
+
+
 def test_points_are_bilinear_values_and_uncertain_ones_are_near_the_border():
     maps = torch.arange(12.0).view(1, 3, 4)
     centres = torch.tensor([[[0.125, 1 / 6], [0.375, 0.5], [0.25, 1 / 6]]])

@@ -8,14 +8,15 @@ import torch
 import torch.nn.functional as F
 
 from ovparts_lib.data.transforms import resize_image, shortest_edge_size
+from ovparts_lib.evaluation.label_maps import pred_all_map
 from ovparts_lib.models.clip.crops import CropRule, cut_crops, mask_boxes
 from ovparts_lib.models.clip.token_masks import patch_masks
 from ovparts_lib.models.maskformer.targets import joined_inputs
-from ovparts_lib.systems.factored import FactoredScores
-from ovparts_lib.systems.ovseg.ensemble import clip_classes, geometric_ensemble, proposal_classes
+from ovparts_lib.systems.ovseg.ensemble import clip_classes, fuse_masks, geometric_ensemble, proposal_classes
 from ovparts_lib.systems.ovseg.weights import released_name
 from ovparts_lib.systems.proposals import ProposalMaps
-from ovparts_lib.vocabularies.vocabulary import Vocabulary
+from ovparts_lib.systems.scores import Scores
+from ovparts_lib.vocabularies import Vocabulary
 from tests.golden.fill import image
 from tests.golden.released_ovseg import arrays, r101c_ovseg, swin_ovseg
 
@@ -24,7 +25,7 @@ LOGITS = 2e-3  # of logits at temperature 100
 
 
 def words(names, ignore_label=255):
-    return Vocabulary("recorded", tuple(names), tuple(names), ignore_label=ignore_label)
+    return Vocabulary("recorded", tuple(names), ignore_label=ignore_label)
 
 
 def picture(height, width, seed):
@@ -91,8 +92,9 @@ def check_adapter_variant(model, name, variant):
         combined = model.combine(proposals, clip, regions)
         valid, boxes = (None, None) if regions is None else (regions.valid, regions.boxes)
         maps = ProposalMaps(pixels, masks, proposals, clip, valid, boxes, combined, names)
-        scores = model.fuse(maps, tuple(pixels.shape[-2:]), tuple(range(len(names))))
-    assert_close(scores.logits[:, ::8, ::8], golden[f"{variant}/semseg"], "semseg")
+        cut_at = facts["mask_thr"] if model.fusion == "best_mask" else None
+        scores = fuse_masks(maps, tuple(pixels.shape[-2:]), tuple(range(len(names))), cut_at=cut_at)
+    assert_close(scores.class_maps()[:, ::8, ::8], golden[f"{variant}/semseg"], "semseg")
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
@@ -154,14 +156,14 @@ def check_regions(model, golden, pixels, text, masks, every):
 
 def check_scores(scores, facts, golden):
     """Class maps at the original size, their sums, and the arg-max where it is not a tie."""
-    maps = F.interpolate(scores.logits[None], size=scores.image_size, mode="bilinear", align_corners=False)[0]
+    maps = F.interpolate(scores.class_maps()[None], size=scores.image_size, mode="bilinear", align_corners=False)[0]
     step = facts["arrays"]["semseg_out"]["what"].partition("slice [::")[2].partition(",")[0]
     assert_close(maps[:: int(step), ::16, ::16], golden["semseg_out"], "semseg_out", 3e-4)
     np.testing.assert_allclose(maps.double().sum((1, 2)), facts["class_score_sums"]["values"], rtol=3e-4)
     two = maps.topk(2, dim=0).values[:, ::2, ::2]
     clear = (two[0] - two[1] > 3e-4 * two[0]).numpy()
     assert clear.mean() > 0.5
-    np.testing.assert_array_equal(scores.label_map()[::2, ::2].numpy()[clear], golden["argmax"][clear])
+    np.testing.assert_array_equal(pred_all_map(scores)[::2, ::2].numpy()[clear], golden["argmax"][clear])
 
 
 @contextmanager
@@ -182,7 +184,7 @@ def from_recorded_clip_logits(model, golden, masks, classes, size, key="clip_log
     valid = torch.from_numpy(golden["valid"].astype(bool))
     clip = clip_classes(torch.from_numpy(golden[key]))
     combined = geometric_ensemble(proposal_classes(classes), clip, valid, weight)
-    return FactoredScores(masks, combined.T, tuple(range(combined.shape[1])), None, size)
+    return Scores(masks, tuple(range(combined.shape[1])), None, size, class_weights=combined.T)
 
 
 def test_evaluation_with_r101c_on_voc_20():
@@ -204,11 +206,11 @@ def test_evaluation_with_r101c_on_ade_150_and_its_ablations():
     check_scores(scores, facts, golden)
     with options(model, classifier="proposals"):
         (scores,) = model.predict([pixels], vocabulary)
-    enlarged = F.interpolate(scores.logits[None], size=(384, 512), mode="bilinear", align_corners=False)[0]
+    enlarged = F.interpolate(scores.class_maps()[None], size=(384, 512), mode="bilinear", align_corners=False)[0]
     assert_close(enlarged[::3, ::16, ::16], golden["ablation_d_semseg_out"], "no ensemble", 3e-4)
     with options(model, mask_prompts=False):
         (scores,) = model.predict([pixels], vocabulary)
-    enlarged = F.interpolate(scores.logits[None], size=(384, 512), mode="bilinear", align_corners=False)[0]
+    enlarged = F.interpolate(scores.class_maps()[None], size=(384, 512), mode="bilinear", align_corners=False)[0]
     assert_close(enlarged[::3, ::16, ::16], golden["ablation_c_semseg_out"], "no mask prompts", 3e-4)
 
 
