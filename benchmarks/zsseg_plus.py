@@ -57,6 +57,8 @@ def main() -> None:
     model = ZssegPlus()
     step = evaluation if arguments.what == "evaluation" else training
     model.train(arguments.what == "training")
+    if arguments.what == "evaluation":
+        model.requires_grad_(False)  # torch's counter of FLOPs cannot do with them in inference mode
     row = {"what": arguments.what, "batch": arguments.batch, "threads": torch.get_num_threads()}
     # the first pass encodes the texts, the others find them
     for name in ("first", "again"):
