@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NotRequired, TypedDict
 
 import numpy as np
@@ -46,6 +46,8 @@ class TrainingDataset(Dataset):
         transform: a torchvision v2 transform of the sample; see :func:`ovparts_lib.data.transforms.training_transform`.
         empty_samples: ``skip``, or ``replace_as_released``: all samples are listed and one without parts after the
             transforms is replaced by a random other (not reproducible with workers or after a resume).
+        per_object: replace a record of a whole image by one for each of its objects, for systems that are told an
+            object (few-shot lists of Pascal-Part-116 and PartImageNet name images).
 
     Attributes:
         vocabulary: the training vocabulary.
@@ -63,12 +65,15 @@ class TrainingDataset(Dataset):
         transform: Callable[[Any], Any] | None = None,
         *,
         empty_samples: EmptySamples = "skip",
+        per_object: bool = False,
     ) -> None:
         check_empty_samples(empty_samples)
         self.reader, self.split, self.transform = reader, split, transform
         self.vocabulary = reader.training_vocabulary(split)
         trained = np.flatnonzero(reader.vocabulary.part_table(self.vocabulary) != self.vocabulary.ignore_label)
         listed = reader.records(split)
+        if per_object:
+            listed = [each for record in listed for each in object_records(reader, split, record)]
         self.records = [record for record in listed if reader.has_part(split, record, trained)]
         self.skipped = len(listed) - len(self.records)
         if not self.records:
@@ -358,6 +363,14 @@ def _labelled(reader: SemanticReader, split: str) -> tuple[list[Record], int]:
     if not records:
         raise DatasetError(f"split {split!r} of {reader.title} has no image with a label", file=reader.root)
     return records, len(listed) - len(records)
+
+
+def object_records(reader: Reader, split: str, record: Record) -> list[Record]:
+    """A record for each object in the record's image; the record itself, if it is conditioned on one already."""
+    if record.object_id is not None:
+        return [record]
+    objects = reader.scan(split).objects_in(record.image_id, reader.vocabulary.ignore_label)
+    return [replace(record, object_id=number) for number in objects]
 
 
 def read_sample(reader: Reader, record: Record) -> tuple[Tensor, np.ndarray, np.ndarray]:

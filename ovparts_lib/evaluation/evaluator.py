@@ -49,7 +49,8 @@ def evaluate(
     counts stay on the device. Only the parts of the objects at hand are asked for when no mode needs others. A system
     whose scores depend on the record's object (its class says ``needs_regions``; ZSSeg+) gets all regions of an image
     in one call, ``predict([image], vocabulary, regions=[sample.regions])``, so that it encodes the image once, and
-    gives one :class:`Scores` per region; it is scored in ``oracle_obj`` only, each record with its own scores.
+    gives one :class:`Scores` per region, with which the record is scored in ``oracle_obj``; for ``pred_all`` it is
+    asked once more, without regions, and finds the objects.
 
     Args:
         model: any system with ``predict``; it is put on the device and, for the duration, in evaluation mode.
@@ -81,8 +82,6 @@ def evaluate(
     if not of_parts and (level == "parts" or double_resize is not None):
         raise ValueError(f"{full.name!r} is a vocabulary without parts: it has no level 'parts' and no double_resize")
     modes = tuple(modes) if level == "parts" else ("pred_all",)
-    if getattr(model, "needs_regions", False) and modes != ("oracle_obj",):
-        raise ValueError(f"{type(model).__name__} needs the objects' masks: evaluate it in oracle_obj alone")
     device = torch.device(device)
     count = min(len(dataset), limit or len(dataset))
     vocabulary = full.whole_objects if of_parts and level == "objects" else full
@@ -94,15 +93,21 @@ def evaluate(
         for sample in tqdm(loader, total=count, desc="Evaluating", unit="image", disable=not progress):
             if double_resize is not None:
                 sample = double_resized_sample(sample, *double_resize)
-            scores = _predict(model, sample, full, modes, device, precision, oracle_rule)
-            if level == "objects":
-                found = score_objects(scores[0], sample, full, boundary=boundary)
-            elif getattr(model, "needs_regions", False):
+            found, asked = ImageScore({}), modes
+            if "oracle_obj" in modes and getattr(model, "needs_regions", False):
+                scores = _predict(model, sample, full, ("oracle_obj",), device, precision, oracle_rule)
                 found = score_records(scores, sample, full, oracle_rule=oracle_rule, boundary=boundary)
-            else:
-                found = score_image(
-                    scores[0], sample, full, modes, oracle_rule=oracle_rule, strict=strict, boundary=boundary
-                )
+                asked = tuple(mode for mode in modes if mode != "oracle_obj")
+            if asked:
+                scores = _predict(model, sample, full, asked, device, precision, oracle_rule)[0]
+                if level == "objects":
+                    found = score_objects(scores, sample, full, boundary=boundary)
+                else:
+                    found.update(
+                        score_image(
+                            scores, sample, full, asked, oracle_rule=oracle_rule, strict=strict, boundary=boundary
+                        )
+                    )
             totals.add(sample.image_id, found)
             records += len(sample.regions) if level == "parts" else 1
     return Evaluation(
@@ -188,7 +193,7 @@ def _predict(
     if "pred_all" not in modes and rule != "zero_others":
         parts = {part for number in sample.object_ids for part in competing_parts((number,), vocabulary, rule)}
         options = {"class_ids": sorted(parts), "background": False}
-    if getattr(model, "needs_regions", False):
+    if getattr(model, "needs_regions", False) and "oracle_obj" in modes:
         options["regions"] = [sample.regions]
     dtype = PRECISIONS[precision]
     with torch.autocast(device.type, dtype) if dtype else contextlib.nullcontext():

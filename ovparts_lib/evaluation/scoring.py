@@ -39,6 +39,12 @@ class ImageScore:
     boundary: dict[str, Tensor] = field(default_factory=dict)
     boundary_released: dict[str, Tensor] = field(default_factory=dict)
 
+    def update(self, other: ImageScore) -> None:
+        """Take over the counts of other modes."""
+        for counts in ("matrices", "boundary", "boundary_released"):
+            getattr(self, counts).update(getattr(other, counts))
+        self.background = other.background
+
 
 def score_records(
     scores: Sequence[Scores],

@@ -26,7 +26,8 @@ class SegmentationSystem(nn.Module):
     Attributes:
         groups: ``{group: beginnings of parameter names}``, what :meth:`set_trainable` knows.
         needs_parts: whether it takes a :class:`PartVocabulary` only.
-        needs_regions: whether scores depend on the masks of the records' objects.
+        needs_regions: whether scores depend on the masks of the records' objects; without them, such a system finds
+            the objects by itself.
     """
 
     groups: ClassVar[Mapping[str, tuple[str, ...]]]
@@ -76,14 +77,15 @@ class SegmentationSystem(nn.Module):
             class_ids: indices of the classes to score, in that order; None for all. Only these are decoded.
             background: also give the background's logits, if the system has them, and the objects' scores of a system
                 that also predicts objects: what pred-all needs and the oracle does not.
-            regions: for each image those of its records, if the system needs them; None otherwise.
+            regions: for each image those of its records, if the system needs them; None otherwise, and to have the
+                objects found.
 
         Returns:
             One :class:`Scores` per image; with regions one per region, image by image.
 
         Raises:
             ValueError: no image, an image of another kind, class ids that do not exist or repeat, a vocabulary the
-                system cannot read, or regions given or missing.
+                system cannot read, or regions for a system that takes none.
         """
         return [scores for scores, _ in self._scored(images, vocabulary, class_ids, background, regions, False)]
 
@@ -128,9 +130,8 @@ class SegmentationSystem(nn.Module):
     ) -> list[tuple[Scores, Maps]]:
         self.check_vocabulary(vocabulary)
         chosen = checked_class_ids(class_ids, vocabulary)
-        if self.needs_regions == (regions is None):
-            does = "needs the masks of the objects (regions)" if self.needs_regions else "takes no regions"
-            raise ValueError(f"{type(self).__name__} {does}")
+        if regions is not None and not self.needs_regions:
+            raise ValueError(f"{type(self).__name__} takes no regions")
         arguments = () if regions is None else (regions,)
         return self.score(images, vocabulary, chosen, background, inspected, *arguments)
 

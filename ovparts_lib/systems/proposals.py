@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import torch.nn.functional as F
 from torch import Tensor
 
 
@@ -48,3 +49,21 @@ def check_masks(masks: Sequence[Tensor], images: Sequence[Tensor]) -> None:
                 f"masks of image {number} are {own.dtype} of shape {tuple(own.shape)}; wanted bool (count, {height}, "
                 f"{width}), at least one: the size of the image"
             )
+
+
+def mask_quality(masks: Tensor) -> Tensor:
+    """How sure masks (k, h, w) of probabilities are of themselves: (k,), the mean of their pixels above one half."""
+    inside = masks > 0.5
+    return (masks * inside).sum((1, 2)) / inside.sum((1, 2)).clamp(min=1)
+
+
+def mask_overlap(masks: Tensor, given: Tensor) -> Tensor:
+    """IoU of masks (k, h, w) of probabilities, cut at one half, with masks bool (n, H, W) such as annotated parts.
+
+    Returns:
+        (k, n).
+    """
+    enlarged = F.interpolate(masks[None], size=given.shape[-2:], mode="bilinear", align_corners=False)[0]
+    found, given = (enlarged > 0.5).flatten(1).float(), given.flatten(1).float()
+    both = found @ given.T
+    return both / (found.sum(1)[:, None] + given.sum(1) - both).clamp(min=1)

@@ -132,6 +132,16 @@ def test_training_skips_and_counts_samples_without_seen_parts(reader):
     assert conditioned.skipped == 3
 
 
+def test_whole_images_are_flattened_to_one_object_each(reader):
+    flat = TrainingDataset(reader, "train", per_object=True)
+    assert flat.records == TrainingDataset(reader, "train_obj_condition").records
+    few = TrainingDataset(reader, "train_few_shot", per_object=True)
+    for sample, record in zip((few[i] for i in range(len(few))), few.records, strict=True):
+        assert sample["object_map"].unique().tolist() == [record.object_id, VOC.ignore_label]
+        assert (sample["part_map"] != VOC.ignore_label).any()
+    assert len({(record.image_id, record.object_id) for record in few.records}) == len(few) > 2
+
+
 def test_no_unseen_class_is_left_in_training_labels(reader):
     dataset = TrainingDataset(reader, "train")
     for i, record in enumerate(dataset.records):

@@ -371,6 +371,8 @@ class OfRegions(Scripted):
     def predict(self, images, vocabulary, *, class_ids=None, background=True, regions=None):
         (scores,) = super().predict(images, vocabulary, class_ids=class_ids, background=background)
         self.calls[-1]["regions"] = regions
+        if regions is None:
+            return [scores]
         sums = [int(region.mask.sum()) + region.left for region in regions[0]]
         return [dataclasses.replace(scores, logits=scores.logits.roll(number, dims=0)) for number in sums]
 
@@ -392,5 +394,8 @@ def test_scores_of_regions_are_counted_each_in_its_own_record():
             expected[PARTS, PARTS] += int((~inside).sum())
     np.testing.assert_array_equal(evaluation.matrices["oracle_obj"].numpy(), expected)
     assert evaluation.boundary["oracle_obj"].shape == (3, PARTS)
-    with pytest.raises(ValueError, match="OfRegions needs the objects' masks: evaluate it in oracle_obj alone"):
-        run(dataset, model)
+    # pred-all is asked without regions
+    both, plain = run(dataset, model, boundary=True), run(dataset, Scripted(), modes=("pred_all",), boundary=True)
+    np.testing.assert_array_equal(both.matrices["oracle_obj"].numpy(), expected)
+    np.testing.assert_array_equal(both.matrices["pred_all"].numpy(), plain.matrices["pred_all"].numpy())
+    np.testing.assert_array_equal(both.boundary["pred_all"], plain.boundary["pred_all"])

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from ovparts_lib.systems.factored import FactoredScores
 
 from ovparts_lib.models.clip.crops import CropRule
-from ovparts_lib.systems.factored import FactoredScores
 from ovparts_lib.systems.ovseg.ensemble import clip_classes
 from ovparts_lib.systems.scan.model import TEMPERATURE
 from ovparts_lib.systems.scan.regions import cut, embed_crops
