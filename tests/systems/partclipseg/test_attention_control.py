@@ -5,14 +5,11 @@ import torch
 from torch import nn
 from torchvision.transforms.v2.functional import gaussian_blur
 
+from ovparts_lib.models.attention_overlap import memberships, overlap, smooth, strength
 from ovparts_lib.systems.partclipseg.attention_control import (
     attention_terms,
     mean_attention_terms,
-    memberships,
-    overlap,
     pooled_attention,
-    smooth,
-    strength,
 )
 from ovparts_lib.systems.partclipseg.queries import part_queries
 from ovparts_lib.vocabularies import PartVocabulary
