@@ -10,10 +10,6 @@ from ovparts_lib.evaluation import (
     ConfusionMatrix,
     double_resized,
     label_difference,
-    object_vocabulary,
-    ov_parts,
-    recommended,
-    released_keys,
 )
 from ovparts_lib.evaluation.boundary import band_width
 from ovparts_lib.evaluation.objects import object_target
@@ -30,6 +26,7 @@ from tests.evaluation.recorded import (
     read,
     released_boundaries,
 )
+from tests.evaluation.released_keys import released_keys
 
 
 def test_every_case_is_there():
@@ -53,7 +50,7 @@ def test_confusions_equal_the_recorded_ones(name):
 def test_ov_parts_equals_the_released_evaluator(name):
     facts, arrays, vocabulary = load_case(name)
     matrix = accumulate(arrays, vocabulary, "oracle", facts["num_samples"])
-    result = ov_parts(matrix, vocabulary, "oracle_obj")
+    result = PROTOCOLS["ov_parts"].read(matrix, vocabulary, "oracle_obj")
     expected = facts["evaluators"]["ov_parts"]["sem_seg"]
     names = {"mIoU": "mIoU", "seen": "mIoU-base", "unseen": "mIoU-unbase", "harmonic": "h-IoU", "fwIoU": "fwIoU"}
     for ours, theirs in names.items():
@@ -82,7 +79,7 @@ def test_recommended_equals_sets_of_pixels(name, kind):
         for part in range(count)
         if (label == part).any()
     }
-    result = recommended(accumulate(arrays, vocabulary, kind, facts["num_samples"]), vocabulary, mode)
+    result = PROTOCOLS["recommended"].read(accumulate(arrays, vocabulary, kind, facts["num_samples"]), vocabulary, mode)
     groups = {"mIoU": range(count), "seen": vocabulary.seen_part_ids, "unseen": vocabulary.unseen_part_ids}
     for key, ids in groups.items():
         values = [ious[part] for part in ids if part in ious]
@@ -148,7 +145,7 @@ def test_the_two_modes_of_part_catseg_on_probabilities():
         unrecorded = ("ACC-", "Recall-")
         figures = {key: value for key, value in figures.items() if not key.startswith(unrecorded)}
         assert_figures(figures, facts["results"]["part_catseg"][mode])
-    figures = released_keys(ov_parts(matrices["oracle_obj"], vocabulary, "oracle_obj"), names)
+    figures = released_keys(PROTOCOLS["ov_parts"].read(matrices["oracle_obj"], vocabulary, "oracle_obj"), names)
     assert_figures(figures, facts["results"]["ov_parts"])
 
 
@@ -182,15 +179,15 @@ def test_object_level_evaluators(case, protocol, seen):
 def test_the_object_evaluator_of_part_catseg():
     facts, arrays = read("golden_objcatseg")
     vocabulary = load_vocabulary("pascal_part_116")
-    objects = object_vocabulary(vocabulary)
+    objects = vocabulary.whole_objects
     matrix = ConfusionMatrix(16)
     for index in range(4):
         labels = torch.from_numpy(arrays[f"gt_obj_{index}"].astype(np.int64))
         prediction = torch.from_numpy(arrays[f"pred_{index}"].astype(np.int64))
-        matrix.update(prediction, object_target(labels, vocabulary, objects))
+        matrix.update(prediction, object_target(labels, vocabulary))
     np.testing.assert_array_equal(matrix.numpy(), arrays["conf"])
     result = PROTOCOLS["objcatseg"].read(matrix, objects, "pred_all")
-    assert_figures(released_keys(result, objects.parts), facts["results"])
+    assert_figures(released_keys(result, objects.classes), facts["results"])
 
 
 def test_label_difference_maps_are_the_recorded_ones():

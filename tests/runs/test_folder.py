@@ -13,17 +13,16 @@ import pytest
 from ovparts_lib.atomic import write_atomically
 from ovparts_lib.runs import (
     DiskFullError,
-    OwnImageParameters,
     RunConflictError,
     RunFolder,
     RunLockedError,
-    StartHereParameters,
     run_state,
 )
 from ovparts_lib.runs import provenance as provenance_module
 from ovparts_lib.runs.folder import IncompleteResultsError, params_hash, prepare_folder, read_json
 from ovparts_lib.runs.json_output import to_json
 from ovparts_lib.runs.lock import FolderLock
+from ovparts_lib.runs.parameters import OwnImageParameters, StartHereParameters
 from ovparts_lib.runs.project import package_parent, project_root
 
 

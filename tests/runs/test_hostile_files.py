@@ -5,10 +5,11 @@ import sys
 
 import pytest
 
-from ovparts_lib.runs import OwnImageParameters, ParameterError, RunFolder, load_parameters
+from ovparts_lib.runs import ParameterError, RunFolder, load_parameters
 from ovparts_lib.runs.folder import read_json, read_params
 from ovparts_lib.runs.listing import find_runs, format_table, headline_rows
 from ovparts_lib.runs.load_params import validate_parameters
+from ovparts_lib.runs.parameters import OwnImageParameters
 from ovparts_lib.runs.project import package_parent
 from ovparts_lib.runs.report import write_report
 
