@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import numpy as np
 import torch
 
@@ -45,11 +47,12 @@ class Words:
         self.part_to_object = np.array(vocabulary.part_to_object)
         self.part_to_generic = np.array(vocabulary.part_to_generic)
         starts = np.cumsum([0, len(self.parts), len(self.objects), len(self.generic), len(self.places)])
-        parts, objects, generic, places = (list(range(a, b)) for a, b in zip(starts[:-1], starts[1:], strict=True))
+        parts, objects, generic, places = (list(range(*ends)) for ends in pairwise(starts))
         self.first_object, self.first_generic, self.first_place, self.count = (int(start) for start in starts[1:])
         whole = [objects[i] for i in range(len(self.objects)) if i not in set(vocabulary.part_to_object)]
         self.tables = [
-            torch.tensor(table) for table in ((*parts, *whole, *places), (*objects, *places), (*generic, *whole, *places))
+            torch.tensor(table)
+            for table in ((*parts, *whole, *places), (*objects, *places), (*generic, *whole, *places))
         ]
 
     def shown(self, part_map: np.ndarray, object_map: np.ndarray, place: str, least: int) -> np.ndarray:
@@ -75,7 +78,6 @@ class Words:
         names = [spell(name, rng) for name in self.objects]
         names += [*self.generic, *(choose(PLACE_WORDS[place], rng) for place in self.places)]
         return texts + [choose(IMAGENET if rng.random() < 0.25 else WORDINGS, rng).format(name) for name in names]
-
 
     def texts(self) -> list[str]:
         """Texts that together hold every word of every wording and caption."""
