@@ -23,7 +23,7 @@ from tqdm.auto import tqdm
 
 from ovparts_lib.atomic import replacing
 from ovparts_lib.miniature.miniclip_losses import miniclip_losses
-from ovparts_lib.miniature.naming import patch_naming, test_scenes
+from ovparts_lib.miniature.naming import held_out_scenes, patch_naming
 from ovparts_lib.miniature.pictures import CaptionedPicture, ScenePool, cut_out
 from ovparts_lib.miniature.token_rows import TokenRows
 from ovparts_lib.miniature.words import Words
@@ -115,7 +115,7 @@ def train_miniclip(
     optimisers = _optimisers(clip, texts.rows, settings)
     entries, first, before = _resume(state, size, settings, clip, texts, optimisers)
     pool = ScenePool(vocabulary, settings.pool, settings.fresh_scenes, settings.seed)
-    held_out = test_scenes(vocabulary, 100) if check_every else ()
+    held_out = held_out_scenes(vocabulary, 100) if check_every else ()
     start, recent = time.perf_counter() - before, []
     steps = range(first + 1, settings.iterations + 1)
     for step in tqdm(steps, "training MiniClip", disable=not progress, unit="step"):

@@ -23,7 +23,7 @@ from ovparts_lib.vocabularies.vocabulary import Vocabulary
 SCENE_SIZE = 96  # what the systems' miniatures look at
 
 
-def test_scenes(vocabulary: Vocabulary, count: int, seed: int = 1) -> list[Scene]:
+def held_out_scenes(vocabulary: Vocabulary, count: int, seed: int = 1) -> list[Scene]:
     """Scenes of a stream that MiniClip does not learn from."""
     return [render_scene(generator(seed, "val", number), vocabulary) for number in range(count)]
 

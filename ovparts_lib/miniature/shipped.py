@@ -18,7 +18,7 @@ import torch
 
 from ovparts_lib.checkpoints.native import load_weights, save_weights
 from ovparts_lib.miniature.miniclip import MiniClipSettings, train_miniclip
-from ovparts_lib.miniature.naming import close_up_naming, patch_naming, test_scenes
+from ovparts_lib.miniature.naming import close_up_naming, held_out_scenes, patch_naming
 from ovparts_lib.miniature.token_rows import known_tokens
 from ovparts_lib.miniature.words import Words
 from ovparts_lib.models.clip.text import tokenize
@@ -42,7 +42,7 @@ def make_miniclip(
     """Train a MiniClip and write it with all that is known of it; see :func:`train_miniclip`, :func:`save_miniclip`."""
     result = train_miniclip(size, settings=settings, **training)
     vocabulary = load_vocabulary("pascal_part_116")
-    scenes = test_scenes(vocabulary, test_scene_count, TEST_SEED)
+    scenes = held_out_scenes(vocabulary, test_scene_count, TEST_SEED)
     tables = {
         "patches": patch_naming(result.clip, scenes, vocabulary),
         "close_ups": close_up_naming(result.clip, scenes, vocabulary, size.image_size),

@@ -15,7 +15,7 @@ from ovparts_lib.data import PascalPart116
 from ovparts_lib.data.registry import find_dataset
 from ovparts_lib.miniature.layout import render_miniature
 from ovparts_lib.miniature.miniclip import MiniClipResult, MiniClipSettings, train_miniclip
-from ovparts_lib.miniature.naming import close_up_naming, patch_naming, test_scenes
+from ovparts_lib.miniature.naming import close_up_naming, held_out_scenes, patch_naming
 from ovparts_lib.miniature.pictures import CaptionedPicture, cut_out
 from ovparts_lib.miniature.shipped import load_miniclip, miniclip_facts
 from ovparts_lib.miniature.words import Words
@@ -65,7 +65,7 @@ def captioned_pictures(params: Any) -> list[CaptionedPicture]:
     """Some pictures and captions of the kind that MiniClip is trained on."""
     vocabulary, rng = load_vocabulary("pascal_part_116"), np.random.default_rng(params.seed)
     words = Words(vocabulary)
-    return [cut_out(scene, words, MINIATURE.image_size, rng) for scene in test_scenes(vocabulary, params.samples)]
+    return [cut_out(scene, words, MINIATURE.image_size, rng) for scene in held_out_scenes(vocabulary, params.samples)]
 
 
 def caption_grid(pictures: list[CaptionedPicture]) -> Figure:
@@ -110,7 +110,7 @@ def miniclip_figure(result: MiniClipResult, output: RunOutput) -> None:
 def miniclip_accuracy(result: MiniClipResult, params: Any) -> pd.DataFrame:
     """How often MiniClip names a patch, and a close-up, of scenes it has not seen, in percent, beside chance."""
     vocabulary = load_vocabulary("pascal_part_116")
-    scenes = test_scenes(vocabulary, params.clip_test_pictures)
+    scenes = held_out_scenes(vocabulary, params.clip_test_pictures)
     tables = {
         "patch": patch_naming(result.clip, scenes, vocabulary),
         "close-up": close_up_naming(result.clip, scenes, vocabulary, MINIATURE.image_size),

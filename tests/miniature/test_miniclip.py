@@ -8,7 +8,7 @@ import torch
 from ovparts_lib.miniature import miniclip, shipped
 from ovparts_lib.miniature.miniclip import MiniClipSettings, train_miniclip
 from ovparts_lib.miniature.miniclip_losses import contrastive_loss, word_losses
-from ovparts_lib.miniature.naming import close_up_naming, naming_table, patch_naming, test_scenes
+from ovparts_lib.miniature.naming import close_up_naming, held_out_scenes, naming_table, patch_naming
 from ovparts_lib.miniature.pictures import ScenePool, cut_out
 from ovparts_lib.miniature.scene import generator, render_scene
 from ovparts_lib.miniature.token_rows import TokenRows, known_tokens
@@ -21,18 +21,18 @@ from ovparts_lib.vocabularies.vocabulary import load_vocabulary
 VOCABULARY = load_vocabulary("pascal_part_116")
 WORDS = Words(VOCABULARY)
 TINY = ClipSize("tiny", 32, 64, 16, 32, 2, 1, 32, 1, 1)
-BRIEF = MiniClipSettings(iterations=30, picture_sizes=(48, 64), patches=144, pool=24, fresh_scenes=1, warmup=5)
+BRIEF = MiniClipSettings(iterations=20, picture_sizes=(48, 64), patches=144, pool=12, fresh_scenes=1, warmup=5)
 
 
 @pytest.fixture(scope="module")
 def scenes():
-    return test_scenes(VOCABULARY, 24)
+    return held_out_scenes(VOCABULARY, 24)
 
 
 def short(**changes):
     return MiniClipSettings(
         **(
-            {"iterations": 4, "picture_sizes": (48,), "patches": 72, "pool": 4, "fresh_scenes": 1, "warmup": 2}
+            {"iterations": 3, "picture_sizes": (48,), "patches": 72, "pool": 4, "fresh_scenes": 1, "warmup": 2}
             | changes
         )
     )
@@ -47,8 +47,8 @@ def test_a_short_training_beats_guessing(tmp_path):
     shipped.make_miniclip(path, BRIEF, commit="abc", test_scene_count=6, size=TINY, log_every=5, check_every=0)
     facts = shipped.miniclip_facts(path)
     first, *_, last = facts["history"]
-    assert (last["step"], facts["commit"]) == (30, "abc") and facts["settings"]["pool"] == 24
-    assert last["loss"] < first["loss"] - 1
+    assert (last["step"], facts["commit"]) == (20, "abc") and facts["settings"]["pool"] == 12
+    assert last["loss"] < first["loss"] - 0.4
     assert facts["sha256"] == hashlib.sha256(path.read_bytes()).hexdigest()
     assert set(facts["accuracy"]) == {"patches", "close_ups"}
     clip, size = shipped.load_miniclip(path)
@@ -88,7 +88,6 @@ def test_only_words_of_captions_have_embeddings():
     rows = trained.any(1).nonzero().flatten()
     known = known_tokens(WORDS.texts())
     assert torch.isin(rows, known).all() and 150 < len(rows) < 400
-    assert shipped.unknown_words(["dog's head", "a zebra"]) == ["a zebra"]
 
 
 def test_every_caption_and_wording_is_of_known_words(scenes):
@@ -184,6 +183,7 @@ def test_the_shipped_miniclip_is_what_its_facts_say(scenes):
     assert hashlib.sha256(shipped.FILE.read_bytes()).hexdigest() == facts["sha256"]
     assert shipped.FILE.stat().st_size < 8e6
     clip, size = shipped.load_miniclip()
+    assert shipped.unknown_words(["dog's head", "a zebra"]) == ["a zebra"]
     assert size == MINIATURE and facts["size"] == json.loads(json.dumps(size.__dict__))
     assert {name: tensor.shape for name, tensor in clip.state_dict().items()} == {
         name: tensor.shape for name, tensor in build_clip(MINIATURE).state_dict().items()
