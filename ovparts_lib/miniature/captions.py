@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from ovparts_lib.miniature.figure import COLOUR_FAMILIES
-from ovparts_lib.miniature.scene import Scene, Thing
+from ovparts_lib.miniature.scene import Thing
 
 # Two spellings: Pascal's class name, which prompts use, and the one people write.
 SPELLINGS = {"tvmonitor": ("tvmonitor", "tv monitor"), "pottedplant": ("pottedplant", "potted plant"),
@@ -73,16 +73,16 @@ def object_caption(thing: Thing, rng: np.random.Generator) -> str:
     )
 
 
-def scene_caption(scene: Scene, rng: np.random.Generator) -> str:
+def scene_caption(things: Sequence[Thing], place: str, rng: np.random.Generator) -> str:
     """A caption of a whole scene: all objects it shows, some with a part or two, sometimes where it is."""
-    most = 2 if len(scene.things) < 3 else 1
+    most = 2 if len(things) < 3 else 1
     phrases = []
-    for thing in scene.things:
+    for thing in things:
         words = coloured(thing.name, thing.colour, rng)
-        parts = list_parts(thing, rng, most) if thing.parts and rng.random() < 0.9 - 0.2 * len(scene.things) else ""
+        parts = list_parts(thing, rng, most) if thing.parts and rng.random() < 0.9 - 0.2 * len(things) else ""
         phrases.append(f"{words} with {parts}" if parts else words)
     link = (" and ", " next to ", ", ")[rng.integers(3)]
-    caption = choose(SCENE_TEMPLATES, rng).format(things=link.join(phrases), place=choose(PLACES[scene.place], rng))
+    caption = choose(SCENE_TEMPLATES, rng).format(things=link.join(phrases), place=choose(PLACES[place], rng))
     return caption.strip()
 
 

@@ -5,7 +5,7 @@ Labels serve here only to tell what can be seen in a picture, so that a caption 
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
@@ -141,4 +141,4 @@ def _caption(scene: Scene, things: tuple[Thing, ...], rng: np.random.Generator) 
         return f"a photo of {with_article(choose(PLACE_WORDS[scene.place], rng))}"
     if len(things) == 1 and rng.random() < 0.5:
         return object_caption(things[0], rng)
-    return scene_caption(replace(scene, things=things), rng)
+    return scene_caption(things, scene.place, rng)

@@ -47,7 +47,7 @@ class Thing:
 class Scene:
     """A picture and its labels: ``image`` uint8 (h, w, 3), ``part_map`` and ``object_map`` uint8 (h, w), 255 = none.
 
-    ``instance_map`` holds the number of the figure, from far to near; ``things`` are those of ``numbers``.
+    ``instance_map`` numbers the figures from far to near, 255 = none; ``things`` are those of which enough can be seen.
     """
 
     image: np.ndarray
