@@ -8,7 +8,7 @@ from torch.nn import functional
 from transformers import CLIPSegConfig, CLIPSegForImageSegmentation
 
 from ovparts_lib.models.clip.text import tokenize
-from ovparts_lib.vocabularies import Vocabulary
+from ovparts_lib.vocabularies import PartVocabulary
 
 START, END, CONTEXT = 49406, 49407, 77
 TRAINED = ("text_model.embeddings", "film", "visual_adapter", "decoder")
@@ -42,7 +42,7 @@ class PeerClipseg(nn.Module):
         for name, parameter in self.named_parameters():
             parameter.requires_grad_(any(part in name for part in TRAINED))
 
-    def tokens(self, vocabulary: Vocabulary, device: torch.device) -> dict[str, Tensor]:
+    def tokens(self, vocabulary: PartVocabulary, device: torch.device) -> dict[str, Tensor]:
         """Token ids padded with the end token, as the hub's tokenizer pads, and the mask of real tokens."""
         short = tokenize(vocabulary.prompts)
         length = CONTEXT if self.full_context else short.shape[1]
@@ -52,7 +52,7 @@ class PeerClipseg(nn.Module):
         ids[:, : short.shape[1]] = torch.where(real[:, : short.shape[1]], short, END)
         return {"input_ids": ids.to(device), "attention_mask": real.long().to(device)}
 
-    def logits(self, pixels: Tensor, vocabulary: Vocabulary) -> Tensor:
+    def logits(self, pixels: Tensor, vocabulary: PartVocabulary) -> Tensor:
         """(b, 3, s, s) normalised pixels -> (b, n + 1, s, s) logits, background last."""
         inner = self.clipseg_model
         tokens = self.tokens(vocabulary, pixels.device)
@@ -66,7 +66,7 @@ class PeerClipseg(nn.Module):
         logits = inner.decoder(repeated, conditions.repeat(batch, 1)).logits
         return logits.reshape(batch, queries, *logits.shape[-2:])
 
-    def loss(self, pixels: Tensor, targets: Tensor, vocabulary: Vocabulary) -> Tensor:
+    def loss(self, pixels: Tensor, targets: Tensor, vocabulary: PartVocabulary) -> Tensor:
         """Weighted binary cross-entropy over queries and background; ``targets`` (b, s, s) of class ids or ignore."""
         logits = self.logits(pixels, vocabulary).float()
         classes = len(vocabulary.parts) + 1

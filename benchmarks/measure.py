@@ -18,12 +18,12 @@ from recorded import VOCABULARY, recorded_batch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from ovparts_lib.images import square_pixels
 from ovparts_lib.models.clip import prompted_names
-from ovparts_lib.models.clip.preprocess import square_pixels
 from ovparts_lib.systems.clipseg.model import RELEASED
 from ovparts_lib.systems.registry import SYSTEMS
 from ovparts_lib.training.loop import peak_memory_mib
-from ovparts_lib.vocabularies import DATASET_VOCABULARIES, Vocabulary, load_vocabulary
+from ovparts_lib.vocabularies import PART_VOCABULARIES, PartVocabulary, load_vocabulary
 
 TASKS = ("evaluate", "train_step", "recorded_step", "encode_text")
 TRAINING = ("train_step", "recorded_step")
@@ -40,7 +40,7 @@ def images(count: int, size: tuple[int, int]) -> list[Tensor]:
     return [torch.randint(0, 256, (3, *size), dtype=torch.uint8, generator=generator) for _ in range(count)]
 
 
-def part_maps(vocabulary: Vocabulary, count: int, size: tuple[int, int]) -> list[Tensor]:
+def part_maps(vocabulary: PartVocabulary, count: int, size: tuple[int, int]) -> list[Tensor]:
     """Label maps with a few large part regions and ignored pixels elsewhere, int64 (h, w)."""
     generator = torch.Generator().manual_seed(1)
     maps = []
@@ -51,7 +51,7 @@ def part_maps(vocabulary: Vocabulary, count: int, size: tuple[int, int]) -> list
     return maps
 
 
-def object_map(part_map: Tensor, vocabulary: Vocabulary) -> Tensor:
+def object_map(part_map: Tensor, vocabulary: PartVocabulary) -> Tensor:
     """The objects that the parts of a label map belong to."""
     table = torch.full((vocabulary.ignore_label + 1,), vocabulary.ignore_label)
     table[: len(vocabulary.parts)] = torch.tensor(vocabulary.part_to_object)
@@ -77,7 +77,7 @@ def ovparts_tasks(
         model, _ = entry.load(weights, entry.sizes[size], **options)
     else:
         torch.manual_seed(0)
-        model = entry.model(entry.sizes[size], **options)
+        model = entry.build(size, **options)
     model.to(device)
     if compiled:
         # Module by module: tokenisers, checksums and chunking around them are not for a compiler.
@@ -86,13 +86,13 @@ def ovparts_tasks(
                 if type(inner).__module__.startswith("ovparts_lib.models"):
                     inner.compile()
 
-    def logits(pictures: list[Tensor], vocabulary: Vocabulary) -> Tensor:
+    def logits(pictures: list[Tensor], vocabulary: PartVocabulary) -> Tensor:
         model.eval()
         scores = model.predict(pictures, vocabulary)
         return torch.stack([torch.cat([one.logits, one.background[None]]) for one in scores])
 
     def loss(
-        pictures: list[Tensor], maps: list[Tensor], vocabulary: Vocabulary, objects: list[Tensor] | None = None
+        pictures: list[Tensor], maps: list[Tensor], vocabulary: PartVocabulary, objects: list[Tensor] | None = None
     ) -> Tensor:
         model.train()
         objects = objects or [object_map(one, vocabulary) for one in maps]
@@ -113,11 +113,11 @@ def peer_tasks(weights: Path, device: torch.device, compiled: bool, full: bool) 
         model.clipseg_model.decoder.compile()
         model.clipseg_model.clip.vision_model.compile()
 
-    def logits(pictures: list[Tensor], vocabulary: Vocabulary) -> Tensor:
+    def logits(pictures: list[Tensor], vocabulary: PartVocabulary) -> Tensor:
         with torch.inference_mode():
             return model.eval().logits(square_pixels(pictures, RELEASED.image_size, device), vocabulary)
 
-    def loss(pictures: list[Tensor], maps: list[Tensor], vocabulary: Vocabulary) -> Tensor:
+    def loss(pictures: list[Tensor], maps: list[Tensor], vocabulary: PartVocabulary) -> Tensor:
         size = (RELEASED.image_size, RELEASED.image_size)
         resized = (nn.functional.interpolate(m[None, None].float(), size, mode="nearest-exact") for m in maps)
         targets = torch.stack([one[0, 0].long() for one in resized])
@@ -127,7 +127,7 @@ def peer_tasks(weights: Path, device: torch.device, compiled: bool, full: bool) 
     return model, logits, loss
 
 
-def work_of(arguments: argparse.Namespace, device: torch.device) -> tuple[Work, Vocabulary, int]:
+def work_of(arguments: argparse.Namespace, device: torch.device) -> tuple[Work, PartVocabulary, int]:
     """What a repeat does, given its number; the words it does it for; how many images it takes."""
     if arguments.implementation == "ovparts":
         options = json.loads(arguments.options)
@@ -142,7 +142,7 @@ def work_of(arguments: argparse.Namespace, device: torch.device) -> tuple[Work, 
     if arguments.task == "encode_text":
         # Other words in each repeat, since embeddings are kept.
         parts = vocabulary.parts
-        lists = [Vocabulary.from_words(parts[at : at + TEXT_NAMES]) for at in range(0, len(parts), TEXT_NAMES)]
+        lists = [PartVocabulary.from_words(parts[at : at + TEXT_NAMES]) for at in range(0, len(parts), TEXT_NAMES)]
         model.eval()
         return lambda number: embeddings_of(autocast(model.encode_vocabulary)(lists[number])), lists[0], 0
     if arguments.task == "evaluate":
@@ -190,7 +190,7 @@ def main() -> None:
     parser.add_argument("--weights", type=Path, help="checkpoint with the released key names; a new model without")
     parser.add_argument("--size", default="released", help="of the model; miniature for a quick look")
     parser.add_argument("--options", default="{}", help="JSON object: arguments of the model's class")
-    parser.add_argument("--vocabulary", choices=DATASET_VOCABULARIES, default="pascal_part_116")
+    parser.add_argument("--vocabulary", choices=PART_VOCABULARIES, default="pascal_part_116")
     parser.add_argument("--batch", type=int, default=2, help="images of a training step")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--precision", choices=["fp32", "bf16"], default="fp32")

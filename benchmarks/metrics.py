@@ -23,16 +23,16 @@ from torch.nn import functional
 
 from ovparts_lib.data import EvaluationSample, ObjectRegion
 from ovparts_lib.evaluation import score_image
-from ovparts_lib.systems.scores import PartScores
+from ovparts_lib.systems.scores import Scores
 from ovparts_lib.training.loop import peak_memory_mib
-from ovparts_lib.vocabularies import Vocabulary, load_vocabulary
+from ovparts_lib.vocabularies import PartVocabulary, load_vocabulary
 
 HEIGHT, WIDTH = 375, 500
 IMPLEMENTATIONS = ("ovparts", "ovparts_strict", "ovparts_boundary", "numpy", "sklearn")
 Matrices = dict[str, np.ndarray]
 
 
-def sample_of(vocabulary: Vocabulary, records: int, seed: int) -> EvaluationSample:
+def sample_of(vocabulary: PartVocabulary, records: int, seed: int) -> EvaluationSample:
     """A picture with objects side by side on a background, each cut into blocks of its parts and unlabelled ones."""
     draw = np.random.default_rng(seed)
     ignore = vocabulary.ignore_label
@@ -51,22 +51,22 @@ def sample_of(vocabulary: Vocabulary, records: int, seed: int) -> EvaluationSamp
     return EvaluationSample(image, torch.from_numpy(part_map), torch.from_numpy(object_map), regions, f"{seed}")
 
 
-def scores_of(vocabulary: Vocabulary, grid: int, seed: int, device: torch.device) -> PartScores:
+def scores_of(vocabulary: PartVocabulary, grid: int, seed: int, device: torch.device) -> Scores:
     """Class scores with structure of a patch's size and some noise."""
     draw = torch.Generator().manual_seed(seed)
     coarse = torch.randn(1, len(vocabulary.parts) + 1, 22, 22, generator=draw)
     logits = functional.interpolate(4 * coarse, (grid, grid), mode="bilinear")[0]
     logits = (logits + 0.3 * torch.randn(logits.shape, generator=draw)).to(device)
-    return PartScores(logits[:-1], tuple(range(len(logits) - 1)), logits[-1], (HEIGHT, WIDTH))
+    return Scores(logits[:-1], tuple(range(len(logits) - 1)), logits[-1], (HEIGHT, WIDTH))
 
 
-def ours(scores: PartScores, sample: EvaluationSample, vocabulary: Vocabulary, **options: bool) -> Matrices:
+def ours(scores: Scores, sample: EvaluationSample, vocabulary: PartVocabulary, **options: bool) -> Matrices:
     """Counts by this project."""
     found = score_image(scores, sample, vocabulary, **options)
     return {mode: counts.cpu().numpy() for mode, counts in found.matrices.items()}
 
 
-def brute_force(scores: PartScores, sample: EvaluationSample, vocabulary: Vocabulary) -> Matrices:
+def brute_force(scores: Scores, sample: EvaluationSample, vocabulary: PartVocabulary) -> Matrices:
     """Dense maps in numpy: resize all classes to the picture, arg-max, count; only what a record needs is repeated."""
     stack = torch.cat([scores.logits, scores.background[None]]).cpu().numpy()
     dense = _resized(_resized(stack, HEIGHT, 1), WIDTH, 2)
@@ -83,7 +83,7 @@ def brute_force(scores: PartScores, sample: EvaluationSample, vocabulary: Vocabu
     return _per_record(sample, vocabulary, everywhere, known, count)
 
 
-def with_sklearn(scores: PartScores, sample: EvaluationSample, vocabulary: Vocabulary) -> Matrices:
+def with_sklearn(scores: Scores, sample: EvaluationSample, vocabulary: PartVocabulary) -> Matrices:
     """Dense maps by torch, counted by ``sklearn.metrics.confusion_matrix``."""
     from sklearn.metrics import confusion_matrix
 
@@ -104,7 +104,7 @@ def with_sklearn(scores: PartScores, sample: EvaluationSample, vocabulary: Vocab
 
 def _per_record(
     sample: EvaluationSample,
-    vocabulary: Vocabulary,
+    vocabulary: PartVocabulary,
     everywhere: np.ndarray,
     known: dict[int, np.ndarray],
     count: Callable[[np.ndarray, np.ndarray], np.ndarray],
@@ -132,7 +132,7 @@ def _resized(values: np.ndarray, length: int, axis: int) -> np.ndarray:
     return values.take(first, axis) * (1 - weight) + values.take(second, axis) * weight
 
 
-def implementation(name: str) -> Callable[[PartScores, EvaluationSample, Vocabulary], Matrices]:
+def implementation(name: str) -> Callable[[Scores, EvaluationSample, PartVocabulary], Matrices]:
     """The function of a name."""
     options = {"ovparts": {}, "ovparts_strict": {"strict": True}, "ovparts_boundary": {"boundary": True}}
     if name in options:

@@ -19,7 +19,7 @@ from recorded import RECORDED, write_recorded_weights
 from rows import HERE, MeasurementError, about, append, in_own_process, results_file
 
 from ovparts_lib.systems.registry import SYSTEMS
-from ovparts_lib.vocabularies import DATASET_VOCABULARIES
+from ovparts_lib.vocabularies import PART_VOCABULARIES
 
 PEERED = "clipseg"  # the system that the other implementations are of; all start from one file of weights
 BATCH = 2
@@ -82,7 +82,7 @@ def batches_of(system: str, task: str) -> list[int]:
 def option_sets(system: str, task: str) -> list[str]:
     """As the system comes, or as it was recorded; in training also with all it can compute again instead of keeping."""
     given = RECORDED[system].options if task == "recorded_step" else {}
-    known = inspect.signature(SYSTEMS[system].model).parameters
+    known = inspect.signature(SYSTEMS[system].model_class).parameters
     saving = {name: True for name in known if name.startswith("checkpoint_")}
     return [json.dumps(one) for one in ([given, given | saving] if task in TRAINING and saving else [given])]
 
@@ -100,7 +100,7 @@ def main() -> None:
     parser.add_argument("--systems", nargs="+", choices=SYSTEMS, default=list(SYSTEMS))
     parser.add_argument("--tasks", nargs="+", choices=TASKS, default=list(TASKS))
     parser.add_argument(
-        "--vocabularies", nargs="+", choices=DATASET_VOCABULARIES, default=VOCABULARIES, help="of evaluate"
+        "--vocabularies", nargs="+", choices=PART_VOCABULARIES, default=VOCABULARIES, help="of evaluate"
     )
     parser.add_argument("--options", nargs="+", help="JSON objects, arguments of the model's class")
     parser.add_argument("--implementations", nargs="+", choices=IMPLEMENTATIONS, default=list(IMPLEMENTATIONS))

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import fcntl
+import glob
 import hashlib
 import os
 import shutil
 import tempfile
 import unicodedata
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -31,8 +34,8 @@ def replacing(path: Path) -> Iterator[Path]:
     try:
         descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
         partial = Path(name)
-        os.close(descriptor)
-        yield partial
+        with _locked(descriptor):
+            yield partial
         # mkstemp makes files for the owner only; results are shared within a group as the umask says.
         partial.chmod(0o666 & ~_umask())
         with partial.open("rb") as file:
@@ -46,8 +49,59 @@ def replacing(path: Path) -> Iterator[Path]:
                 size = partial.stat().st_size
                 partial.unlink()
         if is_disk_full(error):
-            raise disk_full(path, size) from error
+            raise disk_full(path, error, size) from error
         raise
+
+
+@contextlib.contextmanager
+def replacing_folder(path: Path) -> Iterator[Path]:
+    """A folder beside ``path`` to fill, which takes its place as a whole when the block ends well, else is removed.
+
+    At no moment does ``path`` hold a part of the old or the new. What killed processes left on this way goes first.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    sweep(path.parent, f".{glob.escape(path.name)}.*.draft")
+    draft, old = (Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}.", suffix=".draft")) for _ in range(2))
+    with _locked(os.open(draft, os.O_RDONLY)), _locked(os.open(old, os.O_RDONLY)):
+        try:
+            yield draft
+            draft.chmod(0o777 & ~_umask())
+            if path.exists():
+                path.replace(old)
+            draft.replace(path)
+        finally:
+            shutil.rmtree(draft, ignore_errors=True)
+            shutil.rmtree(old, ignore_errors=True)
+
+
+def sweep(folder: Path, pattern: str) -> None:
+    """Remove temporary files and folders of this pattern whose process has ended; one that lives holds their lock."""
+    for leftover in folder.glob(pattern):
+        with contextlib.suppress(OSError):
+            descriptor = os.open(leftover, os.O_RDONLY)
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
+            finally:
+                os.close(descriptor)
+
+
+def set_aside(path: Path, why: object) -> Path:
+    """Rename a damaged file to ``<name>.damaged``, with a warning, so that it can be made again."""
+    aside = path.replace(path.with_name(f"{path.name}.damaged"))
+    warnings.warn(f"{path} is damaged; set aside as {aside.name} and made again ({why})", stacklevel=2)
+    return aside
+
+
+@contextlib.contextmanager
+def _locked(descriptor: int) -> Iterator[None]:
+    """Hold the lock that tells :func:`sweep` to leave a file alone; file systems without locks do without."""
+    with contextlib.suppress(OSError):
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    try:
+        yield
+    finally:
+        os.close(descriptor)
 
 
 def safe_name(text: str) -> str:
@@ -74,17 +128,25 @@ def write_atomically(path: Path, content: str | bytes) -> None:
         partial.write_bytes(content.encode() if isinstance(content, str) else content)
 
 
-def disk_full(path: Path, size: int | None = None) -> DiskFullError:
-    """The error to raise when writing ``path`` failed for want of space; ``size`` bytes had been written."""
+def disk_full(path: Path, error: OSError, size: int | None = None) -> DiskFullError:
+    """The error to raise when writing ``path`` failed for want of space or quota; ``size`` bytes had been written."""
     written = f" ({size:,} bytes written)" if size else ""
-    with contextlib.suppress(OSError):
-        written += f", {shutil.disk_usage(path.parent).free:,} bytes are free"
+    short = "no quota" if error.errno == errno.EDQUOT else "no space"
     return DiskFullError(
-        errno.ENOSPC,
-        f"no space left to write {path}{written}. Earlier files are intact; free some space and do the same again: "
-        "an unfinished run resumes",
+        error.errno,
+        f"{short} left to write {path}{written}{room(path, error)}. "
+        "Earlier files are intact; make room and do the same again: an unfinished run resumes",
         str(path),
     )
+
+
+def room(path: Path, error: OSError) -> str:
+    """``", 512 bytes are free"``, to end a sentence with; or that a quota is used up, whatever the disk has free."""
+    if error.errno == errno.EDQUOT:
+        return ": your quota on this file system, or your group's, is used up"
+    with contextlib.suppress(OSError):
+        return f", {shutil.disk_usage(path.parent).free:,} bytes are free"
+    return ""
 
 
 def is_disk_full(error: BaseException) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import shlex
 import sys
 import time
@@ -12,18 +13,18 @@ from pathlib import Path
 from typing import Any
 
 import ovparts_lib
+from ovparts_lib.data.registry import DATASETS
 
 # Everything else is imported when it is needed: `ovparts --help` answers at once.
 
-# The names of data.readers.READERS.
-DATASETS = ("pascal_part_116", "ade20k_part_234", "partimagenet_seg", "partimagenet_ood")
-COMPLETE, FAILED, WRONG_USE, LOCKED, INTERRUPTED = 0, 1, 2, 3, 130
+COMPLETE, FAILED, WRONG_USE, LOCKED, INTERRUPTED, TERMINATED = 0, 1, 2, 3, 130, 143
 
 DESCRIPTION = "Open-vocabulary part segmentation: run notebooks as reproducible, resumable runs."
 EPILOG = """examples:
   ovparts demo                                            everything on the miniature, no data needed
   ovparts run params/miniature/20_clipseg.yaml
   ovparts run params/zero_shot/clipseg_pascal_part_116.yaml --set learning_rate=5e-5 --set run=clipseg_slow
+  ovparts params params/zero_shot/clipseg_pascal_part_116.yaml    every value, explained
   ovparts verify datasets/PascalPart116                   check a data set before a long run
   ovparts build-ade20k ADE20K_2021_17_01 datasets/ADE20KPart234
   ovparts submit params/zero_shot/clipseg_pascal_part_116.yaml --partition gpu --hours 12
@@ -64,12 +65,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     try:
         return options.action(options)
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as stop:
+        from ovparts_lib.runs.signals import Terminated
+
         print("\novparts: stopped", file=sys.stderr)
-        return INTERRUPTED
-    except BrokenPipeError:  # `ovparts runs | head`
-        sys.stderr.close()
-        return COMPLETE
+        return TERMINATED if isinstance(stop, Terminated) else INTERRUPTED
+    except BrokenPipeError:  # `ovparts runs | head` has given what was asked for; a run has not
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python complains of it when it ends
+        if options.action in (_runs, _report):
+            return COMPLETE
+        print("ovparts: stopped, for what reads its output has gone", file=sys.stderr)
+        return FAILED
     except Exception as error:
         if options.traceback:
             traceback.print_exc()
@@ -84,6 +90,15 @@ def _run(options: argparse.Namespace) -> int:
 
     params = load_parameters(options.params, options.set)
     return execute(params, again=options.again, command=_repeatable(options.params, options.set))
+
+
+def _params(options: argparse.Namespace) -> int:
+    from ovparts_lib.runs import load_parameters
+
+    for row in load_parameters(options.params, options.set).explained():
+        mark = "" if row["value"] == row["recipe"] else f"  (recipe: {row['recipe']})"
+        print(f"{row['parameter']}: {row['value']}{mark}\n    {row['explanation']}")
+    return COMPLETE
 
 
 def _demo(options: argparse.Namespace) -> int:
@@ -239,14 +254,17 @@ def _parser() -> argparse.ArgumentParser:
         added.set_defaults(action=action)
         return added
 
-    def with_params(added: argparse.ArgumentParser) -> argparse.ArgumentParser:
+    def with_values(added: argparse.ArgumentParser) -> argparse.ArgumentParser:
         added.add_argument(
             "params", metavar="PARAMS", help="YAML file of parameters, e.g. params/miniature/20_clipseg.yaml"
         )
         added.add_argument(
             "--set", metavar="KEY=VALUE", action="append", default=[], help="replace a parameter; repeatable"
         )
-        added.add_argument("--again", action="store_true", help="empty the run folder and start over")
+        return added
+
+    def with_params(added: argparse.ArgumentParser) -> argparse.ArgumentParser:
+        with_values(added).add_argument("--again", action="store_true", help="empty the run folder and start over")
         return added
 
     def with_outputs(added: argparse.ArgumentParser) -> argparse.ArgumentParser:
@@ -256,6 +274,9 @@ def _parser() -> argparse.ArgumentParser:
 
     with_params(command("run", _run, "execute a notebook as a run", RUN_EPILOG))
 
+    params = command("params", _params, "show every parameter of a run, explained, and what differs from its recipe")
+    with_values(params)
+
     demo = command("demo", _demo, "run the whole workbook on the miniature and show the results")
     demo.add_argument("params", metavar="PARAMS", nargs="*", help="parameter files (all of params/miniature)")
     demo.add_argument("--again", action="store_true", help="start over instead of reusing what is complete")
@@ -263,7 +284,7 @@ def _parser() -> argparse.ArgumentParser:
 
     verify = command("verify", _verify, "check a data set: files, sizes, labels, pictures in both train and val")
     verify.add_argument("data_root", metavar="FOLDER", help="folder of the data set as released")
-    verify.add_argument("--dataset", choices=DATASETS, default=DATASETS[0], help="which it is (%(default)s)")
+    verify.add_argument("--dataset", choices=DATASETS, default=next(iter(DATASETS)), help="which it is (%(default)s)")
 
     build = command("build-ade20k", _build_ade20k, "write ADE20K-Part-234 from the full release of ADE20K")
     build.add_argument("source", metavar="SOURCE", help="ADE20K_2021_17_01 as its authors distribute it")

@@ -1,25 +1,67 @@
-from hypothesis import given
-from hypothesis import strategies as st
+import errno
+import os
+import subprocess
+import sys
+import time
 
-from ovparts_lib.atomic import safe_name
+import pytest
 
-
-def test_ordinary_words_are_their_own_names():
-    assert safe_name("dog head") == "dog_head"
-    assert safe_name("2008_000393") == "2008_000393"
-    assert safe_name("狗的头") == "狗的头"
-
-
-def test_signs_that_file_systems_or_pages_mind_are_replaced():
-    for text in ("screen/monitor", "and/or", "<b>x</b>", "a:b", "..", "../up", ".hidden", "", "nul\0", "x" * 300):
-        name = safe_name(text)
-        assert name
-        assert not set(name) & set('/\\:*?"<>|\0')
-        assert not name.startswith(".")
+from ovparts_lib.atomic import DiskFullError, disk_full, replacing, replacing_folder, set_aside, sweep
 
 
-@given(st.lists(st.text(st.characters(exclude_categories=()), max_size=12), unique=True, max_size=6))
-def test_different_texts_have_different_short_names(texts):
-    names = [safe_name(text) for text in texts]
-    assert len(set(names)) == len(names)
-    assert all(len(name.encode()) <= 107 for name in names)
+@pytest.mark.parametrize(("number", "said"), [(errno.ENOSPC, "bytes are free"), (errno.EDQUOT, "quota")])
+def test_a_full_quota_is_not_reported_beside_the_free_space_of_the_disk(tmp_path, number, said):
+    message = str(disk_full(tmp_path / "w", OSError(number, os.strerror(number)), 512))
+    assert said in message
+    assert "512 bytes written" in message
+    assert ("bytes are free" in message) == (number == errno.ENOSPC)
+    with pytest.raises(DiskFullError, match=said), replacing(tmp_path / "w"):
+        raise OSError(number, os.strerror(number))
+
+
+def test_a_folder_is_replaced_as_a_whole_or_not_at_all(tmp_path):
+    target = tmp_path / "world"
+    for content in ("old", "new"):
+        with replacing_folder(target) as draft:
+            (draft / "file").write_text(content)
+    assert (target / "file").read_text() == "new"
+    with pytest.raises(ZeroDivisionError), replacing_folder(target) as draft:
+        (draft / "file").write_text(str(1 / 0))
+    assert (target / "file").read_text() == "new"
+    assert [path.name for path in tmp_path.iterdir()] == ["world"]
+
+
+WRITER = """
+import sys, time
+from pathlib import Path
+from ovparts_lib.atomic import replacing, replacing_folder
+with replacing_folder(Path(sys.argv[1]) / "world") as draft, replacing(Path(sys.argv[1]) / "w") as partial:
+    (draft / "file").write_text("half")
+    partial.write_text("half")
+    print("writing", flush=True)
+    time.sleep(60)
+"""
+
+
+def test_what_a_killed_process_left_is_swept_and_what_a_living_one_writes_is_not(tmp_path):
+    writer = subprocess.Popen([sys.executable, "-c", WRITER, tmp_path], stdout=subprocess.PIPE, text=True)
+    assert writer.stdout.readline() == "writing\n"
+    before = set(tmp_path.iterdir())
+    assert len(before) == 3  # a file, the new folder, and a place for the old one
+    sweep(tmp_path, ".*.part")
+    sweep(tmp_path, ".*.draft")
+    assert set(tmp_path.iterdir()) == before
+    writer.kill()
+    writer.wait()
+    deadline = time.monotonic() + 60
+    while list(tmp_path.iterdir()):
+        assert time.monotonic() < deadline
+        sweep(tmp_path, ".*.part")
+        sweep(tmp_path, ".*.draft")
+
+
+def test_a_damaged_file_is_set_aside_with_a_warning(tmp_path):
+    (tmp_path / "w").write_text("broken")
+    with pytest.warns(UserWarning, match="w is damaged; set aside as w.damaged and made again"):
+        set_aside(tmp_path / "w", "no zip file")
+    assert [path.name for path in tmp_path.iterdir()] == ["w.damaged"]

@@ -3,6 +3,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 from types import ModuleType, SimpleNamespace
 
 import nbformat
@@ -10,17 +11,22 @@ import pytest
 
 import ovparts_lib
 from ovparts_lib import cli
-from ovparts_lib.runs import RunFolder, StartHereParameters
-from ovparts_lib.runs.parameters import MINIATURE_ROOT
+from ovparts_lib.runs import RunFolder
+from ovparts_lib.runs.parameters import MINIATURE_ROOT, StartHereParameters
 from ovparts_lib.runs.project import package_parent
 
-READ = """from ovparts_lib.runs import RunFolder, StartHereParameters, read_parameters
-params = read_parameters(StartHereParameters)
+READ = """from ovparts_lib.runs import RunFolder, read_parameters
+params = read_parameters("00_start_here")
 folder = RunFolder.open(params)
 if params.data_root == "sleep":
     import os, time
     (folder.path / "kernel").write_text(str(os.getpid()))
     time.sleep(300)
+if params.data_root == "talk":
+    import time
+    for number in range(20):
+        print(number, flush=True)
+        time.sleep(0.02)
 row = {"label": "after training", "mode": "oracle_obj", "protocol": "recommended"}
 folder.finish({"headline": [row | {"seen": 40.0, "unseen": 10.0, "harmonic": 16.0}]})
 """
@@ -181,12 +187,6 @@ def test_build_ade20k_prints_the_report(root, monkeypatch, capsys, ok, code):
     assert "230 of 234 parts found" in capsys.readouterr().out
 
 
-def test_verify_knows_every_dataset():
-    from ovparts_lib.data import READERS
-
-    assert tuple(READERS) == cli.DATASETS
-
-
 @pytest.mark.parametrize(("ok", "code", "terminal"), [(True, 0, True), (False, 1, False)])
 def test_verify_prints_the_report(root, monkeypatch, capsys, ok, code, terminal):
     monkeypatch.setattr(sys.stderr, "isatty", lambda: terminal)
@@ -202,3 +202,65 @@ def test_verify_prints_the_report(root, monkeypatch, capsys, ok, code, terminal)
     monkeypatch.setitem(sys.modules, "ovparts_lib.data.registry", module)
     assert cli.main(["verify", "datasets"]) == code
     assert "| file | what |" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("talks", [True, False])
+def test_a_run_whose_reader_leaves_goes_on_and_its_exit_code_is_true(root, talks):
+    """``ovparts run … | head -1``"""
+    process = ovparts("run", START, *(["--set", "data_root=talk"] if talks else []))
+    process.stdout.readline()
+    process.stdout.close()
+    code = process.wait(120)
+    complete = (root / "outputs" / "miniature" / "start" / "results.json").exists()
+    assert (code, complete) == (0, True)
+    process.stderr.close()
+
+
+def test_a_list_whose_reader_leaves_is_no_failure(root, monkeypatch, capsys):
+    def gone(*arguments, **options):
+        raise BrokenPipeError
+
+    monkeypatch.setattr(cli.os, "dup2", lambda old, new: None)
+    monkeypatch.setattr(cli.sys.stdout, "fileno", lambda: 1, raising=False)
+    monkeypatch.setattr("ovparts_lib.runs.listing.find_runs", gone)
+    monkeypatch.setattr("ovparts_lib.data.registry.verify_dataset", gone)
+    assert cli.main(["runs"]) == cli.COMPLETE
+    assert cli.main(["verify", "."]) == cli.FAILED
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGKILL])
+def test_the_demos_runs_end_with_it(root, tmp_path, number):
+    """Sent to the demo alone, as a scheduler does; it passes the signal on, and what it started does not outlive it."""
+    folders = []
+    for name in ("first", "second"):
+        file = root / "params" / "miniature" / f"{name}.yaml"
+        file.write_text(f"notebook: 00_start_here\nsetting: miniature\nrun: {name}\ndata_root: sleep\n")
+        folders.append(root / "outputs" / "miniature" / name)
+    files = [str(file) for file in (root / "params" / "miniature").glob("*nd.yaml")] + [
+        str(file) for file in (root / "params" / "miniature").glob("first.yaml")
+    ]
+    code = (
+        "import sys; from pathlib import Path; from ovparts_lib import cli; from ovparts_lib.runs import batch\n"
+        "batch.plan = lambda runs: [list(runs)]\nsys.exit(cli.main(sys.argv[1:]))"
+    )
+    process = subprocess.Popen(
+        [sys.executable, "-c", code, "demo", "--jobs", "2", *files],
+        env=os.environ | {"PYTHONPATH": str(package_parent())},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+    )
+    deadline = time.monotonic() + 120
+    while not all((folder / "kernel").exists() for folder in folders):
+        assert process.poll() is None, process.stdout.read()
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    process.send_signal(number)
+    expected = {signal.SIGTERM: cli.TERMINATED, signal.SIGINT: cli.INTERRUPTED, signal.SIGKILL: -signal.SIGKILL}
+    assert process.wait(120) == expected[number]
+    for folder in folders:
+        while Path(f"/proc/{(folder / 'kernel').read_text()}/stat").exists():
+            assert time.monotonic() < deadline + 60, "a kernel lives on"
+            time.sleep(0.1)

@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+import contextlib
+import glob
 import json
-from collections.abc import Mapping
+import math
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
-from ovparts_lib.atomic import replacing
+from ovparts_lib.atomic import replacing, sweep
 from ovparts_lib.checkpoints.reading import CheckpointError, read_tensors, weights_file
 
 FORMAT = "ovparts 1"
+# Elements that may be made for a file: what is read, built and copied, and weights of other files beside it.
+_ROOM, _SPARE = 8, 2**28
 
 
 class WeightsNotSavedError(OSError):
@@ -43,8 +49,12 @@ def save_weights(source: nn.Module | Mapping[str, Tensor], path: str | Path, met
     described = {"format": FORMAT, **{key: json.dumps(value) for key, value in metadata.items()}}
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
+        sweep(path.parent, f".{glob.escape(path.name)}.*.part")
         with replacing(path) as partial:
-            partial.write_bytes(save(tensors, described))  # as bytes, so that a full disk is an OSError like any other
+            content = save(tensors, described)  # as bytes, so that a full disk is an OSError like any other
+            with partial.open("wb") as file:
+                file.write(_ordered_header(content))
+                file.write(memoryview(content)[_header_end(content) :])
     except OSError as error:
         kept = "; the file that was there is unchanged" if path.exists() else ""
         raise WeightsNotSavedError(error.errno, f"weights not saved to {path}: {error.strerror}{kept}") from error
@@ -64,7 +74,59 @@ def read_metadata(path: str | Path) -> dict[str, Any] | None:
         return None
     if described.get("format") != FORMAT:
         return None
-    return {key: json.loads(value) for key, value in described.items() if key != "format"}
+    try:
+        return {key: json.loads(value) for key, value in described.items() if key != "format"}
+    except (ValueError, RecursionError) as error:
+        raise CheckpointError(f"{path}: its description is damaged ({error}); fetch it again") from error
+
+
+@contextlib.contextmanager
+def within_its_file(path: str | Path) -> Iterator[None]:
+    """Build inside this block what one of our own files describes: of a size that its tensors bear out.
+
+    Raises:
+        CheckpointError: the description asks for a model far larger than the file, or for one that cannot be built.
+    """
+    metadata = read_metadata(path)
+    if metadata is None:
+        yield
+        return
+    with safe_open(weights_file(path), framework="pt") as file:
+        elements = sum(math.prod(file.get_slice(name).get_shape()) for name in file.keys())  # noqa: SIM118
+    try:
+        with _Budget(_ROOM * elements + _SPARE, path):
+            yield
+    except (TypeError, ValueError, KeyError, AttributeError, ArithmeticError, AssertionError, MemoryError) as error:
+        told = f"{type(error).__name__}: {error}"
+        raise CheckpointError(
+            f"{path}: its description ({metadata.get('size')!r:.200}) fits no model: {told}"
+        ) from error
+
+
+class _Budget(TorchDispatchMode):
+    """Counts the elements of new tensors and stops before there are too many."""
+
+    def __init__(self, left: int, path: str | Path) -> None:
+        super().__init__()
+        self.left, self.path = left, path
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
+        if args and isinstance(args[0], list | tuple) and all(isinstance(n, int) for n in args[0]):
+            self.left -= math.prod(args[0])
+            if self.left < 0:
+                raise CheckpointError(f"{self.path} describes a model many times larger than the file; it is not built")
+        return func(*args, **(kwargs or {}))
+
+
+def _header_end(content: bytes) -> int:
+    return 8 + int.from_bytes(content[:8], "little")
+
+
+def _ordered_header(content: bytes) -> bytes:
+    """The header with its keys in order, so that equal weights are equal files: safetensors shuffles them."""
+    header = json.dumps(json.loads(content[8 : _header_end(content)]), sort_keys=True, separators=(",", ":")).encode()
+    header += b" " * (-len(header) % 8)
+    return len(header).to_bytes(8, "little") + header
 
 
 def load_weights(path: str | Path, system: str | None = None) -> tuple[dict[str, Tensor], dict[str, Any]]:

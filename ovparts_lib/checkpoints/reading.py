@@ -16,17 +16,21 @@ from typing import Any
 
 import numpy as np
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from ovparts_lib.checkpoints.torchscript import is_torchscript, read_torchscript
 
+RUN_WEIGHTS = "weights.safetensors"
 HUB_WEIGHTS = ("model.safetensors", "open_clip_model.safetensors", "pytorch_model.bin", "open_clip_pytorch_model.bin")
 WRAPPERS = ("model", "state_dict")
+# What DistributedDataParallel, torch.compile and Lightning put before every name.
+_PREFIXES = ("module.", "_orig_mod.", "model.")
 # numpy's module of this name moved between versions 1 and 2; pickles name either
 _NUMPY_SCALARS = [(np.float64(0).__reduce__()[0], f"numpy.{core}.multiarray.scalar") for core in ("core", "_core")]
 _SAFE_GLOBALS = [*_NUMPY_SCALARS, np.dtype, *{type(np.dtype(kind)) for kind in "?bBhHiIlLqQefd"}]
+
+_MOST_PACKED = 4  # TorchScript's code is packed, its numbers are not
 
 State = Mapping[str, Tensor]
 
@@ -63,16 +67,18 @@ class LoadReport:
 
 
 def weights_file(path: str | Path) -> Path:
-    """The file that holds the weights: ``path`` itself, or what a folder in the hub's layout holds.
+    """The file that holds the weights: ``path`` itself, or what a folder in the hub's layout or a run folder holds.
 
     Raises:
-        CheckpointError: nothing there, or a folder without a known weight file.
+        CheckpointError: nothing there, a folder without a known weight file, or a run that has no weights yet.
     """
     path = Path(path).expanduser()
     if path.is_dir():
-        for name in HUB_WEIGHTS:
+        for name in (RUN_WEIGHTS, *HUB_WEIGHTS):
             if (path / name).is_file():
                 return path / name
+        if (path / "params.yaml").is_file():
+            raise CheckpointError(f"{path} is a run folder without {RUN_WEIGHTS}: finish that run first")
         raise CheckpointError(f"{path} holds none of {', '.join(HUB_WEIGHTS)}; give the weight file itself")
     if not path.is_file():
         raise CheckpointError(f"no such weight file: {path}")
@@ -83,29 +89,34 @@ def read_tensors(path: str | Path) -> dict[str, Tensor]:
     """The tensors of a weight file, by name, on the CPU.
 
     Reads safetensors, PyTorch's files (``.pth``, ``.pt``, ``.bin``; the state dict may be wrapped under ``model`` or
-    ``state_dict``, with an optimiser and counters beside it), TorchScript archives, and folders in the hub's layout.
-    The content decides, not the suffix.
+    ``state_dict``, with an optimiser and counters beside it), TorchScript archives, folders in the hub's layout, and
+    folders of finished runs. The content decides, not the suffix. Prefixes that wrappers of models put before all names
+    (``module.``, ``model.``, ``_orig_mod.``) are left out.
 
     Raises:
-        CheckpointError: missing, empty, truncated or foreign file, or a pickle that wants to execute something.
+        CheckpointError: missing, empty, truncated, foreign or packed file, a pickle that wants to execute something, or
+            tensors that are not dense numbers in memory.
     """
     path = weights_file(path)
     kind = _sniff(path)
     try:
         if kind == "safetensors":
-            return load_file(path)
+            return _unwrapped(load_file(path), path)
         if kind == "torchscript":
-            return read_torchscript(path)
+            return _dense(read_torchscript(path), path)
         with torch.serialization.safe_globals(_SAFE_GLOBALS):
             content = torch.load(path, map_location="cpu", weights_only=True, mmap=kind == "zip" or None)
-    except pickle.UnpicklingError as error:
+    except CheckpointError:
+        raise
+    except Exception as error:  # whatever a reader stumbles over in bytes that nobody vouches for
+        refused = _refused(error) if isinstance(error, pickle.UnpicklingError) else ""
+        if not refused:
+            raise CheckpointError(f"{path} is damaged or truncated; fetch it again ({_first_line(error)})") from error
         raise CheckpointError(
             f"{path} was not loaded: it holds more than tensors and numbers, and reading the rest could execute "
-            f"code. {_refused(error)}If you trust its origin, convert it with its own tools to a plain state dict."
+            f"code. {refused}If you trust its origin, convert it with its own tools to a plain state dict."
         ) from error
-    except (SafetensorError, RuntimeError, ValueError, EOFError, KeyError, OSError, zipfile.BadZipFile) as error:
-        raise CheckpointError(f"{path} is damaged or truncated; fetch it again ({_first_line(error)})") from error
-    return _state_dict(content, path)
+    return _unwrapped(_dense(_state_dict(content, path), path), path)
 
 
 def file_hash(path: str | Path) -> str:
@@ -152,7 +163,8 @@ def load_strictly(
     if any(problems.values()):
         details = "; ".join(f"{len(some)} {what}: {_some(some)}" for what, some in problems.items() if some)
         raise CheckpointError(f"{source} ({kind}) does not fit the model: {details}")
-    spoilt = [name for name, (given, _) in shared.items() if given.is_floating_point() and not given.isfinite().all()]
+    # In the model's own type, in which a large number of a wider one is infinite.
+    spoilt = [name for name, (given, target) in shared.items() if not given.to(target.dtype).isfinite().all()]
     if spoilt:
         raise CheckpointError(
             f"{source} ({kind}) holds NaN or infinity in {len(spoilt)} tensors: {_some(spoilt)}; such weights are the "
@@ -168,7 +180,7 @@ def _difference(given: Tensor, target: Tensor) -> str:
     """How a tensor of a file differs in shape or kind of number from the model's; empty if it does not."""
     if given.shape != target.shape:
         return f"{tuple(given.shape)} in the file, {tuple(target.shape)} in the model"
-    if given.is_floating_point() != target.is_floating_point():
+    if (given.is_floating_point(), given.is_complex()) != (target.is_floating_point(), target.is_complex()):
         file, model = (str(tensor.dtype).removeprefix("torch.") for tensor in (given, target))
         return f"{file} in the file, {model} in the model"
     return ""
@@ -185,12 +197,45 @@ def _sniff(path: Path) -> str:
     if start.lstrip()[:1] == b"<":
         raise CheckpointError(f"{path} is a web page, not weights; the download asked for a login or a confirmation")
     if start.startswith(b"PK"):
+        _refuse_packed(path)
         return "torchscript" if is_torchscript(path) else "zip"
     if start[8:9] == b"{":
         return "safetensors"
     if start.startswith(b"\x80"):
         return "pickle"
     raise CheckpointError(f"{path} is neither safetensors nor a file written by torch.save")
+
+
+def _refuse_packed(path: Path) -> None:
+    """Refuse a zip archive that unpacks to far more than it is: torch stores numbers as they are."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            unpacked = sum(entry.file_size for entry in archive.infolist())
+    except Exception:  # damaged; the reader will say in what
+        return
+    if unpacked > _MOST_PACKED * path.stat().st_size + 2**20:
+        raise CheckpointError(
+            f"{path} unpacks to {unpacked:,} bytes, many times its size, which no file of torch does; it is not read"
+        )
+
+
+def _dense(state: dict[str, Tensor], path: Path) -> dict[str, Tensor]:
+    """Refuse tensors that are sparse, quantised, or without their numbers (on ``meta``)."""
+    for name, tensor in state.items():
+        if tensor.layout != torch.strided or tensor.is_quantized or tensor.device.type != "cpu":
+            kind = f"{tensor.layout}, {tensor.dtype} on {tensor.device.type}".replace("torch.", "")
+            raise CheckpointError(f"{path}: the tensor {name} is {kind}, not dense numbers; save it as a dense tensor")
+    return state
+
+
+def _unwrapped(state: dict[str, Tensor], path: Path) -> dict[str, Tensor]:
+    """Names without what wrappers put before all of them, in any order, and without torch.compile's marks."""
+    names = {name: name.replace("._orig_mod.", ".") for name in state}
+    while prefix := next((p for p in _PREFIXES if names and all(n.startswith(p) for n in names.values())), None):
+        names = {name: short.removeprefix(prefix) for name, short in names.items()}
+    if len(set(names.values())) < len(names):
+        raise CheckpointError(f"{path} holds a tensor twice, with and without a prefix")
+    return {names[name]: tensor for name, tensor in state.items()}
 
 
 def _state_dict(content: Any, path: Path) -> dict[str, Tensor]:

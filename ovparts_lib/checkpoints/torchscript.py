@@ -77,7 +77,7 @@ def read_torchscript(path: Path) -> dict[str, Tensor]:
 
     Raises:
         pickle.UnpicklingError: its description names something other than modules and tensors.
-        zipfile.BadZipFile, KeyError, ValueError, RuntimeError: it is damaged.
+        Exception: it is damaged, in one of the many ways an archive and a pickle can be.
     """
     with zipfile.ZipFile(path) as archive:
         names = archive.namelist()
@@ -94,6 +94,8 @@ def _tensor(storage: Tensor, offset: int, size: tuple, stride: tuple, *_: Any) -
 
 
 def _flatten(module: _ScriptedModule, prefix: str) -> list[tuple[str, Tensor]]:
+    if not isinstance(module, _ScriptedModule):
+        raise ValueError(f"it describes no module but {type(module).__name__}")
     tensors = []
     for name, value in vars(module).items():
         if isinstance(value, Tensor):

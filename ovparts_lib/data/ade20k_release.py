@@ -19,9 +19,10 @@ from typing import Any
 
 import numpy as np
 
+from ovparts_lib.data.files import read_file
 from ovparts_lib.data.labels import check_same_size, opened, read_image, read_labels
 from ovparts_lib.data.records import DatasetError
-from ovparts_lib.vocabularies.vocabulary import Vocabulary
+from ovparts_lib.vocabularies import PartVocabulary
 
 AGAIN = "Unpack ADE20K_2021_17_01 again; its PNG files must not be converted or re-saved."
 CODES = 26 * 256  # R // 10 is 0..25
@@ -38,12 +39,12 @@ class ReleaseClasses:
         part_table: uint16 (objects + 1, 6656), part of each class of the release on each object, or the ignore label.
     """
 
-    vocabulary: Vocabulary
+    vocabulary: PartVocabulary
     object_table: np.ndarray
     part_table: np.ndarray
 
     @classmethod
-    def load(cls, vocabulary: Vocabulary) -> ReleaseClasses:
+    def load(cls, vocabulary: PartVocabulary) -> ReleaseClasses:
         """The mapping that OV-PARTS published, by the names of the vocabulary."""
         path = files(__package__).joinpath("ade20k_part_234_source.json")
         entries = json.loads(path.read_text(encoding="utf-8"))["objects"]
@@ -106,7 +107,7 @@ class ReleasePhoto:
     @property
     def size(self) -> tuple[int, int]:
         """(height, width) of the annotations. Raises DatasetError if they or the picture cannot be read, or differ."""
-        height, width = read_image(self.picture).shape[-2:]
+        height, width = read_image(self.picture, self._seg[0].shape).shape[-2:]
         check_same_size(self.picture, (height, width), self.seg_path, self._seg[0].shape)
         return height, width
 
@@ -213,16 +214,9 @@ def read_annotation(path: Path) -> list[dict[str, Any]]:
     Raises:
         DatasetError: the file is missing, no JSON, or not as the release defines it.
     """
-    try:
-        content = path.read_bytes()
-    except FileNotFoundError:
-        raise DatasetError(
-            "no such file",
-            file=path,
-            what_to_do="Each picture of ADE20K_2021_17_01 has one (releases before 2021 have _atr.txt files instead).",
-        ) from None
-    except OSError as error:
-        raise DatasetError(f"cannot be read ({error.strerror})", file=path) from error
+    content = read_file(
+        path, "Each picture of ADE20K_2021_17_01 has one (releases before 2021 have _atr.txt files instead)."
+    )
     try:
         text = content.decode("utf-8-sig")
     except UnicodeDecodeError:

@@ -26,12 +26,14 @@ from ovparts_lib.atomic import replacing, write_atomically
 from ovparts_lib.data.ade20k_release import ReleaseClasses, ReleasePhoto
 from ovparts_lib.data.cache import files_key, read_cache, write_cache
 from ovparts_lib.data.coco_instances import encode_rle
-from ovparts_lib.data.readers.ade20k_part_234 import FOLDERS, IMAGES, MARKER, PARTS, TITLE
+from ovparts_lib.data.readers.ade20k_part_234 import MARKER, ADE20KPart234
 from ovparts_lib.data.records import DatasetError
 from ovparts_lib.data.scan import parallel_map
 from ovparts_lib.data.verification_report import Problem
-from ovparts_lib.vocabularies.vocabulary import Vocabulary, load_vocabulary
+from ovparts_lib.vocabularies import PartVocabulary, load_vocabulary
 
+TITLE, FOLDERS = "ADE20K-Part-234", ADE20KPart234.folders
+IMAGES, PARTS = (files.folder for files in ADE20KPart234.kinds.values())
 RELEASE = "ADE20K_2021_17_01"
 RULES = "1"  # part of the key of every picture: raise it when the outcome changes
 
@@ -53,7 +55,7 @@ class BuildReport:
 
     source: Path
     target: Path
-    vocabulary: Vocabulary
+    vocabulary: PartVocabulary
     problems: list[Problem] = field(default_factory=list)
     counts: dict[str, dict[str, int]] = field(default_factory=dict)
     instances: dict[str, np.ndarray] = field(default_factory=dict)
@@ -319,7 +321,7 @@ def _build_cache(target: Path, name: str) -> Path:
     return target / ".ovparts_cache" / "build" / name
 
 
-def _write_instances(target: Path, name: str, found: Iterable[dict[str, Any]], vocabulary: Vocabulary) -> None:
+def _write_instances(target: Path, name: str, found: Iterable[dict[str, Any]], vocabulary: PartVocabulary) -> None:
     images, annotations = [], []
     for entry in found:
         if entry["instances"] is None:

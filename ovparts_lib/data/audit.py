@@ -1,4 +1,4 @@
-"""What a training split may have shown of a test split: pictures, and words, also across datasets."""
+"""What a split holds, and what a training split may have shown of a test split: pictures and words."""
 
 from __future__ import annotations
 
@@ -6,11 +6,53 @@ import hashlib
 from collections import defaultdict
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pandas as pd
 
+from ovparts_lib.data.readers.ade20k_part_234 import ADE20KPart234
+from ovparts_lib.data.readers.base import Reader
 from ovparts_lib.data.records import Record
-from ovparts_lib.vocabularies.vocabulary import Vocabulary
+from ovparts_lib.vocabularies import PartVocabulary, Vocabulary
+
+
+def class_frequencies(reader: Reader, split: str) -> pd.DataFrame:
+    """How often each class of the full vocabulary occurs in the images of a split, before any remap.
+
+    Returns:
+        One row per class in label order: ``part`` and ``object``, or ``class``; ``seen``, ``pixels``, ``images``.
+    """
+    vocabulary, counts = reader.vocabulary, reader.scan(split)
+    classes = vocabulary.classes
+    listed = {record.image_id for record in reader.records(split)}
+    wanted = np.array([image_id in listed for image_id in counts.image_ids], dtype=bool)
+    rows = counts.rows[wanted[counts.rows[:, 0]] & (counts.rows[:, 2] < len(classes))]
+    pixels = np.bincount(rows[:, 2], rows[:, 3], minlength=len(classes)).astype(np.int64)
+    part_in_image = np.unique(rows[:, [0, 2]], axis=0)
+    images = np.bincount(part_in_image[:, 1], minlength=len(classes))
+    if isinstance(vocabulary, PartVocabulary):
+        owners = [vocabulary.objects[owner] for owner in vocabulary.part_to_object]
+        table: dict[str, Any] = {"part": classes, "object": owners}
+    else:
+        table = {"class": classes}
+    table["seen"] = [vocabulary.is_seen(class_id) for class_id in range(len(classes))]
+    return pd.DataFrame(table | {"pixels": pixels, "images": images})
+
+
+def instance_table(reader: ADE20KPart234) -> pd.DataFrame:
+    """Instances of each object in the training and validation images, and in the test set of zero-shot runs.
+
+    Returns:
+        One row per object in label order: ``object``, ``seen``, ``train``, ``val``, ``test`` (``val_obj_condition``).
+    """
+    vocabulary = reader.vocabulary
+    listed = {name: reader.instances(name) for name in reader.folders} | {"test": reader.records("val_obj_condition")}
+    unseen = set(vocabulary.unseen_object_ids)
+    table = {"object": vocabulary.objects, "seen": [i not in unseen for i in range(len(vocabulary.objects))]}
+    for name, records in listed.items():
+        table[name] = np.bincount([record.object_id for record in records], minlength=len(vocabulary.objects))
+    return pd.DataFrame(table)
 
 
 def shared_pictures(training: Iterable[Record], test: Iterable[Record]) -> list[tuple[Path, Path]]:
@@ -40,7 +82,7 @@ def shared_pictures(training: Iterable[Record], test: Iterable[Record]) -> list[
     return pairs
 
 
-def words_known_from_training(training: Vocabulary, test: Vocabulary) -> pd.DataFrame:
+def words_known_from_training(training: PartVocabulary, test: PartVocabulary) -> pd.DataFrame:
     """Parts that the test vocabulary calls unseen although training had a class of the same name.
 
     In a cross-dataset run, seen and unseen are the test dataset's own division; what the other dataset's training has
@@ -56,3 +98,32 @@ def words_known_from_training(training: Vocabulary, test: Vocabulary) -> pd.Data
         if test.parts[part] in known
     ]
     return pd.DataFrame(rows, columns=["object", "part"])
+
+
+def classes_seen_in_training(training: Vocabulary, test: Vocabulary) -> pd.DataFrame:
+    """Which classes of a test list were classes of the training list (COCO-Stuff, say) under one of their names.
+
+    The object-level benchmarks are called zero-shot, but their lists overlap: "person" is in most. Names are compared
+    without regard to case, and each synonym of ``"altar, communion table"`` counts as a name, as does what a name of
+    COCO-Stuff specialises: ``"wall-brick"`` is a wall.
+
+    Returns:
+        One row per test class in label order: ``class``, ``seen`` (bool), and ``training classes`` that share a name.
+    """
+    known: dict[str, list[str]] = defaultdict(list)
+    for name in training.classes:
+        for synonym in _synonyms(name):
+            known[synonym].append(name)
+    found = [list(dict.fromkeys(match for s in _synonyms(name) for match in known[s])) for name in test.classes]
+    return pd.DataFrame(
+        {
+            "class": test.classes,
+            "seen": [bool(matches) for matches in found],
+            "training classes": ["; ".join(matches) for matches in found],
+        }
+    )
+
+
+def _synonyms(name: str) -> list[str]:
+    names = [" ".join(synonym.lower().split()) for synonym in name.split(",")]
+    return names + [name.partition("-")[0] for name in names if "-" in name]

@@ -15,15 +15,16 @@ logger = logging.getLogger(__name__)
 
 
 def files_key(files: Iterable[Path], root: Path, *also: str) -> str:
-    """32 hexadecimal digits over name, size and modification time of files, and over any other strings.
+    """32 hexadecimal digits over name, size and times of files, and over any other strings.
 
-    Names are relative to ``root`` where they lie in it.
+    The time of the last change of the inode tells of a new content even where size and modification time were kept or
+    put back, and nobody can set it. Names are relative to ``root`` where they lie in it.
     """
     lines = list(also)
     for path in sorted(files):
         stat = path.stat()
         name = path.relative_to(root) if path.is_relative_to(root) else path
-        lines.append(f"{name.as_posix()} {stat.st_size} {stat.st_mtime_ns}")
+        lines.append(f"{name.as_posix()!r} {stat.st_size} {stat.st_mtime_ns} {stat.st_ctime_ns}")
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()[:32]
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -12,11 +11,14 @@ from typing import Any
 import numpy as np
 from pycocotools import mask as coco_mask
 
+from ovparts_lib.data.files import Refuse, raise_error, read_json
 from ovparts_lib.data.records import DatasetError
+from ovparts_lib.images import MAX_PIXELS
 
 AGAIN = "Download or unpack the annotation file again."
 BAD_POLYGON = "polygons with fewer than 3 points or an odd number of coordinates, dropped"
 NO_POLYGON = "annotations without any valid polygon, dropped"
+MAX_POINTS = 200_000  # of one annotation: drawing more takes gigabytes, and no outline of a picture has them
 NO_SEGMENTATION = "annotations without a segmentation, dropped"
 
 
@@ -77,66 +79,97 @@ class CocoFile:
         return sum(len(image.instances) for image in self.images)
 
 
-def read_coco(path: Path, classes: int) -> CocoFile:
+def read_coco(path: Path, classes: int, refuse: Refuse = raise_error, no_annotations: str = AGAIN) -> CocoFile:
     """Read an annotation file.
 
     As the released code does, polygons with fewer than 3 points or an odd number of coordinates are dropped, and so are
     annotations of which no polygon is left; unlike it, annotations without a segmentation are dropped too, where it
-    fails later. All are counted.
+    fails later. All are counted. Backslashes in file names are read as slashes.
 
     Args:
         path: a JSON file with ``images`` and ``annotations``.
         classes: category ids are 0..classes - 1.
+        refuse: gets an error for each entry that is wrong; if it does not raise, the entry is left out.
+        no_annotations: advice where the file lists pictures alone.
 
     Raises:
-        DatasetError: the file is missing or no such JSON; an id is missing, repeated or unknown; a category is out of
-            range; a segmentation is of no known form; an annotation has ``ignore`` set.
+        DatasetError: the file is missing or no such JSON; and, by way of ``refuse``: an id is missing, repeated or
+            unknown; a file name or size is no such; a category is out of range; a segmentation is of no known form; an
+            annotation has ``ignore`` set.
     """
-    data = _read_json(path)
+    data = _read_entries(path, no_annotations)
     images: dict[int, tuple[str, int, int]] = {}
+    names: set[str] = set()
+    unusable: set[Any] = set()  # ids of images whose entry is wrong, which is reported once
     for number, entry in enumerate(data["images"]):
-        where = f"entry {number} of images"
-        image_id = _whole(entry, "id", where, path)
-        if image_id in images:
-            raise DatasetError(f"two images have the id {image_id}", file=path, what_to_do=AGAIN)
-        name = entry.get("file_name")
-        if not isinstance(name, str) or not name or name.startswith("/") or ".." in name.split("/"):
-            raise DatasetError(f"{where} has the file_name {name!r}", file=path, what_to_do=AGAIN)
-        height, width = (_whole(entry, side, where, path, least=1) for side in ("height", "width"))
+        try:
+            where = f"entry {number} of images"
+            image_id = _whole(entry, "id", where)
+            unusable.add(image_id)
+            if image_id in images:
+                raise _Wrong(f"two images have the id {image_id}")
+            name = _file_name(entry.get("file_name"), where)
+            height, width = (_whole(entry, side, where, least=1) for side in ("height", "width"))
+            if height * width > MAX_PIXELS:
+                raise _Wrong(f"{where} has {height}×{width} pixels (height × width)")
+            if name in names:
+                raise _Wrong(f"{name} is listed more than once")
+        except _Wrong as error:
+            refuse(DatasetError(str(error), file=path, what_to_do=AGAIN))
+            continue
+        names.add(name)
+        unusable.discard(image_id)
         images[image_id] = (name, height, width)
-    names = Counter(name for name, _, _ in images.values())
-    if repeated := [name for name, times in names.items() if times > 1]:
-        raise DatasetError(f"{repeated[0]} is listed {names[repeated[0]]} times", file=path, what_to_do=AGAIN)
 
     dropped: Counter[str] = Counter()
     of_image: dict[int, list[CocoInstance]] = {image_id: [] for image_id in images}
     seen: set[int] = set()
     for number, entry in enumerate(data["annotations"]):
-        instance_id = _whole(entry, "id", f"entry {number} of annotations", path)
-        where = f"annotation {instance_id}"
-        if instance_id in seen:
-            raise DatasetError(f"two annotations have the id {instance_id}", file=path, what_to_do=AGAIN)
-        seen.add(instance_id)
-        image_id = _whole(entry, "image_id", where, path)
-        if image_id not in images:
-            raise DatasetError(f"{where} is of image {image_id}, which is not listed", file=path, what_to_do=AGAIN)
-        category_id = _whole(entry, "category_id", where, path)
-        if category_id >= classes:
-            raise DatasetError(
-                f"{where} has category_id {category_id}; ids are 0..{classes - 1}",
-                file=path,
-                what_to_do="Use the file released with this dataset: its ids start at 0 and index the class list.",
-            )
-        if entry.get("ignore", 0):
-            raise DatasetError(f"{where} has 'ignore' set, which this format does not use", file=path, what_to_do=AGAIN)
-        segmentation = _segmentation(entry.get("segmentation"), where, path, dropped)
-        if segmentation is not None:
-            of_image[image_id].append(CocoInstance(instance_id, category_id, segmentation))
+        try:
+            instance = _instance(entry, number, classes, seen, dropped)
+        except _Wrong as error:
+            refuse(DatasetError(str(error), file=path, what_to_do=error.what_to_do))
+            continue
+        image_id = entry["image_id"]
+        if image_id in of_image and instance is not None:
+            of_image[image_id].append(instance)
+        elif image_id not in of_image and image_id not in unusable:
+            what = f"annotation {entry['id']} is of image {image_id}, which is not listed"
+            refuse(DatasetError(what, file=path, what_to_do=AGAIN))
     listed = tuple(CocoImage(i, *images[i], tuple(of_image[i])) for i in sorted(images))
     categories = data.get("categories")
     entries = [entry for entry in categories if isinstance(entry, dict)] if isinstance(categories, list) else []
-    named = tuple((entry["id"], entry["name"]) for entry in entries if {"id", "name"} <= set(entry))
-    return CocoFile(path, listed, dict(dropped), named)
+    named = ((entry.get("id"), entry.get("name")) for entry in entries)
+    return CocoFile(path, listed, dict(dropped), tuple(n for n in named if isinstance(n[1], str)))
+
+
+class _Wrong(Exception):
+    """An entry of the file is wrong; says how."""
+
+    def __init__(self, what: str, what_to_do: str = AGAIN) -> None:
+        super().__init__(what)
+        self.what_to_do = what_to_do
+
+
+def _instance(
+    entry: dict[str, Any], number: int, classes: int, seen: set[int], dropped: Counter[str]
+) -> CocoInstance | None:
+    instance_id = _whole(entry, "id", f"entry {number} of annotations")
+    where = f"annotation {instance_id}"
+    if instance_id in seen:
+        raise _Wrong(f"two annotations have the id {instance_id}")
+    seen.add(instance_id)
+    _whole(entry, "image_id", where)
+    category_id = _whole(entry, "category_id", where)
+    if category_id >= classes:
+        raise _Wrong(
+            f"{where} has category_id {category_id}; ids are 0..{classes - 1}",
+            "Use the file released with this dataset: its ids start at 0 and index the class list.",
+        )
+    if entry.get("ignore", 0):
+        raise _Wrong(f"{where} has 'ignore' set, which this format does not use")
+    segmentation = _segmentation(entry.get("segmentation"), where, dropped)
+    return None if segmentation is None else CocoInstance(instance_id, category_id, segmentation)
 
 
 def rasterise(instance: CocoInstance, image: CocoImage, path: Path) -> np.ndarray:
@@ -261,34 +294,38 @@ def _check_inside(x: np.ndarray, y: np.ndarray, size: tuple[int, int], where: st
         )
 
 
-def _read_json(path: Path) -> dict[str, list[dict[str, Any]]]:
-    try:
-        data = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise DatasetError("no such file", file=path, what_to_do="Put the annotation file there.") from None
-    except (OSError, ValueError, RecursionError) as error:
-        raise DatasetError(
-            f"is not readable JSON ({type(error).__name__}: {error})", file=path, what_to_do=AGAIN
-        ) from None
+def _read_entries(path: Path, no_annotations: str) -> dict[str, list[dict[str, Any]]]:
+    data = read_json(path, "Put the annotation file there.", AGAIN)
     for key in ("images", "annotations"):
         entries = data.get(key) if isinstance(data, dict) else None
         if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
-            raise DatasetError(f"holds no list of {key} in the format of COCO", file=path, what_to_do=AGAIN)
+            what_to_do = no_annotations if key == "annotations" and key not in data else AGAIN
+            raise DatasetError(f"holds no list of {key} in the format of COCO", file=path, what_to_do=what_to_do)
     return data
 
 
-def _whole(entry: dict[str, Any], key: str, where: str, path: Path, least: int = 0) -> int:
+def _whole(entry: dict[str, Any], key: str, where: str, least: int = 0) -> int:
     value = entry.get(key)
-    if isinstance(value, bool) or not isinstance(value, int) or value < least:
-        raise DatasetError(
-            f"{where} has {key} {value!r}, which should be a whole number from {least}", file=path, what_to_do=AGAIN
-        )
+    if isinstance(value, bool) or not isinstance(value, int) or not least <= value < 2**53:
+        raise _Wrong(f"{where} has {key} {_shown(value)}, which should be a whole number from {least}")
     return value
 
 
-def _segmentation(
-    value: Any, where: str, path: Path, dropped: Counter[str]
-) -> tuple[np.ndarray, ...] | dict[str, Any] | None:
+def _file_name(value: Any, where: str) -> str:
+    """A path below the folder of pictures, with slashes."""
+    name = value.replace("\\", "/") if isinstance(value, str) else ""
+    parts = name.split("/")
+    if not parts[-1].strip(".") or parts[0].endswith(":") or "\0" in name or {"", ".."} & set(parts):
+        raise _Wrong(f"{where} has the file_name {_shown(value)}")
+    return name.removeprefix("./")
+
+
+def _shown(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else f"{text[:60]}…"
+
+
+def _segmentation(value: Any, where: str, dropped: Counter[str]) -> tuple[np.ndarray, ...] | dict[str, Any] | None:
     if value is None:
         dropped[NO_SEGMENTATION] += 1
         return None
@@ -302,17 +339,13 @@ def _segmentation(
         if not polygons:
             dropped[NO_POLYGON] += 1
             return None
+        if (points := sum(map(len, polygons)) // 2) > MAX_POINTS:
+            raise _Wrong(f"{where} has polygons of {points:,} points; more than {MAX_POINTS:,} are not drawn")
         try:
             arrays = tuple(np.array(polygon, np.float64) for polygon in polygons)
             if any(array.ndim != 1 for array in arrays):
                 raise ValueError("nested")
-        except (ValueError, TypeError):
-            raise DatasetError(
-                f"{where} has a polygon that is no flat list of numbers", file=path, what_to_do=AGAIN
-            ) from None
+        except (ValueError, TypeError, OverflowError):
+            raise _Wrong(f"{where} has a polygon that is no flat list of numbers of usual size") from None
         return arrays
-    raise DatasetError(
-        f"{where} has a segmentation that is neither polygons nor an RLE with size and counts",
-        file=path,
-        what_to_do=AGAIN,
-    )
+    raise _Wrong(f"{where} has a segmentation that is neither polygons nor an RLE with size and counts")

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Any, TypedDict
+from dataclasses import dataclass, replace
+from typing import Any, NotRequired, TypedDict
 
 import numpy as np
 import torch
@@ -14,23 +14,19 @@ from torch.utils.data import Dataset
 from torchvision import tv_tensors
 
 from ovparts_lib.data.labels import check_same_size, read_image
-from ovparts_lib.data.records import DatasetError, Reader, Record
-from ovparts_lib.data.released import (
-    EmptySamples,
-    ObjectRemap,
-    ReleasedReplacement,
-    check_empty_samples,
-    object_table,
-)
-from ovparts_lib.vocabularies.vocabulary import Vocabulary
+from ovparts_lib.data.readers.base import Reader
+from ovparts_lib.data.readers.semantic import SemanticReader
+from ovparts_lib.data.records import DatasetError, Record
+from ovparts_lib.data.released import EmptySamples, ReleasedReplacement, check_empty_samples
+from ovparts_lib.vocabularies import Vocabulary
 
 
 class Batch(TypedDict):
     """A training batch; images of different sizes stay apart, and each model brings them to the size it needs."""
 
     images: list[Tensor]  # uint8 (3, h, w), RGB unless the transform says otherwise
-    part_maps: list[Tensor]  # int64 (H, W), ids of vocabulary
-    object_maps: list[Tensor]  # int64 (H, W), ids of vocabulary
+    part_maps: list[Tensor]  # uint8 or int32 (H, W), ids of vocabulary; models widen them on their device
+    object_maps: NotRequired[list[Tensor]]  # likewise; object-level datasets have classes in part_maps alone
     image_ids: list[str]
     vocabulary: Vocabulary
 
@@ -50,7 +46,8 @@ class TrainingDataset(Dataset):
         transform: a torchvision v2 transform of the sample; see :func:`ovparts_lib.data.transforms.training_transform`.
         empty_samples: ``skip``, or ``replace_as_released``: all samples are listed and one without parts after the
             transforms is replaced by a random other (not reproducible with workers or after a resume).
-        object_remap: ``by_name``, or ``ov_parts_bug``: the object table of OV_PARTS' training splits.
+        per_object: replace a record of a whole image by one for each of its objects, for systems that are told an
+            object (few-shot lists of Pascal-Part-116 and PartImageNet name images).
 
     Attributes:
         vocabulary: the training vocabulary.
@@ -68,13 +65,15 @@ class TrainingDataset(Dataset):
         transform: Callable[[Any], Any] | None = None,
         *,
         empty_samples: EmptySamples = "skip",
-        object_remap: ObjectRemap = "by_name",
+        per_object: bool = False,
     ) -> None:
         check_empty_samples(empty_samples)
         self.reader, self.split, self.transform = reader, split, transform
         self.vocabulary = reader.training_vocabulary(split)
         trained = np.flatnonzero(reader.vocabulary.part_table(self.vocabulary) != self.vocabulary.ignore_label)
         listed = reader.records(split)
+        if per_object:
+            listed = [each for record in listed for each in object_records(reader, split, record)]
         self.records = [record for record in listed if reader.has_part(split, record, trained)]
         self.skipped = len(listed) - len(self.records)
         if not self.records:
@@ -83,10 +82,10 @@ class TrainingDataset(Dataset):
         if empty_samples == "replace_as_released":
             self.records, self.skipped = listed, 0
             self._replacement = ReleasedReplacement(len(listed))
-        # 8-bit labels stay 8-bit until the sample is handed out: four to eight times less to resize and copy.
+        # Labels stay small until a model widens them on its device: up to eight times less to resize and hand over.
         small = np.uint8 if self.vocabulary.ignore_label <= 255 else np.int32
         self._part_table = reader.vocabulary.part_table(self.vocabulary).astype(small)
-        self._object_table = object_table(reader.vocabulary, self.vocabulary, object_remap).astype(small)
+        self._object_table = reader.vocabulary.object_table(self.vocabulary).astype(small)
 
     def __len__(self) -> int:
         return len(self.records)
@@ -95,8 +94,9 @@ class TrainingDataset(Dataset):
         """One sample.
 
         Returns:
-            ``image`` uint8 (3, h, w); ``part_map`` and ``object_map`` int64 (H, W) in ids of ``vocabulary``, of the
-            image's size unless a transform gives the image a size of its own; ``image_id``; ``vocabulary``.
+            ``image`` uint8 (3, h, w); ``part_map`` and ``object_map`` (H, W) in ids of ``vocabulary``, uint8 where they
+            fit, else int32, of the image's size unless a transform gives the image a size of its own; ``image_id``;
+            ``vocabulary``.
         """
         if self._replacement is not None:
             return self._replacement.serve(index, self._sample_with_parts)
@@ -123,8 +123,8 @@ class TrainingDataset(Dataset):
             sample = self.transform(sample)
         return {
             "image": sample["image"].as_subclass(Tensor),
-            "part_map": sample["part_map"].as_subclass(Tensor).long(),
-            "object_map": sample["object_map"].as_subclass(Tensor).long(),
+            "part_map": sample["part_map"].as_subclass(Tensor),
+            "object_map": sample["object_map"].as_subclass(Tensor),
             "image_id": record.image_id,
             "vocabulary": self.vocabulary,
         }
@@ -184,6 +184,21 @@ class EvaluationSample:
     def object_ids(self) -> tuple[int, ...]:
         """The object of each record."""
         return tuple(region.object_id for region in self.regions)
+
+
+@dataclass
+class ClassSample:
+    """One picture of an object-level dataset with the class of every pixel; all of it is one record.
+
+    Attributes:
+        image: uint8 (3, H, W) RGB at native size.
+        label_map: int64 (H, W), ids of the vocabulary's classes, ``ignore_label`` where there is none.
+        image_id: base name of the picture.
+    """
+
+    image: Tensor
+    label_map: Tensor
+    image_id: str
 
 
 class EvaluationDataset(Dataset):
@@ -263,20 +278,115 @@ class EvaluationDataset(Dataset):
         )
 
 
+class ClassTrainingDataset(Dataset):
+    """Pictures with label maps of an object-level dataset, in the ids of the training vocabulary.
+
+    Args:
+        reader: an object-level dataset on disk.
+        split: one of its splits.
+        transform: a torchvision v2 transform of the sample.
+
+    Attributes:
+        vocabulary: the training vocabulary.
+        records: what is served: images with a labelled pixel.
+        skipped: number of images without one.
+
+    Raises:
+        DatasetError: nothing to train on, or a file is wrong.
+    """
+
+    def __init__(self, reader: SemanticReader, split: str, transform: Callable[[Any], Any] | None = None) -> None:
+        self.reader, self.split, self.transform = reader, split, transform
+        self.vocabulary = reader.training_vocabulary(split)
+        self.records, self.skipped = _labelled(reader, split)
+        small = np.uint8 if self.vocabulary.ignore_label <= 255 else np.int32
+        self._table = reader.vocabulary.table(self.vocabulary).astype(small)
+
+    def __len__(self) -> int:
+        return len(self.records)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        """One sample: as of :class:`TrainingDataset`, with classes in ``part_map`` and without ``object_map``."""
+        record = self.records[index]
+        label_map = self.reader.label_map(record)
+        image = read_image(record.image_path, label_map.shape)
+        check_same_size(record.image_path, tuple(image.shape[-2:]), record.part_path, label_map.shape)
+        sample = {
+            "image": tv_tensors.Image(image),
+            "part_map": tv_tensors.Mask(torch.from_numpy(self._table[label_map])),
+        }
+        if self.transform is not None:
+            sample = self.transform(sample)
+        plain = {key: value.as_subclass(Tensor) for key, value in sample.items()}
+        return plain | {"image_id": record.image_id, "vocabulary": self.vocabulary}
+
+
+class ClassEvaluationDataset(Dataset):
+    """The images of an object-level dataset, one record each.
+
+    Args:
+        reader: an object-level dataset on disk.
+        split: one of its splits.
+
+    Attributes:
+        vocabulary: the full vocabulary.
+        image_ids: of the images with a labelled pixel, sorted.
+        skipped_records: number of images without one.
+
+    Raises:
+        DatasetError: nothing to evaluate, or a file is wrong.
+    """
+
+    empty_samples: EmptySamples = "skip"
+
+    def __init__(self, reader: SemanticReader, split: str = "val") -> None:
+        self.reader, self.split, self.vocabulary = reader, split, reader.vocabulary
+        self.records, self.skipped_records = _labelled(reader, split)
+        self.image_ids = tuple(record.image_id for record in self.records)
+
+    def __len__(self) -> int:
+        return len(self.records)
+
+    def __getitem__(self, index: int) -> ClassSample:
+        """The image at ``index``. Raises DatasetError when a file is wrong."""
+        record = self.records[index]
+        label_map = self.reader.label_map(record)
+        image = read_image(record.image_path, label_map.shape)
+        check_same_size(record.image_path, tuple(image.shape[-2:]), record.part_path, label_map.shape)
+        return ClassSample(image, torch.from_numpy(label_map.astype(np.int64)), record.image_id)
+
+
+def _labelled(reader: SemanticReader, split: str) -> tuple[list[Record], int]:
+    """The records of a split that have a labelled pixel, and how many have none."""
+    listed, classes = reader.records(split), range(len(reader.vocabulary.classes))
+    records = [record for record in listed if reader.scan(split).has_part(record.image_id, classes)]
+    if not records:
+        raise DatasetError(f"split {split!r} of {reader.title} has no image with a label", file=reader.root)
+    return records, len(listed) - len(records)
+
+
+def object_records(reader: Reader, split: str, record: Record) -> list[Record]:
+    """A record for each object in the record's image; the record itself, if it is conditioned on one already."""
+    if record.object_id is not None:
+        return [record]
+    objects = reader.scan(split).objects_in(record.image_id, reader.vocabulary.ignore_label)
+    return [replace(record, object_id=number) for number in objects]
+
+
 def read_sample(reader: Reader, record: Record) -> tuple[Tensor, np.ndarray, np.ndarray]:
     """Picture uint8 (3, H, W), object map and part map (H, W) of a record, checked to be of one size.
 
     Raises:
         DatasetError: a file is missing, damaged or out of range, or the sizes differ.
     """
-    image = read_image(record.image_path)
     object_map, part_map = reader.label_maps(record)
+    image = read_image(record.image_path, part_map.shape)
     check_same_size(record.image_path, tuple(image.shape[-2:]), record.part_path, part_map.shape)
     return image, object_map, part_map
 
 
 def collate_training(samples: Sequence[dict[str, Any]]) -> Batch:
-    """Put samples of a :class:`TrainingDataset` side by side.
+    """Put samples of a training dataset side by side.
 
     Raises:
         ValueError: the samples come from different vocabularies.
@@ -284,10 +394,5 @@ def collate_training(samples: Sequence[dict[str, Any]]) -> Batch:
     vocabulary = samples[0]["vocabulary"]
     if any(sample["vocabulary"] is not vocabulary and sample["vocabulary"] != vocabulary for sample in samples):
         raise ValueError("the samples of a batch must share one vocabulary")
-    return Batch(
-        images=[sample["image"] for sample in samples],
-        part_maps=[sample["part_map"] for sample in samples],
-        object_maps=[sample["object_map"] for sample in samples],
-        image_ids=[sample["image_id"] for sample in samples],
-        vocabulary=vocabulary,
-    )
+    lists = {f"{key}s": [sample[key] for sample in samples] for key in samples[0] if key != "vocabulary"}
+    return Batch(**lists, vocabulary=vocabulary)

@@ -1,4 +1,4 @@
-"""Few-shot lists: drawing k images a class from any dataset, and the files such lists are kept in.
+"""Few-shot lists: drawing k images a class from any dataset.
 
 How the released 16 shots were drawn is not published. The rule here, which lists made by it can be repeated from:
 
@@ -13,27 +13,19 @@ How the released 16 shots were drawn is not published. The rule here, which list
 
 from __future__ import annotations
 
-import copy
-import json
-import logging
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
-from typing import Literal, Self, TypeVar
+from typing import Literal, TypeVar
 
 import numpy as np
 import pandas as pd
 
-from ovparts_lib.atomic import write_atomically
-from ovparts_lib.data.records import DatasetError, Reader, Record
-from ovparts_lib.data.splits import SHOTS_FILE, read_shot_list
-from ovparts_lib.vocabularies.vocabulary import Vocabulary
-
-logger = logging.getLogger(__name__)
+from ovparts_lib.data.readers.base import Reader
+from ovparts_lib.data.records import DatasetError
 
 ShotsPer = Literal["object", "part"]
 Shortfall = Literal["error", "report"]
-FewShotReader = TypeVar("FewShotReader", bound="FewShotSplits")
+FewShotReader = TypeVar("FewShotReader", bound=Reader)
 
 
 @dataclass(frozen=True)
@@ -121,7 +113,7 @@ def draw_shots(
         raise ValueError(f"per is 'object' or 'part', not {per!r}")
     if shortfall not in ("error", "report"):
         raise ValueError(f"shortfall is 'error' or 'report', not {shortfall!r}")
-    source = split or getattr(reader, "few_shot_source", "train")
+    source = split or reader.few_shot_source
     vocabulary, counts = reader.vocabulary, reader.scan(source)
     images = dict.fromkeys(record.image_id for record in reader.records(source))
     if per == "object":
@@ -142,39 +134,6 @@ def draw_shots(
             what_to_do='Ask for fewer shots, or pass shortfall="report" to take all images of these classes.',
         )
     return drawn
-
-
-def write_shots(file: str | Path, reader: Reader, shots: ShotList, *, released_folder: str | None = None) -> Path:
-    """Write a list in the form of the released ``train_16shot.json``.
-
-    Args:
-        file: what to write, or the folder to write ``train_<shots>shot.json`` in.
-        reader: the dataset that the list was drawn from.
-        shots: the list.
-        released_folder: name of the dataset's folder in the entries, which the released code compares with its paths
-            (``PascalPart116``); by default the name of the reader's folder.
-
-    Returns:
-        The file.
-
-    Raises:
-        DatasetError: the file is there with another content: a list is never replaced.
-    """
-    file = Path(file)
-    if file.is_dir():
-        file = file / f"train_{shots.shots}shot.json"
-    source, wanted = getattr(reader, "few_shot_source", "train"), set(shots.image_ids)
-    paths = {record.image_id: record.image_path for record in reader.records(source) if record.image_id in wanted}
-    folder = PurePosixPath("datasets", released_folder or reader.root.resolve().name)
-    names = [folder / paths[image_id].relative_to(reader.root).as_posix() for image_id in shots.image_ids]
-    content = json.dumps([{"file_name": str(name)} for name in names], indent=1)
-    if file.exists() and file.read_text(encoding="utf-8") != content:
-        raise DatasetError(
-            "holds another few-shot list", file=file, what_to_do="Choose another file name, or remove this one first."
-        )
-    file.parent.mkdir(parents=True, exist_ok=True)
-    write_atomically(file, content)
-    return file
 
 
 def with_drawn_shots(
@@ -199,59 +158,3 @@ def with_drawn_shots(
     """
     drawn = draw_shots(reader, shots, seed, per=per, shortfall=shortfall)
     return reader.using_shots(drawn.image_ids), drawn
-
-
-class FewShotSplits:
-    """What readers with few-shot splits share: where the list comes from.
-
-    Attributes:
-        root: the dataset's folder.
-        vocabulary: its full vocabulary.
-        few_shot_source: the split that lists may be drawn from.
-        few_shot_folder: folder of the training images, in the entries of a list.
-    """
-
-    root: Path
-    vocabulary: Vocabulary
-    few_shot_source = "train"
-    few_shot_folder = "train"
-    _shots: frozenset[str] | None = None
-
-    def few_shot_ids(self) -> set[str]:
-        """Ids of the training images of the few-shot list: the one in use, or ``train_16shot.json``.
-
-        Raises:
-            DatasetError: no list is in use, and the file is missing or wrong.
-        """
-        if self._shots is not None:
-            return set(self._shots)
-        return read_shot_list(self.root / SHOTS_FILE, self.few_shot_folder, self.vocabulary.title)
-
-    def in_few_shot_list(self, records: Iterable[Record]) -> list[Record]:
-        """Those of the training folder's records whose image is in the few-shot list.
-
-        Raises:
-            DatasetError: as :meth:`few_shot_ids`, or there is none.
-        """
-        shots = self.few_shot_ids()
-        kept = [record for record in records if record.image_id in shots]
-        source = self.root / SHOTS_FILE if self._shots is None else self.root
-        if not kept:
-            raise DatasetError(
-                "the few-shot list names no image of the training folder",
-                file=source,
-                what_to_do="Unpack the pictures again, or use the list of this dataset.",
-            )
-        if missing := len(shots - {record.image_id for record in kept}):
-            logger.warning("few-shot list of %s: %d of %d images are missing", source, missing, len(shots))
-        return kept
-
-    def using_shots(self, image_ids: Iterable[str]) -> Self:
-        """A copy of the reader whose few-shot splits use these images; it shares what the reader has counted.
-
-        They are a drawn list's (``ShotList.image_ids``), or those that
-        :func:`~ovparts_lib.data.splits.read_shot_list` finds in any file.
-        """
-        reader = copy.copy(self)
-        reader._shots = frozenset(image_ids)
-        return reader

@@ -9,32 +9,51 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps
+from PIL import ExifTags, Image, ImageOps
 from torch import Tensor
 
+from ovparts_lib.data.files import check_file, unreadable
 from ovparts_lib.data.records import DatasetError
+from ovparts_lib.images import MAX_PIXELS, rgb_pixels
 
 # What PIL raises on damaged files: UnidentifiedImageError and truncation are OSErrors, a broken PNG chunk is a
 # SyntaxError, damaged TIFF/EXIF tables are struct errors, and so on.
-_DAMAGED = (OSError, SyntaxError, ValueError, EOFError, struct.error, Image.DecompressionBombError)
+_DAMAGED = (OSError, SyntaxError, ValueError, EOFError, struct.error, MemoryError, OverflowError)
 _GREY_MODES = {np.dtype(np.uint8): ("L", "P", "1"), np.dtype(np.uint16): ("I;16", "I;16B", "I;16L", "I")}
 
 
-def read_image(path: Path) -> Tensor:
-    """A picture as it should be looked at: RGB, EXIF orientation applied.
+def read_image(path: Path, label_size: tuple[int, int] | None = None) -> Tensor:
+    """A picture as it should be looked at: RGB, EXIF orientation applied, transparent pixels white.
+
+    Args:
+        path: of the file.
+        label_size: (height, width) of the labels that the picture goes with, if it has labels. A picture whose stored
+            pixels have this size is not turned, whatever its EXIF block says, for labels are drawn on stored pixels.
 
     Returns:
         uint8 (3, H, W).
 
     Raises:
-        DatasetError: the file is missing, truncated, or no picture.
+        DatasetError: the file is missing, truncated, no picture, or of a mode that does not say what is white.
     """
+    return torch.from_numpy(decode_picture(path, label_size)[0]).permute(2, 0, 1).contiguous()
+
+
+def decode_picture(path: Path, label_size: tuple[int, int] | None = None) -> tuple[np.ndarray, int]:
+    """Pixels of a picture, uint8 (H, W, 3), and its EXIF orientation (1..8); see :func:`read_image`."""
     with opened(path) as picture:
+        orientation = 1
         # A damaged EXIF block says nothing about the pixels, which are already decoded.
         with contextlib.suppress(*_DAMAGED):
-            picture = ImageOps.exif_transpose(picture)
-        pixels = np.array(picture.convert("RGB"))
-    return torch.from_numpy(pixels).permute(2, 0, 1).contiguous()
+            orientation = int(picture.getexif().get(ExifTags.Base.Orientation, 1))
+            if orientation != 1 and (picture.height, picture.width) != label_size:
+                picture = ImageOps.exif_transpose(picture)
+        try:
+            return rgb_pixels(picture), orientation if orientation in range(2, 9) else 1
+        except ValueError as error:
+            raise DatasetError(
+                f"cannot be read as a picture ({error})", file=path, what_to_do="Convert it to 8 bits per channel."
+            ) from None
 
 
 def read_labels(path: Path, dtype: type[np.unsignedinteger] = np.uint8) -> np.ndarray:
@@ -86,28 +105,32 @@ def check_same_size(first: Path, first_size: tuple[int, int], second: Path, seco
             f"{second_size[0]}×{second_size[1]} (height × width) does not fit {first} with "
             f"{first_size[0]}×{first_size[1]}",
             file=second,
-            what_to_do="Picture (EXIF orientation applied) and labels must have one size; unpack both again.",
+            what_to_do="Picture and labels must have one size; unpack both again, and check that neither was turned.",
         )
 
 
 @contextlib.contextmanager
 def opened(path: Path) -> Iterator[Image.Image]:
-    """A picture decoded to its end. Raises DatasetError: missing, a folder, truncated, or no picture."""
+    """A picture decoded to its end. Raises DatasetError: missing, a folder, too large, truncated, or no picture."""
+    check_file(path)
     try:
         with Image.open(path) as picture:
+            if picture.width * picture.height > MAX_PIXELS:
+                raise DatasetError(
+                    f"has {picture.width * picture.height / 1e6:,.0f} megapixels; at most {MAX_PIXELS / 1e6:,.0f} are "
+                    "read",
+                    file=path,
+                    what_to_do="Make it smaller.",
+                )
             picture.load()  # decode everything now: a truncated file must not pass
             yield picture
     except DatasetError:
         raise
-    except FileNotFoundError:
-        raise DatasetError(
-            "no such file", file=path, what_to_do="Check the path; in a dataset, unpack it again."
-        ) from None
-    except IsADirectoryError:
-        raise DatasetError("is a folder, not a file", file=path, what_to_do="Name the file itself.") from None
+    except PermissionError as error:
+        raise unreadable(path, error) from error
     except _DAMAGED as error:
         raise DatasetError(
-            f"cannot be decoded ({error})",
+            f"cannot be decoded ({error or type(error).__name__})",
             file=path,
             what_to_do="The file is damaged, or no picture: copy, download or unpack it again.",
         ) from error

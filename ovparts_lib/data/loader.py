@@ -2,15 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import math
+import shutil
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import is_dataclass
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from ovparts_lib.data.dataset import Batch, collate_training
 
+# A worker that died, or a disk that does not answer, ends in an error after this many seconds rather than in waiting.
+TIMEOUT = 600
+SHARED_MEMORY = Path("/dev/shm")  # where workers put what they hand over, on Linux
+_PREFETCH = 2  # batches that each worker prepares ahead
 _ORDER, _TRANSFORM = 0, 1  # what a derived seed is for
 
 
@@ -150,16 +159,57 @@ def training_loader(
     """
     if batch_size < 1 or batch_size % world_size:
         raise ValueError(f"batch_size {batch_size} must be a positive multiple of the {world_size} processes")
+    seeded = SeededDataset(dataset, seed)
     return TrainingLoader(
-        SeededDataset(dataset, seed),
+        seeded,
         batch_size=batch_size // world_size,
         sampler=ResumableSampler(len(dataset), seed, rank=rank, world_size=world_size),
-        num_workers=workers,
         collate_fn=collate_training,
         pin_memory=pin_memory,
         # What seeds the workers; without one of its own, starting or resuming a loader would draw from the caller's.
         generator=torch.Generator(),
+        **worker_options(workers, lambda: seeded[Draw(0, 0)], batch_size // world_size),
     )
+
+
+def worker_options(workers: int, sample: Callable[[], Any], batch_size: int = 1) -> dict[str, Any]:
+    """What a ``DataLoader`` is told about its workers.
+
+    Args:
+        workers: how many.
+        sample: makes one of the samples that the workers will hand over, to see how large they are.
+        batch_size: samples in a batch.
+
+    Raises:
+        RuntimeError: what the workers keep ready does not fit into the shared memory that is free, where they would
+            die without a word (containers often have 64 MB).
+    """
+    if workers == 0:
+        return {"num_workers": 0}
+    if SHARED_MEMORY.is_dir():
+        # Each worker keeps its share ready, and one batch more is in use.
+        needed = tensor_bytes(sample()) * batch_size * (workers * _PREFETCH + 1)
+        free = shutil.disk_usage(SHARED_MEMORY).free
+        if needed > free:
+            raise RuntimeError(
+                f"{workers} workers keep about {needed / 1e6:,.0f} MB of samples in shared memory, but {SHARED_MEMORY} "
+                f"has {free / 1e6:,.0f} MB free: set workers: 0 (or fewer), or give the machine more (docker run "
+                f"--shm-size={math.ceil(2 * needed / 1e9)}g)"
+            )
+    return {"num_workers": workers, "timeout": TIMEOUT, "prefetch_factor": _PREFETCH}
+
+
+def tensor_bytes(value: Any) -> int:
+    """Bytes of all tensors in a structure of mappings, sequences and dataclasses."""
+    if isinstance(value, Tensor):
+        return value.numel() * value.element_size()
+    if is_dataclass(value):
+        value = vars(value)
+    if isinstance(value, Mapping):
+        value = value.values()
+    elif not isinstance(value, list | tuple):
+        return 0
+    return sum(map(tensor_bytes, value))
 
 
 def derived_seed(seed: int, purpose: int, number: int) -> int:

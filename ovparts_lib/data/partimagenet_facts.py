@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from importlib.resources import files
 from pathlib import Path
 
+from ovparts_lib.data.files import read_file
 from ovparts_lib.data.records import DatasetError
 
 SYNSET_FILE = "LOC_synset_mapping.txt"
@@ -53,10 +54,8 @@ def read_synset_file(path: Path) -> dict[str, str]:
         DatasetError: the file is missing, or a line is not of this form, or repeats a synset.
     """
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except FileNotFoundError:
-        raise DatasetError("no such file", file=path, what_to_do="Give the path of ImageNet's synset list.") from None
-    except (OSError, UnicodeDecodeError) as error:
+        lines = read_file(path, "Give the path of ImageNet's synset list.").decode("utf-8").splitlines()
+    except UnicodeDecodeError as error:
         raise DatasetError(f"cannot be read ({error})", file=path, what_to_do="Download it again.") from error
     names: dict[str, str] = {}
     for number, line in enumerate(lines, 1):

@@ -7,18 +7,24 @@ nothing on disk is changed: the same is decided while reading.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path, PurePosixPath
 
 from ovparts_lib.data.coco_instances import CocoFile, CocoImage, read_coco
+from ovparts_lib.data.files import Refuse, list_files
 from ovparts_lib.data.partimagenet_facts import PART_CATEGORIES, SYNSET_FILE, SYNSETS, generic_part, read_synset_file
 from ovparts_lib.data.records import DatasetError
-from ovparts_lib.vocabularies.vocabulary import Vocabulary
+from ovparts_lib.vocabularies import PartVocabulary
 
 LAYOUT = "images/{train,val}, and train.json and val.json beside it or in annotations/{train,val}"
 OTHER_SYNSET = "images of synsets outside the selection, left out"
+SIZES_ONLY = (
+    "The file lists the pictures and their sizes, not their parts: download the part annotations in the format of COCO "
+    "(train.json and val.json of PartImageNet's annotations, github.com/TACJu/PartImageNet) and use those files."
+)
 SUFFIXES = (".jpeg", ".jpg")  # in any case: the release has .JPEG
 NO_PICTURE = "images whose picture file is missing, left out"
 
@@ -66,10 +72,14 @@ class Selection:
         strict: a synset outside the vocabulary or a missing picture is an error (OOD); otherwise (Seg) such pictures
             are left out and counted, as the released preprocessing leaves them out.
         synset_file: ImageNet's list of synsets to check against, if any.
+        refuse: gets an error for each entry or file that is wrong; if it does not raise, that one is left out.
     """
 
-    def __init__(self, root: Path, vocabulary: Vocabulary, *, strict: bool, synset_file: Path | None) -> None:
+    def __init__(
+        self, root: Path, vocabulary: PartVocabulary, *, strict: bool, synset_file: Path | None, refuse: Refuse
+    ) -> None:
         self.root, self.vocabulary, self.strict, self.synset_file = root, vocabulary, strict, synset_file
+        self.refuse = refuse
         self.title = vocabulary.title
 
     @cached_property
@@ -119,34 +129,26 @@ class Selection:
             )
         return found
 
-    def picture_folders(self, name: str) -> list[Path]:
-        """``images/train`` or ``images/val``, and the synsets' folders in it.
-
-        Raises:
-            DatasetError: the folder is missing.
-        """
-        folder = self.root / "images" / name
-        if not folder.is_dir():
-            raise DatasetError(
-                "no such folder", file=folder, what_to_do=f"Unpack {self.title} into {self.root}: {LAYOUT}."
-            )
-        nested = (path for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
-        return [*sorted(nested), folder]
-
     def picture_files(self, name: str) -> dict[str, Path]:
         """``{base name: path}`` of the pictures of ``train`` or ``val``, flat or in folders, hidden files left out.
 
         Raises:
             DatasetError: the folder is missing, or two pictures have one base name.
         """
-        entries = (path for folder in self.picture_folders(name) for path in sorted(folder.iterdir()))
+        folder = self.picture_folder(name)
+        if not folder.is_dir():
+            raise DatasetError(
+                "no such folder", file=folder, what_to_do=f"Unpack {self.title} into {self.root}: {LAYOUT}."
+            )
         pictures: dict[str, Path] = {}
-        for path in entries:
-            if path.suffix.lower() not in SUFFIXES or path.name.startswith("."):
-                continue
+        for path in list_files(folder, SUFFIXES, self.refuse, depth=2).values():
             if (other := pictures.setdefault(path.stem, path)) is not path:
-                raise DatasetError(f"has the same name as {other}", file=path, what_to_do="Keep one of the two.")
+                self.refuse(DatasetError(f"has the same name as {other}", file=path, what_to_do="Keep one of the two."))
         return pictures
+
+    def picture_folder(self, name: str) -> Path:
+        """``images/train`` or ``images/val``."""
+        return self.root / "images" / name
 
     def read(self, name: str) -> Listing:
         """The pictures and annotations of ``train`` or ``val``.
@@ -156,28 +158,28 @@ class Selection:
                 part that the picture's object does not have, no picture of the selection at all, or what ``strict``
                 does not let pass.
         """
-        annotations = read_coco(self.annotation_file(name), len(PART_CATEGORIES))
-        self._check_categories(annotations)
+        annotations = read_coco(self.annotation_file(name), len(PART_CATEGORIES), self.refuse, SIZES_ONLY)
+        with self._refusing():
+            self._check_categories(annotations)
         files, skipped, pictures = self.picture_files(name), Counter(annotations.dropped), []
         listed: dict[str, CocoImage] = {}
         for image in annotations.images:
             file, stem = PurePosixPath(image.file_name).name, _base_name(image)
             if (other := listed.setdefault(stem, image)) is not image:
-                raise DatasetError(
-                    f"{image.file_name} and {other.file_name} are one picture, listed twice",
-                    file=annotations.path,
-                    what_to_do="Unpack the annotations again.",
-                )
+                what = f"{image.file_name} and {other.file_name} are one picture, listed twice"
+                self.refuse(DatasetError(what, file=annotations.path, what_to_do="Unpack the annotations again."))
+                continue
             owner = self._object_of(file, annotations.path)
             if owner is None:
                 skipped[OTHER_SYNSET] += 1
             elif stem not in files:
-                self._refuse(f"{file} is listed, but not in images/{name}", annotations.path)
+                self._refuse_if_strict(f"{file} is listed, but not in images/{name}", annotations.path)
                 skipped[NO_PICTURE] += 1
             else:
                 object_id = self.vocabulary.object_id(owner)
-                ids = self._part_ids(image, object_id, annotations.path)
-                pictures.append(Picture(files[stem], image, object_id, ids))
+                with self._refusing():
+                    ids = self._part_ids(image, object_id, annotations.path)
+                    pictures.append(Picture(files[stem], image, object_id, ids))
         if not pictures:
             raise DatasetError(
                 f"none of its {len(annotations.images)} images is a picture in images/{name} of one of the "
@@ -199,14 +201,22 @@ class Selection:
                 what_to_do=f"Use ImageNet's own {SYNSET_FILE}, or none.",
             )
         if owner is None:
-            self._refuse(f"{file}: synset {synset!r} is none of the {len(self.vocabulary.objects)} known", source)
+            self._refuse_if_strict(
+                f"{file}: synset {synset!r} is none of the {len(self.vocabulary.objects)} known", source
+            )
         return owner
 
-    def _refuse(self, what: str, file: Path) -> None:
+    @contextmanager
+    def _refusing(self) -> Iterator[None]:
+        try:
+            yield
+        except DatasetError as error:
+            self.refuse(error)
+
+    def _refuse_if_strict(self, what: str, file: Path) -> None:
         if self.strict:
-            raise DatasetError(
-                what, file=file, what_to_do=f"Unpack {self.title} again; it is used without any selection."
-            )
+            advice = f"Unpack {self.title} again; it is used without any selection."
+            self.refuse(DatasetError(what, file=file, what_to_do=advice))
 
     def _check_categories(self, annotations: CocoFile) -> None:
         """The download names the part categories; the released preprocessing puts names of no use in their place."""

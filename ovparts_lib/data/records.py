@@ -2,17 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
-
-import numpy as np
-
-from ovparts_lib.vocabularies.vocabulary import Vocabulary
-
-if TYPE_CHECKING:
-    from ovparts_lib.data.scan import LabelCounts
 
 
 class DatasetError(ValueError):
@@ -25,10 +16,13 @@ class DatasetError(ValueError):
     """
 
     def __init__(self, what: str, *, file: str | Path | None = None, what_to_do: str = "") -> None:
-        self.file = None if file is None else str(file)
-        self.what = what
+        # File names are bytes: one that is not UTF-8 must not keep the message from being printed.
+        self.file = None if file is None else str(file).encode("utf-8", "backslashreplace").decode()
+        self.what = what.encode("utf-8", "backslashreplace").decode()
         self.what_to_do = what_to_do
-        super().__init__((f"{self.file}: " if self.file else "") + what + (f". {what_to_do}" if what_to_do else ""))
+        super().__init__(
+            (f"{self.file}: " if self.file else "") + self.what + (f". {what_to_do}" if what_to_do else "")
+        )
 
 
 @dataclass(frozen=True)
@@ -50,45 +44,3 @@ class Record:
     image_id: str
     object_id: int | None = None
     instance: int | None = None
-
-
-class Reader(Protocol):
-    """What the datasets ask of a reader; each dataset on disk has one reader of this shape.
-
-    A reader knows files and formats. Remapping to the training vocabulary, conditioning on an object and the
-    transforms are the datasets' (:mod:`ovparts_lib.data.dataset`), the same for every reader.
-
-    Attributes:
-        root: the dataset's folder.
-    """
-
-    root: Path
-
-    @property
-    def vocabulary(self) -> Vocabulary:
-        """The full vocabulary, whose ids the label maps hold."""
-
-    @property
-    def splits(self) -> tuple[str, ...]:
-        """Names of the splits it lists."""
-
-    def records(self, split: str) -> list[Record]:
-        """The records of a split in listing order, those without part pixels included."""
-
-    def training_vocabulary(self, split: str) -> Vocabulary:
-        """The vocabulary that a split is trained with: seen classes only, or all of them."""
-
-    def label_maps(self, record: Record) -> tuple[np.ndarray, np.ndarray]:
-        """(object map, part map) of the record's whole image at native size, unsigned, in full-vocabulary ids."""
-
-    def region(self, record: Record, object_map: np.ndarray) -> np.ndarray:
-        """The pixels a conditioned record is about, bool (H, W): its object in ``object_map``, or its own instance.
-
-        ``object_map`` is what :meth:`label_maps` gave for the same image.
-        """
-
-    def has_part(self, split: str, record: Record, part_ids: Sequence[int]) -> bool:
-        """Whether a record of the split has a pixel of one of ``part_ids``, on its own object if conditioned."""
-
-    def scan(self, split: str) -> LabelCounts:
-        """Pixels of each (object, part) pair in each image of the split; one decode per label file, cached."""

@@ -6,13 +6,9 @@ import random
 from collections.abc import Callable
 from typing import Literal, TypeVar
 
-import numpy as np
-
 from ovparts_lib.data.records import DatasetError
-from ovparts_lib.vocabularies.vocabulary import Vocabulary
 
 EmptySamples = Literal["skip", "replace_as_released"]
-ObjectRemap = Literal["by_name", "ov_parts_bug"]
 
 Sample = TypeVar("Sample")
 
@@ -45,28 +41,6 @@ class ReleasedReplacement:
             index = self._random.sample(list(self._candidates), k=1)[0]
         self._candidates.add(index)
         return sample
-
-
-def object_table(vocabulary: Vocabulary, target: Vocabulary, rule: ObjectRemap) -> np.ndarray:
-    """Look-up table from object labels to those of the training vocabulary.
-
-    Args:
-        vocabulary: what the label files hold.
-        target: what is trained.
-        rule: ``by_name``, or ``ov_parts_bug``: OV_PARTS registers the part table for objects too, so that object ids
-            are translated as if they were part ids. The outcome does not match ``target.objects``.
-
-    Returns:
-        int64, length ``vocabulary.ignore_label + 1``.
-
-    Raises:
-        ValueError: no such rule.
-    """
-    if rule == "by_name":
-        return vocabulary.object_table(target)
-    if rule == "ov_parts_bug":
-        return vocabulary.part_table(target)
-    raise ValueError(f"object_remap is 'by_name' or 'ov_parts_bug', not {rule!r}")
 
 
 def check_empty_samples(rule: str) -> None:

@@ -10,10 +10,7 @@ from functools import cached_property
 from typing import TypeVar
 
 import numpy as np
-import pandas as pd
 from tqdm import tqdm
-
-from ovparts_lib.data.records import Reader
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -71,30 +68,6 @@ def count_labels(object_map: np.ndarray, part_map: np.ndarray) -> np.ndarray:
     pairs = object_map.astype(np.uint32) << 16 | part_map
     values, pixels = np.unique(pairs, return_counts=True)
     return np.stack([values >> 16, values & 0xFFFF, pixels], axis=1).astype(np.int64)
-
-
-def class_frequencies(reader: Reader, split: str) -> pd.DataFrame:
-    """How often each part of the full vocabulary occurs in the images of a split, before any remap.
-
-    Returns:
-        One row per part in label order: ``part``, ``object``, ``seen``, ``pixels``, ``images``.
-    """
-    vocabulary, counts = reader.vocabulary, reader.scan(split)
-    listed = {record.image_id for record in reader.records(split)}
-    wanted = np.array([image_id in listed for image_id in counts.image_ids], dtype=bool)
-    rows = counts.rows[wanted[counts.rows[:, 0]] & (counts.rows[:, 2] < len(vocabulary.parts))]
-    pixels = np.bincount(rows[:, 2], rows[:, 3], minlength=len(vocabulary.parts)).astype(np.int64)
-    part_in_image = np.unique(rows[:, [0, 2]], axis=0)
-    images = np.bincount(part_in_image[:, 1], minlength=len(vocabulary.parts))
-    return pd.DataFrame(
-        {
-            "part": vocabulary.parts,
-            "object": [vocabulary.objects[owner] for owner in vocabulary.part_to_object],
-            "seen": [vocabulary.is_seen_part(part_id) for part_id in range(len(vocabulary.parts))],
-            "pixels": pixels,
-            "images": images,
-        }
-    )
 
 
 def parallel_map(

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import TypeVar
 
+from ovparts_lib.data.files import read_json
 from ovparts_lib.data.records import DatasetError
 
 SHOTS_FILE = "train_16shot.json"
@@ -30,16 +28,6 @@ class Split:
     seen_only: bool = False
 
 
-SomeSplit = TypeVar("SomeSplit", bound=Split)
-
-
-def find_split(splits: Mapping[str, SomeSplit], split: str, title: str) -> SomeSplit:
-    """The settings of a split. Raises ValueError naming the splits that the dataset called ``title`` has."""
-    if split not in splits:
-        raise ValueError(f"{title} has no split {split!r}; there are {', '.join(splits)}")
-    return splits[split]
-
-
 def read_shot_list(path: Path, folder: str, title: str) -> set[str]:
     """Base names of the training images in a released 16-shot list.
 
@@ -54,21 +42,20 @@ def read_shot_list(path: Path, folder: str, title: str) -> set[str]:
     Raises:
         DatasetError: the list is missing or not a JSON list of ``{"file_name": ...}``.
     """
+    again = "Download the 16-shot list again."
+    entries = read_json(
+        path,
+        f"Few-shot training needs the 16-shot list released with {title}; put it there, or draw one "
+        "(ovparts_lib.data.few_shot).",
+        again,
+    )
     try:
-        entries = json.loads(path.read_text(encoding="utf-8"))
         names = [PurePosixPath(str(entry["file_name"]).replace("\\", "/")) for entry in entries]
-    except FileNotFoundError:
-        raise DatasetError(
-            "no such file",
-            file=path,
-            what_to_do=f"Few-shot training needs the 16-shot list released with {title}; put it there, or "
-            "draw one (ovparts_lib.data.few_shot).",
-        ) from None
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (KeyError, TypeError) as error:
         raise DatasetError(
             f"is not a JSON list of objects with a file_name ({type(error).__name__}: {error})",
             file=path,
-            what_to_do="Download the 16-shot list again.",
+            what_to_do=again,
         ) from error
     return {name.stem for name in names if _split_folder(name) in ("", folder)}
 

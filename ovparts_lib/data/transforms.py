@@ -1,4 +1,4 @@
-"""Training augmentation in torchvision v2 style, and the resize rules that evaluation shares.
+"""Training augmentation in torchvision v2 style, on the resize rules of :mod:`ovparts_lib.images`.
 
 Every transform takes the nested structures torchvision's own do; pictures are ``tv_tensors.Image`` (uint8, (3, H, W)),
 label maps ``tv_tensors.Mask`` ((H, W), any integer type). All draws come from torch's global generator.
@@ -9,9 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Literal
 
-import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 from torchvision import tv_tensors
@@ -19,73 +17,9 @@ from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as TF
 
 from ovparts_lib.data.photometric import PhotometricDistortion
+from ovparts_lib.images import LabelResize, check_label_resize, resize_image, resize_labels, shortest_edge_size
 
-LabelResize = Literal["centre", "floor"]
 Augmentation = Literal["applied", "discarded_as_released"]
-
-
-def resize_image(image: Tensor, size: tuple[int, int]) -> Tensor:
-    """Exactly ``PIL.Image.resize(..., BILINEAR)``: antialiased when shrinking, 8-bit fixed-point arithmetic.
-
-    Args:
-        image: uint8 (3, H, W).
-        size: (height, width) wanted.
-
-    Returns:
-        uint8 (3, height, width), on the device of ``image``.
-    """
-    if image.dtype != torch.uint8 or image.ndim != 3 or image.shape[0] != 3:
-        raise ValueError(f"resize_image takes uint8 (3, H, W), not {image.dtype} {tuple(image.shape)}")
-    height, width = size
-    if tuple(image.shape[-2:]) == (height, width):
-        return image
-    picture = Image.fromarray(image.permute(1, 2, 0).cpu().contiguous().numpy())
-    pixels = np.array(picture.resize((width, height), Image.Resampling.BILINEAR))
-    return torch.from_numpy(pixels).permute(2, 0, 1).contiguous().to(image.device)
-
-
-def resize_labels(
-    labels: Tensor,
-    size: tuple[int, int],
-    rule: LabelResize = "centre",
-    *,
-    released_dtype: torch.dtype = torch.float64,
-) -> Tensor:
-    """Nearest-neighbour resize of a label map of any integer type: the one place where labels are resampled.
-
-    Args:
-        labels: (H, W).
-        size: (height, width) wanted.
-        rule: ``centre``: the source pixel under the centre of the target pixel, as the picture is resized (what torch
-            calls ``nearest-exact``, here in whole numbers and so without its rounding at pixel edges); ``floor``:
-            source = floor(target · in / out), as the released code does it, which displaces labels by up to half a
-            source pixel against the picture.
-        released_dtype: type in which the released code computes the ``floor`` rule: its mappers hold float64 maps, its
-            models float32 ones, and for some sizes (104 to 352, say) single rows land on the other side of a pixel
-            edge. ``centre`` does not depend on it.
-
-    Returns:
-        (height, width), same type.
-    """
-    check_label_resize(rule)
-    if rule == "floor":
-        maps = labels.to(released_dtype)[None, None]
-        return F.interpolate(maps, size=tuple(size), mode="nearest")[0, 0].to(labels.dtype)
-    rows, columns = (
-        (2 * torch.arange(new, device=labels.device) + 1) * old // (2 * new)
-        for old, new in zip(labels.shape, size, strict=True)
-    )
-    return labels.index_select(1, columns).index_select(0, rows)
-
-
-def shortest_edge_size(height: int, width: int, shortest: int, longest: int) -> tuple[int, int]:
-    """Size with the short side at ``shortest``, or the long side at ``longest`` if it would exceed that; detectron2."""
-    scale = shortest / min(height, width)
-    new_height, new_width = (shortest, scale * width) if height < width else (scale * height, shortest)
-    if max(new_height, new_width) > longest:
-        shrink = longest / max(new_height, new_width)
-        new_height, new_width = new_height * shrink, new_width * shrink
-    return int(new_height + 0.5), int(new_width + 0.5)
 
 
 class ResizeShortestEdge(v2.Transform):
@@ -246,12 +180,6 @@ def training_transform(
     if pad_size is not None:
         steps.append(PadTo(pad_size, ignore_label))
     return v2.Compose(steps)
-
-
-def check_label_resize(rule: str) -> None:
-    """Raise ValueError unless ``rule`` is one of ``LabelResize``."""
-    if rule not in ("centre", "floor"):
-        raise ValueError(f"label_resize is 'centre' or 'floor', not {rule!r}")
 
 
 def _pair(size: int | tuple[int, int]) -> tuple[int, int]:

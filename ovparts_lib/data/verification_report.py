@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
-from ovparts_lib.data.records import DatasetError
+from ovparts_lib.data.records import DatasetError, Record
 
 LISTED = 50  # problems written out on the page; the table has all of them
 
@@ -34,6 +35,40 @@ class Problem:
 
     def __str__(self) -> str:
         return f"{self.file}: {self.what}" + (f". {self.what_to_do}" if self.what_to_do else "")
+
+
+@dataclass(frozen=True)
+class Published:
+    """Number of images in ``train`` or ``val`` according to its authors.
+
+    Attributes:
+        images: how many.
+        source: where it stands, in a few words.
+        about: a rounded or uncertain figure.
+    """
+
+    images: int
+    source: str
+    about: bool = False
+
+
+@dataclass
+class Folder:
+    """What there is of ``train`` or ``val``.
+
+    Attributes:
+        records: one per image that has all its files.
+        files: every file found, including those of no use.
+        hidden: files passed over because their name begins with a dot.
+        unlisted: pictures of which nothing is known because their annotation file is wrong.
+        counts: how many files of what.
+    """
+
+    records: list[Record]
+    files: list[Path]
+    hidden: list[Path] = field(default_factory=list)
+    unlisted: list[Path] = field(default_factory=list)
+    counts: dict[str, int] = field(default_factory=dict)
 
 
 @dataclass
@@ -62,14 +97,18 @@ class VerificationReport:
         """Whether there is no problem; notes do not count."""
         return not self.problems
 
+    @property
+    def verdict(self) -> str:
+        """``no problems``, ``1 problem`` or ``2 problems``."""
+        return f"{len(self.problems) or 'no'} problem{'' if len(self.problems) == 1 else 's'}"
+
     def raise_if_wrong(self) -> None:
         """Raise DatasetError with the first problems and their number, if there are any."""
         if self.ok:
             return
         shown = "\n".join(f"  {problem}" for problem in self.problems[:5])
         more = f"\n  … and {len(self.problems) - 5} more" if len(self.problems) > 5 else ""
-        number = "1 problem" if len(self.problems) == 1 else f"{len(self.problems)} problems"
-        raise DatasetError(f"{self.dataset} has {number}:\n{shown}{more}", file=self.root)
+        raise DatasetError(f"{self.dataset} has {self.verdict}:\n{shown}{more}", file=self.root)
 
     def to_frame(self) -> pd.DataFrame:
         """All problems, one row each: ``file``, ``what``, ``what_to_do``."""
@@ -77,8 +116,11 @@ class VerificationReport:
 
     def to_markdown(self) -> str:
         """The report as a page of Markdown."""
-        verdict = "no problems" if self.ok else f"{len(self.problems)} problems"
-        lines = [f"# {self.dataset}: {verdict}", "", f"Folder `{self.root}`, fingerprint `{self.fingerprint or '–'}`."]
+        lines = [
+            f"# {self.dataset}: {self.verdict}",
+            "",
+            f"Folder `{self.root}`, fingerprint `{self.fingerprint or '–'}`.",
+        ]
         if self.counts:
             kinds = dict.fromkeys(kind for counts in self.counts.values() for kind in counts)
             rows = [[kind, *(f"{counts.get(kind, 0):,}" for counts in self.counts.values())] for kind in kinds]

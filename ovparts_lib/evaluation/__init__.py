@@ -2,27 +2,24 @@
 
 from ovparts_lib.evaluation.bootstrap import bootstrap, compare
 from ovparts_lib.evaluation.boundary import class_boundary_counts, label_difference
-from ovparts_lib.evaluation.comparison import protocol_comparison, protocol_differences
 from ovparts_lib.evaluation.counts import ConfusionMatrix, MatrixFileError
 from ovparts_lib.evaluation.evaluator import evaluate
 from ovparts_lib.evaluation.ground_truth import double_resized
-from ovparts_lib.evaluation.label_maps import oracle_map, pred_all_map, upsampled_argmax
-from ovparts_lib.evaluation.objects import object_vocabulary
-from ovparts_lib.evaluation.protocols import Boundaries, Protocol, ProtocolResult, UnsupportedModeError
+from ovparts_lib.evaluation.label_maps import oracle_map, pred_all_map
+from ovparts_lib.evaluation.protocols import Boundaries, Note, Protocol, ProtocolResult, UnsupportedModeError
 from ovparts_lib.evaluation.published import published_metrics, published_object_results, published_results
-from ovparts_lib.evaluation.registry import (
-    PROTOCOLS,
-    harmonic_mean,
-    ov_parts,
-    protocol_named,
-    recommended,
-    score_all,
-)
-from ovparts_lib.evaluation.released_keys import released_keys
+from ovparts_lib.evaluation.registry import PROTOCOLS, protocol_named, score_all
 from ovparts_lib.evaluation.scoring import MODES, ImageScore, NotANumberError, score_image, to_target
 from ovparts_lib.evaluation.segmentation_rates import object_rates, part_rates
 from ovparts_lib.evaluation.stored import Evaluation
-from ovparts_lib.evaluation.tables import ProtocolMismatchError, class_table, merge_tables, summary_table
+from ovparts_lib.evaluation.tables import (
+    ProtocolMismatchError,
+    class_table,
+    merge_tables,
+    protocol_comparison,
+    protocol_notes,
+    summary_table,
+)
 
 __all__ = [
     "MODES",
@@ -33,6 +30,7 @@ __all__ = [
     "ImageScore",
     "MatrixFileError",
     "NotANumberError",
+    "Note",
     "Protocol",
     "ProtocolMismatchError",
     "ProtocolResult",
@@ -43,26 +41,20 @@ __all__ = [
     "compare",
     "double_resized",
     "evaluate",
-    "harmonic_mean",
     "label_difference",
     "merge_tables",
     "object_rates",
-    "object_vocabulary",
     "oracle_map",
-    "ov_parts",
     "part_rates",
     "pred_all_map",
     "protocol_comparison",
-    "protocol_differences",
     "protocol_named",
+    "protocol_notes",
     "published_metrics",
     "published_object_results",
     "published_results",
-    "recommended",
-    "released_keys",
     "score_all",
     "score_image",
     "summary_table",
     "to_target",
-    "upsampled_argmax",
 ]

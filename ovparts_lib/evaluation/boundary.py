@@ -45,7 +45,7 @@ def class_boundary_counts(prediction: Tensor, target: Tensor, classes: int) -> T
     """Boundary pixels of each class: int64 (3, N), rows intersection, ground truth, prediction.
 
     Args:
-        prediction: integer (H, W), 0..N; N = nothing.
+        prediction: integer (H, W), 0..N; N = background.
         target: likewise.
         classes: N.
     """

@@ -20,10 +20,10 @@ class MatrixFileError(ValueError):
 
 
 class ConfusionMatrix:
-    """Pixel counts of (prediction, ground truth) pairs over N classes and "nothing".
+    """Pixel counts of (prediction, ground truth) pairs over N classes and the background.
 
-    Rows are predictions and columns ground truth. Index N stands for nothing: background or no prediction in a row, no
-    label in a column. Pixels without a label are counted too, in column N with the prediction they got, so that
+    Rows are predictions and columns ground truth. Index N stands for background or no prediction in a row, for no label
+    in a column. Pixels without a label are counted too, in column N with the prediction they got, so that
     protocols which treat them differently can all be computed afterwards.
 
     Args:
@@ -51,7 +51,7 @@ class ConfusionMatrix:
         """Count the pixels of one picture.
 
         Args:
-            prediction: integer tensor of any shape, 0..N; N = nothing.
+            prediction: integer tensor of any shape, 0..N; N = background.
             target: integer tensor of the same shape, 0..N; N = no label (see :func:`ovparts_lib.evaluation.to_target`
                 for label maps with another ignore value).
             weight: how often the picture counts.
@@ -77,20 +77,6 @@ class ConfusionMatrix:
     def numpy(self) -> np.ndarray:
         """A copy of the counts on the host, int64 (N+1, N+1)."""
         return self.counts.cpu().numpy().copy()
-
-    def save(self, path: Path | str, vocabulary_hash: str) -> None:
-        """Write the matrix and the hash of its vocabulary as npz, atomically."""
-        write_matrices(path, {"matrix": self}, vocabulary_hash)
-
-    @classmethod
-    def load(cls, path: Path | str, vocabulary_hash: str | None = None) -> ConfusionMatrix:
-        """Read a matrix that :meth:`save` wrote; given a hash, one of another vocabulary raises MatrixFileError."""
-        matrices, _ = read_matrices(path, vocabulary_hash)
-        if "matrix" not in matrices:
-            raise MatrixFileError(
-                f"{path} holds the matrices of an evaluation ({', '.join(matrices)}), not a single one"
-            )
-        return matrices["matrix"]
 
 
 def count_pairs(prediction: Tensor, target: Tensor, classes: int) -> Tensor:

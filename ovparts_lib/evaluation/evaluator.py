@@ -12,20 +12,19 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Subset
 from tqdm.auto import tqdm
 
-from ovparts_lib.data.dataset import EvaluationDataset, EvaluationSample
+from ovparts_lib.data.dataset import ClassSample, EvaluationDataset, EvaluationSample
+from ovparts_lib.data.loader import worker_options
 from ovparts_lib.evaluation.counts import ConfusionMatrix
 from ovparts_lib.evaluation.ground_truth import double_resized_sample
 from ovparts_lib.evaluation.label_maps import OracleRule, competing_parts
-from ovparts_lib.evaluation.objects import object_vocabulary, score_objects
+from ovparts_lib.evaluation.objects import score_objects
 from ovparts_lib.evaluation.per_image import ImageCounts
-from ovparts_lib.evaluation.scoring import MODES, ImageScore, NotANumberError, score_image, to_target
+from ovparts_lib.evaluation.scoring import MODES, ImageScore, score_image, score_records
 from ovparts_lib.evaluation.stored import DEFAULT_OPTIONS, LEVELS, Evaluation
-from ovparts_lib.systems.scores import PartScores
-from ovparts_lib.vocabularies.vocabulary import Vocabulary
+from ovparts_lib.systems.scores import Scores
+from ovparts_lib.vocabularies import PartVocabulary, Vocabulary
 
 PRECISIONS = {"32-true": None, "bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}
-
-__all__ = ["MODES", "PRECISIONS", "Evaluation", "NotANumberError", "evaluate", "score_image", "to_target"]
 
 
 def evaluate(
@@ -38,7 +37,7 @@ def evaluate(
     progress: bool = True,
     limit: int | None = None,
     workers: int = 0,
-    level: str = "parts",
+    level: str | None = None,
     strict: bool = True,
     boundary: bool = False,
     oracle_rule: OracleRule = "exact",
@@ -47,11 +46,16 @@ def evaluate(
     """Score a system on all records of a dataset, at the native size of the label files.
 
     Each image is read, encoded and decoded once, whatever the number of its records and modes; labels, arg-max and
-    counts stay on the device. Only the parts of the objects at hand are asked for when no mode needs others.
+    counts stay on the device. Only the parts of the objects at hand are asked for when no mode needs others. A system
+    whose scores depend on the record's object (its class says ``needs_regions``; ZSSeg+) gets all regions of an image
+    in one call, ``predict([image], vocabulary, regions=[sample.regions])``, so that it encodes the image once, and
+    gives one :class:`Scores` per region, with which the record is scored in ``oracle_obj``; for ``pred_all`` it is
+    asked once more, without regions, and finds the objects.
 
     Args:
         model: any system with ``predict``; it is put on the device and, for the duration, in evaluation mode.
-        dataset: its images, each with its records.
+        dataset: its ``vocabulary`` and images: with a :class:`PartVocabulary` an ``EvaluationSample`` each, with its
+            records, otherwise a ``ClassSample``.
         device: where everything but reading happens.
         precision: ``32-true``, or ``bf16-mixed`` / ``16-mixed`` for autocast of the network; scores are compared in
             float32.
@@ -59,8 +63,8 @@ def evaluate(
         progress: show a progress bar.
         limit: score the first ``limit`` images only.
         workers: processes that read ahead; the result does not depend on it.
-        level: ``parts``, or ``objects``: which object a pixel belongs to, one record per image; for systems whose
-            scores say objects, and for vocabularies of whole objects.
+        level: ``parts``, or ``objects``: which object a pixel belongs to, one record per image; for systems that also
+            predict objects. None for the level of the dataset's vocabulary.
         strict: in ``pred_all``, also count part predictions on known background, for ``recommended_strict``.
         boundary: also count boundaries, per class and as released (some milliseconds per record).
         oracle_rule: how the known object restricts the parts; the released rules by name.
@@ -71,26 +75,39 @@ def evaluate(
         ValueError: unknown mode, level or precision, or a limit below 1.
         NotANumberError: the model's scores contain NaN or infinities.
     """
+    full = dataset.vocabulary
+    of_parts = isinstance(full, PartVocabulary)
+    level = level or ("parts" if of_parts else "objects")
     _check_arguments(modes, precision, limit, level)
-    device, full = torch.device(device), dataset.vocabulary
-    vocabulary = full if level == "parts" else object_vocabulary(full)
+    if not of_parts and (level == "parts" or double_resize is not None):
+        raise ValueError(f"{full.name!r} is a vocabulary without parts: it has no level 'parts' and no double_resize")
     modes = tuple(modes) if level == "parts" else ("pred_all",)
+    device = torch.device(device)
     count = min(len(dataset), limit or len(dataset))
-    totals = _Totals(vocabulary, modes, device)
+    vocabulary = full.whole_objects if of_parts and level == "objects" else full
+    totals = _Totals(len(vocabulary.classes), modes, device)
     records = 0
     # batch_size=None hands samples over as they are; images differ in size.
-    loader = DataLoader(Subset(dataset, range(count)), batch_size=None, num_workers=workers)
+    loader = DataLoader(Subset(dataset, range(count)), batch_size=None, **worker_options(workers, lambda: dataset[0]))
     with _evaluation_mode(model.to(device)), torch.no_grad():
         for sample in tqdm(loader, total=count, desc="Evaluating", unit="image", disable=not progress):
             if double_resize is not None:
                 sample = double_resized_sample(sample, *double_resize)
-            scores = _predict(model, sample, full, modes, device, precision, oracle_rule)
-            if level == "objects":
-                found = score_objects(scores, sample, full, vocabulary, boundary=boundary)
-            else:
-                found = score_image(
-                    scores, sample, full, modes, oracle_rule=oracle_rule, strict=strict, boundary=boundary
-                )
+            found, asked = ImageScore({}), modes
+            if "oracle_obj" in modes and getattr(model, "needs_regions", False):
+                scores = _predict(model, sample, full, ("oracle_obj",), device, precision, oracle_rule)
+                found = score_records(scores, sample, full, oracle_rule=oracle_rule, boundary=boundary)
+                asked = tuple(mode for mode in modes if mode != "oracle_obj")
+            if asked:
+                scores = _predict(model, sample, full, asked, device, precision, oracle_rule)[0]
+                if level == "objects":
+                    found = score_objects(scores, sample, full, boundary=boundary)
+                else:
+                    found.update(
+                        score_image(
+                            scores, sample, full, asked, oracle_rule=oracle_rule, strict=strict, boundary=boundary
+                        )
+                    )
             totals.add(sample.image_id, found)
             records += len(sample.regions) if level == "parts" else 1
     return Evaluation(
@@ -108,8 +125,8 @@ def evaluate(
 class _Totals:
     """Counts over images: dense sums, and each image's own, sparse. All of it stays on the device until the end."""
 
-    def __init__(self, vocabulary: Vocabulary, modes: Sequence[str], device: torch.device) -> None:
-        self.classes, self.modes = len(vocabulary.parts), modes
+    def __init__(self, classes: int, modes: Sequence[str], device: torch.device) -> None:
+        self.classes, self.modes = classes, modes
         self.image_ids: list[str] = []
         self.entries: dict[str, list[tuple[Tensor, Tensor]]] = {mode: [] for mode in modes}
         self.background: list[tuple[Tensor, Tensor]] | None = None
@@ -127,8 +144,8 @@ class _Totals:
             # Predictions on background are a column of their own: nothing is labelled there.
             self.background = [] if self.background is None else self.background
             predicted = found.background.nonzero()[:, 0]
-            nothing = torch.full_like(predicted, self.classes)
-            self.background.append((torch.stack([predicted, nothing]), found.background[predicted]))
+            unlabelled = torch.full_like(predicted, self.classes)
+            self.background.append((torch.stack([predicted, unlabelled]), found.background[predicted]))
         for kept, new in ((self.boundary, found.boundary), (self.boundary_released, found.boundary_released)):
             for mode, counts in new.items():
                 kept[mode] = kept[mode] + counts if mode in kept else counts
@@ -165,20 +182,22 @@ def _sparse(matrix: Tensor) -> tuple[Tensor, Tensor]:
 
 def _predict(
     model: nn.Module,
-    sample: EvaluationSample,
+    sample: EvaluationSample | ClassSample,
     vocabulary: Vocabulary,
     modes: Sequence[str],
     device: torch.device,
     precision: str,
     rule: OracleRule,
-) -> PartScores:
-    wanted: dict[str, Any] = {}
+) -> list[Scores]:
+    options: dict[str, Any] = {}
     if "pred_all" not in modes and rule != "zero_others":
-        parts = {part for one in sample.object_ids for part in competing_parts((one,), vocabulary, rule)}
-        wanted = {"part_ids": sorted(parts), "background": False}
+        parts = {part for number in sample.object_ids for part in competing_parts((number,), vocabulary, rule)}
+        options = {"class_ids": sorted(parts), "background": False}
+    if getattr(model, "needs_regions", False) and "oracle_obj" in modes:
+        options["regions"] = [sample.regions]
     dtype = PRECISIONS[precision]
     with torch.autocast(device.type, dtype) if dtype else contextlib.nullcontext():
-        return model.predict([sample.image.to(device)], vocabulary, **wanted)[0]
+        return model.predict([sample.image.to(device)], vocabulary, **options)
 
 
 def _options(dataset: EvaluationDataset, rule: OracleRule, double_resize: tuple[int, int] | None) -> str:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from ovparts_lib.data.dataset import EvaluationSample, ObjectRegion
-from ovparts_lib.data.transforms import resize_labels, shortest_edge_size
+from ovparts_lib.images import resize_labels, shortest_edge_size
 
 
 def double_resized(label_map: Tensor, shortest: int, longest: int) -> Tensor:

@@ -1,17 +1,17 @@
-"""From class scores to part labels, at the pixels that are wanted, without a dense map of all classes."""
+"""From class scores to labels, at the pixels that are asked for, without a dense map of all classes."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, get_args
 
 import torch
 from torch import Tensor
 
-from ovparts_lib.evaluation.sampling import first_maximum, sampled
-from ovparts_lib.systems.scores import ObjectScores, PartScores
-from ovparts_lib.vocabularies.vocabulary import Vocabulary
+from ovparts_lib.evaluation.sampling import CHUNK_VALUES, first_maximum, sampled
+from ovparts_lib.systems.scores import Scores
+from ovparts_lib.vocabularies import PartVocabulary, Vocabulary
 
 OracleRule = Literal["exact", "zero_others", "substring"]
 """How the known object restricts the parts.
@@ -25,7 +25,7 @@ other objects slip in ("cabinet's door" for door), and of several objects only t
 
 
 def oracle_map(
-    scores: PartScores, object_id: int | Sequence[int], vocabulary: Vocabulary, rule: OracleRule = "exact"
+    scores: Scores, object_id: int | Sequence[int], vocabulary: PartVocabulary, rule: OracleRule = "exact"
 ) -> Tensor:
     """Label map when the object is known: arg-max among its own parts, everywhere in the image.
 
@@ -34,7 +34,7 @@ def oracle_map(
     Args:
         scores: a system's output for one image, holding at least the parts that may compete.
         object_id: index of the object in the vocabulary, or of several.
-        vocabulary: the vocabulary of ``scores.part_ids``.
+        vocabulary: the vocabulary of ``scores.class_ids``.
         rule: see :data:`OracleRule`.
 
     Returns:
@@ -45,21 +45,19 @@ def oracle_map(
     """
     choice = OracleChoice.of(scores, object_id, vocabulary, rule)
     # One object's few parts are sampled from their channels alone.
-    only = None if rule == "zero_others" else choice.channels
-    chosen = with_channels(scores, choice.channels) if only is not None else scores
-    if only is not None:
-        choice = OracleChoice(list(range(len(only))), choice.part_ids, None, False)
+    chosen = with_channels(scores, choice.channels)
+    choice = replace(choice, channels=list(range(len(choice.channels))))
     winner = torch.empty(_count(scores), dtype=torch.int64, device=scores.logits.device)
-    for start, values in sampled_parts(chosen, _everywhere(scores), background=False):
+    for start, values in sampled_classes(chosen, _everywhere(scores), background=False):
         winner[start : start + len(values)] = choice(values)
     return winner.view(scores.image_size)
 
 
-def pred_all_map(scores: PartScores, nothing: int | None = None, *, vocabulary: Vocabulary | None = None) -> Tensor:
-    """Label map when nothing is known: arg-max among all parts and the background, if the system has one.
+def pred_all_map(scores: Scores, background_id: int | None = None, *, vocabulary: Vocabulary | None = None) -> Tensor:
+    """Label map when no object is known: arg-max among all classes and the background, if the system has one.
 
-    Where the scores say objects too, a pixel's object is chosen first and then the best of that object's parts, or
-    nothing if no object wins (PartCLIPSeg: part probabilities are multiplied by whether their object won).
+    Where the system also predicts objects, a pixel's object is chosen first and then the best of that object's parts,
+    or background if no object wins (PartCLIPSeg: part probabilities are multiplied by whether their object won).
 
     Logits are compared as they are. CLIPSeg and PartCLIPSeg as released compare their sigmoid in float32, which is not
     imitated here: it rounds logits above about 17 to probability 1 (and neighbouring ones well below that to a common
@@ -68,56 +66,24 @@ def pred_all_map(scores: PartScores, nothing: int | None = None, *, vocabulary: 
 
     Args:
         scores: a system's output for one image.
-        nothing: the id for background; by default the number of parts in ``scores``, which must then be all parts of
-            the vocabulary in order.
-        vocabulary: the vocabulary of the scores; needed where they say objects.
+        background_id: the id for background; by default the number of classes in ``scores``, which must then be all
+            classes of the vocabulary in order.
+        vocabulary: the vocabulary of the scores; needed where they hold objects.
 
     Returns:
-        int64 (H, W), part ids, and ``nothing`` where the background wins. Ties go to the first channel.
+        int64 (H, W), class ids, and ``background_id`` where the background wins. Ties go to the first channel.
 
     Raises:
-        ValueError: ``nothing`` is left out although ``scores`` holds only some of the parts, or is itself a part id;
-            or the vocabulary is left out although it is needed.
+        ValueError: ``background_id`` is left out although ``scores`` holds only some of the classes, or is itself a
+            class id; or the vocabulary is left out although it is needed.
     """
-    choice = AllChoice.of(scores, nothing, vocabulary)
+    choice = AllChoice.of(scores, background_id, vocabulary)
     winner = torch.empty(_count(scores), dtype=torch.int64, device=scores.logits.device)
     pixels = _everywhere(scores)
     gate = object_winners(scores, pixels)
-    for start, values in sampled_parts(scores, pixels, background=True):
+    for start, values in sampled_classes(scores, pixels, background=True):
         winner[start : start + len(values)] = choice(values, gate, start)
     return winner.view(scores.image_size)
-
-
-def upsampled_argmax(
-    logits: Tensor,
-    size: tuple[int, int],
-    channels: Sequence[int] | None = None,
-    background: Tensor | None = None,
-) -> Tensor:
-    """Arg-max over channels of bilinearly resized logits; only a few pixels' channels are ever held at full size.
-
-    The rule of the released evaluators (resize logits with ``align_corners=False``, then arg-max). Their sigmoid in
-    between does not change which logit is largest; it only makes ties of logits so large that it saturates.
-
-    Args:
-        logits: float (n, h, w).
-        size: (H, W) of the result.
-        channels: the channels that compete, in order of preference on ties; None for all.
-        background: float (h, w), one more channel, last in preference.
-
-    Returns:
-        int64 (H, W) on the device of ``logits``: position in ``channels``, or ``len(channels)`` for the background.
-    """
-    if logits.ndim != 3:
-        raise ValueError(f"logits must be (channels, height, width), not {tuple(logits.shape)}")
-    maps = [logits if channels is None else logits[list(channels)]]
-    if background is not None:
-        maps.append(background[None])
-    pixels = torch.arange(size[0] * size[1], device=logits.device)
-    winner = torch.empty(len(pixels), dtype=torch.int64, device=logits.device)
-    for start, values in sampled(maps, pixels, size):
-        winner[start : start + len(values)] = first_maximum(values)
-    return winner.view(size)
 
 
 @dataclass(frozen=True)
@@ -125,7 +91,7 @@ class OracleChoice:
     """Which part wins at a pixel when its object is known; call it with (m, n) sampled values of all channels.
 
     Attributes:
-        channels: the channels that compete, in label order.
+        channels: the channels that compete, in label order, so that ties go to the first class.
         part_ids: their parts.
         zeroed: under ``zero_others``, which channels are set to 0.0, bool (n,); ``channels`` are then all of them.
         squash: whether the values are logits, of which ``zero_others`` takes the sigmoid.
@@ -138,31 +104,23 @@ class OracleChoice:
 
     @classmethod
     def of(
-        cls, scores: PartScores, object_id: int | Sequence[int], vocabulary: Vocabulary, rule: OracleRule = "exact"
+        cls, scores: Scores, object_id: int | Sequence[int], vocabulary: PartVocabulary, rule: OracleRule = "exact"
     ) -> OracleChoice:
         """The choice for one object, or several; see :func:`oracle_map`."""
         ids = (object_id,) if isinstance(object_id, int) else tuple(object_id)
-        parts = competing_parts(ids, vocabulary, rule)
-        if not parts:
+        own = competing_parts(ids, vocabulary, rule)
+        if not own:
             raise ValueError(f"object {ids[0]} of the vocabulary {vocabulary.name!r} has no parts to choose among")
-        place = {part: channel for channel, part in enumerate(scores.part_ids)}
-        everyone = parts if rule != "zero_others" else tuple(range(len(vocabulary.parts)))
-        missing = [vocabulary.parts[part] for part in everyone if part not in place]
+        place, device = {part: channel for channel, part in enumerate(scores.class_ids)}, scores.logits.device
+        parts = own if rule != "zero_others" else tuple(range(len(vocabulary.parts)))
+        missing = [vocabulary.parts[part] for part in parts if part not in place]
         if missing:
             raise ValueError(
-                f"the scores lack {', '.join(missing)}; predict with part_ids that include the object's parts"
+                f"the scores lack {', '.join(missing)}; predict with class_ids that include the object's parts"
             )
-        device = scores.logits.device
-        # Label order, so that ties go to the first class.
-        zeroed = None
-        if rule == "zero_others":
-            zeroed = torch.tensor([part not in set(parts) for part in everyone], device=device)
-        return cls(
-            [place[part] for part in everyone],
-            torch.tensor(everyone, device=device),
-            zeroed,
-            scores.resized_as == "logits",
-        )
+        zeroed = torch.tensor([part not in own for part in parts], device=device) if rule == "zero_others" else None
+        channels = [place[part] for part in parts]
+        return cls(channels, torch.tensor(parts, device=device), zeroed, scores.resized_as == "logits")
 
     def __call__(self, values: Tensor, rows: Tensor | None = None) -> Tensor:
         """Part ids of (m, n) values, or of some rows of them: int64."""
@@ -177,46 +135,39 @@ class OracleChoice:
 
 @dataclass(frozen=True)
 class AllChoice:
-    """Which part, or nothing, wins at a pixel of which nothing is known.
+    """Which class, or the background, wins at a pixel of which nothing is known.
 
     Attributes:
-        labels: id of each channel, background last, int64; None where they are 0, 1, 2, ….
-        nothing: the id that stands for no part.
-        foreign: bool (m + 1, n), for systems with objects: the channels that do not belong to each object; last row:
-            no object. None otherwise.
+        labels: id of each channel, background last, int64.
+        background_id: the id that stands for the background.
+        foreign: bool (m + 1, n), for systems that also predict objects: the channels that do not belong to each object;
+            last row: no object. None otherwise.
     """
 
-    labels: Tensor | None
-    nothing: int
+    labels: Tensor
+    background_id: int
     foreign: Tensor | None
 
     @classmethod
-    def of(cls, scores: PartScores, nothing: int | None, vocabulary: Vocabulary | None) -> AllChoice:
+    def of(cls, scores: Scores, background_id: int | None, vocabulary: Vocabulary | None) -> AllChoice:
         """The choice for a system's scores; see :func:`pred_all_map`."""
-        identity = scores.part_ids == tuple(range(len(scores.part_ids)))
-        if nothing is None:
-            if not identity:
-                raise ValueError("the scores do not hold all parts in order; say which id stands for nothing")
-            nothing = len(scores.part_ids)
-        if nothing in scores.part_ids:
-            raise ValueError(f"{nothing} cannot stand for nothing: it is the id of a part")
-        device = scores.logits.device
-        labels = None
-        if not (identity and nothing == len(scores.part_ids)):
-            labels = torch.tensor((*scores.part_ids, nothing), device=device)
-        foreign = None
+        if background_id is None:
+            if scores.class_ids != tuple(range(len(scores.class_ids))):
+                raise ValueError("the scores do not hold all classes in order; say which id stands for the background")
+            background_id = len(scores.class_ids)
+        if background_id in scores.class_ids:
+            raise ValueError(f"{background_id} cannot stand for the background: it is the id of a class")
+        device, foreign = scores.logits.device, None
         if scores.objects is not None:
             if vocabulary is None:
                 raise ValueError(
                     "the scores choose an object first; give the vocabulary, which knows the objects' parts"
                 )
-            owners = torch.tensor([vocabulary.part_to_object[part] for part in scores.part_ids])
-            ids = torch.tensor((*scores.objects.object_ids, -1))
-            foreign = owners[None] != ids[:, None]
-            if scores.background is not None:
-                foreign = torch.cat([foreign, torch.ones(len(ids), 1, dtype=torch.bool)], dim=1)
+            owners = [vocabulary.part_to_object[part] for part in scores.class_ids]
+            owners += [-2] if scores.background is not None else []  # the background belongs to no object
+            foreign = torch.tensor(owners)[None] != torch.tensor((*scores.objects.class_ids, -1))[:, None]
             foreign = foreign.to(device)
-        return cls(labels, nothing, foreign)
+        return cls(torch.tensor((*scores.class_ids, background_id), device=device), background_id, foreign)
 
     def __call__(self, values: Tensor, gate: Tensor | None = None, start: int = 0) -> Tensor:
         """Ids of (m, n) values at the pixels from ``start`` on: int64 (m,).
@@ -224,72 +175,76 @@ class AllChoice:
         ``gate`` is the winning object's channel at all pixels, see :func:`object_winners`.
         """
         if gate is None or self.foreign is None:
-            winner = first_maximum(values)
-            return winner if self.labels is None else self.labels[winner]
+            return self.labels[first_maximum(values)]
         here = gate[start : start + len(values)]
-        barred = self.foreign[here]
-        winner = first_maximum(values.masked_fill(barred, -torch.inf))
-        winner = winner if self.labels is None else self.labels[winner]
+        winner = self.labels[first_maximum(values.masked_fill(self.foreign[here], -torch.inf))]
         # An object without parts, or no object: no part can win.
-        return winner.masked_fill(self.foreign.all(dim=1)[here], self.nothing)
+        return winner.masked_fill(self.foreign.all(dim=1)[here], self.background_id)
 
 
-def competing_parts(object_ids: Sequence[int], vocabulary: Vocabulary, rule: OracleRule = "exact") -> tuple[int, ...]:
+def competing_parts(
+    object_ids: Sequence[int], vocabulary: PartVocabulary, rule: OracleRule = "exact"
+) -> tuple[int, ...]:
     """Parts, in label order, that may win when the objects are known; see :data:`OracleRule`."""
     if rule not in get_args(OracleRule):
         raise ValueError(f"the oracle rule is one of {', '.join(get_args(OracleRule))}, not {rule!r}")
     if rule == "substring":
         name = vocabulary.objects[min(object_ids)]
         return tuple(i for i, part in enumerate(vocabulary.parts) if name in part)
-    return tuple(sorted({part for one in object_ids for part in vocabulary.parts_of(one)}))
+    return tuple(sorted({part for number in object_ids for part in vocabulary.parts_of(number)}))
 
 
-def object_winners(scores: PartScores, pixels: Tensor) -> Tensor | None:
-    """At each pixel, the channel of the object that wins, ``m`` for none; None for systems without objects."""
-    objects = scores.objects
-    if objects is None:
+def object_winners(scores: Scores, pixels: Tensor) -> Tensor | None:
+    """At each pixel, the channel of the object that wins, the last for none; None for systems without objects."""
+    if scores.objects is None:
         return None
     winner = torch.empty(len(pixels), dtype=torch.int64, device=pixels.device)
-    for start, values in sampled(object_maps(objects), pixels, scores.image_size, scores.covered_size):
+    objects = replace(scores.objects, image_size=scores.image_size, covered_size=scores.covered_size)
+    for start, values in sampled_classes(objects, pixels, background=True):
         winner[start : start + len(values)] = first_maximum(values)
     return winner
 
 
-def object_maps(objects: ObjectScores) -> list[Tensor]:
-    """Object logits and, last, their background."""
-    return [objects.logits] if objects.background is None else [objects.logits, objects.background[None]]
-
-
-def part_maps(scores: PartScores, *, background: bool) -> list[Tensor]:
-    """Part logits and, if asked for and there, the background last."""
-    return [scores.logits, scores.background[None]] if background and scores.background is not None else [scores.logits]
-
-
-def with_channels(scores: PartScores, channels: Sequence[int]) -> PartScores:
-    """The same scores with some channels only; neighbouring ones as a view."""
+def with_channels(scores: Scores, channels: Sequence[int]) -> Scores:
+    """The same scores with some channels only, without background and objects; neighbouring ones as a view."""
     first, last = channels[0], channels[-1] + 1
-    adjacent = list(channels) == list(range(first, last))
-    logits = scores.logits[first:last] if adjacent else scores.logits[list(channels)]
-    ids = tuple(scores.part_ids[channel] for channel in channels)
-    return PartScores(
-        logits, ids, None, scores.image_size, covered_size=scores.covered_size, resized_as=scores.resized_as
-    )
+    chosen = slice(first, last) if list(channels) == list(range(first, last)) else list(channels)
+    ids = tuple(scores.class_ids[channel] for channel in channels)
+    field = "logits" if scores.class_weights is None else "class_weights"
+    return replace(scores, class_ids=ids, background=None, objects=None, **{field: getattr(scores, field)[chosen]})
 
 
-def sampled_parts(scores: PartScores, pixels: Tensor, *, background: bool) -> Iterator[tuple[int, Tensor]]:
-    """Values of all parts, and of the background, at some pixels of the image; see :func:`sampled`."""
-    return sampled(
-        part_maps(scores, background=background),
+def sampled_classes(scores: Scores, pixels: Tensor, *, background: bool) -> Iterator[tuple[int, Tensor]]:
+    """Values of all classes, and last of the background, at some pixels of the image; see :func:`sampled`.
+
+    Of mask classification (``scores.class_weights``) the masks are resized, and the classes made of them a chunk of
+    pixels at a time: resizing is linear, so that these are the values of the resized class maps, which for 847 classes
+    at 640 x 2560 pixels would hold 5.5 GB.
+    """
+    maps = [scores.logits]
+    if background and scores.background is not None:
+        maps.append(scores.background[None])
+    chunks = sampled(
+        maps,
         pixels,
         scores.image_size,
         scores.covered_size,
         probabilities=scores.resized_as == "probabilities",
     )
+    weights, masks = scores.class_weights, len(scores.logits)
+    for start, values in chunks:
+        if weights is None:
+            yield start, values
+            continue
+        rows = max(1, CHUNK_VALUES.get(values.device.type, CHUNK_VALUES["cpu"]) // (len(weights) + 1))
+        for first in range(0, len(values), rows):
+            piece = values[first : first + rows]
+            yield start + first, torch.cat([piece[:, :masks] @ weights.float().T, piece[:, masks:]], dim=1)
 
 
-def _everywhere(scores: PartScores) -> Tensor:
+def _everywhere(scores: Scores) -> Tensor:
     return torch.arange(_count(scores), device=scores.logits.device)
 
 
-def _count(scores: PartScores) -> int:
+def _count(scores: Scores) -> int:
     return int(scores.image_size[0]) * int(scores.image_size[1])

@@ -14,7 +14,7 @@ class ImageCounts:
 
     Attributes:
         images: number of images.
-        classes: N; prediction and target are 0..N, and N stands for nothing.
+        classes: N; prediction and target are 0..N, and N stands for background.
         index: int32 (3, k): image, prediction, target of each entry.
         pixels: int64 (k,): how many.
     """
@@ -50,15 +50,6 @@ class ImageCounts:
         np.add.at(total, (self.index[1], self.index[2]), self.pixels)
         return total
 
-    def select(self, order: Sequence[int]) -> ImageCounts:
-        """The images in another order, each at most once, possibly fewer of them."""
-        place = np.full(self.images, -1, np.int64)
-        place[np.asarray(order, np.int64)] = np.arange(len(order))
-        kept = place[self.index[0]] >= 0
-        index = self.index[:, kept].copy()
-        index[0] = place[index[0]]
-        return ImageCounts(len(order), self.classes, index, self.pixels[kept])
-
 
 @dataclass(frozen=True, eq=False)
 class Tally:
@@ -88,29 +79,32 @@ class Tally:
         return Tally(self.right.sum(0), self.labelled.sum(0), self.predicted.sum(0))
 
 
-def tally(counts: ImageCounts, *, nothing: str, predicted_nothing: bool, charged: ImageCounts | None = None) -> Tally:
+def tally(
+    counts: ImageCounts, *, background: str, predicted_background: bool, charged: ImageCounts | None = None
+) -> Tally:
     """Pixels per class and image, as a protocol sees them.
 
     Args:
         counts: of each image.
-        nothing: what index N is: ``excluded``, no class and its column ignored; ``column_dropped``, a class that is
+        background: what index N is: ``excluded``, no class and its column ignored; ``column_dropped``, a class that is
             predicted but never labelled; ``forced``, a class that is right on every unlabelled pixel, whatever was
             predicted there; ``counted``, a class like any other.
-        predicted_nothing: whether labelled pixels predicted as nothing count (as missed); otherwise they do not exist.
+        predicted_background: whether labelled pixels predicted as background count (as missed); otherwise they do not
+            exist.
         charged: predictions on known background (target N), whose parts are counted as predicted.
 
     Returns:
         (images, N), or (images, N+1) where index N is a class.
     """
     (image, prediction, target), pixels, classes = counts.index.astype(np.int64), counts.pixels, counts.classes
-    if nothing == "forced":
+    if background == "forced":
         prediction = np.where(target == classes, classes, prediction)
     kept = np.ones(len(pixels), bool)
-    if nothing in ("excluded", "column_dropped"):
+    if background in ("excluded", "column_dropped"):
         kept &= target < classes
-    if not predicted_nothing:
+    if not predicted_background:
         kept &= prediction < classes
-    size = classes if nothing == "excluded" else classes + 1
+    size = classes if background == "excluded" else classes + 1
 
     def summed(chosen: np.ndarray, labels: np.ndarray) -> np.ndarray:
         places, amounts = image[chosen] * size + labels[chosen], pixels[chosen]

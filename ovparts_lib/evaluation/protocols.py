@@ -19,9 +19,9 @@ from ovparts_lib.evaluation.per_image import ImageCounts, Tally, tally
 from ovparts_lib.evaluation.stored import DEFAULT_OPTIONS, Evaluation
 from ovparts_lib.vocabularies.vocabulary import Vocabulary
 
-Nothing = Literal["excluded", "column_dropped", "forced", "counted"]
+Background = Literal["excluded", "column_dropped", "forced", "counted"]
 BoundaryRule = Literal[
-    "none", "own_mask", "label_difference", "label_difference_with_nothing", "label_difference_8_bit"
+    "none", "own_mask", "label_difference", "label_difference_with_background", "label_difference_8_bit"
 ]
 
 
@@ -43,7 +43,7 @@ class ProtocolResult:
             ``harmonic`` (of the two); ``classes``, ``classes_seen``, ``classes_unseen`` (how many were averaged);
             ``recall`` (mean over classes), ``recall_seen``, ``recall_unseen``, ``recall_harmonic``;
             ``pixel_accuracy``, ``pixel_accuracy_seen``, ``pixel_accuracy_unseen``; ``fwIoU``; ``predicted_only`` (how
-            many classes are predicted but never labelled); ``nothing_IoU`` (NaN where "nothing" is no class);
+            many classes are predicted but never labelled); ``background_IoU`` (NaN where the background is no class);
             ``boundary_IoU``, ``boundary_IoU_seen``, ``boundary_IoU_unseen``, ``boundary_IoU_harmonic``. How many
             classes the means of recall and of boundaries are over stands in ``recall_classes…``, ``boundary_classes…``.
         classes: one row per class in label order: ``IoU``, ``recall``, ``precision``, ``boundary_IoU`` in percent (NaN
@@ -62,6 +62,19 @@ class ProtocolResult:
     classes: pd.DataFrame
     counts: dict[str, int]
     options: str = DEFAULT_OPTIONS
+
+
+@dataclass(frozen=True)
+class Note:
+    """How a protocol departs from ``recommended``, in a sentence that can be cited.
+
+    Attributes:
+        rule: a few words.
+        explanation: a sentence.
+    """
+
+    rule: str
+    explanation: str
 
 
 @dataclass(frozen=True)
@@ -84,14 +97,16 @@ class Protocol:
         overall: the classes of the overall mean.
         groups: the classes of the seen and unseen means.
         level: ``parts`` or ``objects``.
-        nothing: what index N is, see :func:`ovparts_lib.evaluation.per_image.tally`.
-        predicted_nothing: whether labelled pixels predicted as nothing exist.
+        background: what index N is, see :func:`ovparts_lib.evaluation.per_image.tally`.
+        predicted_background: whether labelled pixels predicted as background exist.
         only_predicted_iou: IoU in the class table of a class that is only predicted: 0, or NaN.
         mean_accuracy: whether the groups' pixel accuracy is a mean over classes.
         charges_background: whether part predictions on known background are false positives.
         boundary: which boundary counts are read, and how.
         harmonic_of_zeros: the harmonic mean of two group means that are both 0: undefined, or 0 (ov-seg, which computes
             ``2 / (1 / a + 1 / b)`` with infinities in between).
+        notes: its departures from ``recommended``; those about scoring hold where the evaluation was scored with the
+            option of that name.
     """
 
     name: str
@@ -101,13 +116,14 @@ class Protocol:
     overall: Averaged
     groups: Averaged
     level: str = "parts"
-    nothing: Nothing = "excluded"
-    predicted_nothing: bool = True
+    background: Background = "excluded"
+    predicted_background: bool = True
     only_predicted_iou: float = field(default=float("nan"))
     mean_accuracy: bool = False
     charges_background: bool = False
     boundary: BoundaryRule = "none"
     harmonic_of_zeros: float = field(default=float("nan"))
+    notes: tuple[Note, ...] = ()
 
     def __call__(self, evaluation: Evaluation, mode: str) -> ProtocolResult:
         """Read one mode of an evaluation.
@@ -162,10 +178,10 @@ class Protocol:
         """
         self._check_mode(mode)
         array = matrix.numpy() if isinstance(matrix, ConfusionMatrix) else np.asarray(matrix)
-        classes = len(vocabulary.parts)
+        classes = len(vocabulary.classes)
         if array.shape != (classes + 1, classes + 1):
             raise ValueError(
-                f"a matrix of {classes} parts must be {(classes + 1, classes + 1)}, this one is {array.shape}"
+                f"a matrix of {classes} classes must be {(classes + 1, classes + 1)}, this one is {array.shape}"
             )
         charged = self._charged(background, classes)
         total = self.tally(ImageCounts.of_matrix(array), charged).total()
@@ -205,15 +221,15 @@ class Protocol:
         """Pixels per image and class as the protocol sees them: (images, K)."""
         return tally(
             counts,
-            nothing=self.nothing,
-            predicted_nothing=self.predicted_nothing,
+            background=self.background,
+            predicted_background=self.predicted_background,
             charged=charged if self.charges_background else None,
         )
 
     def summary(self, counts: Tally, vocabulary: Vocabulary) -> dict[str, np.ndarray]:
         """Figures from tallies (..., K), each (...); those of boundaries are not among them."""
-        classes = len(vocabulary.parts)
-        groups = {"seen": vocabulary.seen_part_ids, "unseen": vocabulary.unseen_part_ids}
+        classes = len(vocabulary.classes)
+        groups = {"seen": vocabulary.seen_ids, "unseen": vocabulary.unseen_ids}
         figures = overall_figures(counts, self.overall)
         read = {
             name: group_figures(counts, ids, self.groups, mean_accuracy=self.mean_accuracy)
@@ -227,8 +243,8 @@ class Protocol:
         figures["recall_harmonic"] = harmonic(figures["recall_seen"], figures["recall_unseen"])
         parts = slice(0, classes)
         figures["predicted_only"] = ((counts.labelled == 0) & (counts.predicted > 0))[..., parts].sum(-1)
-        nothing = ratio(counts.right, counts.union)[..., classes:]
-        figures["nothing_IoU"] = nothing[..., 0] if nothing.shape[-1] else np.full(figures["mIoU"].shape, np.nan)
+        beyond = ratio(counts.right, counts.union)[..., classes:]
+        figures["background_IoU"] = beyond[..., 0] if beyond.shape[-1] else np.full(figures["mIoU"].shape, np.nan)
         return figures
 
     def _check_mode(self, mode: str) -> None:
@@ -267,12 +283,12 @@ class Protocol:
         )
 
     def _boundary_classes(self, counts: Boundaries, classes: int) -> np.ndarray:
-        """Boundary IoU of each class, and of nothing last where that is one: NaN where there is none."""
+        """Boundary IoU of each class, and of the background last where that is one: NaN where there is none."""
         if self.boundary == "own_mask" and counts.own_mask is not None:
             both, labelled, predicted = counts.own_mask.astype(np.float64)
             return np.where(labelled > 0, ratio(both, labelled + predicted - both), np.nan)
         if self.boundary.startswith("label_difference") and counts.label_difference is not None:
-            size = classes + (self.boundary == "label_difference_with_nothing")
+            size = classes + (self.boundary == "label_difference_with_background")
             matrix = counts.label_difference
             if self.boundary == "label_difference_8_bit":
                 matrix = wrapped_to_8_bits(matrix)
@@ -282,12 +298,12 @@ class Protocol:
         return np.full(classes, np.nan)
 
     def _boundary_means(self, boundary: np.ndarray, vocabulary: Vocabulary) -> dict[str, float]:
-        # Of the released group means only those of boundaries hold "nothing", among the unseen.
-        outside = range(len(vocabulary.parts), len(boundary))
+        # Of the released group means only those of boundaries hold the background, among the unseen.
+        outside = range(len(vocabulary.classes), len(boundary))
         groups = {
             "": range(len(boundary)),
-            "_seen": vocabulary.seen_part_ids,
-            "_unseen": (*vocabulary.unseen_part_ids, *outside),
+            "_seen": vocabulary.seen_ids,
+            "_unseen": (*vocabulary.unseen_ids, *outside),
         }
         means = {}
         for name, ids in groups.items():

@@ -4,13 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import numpy as np
-
-from ovparts_lib.evaluation.counts import ConfusionMatrix
-from ovparts_lib.evaluation.metrics import harmonic
-from ovparts_lib.evaluation.protocols import Protocol, ProtocolResult
+from ovparts_lib.evaluation.protocols import Note, Protocol, ProtocolResult
 from ovparts_lib.evaluation.stored import Evaluation
-from ovparts_lib.vocabularies.vocabulary import Vocabulary
 
 _BOTH, _ORACLE, _ALL = ("oracle_obj", "pred_all"), ("oracle_obj",), ("pred_all",)
 _SOUND = (
@@ -19,6 +14,74 @@ _SOUND = (
     "never averaged; boundary IoU of each class's own mask."
 )
 _DIFFERENCE = "Boundary IoU as released: of label differences, whose values depend on the order of the classes."
+
+# Departures in counting.
+_PREDICTED_ONLY = Note(
+    "predicted-only classes",
+    "A class that is predicted somewhere but never labelled enters the means as 0.",
+)
+_PREDICTED_ONLY_OVERALL = Note(
+    "predicted-only classes",
+    "A class that is predicted somewhere but never labelled enters the overall mean, not the group means, as 0.",
+)
+_MISSED = Note(
+    "missed classes dropped",
+    "The means over seen and unseen classes are taken over classes with an IoU above 0, so that a class which is "
+    "missed altogether leaves the mean instead of counting 0.",
+)
+_MEAN_ACCURACY = Note(
+    "group pixel accuracy", "What is reported as the pixel accuracy of a group is the mean recall of its classes."
+)
+_BACKGROUND_CLASS = Note(
+    "background as a class",
+    "Background is averaged as one more class of the overall mean, with IoU 0 as soon as one labelled pixel is "
+    "predicted background, because no pixel counts as labelled background.",
+)
+_BACKGROUND_FORCED = Note(
+    "background as a class",
+    "Predictions on unlabelled pixels are overwritten by background before they are counted, so that background is "
+    "right there by construction; it enters the overall mIoU, recall, fwIoU and pixel accuracy.",
+)
+_BACKGROUND_COUNTED = Note("background as a class", "Background is averaged as one more class of the overall means.")
+_CHARGED = Note(
+    "background charged",
+    "Parts predicted where no object of any kind is count as false positives; under the other pred-all protocols a "
+    "system that paints parts all over the background scores the same as one that does not.",
+)
+_LABEL_DIFFERENCE = Note(
+    "boundary of label differences",
+    "The boundary map is the label minus the smallest label nearby: interiors become the first class and the figures "
+    "depend on the order of the classes, so that they are no boundary IoU.",
+)
+_ZEROS = Note(
+    "harmonic mean of zeros",
+    "Where the means over seen and unseen classes are both 0, their harmonic mean is 0, not undefined.",
+)
+# Departures in scoring, which stored counts cannot tell apart any more: evaluate with the option named.
+_RESAMPLED = Note(
+    "twice-resampled ground truth (ground_truth: double_resized)",
+    "The released evaluators score against a label map that was resized for the network and back, each time with src = "
+    "floor(target · in / out); the floors add up to a shift of one pixel down and right for nearly all rows and "
+    "columns, so that a prediction equal to the label file does not score 100. PartImageNet is no such case: its "
+    "released mapper does not resize.",
+)
+_REPLACED = Note(
+    "replaced empty samples (empty_samples: replace_as_released)",
+    "A record without a labelled part pixel is replaced by another one drawn at random, as the released code does, so "
+    "that some records count more than once and the figures depend on the draw.",
+)
+_ZERO_OTHERS = Note(
+    "object restriction (oracle_rule: zero_others)",
+    "CLIPSeg and PartCLIPSeg as released set the probabilities of parts of other objects to 0 and leave them in the "
+    "arg-max, which shows where the known object's own probabilities underflow to 0.",
+)
+_SUBSTRING = Note(
+    "object restriction (oracle_rule: substring)",
+    "The CAT-Seg family as released lets all parts compete whose name contains the name of the known object, so that "
+    "parts of other objects slip in, and of several objects it knows only the one with the smallest id: for ADE20K the "
+    "two differ for 8 of 44 objects (bed, chair, door, light, oven, shelf, table, washer).",
+)
+_SCORING = (_RESAMPLED, _REPLACED)
 
 PROTOCOLS: dict[str, Protocol] = {
     protocol.name: protocol
@@ -44,6 +107,7 @@ PROTOCOLS: dict[str, Protocol] = {
             groups="occurring",
             charges_background=True,
             boundary="own_mask",
+            notes=(_CHARGED,),
         ),
         Protocol(
             name="ov_parts",
@@ -55,7 +119,8 @@ PROTOCOLS: dict[str, Protocol] = {
             ),
             overall="occurring_or_predicted",
             groups="occurring_or_predicted",
-            predicted_nothing=False,
+            predicted_background=False,
+            notes=(_PREDICTED_ONLY, _ZERO_OTHERS, _SUBSTRING, *_SCORING),
         ),
         Protocol(
             name="partclipseg_oracle",
@@ -67,8 +132,9 @@ PROTOCOLS: dict[str, Protocol] = {
             ),
             overall="occurring",
             groups="occurring",
-            predicted_nothing=False,
+            predicted_background=False,
             boundary="label_difference",
+            notes=(_LABEL_DIFFERENCE, _ZERO_OTHERS, *_SCORING),
         ),
         Protocol(
             name="partclipseg_pred_all",
@@ -81,9 +147,10 @@ PROTOCOLS: dict[str, Protocol] = {
             ),
             overall="occurring_or_predicted",
             groups="occurring",
-            nothing="column_dropped",
+            background="column_dropped",
             only_predicted_iou=0.0,
-            boundary="label_difference_with_nothing",
+            boundary="label_difference_with_background",
+            notes=(_BACKGROUND_CLASS, _PREDICTED_ONLY_OVERALL, _LABEL_DIFFERENCE, *_SCORING),
         ),
         Protocol(
             name="partcatseg_oracle",
@@ -96,9 +163,10 @@ PROTOCOLS: dict[str, Protocol] = {
             ),
             overall="occurring_or_predicted",
             groups="found",
-            predicted_nothing=False,
+            predicted_background=False,
             only_predicted_iou=0.0,
             mean_accuracy=True,
+            notes=(_PREDICTED_ONLY_OVERALL, _MISSED, _MEAN_ACCURACY, _SUBSTRING, *_SCORING),
         ),
         Protocol(
             name="partcatseg_pred_all",
@@ -110,9 +178,10 @@ PROTOCOLS: dict[str, Protocol] = {
             ),
             overall="occurring_or_predicted",
             groups="found",
-            nothing="forced",
+            background="forced",
             only_predicted_iou=0.0,
             mean_accuracy=True,
+            notes=(_BACKGROUND_FORCED, _PREDICTED_ONLY_OVERALL, _MISSED, _MEAN_ACCURACY, *_SCORING),
         ),
         Protocol(
             name="detectron2",
@@ -126,8 +195,9 @@ PROTOCOLS: dict[str, Protocol] = {
             overall="occurring",
             groups="occurring",
             level="objects",
-            predicted_nothing=False,
+            predicted_background=False,
             boundary="label_difference_8_bit",
+            notes=(_LABEL_DIFFERENCE,),
         ),
         Protocol(
             name="ovseg",
@@ -140,8 +210,9 @@ PROTOCOLS: dict[str, Protocol] = {
             overall="occurring_or_predicted",
             groups="occurring_or_predicted",
             level="objects",
-            predicted_nothing=False,
+            predicted_background=False,
             harmonic_of_zeros=0.0,
+            notes=(_PREDICTED_ONLY, _ZEROS),
         ),
         Protocol(
             name="objcatseg",
@@ -154,27 +225,13 @@ PROTOCOLS: dict[str, Protocol] = {
             overall="occurring_or_predicted",
             groups="found",
             level="objects",
-            nothing="counted",
+            background="counted",
             only_predicted_iou=0.0,
             mean_accuracy=True,
+            notes=(_BACKGROUND_COUNTED, _PREDICTED_ONLY_OVERALL, _MISSED, _MEAN_ACCURACY),
         ),
     )
 }
-
-
-def recommended(matrix: ConfusionMatrix | np.ndarray, vocabulary: Vocabulary, mode: str) -> ProtocolResult:
-    """The recommended protocol: every class that occurs counts, nothing else does. See ``PROTOCOLS["recommended"]``."""
-    return PROTOCOLS["recommended"].read(matrix, vocabulary, mode)
-
-
-def ov_parts(matrix: ConfusionMatrix | np.ndarray, vocabulary: Vocabulary, mode: str) -> ProtocolResult:
-    """The metric of OV-PARTS (NeurIPS 2023), as its released evaluator computes it. See ``PROTOCOLS["ov_parts"]``."""
-    return PROTOCOLS["ov_parts"].read(matrix, vocabulary, mode)
-
-
-def harmonic_mean(seen: float, unseen: float) -> float:
-    """2ab / (a + b); NaN if either is NaN or both are 0."""
-    return float(harmonic(seen, unseen))
 
 
 def protocol_named(name: str) -> Protocol:

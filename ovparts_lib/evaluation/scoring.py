@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
@@ -12,9 +12,9 @@ from torch import Tensor
 from ovparts_lib.data.dataset import EvaluationSample
 from ovparts_lib.evaluation.boundary import LARGEST_RELEASED, class_boundary_counts, label_difference
 from ovparts_lib.evaluation.counts import count_pairs
-from ovparts_lib.evaluation.label_maps import AllChoice, OracleChoice, OracleRule, object_winners, sampled_parts
-from ovparts_lib.systems.scores import PartScores
-from ovparts_lib.vocabularies.vocabulary import Vocabulary
+from ovparts_lib.evaluation.label_maps import AllChoice, OracleChoice, OracleRule, object_winners, sampled_classes
+from ovparts_lib.systems.scores import Scores
+from ovparts_lib.vocabularies import PartVocabulary
 
 MODES = ("oracle_obj", "pred_all")
 
@@ -39,11 +39,45 @@ class ImageScore:
     boundary: dict[str, Tensor] = field(default_factory=dict)
     boundary_released: dict[str, Tensor] = field(default_factory=dict)
 
+    def update(self, other: ImageScore) -> None:
+        """Take over the counts of other modes."""
+        for counts in ("matrices", "boundary", "boundary_released"):
+            getattr(self, counts).update(getattr(other, counts))
+        self.background = other.background
+
+
+def score_records(
+    scores: Sequence[Scores],
+    sample: EvaluationSample,
+    vocabulary: PartVocabulary,
+    *,
+    oracle_rule: OracleRule = "exact",
+    boundary: bool = False,
+) -> ImageScore:
+    """:func:`score_image` in ``oracle_obj`` for a system whose scores depend on the record (``needs_regions``).
+
+    Args:
+        scores: one for each of the sample's regions.
+        sample: the image's labels and records.
+        vocabulary: the vocabulary of both.
+        oracle_rule: how the known object restricts the parts.
+        boundary: also count boundaries.
+    """
+    total = ImageScore({})
+    for record, region in zip(scores, sample.regions, strict=True):
+        alone = replace(sample, regions=(region,))
+        found = score_image(record, alone, vocabulary, ("oracle_obj",), oracle_rule=oracle_rule, boundary=boundary)
+        for counts in ("matrices", "boundary", "boundary_released"):
+            summed = getattr(total, counts)
+            for mode, new in getattr(found, counts).items():
+                summed[mode] = summed[mode] + new if mode in summed else new
+    return total
+
 
 def score_image(
-    scores: PartScores,
+    scores: Scores,
     sample: EvaluationSample,
-    vocabulary: Vocabulary,
+    vocabulary: PartVocabulary,
     modes: Sequence[str] = MODES,
     *,
     oracle_rule: OracleRule = "exact",
@@ -61,7 +95,7 @@ def score_image(
         vocabulary: the vocabulary of both.
         modes: what to count.
         oracle_rule: how the known object restricts the parts.
-        strict: also count what is predicted, nothing being known, where no object of any kind is.
+        strict: also count what is predicted in ``pred_all`` where no object of any kind is.
         boundary: also count boundaries.
 
     Raises:
@@ -69,7 +103,7 @@ def score_image(
         NotANumberError: the scores contain NaN or infinities.
     """
     classes, device = len(vocabulary.parts), scores.logits.device
-    check_scores(scores, sample)
+    check_scores(scores, sample.part_map, sample.image_id)
     part_map = to_target(sample.part_map.to(device), classes, vocabulary.ignore_label)
     labels = part_map.view(-1)
     records = list(_labelled_pixels(sample, part_map, classes))
@@ -92,7 +126,7 @@ def score_image(
 
 
 def to_target(label_map: Tensor, classes: int, ignore_label: int) -> Tensor:
-    """A label map with its ignore label replaced by ``classes``, the index of "nothing" in a confusion matrix.
+    """A label map with its ignore label replaced by ``classes``, the index of unlabelled pixels in a confusion matrix.
 
     Raises:
         ValueError: a label is neither a class nor the ignore label.
@@ -108,14 +142,14 @@ def to_target(label_map: Tensor, classes: int, ignore_label: int) -> Tensor:
     return target
 
 
-def check_scores(scores: PartScores, sample: EvaluationSample) -> None:
+def check_scores(scores: Scores, label_map: Tensor, image_id: str) -> None:
     """Raise if scores and labels differ in size or a score is not finite; see :func:`score_image`."""
-    if tuple(scores.image_size) != tuple(sample.part_map.shape):
+    if tuple(scores.image_size) != tuple(label_map.shape):
         raise ValueError(
-            f"image {sample.image_id}: the scores are for an image of {tuple(scores.image_size)}, "
-            f"the labels are {tuple(sample.part_map.shape)} (height, width)"
+            f"image {image_id}: the scores are for an image of {tuple(scores.image_size)}, the labels are "
+            f"{tuple(label_map.shape)} (height, width)"
         )
-    channels = [scores.logits, scores.background]
+    channels = [scores.logits, scores.background, scores.class_weights]
     if scores.objects is not None:
         channels += [scores.objects.logits, scores.objects.background]
     for channel in channels:
@@ -123,7 +157,7 @@ def check_scores(scores: PartScores, sample: EvaluationSample) -> None:
         if channel is not None and not bool(channel.sum().isfinite()) and not bool(channel.isfinite().all()):
             what = "NaN" if bool(channel.isnan().any()) else "infinities"
             raise NotANumberError(
-                f"image {sample.image_id}: the model's scores contain {what}, so there is nothing to score; "
+                f"image {image_id}: the model's scores contain {what}, so there is nothing to score; "
                 "check the weights, or evaluate with precision 32-true"
             )
 
@@ -137,7 +171,7 @@ def _labelled_pixels(sample: EvaluationSample, part_map: Tensor, classes: int) -
         yield (rows + region.top) * width + columns + region.left
 
 
-def _known_background(sample: EvaluationSample, part_map: Tensor, vocabulary: Vocabulary) -> Tensor:
+def _known_background(sample: EvaluationSample, part_map: Tensor, vocabulary: PartVocabulary) -> Tensor:
     """Indices of pixels without an object of any kind, a part or a record, ascending."""
     free = sample.object_map.to(part_map.device) == vocabulary.ignore_label
     free &= part_map == len(vocabulary.parts)
@@ -156,15 +190,15 @@ def _union(records: Sequence[Tensor], free: Tensor | None, labels: Tensor) -> tu
 
 
 def _winners(
-    scores: PartScores,
-    vocabulary: Vocabulary,
+    scores: Scores,
+    vocabulary: PartVocabulary,
     modes: Sequence[str],
     pixels: Tensor,
     places: Sequence[Tensor],
     sample: EvaluationSample,
     rule: OracleRule,
 ) -> tuple[Tensor, dict[str, list[Tensor]]]:
-    """Winner at every sampled pixel when nothing is known, and per mode the winners at each record's pixels.
+    """Winner at every sampled pixel when no object is known, and per mode the winners at each record's pixels.
 
     ``places`` says where each record's pixels are among those sampled.
     """
@@ -175,7 +209,7 @@ def _winners(
     gate = object_winners(scores, pixels) if everything else None
     choices = [OracleChoice.of(scores, region.object_id, vocabulary, rule) for region in sample.regions if oracle]
     ordered = [place.cpu().numpy() for place in places] if oracle else []
-    for start, values in sampled_parts(scores, pixels, background=everything):
+    for start, values in sampled_classes(scores, pixels, background=everything):
         stop = start + len(values)
         if choice is not None:
             overall[start:stop] = choice(values, gate, start)

@@ -37,7 +37,7 @@ def part_rates(evaluation: Evaluation, mode: str = "pred_all") -> pd.DataFrame:
         UnsupportedModeError: the evaluation lacks the mode, or counts of its images.
     """
     vocabulary, counts = evaluation.vocabulary, _counts(evaluation, mode)
-    table = pd.DataFrame({"name": vocabulary.parts, "seen": [*map(vocabulary.is_seen_part, range(counts.classes))]})
+    table = pd.DataFrame({"name": vocabulary.classes, "seen": [*map(vocabulary.is_seen, range(counts.classes))]})
     return _with_rates(table, counts, evaluation, mode)
 
 
@@ -71,7 +71,7 @@ def _counts(evaluation: Evaluation, mode: str) -> ImageCounts:
 
 
 def _with_rates(table: pd.DataFrame, counts: ImageCounts, evaluation: Evaluation, mode: str) -> pd.DataFrame:
-    pixels = tally(counts, nothing="excluded", predicted_nothing=True)
+    pixels = tally(counts, background="excluded", predicted_background=True)
     labelled = pixels.labelled > 0
     found = labelled & (pixels.predicted > 0)
     over = 1 - pixels.right / np.where(labelled, pixels.labelled, 1)

@@ -13,7 +13,7 @@ import torch
 
 from ovparts_lib.evaluation.counts import ConfusionMatrix, MatrixFileError, read_matrices, write_matrices
 from ovparts_lib.evaluation.per_image import ImageCounts
-from ovparts_lib.vocabularies.vocabulary import Vocabulary
+from ovparts_lib.vocabularies import PartVocabulary, Vocabulary
 
 FORMAT = 2
 LEVELS = ("parts", "objects")
@@ -27,9 +27,9 @@ class Evaluation:
     """Counts from which every protocol is computed.
 
     The matrices of parts hold, for each record, the labelled pixels of its object with their predictions. Unlabelled
-    pixels of a record are not predicted pixel by pixel: all of them are counted at [N, N], as "nothing" predicted where
-    nothing is labelled, which is what the released evaluators force them to. What a system paints on known background
-    is kept apart, in ``background``.
+    pixels of a record are not predicted pixel by pixel: all of them are counted at [N, N], as background predicted
+    where nothing is labelled, which is what the released evaluators force them to. What a system paints on known
+    background is kept apart, in ``background``.
 
     Attributes:
         matrices: a confusion matrix per mode, summed over all records (rows predictions, columns ground truth).
@@ -38,16 +38,16 @@ class Evaluation:
         images: images counted.
         skipped_records: records left out because they have no part pixel, up to the last of the ``images``.
         dataset_images: images in the dataset; more than ``images`` when the evaluation was limited.
-        vocabulary: what the ids mean. For an evaluation of objects its parts are the objects, see
-            :func:`ovparts_lib.evaluation.objects.object_vocabulary`.
+        vocabulary: what the ids mean; of a part dataset that is evaluated over objects its ``whole_objects``.
         level: ``parts`` or ``objects``: what the classes of the matrices are; each protocol is for one of them.
         image_ids: names of the images, in the order of ``per_image``; empty where counts of images were not kept.
         per_image: the same counts as ``matrices``, image by image.
-        background: per image, what a system that knows nothing predicts on pixels known to show no object of any kind
+        background: per image, what a system predicts in ``pred_all`` on pixels known to show no object of any kind
             (all of them have target N), each pixel once per image; None where it was not scored.
         boundary: per mode, boundary pixels of each class, int64 (3, N): intersection, ground truth, prediction.
         boundary_released: per mode, confusion of the released label-difference maps.
         options: how scoring differed from the default, in words; part of what makes tables comparable.
+        weights: digest of the weights that were scored; empty where it was not recorded.
     """
 
     matrices: dict[str, ConfusionMatrix]
@@ -64,6 +64,7 @@ class Evaluation:
     boundary: dict[str, np.ndarray] = field(default_factory=dict)
     boundary_released: dict[str, ConfusionMatrix] = field(default_factory=dict)
     options: str = DEFAULT_OPTIONS
+    weights: str = ""
 
     @property
     def modes(self) -> tuple[str, ...]:
@@ -103,6 +104,7 @@ class Evaluation:
             boundary=_added(self.boundary, other.boundary),
             boundary_released=_added(self.boundary_released, other.boundary_released),
             options=self.options,
+            weights=self.weights,
         )
 
     def save(self, folder: Path | str) -> Path:
@@ -117,6 +119,7 @@ class Evaluation:
             "dataset_images": self.dataset_images,
             "level": self.level,
             "options": self.options,
+            "weights": self.weights,
             "image_ids": self.image_ids,
             "vocabulary": _vocabulary_facts(self.vocabulary),
         }
@@ -147,9 +150,9 @@ class Evaluation:
         try:
             facts = json.loads(str(arrays["facts"]))
             _check_format(path, facts.pop("format", 1))
-            stored = Vocabulary(**facts.pop("vocabulary"))
+            stored = _vocabulary(facts.pop("vocabulary"))
             facts["image_ids"] = tuple(facts["image_ids"])
-            classes, images = len(stored.parts), len(facts["image_ids"])
+            classes, images = len(stored.classes), len(facts["image_ids"])
             evaluation = cls(
                 matrices=matrices,
                 class_images=arrays["class_images"],
@@ -176,7 +179,7 @@ class Evaluation:
         return evaluation
 
     def _check(self, path: Path, stored_hash: str) -> None:
-        classes = len(self.vocabulary.parts)
+        classes = len(self.vocabulary.classes)
         wrong = [mode for mode, matrix in self.matrices.items() if matrix.classes != classes]
         if wrong or self.vocabulary.hash != stored_hash or self.class_images.shape != (classes,):
             raise MatrixFileError(f"{path}: the matrices and the vocabulary stored with them do not belong together")
@@ -190,6 +193,7 @@ class Evaluation:
             "modes": sorted(self.matrices),
             "level": self.level,
             "options": self.options,
+            "weights": self.weights,
             "counts of images": bool(self.image_ids),
             "background": self.background is not None,
             "boundaries": sorted(self.boundary),
@@ -198,7 +202,7 @@ class Evaluation:
 
 
 def _added(mine: Mapping[str, Any], yours: Mapping[str, Any]) -> dict[str, Any]:
-    return {mode: one + yours[mode] for mode, one in mine.items()}
+    return {mode: counts + yours[mode] for mode, counts in mine.items()}
 
 
 def _matrix(counts: np.ndarray) -> ConfusionMatrix:
@@ -226,11 +230,11 @@ def _check_format(path: Path, found: int) -> None:
 
 
 def _vocabulary_facts(vocabulary: Vocabulary) -> dict[str, Any]:
-    return {
-        "name": vocabulary.name,
-        "parts": vocabulary.parts,
-        "objects": vocabulary.objects,
-        "unseen_objects": sorted(vocabulary.unseen_objects),
-        "ignore_label": vocabulary.ignore_label,
-        "title": vocabulary.title,
-    }
+    of_parts = isinstance(vocabulary, PartVocabulary)
+    names = ("name", "parts", "objects", "unseen_objects") if of_parts else ("name", "classes", "unseen")
+    facts = {name: getattr(vocabulary, name) for name in (*names, "ignore_label", "title")}
+    return {name: sorted(value) if isinstance(value, frozenset) else value for name, value in facts.items()}
+
+
+def _vocabulary(facts: dict[str, Any]) -> Vocabulary:
+    return PartVocabulary(**facts) if "parts" in facts else Vocabulary(**facts)

@@ -1,4 +1,4 @@
-"""Tables: per class, and per run; each says which protocol it was made with."""
+"""Tables: per class, per run, and of one evaluation under every protocol; each says which protocol made it."""
 
 from __future__ import annotations
 
@@ -8,10 +8,16 @@ import numpy as np
 import pandas as pd
 
 from ovparts_lib.evaluation.protocols import ProtocolResult
-from ovparts_lib.evaluation.registry import protocol_named
+from ovparts_lib.evaluation.registry import PROTOCOLS, protocol_named, score_all
 from ovparts_lib.evaluation.stored import Evaluation
-from ovparts_lib.vocabularies.vocabulary import split_part_name
+from ovparts_lib.vocabularies import PartVocabulary
 
+FIGURES = (
+    "mIoU", "seen", "unseen", "harmonic", "classes", "classes_seen", "classes_unseen", "recall", "recall_seen",
+    "recall_unseen", "recall_harmonic", "pixel_accuracy", "pixel_accuracy_seen", "pixel_accuracy_unseen",
+    "fwIoU", "predicted_only", "background_IoU", "boundary_IoU",
+    "boundary_IoU_seen", "boundary_IoU_unseen", "boundary_IoU_harmonic",
+)  # fmt: skip
 IDENTITY = ("protocol", "version", "vocabulary", "vocabulary_hash", "options")
 
 
@@ -20,10 +26,11 @@ class ProtocolMismatchError(ValueError):
 
 
 def class_table(evaluation: Evaluation, protocol: str = "recommended", mode: str = "oracle_obj") -> pd.DataFrame:
-    """One row per part, in label order.
+    """One row per class, in label order.
 
     Returns:
-        Columns object, part (``"dog's head"``), generic (``"head"``), seen, IoU, recall, precision (percent; NaN where
+        Columns object, part (``"dog's head"``), generic (``"head"``; all three the class itself where classes are not
+        parts), seen, IoU, recall, precision (percent; NaN where
         undefined), pixels (labelled), images (in which it is labelled), predicted_pixels, predicted_only, boundary_IoU,
         and the constants mode, protocol, version, vocabulary_hash, options, records, scored_images.
 
@@ -32,12 +39,13 @@ def class_table(evaluation: Evaluation, protocol: str = "recommended", mode: str
         UnsupportedModeError: the protocol or the evaluation lacks the mode.
     """
     result, vocabulary = protocol_named(protocol)(evaluation, mode), evaluation.vocabulary
-    owners, generic = zip(*(split_part_name(part) for part in vocabulary.parts), strict=True)
+    of_parts = isinstance(vocabulary, PartVocabulary)
+    pairs = vocabulary.pairs if of_parts else [(name, name) for name in vocabulary.classes]
     table = result.classes.copy()
-    table.insert(0, "object", owners)
-    table.insert(1, "part", vocabulary.parts)
-    table.insert(2, "generic", generic)
-    table.insert(3, "seen", [vocabulary.is_seen_part(part) for part in range(len(vocabulary.parts))])
+    table.insert(0, "object", [owner for owner, _ in pairs])
+    table.insert(1, "part", vocabulary.classes)
+    table.insert(2, "generic", [part for _, part in pairs])
+    table.insert(3, "seen", [vocabulary.is_seen(number) for number in range(len(pairs))])
     table.insert(table.columns.get_loc("pixels") + 1, "images", np.asarray(evaluation.class_images))
     table["mode"], table["protocol"], table["version"] = mode, result.protocol, result.version
     table["vocabulary_hash"], table["options"] = result.vocabulary_hash, result.options
@@ -100,3 +108,53 @@ def _refuse_differences(tables: Mapping[str, pd.DataFrame], columns: Sequence[st
             differences.append(f"{column}: {found}")
     if differences:
         raise ProtocolMismatchError("figures of different kinds do not belong in one table. " + ". ".join(differences))
+
+
+def protocol_comparison(evaluation: Evaluation, protocols: Sequence[str] = tuple(PROTOCOLS)) -> pd.DataFrame:
+    """Every figure of every mode under every protocol that reads the evaluation.
+
+    This compares *protocols*: all of them read the same predictions, and the rows are not comparable with one another.
+
+    Returns:
+        Long: mode, protocol, version, figure, value, difference (from ``recommended`` in the same mode; for evaluations
+        of objects, which it does not read, from the first protocol), records, images, vocabulary_hash, options.
+
+    Raises:
+        ValueError: a protocol that does not exist, or none that can read the evaluation.
+    """
+    results = score_all(evaluation, protocols)
+    if not results:
+        raise ValueError(f"none of the protocols {', '.join(protocols)} can read this evaluation of {evaluation.level}")
+    references = {result.mode: result for result in (*reversed(results), *score_all(evaluation, ["recommended"]))}
+    rows = [
+        _row(result, evaluation)
+        | {
+            "figure": figure,
+            "value": result.summary[figure],
+            "difference": result.summary[figure] - references[result.mode].summary[figure],
+        }
+        for result in results
+        for figure in FIGURES
+    ]
+    return pd.DataFrame(rows)
+
+
+def protocol_notes(evaluation: Evaluation, protocols: Sequence[str] = tuple(PROTOCOLS)) -> pd.DataFrame:
+    """Each rule in which a protocol that reads the evaluation departs from ``recommended``.
+
+    Returns:
+        A row per mode, protocol and rule: mode, protocol, version, records, images, vocabulary_hash, options (with
+        which the evaluation was scored), rule (a few words), explanation (a sentence that can be cited).
+    """
+    rows = [
+        _row(result, evaluation) | {"rule": note.rule, "explanation": note.explanation}
+        for result in score_all(evaluation, protocols)
+        for note in protocol_named(result.protocol).notes
+    ]
+    columns = ("mode", "protocol", "version", "records", "images", "vocabulary_hash", "options", "rule", "explanation")
+    return pd.DataFrame(rows, columns=list(columns))
+
+
+def _row(result: ProtocolResult, evaluation: Evaluation) -> dict[str, object]:
+    facts = {key: getattr(result, key) for key in ("mode", "protocol", "version", "vocabulary_hash", "options")}
+    return facts | {"records": evaluation.records, "images": evaluation.images}

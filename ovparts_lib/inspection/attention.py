@@ -17,7 +17,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from ovparts_lib.inspection.figures import as_picture, new_figure, panel_picture, styled
-from ovparts_lib.systems.scores import AttentionMaps, PartScores
+from ovparts_lib.systems.scores import AttentionMaps, Scores
 
 Source = Literal["class_token", "peak", "received"]
 SOURCES: dict[Source, str] = {
@@ -99,7 +99,8 @@ def render_heat(
 @styled
 def decoder_attention(
     image: Tensor | np.ndarray,
-    scores: PartScores,
+    scores: Scores,
+    attention: AttentionMaps,
     *,
     words: Sequence[str] | None = None,
     layers: Sequence[int] | None = None,
@@ -109,16 +110,16 @@ def decoder_attention(
 
     Args:
         image: the picture the scores belong to.
-        scores: from ``predict(..., keep_attention=True)``.
-        words: of ``scores.attention.queries``; by default the four that score highest.
-        layers: of ``scores.attention.decoder``; all by default.
+        scores: a channel per query of ``attention``.
+        attention: ``maps["attention"]`` from ``inspect``.
+        words: of ``attention.queries``; by default the four that score highest.
+        layers: of ``attention.decoder``; all by default.
         source: who asks; see ``SOURCES``.
 
     Raises:
-        ValueError: the scores hold no attention, or no such word, layer or source.
+        ValueError: no such word, layer or source.
     """
-    attention = _attention_of(scores)
-    indices = _query_indices(scores, words)
+    indices = _query_indices(scores, attention, words)
     layers = _known(layers, attention.decoder, "decoder layer")
     picture = panel_picture(image, 640)
     figure, axes = _panels(picture, len(indices), len(layers))
@@ -136,7 +137,8 @@ def decoder_attention(
 @styled
 def clip_attention(
     image: Tensor | np.ndarray,
-    scores: PartScores,
+    scores: Scores,
+    attention: AttentionMaps,
     *,
     blocks: Sequence[int] | None = None,
     source: Source = "class_token",
@@ -147,18 +149,18 @@ def clip_attention(
 
     Args:
         image: the picture the scores belong to.
-        scores: from ``predict(..., keep_attention=True)``.
-        blocks: of ``scores.attention.clip``; all by default.
+        scores: a channel per query of ``attention``.
+        attention: ``maps["attention"]`` from ``inspect``.
+        blocks: of ``attention.clip``; all by default.
         source: who asks; see ``SOURCES``.
         word: for ``peak``, the word whose best patch asks; the highest scoring by default.
         columns: panels side by side.
 
     Raises:
-        ValueError: the scores hold no attention, or no such word, block or source.
+        ValueError: no such word, block or source.
     """
-    attention = _attention_of(scores)
     blocks = _known(blocks, attention.clip, "block")
-    index = _query_indices(scores, None if word is None else [word])[0]
+    index = _query_indices(scores, attention, None if word is None else [word])[0]
     place = _asking(source, scores.logits[index], attention.grid)
     picture, columns = panel_picture(image, 640), min(columns, len(blocks))
     figure, axes = _panels(picture, -(-len(blocks) // columns), columns)
@@ -176,7 +178,7 @@ def clip_attention(
 @styled
 def score_maps(
     image: Tensor | np.ndarray,
-    scores: PartScores,
+    scores: Scores,
     words: Sequence[str],
     *,
     chosen: Sequence[str] | None = None,
@@ -186,15 +188,15 @@ def score_maps(
 
     Args:
         image: the picture the scores belong to.
-        scores: a channel per entry of ``scores.part_ids``.
-        words: names by part id, such as ``vocabulary.parts``.
+        scores: a channel per entry of ``scores.class_ids``.
+        words: names by class id, such as ``vocabulary.classes``.
         chosen: the words to show; by default all, those with the highest peak first, up to twelve.
         columns: panels side by side.
 
     Raises:
         ValueError: a chosen word has no score.
     """
-    names, maps = [words[part] for part in scores.part_ids], _sigmoid(scores.logits)
+    names, maps = [words[number] for number in scores.class_ids], _sigmoid(scores.class_maps())
     if chosen is None:
         order = np.argsort(-maps.max(axis=(1, 2)), kind="stable")[:12]
     else:
@@ -212,12 +214,12 @@ def score_maps(
     return figure
 
 
-def score_table(scores: PartScores, words: Sequence[str]) -> pd.DataFrame:
+def score_table(scores: Scores, words: Sequence[str]) -> pd.DataFrame:
     """Data behind :func:`score_maps`: per word its peak, mean, and the share of the map above one half."""
-    maps = _sigmoid(scores.logits)
+    maps = _sigmoid(scores.class_maps())
     return pd.DataFrame(
         {
-            "word": [words[part] for part in scores.part_ids],
+            "word": [words[number] for number in scores.class_ids],
             "peak": maps.max(axis=(1, 2)),
             "mean": maps.mean(axis=(1, 2)),
             "share_above_half": (maps > 0.5).mean(axis=(1, 2)),
@@ -235,16 +237,9 @@ def _sigmoid(logits: Tensor) -> np.ndarray:
     return logits.detach().float().sigmoid().cpu().numpy()
 
 
-def _attention_of(scores: PartScores) -> AttentionMaps:
-    if scores.attention is None:
-        raise ValueError("the scores hold no attention; predict with keep_attention=True")
-    return scores.attention
-
-
-def _query_indices(scores: PartScores, words: Sequence[str] | None) -> list[int]:
-    queries = _attention_of(scores).queries
+def _query_indices(scores: Scores, attention: AttentionMaps, words: Sequence[str] | None) -> list[int]:
     if words is not None:
-        return [_index(word, queries, "query") for word in words]
+        return [_index(word, attention.queries, "query") for word in words]
     return [int(i) for i in scores.logits.detach().amax((1, 2)).argsort(descending=True, stable=True)[:4]]
 
 

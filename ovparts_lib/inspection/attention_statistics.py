@@ -18,9 +18,9 @@ from torch import Tensor
 
 from ovparts_lib.inspection.figures import as_labels, new_figure, styled
 from ovparts_lib.inspection.palette import SEEN, UNSEEN
-from ovparts_lib.systems.partclipseg.attention_control import memberships, overlap, strength
-from ovparts_lib.systems.scores import AttentionMaps, PartScores
-from ovparts_lib.vocabularies.vocabulary import Vocabulary
+from ovparts_lib.models.attention_overlap import memberships, overlap, strength
+from ovparts_lib.systems.scores import AttentionMaps, Scores
+from ovparts_lib.vocabularies import PartVocabulary
 
 MEASURES = {
     "strength": "strength: peak of the part's map",
@@ -32,9 +32,10 @@ CHANGING = ("object_overlap", "shared", "strength", "on_part")
 
 
 def attention_statistics(
-    scores: PartScores,
+    scores: Scores,
+    attention: AttentionMaps,
     part_map: Tensor | np.ndarray,
-    vocabulary: Vocabulary,
+    vocabulary: PartVocabulary,
     *,
     layer: int | None = None,
     threshold: float = 0.3,
@@ -42,7 +43,8 @@ def attention_statistics(
     """Overlap and strength in attention of the parts of one image.
 
     Args:
-        scores: from ``predict(..., keep_attention=True)``; only the parts it holds are measured.
+        scores: only the parts it holds are measured.
+        attention: ``maps["attention"]`` from ``inspect``, of the same parts.
         part_map: ground truth, integer (H, W) of the image's size, ids of ``vocabulary``.
         vocabulary: of the ids.
         layer: of the decoder; the last one by default.
@@ -56,13 +58,12 @@ def attention_statistics(
         claimed in the object, which is what the separation loss lessens. An object's patches are those of its parts.
 
     Raises:
-        ValueError: the scores hold no attention, not of that layer, or the map does not fit the image.
+        ValueError: there is no attention of that layer, or the map does not fit the image.
     """
-    attention = attention_of(scores)
     weights = layer_of(attention, layer)
     labels = patch_labels(part_map, scores.image_size, attention.grid)
     maps = {}
-    for place, part in enumerate(scores.part_ids):
+    for place, part in enumerate(scores.class_ids):
         if (labels == part).any():
             maps[part] = pooled_map(weights[place], labels == part)
     rows = []
@@ -187,13 +188,6 @@ def attention_comparison(
     axes[0].invert_yaxis()
     figure.legend(*axes[0].get_legend_handles_labels(), loc="outside upper center", ncols=len(indexed))
     return figure
-
-
-def attention_of(scores: PartScores) -> AttentionMaps:
-    """The attention that scores hold; ValueError where they hold none."""
-    if scores.attention is None:
-        raise ValueError("the scores hold no attention; predict with keep_attention=True")
-    return scores.attention
 
 
 def layer_of(attention: AttentionMaps, layer: int | None) -> Tensor:

@@ -10,7 +10,7 @@ import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from ovparts_lib.evaluation.evaluator import Evaluation
+from ovparts_lib.evaluation.stored import Evaluation
 from ovparts_lib.inspection.figures import layout_later, new_figure, styled, wrapped
 
 
@@ -58,20 +58,20 @@ def part_confusion(
 def part_confusion_table(evaluation: Evaluation, object_name: str, mode: str | None = None) -> pd.DataFrame:
     """Data behind :func:`part_confusion`: rows ground truth, columns prediction, in percent of the row.
 
-    Columns are the object's parts and, where they were predicted, ``other objects`` and ``nothing``. Rows of parts
+    Columns are the object's parts and, where they were predicted, ``other objects`` and ``background``. Rows of parts
     without labelled pixels are left out; the others sum to 100.
     """
     vocabulary, mode = evaluation.vocabulary, _mode_of(evaluation, mode)
     own = list(vocabulary.parts_of(vocabulary.object_id(object_name)))
     counts = evaluation.matrices[mode].numpy()[:, own].T.astype(np.float64)
-    names = [vocabulary.parts[part].partition("'s ")[2] or vocabulary.parts[part] for part in own]
+    names = [vocabulary.pairs[part][1] for part in own]
     table = pd.DataFrame(counts[:, own], index=pd.Index(names, name="ground truth"), columns=names)
-    nothing = counts[:, -1]
-    others = counts.sum(axis=1) - counts[:, own].sum(axis=1) - nothing
+    background = counts[:, -1]
+    others = counts.sum(axis=1) - counts[:, own].sum(axis=1) - background
     if others.any():
         table["other objects"] = others
-    if nothing.any():
-        table["nothing"] = nothing
+    if background.any():
+        table["background"] = background
     total = table.sum(axis=1)
     return 100 * table[total > 0].div(total[total > 0], axis=0)
 

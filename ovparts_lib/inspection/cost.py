@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal
 
 import numpy as np
 import pandas as pd
@@ -14,15 +13,14 @@ from torch import Tensor
 
 from ovparts_lib.inspection.attention import render_heat
 from ovparts_lib.inspection.figures import new_figure, panel_picture, styled
-from ovparts_lib.systems.scores import CostMaps, PartScores
+from ovparts_lib.systems.scores import CostMaps, Scores
 
-Stage = Literal["parts", "generic"]
 OTHERS = 6  # classes shown in class attention beside the words
 
 
 @styled
 def cost_maps(
-    image: Tensor | np.ndarray, scores: PartScores, *, words: Sequence[str] | None = None, stage: Stage = "parts"
+    image: Tensor | np.ndarray, scores: Scores, cost: CostMaps, *, words: Sequence[str] | None = None
 ) -> Figure:
     """The picture, each word's cost map and the map after aggregation; a row per word.
 
@@ -31,15 +29,13 @@ def cost_maps(
 
     Args:
         image: the picture the scores belong to.
-        scores: from ``predict(..., keep_attention=True)`` of a system that aggregates costs.
-        words: of the stage's queries; by default the four that score highest.
-        stage: ``parts`` for the maps of object-specific parts, ``scores.cost``; ``generic`` for those of generic parts
-            and objects, ``scores.generic_cost``, of a system that aggregates these first.
+        scores: from ``inspect``; says what of the image the maps cover.
+        cost: ``maps["cost"]``, or ``maps["generic_cost"]`` of a system with such a stage.
+        words: of ``cost.queries``; by default the four that score highest.
 
     Raises:
-        ValueError: the scores hold no cost maps of this stage, or no such word.
+        ValueError: no such word.
     """
-    cost = _cost_of(scores, stage)
     indices = _indices(cost, words)
     picture = panel_picture(image)
     aspect = picture.shape[0] / picture.shape[1]
@@ -60,21 +56,18 @@ def cost_maps(
 
 
 @styled
-def class_attention(
-    scores: PartScores, *, layer: int | None = None, stage: Stage = "parts", others: int = OTHERS
-) -> Figure:
+def class_attention(cost: CostMaps, *, layer: int | None = None, others: int = OTHERS) -> Figure:
     """How much each word attends to itself, to the others shown and to whom else, mean over pixels and heads.
 
     Args:
-        scores: from ``predict(..., keep_attention=True)`` of a system that aggregates costs.
-        layer: of the stage's ``class_attention``; the last by default.
-        stage: as in :func:`cost_maps`.
+        cost: ``maps["cost"]`` or ``maps["generic_cost"]`` from ``inspect``.
+        layer: of its ``class_attention``; the last by default.
         others: how many of the classes that are not among the words to show, those attended to most.
 
     Raises:
-        ValueError: the scores hold no class attention, or no such layer.
+        ValueError: there is no class attention, or no such layer.
     """
-    table = class_attention_table(scores, layer, stage, others)
+    table = class_attention_table(cost, layer, others)
     figure = new_figure(0.55 * table.shape[1] + 3.4, 0.5 * len(table) + 2.6)
     ax = figure.subplots()
     sns.heatmap(
@@ -85,11 +78,8 @@ def class_attention(
     return figure
 
 
-def class_attention_table(
-    scores: PartScores, layer: int | None = None, stage: Stage = "parts", others: int = OTHERS
-) -> pd.DataFrame:
+def class_attention_table(cost: CostMaps, layer: int | None = None, others: int = OTHERS) -> pd.DataFrame:
     """Data behind :func:`class_attention`: a row per word; a column per word, then per other class, most first."""
-    cost = _cost_of(scores, stage)
     if not cost.class_attention or (layer is not None and layer not in cost.class_attention):
         raise ValueError(f"no class attention of layer {layer}; there are {sorted(cost.class_attention)}")
     weights = cost.class_attention[max(cost.class_attention) if layer is None else layer]
@@ -98,12 +88,11 @@ def class_attention_table(
     return table[[*cost.queries, *rest.index[:others]]]
 
 
-def cost_table(scores: PartScores, stage: Stage = "parts") -> pd.DataFrame:
+def cost_table(cost: CostMaps) -> pd.DataFrame:
     """Data behind :func:`cost_maps`: a row per word, map and position.
 
     ``map`` is ``before`` (``value`` is a cosine) or ``after`` (a sigmoid); each has its own resolution.
     """
-    cost = _cost_of(scores, stage)
     cells = [
         (word, name, *place, value)
         for name, maps in (("before", cost.before), ("after", cost.after.sigmoid()))
@@ -113,7 +102,7 @@ def cost_table(scores: PartScores, stage: Stage = "parts") -> pd.DataFrame:
     return pd.DataFrame(cells, columns=["word", "map", "row", "column", "value"])
 
 
-def _covering(values: Tensor, scores: PartScores) -> np.ndarray:
+def _covering(values: Tensor, scores: Scores) -> np.ndarray:
     """The part of a map (h, w) that lies over the picture, where the system padded it."""
     values = values.float().cpu()
     if scores.covered_size is not None:
@@ -133,14 +122,3 @@ def _indices(cost: CostMaps, words: Sequence[str] | None) -> list[int]:
     if unknown:
         raise ValueError(f"there is no cost map for {unknown[0]!r}; there are {', '.join(cost.queries)}")
     return [cost.queries.index(word) for word in words]
-
-
-def _cost_of(scores: PartScores, stage: Stage) -> CostMaps:
-    if stage not in ("parts", "generic"):
-        raise ValueError(f"stage must be 'parts' or 'generic', not {stage!r}")
-    cost, of = (scores.generic_cost, " of generic parts") if stage == "generic" else (scores.cost, "")
-    if cost is None:
-        raise ValueError(
-            f"the scores hold no cost maps{of}; predict with keep_attention=True, with a system that has them"
-        )
-    return cost

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from ovparts_lib.inspection.figures import as_labels, as_picture, new_figure, panel_aspect, styled, thinned, wrapped
 from ovparts_lib.inspection.palette import RIGHT, UNLABELLED, WRONG, class_colours
-from ovparts_lib.vocabularies.vocabulary import Vocabulary
+from ovparts_lib.vocabularies import Vocabulary
 
 _DIMMED = 0.45  # brightness that is left of unlabelled pixels' surroundings in an error picture
 _CROWDED = 0.4  # share of lines around a pixel above which lines hide what they separate
@@ -73,7 +73,7 @@ def overlay(
     painted = render_overlay(
         thinned(picture, _PANEL), thinned(labels, _PANEL), class_colours(vocabulary), opacity=opacity
     )
-    lines = sum(_legend_word(vocabulary.parts[part]).count("\n") + 1 for part in words[:_LEGEND_WORDS])
+    lines = sum(_legend_word(vocabulary.classes[part]).count("\n") + 1 for part in words[:_LEGEND_WORDS])
     columns = -(-lines // _LEGEND_ROWS)
     width, height = _panel_size(painted, 6.4, 5.4)
     figure = new_figure(width + 0.2 + 2.2 * columns, max(height + 0.35, 0.21 * min(lines, _LEGEND_ROWS) + 0.4))
@@ -187,7 +187,7 @@ def comparison_table(
         right, union = int((wanted & given).sum()), int((wanted | (given & known)).sum())
         iou = 100 * right / union if wanted.any() else np.nan
         counts = {"labelled": int(wanted.sum()), "predicted": int(given.sum()), "right": right}
-        rows.append({"part": vocabulary.parts[part], **counts, "IoU": iou})
+        rows.append({"part": vocabulary.classes[part], **counts, "IoU": iou})
     return pd.DataFrame(rows, columns=["part", "labelled", "predicted", "right", "IoU"])
 
 
@@ -237,7 +237,7 @@ def _boundaries(labels: np.ndarray) -> np.ndarray:
 
 def _present(label_maps: Sequence[np.ndarray], vocabulary: Vocabulary) -> list[int]:
     """Part ids that occur, by area in descending order."""
-    count = len(vocabulary.parts)
+    count = len(vocabulary.classes)
     area = sum(np.bincount(m[(m >= 0) & (m < count)], minlength=count) for m in label_maps)
     return [int(part) for part in np.argsort(-area, kind="stable") if area[part]]
 
@@ -277,7 +277,9 @@ def _legend(
     more: Sequence[Patch] = (),
 ) -> None:
     colours = class_colours(vocabulary) / 255
-    handles = [Patch(color=colours[part], label=_legend_word(vocabulary.parts[part])) for part in words[:_LEGEND_WORDS]]
+    handles = [
+        Patch(color=colours[part], label=_legend_word(vocabulary.classes[part])) for part in words[:_LEGEND_WORDS]
+    ]
     if len(words) > _LEGEND_WORDS:
         handles.append(Patch(color="none", label=f"and {len(words) - _LEGEND_WORDS} smaller"))
     handles += more

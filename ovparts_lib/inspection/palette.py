@@ -7,7 +7,7 @@ import hashlib
 import numpy as np
 from matplotlib.colors import to_rgb
 
-from ovparts_lib.vocabularies.vocabulary import Vocabulary, split_part_name
+from ovparts_lib.vocabularies import PartVocabulary, Vocabulary
 
 SEEN, UNSEEN = "#0072B2", "#E69F00"  # blue and orange of Okabe and Ito (2008), safe for all common colour blindness
 HATCH = "////"  # marks unseen objects where colour alone would have to
@@ -40,31 +40,29 @@ _TO_LAB = np.array(
 
 
 def class_colours(vocabulary: Vocabulary) -> np.ndarray:
-    """A colour per part that depends on names only, not on their order or on other objects.
+    """A colour per class that depends on names only, not on their order or on other objects.
 
-    A generic part has a preferred colour, so that "dog's head" and "cat's head" look related; the object shifts all its
-    parts a little in lightness and hue. Parts of one object never share a colour: in alphabetical order, each takes the
-    first of its own preferences that is still free. Words without an object count as parts of one object.
+    A part has a preferred colour regardless of its object, so that "dog's head" and "cat's head" look related; the
+    object shifts all its parts a little in lightness and hue. Parts of one object never share a colour: in alphabetical
+    order, each takes the first of its own preferences that is still free. Words without an object count as parts of one
+    object.
 
     Returns:
         uint8 (N, 3), sRGB, in label order.
     """
-    siblings: dict[str, list[str]] = {}
-    for part in vocabulary.parts:
-        siblings.setdefault(_family(part), []).append(part)
+    names = vocabulary.classes
+    pairs = vocabulary.pairs if isinstance(vocabulary, PartVocabulary) else zip(names, names, strict=True)
+    siblings: dict[str, list[tuple[str, str]]] = {}
+    for name, (owner, part) in zip(names, pairs, strict=True):
+        siblings.setdefault("" if owner == part else owner, []).append((name, part))
     colours = {}
-    for family, parts in siblings.items():
+    for family, members in siblings.items():
         taken: list[int] = []
-        for part in sorted(parts):
-            slot = _first_free(split_part_name(part)[1], taken)
-            colours[part] = _tinted(slot, family, crowding=taken.count(slot))
+        for name, part in sorted(members):
+            slot = _first_free(part, taken)
+            colours[name] = _tinted(slot, family, crowding=taken.count(slot))
             taken.append(slot)
-    return np.array([colours[part] for part in vocabulary.parts], dtype=np.uint8).reshape(-1, 3)
-
-
-def _family(part: str) -> str:
-    owner, generic = split_part_name(part)
-    return "" if owner == generic else owner
+    return np.array([colours[name] for name in names], dtype=np.uint8).reshape(-1, 3)
 
 
 def _first_free(generic: str, taken: list[int]) -> int:

@@ -14,21 +14,27 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from ovparts_lib.inspection.attention import render_heat
-from ovparts_lib.inspection.attention_statistics import attention_of, layer_of, patch_labels, pooled_map
+from ovparts_lib.inspection.attention_statistics import layer_of, patch_labels, pooled_map
 from ovparts_lib.inspection.figures import new_figure, panel_picture, styled
-from ovparts_lib.systems.scores import PartScores
-from ovparts_lib.vocabularies.vocabulary import Vocabulary, split_part_name
+from ovparts_lib.systems.scores import AttentionMaps, Scores
+from ovparts_lib.vocabularies import PartVocabulary
 
 _COLUMNS = ["part", "query", "row", "column", "asking", "attention"]
 
 
 def part_attention_table(
-    scores: PartScores, part_map: Tensor | np.ndarray, vocabulary: Vocabulary, *, layer: int | None = None
+    scores: Scores,
+    attention: AttentionMaps,
+    part_map: Tensor | np.ndarray,
+    vocabulary: PartVocabulary,
+    *,
+    layer: int | None = None,
 ) -> pd.DataFrame:
     """What the patches of each labelled part attend to, for the part and for the queries it is made of.
 
     Args:
-        scores: from ``predict(..., keep_attention=True)``.
+        scores: of the parts that ask.
+        attention: ``maps["attention"]`` from ``inspect``, of the same parts.
         part_map: ground truth, integer (H, W) of the image's size, ids of ``vocabulary``.
         vocabulary: of the ids.
         layer: of the decoder; the last one by default.
@@ -41,18 +47,17 @@ def part_attention_table(
         No row if none of the parts has a patch.
 
     Raises:
-        ValueError: the scores hold no attention, or not of that layer.
+        ValueError: there is no attention of that layer.
     """
-    attention = attention_of(scores)
     weights = layer_of(attention, layer)
     layer = max(attention.decoder) if layer is None else layer
     labels = patch_labels(part_map, scores.image_size, attention.grid)
     tables = []
-    for place, part in enumerate(scores.part_ids):
+    for place, part in enumerate(scores.class_ids):
         asking = labels == part
         if not asking.any():
             continue
-        owner, generic = split_part_name(vocabulary.parts[part])
+        owner, generic = vocabulary.pairs[part]
         alone = [query for query in (("part", generic), ("object", owner)) if query in attention.components]
         maps = {"both queries" if alone else f"query “{attention.queries[place]}”": weights[place]}
         maps |= {f"{kind} query “{text}”": attention.components[kind, text][layer] for kind, text in alone}
@@ -93,11 +98,14 @@ def part_attention(image: Tensor | np.ndarray, tables: Mapping[str, pd.DataFrame
     return _heat_maps(image, lines)
 
 
-def composition_table(scores: PartScores, part_map: Tensor | np.ndarray, vocabulary: Vocabulary) -> pd.DataFrame:
+def composition_table(
+    scores: Scores, generic_parts: Scores, part_map: Tensor | np.ndarray, vocabulary: PartVocabulary
+) -> pd.DataFrame:
     """How an object-specific part's scores compare with those it is made of.
 
     Args:
-        scores: from ``predict(..., keep_generic_parts=True)``, with the background, so that objects are scored too.
+        scores: with the background, so that objects are scored too.
+        generic_parts: ``maps["generic_parts"]`` from ``inspect``.
         part_map: ground truth, integer (H, W) of the image's size, ids of ``vocabulary``.
         vocabulary: of the ids.
 
@@ -107,12 +115,12 @@ def composition_table(scores: PartScores, part_map: Tensor | np.ndarray, vocabul
         pixel), and ``share_above_half``.
 
     Raises:
-        ValueError: the scores hold no generic parts or no objects.
+        ValueError: the scores hold no objects.
     """
     labels, rows = patch_labels(part_map, scores.image_size, scores.logits.shape[-2:]).numpy(), []
-    for part in scores.part_ids:
+    for part in scores.class_ids:
         inside = labels == part
-        for name, values in _composition(scores, part, vocabulary).items():
+        for name, values in _composition(scores, generic_parts, part, vocabulary).items():
             rows.append(
                 {
                     "part": vocabulary.parts[part],
@@ -128,7 +136,9 @@ def composition_table(scores: PartScores, part_map: Tensor | np.ndarray, vocabul
 
 
 @styled
-def composition(image: Tensor | np.ndarray, scores: PartScores, vocabulary: Vocabulary) -> Figure:
+def composition(
+    image: Tensor | np.ndarray, scores: Scores, generic_parts: Scores, vocabulary: PartVocabulary
+) -> Figure:
     """The object, the generic part, their product, and the object-specific part: a row per part.
 
     What PartCLIPSeg's queries say by themselves, beside what its second stage makes of the two: if that only combined
@@ -136,29 +146,27 @@ def composition(image: Tensor | np.ndarray, scores: PartScores, vocabulary: Voca
 
     Args:
         image: the picture the scores belong to.
-        scores: from ``predict(..., keep_generic_parts=True)``, with the background, so that objects are scored too.
+        scores: with the background, so that objects are scored too.
+        generic_parts: ``maps["generic_parts"]`` from ``inspect``.
         vocabulary: of its part ids.
 
     Raises:
-        ValueError: the scores hold no generic parts or no objects.
+        ValueError: the scores hold no objects.
     """
     lines = []
-    for part in scores.part_ids:
-        maps = _composition(scores, part, vocabulary)
+    for part in scores.class_ids:
+        maps = _composition(scores, generic_parts, part, vocabulary)
         lines.append([(f"{name}\npeak {values.max():.2f}", values) for name, values in maps.items()])
     return _heat_maps(image, lines)
 
 
-def _composition(scores: PartScores, part: int, vocabulary: Vocabulary) -> dict[str, np.ndarray]:
+def _composition(scores: Scores, generic_parts: Scores, part: int, vocabulary: PartVocabulary) -> dict[str, np.ndarray]:
     """Probabilities (h, w) by what they are of."""
-    if scores.generic_parts is None or scores.objects is None:
-        raise ValueError(
-            "the scores hold no generic parts or no objects; predict with keep_generic_parts=True and the background"
-        )
+    if scores.objects is None:
+        raise ValueError("the scores hold no objects; inspect with the background, with a system that predicts objects")
     owner, generic = vocabulary.part_to_object[part], vocabulary.part_to_generic[part]
-    own = scores.logits[scores.part_ids.index(part)]
-    objects = scores.objects.logits[scores.objects.object_ids.index(owner)]
-    generics = scores.generic_parts.logits[scores.generic_parts.generic_ids.index(generic)]
+    (objects,), (generics,) = scores.objects.class_maps([owner]), generic_parts.class_maps([generic])
+    (own,) = scores.class_maps([part])
     one, other, pair = (each.detach().float().sigmoid().cpu().numpy() for each in (objects, generics, own))
     return {
         f"object “{vocabulary.objects[owner]}”": one,

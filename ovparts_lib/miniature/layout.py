@@ -5,8 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import multiprocessing
-import shutil
-import tempfile
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
@@ -15,8 +13,10 @@ from pathlib import Path
 
 from tqdm.auto import tqdm
 
+from ovparts_lib.atomic import replacing_folder
 from ovparts_lib.miniature.layouts import ade20k_part_234, partimagenet, pascal_part_116
 from ovparts_lib.miniature.layouts.writing import Layout, Written, write_shot_list
+from ovparts_lib.processes import end_with_parent
 
 SUMMARY_FILE = "miniature.json"
 PASCAL = "pascal_part_116"
@@ -100,26 +100,20 @@ def render_miniature(
     kept = settings | ({} if dataset == PASCAL else {"dataset": dataset})
     if root.exists() and any(root.iterdir()):
         found = _read_summary(root)
-        if found["settings"] == kept:
+        whole = _count_files(root) >= found["files"]
+        if found["settings"] == kept and whole:
             return MiniatureSummary(root, **settings, **found["counts"], reused=True, dataset=dataset)
+        if not overwrite and not whole:
+            raise MiniatureError(f"{root} holds a miniature with files missing; delete it, and render it again")
         if not overwrite:
             there, wanted = {"dataset": PASCAL} | found["settings"], {"dataset": dataset} | settings
             told = ", ".join(f"{key} {there.get(key)} there, {value} wanted" for key, value in wanted.items()
                              if there.get(key) != value)  # fmt: skip
             raise MiniatureError(
-                f"{root} holds a miniature with other settings ({told}); choose another folder, delete this one, "
-                "or pass overwrite=True"
+                f"{root} holds a miniature with other settings ({told}); choose another folder or delete this one"
             )
-    root.parent.mkdir(parents=True, exist_ok=True)
-    draft = Path(tempfile.mkdtemp(prefix=f".{root.name}.", dir=root.parent))
-    try:
+    with replacing_folder(root) as draft:
         counts = _write_all(draft, dataset, kept, processes, progress)
-        if root.exists():
-            shutil.rmtree(root)
-        draft.chmod(0o755)
-        draft.replace(root)
-    finally:
-        shutil.rmtree(draft, ignore_errors=True)
     return MiniatureSummary(root, **settings, **counts, dataset=dataset)
 
 
@@ -140,7 +134,7 @@ def renderer_fingerprint() -> str:
 def _read_summary(root: Path) -> dict:
     try:
         found = json.loads((root / SUMMARY_FILE).read_text(encoding="utf-8"))
-        return {key: found[key] for key in ("settings", "counts", "captions")}
+        return {"files": found.get("files", 0)} | {key: found[key] for key in ("settings", "counts", "captions")}
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise MiniatureError(
             f"{root} holds files but no readable {SUMMARY_FILE}, so it is no finished miniature; choose another folder"
@@ -159,9 +153,13 @@ def _write_all(root: Path, dataset: str, settings: dict, processes: int, progres
     occurrences = [name for picture in pictures if picture.split == "train" for name in picture.objects]
     counts = {"few_shot": shots, "objects": {name: occurrences.count(name) for name in sorted(set(occurrences))}}
     captions = {picture.image_id: picture.caption for picture in pictures}
-    summary = {"settings": settings, "counts": counts, "captions": captions}
+    summary = {"settings": settings, "counts": counts, "files": _count_files(root), "captions": captions}
     (root / SUMMARY_FILE).write_text(json.dumps(summary, indent=1), encoding="utf-8")
     return counts
+
+
+def _count_files(root: Path) -> int:
+    return sum(path.is_file() for path in root.rglob("*"))
 
 
 def _map(function: partial, jobs: list, processes: int) -> Iterator:
@@ -169,7 +167,9 @@ def _map(function: partial, jobs: list, processes: int) -> Iterator:
         yield from map(function, jobs)
         return
     # "spawn": forking a process that already runs torch's threads (a notebook kernel) can dead-lock.
-    with ProcessPoolExecutor(processes, mp_context=multiprocessing.get_context("spawn")) as pool:
+    with ProcessPoolExecutor(
+        processes, mp_context=multiprocessing.get_context("spawn"), initializer=end_with_parent
+    ) as pool:
         yield from pool.map(function, jobs, chunksize=16)
 
 

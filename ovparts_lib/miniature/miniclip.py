@@ -29,7 +29,7 @@ from ovparts_lib.miniature.token_rows import TokenRows
 from ovparts_lib.miniature.words import Words
 from ovparts_lib.models.clip.towers import MINIATURE, ClipSize, build_clip
 from ovparts_lib.training.muon import Muon
-from ovparts_lib.vocabularies.vocabulary import Vocabulary, load_vocabulary
+from ovparts_lib.vocabularies import PartVocabulary, load_vocabulary
 
 
 @dataclass(frozen=True)
@@ -79,7 +79,7 @@ class MiniClipResult:
 def train_miniclip(
     size: ClipSize = MINIATURE,
     *,
-    vocabulary: Vocabulary | None = None,
+    vocabulary: PartVocabulary | None = None,
     settings: MiniClipSettings = MiniClipSettings(),
     device: str | torch.device = "cpu",
     progress: bool = True,

@@ -10,11 +10,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ovparts_lib.images import square_pixels
 from ovparts_lib.miniature.pictures import CaptionedPicture
 from ovparts_lib.miniature.token_rows import TokenRows
 from ovparts_lib.miniature.words import Words
 from ovparts_lib.models.clip.dense import value_block
-from ovparts_lib.models.clip.preprocess import square_pixels
 from ovparts_lib.models.clip.towers import image_hidden_states
 
 

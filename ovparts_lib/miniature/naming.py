@@ -11,25 +11,25 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ovparts_lib.images import square_pixels
 from ovparts_lib.miniature.pictures import cut_out
 from ovparts_lib.miniature.scene import Scene, generator, render_scene
 from ovparts_lib.miniature.words import Words
 from ovparts_lib.models.clip.dense import dense_image_features
-from ovparts_lib.models.clip.preprocess import square_pixels
 from ovparts_lib.models.clip.prompts import MINIATURE
 from ovparts_lib.models.clip.text import encode_text, tokenize
-from ovparts_lib.vocabularies.vocabulary import Vocabulary
+from ovparts_lib.vocabularies import PartVocabulary
 
 SCENE_SIZE = 96  # what the systems' miniatures look at
 
 
-def held_out_scenes(vocabulary: Vocabulary, count: int, seed: int = 1) -> list[Scene]:
+def held_out_scenes(vocabulary: PartVocabulary, count: int, seed: int = 1) -> list[Scene]:
     """Scenes of a stream that MiniClip does not learn from."""
     return [render_scene(generator(seed, "val", number), vocabulary) for number in range(count)]
 
 
 @torch.no_grad()
-def patch_naming(clip: open_clip.CLIP, scenes: Sequence[Scene], vocabulary: Vocabulary) -> pd.DataFrame:
+def patch_naming(clip: open_clip.CLIP, scenes: Sequence[Scene], vocabulary: PartVocabulary) -> pd.DataFrame:
     """How often the part nearest to a patch of a scene is the right one, in percent.
 
     Counted are patches of which a part covers at least half. Scenes are squashed to ``SCENE_SIZE``.
@@ -59,7 +59,9 @@ def patch_naming(clip: open_clip.CLIP, scenes: Sequence[Scene], vocabulary: Voca
 
 
 @torch.no_grad()
-def close_up_naming(clip: open_clip.CLIP, scenes: Sequence[Scene], vocabulary: Vocabulary, size: int) -> pd.DataFrame:
+def close_up_naming(
+    clip: open_clip.CLIP, scenes: Sequence[Scene], vocabulary: PartVocabulary, size: int
+) -> pd.DataFrame:
     """The same of close-ups of parts and the class token, one for each scene, ``size`` pixels wide."""
     words, rng = Words(vocabulary), np.random.default_rng(0)
     pictures = [cut_out(scene, words, size, rng, {"part": 1.0}) for scene in scenes]
@@ -71,7 +73,7 @@ def close_up_naming(clip: open_clip.CLIP, scenes: Sequence[Scene], vocabulary: V
     return naming_table(similarity.cpu(), torch.tensor([picture.part for picture in pictures]), vocabulary)
 
 
-def naming_table(similarity: Tensor, truth: Tensor, vocabulary: Vocabulary) -> pd.DataFrame:
+def naming_table(similarity: Tensor, truth: Tensor, vocabulary: PartVocabulary) -> pd.DataFrame:
     """How often the most similar of all parts is the right one, in percent.
 
     Args:
@@ -103,7 +105,7 @@ def naming_table(similarity: Tensor, truth: Tensor, vocabulary: Vocabulary) -> p
     return table
 
 
-def _part_texts(clip: open_clip.CLIP, vocabulary: Vocabulary) -> Tensor:
+def _part_texts(clip: open_clip.CLIP, vocabulary: PartVocabulary) -> Tensor:
     """Normalised mean embeddings of all parts in the templates of the systems' miniatures, (parts, embed_dim)."""
     embeddings = [
         F.normalize(encode_text(clip, tokenize([template.format(name) for name in vocabulary.parts])), dim=-1)

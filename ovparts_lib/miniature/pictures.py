@@ -14,7 +14,7 @@ from PIL import Image
 from ovparts_lib.miniature.captions import choose, object_caption, part_caption, scene_caption, with_article
 from ovparts_lib.miniature.scene import Scene, Thing, generator, render_scene
 from ovparts_lib.miniature.words import PLACE_WORDS, Words
-from ovparts_lib.vocabularies.vocabulary import Vocabulary
+from ovparts_lib.vocabularies import PartVocabulary
 
 Kind = Literal["scene", "window", "object", "part"]
 SHARES: dict[Kind, float] = {"scene": 0.1, "window": 0.35, "object": 0.15, "part": 0.4}
@@ -51,7 +51,7 @@ class ScenePool:
         seed: of the stream; scene ``i`` depends on (seed, i) only.
     """
 
-    def __init__(self, vocabulary: Vocabulary, size: int, fresh: int, seed: int) -> None:
+    def __init__(self, vocabulary: PartVocabulary, size: int, fresh: int, seed: int) -> None:
         self.vocabulary, self.size, self.fresh, self.seed = vocabulary, size, fresh, seed
         self._scenes: dict[int, Scene] = {}
 

@@ -15,7 +15,7 @@ from ovparts_lib.miniature.figures_beings import BEINGS
 from ovparts_lib.miniature.figures_things import PARTLESS, THINGS
 from ovparts_lib.miniature.figures_vehicles import VEHICLES
 from ovparts_lib.miniature.shapes import ellipse
-from ovparts_lib.vocabularies.vocabulary import Vocabulary, load_vocabulary
+from ovparts_lib.vocabularies import PartVocabulary, load_vocabulary
 
 FIGURES: dict[str, Figure] = {
     figure.name: figure
@@ -77,7 +77,7 @@ def generator(seed: int, split: str, index: int) -> np.random.Generator:
     return np.random.Generator(np.random.PCG64(sequence))
 
 
-def render_scene(rng: np.random.Generator, vocabulary: Vocabulary | None = None) -> Scene:
+def render_scene(rng: np.random.Generator, vocabulary: PartVocabulary | None = None) -> Scene:
     """Draw a random scene with one to four objects."""
     vocabulary = vocabulary or load_vocabulary("pascal_part_116")
     width, height = SIZES[rng.integers(len(SIZES))]
@@ -139,7 +139,9 @@ def arrange(poses: Sequence[Pose], width: int, height: int, rng: np.random.Gener
     return sorted(placed, key=lambda item: max(points[:, 1].max() for points in item.points()))
 
 
-def paint_figure(canvas: Canvas, item: Placed, vocabulary: Vocabulary, number: int, rng: np.random.Generator) -> None:
+def paint_figure(
+    canvas: Canvas, item: Placed, vocabulary: PartVocabulary, number: int, rng: np.random.Generator
+) -> None:
     """Paint one placed figure with its shadow; pieces get darker towards its foot."""
     polygons = item.points()
     everything = np.concatenate(polygons)
@@ -180,7 +182,7 @@ def _within(centre: float, half: float, size: float, rng: np.random.Generator) -
     return (low + high) / 2 if low > high else float(np.clip(centre, low, high))
 
 
-def visible_thing(pose: Pose, pixels: np.ndarray, vocabulary: Vocabulary) -> Thing:
+def visible_thing(pose: Pose, pixels: np.ndarray, vocabulary: PartVocabulary) -> Thing:
     """What can be seen of a figure, given the part ids of its visible pixels."""
     ids, counts = np.unique(pixels, return_counts=True)
     seen = {vocabulary.parts[i] for i, n in zip(ids, counts, strict=True) if i != NOTHING and n >= VISIBLE_PIXELS}

@@ -23,7 +23,7 @@ from ovparts_lib.miniature.token_rows import known_tokens
 from ovparts_lib.miniature.words import Words
 from ovparts_lib.models.clip.text import tokenize
 from ovparts_lib.models.clip.towers import MINIATURE, ClipSize, build_clip
-from ovparts_lib.vocabularies.vocabulary import Vocabulary, load_vocabulary
+from ovparts_lib.vocabularies import PartVocabulary, load_vocabulary
 
 FILE = Path(__file__).with_name("miniclip.safetensors")
 TEST_SEED = 2  # of the scenes whose patches and close-ups the stated accuracy is of
@@ -60,7 +60,7 @@ def make_miniclip(
 
 
 def save_miniclip(
-    clip: open_clip.CLIP, size: ClipSize, facts: Mapping[str, Any], path: Path, vocabulary: Vocabulary | None = None
+    clip: open_clip.CLIP, size: ClipSize, facts: Mapping[str, Any], path: Path, vocabulary: PartVocabulary | None = None
 ) -> None:
     """Write a MiniClip, and beside it, as JSON, what is known of its training, with the hash of the file.
 

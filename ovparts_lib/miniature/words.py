@@ -9,7 +9,7 @@ import torch
 
 from ovparts_lib.miniature.captions import all_words, choose, plural, spell
 from ovparts_lib.models.clip.prompts import IMAGENET
-from ovparts_lib.vocabularies.vocabulary import Vocabulary, split_part_name
+from ovparts_lib.vocabularies import PartVocabulary
 
 PLACE_WORDS = {
     "meadow": ("meadow", "grass"),
@@ -41,8 +41,8 @@ class Words:
             object-specific parts, objects, generic parts; to each belongs what there is besides.
     """
 
-    def __init__(self, vocabulary: Vocabulary) -> None:
-        self.parts = [split_part_name(name) for name in vocabulary.parts]
+    def __init__(self, vocabulary: PartVocabulary) -> None:
+        self.parts = list(vocabulary.pairs)
         self.objects, self.generic, self.places = vocabulary.objects, vocabulary.generic_parts, tuple(PLACE_WORDS)
         self.part_to_object = np.array(vocabulary.part_to_object)
         self.part_to_generic = np.array(vocabulary.part_to_generic)

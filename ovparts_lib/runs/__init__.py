@@ -1,50 +1,21 @@
 """Runs: parameters that are checked, folders that are locked, notebooks that are executed, and reports."""
 
 from ovparts_lib.atomic import DiskFullError
-from ovparts_lib.runs.base_parameters import RunParameters
 from ovparts_lib.runs.folder import RunConflictError, RunFolder, run_state
 from ovparts_lib.runs.listing import find_runs
 from ovparts_lib.runs.load_params import ParameterError, load_parameters, validate_parameters
 from ovparts_lib.runs.lock import RunLockedError
 from ovparts_lib.runs.notebook_params import read_parameters
-from ovparts_lib.runs.parameters import (
-    AdePart234Parameters,
-    CompareProtocolsParameters,
-    MiniatureParameters,
-    OwnImageParameters,
-    PartImageNetParameters,
-    PascalPart116Parameters,
-    ResultsParameters,
-    StartHereParameters,
-    parameter_model,
-)
+from ovparts_lib.runs.parameters import RunParameters, parameter_model
 from ovparts_lib.runs.project import project_root, resolve_path
-from ovparts_lib.runs.system_parameters import (
-    CatsegParameters,
-    ClipsegParameters,
-    PartcatsegParameters,
-    PartclipsegParameters,
-)
 
 __all__ = [
-    "AdePart234Parameters",
-    "CatsegParameters",
-    "ClipsegParameters",
-    "CompareProtocolsParameters",
     "DiskFullError",
-    "MiniatureParameters",
-    "OwnImageParameters",
     "ParameterError",
-    "PartImageNetParameters",
-    "PartcatsegParameters",
-    "PartclipsegParameters",
-    "PascalPart116Parameters",
-    "ResultsParameters",
     "RunConflictError",
     "RunFolder",
     "RunLockedError",
     "RunParameters",
-    "StartHereParameters",
     "find_runs",
     "load_parameters",
     "parameter_model",

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -15,8 +17,14 @@ from threading import Lock
 from ovparts_lib.runs.base_parameters import RunParameters
 from ovparts_lib.runs.parameters import DataParameters
 from ovparts_lib.runs.project import resolve_path
-from ovparts_lib.runs.system_parameters import SystemParameters
+from ovparts_lib.runs.signals import stoppable
+from ovparts_lib.systems.options import SystemOptions
 
+# `ovparts run` that stops in order, with a checkpoint, when the process that started it is gone.
+_RUN = (
+    "import signal, sys; from ovparts_lib.processes import end_with_parent; end_with_parent(signal.SIGTERM); "
+    "from ovparts_lib.cli import main; sys.exit(main())"
+)
 # A run and the file its parameters come from.
 Planned = tuple[RunParameters, Path]
 
@@ -30,7 +38,7 @@ def plan(runs: Sequence[Planned]) -> list[list[Planned]]:
         runs: parameters, each with its file.
     """
     ordered = sorted(runs, key=lambda run: run[0].notebook)
-    alone = {i: not isinstance(params, DataParameters | SystemParameters) for i, (params, _) in enumerate(ordered)}
+    alone = {i: not isinstance(params, DataParameters | SystemOptions) for i, (params, _) in enumerate(ordered)}
     groups = groupby(enumerate(ordered), key=lambda item: item[0] if alone[item[0]] else -1)
     return [[run for _, run in group] for _, group in groups]
 
@@ -48,6 +56,9 @@ def run_beside(runs: Sequence[Planned], jobs: int, *, again: bool = False) -> in
 
     Returns:
         0 if all are complete, otherwise the exit code of the first that is not; the others are finished all the same.
+
+    Raises:
+        KeyboardInterrupt: a signal came; it was passed on, and all runs have stopped.
     """
     threads = str(max(1, (os.cpu_count() or 1) // min(jobs, len(runs))))
     variables = os.environ | {"OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads}
@@ -56,21 +67,30 @@ def run_beside(runs: Sequence[Planned], jobs: int, *, again: bool = False) -> in
     def execute(planned: Planned, needed: Sequence[Future[int]]) -> int:
         wait(needed)
         params, file = planned
-        command = [sys.executable, "-m", "ovparts_lib.cli", "run", str(file), *(["--again"] if again else [])]
+        command = [sys.executable, "-c", _RUN, "run", str(file), *(["--again"] if again else [])]
         with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, env=variables) as process:
+            processes.append(process)
             printed = io.TextIOWrapper(process.stdout, encoding="utf-8", errors="replace", newline="")
             for line in _lines(iter(lambda: printed.read(1), "")):
                 with printing:
                     print(f"{params.notebook:{width}} │ {line}", flush=True)
         return process.returncode
 
-    with ThreadPoolExecutor(jobs) as pool:
+    processes: list[subprocess.Popen[bytes]] = []
+    with ThreadPoolExecutor(jobs) as pool, stoppable():
         started: list[Future[int]] = []
         for planned in runs:
             needed = [one for (params, _), one in zip(runs, started, strict=False) if _begins_from(planned[0], params)]
             # Runs start in this order, so that whoever waits here waits for a run that is under way.
             started.append(pool.submit(execute, planned, needed))
-    return next((code for code in (one.result() for one in started) if code), 0)
+        try:
+            return next((code for code in [one.result() for one in started] if code), 0)
+        except BaseException:  # a signal, or nobody reads what we print
+            pool.shutdown(wait=False, cancel_futures=True)
+            for process in processes:
+                with contextlib.suppress(ProcessLookupError):
+                    process.send_signal(signal.SIGTERM)
+            raise
 
 
 def default_jobs(runs: Sequence[Planned], cuda_available: Callable[[], bool]) -> int:
@@ -85,7 +105,7 @@ def default_jobs(runs: Sequence[Planned], cuda_available: Callable[[], bool]) ->
 def _begins_from(params: RunParameters, other: RunParameters) -> bool:
     """Whether a run begins from weights in the folder of another."""
     source = getattr(params, "initialise_from", None)
-    return source is not None and other.folder in resolve_path(source).parents
+    return source is not None and other.folder in (resolve_path(source), *resolve_path(source).parents)
 
 
 def _lines(characters: Iterator[str]) -> Iterator[str]:

@@ -9,6 +9,7 @@ import sys
 import time
 import uuid
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 from ovparts_lib.atomic import disk_full, is_disk_full
@@ -49,7 +50,7 @@ def execute(params: RunParameters, *, again: bool = False, command: str | None =
 
     Returns:
         0 if the run is complete (its ``results.json`` says so), 1 if it failed, 3 if another process took the folder,
-        130 and 143 after Ctrl-C and SIGTERM.
+        130 after Ctrl-C, 143 after SIGTERM and SIGHUP.
 
     Raises:
         NotebookError: the notebook is missing or disagrees with its parameters model. Nothing was started.
@@ -62,6 +63,7 @@ def execute(params: RunParameters, *, again: bool = False, command: str | None =
     check_notebook(notebook, type(params))
     command = command or f"notebook {params.notebook}"
     if not again and params.reuse and run_state(params) == "complete":
+        _name_notebook(params.folder, COMPLETE)  # unless a kill came between the results and this
         _say(f"{display_path(params.folder)} is complete already; --again would start over")
         return COMPLETE
     check_hardware(params)
@@ -69,7 +71,7 @@ def execute(params: RunParameters, *, again: bool = False, command: str | None =
     lock = FolderLock(params.folder / EXECUTION_LOCK)
     lock.acquire()
     try:
-        prepare_folder(params, again=again)
+        prepare_folder(params, again=again, redo=True)
         return _Execution(params, notebook, command).run()
     finally:
         lock.release()
@@ -110,9 +112,9 @@ class _Execution:
         except OSError as error:
             if not is_disk_full(error):
                 raise
-            raise disk_full(self.folder / RUNNING) from error
+            raise disk_full(self.folder / RUNNING, error) from error
         finally:
-            self._keep_notebook(code)
+            _name_notebook(self.folder, code)
         if code == COMPLETE:
             _say(f"complete after {self._elapsed()}: {display_path(self.folder)}")
         return code
@@ -122,7 +124,7 @@ class _Execution:
 
         from ovparts_lib.runs.kernel import KERNEL_NAME, InterpreterKernelManager
 
-        InterpreterKernelManager.exit_status = None
+        InterpreterKernelManager.exit_status, InterpreterKernelManager.busy = None, False
         inherited = os.environ.get("PYTHONPATH")
         variables = {
             ROOT_VARIABLE: str(project_root()),
@@ -144,9 +146,11 @@ class _Execution:
                 kernel_manager_class=InterpreterKernelManager,
                 cwd=project_root(),
                 progress_bar=False,
-                stdout_file=sys.stdout,
+                stdout_file=SimpleNamespace(write=_write, flush=lambda: None),
                 stderr_file=sys.stderr,
                 on_cell_start=self._announce,
+                on_cell_execute=lambda **_: setattr(InterpreterKernelManager, "busy", True),
+                on_cell_executed=lambda **_: setattr(InterpreterKernelManager, "busy", False),
             )
 
     def _announce(self, cell: Any, cell_index: int) -> None:
@@ -194,18 +198,20 @@ class _Execution:
             file=sys.stderr,
         )
 
-    def _keep_notebook(self, code: int) -> None:
-        running = self.folder / RUNNING
-        if running.exists():
-            running.replace(self.folder / (EXECUTED if code == COMPLETE else BROKEN))
-        if code == COMPLETE:
-            (self.folder / BROKEN).unlink(missing_ok=True)
-
     def _complain(self, message: str) -> None:
         print(f"ovparts: {message}", file=sys.stderr)
 
     def _elapsed(self) -> str:
         return format_duration(time.monotonic() - self.begun)
+
+
+def _name_notebook(folder: Path, code: int) -> None:
+    """Give the executed notebook the name that it deserves."""
+    running = folder / RUNNING
+    if running.exists():
+        running.replace(folder / (EXECUTED if code == COMPLETE else BROKEN))
+    if code == COMPLETE:
+        (folder / BROKEN).unlink(missing_ok=True)
 
 
 def format_duration(seconds: float) -> str:
@@ -224,7 +230,15 @@ def _literal(path: Path) -> str:
 
 
 def _say(message: str) -> None:
-    print(message, flush=True)
+    _write(f"{message}\n")
+
+
+def _write(text: str) -> None:
+    """Print; when what reads our output has gone (``| head``), the run goes on in silence."""
+    try:
+        print(text, end="", flush=True)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _quote(title: str, lines: list[str]) -> None:

@@ -13,18 +13,23 @@ from typing import Any, Literal
 
 import yaml
 
-from ovparts_lib.atomic import disk_full, is_disk_full, write_atomically
+from ovparts_lib.atomic import disk_full, is_disk_full, sweep, write_atomically
+from ovparts_lib.processes import allow_open_files
 from ovparts_lib.runs.json_output import to_json
+from ovparts_lib.runs.load_params import StrictLoader
 from ovparts_lib.runs.lock import FolderLock
 from ovparts_lib.runs.parameters import RunParameters
 from ovparts_lib.runs.project import display_path
 from ovparts_lib.runs.provenance import collect_provenance
 
 RunState = Literal["absent", "partial", "complete"]
-LOCK, EXECUTION_LOCK = ".lock", ".execution.lock"
+LOCK, EXECUTION_LOCK, EMPTYING = ".lock", ".execution.lock", ".emptying"
 EXECUTION_VARIABLE = "OVPARTS_EXECUTION"
-_KEPT_WHEN_EMPTIED = frozenset({LOCK, EXECUTION_LOCK, "slurm"})
-_SESSION_FACTS = ("command", "git", "started_utc", "machine", "python", "libraries")
+_KEPT_WHEN_EMPTIED = frozenset({LOCK, EXECUTION_LOCK, EMPTYING, "slurm"})
+# What takes long to compute. A folder without any of it makes way for other parameters.
+_COMPUTED = ("checkpoints/*", "evaluation/*", "*.safetensors")
+_VERSION = ("ovparts", "code", "git")
+_SESSION_FACTS = (*_VERSION, "command", "started_utc", "machine", "python", "libraries")
 _OPEN: dict[Path, RunFolder] = {}
 
 
@@ -55,8 +60,10 @@ class RunFolder:
     def open(cls, params: RunParameters, *, again: bool = False) -> RunFolder:
         """Create or resume the run folder of ``params`` and lock it.
 
-        Calling this again in the same process (a notebook cell run twice) takes over the lock. A complete run that is
-        opened is about to be redone: its ``results.json`` goes, so that it is complete again only when it has finished.
+        Calling this again in the same process (a notebook cell run twice) takes over the lock. A complete run stays
+        complete when it is opened, for it may be opened to be looked at; :meth:`finish` replaces its results. A folder
+        with other parameters of the same notebook is emptied where it holds nothing that took computing: no weights,
+        checkpoints or counts.
 
         Args:
             params: parameters of the run.
@@ -73,11 +80,9 @@ class RunFolder:
         lock = opened._lock if opened else FolderLock(path / LOCK)
         lock.acquire()
         try:
-            if again:
-                _empty(path)
-            _refuse_other_parameters(params)
+            _make_way(params, again)
             folder = cls(params, lock, run_state(params))
-            (path / "results.json").unlink(missing_ok=True)
+            allow_open_files()
             for inner in (folder.figures, folder.tables, folder.checkpoints):
                 make_folder(inner)
             write_atomically(path / "params.yaml", yaml.safe_dump(params.model_dump(), sort_keys=False))
@@ -135,9 +140,12 @@ class RunFolder:
         self.record(**now)
 
     def _record_opening(self) -> None:
-        """Keep the facts of the first session, and add this one to the list of sessions."""
+        """Keep the facts of the first session, add this one to the list, and say if another version goes on."""
         now, known = collect_provenance(self.params), read_json(self.provenance)
-        known.pop("finished_utc", None)
+        begun = {key: known[key] for key in _VERSION if known.get(key) is not None}
+        changed = [f"{key} {was} then, {now[key]} now" for key, was in begun.items() if was != now[key]]
+        if changed:
+            print(f"Note: this run was begun with another version of the code ({'; '.join(changed)})")
         sessions = known.get("sessions", [_session(known)] if known else [])
         write_atomically(self.provenance, to_json((known or now) | {"sessions": [*sessions, _session(now)]}))
 
@@ -230,8 +238,8 @@ def params_hash(values: Mapping[str, Any], free_keys: frozenset[str]) -> str:
 def read_params(path: Path) -> dict[str, Any] | None:
     """The ``params.yaml`` of a run folder; None if there is none that can be read."""
     try:
-        values = yaml.safe_load((path / "params.yaml").read_text(encoding="utf-8"))
-    except (OSError, ValueError, yaml.YAMLError):
+        values = yaml.load((path / "params.yaml").read_text(encoding="utf-8"), Loader=StrictLoader)
+    except (OSError, ValueError, RecursionError, yaml.YAMLError):
         return None
     return values if isinstance(values, dict) else None
 
@@ -240,17 +248,18 @@ def read_json(path: Path) -> dict[str, Any]:
     """A JSON object from a file; empty if the file is missing or damaged, for then it says nothing."""
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return {}
     return values if isinstance(values, dict) else {}
 
 
-def prepare_folder(params: RunParameters, *, again: bool = False) -> None:
+def prepare_folder(params: RunParameters, *, again: bool = False, redo: bool = False) -> None:
     """Find out, without keeping the lock, whether :meth:`RunFolder.open` would succeed in another process just now.
 
     Args:
         params: parameters of the run.
         again: throw away what the folder holds.
+        redo: the run is executed now, so that a complete one is complete again only when it has finished.
 
     Raises:
         RunLockedError: another process works in the folder.
@@ -261,22 +270,32 @@ def prepare_folder(params: RunParameters, *, again: bool = False) -> None:
     lock = FolderLock(params.folder / LOCK)
     lock.acquire()
     try:
-        if again:
-            _empty(params.folder)
-        _refuse_other_parameters(params)
+        _make_way(params, again)
+        if redo:
+            (params.folder / "results.json").unlink(missing_ok=True)
     finally:
         lock.release()
 
 
-def _refuse_other_parameters(params: RunParameters) -> None:
-    stored = read_params(params.folder)
+def _make_way(params: RunParameters, again: bool) -> None:
+    """Prepare a locked folder for these parameters: emptied, swept of what killed processes left, or refused."""
+    path = params.folder
+    sweep(path, "**/.*.part")
+    if again or (path / EMPTYING).exists():
+        _empty(path)
+    stored = read_params(path)
     differing = differing_keys(params, stored) if stored is not None else {}
-    if differing:
-        lines = "\n".join(f"  - {key}: {was!r} there, {now!r} now" for key, (was, now) in differing.items())
+    if not differing:
+        return
+    lines = "\n".join(f"  - {key}: {was!r} there, {now!r} now" for key, (was, now) in differing.items())
+    computed = any(True for pattern in _COMPUTED for _ in path.glob(pattern))
+    if computed or "notebook" in differing:
         raise RunConflictError(
-            f"{display_path(params.folder)} holds a run with other parameters:\n{lines}\n"
+            f"{display_path(path)} holds a run with other parameters:\n{lines}\n"
             "Give this run another name (run: …), or start over with --again, which empties the folder"
         )
+    print(f"{display_path(path)}: what an earlier run left makes way for other parameters:\n{lines}")
+    _empty(path)
 
 
 def make_folder(path: Path) -> None:
@@ -288,10 +307,13 @@ def make_folder(path: Path) -> None:
     try:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise (disk_full(path) if is_disk_full(error) else error) from error
+        raise (disk_full(path, error) if is_disk_full(error) else error) from error
 
 
 def _empty(path: Path) -> None:
+    """Remove what a run left. Killed halfway, it is gone on with when the folder is next opened."""
+    (path / "results.json").unlink(missing_ok=True)
+    write_atomically(path / EMPTYING, "")
     for entry in path.iterdir():
         if entry.name in _KEPT_WHEN_EMPTIED:
             continue
@@ -299,3 +321,4 @@ def _empty(path: Path) -> None:
             shutil.rmtree(entry)
         else:
             entry.unlink()
+    (path / EMPTYING).unlink()

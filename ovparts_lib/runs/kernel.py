@@ -13,6 +13,8 @@ from jupyter_client.kernelspec import NATIVE_KERNEL_NAME, KernelSpecManager
 from traitlets import default
 
 KERNEL_NAME = NATIVE_KERNEL_NAME
+# Half of it until an interrupted kernel, which finishes its training step and saves, is sent SIGTERM, then SIGKILL.
+_SECONDS_TO_STOP = 240.0
 
 
 class InterpreterKernelManager(AsyncKernelManager):
@@ -20,9 +22,11 @@ class InterpreterKernelManager(AsyncKernelManager):
 
     Attributes:
         exit_status: exit status of the last kernel that ended by itself: negative for a signal, None if none did.
+        busy: whether a cell is being executed.
     """
 
     exit_status: ClassVar[int | None] = None
+    busy: ClassVar[bool] = False
 
     @default("kernel_spec_manager")
     def _without_registered_kernels(self) -> KernelSpecManager:
@@ -33,6 +37,15 @@ class InterpreterKernelManager(AsyncKernelManager):
     def _encrypted_if_possible(self) -> str:
         # On a shared node, other users can reach the kernel's ports; jupyter_client 8.9 and later can encrypt.
         return "auto" if zmq.has("curve") else "disabled"
+
+    @default("shutdown_wait_time")
+    def _time_to_save(self) -> float:
+        return _SECONDS_TO_STOP
+
+    async def _async_interrupt_kernel(self) -> None:
+        # jupyter_client interrupts before every shutdown, and a kernel that has nothing to do calls that an error.
+        if type(self).busy:
+            await super()._async_interrupt_kernel()
 
     async def is_alive(self) -> bool:
         """Whether the kernel process runs; if it has died, what it started is ended too."""

@@ -11,6 +11,7 @@ from ovparts_lib.runs.folder import LOCK, folder_state, read_json, read_params
 from ovparts_lib.runs.lock import FolderLock
 from ovparts_lib.runs.parameters import RunParameters, parameter_model
 
+_PLAIN = (str, int, float, bool)
 HEADLINE_COLUMNS = ("label", "mode", "protocol", "seen", "unseen", "harmonic", "mIoU", "classes_seen", "classes_unseen")
 
 
@@ -70,10 +71,22 @@ def read_run(path: Path) -> RunRecord | None:
     except (KeyError, TypeError):
         model = RunParameters  # a notebook of another version: its files can still be shown
     state = folder_state(path, model.free_keys())
-    results = read_json(path / "results.json") if state == "complete" else {}
+    results = _well_formed(read_json(path / "results.json")) if state == "complete" else {}
     if FolderLock(path / LOCK).is_taken():
         state = "running"
     return RunRecord(path, state, params, results, read_json(path / "provenance.json"))
+
+
+def _well_formed(results: dict[str, Any]) -> dict[str, Any]:
+    """Results without what no notebook writes, so that one odd file does not spoil the view of all other runs."""
+    kept = {key: value for key, value in results.items() if key not in ("headline", "figures", "tables")}
+    for key in ("headline", "figures", "tables"):
+        entries = results.get(key)
+        entries = [entry for entry in entries if isinstance(entry, dict)] if isinstance(entries, list) else []
+        kept[key] = [{name: v for name, v in e.items() if v is None or isinstance(v, _PLAIN)} for e in entries]
+    for key in ("title", "note"):
+        kept[key] = str(results.get(key) or "")
+    return kept
 
 
 def headline_rows(runs: Iterable[RunRecord]) -> list[dict[str, Any]]:
@@ -82,7 +95,6 @@ def headline_rows(runs: Iterable[RunRecord]) -> list[dict[str, Any]]:
         {"setting": run.setting, "run": run.run, **{key: entry.get(key) for key in HEADLINE_COLUMNS}}
         for run in runs
         for entry in run.results.get("headline", [])
-        if isinstance(entry, dict)
     ]
 
 

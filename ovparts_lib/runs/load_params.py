@@ -12,7 +12,7 @@ import yaml
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
-from ovparts_lib.runs.parameters import MODELS, RunParameters, notebook_of, parameter_model
+from ovparts_lib.runs.parameters import RunParameters, parameter_models
 from ovparts_lib.runs.project import display_path, project_root
 
 Model = TypeVar("Model", bound=RunParameters)
@@ -40,7 +40,7 @@ def validate_parameters(model: type[Model], values: Mapping[str, Any], source: s
     except ValidationError as error:
         problems = [line for detail in error.errors() for line in _explain(model, detail)]
         # A hand-written message says more than the chain of pydantic's own frames, so that chain is cut here.
-        raise ParameterError(_message(problems, notebook_of(model), source)) from None
+        raise ParameterError(_message(problems, model.model_fields["notebook"].default, source)) from None
 
 
 def load_parameters(path: str | Path, overrides: Iterable[str] = ()) -> RunParameters:
@@ -55,15 +55,15 @@ def load_parameters(path: str | Path, overrides: Iterable[str] = ()) -> RunParam
     file = _find(Path(path).expanduser())
     source = display_path(file)
     values = _read_yaml(file, source) | _read_overrides(overrides)
-    known = [notebook_of(model) for model in MODELS]
+    models = parameter_models()
     notebook = values.get("notebook")
     if notebook is None:
-        raise ParameterError(f"{source}: the key `notebook` is missing; it is one of {', '.join(known)}")
+        raise ParameterError(f"{source}: the key `notebook` is missing; it is one of {', '.join(models)}")
     try:
-        model = parameter_model(notebook)
+        model = models[notebook]
     except (KeyError, TypeError):
         raise ParameterError(
-            f"{source}: notebook = {notebook!r}: there is no such notebook{_nearest(str(notebook), known)}"
+            f"{source}: notebook = {notebook!r}: there is no such notebook{_nearest(str(notebook), list(models))}"
         ) from None
     return validate_parameters(model, values, source)
 
@@ -72,13 +72,25 @@ def _find(path: Path) -> Path:
     for candidate in (path, project_root() / path):
         if candidate.is_file():
             return candidate.resolve()
-    raise ParameterError(f"{path}: there is no such parameter file (looked in {Path.cwd()} and {project_root()})")
+    looked = " and ".join(dict.fromkeys(str(folder) for folder in (Path.cwd(), project_root())))
+    raise ParameterError(f"{path}: there is no such parameter file (looked in {looked})")
 
 
-class _OneOfEachLoader(yaml.SafeLoader):
-    """YAML without repeated keys: plain YAML silently keeps the last one."""
+class StrictLoader(yaml.SafeLoader):
+    """YAML without repeated keys, of which plain YAML silently keeps the last, and without aliases.
+
+    A few lines of aliases (``*a``) can stand for billions of values.
+    """
+
+    def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
+        """One node; an alias is an error."""
+        if self.check_event(yaml.AliasEvent):
+            event = self.peek_event()
+            raise yaml.composer.ComposerError(None, None, f"the alias *{event.anchor}: write it out", event.start_mark)
+        return super().compose_node(parent, index)
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
+        """One mapping; a key given twice is an error."""
         seen: set[Hashable] = set()
         for key_node, _ in node.value:
             key = self.construct_object(key_node, deep=True)
@@ -92,8 +104,8 @@ class _OneOfEachLoader(yaml.SafeLoader):
 
 def _read_yaml(file: Path, source: str) -> dict[str, Any]:
     try:
-        values = yaml.load(file.read_text(encoding="utf-8"), Loader=_OneOfEachLoader)
-    except (OSError, UnicodeDecodeError) as error:
+        values = yaml.load(file.read_text(encoding="utf-8"), Loader=StrictLoader)
+    except (OSError, UnicodeDecodeError, RecursionError) as error:
         raise ParameterError(f"{source}: cannot be read: {error}") from error
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
@@ -113,8 +125,8 @@ def _read_overrides(overrides: Iterable[str]) -> dict[str, Any]:
         if not equals or not key.strip():
             raise ParameterError(f"--set {override}: expected key=value")
         try:
-            values[key.strip()] = yaml.load(text, Loader=_OneOfEachLoader)
-        except yaml.YAMLError as error:
+            values[key.strip()] = yaml.load(text, Loader=StrictLoader)
+        except (yaml.YAMLError, RecursionError) as error:
             raise ParameterError(f"--set {override}: the value cannot be read as YAML: {error}") from None
     return values
 

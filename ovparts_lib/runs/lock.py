@@ -50,7 +50,7 @@ class FolderLock:
         try:
             descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT, 0o666)
         except OSError as error:
-            raise (disk_full(self.path) if is_disk_full(error) else error) from error
+            raise (disk_full(self.path, error) if is_disk_full(error) else error) from error
         try:
             _lock(descriptor)
         except OSError as error:

@@ -10,13 +10,12 @@ from __future__ import annotations
 import ast
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any
 
 from ovparts_lib.runs.hardware import check_hardware
 from ovparts_lib.runs.load_params import ParameterError, validate_parameters
-from ovparts_lib.runs.parameters import RunParameters
+from ovparts_lib.runs.parameters import RunParameters, parameter_model
 
-Model = TypeVar("Model", bound=RunParameters)
 _INJECTED = "# Parameters"
 
 
@@ -26,7 +25,7 @@ class _Cell:
     injected: bool
 
 
-def read_parameters(model: type[Model], values: Mapping[str, Any] | None = None) -> Model:
+def read_parameters(notebook: str, values: Mapping[str, Any] | None = None) -> RunParameters:
     """The parameters of the notebook that calls this, checked.
 
     Under IPython, the parameter cells are found among the cells executed so far: cells of nothing but assignments that
@@ -34,22 +33,24 @@ def read_parameters(model: type[Model], values: Mapping[str, Any] | None = None)
     from the notebook's variables; other variables of the session are left alone. Cells may be edited and run again.
 
     Args:
-        model: the parameters model of this notebook.
+        notebook: the name of this notebook.
         values: an explicit mapping, needed outside IPython.
 
     Raises:
         ParameterError: as :func:`ovparts_lib.runs.load_params.validate_parameters`, or this machine lacks the device.
+        KeyError: there is no such notebook.
         RuntimeError: no IPython session is running and no ``values`` are given.
     """
+    model = parameter_model(notebook)
     params = validate_parameters(model, values) if values is not None else _read_session(model)
     check_hardware(params)
     return params
 
 
-def _read_session(model: type[Model]) -> Model:
+def _read_session(model: type[RunParameters]) -> RunParameters:
     shell = _running_shell()
     if shell is None:
-        raise RuntimeError("read_parameters needs a notebook, or the values: read_parameters(Model, {'key': value})")
+        raise RuntimeError("read_parameters needs a notebook, or the values: read_parameters(notebook, {'key': value})")
     found = assigned_parameters(shell.user_ns.get("In", []), shell.user_ns, model.model_fields)
     try:
         return validate_parameters(model, found, "parameters cell")

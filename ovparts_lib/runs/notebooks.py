@@ -7,9 +7,10 @@ from typing import Any
 
 import nbformat
 
+from ovparts_lib.options import RECIPES
 from ovparts_lib.runs.load_params import ParameterError, validate_parameters
 from ovparts_lib.runs.notebook_params import literal_assignments
-from ovparts_lib.runs.parameters import RunParameters, notebook_of
+from ovparts_lib.runs.parameters import RunParameters
 from ovparts_lib.runs.project import display_path, project_root
 
 
@@ -53,21 +54,29 @@ def check_notebook(path: Path, model: type[RunParameters]) -> None:
     """Make sure that a notebook and its model mean the same, whether it is run by us, by papermill, or by hand.
 
     The ``parameters`` cell must be valid as it stands, must give what has no default, and must not give another default
-    than the model does: otherwise a key left out of a YAML file would mean two things.
+    than the model does, whatever the recipe: otherwise a key left out of a YAML file would mean two things. An option
+    that follows the recipe is None in the cell, or not there.
 
     Raises:
         NotebookError: they disagree; the message names every key.
     """
     declared = declared_parameters(path)
     try:
-        validate_parameters(model, {"notebook": notebook_of(model)} | declared, display_path(path))
+        validate_parameters(model, {"notebook": path.stem} | declared, display_path(path))
     except ParameterError as error:
         raise NotebookError(f"the parameters cell does not fit {model.__name__}: {error}") from None
-    fields = {key: field for key, field in model.model_fields.items() if not field.is_required()}
-    wrong = [
-        f"{key} is {value!r} in the notebook, {fields[key].get_default(call_default_factory=True)!r} in the model"
+    named = {"notebook": path.stem, "setting": "", "run": ""}
+    wrong = {
+        f"{key} is {value!r} in the notebook, {expected[key]!r} in the model"
+        for recipe in RECIPES
+        for expected in [model.completed(named | {"recipe": recipe})]
         for key, value in declared.items()
-        if key in fields and value != fields[key].get_default(call_default_factory=True)
-    ]
+        if key in expected and key not in (*named, "recipe") and value not in (expected[key], _left_to(model, key))
+    }
     if wrong:
-        raise NotebookError(f"{display_path(path)}: defaults differ from {model.__name__}: {'; '.join(wrong)}")
+        raise NotebookError(f"{display_path(path)}: defaults differ from {model.__name__}: {'; '.join(sorted(wrong))}")
+
+
+def _left_to(model: type[RunParameters], key: str) -> Any:
+    """What a cell may say of an option that follows the recipe: None, unless that is a value of its own."""
+    return None if model.needs_value(key) else ...

@@ -1,28 +1,23 @@
 """The parameters of each notebook: one pydantic model per notebook, flat keys, as papermill passes them.
 
-To add a parameter, add a line to a model here, a line to the notebook's ``parameters`` cell, and, where runs differ in
-it, a line to the YAML files under ``params/``. A field without a default must be given by every run.
+To add a parameter, add a line to a model here, or to a system's ``options.py``; where runs differ in it, a line to the
+YAML files under ``params/``; and where people change it often, a line to the notebook's ``parameters`` cell. A field
+without a default must be given by every run.
 """
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from pydantic import Field
 
+from ovparts_lib.options import Flag, Listed, Name, Number, Protocol, Text, Whole, Words
 from ovparts_lib.runs.base_parameters import RunParameters
-from ovparts_lib.runs.system_parameters import (
-    CatsegParameters,
-    ClipsegParameters,
-    Dataset,
-    PartcatsegParameters,
-    PartclipsegParameters,
-)
-from ovparts_lib.runs.values import Flag, Listed, Name, Number, Protocol, Text, Whole, Words
+from ovparts_lib.runs.system_parameters import system_parameters
+from ovparts_lib.systems.options import MINIATURE_WORLD, MINICLIP, Dataset
+from ovparts_lib.systems.registry import SYSTEMS
 
-MINIATURE_WORLD = "outputs/miniature/world"
 MINIATURE_ROOT = f"{MINIATURE_WORLD}/PascalPart116"
-MINICLIP = f"{MINIATURE_WORLD}/miniclip.safetensors"
 
 
 class StartHereParameters(RunParameters):
@@ -121,7 +116,7 @@ class CompareProtocolsParameters(RunParameters):
 
     reuse = False
     notebook: Literal["32_compare_protocols"] = "32_compare_protocols"
-    scored_run: Text = Field("outputs/miniature/clipseg", description="folder of a run that has been scored")
+    scored_run: Text = Field(description="folder of a run that has been scored")
     stage: Name = Field("after", description="which of its evaluations")
     intervals: Whole = Field(1000, ge=2, description="sets of images drawn for the confidence intervals")
 
@@ -142,31 +137,28 @@ class OwnImageParameters(RunParameters):
     attention: Flag = Field(True, description="draw attention maps")
 
 
-MODELS: tuple[type[RunParameters], ...] = (
+_OTHERS: tuple[type[RunParameters], ...] = (
     StartHereParameters,
     MiniatureParameters,
     PascalPart116Parameters,
     AdePart234Parameters,
     PartImageNetParameters,
-    ClipsegParameters,
-    CatsegParameters,
-    PartclipsegParameters,
-    PartcatsegParameters,
     ResultsParameters,
     OwnImageParameters,
     CompareProtocolsParameters,
 )
 
 
-def notebook_of(model: type[RunParameters]) -> str:
-    """``ClipsegParameters`` -> ``"20_clipseg"``."""
-    return model.model_fields["notebook"].default
+def parameter_models() -> dict[str, type[RunParameters]]:
+    """The parameters model of each notebook, by the notebook's name and in its order."""
+    models = [*_OTHERS, *map(system_parameters, SYSTEMS.values())]
+    return dict(sorted((model.model_fields["notebook"].default, model) for model in models))
 
 
-def parameter_model(notebook: Any) -> type[RunParameters]:
+def parameter_model(notebook: str) -> type[RunParameters]:
     """The parameters model of a notebook.
 
     Raises:
         KeyError: there is no such notebook.
     """
-    return {notebook_of(model): model for model in MODELS}[notebook]
+    return parameter_models()[notebook]

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import platform
 import subprocess
 from datetime import UTC, datetime
+from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -39,6 +41,7 @@ def collect_provenance(params: RunParameters) -> dict[str, Any]:
     """
     return {
         "ovparts": ovparts_lib.__version__,
+        "code": code_digest(),
         "git": git_state(project_root()),
         "command": os.environ.get(COMMAND_VARIABLE, f"notebook {params.notebook}"),
         "started_utc": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -48,6 +51,15 @@ def collect_provenance(params: RunParameters) -> dict[str, Any]:
         "libraries": library_versions(),
         "machine": machine(),
     }
+
+
+@cache
+def code_digest() -> str:
+    """12 hexadecimal digits that change with any module of the package: what tells its state where there is no git."""
+    package, digest = Path(ovparts_lib.__file__).parent, hashlib.sha256()
+    for file in sorted(package.rglob("*.py")):
+        digest.update(f"{file.relative_to(package).as_posix()}\0".encode() + file.read_bytes())
+    return digest.hexdigest()[:12]
 
 
 def git_state(root: Path) -> dict[str, Any] | None:

@@ -9,20 +9,23 @@ from collections.abc import Iterator
 
 
 class Terminated(KeyboardInterrupt):
-    """SIGTERM arrived. A KeyboardInterrupt, because that is what asyncio lets through its event loop."""
+    """SIGTERM or SIGHUP arrived. A KeyboardInterrupt, because that is what asyncio lets through its event loop."""
 
 
 @contextlib.contextmanager
 def stoppable() -> Iterator[None]:
-    """Turn SIGINT and SIGTERM into exceptions inside the block, so that the kernel is shut down before we leave."""
+    """Turn SIGINT, SIGTERM and SIGHUP into exceptions inside the block, so that what we started is stopped in order.
+
+    A SIGHUP that is ignored (``nohup``) stays ignored.
+    """
 
     def terminate(number: int, frame: object) -> None:
         raise Terminated
 
-    before = {
-        signal.SIGINT: signal.signal(signal.SIGINT, signal.default_int_handler),
-        signal.SIGTERM: signal.signal(signal.SIGTERM, terminate),
-    }
+    handlers = {signal.SIGINT: signal.default_int_handler, signal.SIGTERM: terminate}
+    if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:
+        handlers[signal.SIGHUP] = terminate
+    before = {number: signal.signal(number, handler) for number, handler in handlers.items()}
     try:
         yield
     finally:

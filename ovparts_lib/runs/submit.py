@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -134,6 +135,10 @@ def submit(
     """
     params = load_parameters(params_file, overrides)
     check_notebook(notebook_path(params.notebook), type(params))
+    if cluster == "slurm" and shutil.which("srun") is None:
+        raise SubmissionError(
+            "not submitted: there is no SLURM here (no srun); --cluster local runs it on this machine"
+        )
     prepare_folder(params, again=again)
     folder = params.folder / "slurm"
     make_folder(folder)

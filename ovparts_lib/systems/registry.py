@@ -1,102 +1,19 @@
-"""The systems this workbook knows, and weights of any of them, recognised by what their file says."""
+"""The systems there are, found by their folders, and weights of any of them, recognised by what their file says."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
-from typing import Any
+from pkgutil import iter_modules
+from typing import TYPE_CHECKING, Any
 
-from torch import nn
+import ovparts_lib.systems
+from ovparts_lib.systems.system import System
 
-from ovparts_lib.checkpoints.native import read_metadata
-from ovparts_lib.checkpoints.reading import CheckpointError, LoadReport, read_tensors
-from ovparts_lib.systems.catseg import model as catseg
-from ovparts_lib.systems.catseg.weights import load_catseg, save_catseg
-from ovparts_lib.systems.clipseg import model as clipseg
-from ovparts_lib.systems.clipseg.weights import load_clipseg, save_clipseg
-from ovparts_lib.systems.partcatseg import model as partcatseg
-from ovparts_lib.systems.partcatseg.weights import load_partcatseg, save_partcatseg
-from ovparts_lib.systems.partclipseg import model as partclipseg
-from ovparts_lib.systems.partclipseg.weights import load_partclipseg, save_partclipseg
+if TYPE_CHECKING:
+    from torch import nn
 
-RUN_WEIGHTS = "weights.safetensors"
-
-
-@dataclass(frozen=True)
-class System:
-    """What the workbook needs to build, load and save a system.
-
-    Attributes:
-        title: as in tables.
-        model: class of the model, called with a size and options; its CLIP is ``model.clip``.
-        sizes: hyper-parameters by name, ``released`` and ``miniature``.
-        groups: ``{group: beginnings of parameter names}``, what ``set_trainable`` knows.
-        load: (path, size, clip_path, **options) -> model and report.
-        save: (model, path, **metadata) -> path.
-        mark: piece of a tensor name that tells its released files from those of the systems listed after it; ``""``
-            for the system that takes what no other claims.
-    """
-
-    title: str
-    model: type[nn.Module]
-    sizes: Mapping[str, Any]
-    groups: Mapping[str, tuple[str, ...]]
-    load: Callable[..., tuple[nn.Module, LoadReport]]
-    save: Callable[..., Path]
-    mark: str
-
-
-SYSTEMS: dict[str, System] = {
-    "partcatseg": System(
-        "PartCATSeg",
-        partcatseg.PartCatseg,
-        {
-            "released": partcatseg.RELEASED,
-            "released_unguided": catseg.without_guidance(partcatseg.RELEASED),
-            "miniature": partcatseg.MINIATURE_PARTCATSEG,
-            "miniature_unguided": catseg.without_guidance(partcatseg.MINIATURE_PARTCATSEG),
-        },
-        partcatseg.TRAINABLE_GROUPS,
-        load_partcatseg,
-        save_partcatseg,
-        mark=".transformer.conv2.",
-    ),
-    "catseg": System(
-        "CATSeg",
-        catseg.Catseg,
-        {
-            "released": catseg.RELEASED,
-            "released_dinov2": catseg.RELEASED_DINOV2,
-            "released_unguided": catseg.without_guidance(catseg.RELEASED),
-            "miniature": catseg.MINIATURE_CATSEG,
-            "miniature_unguided": catseg.without_guidance(catseg.MINIATURE_CATSEG),
-        },
-        catseg.TRAINABLE_GROUPS,
-        load_catseg,
-        save_catseg,
-        mark=".transformer.conv1.",
-    ),
-    "partclipseg": System(
-        "PartCLIPSeg",
-        partclipseg.Partclipseg,
-        {"released": partclipseg.RELEASED, "miniature": partclipseg.MINIATURE_PARTCLIPSEG},
-        partclipseg.TRAINABLE_GROUPS,
-        load_partclipseg,
-        save_partclipseg,
-        mark="partclipseg_model.",
-    ),
-    "clipseg": System(
-        "CLIPSeg",
-        clipseg.Clipseg,
-        {"released": clipseg.RELEASED, "miniature": clipseg.MINIATURE_CLIPSEG},
-        clipseg.TRAINABLE_GROUPS,
-        load_clipseg,
-        save_clipseg,
-        mark="",
-    ),
-}
-
+    from ovparts_lib.checkpoints.reading import LoadReport
 
 # Tensors that tell weights of one part of a system, which are no system's checkpoint.
 PARTS = {
@@ -104,6 +21,27 @@ PARTS = {
     "DINOv2": ("patch_embed.proj.weight",),
     "a ResNet": ("layer1.0.conv1.weight", "stem.conv1.weight"),
 }
+SYSTEMS: dict[str, System] = {}
+
+
+def find_systems(folder: str | Path | None = None) -> None:
+    """Fill ``SYSTEMS`` with every folder of :mod:`ovparts_lib.systems`, in the order of their notebooks.
+
+    Args:
+        folder: another folder of systems, from now on searched as well. Other processes learn of it from the
+            environment variable ``OVPARTS_SYSTEMS``.
+    """
+    path = ovparts_lib.systems.__path__
+    if folder is not None and str(folder) not in path:
+        path.append(str(folder))
+    names = [module.name for module in iter_modules(path) if module.ispkg]
+    modules = [import_module(f"ovparts_lib.systems.{name}") for name in names]
+    found = [module.SYSTEM for module in modules if hasattr(module, "SYSTEM")]
+    SYSTEMS.clear()
+    SYSTEMS.update((system.name, system) for system in sorted(found, key=lambda system: system.notebook))
+
+
+find_systems()
 
 
 def load_system(
@@ -122,29 +60,30 @@ def load_system(
         CheckpointError: nothing there, a run that has no weights yet, a file that is no system's, or one that does not
             hold all of its system.
     """
+    from ovparts_lib.checkpoints.native import read_metadata, within_its_file
+    from ovparts_lib.checkpoints.reading import CheckpointError
+
     path = Path(path)
-    if (path / "params.yaml").is_file():
-        if not (path / RUN_WEIGHTS).is_file():
-            raise CheckpointError(f"{path} is a run folder without {RUN_WEIGHTS}: finish that run first")
-        path = path / RUN_WEIGHTS
     metadata = read_metadata(path)
-    system = metadata.get("system") if metadata else _recognised(path)
-    if system == "clip":
+    name = metadata.get("system") if metadata else _recognised(path)
+    if name == "clip":
         raise CheckpointError(_part_alone(path, "CLIP"))
-    if system not in SYSTEMS:
-        raise CheckpointError(f"{path} holds {system!r}, which is none of the systems here: {', '.join(SYSTEMS)}")
-    model, report = SYSTEMS[system].load(path, clip_path=clip_path, **options)
+    if name not in SYSTEMS:
+        raise CheckpointError(f"{path} holds {name!r}, which is none of the systems here: {', '.join(SYSTEMS)}")
+    system = SYSTEMS[name]
+    with within_its_file(path):
+        model, report = system.load(path, clip_path=clip_path, **options)
     if report.initialised and not allow_untrained:
         raise CheckpointError(
-            f"{untrained(report, SYSTEMS[system])}. Train from it first, or give a trained checkpoint; allow_untrained "
-            "takes it all the same"
+            f"{untrained(report, system)}. Train from it first, or give a trained checkpoint; allow_untrained takes it "
+            "all the same"
         )
     return model, report
 
 
 def system_of(model: nn.Module) -> System:
     """The system that a model is one of."""
-    return next(system for system in SYSTEMS.values() if type(model) is system.model)
+    return next(system for system in SYSTEMS.values() if system.model_class is type(model))
 
 
 def untrained(report: LoadReport, system: System) -> str:
@@ -167,8 +106,16 @@ def _part_alone(path: Path, part: str) -> str:
 
 def _recognised(path: Path) -> str:
     """Which system a file of another origin belongs to, by the names of its tensors."""
+    from ovparts_lib.checkpoints.reading import CheckpointError, read_tensors
+
     names = list(read_tensors(path))
     for part, marks in PARTS.items():
         if any(mark in names for mark in marks):
             raise CheckpointError(_part_alone(path, part))
-    return next(name for name, system in SYSTEMS.items() if any(system.mark in key for key in names))
+    fitting = [
+        system for system in SYSTEMS.values() if all(any(mark in name for name in names) for mark in system.marks)
+    ]
+    if not fitting:
+        titles = ", ".join(system.title for system in SYSTEMS.values())
+        raise CheckpointError(f"{path} is no checkpoint of {titles}; its first tensors: {names[:5]}")
+    return max(fitting, key=lambda system: len(system.marks)).name

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import os
 import re
-import shutil
 import warnings
 from collections.abc import Iterator
 from contextlib import suppress
@@ -14,7 +13,7 @@ from typing import Any, BinaryIO
 
 import torch
 
-from ovparts_lib.atomic import sync_folder
+from ovparts_lib.atomic import room, sync_folder
 
 KEPT = 2
 # The name ends with the first digits of the content's SHA-256 (as torch.hub's files do), so that a file proves itself.
@@ -84,7 +83,7 @@ def newest_checkpoint(folder: Path) -> Path | None:
         return None
     raise CorruptCheckpointError(
         f"no checkpoint in {folder} is intact ({', '.join(path.name for path in damaged)}); "
-        "put back a copy of one, or train anew with resume=False"
+        "put back a copy of one, or start over with --again"
     )
 
 
@@ -149,12 +148,11 @@ def _delete_old(folder: Path, newest: Path) -> None:
 
 def _why_not_written(error: OSError, folder: Path, step: int, content: dict[str, Any]) -> str:
     needed = sum(tensor.numel() * tensor.element_size() for tensor in _tensors(content))
-    existing = next(parent for parent in [folder, *folder.parents] if parent.exists())
     before = checkpoint_files(folder)
     kept = f"the checkpoint before it, {before[-1].name}, is intact" if before else "there is no earlier checkpoint"
     return (
         f"the checkpoint of step {step} could not be written to {folder}: {error.strerror or error}; it needs about "
-        f"{needed:,} bytes, {shutil.disk_usage(existing).free:,} are free there; {kept}. Make room and resume"
+        f"{needed:,} bytes{room(folder, error)}; {kept}. Make room and resume"
     )
 
 

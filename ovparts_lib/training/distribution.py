@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import atexit
+import os
+import re
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from datetime import timedelta
 from typing import Any, TypeVar
 
@@ -14,11 +17,20 @@ from lightning_fabric.plugins.environments import LightningEnvironment
 from lightning_fabric.strategies import DDPStrategy
 from torch import Tensor, nn
 
+from ovparts_lib.processes import end_with_parent
 from ovparts_lib.training.settings import TrainingSettings
 
 T = TypeVar("T")
-# Rank 0 evaluates while the others wait; torch's 10 (NCCL) or 30 minutes would end a run during a long evaluation.
-_PATIENCE = timedelta(hours=3)
+_LOST = re.compile("timed? ?out|connection (closed|reset)|watchdog", re.IGNORECASE)
+# In a step, ranks wait for each other; one that stands still this long has died or is stuck.
+_STEP_PATIENCE = timedelta(minutes=15)
+# Rank 0 evaluates and writes while the others wait.
+_RANK_ZERO_PATIENCE = timedelta(hours=3)
+_WAITING: list[torch.distributed.ProcessGroup] = []
+
+
+class RankLostError(RuntimeError):
+    """Another process of a training does not answer any more."""
 
 
 def launch(settings: TrainingSettings) -> Fabric:
@@ -45,8 +57,10 @@ def launch(settings: TrainingSettings) -> Fabric:
                 f"{settings.processes} in the parameters and the notebook starts the processes (which is "
                 "python -m ovparts_lib.workbook.distributed <params.yaml>)"
             )
+        if os.environ.get("LOCAL_RANK", "0") != "0":  # started by Fabric in rank 0
+            end_with_parent()
         backend = "nccl" if accelerator == "cuda" else "gloo"
-        strategy = DDPStrategy(process_group_backend=backend, timeout=_PATIENCE)
+        strategy = DDPStrategy(process_group_backend=backend, timeout=_STEP_PATIENCE)
         fabric = Fabric(
             accelerator=accelerator,
             strategy=strategy,
@@ -58,6 +72,8 @@ def launch(settings: TrainingSettings) -> Fabric:
     fabric.launch()
     if settings.processes > 1:
         atexit.register(_leave_group)
+        if torch.distributed.is_initialized():
+            _WAITING[:] = [torch.distributed.new_group(backend="gloo", timeout=_RANK_ZERO_PATIENCE)]
     return fabric
 
 
@@ -84,21 +100,20 @@ def _leave_group() -> None:
 class LossModule(nn.Module):
     """A model whose forward is its loss: what Fabric wraps, so that DDP and autocast see every call.
 
-    The batch travels in a :class:`Sealed` box: Fabric and DDP would otherwise take it apart to cast and move what is
-    inside, and cannot rebuild a frozen Vocabulary.
+    The batch travels as an :class:`OpaqueBatch`, for Fabric and DDP cannot rebuild a frozen Vocabulary.
     """
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
         self.model = model
 
-    def forward(self, batch: Sealed) -> dict[str, Tensor]:
+    def forward(self, batch: OpaqueBatch) -> dict[str, Tensor]:
         """The model's loss terms, scalars by name."""
         return self.model.loss(batch.content)
 
 
-class Sealed:
-    """A box that nobody looks into on the way."""
+class OpaqueBatch:
+    """Keeps Fabric and DDP from moving or casting the contents."""
 
     def __init__(self, content: Any) -> None:
         self.content = content
@@ -113,6 +128,24 @@ def move_batch(value: Any, device: torch.device) -> Any:
     if isinstance(value, list | tuple):
         return type(value)(move_batch(item, device) for item in value)
     return value
+
+
+@contextmanager
+def within_patience(fabric: Fabric) -> Iterator[None]:
+    """Say in words that another rank has not answered, where torch names a socket and milliseconds.
+
+    Raises:
+        RankLostError: another rank has ended, or has stood still for a quarter of an hour.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        if fabric.world_size == 1 or not _LOST.search(str(error)):
+            raise
+        raise RankLostError(
+            f"rank {fabric.global_rank} waits for another rank that has ended or has stood still for "
+            f"{_STEP_PATIENCE}: see what it printed above. Run it again to go on from the last checkpoint"
+        ) from error
 
 
 def mean_over_ranks(fabric: Fabric, values: Sequence[Tensor | float]) -> list[float]:
@@ -142,7 +175,10 @@ def on_rank_zero(fabric: Fabric, work: Callable[..., T], *args: Any, **kwargs: A
             result = work(*args, **kwargs)
         except Exception as caught:
             error = caught
-    result, failure = fabric.broadcast((result, None if error is None else repr(error)))
+    outcome = [(result, None if error is None else repr(error))]
+    if fabric.world_size > 1:
+        torch.distributed.broadcast_object_list(outcome, src=0, group=_WAITING[0])
+    result, failure = outcome[0]
     if error is not None:
         raise error
     if failure is not None:

@@ -22,7 +22,15 @@ from ovparts_lib.training.checkpoint_files import (
     read_checkpoint,
     write_checkpoint,
 )
-from ovparts_lib.training.distribution import LossModule, Sealed, launch, mean_over_ranks, move_batch, on_rank_zero
+from ovparts_lib.training.distribution import (
+    LossModule,
+    OpaqueBatch,
+    launch,
+    mean_over_ranks,
+    move_batch,
+    on_rank_zero,
+    within_patience,
+)
 from ovparts_lib.training.interruption import Interruption, TrainingInterrupted
 from ovparts_lib.training.log import Journal, remove_log
 from ovparts_lib.training.non_finite import non_finite_loss
@@ -93,15 +101,16 @@ def train(
 
     Raises:
         NonFiniteLossError: a loss or gradient was not finite; the weights are those before that step.
-        TrainingInterrupted: SIGINT or SIGTERM came; the step was finished and a checkpoint written.
+        TrainingInterrupted: SIGINT, SIGTERM or SIGHUP came; the step was finished and a checkpoint written.
         CheckpointWriteError: the disk is full, say; earlier checkpoints are intact.
         ResumeError: the newest checkpoint belongs to other settings, another model or other data.
         CorruptCheckpointError: there are checkpoints, but none is intact.
+        RankLostError: another rank has ended or stands still.
     """
     fabric = launch(settings) if fabric is None else fabric
     run_dir = Path(run_dir)
     checkpoints, log = run_dir / "checkpoints", run_dir / "log.jsonl"
-    with deterministic_kernels(settings.deterministic), Interruption() as interruption:
+    with deterministic_kernels(settings.deterministic), within_patience(fabric), Interruption() as interruption:
         # Data, optimiser, precision, devices.
         seed_generators(settings.seed + fabric.global_rank)
         stream = BatchStream(loader, settings, rank=fabric.global_rank, world_size=fabric.world_size)
@@ -157,7 +166,7 @@ def train(
                 for index in range(settings.accumulate):
                     batch = move_batch(stream.take(), fabric.device)
                     with fabric.no_backward_sync(module, enabled=index + 1 < settings.accumulate):
-                        terms = module(Sealed(batch))
+                        terms = module(OpaqueBatch(batch))
                         fabric.backward(sum(terms.values()) / settings.accumulate)
                     batches.append(batch)
                     losses.append({name: term.detach() for name, term in terms.items()})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -28,16 +29,20 @@ def trained_tensors(model: nn.Module) -> dict[str, Tensor]:
 
 
 def frozen_digest(model: nn.Module) -> str:
-    """SHA-256 over names, shapes, types and values of the frozen parameters.
+    """SHA-256 of the frozen parameters.
 
     Checkpoints hold this instead of the parameters themselves (0.6 GB of CLIP for 0.1 GB that trains).
     """
+    return tensor_digest({name: p for name, p in model.named_parameters() if not p.requires_grad})
+
+
+def tensor_digest(tensors: Mapping[str, Tensor]) -> str:
+    """SHA-256 over names, shapes, types and values, in the order of the names."""
     digest = hashlib.sha256()
-    for name, parameter in sorted(model.named_parameters()):
-        if not parameter.requires_grad:
-            values = parameter.detach().cpu().contiguous()
-            digest.update(f"{name} {tuple(values.shape)} {values.dtype}".encode())
-            digest.update(memoryview(values.flatten().view(torch.uint8).numpy()))
+    for name, tensor in sorted(tensors.items()):
+        values = tensor.detach().cpu().contiguous()
+        digest.update(f"{name} {tuple(values.shape)} {values.dtype}".encode())
+        digest.update(memoryview(values.flatten().view(torch.uint8).numpy()))
     return digest.hexdigest()
 
 
@@ -82,7 +87,7 @@ def check_state(
     Raises:
         ResumeError: naming every setting that differs, or the parameters that do.
     """
-    remedy = "; resume with what the run began with, or train anew in another folder or with resume=False"
+    remedy = "; resume with what the run began with, give the run another name, or start over with --again"
     if saved.get("format") != FORMAT:
         raise ResumeError(f"{source} has checkpoint format {saved.get('format')!r}, this code writes {FORMAT}{remedy}")
     problems = [

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import resource
 from collections.abc import Iterator
 from typing import Any
 
@@ -64,10 +66,18 @@ class BatchStream:
         """The next batch.
 
         Raises:
-            RuntimeError: the stream ended.
+            RuntimeError: the stream ended, or too few files may be open.
         """
         try:
             batch = self._first() if self._batches is None else next(self._batches)
+        except (RuntimeError, OSError) as error:
+            if "ancdata" not in str(error) and getattr(error, "errno", None) != errno.EMFILE:
+                raise
+            limit = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+            raise RuntimeError(
+                f"too few files may be open ({limit}) for what the loader's workers hand over; allow more (ulimit -n), "
+                "or set workers lower"
+            ) from error
         except StopIteration:
             raise RuntimeError(f"the loader ended after {self.taken} batches; training needs an endless one") from None
         self.taken += 1

@@ -1,11 +1,14 @@
 """Class lists as values: objects, parts, what is seen, and the maps between them."""
 
-from ovparts_lib.vocabularies.vocabulary import (
-    DATASET_VOCABULARIES,
-    UnknownClassError,
-    Vocabulary,
-    load_vocabulary,
-    split_part_name,
-)
+from ovparts_lib.vocabularies.datasets import OBJECT_VOCABULARIES, PART_VOCABULARIES, load_vocabulary
+from ovparts_lib.vocabularies.part_vocabulary import PartVocabulary
+from ovparts_lib.vocabularies.vocabulary import UnknownClassError, Vocabulary
 
-__all__ = ["DATASET_VOCABULARIES", "UnknownClassError", "Vocabulary", "load_vocabulary", "split_part_name"]
+__all__ = [
+    "OBJECT_VOCABULARIES",
+    "PART_VOCABULARIES",
+    "PartVocabulary",
+    "UnknownClassError",
+    "Vocabulary",
+    "load_vocabulary",
+]

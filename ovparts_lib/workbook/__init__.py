@@ -27,7 +27,7 @@ from ovparts_lib.workbook.miniature import (
     miniclip_figure,
     render,
 )
-from ovparts_lib.workbook.output import RunOutput
+from ovparts_lib.workbook.output import RunOutput, parameter_table
 from ovparts_lib.workbook.own_image import (
     attention_of_views,
     browse,
@@ -100,6 +100,7 @@ __all__ = [
     "overlay_figures",
     "own_words",
     "paired_differences",
+    "parameter_table",
     "part_attention_figures",
     "quick_scores",
     "render",

@@ -23,8 +23,8 @@ from ovparts_lib.inspection import (
 from ovparts_lib.inspection.attention_statistics import CHANGING
 from ovparts_lib.runs import resolve_path
 from ovparts_lib.systems.registry import load_system
-from ovparts_lib.systems.scores import PartScores
-from ovparts_lib.vocabularies import Vocabulary
+from ovparts_lib.systems.scores import AttentionMaps, Scores
+from ovparts_lib.vocabularies import PartVocabulary
 from ovparts_lib.workbook.data import PartData
 from ovparts_lib.workbook.output import RunOutput
 from ovparts_lib.workbook.pictures import WORDS_WITH_ATTENTION, chosen_images, largest_parts
@@ -173,17 +173,18 @@ def composition_figures(model: nn.Module, data: PartData, params: Any, output: R
     model.eval()
     for index in chosen_images(data, params.attention_images):
         sample = data.evaluation[index]
-        wanted = largest_parts(sample.part_map, vocabulary)[:WORDS_WITH_ATTENTION]
-        if not wanted:
+        parts = largest_parts(sample.part_map, vocabulary)[:WORDS_WITH_ATTENTION]
+        if not parts:
             continue
-        scores = model.predict([sample.image], vocabulary, part_ids=wanted, keep_generic_parts=True)[0]
+        scores, found = model.inspect([sample.image], vocabulary, class_ids=parts)[0]
+        generic_parts = found["generic_parts"]
         output.figure(
-            composition(sample.image, scores, vocabulary),
+            composition(sample.image, scores, generic_parts, vocabulary),
             f"composition_{sample.image_id}",
             title=f"Object, generic part, and object-specific part: {sample.image_id}",
             caption="What the object's and the generic part's query say by themselves, their product, and what the "
             "second stage makes of the pair: probabilities, each map up to its own peak.",
-            data=composition_table(scores, sample.part_map, vocabulary),
+            data=composition_table(scores, generic_parts, sample.part_map, vocabulary),
         )
 
 
@@ -192,12 +193,15 @@ def _layer(model: nn.Module) -> int | None:
     return getattr(model, "attention_layer", None)
 
 
-def _with_attention(model: nn.Module, sample: EvaluationSample, vocabulary: Vocabulary) -> PartScores | None:
-    """Scores of the parts that are labelled in an image, with the decoder's attention; None if no part is."""
-    wanted = sorted(largest_parts(sample.part_map, vocabulary))
-    if not wanted:
+def _with_attention(
+    model: nn.Module, sample: EvaluationSample, vocabulary: PartVocabulary
+) -> tuple[Scores, AttentionMaps] | None:
+    """Scores of the parts that are labelled in an image, and the decoder's attention; None if no part is."""
+    parts = sorted(largest_parts(sample.part_map, vocabulary))
+    if not parts:
         return None
-    return model.predict([sample.image], vocabulary, part_ids=wanted, background=False, keep_attention=True)[0]
+    scores, maps = model.inspect([sample.image], vocabulary, class_ids=parts, background=False)[0]
+    return scores, maps["attention"]
 
 
 def _measured(model: nn.Module, data: PartData, params: Any) -> pd.DataFrame:
@@ -206,10 +210,10 @@ def _measured(model: nn.Module, data: PartData, params: Any) -> pd.DataFrame:
     tables, vocabulary, layer = [], data.evaluation.vocabulary, _layer(model)
     for index in chosen_images(data, params.statistics_images):
         sample = data.evaluation[index]
-        scores = _with_attention(model, sample, vocabulary)
-        if scores is not None:
+        found = _with_attention(model, sample, vocabulary)
+        if found is not None:
             threshold = params.attention_threshold
-            tables.append(attention_statistics(scores, sample.part_map, vocabulary, layer=layer, threshold=threshold))
+            tables.append(attention_statistics(*found, sample.part_map, vocabulary, layer=layer, threshold=threshold))
     return attention_by_class(tables) if any(len(table) for table in tables) else pd.DataFrame()
 
 
@@ -219,10 +223,10 @@ def _maps(model: nn.Module, data: PartData, params: Any) -> Iterator[tuple[Evalu
     vocabulary, layer = data.evaluation.vocabulary, _layer(model)
     for index in chosen_images(data, params.attention_images):
         sample = data.evaluation[index]
-        scores = _with_attention(model, sample, vocabulary)
+        found = _with_attention(model, sample, vocabulary)
         table = pd.DataFrame()
-        if scores is not None:
-            table = part_attention_table(scores, sample.part_map, vocabulary, layer=layer)
+        if found is not None:
+            table = part_attention_table(*found, sample.part_map, vocabulary, layer=layer)
         yield sample, table
 
 

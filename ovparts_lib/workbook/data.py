@@ -20,9 +20,8 @@ from ovparts_lib.data import (
     class_frequencies,
     training_transform,
 )
-from ovparts_lib.data.ade20k_part_234_checks import instance_table
 from ovparts_lib.data.ade20k_source import build_ade20k_part_234
-from ovparts_lib.data.audit import shared_pictures, words_known_from_training
+from ovparts_lib.data.audit import instance_table, shared_pictures, words_known_from_training
 from ovparts_lib.data.dataset import read_sample
 from ovparts_lib.data.few_shot import ShotList, with_drawn_shots
 from ovparts_lib.data.registry import open_reader, verify_dataset

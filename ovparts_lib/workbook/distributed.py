@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import sys
 
+from ovparts_lib.checkpoints.reading import CheckpointError
 from ovparts_lib.data import EvaluationDataset
 from ovparts_lib.data.registry import open_reader
+from ovparts_lib.processes import end_with_parent
 from ovparts_lib.runs import load_parameters, resolve_path
+from ovparts_lib.runs.folder import read_json
+from ovparts_lib.training import TrainingInterrupted
 from ovparts_lib.workbook.data import open_training, with_shots
 from ovparts_lib.workbook.scoring import quick_scores
-from ovparts_lib.workbook.systems import build_model, train_in_process
+from ovparts_lib.workbook.systems import build_model, train_in_process, weight_hashes
 
 
 def main(params_file: str) -> None:
@@ -18,6 +22,8 @@ def main(params_file: str) -> None:
     reader, _ = with_shots(params, open_reader(params.dataset, resolve_path(params.data_root)))
     # On the CPU, for this process does not know its device before Fabric has started the others.
     model, _ = build_model(params.model_copy(update={"device": "cpu"}))
+    if read_json(params.folder / "provenance.json").get("weight_hashes") != weight_hashes(params):
+        raise CheckpointError("the weight files have changed since the run began; restore them or start over (--again)")
     evaluate = None
     if params.evaluate_every:
         scored = open_reader(params.scored_dataset, resolve_path(params.scored_root)) if params.test_dataset else reader
@@ -26,4 +32,9 @@ def main(params_file: str) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1])
+    end_with_parent()
+    try:
+        main(sys.argv[1])
+    except TrainingInterrupted as stop:
+        print(stop, flush=True)
+        sys.exit(128 + stop.signal_number)

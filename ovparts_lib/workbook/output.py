@@ -11,7 +11,21 @@ from matplotlib.figure import Figure
 
 from ovparts_lib.atomic import write_atomically
 from ovparts_lib.inspection import save_figure
-from ovparts_lib.runs import RunFolder
+from ovparts_lib.runs import RunFolder, RunParameters
+
+
+def parameter_table(params: RunParameters) -> pd.DataFrame:
+    """Every parameter with its value and explanation; ``differs`` shows what the recipe or default would be."""
+    rows = [
+        {
+            "parameter": row["parameter"],
+            "value": str(row["value"]),
+            "differs": "" if row["value"] == row["recipe"] else f"recipe: {row['recipe']}",
+            "explanation": row["explanation"],
+        }
+        for row in params.explained()
+    ]
+    return pd.DataFrame(rows).set_index("parameter")
 
 
 class RunOutput:
@@ -51,7 +65,7 @@ class RunOutput:
         """Write ``results.json``, last of all, and say where it is.
 
         Args:
-            headline: the rows a results table shows, as :func:`ovparts_lib.workbook.scoring.headline` gives them.
+            headline: the rows a results table shows, as :func:`ovparts_lib.workbook.scoring.summarise` gives them.
             facts: further plain data for ``results.json``.
         """
         path = self.run.finish(

@@ -16,10 +16,10 @@ from ovparts_lib.checkpoints.reading import LoadReport
 from ovparts_lib.data import read_image
 from ovparts_lib.evaluation import pred_all_map
 from ovparts_lib.runs import resolve_path
-from ovparts_lib.systems.registry import RUN_WEIGHTS, system_of, untrained
 from ovparts_lib.systems.registry import load_system as read_system
-from ovparts_lib.systems.scores import BACKGROUND, PartScores
-from ovparts_lib.vocabularies import Vocabulary
+from ovparts_lib.systems.registry import system_of, untrained
+from ovparts_lib.systems.scores import BACKGROUND, Scores
+from ovparts_lib.vocabularies import PartVocabulary
 from ovparts_lib.workbook.output import RunOutput
 from ovparts_lib.workbook.pictures import save_full_size_attention, show_attention
 from ovparts_lib.workbook.systems import describe_weights, device_of
@@ -40,7 +40,7 @@ class View:
 
     name: str
     image: Tensor
-    scores: PartScores
+    scores: Scores
     label_map: Tensor
 
 
@@ -59,19 +59,18 @@ def load_system(params: Any, output: RunOutput) -> tuple[nn.Module, LoadReport]:
     model, report = read_system(path, clip_path, allow_untrained=params.allow_untrained)
     if report.initialised:
         print(f"Warning: {untrained(report, system_of(model))}: scores and maps that depend on them mean nothing.")
-    weights = path / RUN_WEIGHTS if (path / RUN_WEIGHTS).is_file() else path
-    output.note(weights=describe_weights(report, [str(weights), params.clip_weights]))
+    output.note(weights=describe_weights(report, [params.model, params.clip_weights]))
     return model.to(device_of(params)).eval(), report
 
 
-def own_words(params: Any, output: RunOutput) -> Vocabulary:
+def own_words(params: Any, output: RunOutput) -> PartVocabulary:
     """The words as a vocabulary, in the order given."""
-    words = Vocabulary.from_words(params.words)
+    words = PartVocabulary.from_words(params.words)
     output.note(vocabulary_hash=words.hash, words=list(words.parts))
     return words
 
 
-def look_at_images(model: nn.Module, words: Vocabulary, params: Any) -> list[View]:
+def look_at_images(model: nn.Module, words: PartVocabulary, params: Any) -> list[View]:
     """Score every word on every photograph.
 
     Raises:
@@ -88,7 +87,7 @@ def look_at_images(model: nn.Module, words: Vocabulary, params: Any) -> list[Vie
     return views
 
 
-def overlay_figures(views: list[View], words: Vocabulary, output: RunOutput) -> None:
+def overlay_figures(views: list[View], words: PartVocabulary, output: RunOutput) -> None:
     """Which word wins where: a figure with a legend per photograph, and the overlay alone at full size."""
     colours = inspection.class_colours(words)
     for view in views:
@@ -103,14 +102,14 @@ def overlay_figures(views: list[View], words: Vocabulary, output: RunOutput) -> 
         inspection.save_picture(painted, output.run.figures / f"overlay_{view.name}_full.png")
 
 
-def word_table(view: View, words: Vocabulary) -> pd.DataFrame:
+def word_table(view: View, words: PartVocabulary) -> pd.DataFrame:
     """Pixels that each word wins on a photograph, and their share of it."""
     pixels = torch.bincount(view.label_map.flatten(), minlength=len(words.parts) + 1).numpy()
     names = [*words.parts, BACKGROUND]
     return pd.DataFrame({"word": names, "pixels": pixels, "percent": 100 * pixels / pixels.sum()})
 
 
-def score_map_figures(views: list[View], words: Vocabulary, output: RunOutput) -> None:
+def score_map_figures(views: list[View], words: PartVocabulary, output: RunOutput) -> None:
     """A score map per word, in the order given; a table of peaks beside them."""
     for view in views:
         for start in range(0, len(words.parts), WORDS_PER_FIGURE):
@@ -125,19 +124,21 @@ def score_map_figures(views: list[View], words: Vocabulary, output: RunOutput) -
             )
 
 
-def attention_of_views(model: nn.Module, views: list[View], words: Vocabulary, params: Any, output: RunOutput) -> None:
+def attention_of_views(
+    model: nn.Module, views: list[View], words: PartVocabulary, params: Any, output: RunOutput
+) -> None:
     """Attention maps for the highest scoring words of each photograph, if the parameters ask for them."""
     if not params.attention:
         print("attention maps are switched off (attention)")
         return
     for view in views:
-        peaks = view.scores.logits.amax(dim=(1, 2))
-        best = [view.scores.part_ids[int(index)] for index in peaks.argsort(descending=True)]
-        scores = show_attention(model, view.image, words, best, view.name, output)
-        save_full_size_attention(view.image, scores, view.name, output)
+        peaks = view.scores.class_maps().amax(dim=(1, 2))
+        best = [view.scores.class_ids[int(index)] for index in peaks.argsort(descending=True)]
+        scores, maps = show_attention(model, view.image, words, best, view.name, output)
+        save_full_size_attention(view.image, scores, maps, view.name, output)
 
 
-def browse(views: list[View], words: Vocabulary) -> Any:
+def browse(views: list[View], words: PartVocabulary) -> Any:
     """A viewer with a slider over the photographs and a choice of word; plain pictures where no widgets run."""
 
     def draw(index: int, word: str) -> Figure:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -11,9 +12,8 @@ from torch import Tensor, nn
 
 from ovparts_lib import inspection
 from ovparts_lib.evaluation import oracle_map, pred_all_map
-from ovparts_lib.inspection.cost import Stage
-from ovparts_lib.systems.scores import PartScores
-from ovparts_lib.vocabularies import Vocabulary
+from ovparts_lib.systems.scores import AttentionMaps, CostMaps, Maps, Scores
+from ovparts_lib.vocabularies import PartVocabulary, Vocabulary
 from ovparts_lib.workbook.data import PartData
 from ovparts_lib.workbook.output import RunOutput
 
@@ -26,8 +26,10 @@ def comparison_figures(model: nn.Module, data: PartData, params: Any, output: Ru
     samples = [data.evaluation[index] for index in chosen_images(data, params.comparison_images)]
     scores = [model.predict([sample.image], vocabulary)[0] for sample in samples]
     predictions = {
-        "oracle_obj": [oracle_prediction(one, sample, vocabulary) for one, sample in zip(scores, samples, strict=True)],
-        "pred_all": [pred_all_map(one, vocabulary=vocabulary) for one in scores],
+        "oracle_obj": [
+            oracle_prediction(found, sample, vocabulary) for found, sample in zip(scores, samples, strict=True)
+        ],
+        "pred_all": [pred_all_map(found, vocabulary=vocabulary) for found in scores],
     }
     captions = {
         "oracle_obj": "Objects and their masks are given; only an object's own parts compete inside it.",
@@ -35,14 +37,14 @@ def comparison_figures(model: nn.Module, data: PartData, params: Any, output: Ru
     }
     for mode, maps in predictions.items():
         tables = [
-            inspection.comparison_table(sample.part_map, one.cpu(), vocabulary).assign(image=sample.image_id)
-            for sample, one in zip(samples, maps, strict=True)
+            inspection.comparison_table(sample.part_map, label_map.cpu(), vocabulary).assign(image=sample.image_id)
+            for sample, label_map in zip(samples, maps, strict=True)
         ]
         output.figure(
             inspection.comparison_grid(
                 [sample.image for sample in samples],
                 [sample.part_map for sample in samples],
-                [one.cpu() for one in maps],
+                [label_map.cpu() for label_map in maps],
                 vocabulary,
                 titles=[sample.image_id for sample in samples],
             ),
@@ -53,7 +55,7 @@ def comparison_figures(model: nn.Module, data: PartData, params: Any, output: Ru
         )
 
 
-def oracle_prediction(scores: PartScores, sample: Any, vocabulary: Vocabulary) -> Tensor:
+def oracle_prediction(scores: Scores, sample: Any, vocabulary: PartVocabulary) -> Tensor:
     """The oracle-obj label maps of all records of an image in one map, later ones on top; the ignore label outside."""
     labels = torch.full_like(sample.part_map, vocabulary.ignore_label)
     for region in sample.regions:
@@ -71,64 +73,80 @@ def attention_figures(model: nn.Module, data: PartData, params: Any, output: Run
         show_attention(model, sample.image, vocabulary, largest, sample.image_id, output)
 
 
-def largest_parts(part_map: Tensor, vocabulary: Vocabulary) -> list[int]:
+def largest_parts(part_map: Tensor, vocabulary: PartVocabulary) -> list[int]:
     """Ids of the parts that are labelled in a part map (H, W), the one with most pixels first."""
     labels, pixels = torch.unique(part_map, return_counts=True)
-    return [int(one) for one in labels[pixels.argsort(descending=True)] if one < len(vocabulary.parts)]
+    return [int(part) for part in labels[pixels.argsort(descending=True)] if part < len(vocabulary.parts)]
 
 
 def show_attention(
-    model: nn.Module, image: Tensor, vocabulary: Vocabulary, part_ids: list[int], name: str, output: RunOutput
-) -> PartScores:
+    model: nn.Module, image: Tensor, vocabulary: Vocabulary, class_ids: list[int], name: str, output: RunOutput
+) -> tuple[Scores, Maps]:
     """What the system can show of the first few words on one image: attention, cost maps; each with its data as CSV.
 
     Returns:
-        The scores of those words, with the attention that was drawn.
+        The scores of those words, and the maps that were drawn.
     """
-    wanted = part_ids[:WORDS_WITH_ATTENTION]
-    scores = model.predict([image], vocabulary, part_ids=wanted, background=False, keep_attention=True)[0]
-    if scores.generic_cost is not None:
-        show_cost(image, scores, name, output, stage="generic")
-    if scores.cost is not None:
-        show_cost(image, scores, name, output)
-    if scores.attention is None:
-        return scores
-    if scores.attention.decoder:
+    shown = class_ids[:WORDS_WITH_ATTENTION]
+    scores, maps = model.inspect([image], vocabulary, class_ids=shown, background=False)[0]
+    if "generic_cost" in maps:
+        of = ("_generic", ", generic parts and objects")
+        show_cost(image, scores, maps["generic_cost"], name, output, of, words=maps["generic_cost"].queries)
+    if "cost" in maps:
+        show_cost(image, scores, maps["cost"], name, output)
+    attention = maps.get("attention")
+    if attention is not None and attention.decoder:
         output.figure(
-            inspection.decoder_attention(image, scores),
+            inspection.decoder_attention(image, scores, attention),
             f"attention_decoder_{name}",
             title=f"Decoder attention: {name}",
             caption="Where the decoder looks from the patch in which the word scores highest, layer by layer.",
-            data=decoder_attention_data(scores),
+            data=decoder_attention_data(scores, attention),
         )
-    if scores.attention.clip:
+    if attention is not None and attention.clip:
         output.figure(
-            inspection.clip_attention(image, scores, source="peak"),
+            inspection.clip_attention(image, scores, attention, source="peak"),
             f"attention_clip_{name}",
             title=f"CLIP attention: {name}",
             caption="Where CLIP's image tower looks from the patch in which the best word peaks, block by block.",
-            data=clip_attention_data(scores),
+            data=clip_attention_data(scores, attention),
         )
-    return scores
+    return scores, maps
 
 
-def show_cost(image: Tensor, scores: PartScores, name: str, output: RunOutput, stage: Stage = "parts") -> None:
-    """Cost maps before and after aggregation, and which words attend to which, of one stage of a system."""
-    cost = scores.cost if stage == "parts" else scores.generic_cost
-    words = None if stage == "parts" else cost.queries  # few, and they belong together
-    file, of = ("", "") if stage == "parts" else ("_generic", ", generic parts and objects")
+def show_cost(
+    image: Tensor,
+    scores: Scores,
+    cost: CostMaps,
+    name: str,
+    output: RunOutput,
+    stage: tuple[str, str] = ("", ""),
+    words: Sequence[str] | None = None,
+) -> None:
+    """Cost maps before and after aggregation, and which words attend to which.
+
+    Args:
+        image: the picture.
+        scores: of the picture.
+        cost: what is shown.
+        name: of the picture.
+        output: keeps the figures.
+        stage: what is added to file names and to titles.
+        words: those shown; the highest scoring ones by default.
+    """
+    file, of = stage
     output.figure(
-        inspection.cost_maps(image, scores, words=words, stage=stage),
+        inspection.cost_maps(image, scores, cost, words=words),
         f"cost{file}_{name}",
         title=f"Cost maps{of}: {name}",
         caption="Similarity of every patch with the words (mean over prompt templates), and the scores aggregation "
         "makes of it.",
-        data=inspection.cost_table(scores, stage),
+        data=inspection.cost_table(cost),
     )
     if cost.class_attention:
-        table = inspection.class_attention_table(scores, stage=stage)
+        table = inspection.class_attention_table(cost)
         output.figure(
-            inspection.class_attention(scores, stage=stage),
+            inspection.class_attention(cost),
             f"class_attention{file}_{name}",
             title=f"Class attention{of}: {name}",
             caption="How much each word (row) attends to itself and the others in the last layer of class aggregation, "
@@ -137,9 +155,9 @@ def show_cost(image: Tensor, scores: PartScores, name: str, output: RunOutput, s
         )
 
 
-def save_full_size_attention(image: Tensor, scores: PartScores, name: str, output: RunOutput) -> None:
+def save_full_size_attention(image: Tensor, scores: Scores, maps: Maps, name: str, output: RunOutput) -> None:
     """The last decoder layer's map of each word in ``scores`` over the picture, at the picture's full size."""
-    attention = scores.attention
+    attention = maps.get("attention")
     if attention is None or not attention.decoder:
         return
     last = max(attention.decoder)
@@ -150,18 +168,16 @@ def save_full_size_attention(image: Tensor, scores: PartScores, name: str, outpu
         inspection.save_picture(inspection.render_heat(image, heat), output.run.figures / file)
 
 
-def clip_attention_data(scores: PartScores) -> pd.DataFrame:
+def clip_attention_data(scores: Scores, attention: AttentionMaps) -> pd.DataFrame:
     """The maps behind the CLIP figure: block, patch row and column, attention."""
-    attention = scores.attention
     best = int(scores.logits.amax(dim=(1, 2)).argmax())
     place = inspection.peak_patch(scores.logits[best], attention.grid)
     maps = {f"block {k}": inspection.attention_map(w, attention.grid, place) for k, w in attention.clip.items()}
     return inspection.attention_table(maps)
 
 
-def decoder_attention_data(scores: PartScores) -> pd.DataFrame:
+def decoder_attention_data(scores: Scores, attention: AttentionMaps) -> pd.DataFrame:
     """The maps behind the decoder figure: word, layer, patch row and column, attention."""
-    attention = scores.attention
     maps = {}
     for number, word in enumerate(attention.queries):
         place = inspection.peak_patch(scores.logits[number], attention.grid)

@@ -14,7 +14,7 @@ from ovparts_lib.evaluation import (
     object_rates,
     part_rates,
     protocol_comparison,
-    protocol_differences,
+    protocol_notes,
     score_all,
 )
 from ovparts_lib.runs import resolve_path
@@ -37,8 +37,8 @@ def load_evaluation(params: Any, output: RunOutput) -> Evaluation:
 def describe_protocols() -> pd.DataFrame:
     """Every protocol with its version, the modes it reads and its rule in words."""
     rows = [
-        {"protocol": one.name, "version": one.version, "modes": ", ".join(one.modes), "rule": one.description}
-        for one in PROTOCOLS.values()
+        {"protocol": name, "version": each.version, "modes": ", ".join(each.modes), "rule": each.description}
+        for name, each in PROTOCOLS.items()
     ]
     return pd.DataFrame(rows)
 
@@ -68,16 +68,16 @@ def under_every_protocol(evaluation: Evaluation, output: RunOutput) -> pd.DataFr
 
 
 def why_they_differ(evaluation: Evaluation, output: RunOutput) -> pd.DataFrame:
-    """Each rule in which a protocol departs from the recommended one, with what it concerns here."""
-    table = protocol_differences(evaluation)
+    """Each rule in which a protocol departs from the recommended one; ``options`` says how scoring was done here."""
+    table = protocol_notes(evaluation)
     return output.table(table, "differences", title="Why the figures differ")
 
 
 def intervals_by_protocol(evaluation: Evaluation, params: Any, output: RunOutput) -> pd.DataFrame:
     """Confidence intervals over images of the headline figures, under every protocol."""
     tables = [
-        bootstrap(evaluation, one.protocol, one.mode, samples=params.intervals, seed=params.seed)
-        for one in score_all(evaluation)
+        bootstrap(evaluation, result.protocol, result.mode, samples=params.intervals, seed=params.seed)
+        for result in score_all(evaluation)
     ]
     table = pd.concat(tables, ignore_index=True)
     table = table[table["figure"].isin(HEADLINE)].reset_index(drop=True)

@@ -10,6 +10,7 @@ from IPython.display import display
 from torch import nn
 
 from ovparts_lib import inspection
+from ovparts_lib.atomic import set_aside
 from ovparts_lib.data import EvaluationDataset
 from ovparts_lib.evaluation import (
     Evaluation,
@@ -20,6 +21,10 @@ from ovparts_lib.evaluation import (
     score_all,
     summary_table,
 )
+from ovparts_lib.evaluation.counts import MatrixFileError
+from ovparts_lib.runs import RunConflictError
+from ovparts_lib.runs.project import display_path
+from ovparts_lib.training.state import tensor_digest
 from ovparts_lib.workbook.data import PartData
 from ovparts_lib.workbook.output import RunOutput
 from ovparts_lib.workbook.systems import device_of
@@ -32,13 +37,28 @@ MODE_TITLES = {"oracle_obj": "oracle-obj", "pred_all": "pred-all"}
 def evaluate_stage(model: nn.Module, data: PartData, params: Any, output: RunOutput, stage: str) -> Evaluation:
     """Score the test split in both modes and keep the confusion matrices in ``evaluation/<stage>/``.
 
-    A run that is resumed reads what it has scored before.
+    A run that is resumed reads what it has scored before; a damaged file is set aside, and the split scored again.
+
+    Raises:
+        RunConflictError: the stored counts are of other weights.
     """
-    folder = output.path / "evaluation" / stage
-    if (folder / "matrices.npz").is_file():
-        print(f"{stage}: scored before, read from {folder.name}")
-        return Evaluation.load(folder, data.evaluation.vocabulary)
+    folder, weights = output.path / "evaluation" / stage, tensor_digest(model.state_dict())
+    stored = folder / "matrices.npz"
+    if stored.is_file():
+        try:
+            evaluation = Evaluation.load(folder, data.evaluation.vocabulary)
+        except MatrixFileError as error:
+            set_aside(stored, error)
+        else:
+            if evaluation.weights not in ("", weights):
+                raise RunConflictError(
+                    f"{display_path(stored)} holds counts of other weights than this run has at stage {stage!r}; "
+                    "restore the weight files that the run began with, or start over with --again"
+                )
+            print(f"{stage}: scored before, read from {folder.name}")
+            return evaluation
     evaluation = evaluate(model, data.evaluation, workers=params.workers, **_options(params))
+    evaluation.weights = weights
     evaluation.save(folder)
     return evaluation
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -13,14 +12,15 @@ import torch
 from torch import nn
 
 from ovparts_lib.checkpoints.clip import load_clip_into
-from ovparts_lib.checkpoints.native import load_weights
-from ovparts_lib.checkpoints.reading import CheckpointError, LoadReport, file_hash
+from ovparts_lib.checkpoints.native import load_weights, within_its_file
+from ovparts_lib.checkpoints.reading import RUN_WEIGHTS, CheckpointError, LoadReport, file_hash
 from ovparts_lib.data import TrainingDataset, training_loader
 from ovparts_lib.runs import resolve_path
 from ovparts_lib.runs.project import display_path
-from ovparts_lib.systems.registry import RUN_WEIGHTS, SYSTEMS, system_of, untrained
+from ovparts_lib.systems.registry import SYSTEMS, system_of, untrained
 from ovparts_lib.training import TrainingResult, TrainingSettings, history_frame, launch, read_log
 from ovparts_lib.training import train as run_loop
+from ovparts_lib.training.interruption import run_beside
 from ovparts_lib.workbook.data import PartData
 from ovparts_lib.workbook.output import RunOutput
 
@@ -28,17 +28,9 @@ Evaluate = Callable[[nn.Module, int], dict[str, float]]
 
 
 def device_of(params: Any) -> torch.device:
-    """The device a run uses: ``auto`` takes the first CUDA device if there is one.
-
-    Raises:
-        ValueError: a CUDA device is asked for and torch finds none.
-    """
-    wanted = params.device
-    if wanted == "auto":
-        wanted = "cuda" if torch.cuda.is_available() else "cpu"
-    if wanted.startswith("cuda") and not torch.cuda.is_available():
-        raise ValueError(f"device is {params.device!r}, but torch finds no CUDA device; use 'cpu' or 'auto'")
-    return torch.device(wanted)
+    """The device a run uses: ``auto`` takes the first CUDA device if there is one."""
+    found = "cuda" if torch.cuda.is_available() else "cpu"
+    return torch.device(found if params.device == "auto" else params.device)
 
 
 def build_model(params: Any, output: RunOutput | None = None) -> tuple[nn.Module, LoadReport]:
@@ -57,16 +49,25 @@ def build_model(params: Any, output: RunOutput | None = None) -> tuple[nn.Module
     if source:
         if params.initialise_from:
             beside |= params.loading_options()
-        model, report = system.load(resolve_path(source), size, clip_path, **beside, **options)
+        with within_its_file(resolve_path(source)):
+            model, report = system.load(resolve_path(source), size, clip_path, **beside, **options)
         if params.checkpoint and report.initialised:
             raise CheckpointError(f"{untrained(report, system)}. Train from it (initialise_from) rather than score it")
     else:
-        model = system.model(size, **options)
+        model = system.build(size, **options)
         report = load_clip_into(model.clip, clip_path)
     model.set_trainable(params.trainable)
     if output is not None:
+        output.run.record_once(weight_hashes=weight_hashes(params))
         output.note(weights=describe_weights(report, [source, params.clip_weights, *params.weight_paths().values()]))
     return model.to(device_of(params)), report
+
+
+def weight_hashes(params: Any) -> dict[str, str]:
+    """SHA-256 of every file that the run's weights come from, by parameter."""
+    keys = ("checkpoint", "initialise_from", "clip_weights")
+    files = {key: getattr(params, key) for key in keys} | params.weight_paths()
+    return {key: file_hash(resolve_path(file)) for key, file in files.items() if file}
 
 
 def describe_weights(report: LoadReport, sources: list[str | None]) -> dict[str, Any]:
@@ -110,7 +111,7 @@ def training_settings(params: Any) -> TrainingSettings:
         weight_decay=params.weight_decay,
         gradient_clip=params.gradient_clip,
         schedule=params.schedule,
-        power=getattr(params, "poly_power", 1.0),
+        **params.schedule_options(),
         precision=params.precision,
         log_every=params.log_every,
         evaluate_every=params.evaluate_every,
@@ -133,7 +134,7 @@ def train(
         The history, one row per logged step.
 
     Raises:
-        RuntimeError: the processes of a distributed training ended with an error; what they printed is above.
+        RuntimeError, TrainingInterrupted: as :func:`ovparts_lib.training.interruption.run_beside`.
     """
     if not params.iterations:
         print("nothing to train: iterations is 0")
@@ -141,14 +142,7 @@ def train(
     if params.devices == 1:
         return train_in_process(model, data.training, params, output.path, evaluate).history
     command = [sys.executable, "-m", "ovparts_lib.workbook.distributed", str(output.path / "params.yaml")]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
-        for line in process.stdout:
-            print(line, end="", flush=True)
-    if process.returncode:
-        raise RuntimeError(
-            f"training on {params.devices} devices ended with exit code {process.returncode}; its output is above. "
-            "Run it again to go on from the last checkpoint"
-        )
+    run_beside(command)
     state, _ = load_weights(output.path / RUN_WEIGHTS, params.system)
     model.load_state_dict(state)
     return history_frame(read_log(output.run.log))

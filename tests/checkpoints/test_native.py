@@ -1,12 +1,22 @@
 import resource
+import subprocess
+import sys
+from dataclasses import asdict
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from ovparts_lib.checkpoints.native import WeightsNotSavedError, load_weights, read_metadata, save_weights
+from ovparts_lib.checkpoints.native import (
+    WeightsNotSavedError,
+    load_weights,
+    read_metadata,
+    save_weights,
+    within_its_file,
+)
 from ovparts_lib.checkpoints.reading import CheckpointError
+from ovparts_lib.models.clip.towers import MINIATURE, ClipSize, build_clip
 
 METADATA = {"system": "test", "size": {"width": 3, "layers": [1, 2]}}
 
@@ -62,3 +72,40 @@ def test_a_folder_that_cannot_be_made_is_reported(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(WeightsNotSavedError, match="weights not saved to"):
         save_weights({"a": torch.ones(1)}, tmp_path / "file" / "w.safetensors", {})
+
+
+def test_equal_weights_are_equal_files(tmp_path):
+    metadata = {f"key_{number}": number for number in range(20)}
+    for name in ("a", "b"):
+        save_weights({f"t{n}": torch.full((3,), float(n)) for n in range(9)}, tmp_path / name, metadata)
+    code = (
+        "import sys, torch; from ovparts_lib.checkpoints.native import save_weights\n"
+        "save_weights({f't{n}': torch.full((3,), float(n)) for n in reversed(range(9))}, sys.argv[1],"
+        " {f'key_{n}': n for n in reversed(range(20))})"
+    )
+    subprocess.run([sys.executable, "-c", code, tmp_path / "c"], check=True)
+    assert len({(tmp_path / name).read_bytes() for name in "abc"}) == 1
+    assert read_metadata(tmp_path / "a") == metadata
+
+
+def test_an_odd_description_is_an_error_naming_the_file(tmp_path):
+    save_file({"a": torch.ones(2)}, tmp_path / "w", {"format": "ovparts 1", "system": "{"})
+    with pytest.raises(CheckpointError, match="w: its description is damaged"):
+        read_metadata(tmp_path / "w")
+
+
+@pytest.mark.parametrize(
+    ("stated", "said"),
+    [
+        ({"vision_layers": 1_000_000}, "describes a model many times larger than the file"),
+        ({"vision_width": 10**9, "text_width": 10**9}, "describes a model many times larger|fits no model"),
+        ({"vision_heads": 0}, "fits no model"),
+        ({"vision_layers": "many"}, "fits no model"),
+        ({"colour": "blue"}, "fits no model"),
+    ],
+)
+def test_a_description_that_its_tensors_do_not_bear_out_is_not_built(tmp_path, stated, said):
+    size = asdict(MINIATURE) | stated
+    save_weights({"a": torch.ones(3)}, tmp_path / "w.safetensors", {"system": "clip", "size": size})
+    with pytest.raises(CheckpointError, match=said), within_its_file(tmp_path / "w.safetensors"):
+        build_clip(ClipSize(**size))

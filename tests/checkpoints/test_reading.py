@@ -251,3 +251,88 @@ def test_names_the_file_lacks_by_design_keep_their_values():
     assert report.initialised == ("bias",)
     with pytest.raises(CheckpointError, match="1 unexpected: bias"):
         load_strictly(module, dict(module.state_dict()), source="w", without=("bias",))
+
+
+# --- files that were damaged, made to harm, or wrapped ---------------------------------------------------------------
+
+
+def test_legacy_files_cut_anywhere_are_called_damaged_or_refused(tmp_path):
+    path = tmp_path / "w.pth"
+    torch.save(STATE, path, _use_new_zipfile_serialization=False)
+    content = path.read_bytes()
+    for length in range(0, len(content), 3):
+        path.write_bytes(content[:length])
+        with pytest.raises(CheckpointError, match=r"w\.pth"):
+            read_tensors(path)
+
+
+@pytest.mark.parametrize(
+    "description",
+    [
+        b"\x80\x02.",
+        b"\x80\x02]q\x00h\x00a.",
+        pickle.dumps([1, 2], 2),
+        pickle.dumps({"a": "text"}, 2),
+        b"\x80\x02c__torch__.A\nB\nq\x00)\x81q\x01}q\x02X\x01\x00\x00\x00ah\x01sb.",  # a module inside itself
+    ],
+)
+def test_hostile_archives_of_torchscript_are_damaged_files(tmp_path, description):
+    path = tmp_path / "w.pt"
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("w/data.pkl", description)
+        archive.writestr("w/constants.pkl", b"")
+    with pytest.raises(CheckpointError, match=r"w\.pt"):
+        read_tensors(path)
+
+
+def test_an_archive_that_unpacks_to_far_more_than_it_is_is_not_unpacked(tmp_path):
+    path = tmp_path / "bomb.pth"
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("w/data.pkl", bytes(50_000_000))
+    with pytest.raises(CheckpointError, match="unpacks to 50,000,000 bytes"):
+        read_tensors(path)
+
+
+@pytest.mark.parametrize(
+    "tensor", [torch.eye(3).to_sparse(), torch.eye(3).to_sparse_csr(), torch.empty(3, device="meta")]
+)
+def test_tensors_that_are_no_dense_numbers_are_refused_by_name(tmp_path, tensor):
+    torch.save({"a": torch.ones(1), "odd": tensor}, tmp_path / "w.pth")
+    with pytest.raises(CheckpointError, match=r"the tensor odd is .*not dense numbers"):
+        read_tensors(tmp_path / "w.pth")
+
+
+@pytest.mark.parametrize("value", [1e300, -1e39])
+def test_numbers_that_are_finite_only_in_the_file_are_refused(value):
+    module = nn.Linear(3, 2)
+    state = {"weight": torch.zeros(2, 3), "bias": torch.tensor([0.0, value], dtype=torch.float64)}
+    with pytest.raises(CheckpointError, match="NaN or infinity in 1 tensors: bias"):
+        load_strictly(module, state, source="w.pth")
+    with pytest.raises(CheckpointError, match="complex64 in the file, float32"):
+        load_strictly(module, {**state, "bias": torch.zeros(2, dtype=torch.complex64)}, source="w.pth")
+
+
+@pytest.mark.parametrize("prefix", ["module.", "model.", "_orig_mod.", "module._orig_mod.", "_orig_mod.module.model."])
+@pytest.mark.parametrize("suffix", ["safetensors", "pth"])
+def test_prefixes_of_wrappers_are_left_out(tmp_path, prefix, suffix):
+    path, wrapped = tmp_path / f"w.{suffix}", {prefix + name: tensor for name, tensor in STATE.items()}
+    save_file(wrapped, path) if suffix == "safetensors" else torch.save({"state_dict": wrapped}, path)
+    assert_same(read_tensors(path))
+
+
+def test_a_prefix_that_not_all_names_have_is_a_name(tmp_path):
+    state = {"model.a": torch.ones(1), "head": torch.ones(2), "clip._orig_mod.b": torch.ones(3)}
+    save_file(state, tmp_path / "w.safetensors")
+    assert set(read_tensors(tmp_path / "w.safetensors")) == {"model.a", "head", "clip.b"}
+    save_file({"a._orig_mod.b": torch.ones(1), "a.b": torch.ones(1)}, tmp_path / "w.safetensors")
+    with pytest.raises(CheckpointError, match="holds a tensor twice"):
+        read_tensors(tmp_path / "w.safetensors")
+
+
+def test_the_folder_of_a_run_stands_for_its_weights(tmp_path):
+    (tmp_path / "params.yaml").write_text("notebook: 20_clipseg")
+    with pytest.raises(CheckpointError, match="finish that run first"):
+        weights_file(tmp_path)
+    save_file(STATE, tmp_path / "weights.safetensors")
+    assert weights_file(tmp_path) == tmp_path / "weights.safetensors"
+    assert_same(read_tensors(tmp_path))

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from ovparts_lib.vocabularies.vocabulary import load_vocabulary
+from ovparts_lib.vocabularies import load_vocabulary
 
 VOC = load_vocabulary("pascal_part_116")
 GOLDEN = Path(__file__).parents[1] / "golden" / "data"

@@ -8,11 +8,11 @@ import pytest
 import torch
 
 from ovparts_lib.data import ADE20KPart234, DatasetError, EvaluationDataset, TrainingDataset, class_frequencies
-from ovparts_lib.data.readers.ade20k_part_234 import SPLITS
 from ovparts_lib.data.transforms import ResizeShortestEdge, training_transform
 from tests.data.ade_layout import PICTURES, VOC, box_mask, part_map
 from tests.data.released_layout import GOLDEN, picture, save
 
+SPLITS = ADE20KPart234.settings
 LISTING = json.loads((GOLDEN / "listing_ade.json").read_text())
 MAPPER = json.loads((GOLDEN / "mapper_ade.json").read_text())
 ARRAYS = np.load(GOLDEN / "mapper_ade.npz")
@@ -100,7 +100,7 @@ def test_samples_equal_the_released_mapper(golden_root, name):
     np.testing.assert_array_equal(sample["image"].numpy(), ARRAYS[out + "image"])
     np.testing.assert_array_equal(sample["part_map"].numpy(), ARRAYS[out + "obj_part_sem_seg"])
     np.testing.assert_array_equal(sample["object_map"].numpy(), ARRAYS[out + "sem_seg"])
-    assert sample["part_map"].dtype == sample["object_map"].dtype == torch.int64
+    assert sample["part_map"].dtype == sample["object_map"].dtype == torch.int32
     assert dataset.vocabulary == (VOC.seen if name == "ade_train" else VOC)
     assert dataset.vocabulary.ignore_label == 65535
 
@@ -292,7 +292,7 @@ def test_missing_files(ade_root, tmp_path):
     with pytest.raises(DatasetError, match=r"The dataset seems to be .*ADE20KPart234: give that folder"):
         ADE20KPart234(ade_root.parent).records("train")
     (ade_root / PART.format("training", "ADE_train_00000003")).unlink()
-    with pytest.raises(DatasetError, match=r"ADE_train_00000003\.png: no such file, but the instances"):
+    with pytest.raises(DatasetError, match=r"ADE_train_00000003\.png: no such file, but the other files"):
         ADE20KPart234(ade_root).scan("train")
     (ade_root / JSON.format("val")).unlink()
     with pytest.raises(DatasetError, match=r"ade20k_instance_val\.json: no such file"):

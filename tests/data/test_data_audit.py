@@ -2,7 +2,7 @@ import shutil
 
 from ovparts_lib.data.audit import shared_pictures, words_known_from_training
 from ovparts_lib.data.records import Record
-from ovparts_lib.vocabularies import Vocabulary, load_vocabulary
+from ovparts_lib.vocabularies import PartVocabulary, load_vocabulary
 
 
 def record(path):
@@ -31,5 +31,5 @@ def test_unseen_words_that_another_dataset_has_taught_are_named():
 
 
 def test_nothing_is_known_of_words_of_ones_own():
-    words = Vocabulary.from_words({"griffin": ["beak"]})
+    words = PartVocabulary.from_words({"griffin": ["beak"]})
     assert words_known_from_training(load_vocabulary("pascal_part_116").seen, words).empty

@@ -183,7 +183,7 @@ def test_broken_polygons_are_dropped_and_counted(file):
         ([entry(segmentation=[[[1, 2], [3, 4], [5, 6], [7, 8], [9, 8], [7, 6]]])], [IMAGE], "no flat list of numbers"),
         ([entry(segmentation=[[1, 2, 3, 4, 5, [6]]])], [IMAGE], "no flat list of numbers"),
         ([], [IMAGE, IMAGE], "two images have the id 1"),
-        ([], [IMAGE, IMAGE | {"id": 2}], r"one\.jpg is listed 2 times"),
+        ([], [IMAGE, IMAGE | {"id": 2}], r"one\.jpg is listed more than once"),
         ([], [IMAGE | {"height": 0}], "height 0, which should be a whole number from 1"),
         ([], [{"id": 1, "height": 1, "width": 1}], "entry 0 of images has the file_name None"),
         ([], [IMAGE | {"file_name": "../../etc/x.jpg"}], "has the file_name '../../etc"),

@@ -1,11 +1,10 @@
 import json
-import shutil
 
 import numpy as np
 import pytest
 
 from ovparts_lib.data import DatasetError, PascalPart116, TrainingDataset
-from ovparts_lib.data.few_shot import draw_from, draw_shots, with_drawn_shots, write_shots
+from ovparts_lib.data.few_shot import draw_from, draw_shots, with_drawn_shots
 from ovparts_lib.data.registry import open_reader
 from ovparts_lib.data.splits import read_shot_list
 from ovparts_lib.miniature.layout import render_miniature
@@ -82,18 +81,6 @@ def test_a_drawn_list_replaces_the_file(drawn_world):
     assert drawn_world.few_shot_ids() != reader.few_shot_ids()  # the first reader still uses the file
 
 
-def test_a_written_list_has_the_released_form_and_is_never_replaced(drawn_world, tmp_path):
-    drawn = draw_shots(drawn_world, 2)
-    path = write_shots(tmp_path, drawn_world, drawn, released_folder="Pascal")
-    assert path.name == "train_2shot.json"
-    entries = json.loads(path.read_text())
-    assert entries[0] == {"file_name": f"datasets/Pascal/images/train/{drawn.image_ids[0]}.jpg"}
-    assert read_shot_list(path, "train", "Pascal-Part-116") == set(drawn.image_ids)
-    assert write_shots(path, drawn_world, drawn, released_folder="Pascal") == path
-    with pytest.raises(DatasetError, match=r"train_2shot\.json: holds another few-shot list"):
-        write_shots(tmp_path, drawn_world, draw_shots(drawn_world, 2, seed=1))
-
-
 def test_the_miniatures_own_list_is_drawn_by_the_same_rule(miniature, drawn_world, tmp_path):
     """Drawn objects have parts in view nearly always; where they do, reader and renderer draw the same images."""
     shown = {image_id: set() for image_id in (record.image_id for record in drawn_world.records("train"))}
@@ -121,9 +108,10 @@ def test_partimagenet_gets_a_few_shot_split(dataset, tmp_path):
     there = {few.vocabulary.objects[few.picture(r).object_id] for r in few.records("train_all")}
     assert objects == there and len(samples) == len(there) == len(drawn.image_ids)
     assert samples.vocabulary == few.vocabulary
-    path = write_shots(tmp_path / "lists/train_1shot.json", reader, drawn)
+    path = tmp_path / "train_1shot.json"
+    names = [f"datasets/mini/images/train/{image_id}.JPEG" for image_id in drawn.image_ids]
+    path.write_text(json.dumps([{"file_name": name} for name in names]))
     from_file = reader.using_shots(read_shot_list(path, "train", "PartImageNet"))
     assert from_file.records("train_few_shot") == few.records("train_few_shot")
-    shutil.rmtree(tmp_path / "lists")
     with pytest.raises(DatasetError, match="names no image of the training folder"):
         reader.using_shots(["nothing"]).records("train_few_shot")

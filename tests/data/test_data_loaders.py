@@ -1,11 +1,14 @@
 import pickle
 from itertools import islice
+from types import SimpleNamespace
 
 import pytest
 import torch
 from torch.utils.data import Dataset
 
+import ovparts_lib.data.loader as module
 from ovparts_lib.data import (
+    ADE20KPart234,
     DatasetError,
     PascalPart116,
     ResumableSampler,
@@ -13,7 +16,7 @@ from ovparts_lib.data import (
     training_loader,
     training_transform,
 )
-from ovparts_lib.data.loader import derived_seed
+from ovparts_lib.data.loader import derived_seed, tensor_bytes
 
 
 class Noise(Dataset):
@@ -164,3 +167,28 @@ def test_wrong_arguments(arguments, message):
 def test_derived_seeds_do_not_collide():
     seeds = {derived_seed(seed, purpose, n) for seed in range(20) for purpose in (0, 1) for n in range(200)}
     assert len(seeds) == 20 * 2 * 200 and all(0 <= seed < 2**63 for seed in seeds)
+
+
+def clipseg_batch(label_type):
+    """A batch of the CLIPSeg recipe: pictures at 352, labels at the size of the resized picture."""
+    images = [torch.zeros(3, 352, 352, dtype=torch.uint8)] * 8
+    maps = [torch.zeros(800, 1067, dtype=label_type)] * 8
+    return {"images": images, "part_maps": maps, "object_maps": maps}
+
+
+def test_labels_travel_as_the_small_type(root, ade_root):
+    sample = TrainingDataset(PascalPart116(root), "train")[0]
+    assert sample["part_map"].dtype == sample["object_map"].dtype == torch.uint8
+    assert TrainingDataset(ADE20KPart234(ade_root), "train")[0]["part_map"].dtype == torch.int32
+    assert tensor_bytes(clipseg_batch(torch.int64)) > 110e6 and tensor_bytes(clipseg_batch(torch.uint8)) < 17e6
+
+
+def test_too_little_shared_memory_is_an_error_that_says_what_to_do(root, monkeypatch):
+    dataset = TrainingDataset(PascalPart116(root), "train")
+    monkeypatch.setattr(module.shutil, "disk_usage", lambda path: SimpleNamespace(free=10_000))
+    with pytest.raises(RuntimeError, match=r"2 workers keep about .* MB free: set workers: 0 .*--shm-size=1g"):
+        training_loader(dataset, 2, workers=2)
+    next(iter(training_loader(dataset, 2)))  # no worker, no shared memory
+    sample = tensor_bytes(dataset[0])
+    monkeypatch.setattr(module.shutil, "disk_usage", lambda path: SimpleNamespace(free=5 * 2 * 2 * sample))
+    assert training_loader(dataset, 2, workers=2).timeout == module.TIMEOUT > 0

@@ -13,13 +13,12 @@ from ovparts_lib.data import (
     collate_training,
     read_labels,
 )
-from ovparts_lib.data.released import ReleasedReplacement, object_table
+from ovparts_lib.data.released import ReleasedReplacement
 from ovparts_lib.data.transforms import ResizeShortestEdge, training_transform
 from tests.data.released_layout import GOLDEN, VOC, picture, save
 
 ARRAYS = np.load(GOLDEN / "mapper_pascal.npz")
 CASES = json.loads((GOLDEN / "mapper_pascal.json").read_text())["cases"]
-BUG = json.loads((GOLDEN / "ov_parts_object_remap_bug.json").read_text())
 LISTING = json.loads((GOLDEN / "listing_pascal.json").read_text())
 SEEN = VOC.seen
 
@@ -62,18 +61,15 @@ def golden_transform(name):
 
 
 @pytest.mark.parametrize("name", [name for name, case in CASES.items() if "result" not in case])
-@pytest.mark.parametrize("object_remap", ["by_name", "ov_parts_bug"])
-def test_samples_equal_the_released_mapper(golden_root, name, object_remap):
-    dataset, index = golden_dataset(golden_root, name, golden_transform(name), object_remap=object_remap)
+def test_samples_equal_the_released_mapper(golden_root, name):
+    dataset, index = golden_dataset(golden_root, name, golden_transform(name))
     sample = dataset[index]
     out = f"out/{name}/"
-    bugged = f"out_ov_parts/{name}/sem_seg"
-    objects = ARRAYS[bugged if object_remap == "ov_parts_bug" and bugged in ARRAYS else out + "sem_seg"]
     np.testing.assert_array_equal(sample["image"].numpy(), ARRAYS[out + "image"])
     np.testing.assert_array_equal(sample["part_map"].numpy(), ARRAYS[out + "obj_part_sem_seg"])
-    np.testing.assert_array_equal(sample["object_map"].numpy(), objects)
+    np.testing.assert_array_equal(sample["object_map"].numpy(), ARRAYS[out + "sem_seg"])
     assert sample["image"].dtype == torch.uint8
-    assert sample["part_map"].dtype == sample["object_map"].dtype == torch.int64
+    assert sample["part_map"].dtype == sample["object_map"].dtype == torch.uint8
     assert type(sample["image"]) is type(sample["part_map"]) is torch.Tensor
 
 
@@ -108,18 +104,6 @@ def test_evaluation_sample_equals_the_mappers_originals(golden_root):
     np.testing.assert_array_equal(sample.image.permute(1, 2, 0).numpy(), ARRAYS["in/pascal/image"])
 
 
-def test_object_remap_bug_is_the_released_table():
-    table = object_table(VOC, SEEN, "ov_parts_bug")
-    effect = [table[object_id] for object_id in range(len(VOC.objects))]
-    expected = [BUG["effect_on_object_ids"][name] for name in VOC.objects]
-    assert effect == [255 if new is None else new for new in expected]
-    assert table[255] == 255
-    right = object_table(VOC, SEEN, "by_name")
-    assert [SEEN.objects[right[VOC.object_id(name)]] for name in SEEN.objects] == list(SEEN.objects)
-    with pytest.raises(ValueError, match="'by_name' or 'ov_parts_bug', not 'none'"):
-        object_table(VOC, SEEN, "none")
-
-
 def test_replacement_serves_the_released_sequence():
     golden = LISTING["dropped_sample_replacement"]
     replacement = ReleasedReplacement(golden["num_records"])
@@ -146,6 +130,16 @@ def test_training_skips_and_counts_samples_without_seen_parts(reader):
         ("2009_000012", "cat"),
     ]
     assert conditioned.skipped == 3
+
+
+def test_whole_images_are_flattened_to_one_object_each(reader):
+    flat = TrainingDataset(reader, "train", per_object=True)
+    assert flat.records == TrainingDataset(reader, "train_obj_condition").records
+    few = TrainingDataset(reader, "train_few_shot", per_object=True)
+    for sample, record in zip((few[i] for i in range(len(few))), few.records, strict=True):
+        assert sample["object_map"].unique().tolist() == [record.object_id, VOC.ignore_label]
+        assert (sample["part_map"] != VOC.ignore_label).any()
+    assert len({(record.image_id, record.object_id) for record in few.records}) == len(few) > 2
 
 
 def test_no_unseen_class_is_left_in_training_labels(reader):

@@ -8,17 +8,17 @@ from PIL import Image
 from skimage.draw import polygon2mask
 
 from ovparts_lib.data import DatasetError, EvaluationDataset, TrainingDataset, training_transform
-from ovparts_lib.data.partimagenet_checks import OTHER_FAMILY
 from ovparts_lib.data.partimagenet_facts import PART_CATEGORIES, SYNSETS, families_of, generic_part, read_synset_file
 from ovparts_lib.data.partimagenet_listing import NO_PICTURE, OTHER_SYNSET
-from ovparts_lib.data.readers.partimagenet import SPLITS, PartImageNetOOD, PartImageNetSeg
+from ovparts_lib.data.readers.partimagenet import OTHER_FAMILY, PartImageNetOOD, PartImageNetSeg
 from ovparts_lib.data.registry import verify_dataset
-from ovparts_lib.vocabularies.vocabulary import load_vocabulary, split_part_name
+from ovparts_lib.vocabularies import load_vocabulary
 from tests.data.released_layout import GOLDEN
 from tests.golden.fill import image as golden_image
 
 MAPPER = json.loads((GOLDEN / "mapper_partimagenet.json").read_text())
 ARRAYS = np.load(GOLDEN / "mapper_partimagenet.npz")
+SPLITS = PartImageNetSeg.settings
 LISTING = json.loads((GOLDEN / "listing_partimagenet.json").read_text())
 PREFIX = "partimagenet_obj_part_sem_seg_"
 READER_OF = {"partimagenet": PartImageNetSeg, "partimagenet_ood": PartImageNetOOD}
@@ -416,7 +416,7 @@ def test_verification_counts_parts_of_another_super_category(seg_root, tmp_path)
 def test_every_object_has_the_parts_of_its_super_category(name):
     vocabulary = load_vocabulary(name)
     for object_id, owner in enumerate(vocabulary.objects):
-        own = {split_part_name(vocabulary.parts[part])[1] for part in vocabulary.parts_of(object_id)}
+        own = {vocabulary.pairs[part][1] for part in vocabulary.parts_of(object_id)}
         possible, untold = families_of(owner, own), families_of("none of the 40", own)
         assert possible <= untold and (len(untold) == 1 or untold == {"Quadruped", "Reptile"})
         assert len(possible) == 1 or name == "partimagenet_ood"
@@ -445,3 +445,28 @@ def test_verification_without_annotations_is_a_problem(tmp_path):
     (tmp_path / "images/train").mkdir(parents=True)
     report = verify_dataset("partimagenet_seg", tmp_path)
     assert not report.ok and "train.json: no such file" in str(report.problems[0])
+
+
+@pytest.mark.parametrize("dataset", ["partimagenet_seg", "partimagenet_ood"])
+def test_a_list_of_sizes_names_the_download_that_is_needed(seg_root, dataset):
+    for split in ("train", "val"):
+        data = json.loads((seg_root / f"{split}.json").read_text())
+        (seg_root / f"{split}.json").write_text(json.dumps({"images": data["images"]}))
+    first = verify_dataset(dataset, seg_root).problems[0]
+    assert first.file == str(seg_root / "train.json") and "no list of annotations" in first.what
+    assert "sizes, not their parts" in first.what_to_do and "github.com/TACJu/PartImageNet" in first.what_to_do
+
+
+def test_every_error_of_an_annotation_file_is_reported_beside_those_of_pictures(seg_root):
+    path = seg_root / "train.json"
+    data = json.loads(path.read_text())
+    wrong = data["annotations"][:2]
+    for entry in wrong:
+        entry["category_id"] = 77
+    data["images"] = [image | {"file_name": f"a\\{image['file_name']}"} for image in data["images"]]
+    path.write_text(json.dumps(data))
+    picture = sorted((seg_root / "images/val").glob("*.JPEG"))[0]
+    picture.write_bytes(picture.read_bytes()[:200])
+    found = verify_dataset("partimagenet_seg", seg_root).problems
+    assert sum("category_id 77" in problem.what for problem in found) == len(wrong) == 2
+    assert any(problem.file == str(picture) and "cannot be decoded" in problem.what for problem in found)

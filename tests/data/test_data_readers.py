@@ -1,12 +1,27 @@
+import subprocess
+import sys
+
 import pytest
 
-from ovparts_lib.data import READERS, DatasetError, open_reader, verify_dataset
-from ovparts_lib.vocabularies.vocabulary import load_vocabulary
+from ovparts_lib.data import DATASETS, DatasetError, open_reader, verify_dataset
+from ovparts_lib.vocabularies import OBJECT_VOCABULARIES, PART_VOCABULARIES, load_vocabulary
 
 
 def test_names_and_titles_are_those_of_the_vocabularies():
-    for name, entry in READERS.items():
-        assert load_vocabulary(name).title == entry.title
+    assert DATASETS.keys() - {"own"} == {*PART_VOCABULARIES, *OBJECT_VOCABULARIES}
+    for name in DATASETS.keys() - {"own"}:
+        assert load_vocabulary(name).title == DATASETS[name].title
+
+
+def test_the_registry_says_the_splits_of_the_readers_and_needs_no_torch(root, ade_root, tmp_path):
+    readers = [open_reader("pascal_part_116", root), open_reader("ade20k_part_234", ade_root)]
+    readers += [open_reader(name, tmp_path) for name in DATASETS if name.startswith("partimagenet")]
+    for reader in readers:
+        assert sorted(reader.splits) == sorted(DATASETS[reader.name].splits)
+        conditioned = {split for split in reader.splits if reader.split(split).conditioned}
+        assert set(DATASETS[reader.name].test_splits) <= conditioned
+    code = "import sys, ovparts_lib.data.registry; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
 def test_a_dataset_is_opened_and_verified_by_name(root, tmp_path):

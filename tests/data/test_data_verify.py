@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import ovparts_lib.data.verify as module
-from ovparts_lib.data import DatasetError, PascalPart116, TrainingDataset, verify_pascal_part_116
+from ovparts_lib.data import DatasetError, PascalPart116, TrainingDataset, verify_dataset
 from ovparts_lib.data.scan import LabelCounts
 from ovparts_lib.data.verification_report import Problem, VerificationReport
 from ovparts_lib.data.verify import leaked_classes, removed_pixels
@@ -26,7 +26,7 @@ def cut(path, keep=0.6):
 
 
 def test_good_data(root):
-    report = verify_pascal_part_116(root)
+    report = verify_dataset("pascal_part_116", root)
     assert report.ok and report.to_frame().empty
     report.raise_if_wrong()
     assert report.counts["train"]["complete samples"] == 5 and report.counts["val"]["complete samples"] == 3
@@ -86,7 +86,7 @@ DAMAGES = {
     "damaged shot list": (
         lambda root: (root / "train_16shot.json").write_text("[{"),
         "train_16shot.json",
-        "is not a JSON list",
+        "is not readable JSON",
     ),
     "shots that are not there": (
         lambda root: (root / "train_16shot.json").write_text('[{"file_name": "images/train/1999_000001.jpg"}]'),
@@ -98,10 +98,10 @@ DAMAGES = {
 
 @pytest.mark.parametrize("damage", DAMAGES)
 def test_every_damage_is_one_problem_naming_its_file(root, damage):
-    assert verify_pascal_part_116(root).ok  # and its cached report must not hide what happens next
+    assert verify_dataset("pascal_part_116", root).ok  # and its cached report must not hide what happens next
     do, file, message = DAMAGES[damage]
     do(root)
-    report = verify_pascal_part_116(root)
+    report = verify_dataset("pascal_part_116", root)
     assert [problem.file for problem in report.problems] == [str(root / file)]
     assert message in report.problems[0].what and report.problems[0].what_to_do
     with pytest.raises(DatasetError, match="Pascal-Part-116 has 1 problem:") as caught:
@@ -115,7 +115,7 @@ def test_several_problems_are_all_reported_the_exception_shows_five(root):
         cut(path, 0.3)
     cut(root / JPEG)
     (root / OBJECT).write_bytes(b"nothing")
-    report = verify_pascal_part_116(root)
+    report = verify_dataset("pascal_part_116", root)
     assert len(report.problems) == 7 and len(report.to_frame()) == 7
     assert list(report.to_frame().columns) == ["file", "what", "what_to_do"]
     with pytest.raises(DatasetError, match=r"(?s)has 7 problems:.*and 2 more"):
@@ -123,7 +123,7 @@ def test_several_problems_are_all_reported_the_exception_shows_five(root):
 
 
 def test_missing_root(tmp_path):
-    report = verify_pascal_part_116(tmp_path / "nowhere")
+    report = verify_dataset("pascal_part_116", tmp_path / "nowhere")
     assert not report.ok and report.problems[0].what == "no such folder"
 
 
@@ -131,7 +131,7 @@ def test_hidden_files_and_unlabelled_pictures_are_notes(root):
     (root / "images/val/._2010_000001.jpg").write_bytes(b"\x00\x05\x16\x07")
     (root / "annotations_detectron2_part/val/._2010_000001.png").write_bytes(b"\x00\x05\x16\x07")
     save(root / "images/val/2011_000999.jpg", picture((20, 20), 1))
-    report = verify_pascal_part_116(root)
+    report = verify_dataset("pascal_part_116", root)
     assert report.ok and report.counts["val"]["hidden files ignored"] == 2
     assert "val: 2 hidden files are ignored, for example ._2010_000001.png" in report.notes
     assert "val: 1 pictures have no labels and are not used, for example 2011_000999" in report.notes
@@ -139,7 +139,7 @@ def test_hidden_files_and_unlabelled_pictures_are_notes(root):
 
 def test_missing_shot_list_is_a_note(root):
     (root / "train_16shot.json").unlink()
-    report = verify_pascal_part_116(root)
+    report = verify_dataset("pascal_part_116", root)
     assert report.ok and any("everything but few-shot training works" in note for note in report.notes)
 
 
@@ -150,7 +150,7 @@ def test_parts_on_other_objects_are_counted(root):
     objects[9, :7] = 255  # 7 outside every object
     save(root / PART, parts)
     save(root / OBJECT, objects)
-    report = verify_pascal_part_116(root)
+    report = verify_dataset("pascal_part_116", root)
     assert report.ok
     assert report.counts["val"]["part pixels on another object"] == 20
     assert report.counts["val"]["part pixels outside every object"] == 7
@@ -166,7 +166,7 @@ def test_pictures_shared_by_train_and_val(root):
         save(root / folder / "train/2008_000003.png", blank(size))
         save(root / folder / "train/2010_000003.png", blank(size))  # another picture under the same name
     save(root / "images/train/2010_000003.jpg", picture(size, 99))
-    report = verify_pascal_part_116(root)
+    report = verify_dataset("pascal_part_116", root)
     assert [(p.file, p.what.split(":")[0]) for p in report.problems] == [
         (str(root / "images/val/2010_000001.jpg"), "is also a training picture"),
         (str(root / "images/val/2010_000003.jpg"), "is also a training picture"),
@@ -179,7 +179,7 @@ def test_leakage_is_found_where_the_training_vocabulary_is_wrong(root, monkeypat
     assert leaked_classes(reader, "train", counts) == []
     monkeypatch.setattr(PascalPart116, "training_vocabulary", lambda self, split: self.vocabulary)
     assert set(leaked_classes(reader, "train", counts)) == {"dog", "dog's head", "dog's torso", "dog's tail"}
-    report = verify_pascal_part_116(root)
+    report = verify_dataset("pascal_part_116", root)
     assert len(report.problems) == 2  # train and train_obj_condition
     assert "training labels of train hold unseen classes after the remap: dog, dog's tail, " in report.problems[0].what
 
@@ -194,7 +194,7 @@ def test_pixels_of_unseen_classes_are_counted_where_the_remap_removes_them(root)
     removed = removed_pixels(reader, "train", reader.scan("train"))
     assert removed == unseen and len(removed) == 3
     assert list(removed.values()) == sorted(removed.values(), reverse=True)
-    report = verify_pascal_part_116(root)
+    report = verify_dataset("pascal_part_116", root)
     assert report.counts["train"]["part pixels of unseen classes, removed for training"] == sum(unseen.values())
     assert "part pixels of unseen classes, removed for training" not in report.counts["val"]
     (note,) = [note for note in report.notes if "unseen parts are labelled" in note]
@@ -208,12 +208,12 @@ def test_leakage_ignores_unseen_labels_that_the_remap_removes(reader):
 
 
 def test_second_call_reads_the_cache_and_change_is_noticed(root, monkeypatch):
-    first = verify_pascal_part_116(root)
+    first = verify_dataset("pascal_part_116", root)
     monkeypatch.setattr(module, "_inspect", lambda *_: pytest.fail("files were read again"))
-    assert verify_pascal_part_116(root) == first
+    assert verify_dataset("pascal_part_116", root) == first
     monkeypatch.undo()
     save(root / JPEG, picture((33, 47), 77))
-    changed = verify_pascal_part_116(root)
+    changed = verify_dataset("pascal_part_116", root)
     assert changed.ok and changed.fingerprint != first.fingerprint
 
 
@@ -222,13 +222,13 @@ def test_fingerprint_is_of_contents_not_of_place_or_time(root, tmp_path):
     shutil.copytree(root, copy)
     for path in copy.rglob("*.png"):
         os.utime(path, (1, 1))
-    first, second = verify_pascal_part_116(root), verify_pascal_part_116(copy)
+    first, second = verify_dataset("pascal_part_116", root), verify_dataset("pascal_part_116", copy)
     assert first.fingerprint == second.fingerprint and len(first.fingerprint) == 16
     assert int(first.fingerprint, 16) >= 0
 
 
 def test_readers_use_the_counts_of_the_check(root, monkeypatch):
-    verify_pascal_part_116(root)
+    verify_dataset("pascal_part_116", root)
     monkeypatch.setattr(PascalPart116, "read_label", lambda *_: pytest.fail("labels were read again"))
     assert TrainingDataset(PascalPart116(root), "train").skipped == 2
 

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from ovparts_lib.data import ADE20KPart234, TrainingDataset, verify_dataset
-from ovparts_lib.data.ade20k_part_234_checks import instance_table, verify_ade20k_part_234
+from ovparts_lib.data.audit import instance_table
 from tests.data.ade_layout import VOC
 from tests.data.released_layout import picture, save
 
@@ -86,7 +86,11 @@ DAMAGES = {
     ),
     "instance outside": (lambda r: edit(r / TRAIN, outside), TRAIN, "lies outside its image"),
     "wrong size listed": (lambda r: edit(r / VAL, taller), VAL, "34×47 (height × width) does not fit"),
-    "damaged shot list": (lambda r: (r / "train_16shot.json").write_text("[{"), "train_16shot.json", "is not a JSON"),
+    "damaged shot list": (
+        lambda r: (r / "train_16shot.json").write_text("[{"),
+        "train_16shot.json",
+        "is not readable JSON",
+    ),
     "shots that are not there": (
         lambda r: (r / "train_16shot.json").write_text('[{"file_name": "images/training/x.jpg"}]'),
         "train_16shot.json",
@@ -97,10 +101,10 @@ DAMAGES = {
 
 @pytest.mark.parametrize("damage", DAMAGES)
 def test_every_damage_is_one_problem_naming_its_file(ade_root, damage):
-    assert verify_ade20k_part_234(ade_root).ok  # and its cached report must not hide what happens next
+    assert verify_dataset("ade20k_part_234", ade_root).ok  # and its cached report must not hide what happens next
     do, file, message = DAMAGES[damage]
     do(ade_root)
-    report = verify_ade20k_part_234(ade_root)
+    report = verify_dataset("ade20k_part_234", ade_root)
     assert [problem.file for problem in report.problems] == [str(ade_root / file)]
     assert message in report.problems[0].what and report.problems[0].what_to_do
 
@@ -114,7 +118,7 @@ def test_dropped_polygons_and_unused_files_are_reported(ade_root):
     edit(ade_root / TRAIN, breaks)
     save(ade_root / "images/training/unlisted.jpg", picture((20, 20), 3))
     (ade_root / "images/training/._ADE.jpg").write_bytes(b"\x00\x05\x16\x07")
-    report = verify_ade20k_part_234(ade_root)
+    report = verify_dataset("ade20k_part_234", ade_root)
     counts = report.counts["train"]
     assert report.ok and counts["object instances"] == 3 and counts["hidden files ignored"] == 1
     assert counts["polygons with fewer than 3 points or an odd number of coordinates, dropped"] == 2
@@ -127,34 +131,34 @@ def test_pictures_shared_by_train_and_val(ade_root):
     shutil.copy(ade_root / JPEG, ade_root / "images/training/ADE_train_00000003.jpg")
     save(ade_root / "annotations_detectron2_part/training/ADE_train_00000003.png", np.full((33, 47), 65535, np.uint16))
     edit(ade_root / TRAIN, lambda data: data["images"][0].update(height=33, width=47))
-    (problem,) = verify_ade20k_part_234(ade_root).problems
+    (problem,) = verify_dataset("ade20k_part_234", ade_root).problems
     assert problem.file == str(ade_root / JPEG) and problem.what.startswith("is also a training picture: ")
 
 
 def test_no_shot_list_is_a_note(ade_root):
     (ade_root / "train_16shot.json").unlink()
-    report = verify_ade20k_part_234(ade_root)
+    report = verify_dataset("ade20k_part_234", ade_root)
     assert report.ok and any("everything but few-shot training works" in note for note in report.notes)
 
 
 def test_fingerprint_changes_with_instances_and_pictures(ade_root):
-    seen = {verify_ade20k_part_234(ade_root).fingerprint}
+    seen = {verify_dataset("ade20k_part_234", ade_root).fingerprint}
     edit(ade_root / TRAIN, lambda data: data["annotations"].pop())
-    seen.add(verify_ade20k_part_234(ade_root).fingerprint)
+    seen.add(verify_dataset("ade20k_part_234", ade_root).fingerprint)
     save(ade_root / JPEG, picture((33, 47), 77))
-    seen.add(verify_ade20k_part_234(ade_root).fingerprint)
+    seen.add(verify_dataset("ade20k_part_234", ade_root).fingerprint)
     assert len(seen) == 3
 
 
 def test_readers_use_the_counts_of_the_check(ade_root, monkeypatch):
-    verify_ade20k_part_234(ade_root)
+    verify_dataset("ade20k_part_234", ade_root)
     monkeypatch.setattr(ADE20KPart234, "read_label", lambda *_: pytest.fail("labels were read again"))
     assert TrainingDataset(ADE20KPart234(ade_root), "train_obj_condition").skipped == 3
 
 
 def test_leakage_is_found_where_the_training_vocabulary_is_wrong(ade_root, monkeypatch):
     monkeypatch.setattr(ADE20KPart234, "training_vocabulary", lambda self, split: self.vocabulary)
-    report = verify_ade20k_part_234(ade_root)
+    report = verify_dataset("ade20k_part_234", ade_root)
     assert len(report.problems) == 2
     assert "training labels of train hold unseen classes after the remap: bus, stool, " in report.problems[0].what
 

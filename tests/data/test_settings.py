@@ -5,9 +5,8 @@ import pytest
 import torch
 
 from ovparts_lib.data import EvaluationDataset, TrainingDataset, collate_training, verify_dataset
-from ovparts_lib.data.few_shot import draw_shots, with_drawn_shots, write_shots
+from ovparts_lib.data.few_shot import with_drawn_shots
 from ovparts_lib.data.registry import open_reader
-from ovparts_lib.data.splits import read_shot_list
 from ovparts_lib.miniature.layout import LAYOUTS, render_miniature
 from ovparts_lib.systems.clipseg.model import MINIATURE_CLIPSEG, Clipseg
 
@@ -58,13 +57,6 @@ def test_ade_splits_follow_a_drawn_list(worlds):
     assert {record.object_id for record in few.records("val_few_shot") if record.image_id in all_of_training} == {bus}
 
 
-def test_ade_list_is_written_with_the_released_paths(worlds, tmp_path):
-    drawn = draw_shots(worlds[ADE], 1, shortfall="report")
-    path = write_shots(tmp_path, worlds[ADE], drawn, released_folder="ADE20KPart234")
-    assert f"datasets/ADE20KPart234/images/training/{drawn.image_ids[0]}.jpg" in path.read_text()
-    assert read_shot_list(path, "training", "ADE20K-Part-234") == set(drawn.image_ids)
-
-
 @pytest.mark.parametrize(("source", "target"), [(ADE, PASCAL), (PASCAL, ADE), (ADE, "partimagenet_seg")])
 def test_training_on_one_dataset_for_another(worlds, model, source, target):
     """The ignore label of the targets is that of the split they come from, whatever the test set's is."""
@@ -77,14 +69,14 @@ def test_training_on_one_dataset_for_another(worlds, model, source, target):
     # Unlabelled pixels are background whatever their label is called: another name gives the same loss.
     renamed = worlds[source].vocabulary.seen
     other = 60000
-    maps = [part_map.masked_fill(part_map == ignore, other) for part_map in batch["part_maps"]]
+    maps = [part_map.long().masked_fill(part_map == ignore, other) for part_map in batch["part_maps"]]
     vocabulary = type(renamed)(renamed.name, renamed.parts, renamed.objects, ignore_label=other)
     again = sum(model.loss(batch | {"part_maps": maps, "vocabulary": vocabulary}).values())
     torch.testing.assert_close(again, loss)
     sample = evaluation[0]
     part_ids = list(evaluation.vocabulary.parts_of(sample.object_ids[0]))
     with torch.no_grad():
-        scores = model.predict([sample.image], evaluation.vocabulary, part_ids=part_ids)[0]
-    assert len(scores.part_ids) == len(part_ids)
+        scores = model.predict([sample.image], evaluation.vocabulary, class_ids=part_ids)[0]
+    assert len(scores.class_ids) == len(part_ids)
     present = set(sample.part_map.unique().tolist()) - {evaluation.vocabulary.ignore_label}
     assert present and max(present) < len(evaluation.vocabulary.parts)

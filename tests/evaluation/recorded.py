@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 import torch
 
-from ovparts_lib.data import resize_labels
 from ovparts_lib.evaluation import Boundaries, ConfusionMatrix, label_difference, to_target
-from ovparts_lib.vocabularies import Vocabulary, load_vocabulary
+from ovparts_lib.images import resize_labels
+from ovparts_lib.vocabularies import PartVocabulary, load_vocabulary
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "evaluation"
 CASES = sorted(
@@ -32,7 +32,7 @@ def load_case(name):
         # A part is seen iff its object is, so the base set of a case follows from its parts.
         base = {toy["parts"][i].split("'s")[0] for i in facts["base_part_ids"]}
         unseen = frozenset(set(toy["objects"]) - base)
-        vocabulary = Vocabulary("toy12", toy["parts"], toy["objects"], unseen, toy["ignore_label"])
+        vocabulary = PartVocabulary("toy12", toy["parts"], toy["objects"], unseen, toy["ignore_label"])
     assert list(vocabulary.seen_part_ids) == facts["base_part_ids"]
     return facts, arrays, vocabulary
 

@@ -4,10 +4,10 @@ import torch
 from torch import nn
 
 from ovparts_lib.data import EvaluationSample, ObjectRegion
-from ovparts_lib.systems.scores import PartScores
-from ovparts_lib.vocabularies import Vocabulary
+from ovparts_lib.systems.scores import Scores
+from ovparts_lib.vocabularies import PartVocabulary
 
-VOCABULARY = Vocabulary(
+VOCABULARY = PartVocabulary(
     "toy",
     ("cat's head", "cat's tail", "dog's head", "dog's tail", "bus's wheel", "bus's door", "bus's window"),
     ("cat", "dog", "rock", "bus"),
@@ -59,15 +59,13 @@ class Scripted(nn.Module):
         self.grid, self.calls = grid, []
         self.register_buffer("where", torch.zeros(1))
 
-    def predict(self, images, vocabulary, *, part_ids=None, background=True, keep_attention=False):
-        self.calls.append({"images": len(images), "part_ids": part_ids, "background": background})
+    def predict(self, images, vocabulary, *, class_ids=None, background=True):
+        self.calls.append({"images": len(images), "class_ids": class_ids, "background": background})
         self.was_training = self.training
         answers = []
         for image in images:
             draw = torch.Generator().manual_seed(int(image.long().sum()))
-            logits = torch.randn(len(vocabulary.parts) + 1, *self.grid, generator=draw).to(self.where.device)
-            ids = tuple(range(len(vocabulary.parts))) if part_ids is None else tuple(part_ids)
-            answers.append(
-                PartScores(logits[list(ids)], ids, logits[-1] if background else None, tuple(image.shape[-2:]))
-            )
+            logits = torch.randn(len(vocabulary.classes) + 1, *self.grid, generator=draw).to(self.where.device)
+            ids = tuple(range(len(vocabulary.classes))) if class_ids is None else tuple(class_ids)
+            answers.append(Scores(logits[list(ids)], ids, logits[-1] if background else None, tuple(image.shape[-2:])))
         return answers

@@ -5,6 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ovparts_lib.evaluation import ConfusionMatrix, MatrixFileError
+from ovparts_lib.evaluation.counts import read_matrices, write_matrices
 
 
 def brute_force(prediction, target, classes):
@@ -92,17 +93,17 @@ def test_float_counts_are_refused():
 def test_saving_and_loading_keeps_every_count(tmp_path):
     matrix = ConfusionMatrix(116)
     matrix.update(*(torch.from_numpy(m) for m in random_maps(3, 116, (50, 60))))
-    matrix.save(tmp_path / "matrix.npz", "0123456789abcdef")
+    write_matrices(tmp_path / "matrix.npz", {"matrix": matrix}, "0123456789abcdef")
     np.testing.assert_array_equal(
-        ConfusionMatrix.load(tmp_path / "matrix.npz", "0123456789abcdef").numpy(), matrix.numpy()
+        read_matrices(tmp_path / "matrix.npz", "0123456789abcdef")[0]["matrix"].numpy(), matrix.numpy()
     )
     assert [path.name for path in tmp_path.iterdir()] == ["matrix.npz"]  # nothing temporary is left
 
 
 def test_a_matrix_of_another_vocabulary_is_refused(tmp_path):
-    ConfusionMatrix(2).save(tmp_path / "matrix.npz", "aaaa")
+    write_matrices(tmp_path / "matrix.npz", {"matrix": ConfusionMatrix(2)}, "aaaa")
     with pytest.raises(MatrixFileError, match="belongs to the vocabulary aaaa, not to bbbb"):
-        ConfusionMatrix.load(tmp_path / "matrix.npz", "bbbb")
+        read_matrices(tmp_path / "matrix.npz", "bbbb")[0]["matrix"]
 
 
 @pytest.mark.parametrize(
@@ -117,26 +118,26 @@ def test_a_matrix_of_another_vocabulary_is_refused(tmp_path):
 def test_files_with_other_counts_are_refused(tmp_path, counts, message):
     np.savez(tmp_path / "matrix.npz", counts_matrix=counts, vocabulary_hash=np.array("aaaa"))
     with pytest.raises(MatrixFileError, match=message):
-        ConfusionMatrix.load(tmp_path / "matrix.npz")
+        read_matrices(tmp_path / "matrix.npz")
 
 
 def test_a_damaged_file_is_named(tmp_path):
-    ConfusionMatrix(2).save(tmp_path / "matrix.npz", "aaaa")
+    write_matrices(tmp_path / "matrix.npz", {"matrix": ConfusionMatrix(2)}, "aaaa")
     content = (tmp_path / "matrix.npz").read_bytes()
     (tmp_path / "matrix.npz").write_bytes(content[: len(content) // 2])
     with pytest.raises(MatrixFileError, match=r"matrix\.npz cannot be read"):
-        ConfusionMatrix.load(tmp_path / "matrix.npz")
+        read_matrices(tmp_path / "matrix.npz")
 
 
 def test_a_failed_write_leaves_the_old_file(tmp_path, monkeypatch):
     path = tmp_path / "matrix.npz"
-    ConfusionMatrix(2).save(path, "aaaa")
+    write_matrices(path, {"matrix": ConfusionMatrix(2)}, "aaaa")
 
     def no_space(*args, **kwargs):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(np, "savez_compressed", no_space)
     with pytest.raises(OSError, match="no space left"):
-        ConfusionMatrix(3).save(path, "bbbb")
-    assert ConfusionMatrix.load(path, "aaaa").classes == 2
+        write_matrices(path, {"matrix": ConfusionMatrix(3)}, "bbbb")
+    assert read_matrices(path, "aaaa")[0]["matrix"].classes == 2
     assert [item.name for item in tmp_path.iterdir()] == ["matrix.npz"]

@@ -1,3 +1,4 @@
+import dataclasses
 import json
 
 import numpy as np
@@ -5,9 +6,20 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from ovparts_lib.evaluation import Evaluation, MatrixFileError, NotANumberError, evaluate, score_image
-from ovparts_lib.systems.scores import PartScores
-from ovparts_lib.vocabularies import Vocabulary, load_vocabulary
+from ovparts_lib.data.dataset import ClassSample
+from ovparts_lib.evaluation import (
+    PROTOCOLS,
+    Evaluation,
+    MatrixFileError,
+    NotANumberError,
+    bootstrap,
+    class_table,
+    evaluate,
+    score_all,
+    score_image,
+)
+from ovparts_lib.systems.scores import Scores
+from ovparts_lib.vocabularies import PartVocabulary, Vocabulary, load_vocabulary
 from tests.evaluation.scripted import VOCABULARY, Labels, Scripted
 
 PARTS = len(VOCABULARY.parts)
@@ -63,7 +75,7 @@ def test_one_forward_pass_serves_all_records_and_modes():
     model = Scripted()
     run(model=model)
     assert [call["images"] for call in model.calls] == [1] * 5
-    assert all(call["background"] and call["part_ids"] is None for call in model.calls)
+    assert all(call["background"] and call["class_ids"] is None for call in model.calls)
 
 
 def test_oracle_alone_asks_only_for_the_parts_of_the_objects_at_hand(expected):
@@ -71,7 +83,7 @@ def test_oracle_alone_asks_only_for_the_parts_of_the_objects_at_hand(expected):
     evaluation = run(dataset, model, modes=("oracle_obj",))
     for call, sample in zip(model.calls, (dataset[i] for i in range(5)), strict=True):
         assert not call["background"]
-        assert set(call["part_ids"]) == {p for o in sample.object_ids for p in VOCABULARY.parts_of(o)}
+        assert set(call["class_ids"]) == {p for o in sample.object_ids for p in VOCABULARY.parts_of(o)}
     np.testing.assert_array_equal(evaluation.matrices["oracle_obj"].numpy(), expected[0]["oracle_obj"])
     assert evaluation.modes == ("oracle_obj",)
 
@@ -155,8 +167,8 @@ def test_autocast_reaches_the_network():
 
 def test_a_system_without_background_is_scored_among_parts():
     class Without(Scripted):
-        def predict(self, images, vocabulary, *, part_ids=None, background=True, keep_attention=False):
-            return super().predict(images, vocabulary, part_ids=part_ids, background=False)
+        def predict(self, images, vocabulary, *, class_ids=None, background=True):
+            return super().predict(images, vocabulary, class_ids=class_ids, background=False)
 
     matrix = run(model=Without()).matrices["pred_all"].numpy()
     assert matrix[-1, :-1].sum() == 0
@@ -180,7 +192,7 @@ def test_scores_that_are_not_finite_stop_the_evaluation(value, what, where):
 
 def test_scores_of_another_size_are_refused():
     sample = Labels()[0]
-    scores = PartScores(torch.zeros(PARTS, 4, 4), tuple(range(PARTS)), None, (5, 5))
+    scores = Scores(torch.zeros(PARTS, 4, 4), tuple(range(PARTS)), None, (5, 5))
     with pytest.raises(ValueError, match="picture_0: the scores are for an image of"):
         score_image(scores, sample, VOCABULARY)
 
@@ -208,7 +220,7 @@ def test_an_evaluation_survives_its_file(tmp_path):
         np.testing.assert_array_equal(read.class_images, evaluation.class_images)
         for mode in evaluation.modes:
             np.testing.assert_array_equal(read.matrices[mode].numpy(), evaluation.matrices[mode].numpy())
-    other = Vocabulary.from_words(["cat's head"])
+    other = PartVocabulary.from_words(["cat's head"])
     with pytest.raises(MatrixFileError, match=f"belongs to the vocabulary {VOCABULARY.hash}, not to {other.hash}"):
         Evaluation.load(tmp_path / "after", other)
     with pytest.raises(MatrixFileError, match="cannot be read"):
@@ -265,7 +277,7 @@ def test_shards_that_share_an_image_are_not_added():
 def test_released_rules_ask_for_the_parts_they_need():
     model, dataset = Scripted(), Labels()
     run(dataset, model, modes=("oracle_obj",), oracle_rule="zero_others")
-    assert all(call["part_ids"] is None for call in model.calls)
+    assert all(call["class_ids"] is None for call in model.calls)
     exact, zeroed = (run(oracle_rule=rule).matrices["oracle_obj"].numpy() for rule in ("exact", "zero_others"))
     np.testing.assert_array_equal(exact, zeroed)
 
@@ -302,3 +314,88 @@ def test_scores_so_large_that_their_sum_overflows_are_still_numbers():
     scores.logits[:, 0, 0], scores.background[0, 0] = 1e38, 3e38
     found = score_image(scores, sample, VOCABULARY).matrices["pred_all"]
     assert found.sum() == expected.sum()
+
+
+class Classes(torch.utils.data.Dataset):
+    """Pictures of an object-level list, one label map each."""
+
+    vocabulary = Vocabulary("list", ("wall", "altar, communion table, lord's table", "sky"), {"sky"}, 65535)
+
+    def __len__(self):
+        return 4
+
+    def __getitem__(self, index):
+        draw = torch.Generator().manual_seed(index)
+        labels = torch.randint(0, 4, (9 + index, 12), generator=draw)
+        image = torch.randint(0, 256, (3, *labels.shape), generator=draw, dtype=torch.uint8)
+        return ClassSample(image, labels.masked_fill(labels == 3, 65535), f"scene_{index}")
+
+
+@pytest.mark.parametrize("factored", [False, True])
+def test_an_object_level_list_is_scored_on_every_pixel(tmp_path, factored):
+    class Masks(Scripted):
+        """Mask classification: no map per class, and no background."""
+
+        def predict(self, images, vocabulary, **wanted):
+            (scores,) = super().predict(images, vocabulary, **wanted)
+            weights = torch.tensor([[1.0, 0.5], [0.25, 2.0], [-1.0, 1.0]]) if factored else None
+            logits = scores.logits[:2] if factored else scores.logits
+            return [dataclasses.replace(scores, logits=logits, class_weights=weights, background=None)]
+
+    dataset, model = Classes(), Masks()
+    evaluation = run(dataset, model, boundary=True)
+    expected = np.zeros((4, 4), np.int64)
+    for sample in (dataset[i] for i in range(4)):
+        maps = model.predict([sample.image], dataset.vocabulary)[0].class_maps()
+        dense = F.interpolate(maps[None], sample.label_map.shape, mode="bilinear", align_corners=False)[0].argmax(0)
+        np.add.at(expected, (dense.numpy(), sample.label_map.clamp(max=3).numpy()), 1)
+    np.testing.assert_array_equal(evaluation.matrices["pred_all"].numpy(), expected)
+    assert (evaluation.level, evaluation.records, evaluation.modes) == ("objects", 4, ("pred_all",))
+    assert {result.protocol for result in score_all(evaluation)} == {"detectron2", "ovseg", "objcatseg"}
+    table = class_table(evaluation, "ovseg", "pred_all")
+    assert list(table["part"]) == list(dataset.vocabulary.classes)
+    assert list(table["seen"]) == [True, True, False]
+    intervals = bootstrap(evaluation, "ovseg", "pred_all", samples=5)
+    assert intervals["value"][0] == pytest.approx(PROTOCOLS["ovseg"](evaluation, "pred_all").summary["mIoU"])
+    evaluation.save(tmp_path)
+    assert Evaluation.load(tmp_path).vocabulary == dataset.vocabulary
+    with pytest.raises(ValueError, match="'list' is a vocabulary without parts"):
+        run(dataset, model, level="parts")
+
+
+class OfRegions(Scripted):
+    """Scores that depend on the record's mask, as ZSSeg+'s do; the picture is encoded once for all of them."""
+
+    needs_regions = True
+
+    def predict(self, images, vocabulary, *, class_ids=None, background=True, regions=None):
+        (scores,) = super().predict(images, vocabulary, class_ids=class_ids, background=background)
+        self.calls[-1]["regions"] = regions
+        if regions is None:
+            return [scores]
+        sums = [int(region.mask.sum()) + region.left for region in regions[0]]
+        return [dataclasses.replace(scores, logits=scores.logits.roll(number, dims=0)) for number in sums]
+
+
+def test_scores_of_regions_are_counted_each_in_its_own_record():
+    model, dataset = OfRegions(), Labels()
+    evaluation = run(dataset, model, modes=("oracle_obj",), boundary=True)
+    assert [len(call["regions"][0]) for call in model.calls] == [len(dataset[i].regions) for i in range(5)]
+    expected = np.zeros((PARTS + 1, PARTS + 1), np.int64)
+    for sample in (dataset[i] for i in range(5)):
+        for region in sample.regions:
+            own = list(VOCABULARY.parts_of(region.object_id))
+            ids = sorted({part for number in sample.object_ids for part in VOCABULARY.parts_of(number)})
+            (scores,) = model.predict([sample.image], VOCABULARY, class_ids=ids, regions=[[region]])
+            maps = scores.class_maps(own)
+            dense = F.interpolate(maps[None], sample.part_map.shape, mode="bilinear", align_corners=False)[0].argmax(0)
+            inside = (sample.object_map == region.object_id) & (sample.part_map < PARTS)
+            np.add.at(expected, (np.array(own)[dense[inside]], sample.part_map[inside].numpy()), 1)
+            expected[PARTS, PARTS] += int((~inside).sum())
+    np.testing.assert_array_equal(evaluation.matrices["oracle_obj"].numpy(), expected)
+    assert evaluation.boundary["oracle_obj"].shape == (3, PARTS)
+    # pred-all is asked without regions
+    both, plain = run(dataset, model, boundary=True), run(dataset, Scripted(), modes=("pred_all",), boundary=True)
+    np.testing.assert_array_equal(both.matrices["oracle_obj"].numpy(), expected)
+    np.testing.assert_array_equal(both.matrices["pred_all"].numpy(), plain.matrices["pred_all"].numpy())
+    np.testing.assert_array_equal(both.boundary["pred_all"], plain.boundary["pred_all"])

@@ -4,7 +4,6 @@ import numpy as np
 import pytest
 import torch
 
-from ovparts_lib.data import resize_labels
 from ovparts_lib.evaluation import (
     PROTOCOLS,
     Boundaries,
@@ -19,7 +18,8 @@ from ovparts_lib.evaluation import (
 from ovparts_lib.evaluation.boundary import band_width
 from ovparts_lib.evaluation.objects import object_target
 from ovparts_lib.evaluation.protocols import wrapped_to_8_bits
-from ovparts_lib.vocabularies import Vocabulary, load_vocabulary
+from ovparts_lib.images import resize_labels
+from ovparts_lib.vocabularies import PartVocabulary, load_vocabulary
 from tests.evaluation.recorded import (
     CASES,
     accumulate,
@@ -128,7 +128,7 @@ def test_the_two_modes_of_part_catseg_on_probabilities():
     names = facts["class_names"]
     seen = [0, 1, 2, 3, 6]  # a part of an object may be seen here and another not, so parts stand for objects
     words = [name.replace("'s", "") for name in names]
-    vocabulary = Vocabulary("eight", words, words, frozenset(words) - {words[i] for i in seen})
+    vocabulary = PartVocabulary("eight", words, words, frozenset(words) - {words[i] for i in seen})
     matrices = {"oracle_obj": ConfusionMatrix(8), "pred_all": ConfusionMatrix(8)}
     for index in range(4):
         probabilities = torch.from_numpy(arrays["probs"][index])
@@ -160,7 +160,7 @@ def test_object_level_evaluators(case, protocol, seen):
     facts, arrays = read("golden_object_level")
     expected = facts["results"][case]
     names = tuple(key.removeprefix("IoU-") for key in expected if key.startswith("IoU-"))
-    vocabulary = Vocabulary("voc", names, names, frozenset(names[seen:]))
+    vocabulary = PartVocabulary("voc", names, names, frozenset(names[seen:]))
     matrix, boundary = ConfusionMatrix(20), ConfusionMatrix(20)
     for index in range(4):
         prediction, target = (torch.from_numpy(arrays[f"{k}_{index}"].astype(np.int64)) for k in ("pred", "gt"))

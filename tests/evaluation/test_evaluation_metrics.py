@@ -11,14 +11,14 @@ from ovparts_lib.evaluation import (
     class_table,
     evaluate,
     object_rates,
-    object_vocabulary,
     part_rates,
     protocol_comparison,
-    protocol_differences,
+    protocol_notes,
     score_all,
     summary_table,
 )
-from ovparts_lib.systems.scores import ObjectScores
+from ovparts_lib.evaluation.label_maps import competing_parts
+from ovparts_lib.systems.scores import Scores
 from ovparts_lib.vocabularies import Vocabulary, load_vocabulary
 from tests.evaluation.scripted import VOCABULARY, Labels, Scripted
 
@@ -94,9 +94,9 @@ def test_protocols_are_compared_figure_by_figure(evaluation):
         assert row["difference"] == pytest.approx(row["value"] - chosen.loc["recommended", "value"])
 
 
-def test_every_departure_is_explained(evaluation):
-    table = protocol_differences(evaluation)
-    rules = {name: set(rows["rule"]) for name, rows in table.groupby("protocol")}
+def test_every_departure_is_noted(evaluation):
+    table = protocol_notes(evaluation)
+    rules = {name: set(rows["rule"].str.partition(" (")[0]) for name, rows in table.groupby("protocol")}
     assert "recommended" not in rules
     assert rules["recommended_strict"] == {"background charged"}
     assert {"missed classes dropped", "background as a class"} <= rules["partcatseg_pred_all"]
@@ -105,72 +105,49 @@ def test_every_departure_is_explained(evaluation):
     assert rules["ov_parts"] == {"predicted-only classes"} | released
     assert "object restriction" not in rules["partcatseg_pred_all"]
     assert table["explanation"].str.endswith(".").all()
-    painted = table[table["rule"] == "background charged"]["concerns"].iloc[0]
-    assert painted.startswith(str(int(evaluation.background.matrix()[:NOTHING].sum())))
-    restricted = table[table["rule"] == "object restriction"]
-    assert restricted["concerns"].str.startswith("not done here: only parts of the known object compete").all()
-    left_out = table[table["rule"] == "replaced empty samples"]["concerns"]
-    assert set(left_out) == {"not done here: 3 records are left out"}
-
-
-def test_differences_say_what_they_are_about(evaluation):
-    table = protocol_differences(evaluation)
     assert set(table["vocabulary_hash"]) == {VOCABULARY.hash}
     assert (set(table["records"]), set(table["images"])) == ({evaluation.records}, {5})
     for row in table.itertuples():
         assert row.version == PROTOCOLS[row.protocol].version
+        assert row.mode in PROTOCOLS[row.protocol].modes
 
 
-@pytest.mark.parametrize("name", ["partimagenet_seg", "partimagenet_ood", "ade20k_part_234"])
-def test_only_resized_ground_truth_is_called_so(name):
-    """PartImageNet's released mapper does not resize, so it is evaluated on the label files."""
-    vocabulary = load_vocabulary(name)
-    scored = evaluate(Scripted(), Labels(1, vocabulary), device="cpu", progress=False)
-    rules = set(protocol_differences(scored)["rule"])
-    assert ("twice-resampled ground truth" in rules) == (name == "ade20k_part_234")
-
-
-@pytest.mark.parametrize(
-    ("options", "mode", "rule", "concerns"),
-    [
-        ({"oracle_rule": "substring"}, "oracle_obj", "object restriction", "scored so here; the two differ for 0 of 3"),
-        ({"oracle_rule": "zero_others"}, "oracle_obj", "object restriction", "scored so here"),
-        ({"double_resize": (40, 80)}, "pred_all", "twice-resampled ground truth", "scored so here: resized_to_40_80"),
-        ({"empty": True}, "pred_all", "replaced empty samples", "scored so here: 3 records are replaced"),
-    ],
-)
-def test_options_in_use_are_explained_under_every_protocol(options, mode, rule, concerns):
-    options, dataset = dict(options), Labels()
-    if options.pop("empty", False):
-        dataset.empty_samples = "replace_as_released"
-    table = protocol_differences(evaluate(Scripted(), dataset, device="cpu", progress=False, **options))
-    rows = table[(table["rule"] == rule) & (table["mode"] == mode)]
-    assert set(rows["protocol"]) == {
-        name for name, one in PROTOCOLS.items() if mode in one.modes and one.level == "parts"
+@pytest.mark.parametrize("name", list(PROTOCOLS))
+def test_the_notes_say_how_a_protocol_counts(name):
+    protocol = PROTOCOLS[name]
+    rules = {note.rule.partition(" (")[0] for note in protocol.notes}
+    counting = {
+        "background as a class": protocol.background != "excluded",
+        "predicted-only classes": protocol.overall == "occurring_or_predicted",
+        "missed classes dropped": protocol.groups == "found",
+        "group pixel accuracy": protocol.mean_accuracy,
+        "background charged": protocol.charges_background,
+        "boundary of label differences": protocol.boundary.startswith("label_difference"),
+        "harmonic mean of zeros": protocol.harmonic_of_zeros == 0,
     }
-    assert rows["concerns"].str.startswith(concerns).all()
-    assert rows["explanation"].str.endswith(".").all()
+    assert rules & set(counting) == {rule for rule, departs in counting.items() if departs}
 
 
-def test_objects_whose_names_lie_in_others_are_named():
+def test_the_note_on_substrings_names_the_objects_of_ade():
     vocabulary = load_vocabulary("ade20k_part_234")
-    scored = evaluate(Scripted(), Labels(1, vocabulary), device="cpu", progress=False)
-    table = protocol_differences(scored, ["partcatseg_oracle"]).set_index("rule")
-    # As recorded with the released selection: "cabinet's door", "coffee table's top", the dishwasher's parts, ….
-    assert table.loc["object restriction", "concerns"].endswith(
-        "the two differ for 8 of 44 objects: bed, chair, door, light, oven, shelf, table, washer"
-    )
+    differing = [
+        name
+        for number, name in enumerate(vocabulary.objects)
+        if competing_parts((number,), vocabulary, "substring") != competing_parts((number,), vocabulary)
+    ]
+    note = next(note for note in PROTOCOLS["partcatseg_oracle"].notes if "substring" in note.rule)
+    assert f"{len(differing)} of {len(vocabulary.objects)} objects ({', '.join(differing)})" in note.explanation
 
 
 class Knowing(Scripted):
-    """Says objects too, at a resolution of their own."""
+    """Also predicts objects, at a resolution of their own."""
 
     def predict(self, images, vocabulary, **wanted):
         answers = super().predict(images, vocabulary, **wanted)
         for image, answer in zip(images, answers, strict=True):
             draw = torch.Generator().manual_seed(int(image.long().sum()) + 1)
             logits = torch.randn(4, 5, 4, generator=draw)
-            answer.objects = ObjectScores(logits[:3], (0, 1, 3), logits[3])
+            answer.objects = Scores(logits[:3], (0, 1, 3), logits[3], answer.image_size)
         return answers
 
 
@@ -187,7 +164,7 @@ def test_objects_are_evaluated_on_every_pixel():
         label = np.where(sample.object_map.numpy() == VOCABULARY.ignore_label, 3, label)
         np.add.at(expected, (found, label), 1)
     np.testing.assert_array_equal(evaluation.matrices["pred_all"].numpy(), expected)
-    assert (evaluation.level, evaluation.vocabulary.parts, evaluation.records) == ("objects", names, 5)
+    assert (evaluation.level, evaluation.vocabulary.classes, evaluation.records) == ("objects", names, 5)
     assert {one.protocol for one in score_all(evaluation)} == {"detectron2", "ovseg", "objcatseg"}
     assert list(class_table(evaluation, "objcatseg", "pred_all")["object"]) == list(names)
     assert summary_table([PROTOCOLS["ovseg"](evaluation, "pred_all")])["classes"].iloc[0] == 3
@@ -203,14 +180,15 @@ def test_gated_parts_are_scored_as_they_are_drawn():
 
 
 def test_systems_without_objects_are_not_evaluated_on_them():
-    with pytest.raises(ValueError, match="does not say objects"):
+    with pytest.raises(ValueError, match="does not predict objects"):
         evaluate(Scripted(), Labels(), device="cpu", progress=False, level="objects")
 
 
-def test_whole_objects_are_their_own_classes():
-    flat = Vocabulary("flat", ("cat", "dog"), ("cat", "dog"), frozenset({"dog"}))
-    assert object_vocabulary(flat) is flat
-    assert object_vocabulary(VOCABULARY).seen_part_ids == (0, 1)
+def test_whole_objects_are_classes_of_their_own():
+    objects = VOCABULARY.whole_objects
+    assert objects.classes == ("bus", "cat", "dog")
+    assert (objects.seen_ids, objects.unseen) == ((0, 1), {"dog"})
+    assert type(objects) is Vocabulary
 
 
 def test_scoring_against_the_twice_resized_ground_truth_says_so_and_moves_labels():

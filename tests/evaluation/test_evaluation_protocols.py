@@ -8,14 +8,12 @@ from hypothesis import strategies as st
 from ovparts_lib.evaluation import (
     PROTOCOLS,
     UnsupportedModeError,
-    harmonic_mean,
-    ov_parts,
-    recommended,
     score_all,
 )
-from ovparts_lib.vocabularies import Vocabulary
+from ovparts_lib.evaluation.metrics import harmonic
+from ovparts_lib.vocabularies import PartVocabulary
 
-VOCABULARY = Vocabulary(
+VOCABULARY = PartVocabulary(
     "three", ("cat's head", "dog's head", "dog's tail"), ("cat", "dog"), unseen_objects=frozenset({"dog"})
 )
 
@@ -43,7 +41,7 @@ def read(protocol, matrix, vocabulary, mode=None):
 
 def vocabulary_of(order, unseen=("b",)):
     names = np.array(["a's x", "a's y", "b's x", "b's z", "c's x", "c's w"])
-    return Vocabulary("six", tuple(names[list(order)]), ("a", "b", "c"), frozenset(unseen))
+    return PartVocabulary("six", tuple(names[list(order)]), ("a", "b", "c"), frozenset(unseen))
 
 
 @settings(deadline=None, max_examples=80)
@@ -52,7 +50,7 @@ def test_class_figures_equal_sets_of_pixels(seed, protocol):
     predictions, labels, matrix = random_case(seed)
     classes = read(protocol, matrix, vocabulary_of(range(6))).classes
     known = labels < 6
-    if not PROTOCOLS[protocol].predicted_nothing:  # no row for "nothing": such pixels do not exist in an oracle mode
+    if not PROTOCOLS[protocol].predicted_background:  # no row for "nothing": such pixels do not exist in an oracle mode
         known &= predictions < 6
     if protocol == "objcatseg":  # here nothing is a label like any other
         known[:] = True
@@ -105,7 +103,7 @@ def test_a_perfect_prediction_scores_100(seed, protocol):
 
 def test_a_missed_class_counts_as_zero_in_its_group():
     matrix = matrix_of([[10, 0, 5, 7], [0, 5, 0, 0], [0, 0, 0, 0], [0, 0, 0, 100]])
-    summary = recommended(matrix, VOCABULARY, "oracle_obj").summary
+    summary = PROTOCOLS["recommended"].read(matrix, VOCABULARY, "oracle_obj").summary
     assert summary["seen"] == pytest.approx(100 * 10 / 15)
     assert summary["unseen"] == pytest.approx((100 + 0) / 2)
     assert summary["classes_unseen"] == 2
@@ -113,7 +111,7 @@ def test_a_missed_class_counts_as_zero_in_its_group():
 
 def test_a_class_that_is_only_predicted_is_reported_apart_or_averaged_as_released():
     matrix = matrix_of([[10, 0, 0, 0], [0, 6, 0, 0], [2, 0, 0, 0], [0, 0, 0, 0]])
-    ours, released = (protocol(matrix, VOCABULARY, "oracle_obj") for protocol in (recommended, ov_parts))
+    ours, released = (read(protocol, matrix, VOCABULARY) for protocol in ("recommended", "ov_parts"))
     assert ours.summary["unseen"] == 100
     assert (ours.summary["classes_unseen"], ours.summary["predicted_only"]) == (1, 1)
     assert released.summary["unseen"] == 50
@@ -124,7 +122,7 @@ def test_a_class_that_is_only_predicted_is_reported_apart_or_averaged_as_release
 
 def test_background_on_a_labelled_pixel_is_an_error_but_no_class():
     matrix = matrix_of([[6, 0, 0, 50], [0, 4, 0, 0], [0, 0, 4, 0], [6, 0, 0, 900]])
-    result = recommended(matrix, VOCABULARY, "pred_all")
+    result = PROTOCOLS["recommended"].read(matrix, VOCABULARY, "pred_all")
     assert result.summary["seen"] == pytest.approx(50)
     assert result.summary["mIoU"] == pytest.approx((50 + 100 + 100) / 3)
     assert result.summary["classes"] == 3
@@ -137,7 +135,7 @@ def test_unlabelled_pixels_change_nothing():
     painted = matrix.copy()
     painted[:, 3] = [1000, 2000, 3000, 4000]
     for name in sorted(PROTOCOLS):
-        if PROTOCOLS[name].nothing in ("forced", "counted"):  # these count unlabelled pixels, see below
+        if PROTOCOLS[name].background in ("forced", "counted"):  # these count unlabelled pixels, see below
             continue
         one, other = (read(name, m, VOCABULARY) for m in (matrix, painted))
         assert str(one.summary) == str(other.summary)  # NaN is not equal to itself
@@ -151,7 +149,7 @@ def test_part_catseg_counts_unlabelled_pixels_as_right_whatever_was_predicted_th
     forced[3, 3] = 100
     one, other = (read("partcatseg_pred_all", m, VOCABULARY).summary for m in (painted, forced))
     assert str(one) == str(other)
-    assert one["nothing_IoU"] == pytest.approx(100 * 100 / 106)
+    assert one["background_IoU"] == pytest.approx(100 * 100 / 106)
     assert one["mIoU"] == pytest.approx((100 * 6 / 14 + 100 * 4 / 7 + 100 * 4 / 7 + 100 * 100 / 106) / 4)
 
 
@@ -159,7 +157,7 @@ def test_predictions_on_known_background_are_charged_by_the_strict_protocol_alon
     matrix = matrix_of([[6, 0, 0, 50], [0, 4, 0, 0], [0, 0, 4, 0], [6, 0, 0, 900]])
     painted = np.array([8, 0, 4, 1000])  # pixels of each part, and of nothing, where no object is
     strict = PROTOCOLS["recommended_strict"].read(matrix, VOCABULARY, "pred_all", background=painted)
-    lenient = recommended(matrix, VOCABULARY, "pred_all")
+    lenient = PROTOCOLS["recommended"].read(matrix, VOCABULARY, "pred_all")
     assert lenient.classes["IoU"].tolist() == [50, 100, 100]
     assert strict.classes["IoU"].tolist() == pytest.approx([100 * 6 / 20, 100, 50])
     assert strict.classes["recall"].equals(lenient.classes["recall"])
@@ -193,20 +191,20 @@ def test_empty_groups_are_nan_and_every_key_is_there(protocol):
     assert math.isnan(only_seen["harmonic"])
 
 
-def test_harmonic_mean():
-    assert harmonic_mean(49.78, 53.66) == pytest.approx(51.65, abs=0.005)  # worked example of the field
-    assert math.isnan(harmonic_mean(0.0, 0.0))
-    assert math.isnan(harmonic_mean(math.nan, 50.0))
-    assert harmonic_mean(0.0, 50.0) == 0
+def test_harmonic():
+    assert harmonic(49.78, 53.66) == pytest.approx(51.65, abs=0.005)  # worked example of the field
+    assert math.isnan(harmonic(0.0, 0.0))
+    assert math.isnan(harmonic(math.nan, 50.0))
+    assert harmonic(0.0, 50.0) == 0
 
 
 def test_what_is_not_defined_is_refused():
     with pytest.raises(
         UnsupportedModeError, match="'ov_parts' is not defined for the mode 'pred_all', only for oracle_obj"
     ):
-        ov_parts(np.zeros((4, 4), np.int64), VOCABULARY, "pred_all")
-    with pytest.raises(ValueError, match=r"a matrix of 3 parts must be \(4, 4\), this one is \(3, 3\)"):
-        recommended(np.zeros((3, 3), np.int64), VOCABULARY, "oracle_obj")
+        PROTOCOLS["ov_parts"].read(np.zeros((4, 4), np.int64), VOCABULARY, "pred_all")
+    with pytest.raises(ValueError, match=r"a matrix of 3 classes must be \(4, 4\), this one is \(3, 3\)"):
+        PROTOCOLS["recommended"].read(np.zeros((3, 3), np.int64), VOCABULARY, "oracle_obj")
 
 
 def test_the_registry_names_itself():
@@ -222,7 +220,7 @@ def test_the_registry_names_itself():
 def test_the_harmonic_mean_of_two_zeros_is_zero_for_ovseg_alone():
     """ov-seg computes 2 / (1 / a + 1 / b) with numpy's floats: 2 / (inf + inf). The other evaluators give NaN."""
     names = ("cat", "dog", "tree")
-    objects = Vocabulary("objects", names, names, frozenset({"dog"}))
+    objects = PartVocabulary("objects", names, names, frozenset({"dog"}))
     missed = matrix_of([[0, 0, 0, 0], [0, 0, 0, 0], [4, 6, 0, 0], [0, 0, 0, 0]])
     with np.errstate(divide="ignore"):
         assert 2 / (1 / np.float64(0) + 1 / np.float64(0)) == 0

@@ -12,11 +12,10 @@ from ovparts_lib.evaluation import (
     class_table,
     evaluate,
     merge_tables,
-    recommended,
     score_all,
     summary_table,
 )
-from ovparts_lib.vocabularies import Vocabulary
+from ovparts_lib.vocabularies import PartVocabulary
 from tests.evaluation.scripted import VOCABULARY, Labels, Scripted
 
 
@@ -86,11 +85,11 @@ def test_versions_vocabularies_and_modes_do_not_mix(evaluation):
     result = PROTOCOLS["recommended"](evaluation, "oracle_obj")
     with pytest.raises(ProtocolMismatchError, match=r"version: '1' in .*; '2' in"):
         summary_table([result, dataclasses.replace(result, version="2")])
-    other = Vocabulary(
+    other = PartVocabulary(
         "toy", VOCABULARY.parts, VOCABULARY.objects, unseen_objects=frozenset({"cat"})
     )  # the same words, another split
     with pytest.raises(ProtocolMismatchError, match=f"vocabulary_hash: '{VOCABULARY.hash}' in .*; '{other.hash}' in"):
-        summary_table([result, recommended(np.zeros((8, 8), np.int64), other, "oracle_obj")])
+        summary_table([result, PROTOCOLS["recommended"].read(np.zeros((8, 8), np.int64), other, "oracle_obj")])
     both, one = summary_table(score_all(evaluation, ["recommended"])), summary_table([result])
     with pytest.raises(ProtocolMismatchError, match="modes: 'oracle_obj, pred_all' in a; 'oracle_obj' in b"):
         merge_tables({"a": both, "b": one})

@@ -3,7 +3,7 @@
 import numpy as np
 
 from ovparts_lib.evaluation import PROTOCOLS, published_metrics, published_object_results, published_results
-from ovparts_lib.vocabularies import DATASET_VOCABULARIES
+from ovparts_lib.vocabularies import PART_VOCABULARIES
 
 
 def test_known_rows_of_the_ov_parts_readme():
@@ -24,7 +24,7 @@ def test_harmonic_means_agree_with_their_parts():
 
 def test_every_row_names_its_dataset_mode_evidence_and_source():
     rows = published_results()
-    assert set(rows.dataset) <= set(DATASET_VOCABULARIES)
+    assert set(rows.dataset) <= set(PART_VOCABULARIES)
     assert set(rows["mode"]) == {"oracle_obj", "pred_all"}
     assert set(rows.evidence) <= {"primary", "secondary", "issue", "derived"}
     assert rows.source.str.len().gt(10).all()

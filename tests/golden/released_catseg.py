@@ -55,5 +55,5 @@ def resnet_catseg():
 def dinov2_catseg():
     """(model, report) of a filled checkpoint of the DINOv2 variant; text embeddings are shared with the other."""
     model, report = load_through_a_file(filled_state("partcatseg_catseg_dinov2"))
-    model.names = resnet_catseg()[0].names
+    model.text_cache = resnet_catseg()[0].text_cache
     return model.eval(), report

@@ -3,11 +3,11 @@
 import numpy as np
 import torch
 
-from ovparts_lib.systems.scores import AttentionMaps, PartScores
-from ovparts_lib.vocabularies.vocabulary import Vocabulary
+from ovparts_lib.systems.scores import AttentionMaps, Scores
+from ovparts_lib.vocabularies import PartVocabulary
 
 GRID, TOKENS = (6, 8), 49
-WORDS = Vocabulary.from_words({"dog": ["head", "tail"], "car": ["wheel"]})
+WORDS = PartVocabulary.from_words({"dog": ["head", "tail"], "car": ["wheel"]})
 
 
 def looking_at(places):
@@ -26,7 +26,7 @@ def scores_of(maps, parts=(0, 1, 2), components=None):
         tuple(WORDS.prompts[part] for part in parts),
         components or {},
     )
-    return PartScores(torch.zeros(len(parts), 12, 16), tuple(parts), None, (60, 80), attention)
+    return Scores(torch.zeros(len(parts), 12, 16), tuple(parts), None, (60, 80)), attention
 
 
 def part_map():

@@ -14,7 +14,7 @@ from tests.inspection.attending import GRID, TOKENS, WORDS, part_map, scores_of
 
 
 def test_parts_that_look_at_themselves_do_not_overlap():
-    table = attention_statistics(scores_of([[(2, 0)], [(2, 3)], [(1, 7)]]), part_map(), WORDS)
+    table = attention_statistics(*scores_of([[(2, 0)], [(2, 3)], [(1, 7)]]), part_map(), WORDS)
     assert list(table["part"]) == ["dog's head", "dog's tail", "car's wheel"]
     assert list(table["patches"]) == [12, 12, 3]
     assert list(table["claimed"]) == [1, 1, 1]
@@ -26,33 +26,30 @@ def test_parts_that_look_at_themselves_do_not_overlap():
 
 
 def test_parts_that_look_at_the_same_patch_overlap():
-    table = attention_statistics(scores_of([[(2, 2)], [(2, 2)], [(1, 7)]]), part_map(), WORDS)
+    table = attention_statistics(*scores_of([[(2, 2)], [(2, 2)], [(1, 7)]]), part_map(), WORDS)
     assert list(table["shared"]) == [1, 1, 0]
     assert list(table["on_part"]) == [0, 1, 1]
     assert list(table["object_overlap"]) == pytest.approx([1, 1, 0])
     # A lower threshold lets the patches beside it count as well, inside the dog only.
-    wide = attention_statistics(scores_of([[(2, 3)], [(2, 3)], [(1, 7)]]), part_map(), WORDS, threshold=0.1)
+    wide = attention_statistics(*scores_of([[(2, 3)], [(2, 3)], [(1, 7)]]), part_map(), WORDS, threshold=0.1)
     assert list(wide["claimed"][:2]) == [4, 4]
 
 
 def test_what_an_object_does_not_show_is_left_out():
     labels = part_map()
     labels[labels == 1] = 65535
-    table = attention_statistics(scores_of([[(2, 2)], [(2, 2)]], parts=(0, 1)), labels, WORDS)
+    table = attention_statistics(*scores_of([[(2, 2)], [(2, 2)]], parts=(0, 1)), labels, WORDS)
     assert list(table["part"]) == ["dog's head"]
     assert table["claimed"][0] == 0  # it looks past what is left of the dog
     assert np.isnan(table["shared"][0])
-    assert attention_statistics(scores_of([[(2, 2)]], parts=(1,)), labels, WORDS).empty
+    assert attention_statistics(*scores_of([[(2, 2)]], parts=(1,)), labels, WORDS).empty
 
 
 def test_the_layer_is_the_last_unless_said():
     scores = scores_of([[(2, 0)], [(2, 3)], [(1, 7)]])
-    assert list(attention_statistics(scores, part_map(), WORDS, layer=0)["on_part"]) == [0, 0, 0]
+    assert list(attention_statistics(*scores, part_map(), WORDS, layer=0)["on_part"]) == [0, 0, 0]
     with pytest.raises(ValueError, match=r"decoder layer 1; there are \[0, 2\]"):
-        attention_statistics(scores, part_map(), WORDS, layer=1)
-    scores.attention = None
-    with pytest.raises(ValueError, match="predict with keep_attention=True"):
-        attention_statistics(scores, part_map(), WORDS)
+        attention_statistics(*scores, part_map(), WORDS, layer=1)
 
 
 def test_pooled_maps_are_means_of_rows():
@@ -65,9 +62,9 @@ def test_pooled_maps_are_means_of_rows():
 
 def test_images_are_averaged_by_class():
     tables = [
-        attention_statistics(scores_of([[(2, 2)], [(2, 2)], [(1, 7)]]), part_map(), WORDS),
-        attention_statistics(scores_of([[(2, 0)]], parts=(0,)), part_map(), WORDS),
-        attention_statistics(scores_of([[(2, 0)]], parts=(0,)), np.full((60, 80), 65535), WORDS),
+        attention_statistics(*scores_of([[(2, 2)], [(2, 2)], [(1, 7)]]), part_map(), WORDS),
+        attention_statistics(*scores_of([[(2, 0)]], parts=(0,)), part_map(), WORDS),
+        attention_statistics(*scores_of([[(2, 0)]], parts=(0,)), np.full((60, 80), 65535), WORDS),
     ]
     means = attention_by_class(tables).set_index("part")
     assert list(means["images"]) == [2, 1, 1]

@@ -120,7 +120,7 @@ def test_confusion_rows_are_shares_of_the_parts_pixels(evaluation):
     assert shares.loc["head", "ear"] == pytest.approx(100 * counts[ear, head] / counts[:, head].sum())
     others = sum(counts[p, head] for p in range(116) if p not in own)
     assert shares.loc["head", "other objects"] == pytest.approx(100 * others / counts[:, head].sum())
-    assert shares.loc["head", "nothing"] == pytest.approx(100 * counts[116, head] / counts[:, head].sum())
+    assert shares.loc["head", "background"] == pytest.approx(100 * counts[116, head] / counts[:, head].sum())
 
 
 def test_confusion_leaves_out_parts_without_labels(evaluation):

@@ -3,80 +3,75 @@ import pytest
 import torch
 
 from ovparts_lib.inspection import class_attention, class_attention_table, cost_maps, cost_table
-from ovparts_lib.systems.scores import BACKGROUND, CostMaps, PartScores
+from ovparts_lib.systems.scores import BACKGROUND, CostMaps, Scores
 
 WORDS = ("dog's head", "dog's tail", "car's wheel")
 
 
 @pytest.fixture
-def scores():
+def cost():
     draw = torch.Generator().manual_seed(0)
     before = torch.rand(3, 4, 4, generator=draw) * 2 - 1
     after = torch.full((3, 8, 8), -3.0)
     after[2, 5, 1], after[0, 0, 0] = 4.0, 1.0
     attention = torch.tensor([[0.05, 0.5, 0.1, 0.2, 0.15], [0.0, 0.1, 0.6, 0.1, 0.2], [0.1, 0.0, 0.2, 0.7, 0.0]])
-    cost = CostMaps(before, after, {0: attention / 2, 1: attention}, WORDS, ("cat's ear", *WORDS, BACKGROUND))
-    return PartScores(after, (0, 1, 2), None, (40, 60), covered_size=(40.0, 80.0), cost=cost)
+    return CostMaps(before, after, {0: attention / 2, 1: attention}, WORDS, ("cat's ear", *WORDS, BACKGROUND))
+
+
+def scores_of(cost):
+    return Scores(cost.after, (0, 1, 2), None, (40, 60), covered_size=(40.0, 80.0))
 
 
 def panels(figure):
     return {ax.get_title(): ax.images[0].get_array() for ax in figure.axes if ax.images}
 
 
-def test_rows_are_the_best_words_first(scores):
-    titles = list(panels(cost_maps(torch.zeros(3, 40, 60, dtype=torch.uint8), scores)))
+def test_rows_are_the_best_words_first(cost):
+    titles = list(panels(cost_maps(torch.zeros(3, 40, 60, dtype=torch.uint8), scores_of(cost), cost)))
     assert [title for title in titles if title.startswith("“")] == ["“car's wheel”", "“dog's head”", "“dog's tail”"]
 
 
-def test_what_lies_over_padding_is_cut_off(scores):
+def test_what_lies_over_padding_is_cut_off(cost):
     # The maps span 80 columns of pixels, the picture has 60: its own extremes are those of the first three of four.
-    figure = cost_maps(torch.zeros(3, 40, 60, dtype=torch.uint8), scores, words=["dog's tail"])
-    own = scores.cost.before[1, :, :3]
+    figure = cost_maps(torch.zeros(3, 40, 60, dtype=torch.uint8), scores_of(cost), cost, words=["dog's tail"])
+    own = cost.before[1, :, :3]
     assert f"cosine {own.min():.2f} to {own.max():.2f}" in panels(figure)
 
 
-def test_the_last_layer_of_class_attention_is_shown_unless_another_is_asked_for(scores):
-    table = class_attention_table(scores)
+def test_the_last_layer_of_class_attention_is_shown_unless_another_is_asked_for(cost):
+    table = class_attention_table(cost)
     assert list(table.index) == list(WORDS)
     assert list(table.columns) == [*WORDS, BACKGROUND, "cat's ear"]  # the others as they are attended to at most
-    np.testing.assert_allclose(table.to_numpy(), scores.cost.class_attention[1][:, [1, 2, 3, 4, 0]].numpy())
-    assert list(class_attention_table(scores, others=1).columns) == [*WORDS, BACKGROUND]
-    np.testing.assert_allclose(class_attention_table(scores, 0).to_numpy(), table.to_numpy() / 2)
-    assert class_attention(scores).axes[0].get_xlabel() == "attended to"
+    np.testing.assert_allclose(table.to_numpy(), cost.class_attention[1][:, [1, 2, 3, 4, 0]].numpy())
+    assert list(class_attention_table(cost, others=1).columns) == [*WORDS, BACKGROUND]
+    np.testing.assert_allclose(class_attention_table(cost, 0).to_numpy(), table.to_numpy() / 2)
+    assert class_attention(cost).axes[0].get_xlabel() == "attended to"
     with pytest.raises(ValueError, match="no class attention of layer 7"):
-        class_attention_table(scores, 7)
+        class_attention_table(cost, 7)
 
 
-def test_the_table_holds_both_maps_whole(scores):
-    table = cost_table(scores)
+def test_the_table_holds_both_maps_whole(cost):
+    table = cost_table(cost)
     one = table[(table["word"] == "dog's tail") & (table["row"] == 2) & (table["column"] == 3)].set_index("map")
-    assert one.loc["before", "value"] == pytest.approx(float(scores.cost.before[1, 2, 3]))
+    assert one.loc["before", "value"] == pytest.approx(float(cost.before[1, 2, 3]))
     assert one.loc["after", "value"] == pytest.approx(1 / (1 + np.exp(3)))
     assert table.groupby("map").size().to_dict() == {"before": 3 * 16, "after": 3 * 64}
 
 
-def test_the_stage_of_generic_parts_and_objects_has_maps_of_its_own(scores):
+def test_a_first_stage_has_maps_of_its_own(cost):
     picture, draw = torch.zeros(3, 40, 60, dtype=torch.uint8), torch.Generator().manual_seed(1)
     before, after = torch.rand(2, 4, 4, generator=draw), torch.zeros(2, 8, 8)
     attention, words = torch.tensor([[0.7, 0.2, 0.1], [0.3, 0.4, 0.3]]), ("head (part)", "dog (object)")
-    scores.generic_cost = CostMaps(before.bfloat16(), after, {1: attention}, words, (*words, BACKGROUND))
-    titles = list(panels(cost_maps(picture, scores, stage="generic", words=["dog (object)"])))
+    generic = CostMaps(before.bfloat16(), after, {1: attention}, words, (*words, BACKGROUND))
+    titles = list(panels(cost_maps(picture, scores_of(cost), generic, words=["dog (object)"])))
     assert titles[0] == "“dog (object)”"
-    table = class_attention_table(scores, stage="generic")
+    table = class_attention_table(generic)
     assert table.loc["dog (object)", "head (part)"] == pytest.approx(0.3)
-    assert class_attention(scores, stage="generic").axes[0].get_xlabel() == "attended to"
-    assert len(cost_table(scores, "generic")) == 2 * (16 + 64)
-    scores.generic_cost = None
-    with pytest.raises(ValueError, match="no cost maps of generic parts; predict with keep_attention=True"):
-        cost_maps(picture, scores, stage="generic")
-    with pytest.raises(ValueError, match="stage must be 'parts' or 'generic', not 'objects'"):
-        cost_table(scores, "objects")
+    assert class_attention(generic).axes[0].get_xlabel() == "attended to"
+    assert len(cost_table(generic)) == 2 * (16 + 64)
 
 
-def test_missing_maps_and_words_are_named(scores):
+def test_missing_words_are_named(cost):
     picture = torch.zeros(3, 40, 60, dtype=torch.uint8)
     with pytest.raises(ValueError, match="no cost map for 'cat'; there are dog's head"):
-        cost_maps(picture, scores, words=["cat"])
-    scores.cost = None
-    with pytest.raises(ValueError, match="keep_attention=True"):
-        cost_maps(picture, scores)
+        cost_maps(picture, scores_of(cost), cost, words=["cat"])

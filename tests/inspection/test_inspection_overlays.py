@@ -15,9 +15,9 @@ from ovparts_lib.inspection import (
     render_overlay,
 )
 from ovparts_lib.inspection.palette import RIGHT, WRONG
-from ovparts_lib.vocabularies import Vocabulary, load_vocabulary
+from ovparts_lib.vocabularies import PartVocabulary, load_vocabulary
 
-TOY = Vocabulary("toy", ("cat's head", "cat's tail", "dog's head"), ("cat", "dog"))
+TOY = PartVocabulary("toy", ("cat's head", "cat's tail", "dog's head"), ("cat", "dog"))
 IGNORE = TOY.ignore_label
 
 
@@ -211,7 +211,7 @@ def test_a_figure_draws_no_more_pixels_of_a_large_photograph_than_it_shows():
 
 def test_long_words_leave_room_for_the_picture():
     words = [f"a very long description of part number {i}, as nobody would write it by hand" for i in range(17)]
-    vocabulary = Vocabulary.from_words(words)
+    vocabulary = PartVocabulary.from_words(words)
     labels = np.repeat(np.arange(17), 20).reshape(17, 20).repeat(10, 0).repeat(10, 1)
     figure = overlay(picture(170, 200), labels, vocabulary)
     figure.canvas.draw()

@@ -4,7 +4,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ovparts_lib.inspection import class_colours
-from ovparts_lib.vocabularies import DATASET_VOCABULARIES, Vocabulary, load_vocabulary
+from ovparts_lib.vocabularies import PART_VOCABULARIES, PartVocabulary, load_vocabulary
 
 # Severity 1.0 of Machado, Oliveira and Fernandes (2009), applied to linear sRGB.
 VISION = {
@@ -29,7 +29,7 @@ def cielab(colours, vision):
     return np.stack([116 * f[:, 1] - 16, 500 * (f[:, 0] - f[:, 1]), 200 * (f[:, 1] - f[:, 2])], axis=1)
 
 
-@pytest.mark.parametrize("name", DATASET_VOCABULARIES)
+@pytest.mark.parametrize("name", PART_VOCABULARIES)
 @pytest.mark.parametrize(("vision", "least"), [("normal", 15.0), ("deuteranopia", 6.0), ("protanopia", 6.0)])
 def test_parts_of_one_object_are_told_apart(name, vision, least):
     """2.3 is just noticeable in this space."""
@@ -49,7 +49,7 @@ def named(vocabulary):
 @given(order=st.permutations(range(116)))
 def test_colours_do_not_depend_on_the_order(order):
     vocabulary = load_vocabulary("pascal_part_116")
-    shuffled = Vocabulary("shuffled", tuple(vocabulary.parts[i] for i in order), vocabulary.objects[::-1])
+    shuffled = PartVocabulary("shuffled", tuple(vocabulary.parts[i] for i in order), vocabulary.objects[::-1])
     assert named(shuffled) == named(vocabulary)
 
 
@@ -57,7 +57,7 @@ def test_colours_do_not_depend_on_other_objects():
     vocabulary = load_vocabulary("pascal_part_116")
     everything = named(vocabulary)
     assert all(everything[part] == colour for part, colour in named(vocabulary.seen).items())
-    alone = Vocabulary("dog", tuple(p for p in vocabulary.parts if p.startswith("dog's")), ("dog",))
+    alone = PartVocabulary("dog", tuple(p for p in vocabulary.parts if p.startswith("dog's")), ("dog",))
     assert all(everything[part] == colour for part, colour in named(alone).items())
 
 
@@ -76,6 +76,6 @@ def test_like_parts_look_alike():
 
 
 def test_bare_words_are_told_apart_too():
-    words = Vocabulary.from_words([f"word {i}" for i in range(54)])
+    words = PartVocabulary.from_words([f"word {i}" for i in range(54)])
     assert len(set(named(words).values())) == 54
-    assert class_colours(Vocabulary.from_words(["roof"])).shape == (1, 3)
+    assert class_colours(PartVocabulary.from_words(["roof"])).shape == (1, 3)

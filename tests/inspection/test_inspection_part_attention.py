@@ -10,7 +10,7 @@ from ovparts_lib.inspection import (
     part_attention_table,
     save_figure,
 )
-from ovparts_lib.systems.scores import GenericPartScores, ObjectScores, PartScores
+from ovparts_lib.systems.scores import Scores
 from tests.inspection.attending import WORDS, looking_at, part_map, scores_of
 
 IMAGE = np.full((60, 80, 3), 100, np.uint8)
@@ -23,7 +23,7 @@ def of_dog(head=((2, 0),), tail=((2, 3),)):
 
 
 def test_the_table_holds_every_map_patch_by_patch():
-    table = part_attention_table(of_dog([(2, 0), (5, 7)]), part_map(), WORDS)
+    table = part_attention_table(*of_dog([(2, 0), (5, 7)]), part_map(), WORDS)
     assert list(table.columns) == ["part", "query", "row", "column", "asking", "attention"]
     assert len(table) == 2 * 3 * 6 * 8
     first = table[(table["part"] == "dog's head") & (table["query"] == "both queries")]
@@ -44,15 +44,15 @@ def test_the_table_holds_every_map_patch_by_patch():
 
 def test_the_layer_is_the_last_unless_said():
     scores = scores_of([[(2, 0)], [(2, 3)], [(1, 7)]])
-    last, first = (part_attention_table(scores, part_map(), WORDS, layer=layer) for layer in (None, 0))
+    last, first = (part_attention_table(*scores, part_map(), WORDS, layer=layer) for layer in (None, 0))
     assert list(last[last["attention"] > 0]["column"]) == [0, 3, 7]
     assert list(first[first["attention"] > 0]["column"]) == [7, 7, 7]
     with pytest.raises(ValueError, match=r"decoder layer 1; there are \[0, 2\]"):
-        part_attention_table(scores, part_map(), WORDS, layer=1)
+        part_attention_table(*scores, part_map(), WORDS, layer=1)
 
 
 def test_each_part_is_shown_with_its_two_queries():
-    figure = part_attention(IMAGE, {"after": part_attention_table(of_dog(), part_map(), WORDS)})
+    figure = part_attention(IMAGE, {"after": part_attention_table(*of_dog(), part_map(), WORDS)})
     assert [ax.get_title().replace("\n", " ") for ax in figure.axes] == [
         "asking: dog's head",
         "both queries peak 1",
@@ -64,13 +64,13 @@ def test_each_part_is_shown_with_its_two_queries():
         "object query “dog” peak 1",
     ]
     # a system with a query per part
-    alone = part_attention(IMAGE, {"after": part_attention_table(scores_of([[(2, 0)]], (0,)), part_map(), WORDS)})
+    alone = part_attention(IMAGE, {"after": part_attention_table(*scores_of([[(2, 0)]], (0,)), part_map(), WORDS)})
     assert [ax.get_title() for ax in alone.axes] == ["asking:\ndog's head", "query “dog head”\npeak 1"]
 
 
 def test_two_moments_stand_side_by_side():
-    before = part_attention_table(of_dog([(2, 0), (5, 7), (0, 0), (0, 1)]), part_map(), WORDS)
-    after = part_attention_table(of_dog(), part_map(), WORDS)
+    before = part_attention_table(*of_dog([(2, 0), (5, 7), (0, 0), (0, 1)]), part_map(), WORDS)
+    after = part_attention_table(*of_dog(), part_map(), WORDS)
     figure = part_attention(IMAGE, {"before": before, "after": after})
     assert [ax.get_title() for ax in figure.axes[:7]] == [
         "asking:\ndog's head",
@@ -88,7 +88,7 @@ def test_two_moments_stand_side_by_side():
 
 
 def test_a_figure_and_the_csv_beside_it_say_the_same(tmp_path):
-    table = part_attention_table(of_dog(), part_map(), WORDS)
+    table = part_attention_table(*of_dog(), part_map(), WORDS)
     save_figure(part_attention(IMAGE, {"after": table}), tmp_path / "maps.png", table)
     read = pd.read_csv(tmp_path / "maps.csv")
     pd.testing.assert_frame_equal(read, table, check_dtype=False)
@@ -98,7 +98,7 @@ def test_a_figure_and_the_csv_beside_it_say_the_same(tmp_path):
 
 
 def test_parts_too_small_for_a_patch_are_not_shown():
-    empty = part_attention_table(of_dog(), np.full((60, 80), 65535), WORDS)
+    empty = part_attention_table(*of_dog(), np.full((60, 80), 65535), WORDS)
     assert empty.empty
     assert list(empty.columns) == ["part", "query", "row", "column", "asking", "attention"]
     for tables in ({}, {"after": empty}):
@@ -117,18 +117,15 @@ def composed(parts=(1, 2)):
     """The generic parts are head, tail, wheel; objects dog, car. The dog's tail is found in the left half."""
     tail = flat(0.1)
     tail[:, :8] = flat(0.9)[:, :8]
-    return PartScores(
-        torch.stack([{0: flat(0.5), 1: tail, 2: flat(0.3)}[part] for part in parts]),
-        tuple(parts),
-        flat(0.5),
-        (60, 80),
-        objects=ObjectScores(torch.stack([flat(0.6), flat(0.8)]), (1, 0), flat(0.1)),
-        generic_parts=GenericPartScores(torch.stack([flat(0.2), flat(0.5)]), (2, 1)),
-    )
+    size = (60, 80)
+    objects = Scores(torch.stack([flat(0.6), flat(0.8)]), (1, 0), flat(0.1), size)
+    logits = torch.stack([{0: flat(0.5), 1: tail, 2: flat(0.3)}[part] for part in parts])
+    scores = Scores(logits, tuple(parts), flat(0.5), size, objects=objects)
+    return scores, Scores(torch.stack([flat(0.2), flat(0.5)]), (2, 1), None, size)
 
 
 def test_a_part_is_compared_with_the_product_of_its_queries():
-    table = composition_table(composed(), part_map(), WORDS)
+    table = composition_table(*composed(), part_map(), WORDS)
     tail, wheel = table[:4].set_index("map"), table[4:].set_index("map")
     assert set(table["part"][:4]) == {"dog's tail"}
     assert set(table["part"][4:]) == {"car's wheel"}
@@ -143,13 +140,13 @@ def test_a_part_is_compared_with_the_product_of_its_queries():
     assert tail.loc["“dog's tail”", "inside"] == pytest.approx(0.9)
     assert tail.loc["“dog's tail”", "outside"] == pytest.approx((0.9 + 2 * 0.1) / 3)
     assert tail.loc["“dog's tail”", "share_above_half"] == 0.5
-    missing = composition_table(composed(), np.full((60, 80), 65535), WORDS)
+    missing = composition_table(*composed(), np.full((60, 80), 65535), WORDS)
     assert missing["inside"].isna().all()
     assert missing["outside"].equals(missing["mean"])
 
 
 def test_the_four_maps_of_a_part_are_drawn():
-    figure = composition(IMAGE, composed(), WORDS)
+    figure = composition(IMAGE, *composed(), WORDS)
     assert [ax.get_title() for ax in figure.axes[:4]] == [
         "object “dog”\npeak 0.80",
         "generic part “tail”\npeak 0.50",
@@ -161,12 +158,8 @@ def test_the_four_maps_of_a_part_are_drawn():
     assert pair[:, :30].mean() > 1.5 * pair[:, 50:].mean()
 
 
-def test_scores_without_the_queries_own_are_refused():
-    scores = composed()
-    scores.generic_parts = None
-    with pytest.raises(ValueError, match="predict with keep_generic_parts=True and the background"):
-        composition(IMAGE, scores, WORDS)
-    scores = composed()
+def test_scores_without_objects_are_refused():
+    scores, generic_parts = composed()
     scores.objects = None
-    with pytest.raises(ValueError, match="predict with keep_generic_parts=True and the background"):
-        composition_table(scores, part_map(), WORDS)
+    with pytest.raises(ValueError, match="the scores hold no objects; inspect with the background"):
+        composition_table(scores, generic_parts, part_map(), WORDS)

@@ -19,7 +19,7 @@ from ovparts_lib.miniature.layout import LAYOUTS, MiniatureError, render_miniatu
 from ovparts_lib.miniature.layouts.counterparts import TABLES, drawn_words, rename
 from ovparts_lib.miniature.layouts.segmentations import FORMS, outlines, run_lengths, segmentation
 from ovparts_lib.miniature.scene import FIGURES
-from ovparts_lib.vocabularies.vocabulary import load_vocabulary
+from ovparts_lib.vocabularies import load_vocabulary
 
 SETTINGS = {"train": 30, "val": 14, "seed": 3, "progress": False}
 PARTIMAGENET = ["partimagenet_seg", "partimagenet_ood"]

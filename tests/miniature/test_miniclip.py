@@ -16,7 +16,7 @@ from ovparts_lib.miniature.words import Words
 from ovparts_lib.models.clip.text import encode_text, tokenize
 from ovparts_lib.models.clip.towers import MINIATURE, ClipSize, build_clip
 from ovparts_lib.training.muon import Muon, orthogonalise
-from ovparts_lib.vocabularies.vocabulary import load_vocabulary
+from ovparts_lib.vocabularies import load_vocabulary
 
 VOCABULARY = load_vocabulary("pascal_part_116")
 WORDS = Words(VOCABULARY)

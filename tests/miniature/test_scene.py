@@ -8,7 +8,7 @@ from ovparts_lib.miniature.canvas import NOTHING
 from ovparts_lib.miniature.figure import Part, View, pose_figure
 from ovparts_lib.miniature.scene import FIGURES, count_part, generator, render_scene
 from ovparts_lib.miniature.shapes import ellipse
-from ovparts_lib.vocabularies.vocabulary import load_vocabulary
+from ovparts_lib.vocabularies import load_vocabulary
 
 VOCABULARY = load_vocabulary("pascal_part_116")
 

@@ -1,8 +1,10 @@
 import nbformat
 import pytest
 
-from ovparts_lib.runs import ClipsegParameters, MiniatureParameters
-from ovparts_lib.runs.parameters import MINIATURE_ROOT
+from ovparts_lib.runs import parameter_model
+from ovparts_lib.runs.parameters import MINIATURE_ROOT, MiniatureParameters
+
+ClipsegParameters = parameter_model("20_clipseg")
 
 TRAINABLE = ["visual_adapter", "language", "film", "decoder"]
 
@@ -53,8 +55,8 @@ CELLS = {
     "parameters": f'setting = "miniature"\nrun = "start"\ndata_root = "{MINIATURE_ROOT}"  # tells the cell what to do',
     "read": (
         "import os, subprocess, time\n"
-        "from ovparts_lib.runs import RunFolder, StartHereParameters, read_parameters\n"
-        "params = read_parameters(StartHereParameters)\n"
+        "from ovparts_lib.runs import RunFolder, read_parameters\n"
+        "params = read_parameters('00_start_here')\n"
         "folder = RunFolder.open(params)"
     ),
     "work": (

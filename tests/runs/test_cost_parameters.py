@@ -6,8 +6,12 @@ import pytest
 import torch
 import yaml
 
-from ovparts_lib.runs import CatsegParameters, PartcatsegParameters, load_parameters, validate_parameters
+from ovparts_lib.runs import load_parameters, parameter_model, validate_parameters
+from ovparts_lib.systems.catseg.model import MINIATURE_CATSEG, Catseg
 from ovparts_lib.systems.registry import SYSTEMS
+
+CatsegParameters = parameter_model("21_catseg")
+PartcatsegParameters = parameter_model("24_partcatseg")
 
 PARAMS = Path(__file__).parents[2] / "params"
 SHIPPED = sorted(
@@ -91,9 +95,9 @@ def test_a_sliding_window_is_scored_without_pooling_unless_something_else_is_ask
     shipped = [params for params in map(load_parameters, SHIPPED) if params.system == "catseg"]
     assert all(params.pooling is None for params in shipped)
     assert catseg().model_options()["pooling"] is None
-    assert catseg(sliding_window=True).model_options()["pooling"] == 1
-    assert catseg(sliding_window=True, pooling=2).model_options()["pooling"] == 2
-    assert catseg(pooling=3).model_options()["pooling"] == 3
+    for options, expected in (({}, 2), ({"sliding_window": True}, 1), ({"sliding_window": True, "pooling": 2}, 2)):
+        from_run_file = Catseg(MINIATURE_CATSEG, **catseg(**options).model_options())
+        assert (from_run_file.pooling, Catseg(MINIATURE_CATSEG, **options).pooling) == (expected, expected)
 
 
 @pytest.mark.parametrize("system", ["catseg", "partcatseg"])
@@ -102,7 +106,7 @@ def test_every_size_has_an_unguided_one_that_differs_in_guidance_alone(system, k
     entry = SYSTEMS[system]
     guided, unguided = (entry.sizes[f"{kind}{end}"] for end in ("", "_unguided"))
     with torch.device("meta"):
-        models = [entry.model(size) for size in (guided, unguided)]
+        models = [entry.build(size) for size in (guided, unguided)]
     shapes = [{name: tuple(one.shape) for name, one in model.named_parameters()} for model in models]
     lost = set(shapes[0]) - set(shapes[1])
     assert lost

@@ -1,16 +1,27 @@
+import contextlib
 import errno
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
 from ovparts_lib.atomic import write_atomically
-from ovparts_lib.runs import DiskFullError, RunConflictError, RunFolder, RunLockedError, run_state
+from ovparts_lib.runs import (
+    DiskFullError,
+    OwnImageParameters,
+    RunConflictError,
+    RunFolder,
+    RunLockedError,
+    StartHereParameters,
+    run_state,
+)
 from ovparts_lib.runs import provenance as provenance_module
-from ovparts_lib.runs.folder import IncompleteResultsError, params_hash, prepare_folder
+from ovparts_lib.runs.folder import IncompleteResultsError, params_hash, prepare_folder, read_json
 from ovparts_lib.runs.json_output import to_json
 from ovparts_lib.runs.lock import FolderLock
 from ovparts_lib.runs.project import package_parent, project_root
@@ -34,6 +45,11 @@ def test_a_run_from_absent_to_complete(root, params):
     assert provenance["machine"]["threads"] >= 1
     assert str(root) not in json.dumps(provenance)
     assert RunFolder.open(params).found == "complete"
+
+
+def trained(folder):
+    """Leave something in a run folder that took computing."""
+    (folder.checkpoints / "step_00000001-0123456789abcdef.pt").write_text("weights")
 
 
 def read_provenance(folder):
@@ -72,21 +88,29 @@ def test_provenance_without_a_list_of_sessions_counts_as_the_first(root, params)
     assert [session["command"] for session in sessions] == ["long ago", facts["command"]]
 
 
-def test_a_complete_run_that_is_opened_again_is_complete_only_when_it_has_finished(root, params):
-    RunFolder.open(params).finish({})
-    redone = RunFolder.open(params)
-    assert redone.found == "complete"
-    assert not (redone.path / "results.json").exists()
-    assert "finished_utc" not in read_provenance(redone)
-    assert run_state(params) == "partial"
-    redone.close()
-    assert run_state(params) == "partial"
-    RunFolder.open(params).finish({})
+def test_opening_a_complete_run_to_look_at_it_leaves_it_complete(root, params):
+    RunFolder.open(params).finish({"headline": [{"mIoU": 1.0}]})
+    looked = RunFolder.open(params)
+    assert looked.found == "complete"
     assert run_state(params) == "complete"
+    assert read_json(looked.path / "results.json")["headline"] == [{"mIoU": 1.0}]
+    assert "finished_utc" in read_provenance(looked)
+    looked.finish({"headline": [{"mIoU": 2.0}]})
+    assert read_json(looked.path / "results.json")["headline"] == [{"mIoU": 2.0}]
+
+
+def test_a_run_that_is_executed_anew_is_complete_only_when_it_has_finished(root, params):
+    RunFolder.open(params).finish({})
+    prepare_folder(params)  # `ovparts submit` of a complete run
+    assert run_state(params) == "complete"
+    prepare_folder(params, redo=True)
+    assert run_state(params) == "partial"
 
 
 def test_another_attempt_with_other_parameters_leaves_the_results(root, params):
-    RunFolder.open(params).finish({})
+    folder = RunFolder.open(params)
+    trained(folder)
+    folder.finish({})
     with pytest.raises(RunConflictError):
         RunFolder.open(params.model_copy(update={"seed": 5}))
     assert run_state(params) == "complete"
@@ -131,7 +155,9 @@ def test_damaged_results_are_no_complete_run(root, params, damage):
 
 
 def test_other_parameters_are_refused_and_named(root, params):
-    RunFolder.open(params).close()
+    folder = RunFolder.open(params)
+    trained(folder)
+    folder.close()
     other = params.model_copy(update={"learning_rate": 1e-3, "trainable": ["film"]})
     with pytest.raises(RunConflictError) as caught:
         RunFolder.open(other)
@@ -142,6 +168,94 @@ def test_other_parameters_are_refused_and_named(root, params):
     assert "--again" in message
     assert run_state(other) == "absent"
     RunFolder.open(params).close()  # the refused attempt left no lock and no change
+
+
+@pytest.mark.parametrize("complete", [False, True])
+def test_what_took_no_computing_makes_way_for_other_parameters(root, complete, capsys):
+    params = OwnImageParameters(setting="own", run="dog", images=["a.jpg"], words=["head"], model="m")
+    folder = RunFolder.open(params)
+    (folder.figures / "overlay_a.png").write_text("old")
+    folder.finish({"figures": [{"file": "figures/overlay_a.png"}]}) if complete else folder.close()
+    corrected = params.model_copy(update={"words": ["tail"]})
+    assert RunFolder.open(corrected).found == "absent"
+    assert not any(folder.figures.iterdir())
+    assert run_state(corrected) == "partial"
+    assert "outputs/own/dog: what an earlier run left makes way" in capsys.readouterr().out
+    other = StartHereParameters(setting="own", run="dog")
+    with pytest.raises(RunConflictError, match="notebook: '31_own_image' there, '00_start_here' now"):
+        RunFolder.open(other)
+
+
+@pytest.mark.parametrize("left", ["evaluation/before/matrices.npz", "weights.safetensors", "checkpoints/a.pt"])
+def test_what_took_computing_never_makes_way(root, params, left):
+    folder = RunFolder.open(params)
+    (folder.path / left).parent.mkdir(parents=True, exist_ok=True)
+    (folder.path / left).write_text("hours")
+    folder.close()
+    with pytest.raises(RunConflictError):
+        RunFolder.open(params.model_copy(update={"seed": 5}))
+    assert (folder.path / left).read_text() == "hours"
+
+
+@pytest.mark.parametrize("deletions", range(8))
+def test_a_kill_while_a_folder_is_emptied_leaves_no_false_complete_and_nothing_of_the_old(
+    root, params, monkeypatch, deletions
+):
+    folder = RunFolder.open(params)
+    trained(folder)
+    for name in ("evaluation", "world"):
+        (folder.path / name).mkdir()
+        (folder.path / name / "old").write_text("old")
+    folder.finish({})
+    left, unlink, rmtree = [deletions], Path.unlink, shutil.rmtree
+
+    def counted(function):
+        def call(path, *arguments, **options):
+            if left[0] == 0:
+                raise KeyboardInterrupt
+            left[0] -= 1
+            return function(path, *arguments, **options)
+
+        return call
+
+    monkeypatch.setattr(Path, "unlink", counted(unlink))
+    monkeypatch.setattr(shutil, "rmtree", counted(rmtree))
+    with contextlib.suppress(KeyboardInterrupt):
+        RunFolder.open(params, again=True)
+    monkeypatch.setattr(Path, "unlink", unlink)
+    monkeypatch.setattr(shutil, "rmtree", rmtree)
+    other = params.model_copy(update={"seed": 5})
+    if deletions:
+        assert run_state(params) != "complete"
+        folder = RunFolder.open(other)  # goes on emptying, whatever the parameters
+        assert not list(folder.path.rglob("old")) + list(folder.checkpoints.iterdir())
+    else:
+        assert run_state(params) == "complete"
+
+
+def test_temporary_files_of_a_killed_process_are_swept_when_the_folder_is_opened(root, params):
+    folder = RunFolder.open(params)
+    folder.close()
+    for place in (folder.path, folder.tables):
+        (place / ".weights.safetensors.x1.part").write_bytes(b"0" * 1000)
+    RunFolder.open(params).close()
+    assert not list(folder.path.rglob("*.part"))
+
+
+def test_a_session_of_another_version_is_recorded_and_told(root, params, monkeypatch, capsys):
+    first = RunFolder.open(params)
+    first.close()
+    RunFolder.open(params).close()
+    assert "another version" not in capsys.readouterr().out
+    monkeypatch.setattr(provenance_module, "code_digest", lambda: "0" * 12)
+    monkeypatch.setattr(provenance_module.ovparts_lib, "__version__", "9.9")
+    second = RunFolder.open(params)
+    sessions = read_provenance(second)["sessions"]
+    assert (sessions[-1]["ovparts"], sessions[-1]["code"]) == ("9.9", "0" * 12)
+    assert sessions[0]["ovparts"] != "9.9"
+    printed = capsys.readouterr().out
+    assert "begun with another version" in printed
+    assert "9.9 now" in printed
 
 
 def test_where_and_how_often_are_no_other_parameters(root, params):
@@ -174,8 +288,8 @@ def test_again_empties_the_folder(root, params):
 
 HOLDER = """
 import sys, time
-from ovparts_lib.runs import RunFolder, ClipsegParameters
-folder = RunFolder.open(ClipsegParameters.model_validate_json(sys.argv[1]))
+from ovparts_lib.runs import RunFolder, parameter_model
+folder = RunFolder.open(parameter_model("20_clipseg").model_validate_json(sys.argv[1]))
 if sys.argv[2] == "fork":
     import multiprocessing
     multiprocessing.get_context("fork").Process(target=time.sleep, args=(20,), daemon=True).start()
@@ -234,7 +348,7 @@ def test_a_full_disk_leaves_the_old_files(root, params, monkeypatch):
     monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(DiskFullError, match=r"no space left to write .*/provenance\.json \(") as caught:
         folder.finish({"headline": []})
-    assert "free some space" in str(caught.value)
+    assert "make room" in str(caught.value)
     monkeypatch.undo()
     monkeypatch.setenv("OVPARTS_ROOT", str(root))
     assert {path.name: path.read_text() for path in folder.path.iterdir() if path.is_file()} == before

@@ -3,10 +3,10 @@ from types import SimpleNamespace
 import IPython
 import pytest
 
-from ovparts_lib.runs import ParameterError, StartHereParameters, read_parameters
+from ovparts_lib.runs import ParameterError, read_parameters
 from ovparts_lib.runs.notebook_params import assigned_parameters, literal_assignments
 from ovparts_lib.runs.notebooks import NotebookError, check_notebook, declared_parameters
-from ovparts_lib.runs.parameters import MINIATURE_ROOT
+from ovparts_lib.runs.parameters import MINIATURE_ROOT, StartHereParameters
 
 CELL = f'setting = "miniature"\nrun = "start"\ndata_root = "{MINIATURE_ROOT}"'
 KNOWN = dict.fromkeys(["setting", "run", "seed", "iterations", "device"])
@@ -63,12 +63,12 @@ def test_literal_assignments():
 
 
 def test_outside_a_notebook_values_are_given():
-    read = read_parameters(StartHereParameters, {"setting": "miniature", "run": "start"})
+    read = read_parameters("00_start_here", {"setting": "miniature", "run": "start"})
     assert read.samples == 8
     with pytest.raises(ParameterError, match="did you mean `samples`"):
-        read_parameters(StartHereParameters, {"setting": "miniature", "run": "start", "sample": 4})
+        read_parameters("00_start_here", {"setting": "miniature", "run": "start", "sample": 4})
     with pytest.raises(RuntimeError, match="needs a notebook"):
-        read_parameters(StartHereParameters)
+        read_parameters("00_start_here")
 
 
 def test_in_a_session(monkeypatch):
@@ -76,9 +76,9 @@ def test_in_a_session(monkeypatch):
     shell = SimpleNamespace(user_ns=variables | {"In": ["", "setting='miniature'\nrun='a'\nsample=4"]})
     monkeypatch.setattr(IPython, "get_ipython", lambda: shell)
     with pytest.raises(ParameterError, match=r"did you mean `samples`\?\n\(after correcting a cell.*: del sample\)"):
-        read_parameters(StartHereParameters)
+        read_parameters("00_start_here")
     del shell.user_ns["sample"]
-    assert read_parameters(StartHereParameters).run == "a"
+    assert read_parameters("00_start_here").run == "a"
 
 
 def test_a_notebook_that_agrees_with_its_model(notebook):

@@ -1,20 +1,10 @@
-import sys
-
 import pytest
 import torch
 
-from ovparts_lib.data.registry import READERS
-from ovparts_lib.runs import (
-    ClipsegParameters,
-    OwnImageParameters,
-    ParameterError,
-    load_parameters,
-    parameter_model,
-    read_parameters,
-    validate_parameters,
-)
-from ovparts_lib.runs.parameters import MODELS, notebook_of
-from ovparts_lib.runs.system_parameters import TEST_SPLITS, TRAIN_SPLITS
+from ovparts_lib.runs import ParameterError, load_parameters, parameter_model, read_parameters, validate_parameters
+from ovparts_lib.runs.parameters import OwnImageParameters, parameter_models
+
+ClipsegParameters = parameter_model("20_clipseg")
 
 
 def problem(values, model=ClipsegParameters):
@@ -30,8 +20,8 @@ def test_defaults_are_the_released_training(params):
 
 
 def test_every_model_knows_its_notebook_and_explains_every_key():
-    for model in MODELS:
-        assert parameter_model(notebook_of(model)) is model
+    for notebook, model in parameter_models().items():
+        assert parameter_model(notebook) is model
         assert [key for key, field in model.model_fields.items() if not field.description and key != "notebook"] == []
 
 
@@ -92,7 +82,7 @@ def test_a_wrong_value_is_named_with_what_is_expected(clipseg, key, given, expec
 
 def test_an_unknown_key_names_the_nearest(clipseg):
     assert "lerning_rate: unknown parameter; did you mean `learning_rate`?" in problem(clipseg | {"lerning_rate": 1})
-    assert "known: notebook, setting, run" in problem(clipseg | {"zzz": 1})
+    assert "known: seed, device, notebook, setting, run" in problem(clipseg | {"zzz": 1})
 
 
 def test_all_problems_come_at_once(clipseg):
@@ -119,9 +109,13 @@ def test_all_problems_come_at_once(clipseg):
         ({"test_split": "val"}, "test_split: val cannot be scored; val_obj_condition"),
         ({"test_split": "train_obj_condition"}, "test_split: train_obj_condition cannot be scored"),
         ({"shots": 4}, "shots, train_split: shots are drawn for train_few_shot"),
-        ({"dataset": "ade20k_part_234", "train_split": "train_few_shot"}, "on val_few_shot, which leaves out"),
-        ({"test_dataset": "ade20k_part_234"}, "test_dataset, test_root: give both"),
+        (
+            {"dataset": "ade20k_part_234", "train_split": "train_few_shot", "test_split": "val_obj_condition"},
+            "on val_few_shot, which leaves out",
+        ),
+        ({"test_root": "datasets/ADE20KPart234"}, "test_root, test_dataset: test_root is the folder of test_dataset"),
         ({"dataset": "partimagenet_seg", "ground_truth": "double_resized"}, "PartImageNet on its own labels"),
+        ({"dataset": "coco_stuff_171"}, "dataset: coco_stuff_171 has labels of kind semantic, not parts"),
         ({"device": "cuda:1", "devices": 2}, "cuda:1 is one device; use cuda to train on 2"),
     ],
 )
@@ -145,10 +139,10 @@ def test_what_this_machine_lacks_is_refused_when_a_run_begins(clipseg, monkeypat
     monkeypatch.setattr(torch.cuda, "device_count", lambda: devices)
     validate_parameters(ClipsegParameters, clipseg | change)  # it may be prepared anywhere
     if expected is None:
-        assert read_parameters(ClipsegParameters, clipseg | change).run == "clipseg"
+        assert read_parameters("20_clipseg", clipseg | change).run == "clipseg"
     else:
         with pytest.raises(ParameterError) as caught:
-            read_parameters(ClipsegParameters, clipseg | change)
+            read_parameters("20_clipseg", clipseg | change)
         assert expected in str(caught.value)
 
 
@@ -230,12 +224,3 @@ def test_a_missing_or_unreadable_file(root):
     (root / "params.yaml").write_bytes(b"\xff\xfe\x00notebook")
     with pytest.raises(ParameterError, match="cannot be read"):
         load_parameters("params.yaml")
-
-
-def test_the_splits_that_parameters_know_are_those_of_the_readers():
-    assert set(TRAIN_SPLITS) == set(TEST_SPLITS) == set(READERS)
-    for dataset, entry in READERS.items():
-        known = set(sys.modules[entry.reader.__module__].SPLITS)
-        assert set(TRAIN_SPLITS[dataset]) | set(TEST_SPLITS[dataset]) <= known
-        assert {split for split in known if split.startswith("train")} - {"train_all"} == set(TRAIN_SPLITS[dataset])
-        assert {split for split in known if split.startswith("val_")} == set(TEST_SPLITS[dataset])

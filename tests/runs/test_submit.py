@@ -9,8 +9,9 @@ import pytest
 import submitit
 import yaml
 
-from ovparts_lib.runs import ParameterError, RunFolder, StartHereParameters, run_state
+from ovparts_lib.runs import ParameterError, RunFolder, run_state
 from ovparts_lib.runs import submit as submit_module
+from ovparts_lib.runs.parameters import StartHereParameters
 from ovparts_lib.runs.project import package_parent
 from ovparts_lib.runs.submit import Resources, RunFailedError, RunJob, SubmissionError, submit
 
@@ -45,8 +46,9 @@ def test_nothing_is_submitted_when_something_is_wrong(root, start, monkeypatch):
     with pytest.raises(ParameterError, match="did you mean `samples`"):
         submit(start, ["sample=2"])
     monkeypatch.setenv("PATH", "")
-    with pytest.raises(SubmissionError, match=r"not submitted.*srun"):
+    with pytest.raises(SubmissionError, match=r"not submitted.*srun.*--cluster local"):
         submit(start)
+    assert not (root / "outputs").exists()
 
 
 def test_requests():

@@ -11,6 +11,7 @@ from ovparts_lib.models.clip.towers import MINIATURE, build_clip
 from ovparts_lib.systems.clipseg.model import MINIATURE_CLIPSEG, Clipseg
 from ovparts_lib.systems.clipseg.weights import hub_names
 from ovparts_lib.systems.registry import SYSTEMS, load_system, system_of
+from ovparts_lib.systems.system import System
 from tests.golden.released_catseg import filled_state
 from tests.systems.catseg.tiny import tiny_catseg
 from tests.systems.partcatseg.tiny import tiny_partcatseg
@@ -34,11 +35,7 @@ def test_a_released_file_goes_to_the_loader_of_its_system(manifest, system, tmp_
     path = tmp_path / "model.safetensors"
     save_file({name: torch.zeros(1) for name in keys}, path)
     called, whole = [], LoadReport(str(path), "whole", ())
-    for name, entry in list(SYSTEMS.items()):
-        changed = type(entry)(
-            **{**vars(entry), "load": lambda *a, name=name, **k: called.append((name, a[0])) or (None, whole)}
-        )
-        monkeypatch.setitem(SYSTEMS, name, changed)
+    monkeypatch.setattr(System, "load", lambda self, *a, **k: called.append((self.name, a[0])) or (None, whole))
     load_system(path)
     assert called == [(system, path)]
 
@@ -110,4 +107,4 @@ def test_each_system_says_its_sizes_and_what_trains():
     for name, system in SYSTEMS.items():
         assert {"released", "miniature"} <= set(system.sizes), name
         assert all(beginnings for beginnings in system.groups.values())
-    assert [name for name, system in SYSTEMS.items() if not system.mark] == [list(SYSTEMS)[-1]]
+    assert len({system.marks for system in SYSTEMS.values()}) == len(SYSTEMS)

@@ -56,7 +56,7 @@ def test_when_none_is_intact_it_says_so(tmp_path):
     path.write_bytes(b"not a checkpoint")
     with pytest.warns(UserWarning), pytest.raises(CorruptCheckpointError, match=r"no checkpoint in .* is intact"):
         newest_checkpoint(tmp_path)
-    with pytest.raises(CorruptCheckpointError, match="resume=False"):
+    with pytest.raises(CorruptCheckpointError, match="--again"):
         newest_checkpoint(tmp_path)
 
 

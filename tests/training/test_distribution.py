@@ -1,12 +1,16 @@
+import os
 import signal
+import subprocess
 import sys
+import time
 
 import pandas as pd
 import pytest
 import torch
 from lightning_fabric.plugins.environments import LightningEnvironment
 
-from ovparts_lib.training import TrainingSettings, distribution, launch, train
+from ovparts_lib.training import TrainingSettings, distribution, launch, read_log, train
+from ovparts_lib.training.checkpoint_files import checkpoint_files
 from tests.training.processes import SECONDS, start, wait_for_step
 from tests.training.toy import ToyModel, toy_loader
 from tests.training.train_toy import toy_settings
@@ -19,8 +23,9 @@ def finish(process):
 
 
 def test_two_processes_equal_one_with_their_batches_together(tmp_path):
-    finish(start(tmp_path / "two", "--devices", "2", "--dropout", "0"))
-    one = ToyModel(dropout=0.0)
+    """Also where a step draws the classes it trains on: from the whole batch, and the same on every rank."""
+    finish(start(tmp_path / "two", "--devices", "2", "--dropout", "0", "--queries", "2"))
+    one = ToyModel(dropout=0.0, queries=2)
     result = train(one, toy_loader(), toy_settings(), run_dir=tmp_path / "one")
     weights = torch.load(tmp_path / "two" / "weights.pt", weights_only=True)
     for name, tensor in one.state_dict().items():
@@ -128,3 +133,50 @@ def test_a_non_finite_loss_on_one_rank_stops_all_of_them(tmp_path, rank):
         for each in (0, 1)
     ]
     assert [any(loss["loss_size"].isnan() for loss in each) for each in losses] == [rank == 0, rank == 1]
+
+
+BESIDE = """
+import sys
+from ovparts_lib.training.interruption import run_beside
+run_beside([sys.executable, "-m", "tests.training.train_toy", *sys.argv[1:]])
+"""
+
+
+def start_beside(folder, *arguments):
+    """A process that, as a notebook's kernel does, waits for a training on two devices beside it."""
+    folder.mkdir()
+    command = [sys.executable, "-c", BESIDE, folder, "--devices", "2", *arguments]
+    return subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
+def test_a_signal_to_who_waits_for_two_devices_is_passed_on_and_a_checkpoint_awaited(tmp_path, number):
+    folder = tmp_path / "stopped"
+    waiting = start_beside(folder, "--pause", "0.2")
+    wait_for_step(waiting, folder, 8)
+    os.killpg(waiting.pid, number)
+    os.killpg(waiting.pid, signal.SIGINT)  # and again, by `ovparts run`
+    _, err = waiting.communicate(timeout=SECONDS)
+    assert waiting.returncode != 0
+    assert "training was interrupted" in err
+    (*_, newest) = checkpoint_files(folder / "checkpoints")
+    assert int(newest.name[5:13]) == read_log(folder / "log.jsonl")[-1]["step"] >= 8
+
+
+@pytest.mark.slow
+def test_ranks_die_with_who_waits_for_them(tmp_path):
+    folder = tmp_path / "killed"
+    waiting = start_beside(folder, "--pause", "0.2")
+    wait_for_step(waiting, folder, 2)
+    waiting.kill()
+    time.sleep(2)
+    step = read_log(folder / "log.jsonl")[-1]["step"]
+    time.sleep(3)
+    assert read_log(folder / "log.jsonl")[-1]["step"] == step
+
+
+@pytest.mark.slow
+def test_a_rank_that_stands_still_ends_the_training_with_a_sentence(tmp_path):
+    _, err = start(tmp_path / "run", "--devices", "2", "--hang-rank", "1").communicate(timeout=SECONDS)
+    assert "waits for another rank that has ended or has stood still for" in err

@@ -34,7 +34,7 @@ class PixelModel(nn.Module):
         losses = []
         for image, part_map in zip(batch["images"], batch["part_maps"], strict=True):
             logits = F.interpolate(self.layer(image[None].float() / 255), part_map.shape[-2:])
-            losses.append(F.cross_entropy(logits, part_map[None], ignore_index=255, reduction="sum"))
+            losses.append(F.cross_entropy(logits, part_map[None].long(), ignore_index=255, reduction="sum"))
         return {"loss_sem_seg": torch.stack(losses).mean() / 1_000}
 
     def parameter_groups(self, weight_decay):

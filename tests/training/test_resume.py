@@ -5,7 +5,8 @@ import warnings
 import pytest
 import torch
 
-from ovparts_lib.training import ResumeError, TrainingInterrupted, loop, read_log, train
+from ovparts_lib.runs.signals import stoppable
+from ovparts_lib.training import ResumeError, TrainingInterrupted, interruption, loop, read_log, train
 from ovparts_lib.training.checkpoint_files import checkpoint_files, write_checkpoint
 from tests.training.processes import SECONDS, start, wait_for_step
 from tests.training.toy import ToyLoader, ToyModel, ToyPictures, toy_loader
@@ -46,7 +47,7 @@ def test_killed_and_resumed_equals_uninterrupted(tmp_path, workers):
     assert_same_run(tmp_path / "killed", resumed, tmp_path / "whole", uninterrupted(tmp_path / "whole"))
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
 def test_a_signal_stops_after_a_checkpoint_and_the_run_resumes(tmp_path, number):
     before = [signal.getsignal(each) for each in (signal.SIGINT, signal.SIGTERM)]
     model = SlowModel()
@@ -55,6 +56,9 @@ def test_a_signal_stops_after_a_checkpoint_and_the_run_resumes(tmp_path, number)
     def signalling(batch):
         if model.calls == 20:  # in the middle of a step
             signal.raise_signal(number)
+            # A cluster signals all processes of a job, and the one above passes it on: still one request.
+            signal.raise_signal(signal.SIGTERM)
+            signal.raise_signal(signal.SIGINT)
         return loss(batch)
 
     model.loss = signalling
@@ -64,6 +68,7 @@ def test_a_signal_stops_after_a_checkpoint_and_the_run_resumes(tmp_path, number)
         train(model, toy_loader(), toy_settings(), run_dir=tmp_path / "stopped")
     assert e.value.signal_number == number
     assert isinstance(e.value, KeyboardInterrupt)
+    assert e.value._render_traceback_() == [f"TrainingInterrupted: {e.value}"]  # all that a notebook shows
     assert [signal.getsignal(each) for each in (signal.SIGINT, signal.SIGTERM)] == before
 
     resumed = ToyModel()
@@ -102,6 +107,28 @@ def test_a_signal_while_the_last_checkpoint_is_written_is_not_lost(tmp_path, mon
     with pytest.raises(TrainingInterrupted, match="after step 40"):
         uninterrupted(tmp_path)
     assert checkpoint_files(tmp_path / "checkpoints")[-1].name.startswith("step_00000040")
+
+
+def test_ctrl_c_again_after_seconds_stops_at_once(monkeypatch):
+    times = iter([0.0, 1.0, 9.0])
+    monkeypatch.setattr(interruption.time, "monotonic", lambda: next(times))
+    with pytest.raises(KeyboardInterrupt), interruption.Interruption() as asked:
+        for _ in range(2):
+            signal.raise_signal(signal.SIGINT)
+        assert asked.signal_number == signal.SIGINT
+        signal.raise_signal(signal.SIGINT)
+
+
+def test_nohup_stays_in_force():
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with interruption.Interruption() as asked:
+            signal.raise_signal(signal.SIGHUP)
+        assert not asked.requested
+        with stoppable():
+            signal.raise_signal(signal.SIGHUP)
+    finally:
+        signal.signal(signal.SIGHUP, before)
 
 
 def test_training_works_outside_the_main_thread(tmp_path):

@@ -7,16 +7,18 @@ from torch import nn
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from ovparts_lib.vocabularies import Vocabulary
+from ovparts_lib.systems.base import chosen_queries
+from ovparts_lib.vocabularies import PartVocabulary
 
-WORDS = Vocabulary.from_words({"dog": ["head", "tail"], "car": ["wheel"]})
+WORDS = PartVocabulary.from_words({"dog": ["head", "tail"], "car": ["wheel"]})
 
 
 class ToyModel(nn.Module):
     """Three trained tensors, dropout (draws from torch's generator), a buffer that training changes, frozen weights."""
 
-    def __init__(self, dropout=0.25):
+    def __init__(self, dropout=0.25, queries=None):
         super().__init__()
+        self.queries = queries  # how many classes a step trains on, drawn as the systems do
         torch.manual_seed(7)
         self.backbone = nn.Linear(12, 6)
         self.head = nn.Linear(6, 3)
@@ -29,6 +31,10 @@ class ToyModel(nn.Module):
         pixels = torch.stack([image.float().flatten() / 255 for image in batch["images"]])
         logits = self.frozen(self.head(self.dropout(torch.tanh(self.backbone(pixels)))))
         labels = torch.stack([part_map.flatten()[0] for part_map in batch["part_maps"]])
+        if self.queries is not None:
+            chosen = chosen_queries(labels, 3, self.queries)[:-1]
+            outside = torch.ones(3, dtype=torch.bool).index_fill(0, chosen, False)
+            logits = logits.masked_fill(outside, -5.0)
         return {"loss_class": F.cross_entropy(logits, labels), "loss_size": 1e-2 * logits.square().mean()}
 
     def parameter_groups(self, weight_decay):

@@ -8,12 +8,12 @@ import torch
 
 from ovparts_lib.data import EvaluationSample
 from ovparts_lib.systems.partclipseg.model import Partclipseg
-from ovparts_lib.systems.partclipseg.weights import save_partclipseg
-from ovparts_lib.vocabularies import Vocabulary
+from ovparts_lib.systems.registry import SYSTEMS
+from ovparts_lib.vocabularies import PartVocabulary
 from ovparts_lib.workbook import attention_beside, composition_figures, measure_attention, part_attention_figures
 from tests.systems.tiny import TINY, random_image
 
-WORDS = Vocabulary("toy", ("dog's tail", "dog's head"), ("dog",))
+WORDS = PartVocabulary("toy", ("dog's tail", "dog's head"), ("dog",))
 PARAMETERS = SimpleNamespace(iterations=3, statistics_images=8, attention_images=8, attention_threshold=0.3)
 
 
@@ -88,7 +88,7 @@ def test_another_runs_attention_stands_beside(model, tmp_path):
     maps = part_attention_figures(model, data, params, output, "after")
     assert attention_beside(data, params, output, measured, maps).empty
 
-    save_partclipseg(model, tmp_path / "theirs" / "weights.safetensors")
+    SYSTEMS["partclipseg"].save(model, tmp_path / "theirs" / "weights.safetensors")
     params.attention_beside = str(tmp_path / "theirs" / "weights.safetensors")
     means = attention_beside(data, params, output, measured, maps)
     assert list(means["run"]) == ["other run", "this run"]
@@ -100,6 +100,6 @@ def test_another_runs_attention_stands_beside(model, tmp_path):
 
     with torch.no_grad():
         model.decoder.layers[-1].attention.in_proj_weight.mul_(9)
-    save_partclipseg(model, tmp_path / "theirs" / "weights.safetensors")
+    SYSTEMS["partclipseg"].save(model, tmp_path / "theirs" / "weights.safetensors")
     means = attention_beside(data, params, output, measured, maps)
     assert means["strength"].nunique() == 2

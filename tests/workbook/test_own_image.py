@@ -15,8 +15,9 @@ from PIL import Image
 from ovparts_lib import workbook
 from ovparts_lib.checkpoints.reading import CheckpointError
 from ovparts_lib.data import read_image
-from ovparts_lib.runs import OwnImageParameters, RunFolder, load_parameters
+from ovparts_lib.runs import RunFolder, load_parameters
 from ovparts_lib.runs.execute import execute
+from ovparts_lib.runs.parameters import OwnImageParameters
 from ovparts_lib.systems.registry import SYSTEMS
 from ovparts_lib.workbook import own_image
 
@@ -34,7 +35,7 @@ def folder(tmp_path_factory):
     torch.manual_seed(0)
     for system in ("catseg", "partcatseg"):
         entry = SYSTEMS[system]
-        entry.save(entry.model(entry.sizes["miniature"]), folder / f"{system}.safetensors")
+        entry.save(entry.build("miniature"), folder / f"{system}.safetensors")
     return folder
 
 
@@ -56,7 +57,7 @@ def test_photographs_and_words_are_all_that_is_needed(folder, tmp_path, system):
     params = parameters(folder, tmp_path, system)
     output = workbook.RunOutput(RunFolder.open(params))
     model, report = workbook.load_system(params, output)
-    assert type(model) is SYSTEMS[system].model
+    assert type(model) is SYSTEMS[system].model_class
     assert report.initialised == ()
     words = workbook.own_words(params, output)
     assert words.parts == ("unicorn's horn", "unicorn's hoof", "kettle's spout", "kettle's lid", "kettle's handle")

@@ -1,6 +1,5 @@
 """Attention before and after training as a notebook shows it, on a PartCLIPSeg of a few thousand weights."""
 
-from dataclasses import replace
 from types import SimpleNamespace
 
 import matplotlib as mpl
@@ -12,12 +11,13 @@ import torch
 from ovparts_lib import workbook
 from ovparts_lib.data.dataset import EvaluationSample
 from ovparts_lib.inspection import attention_statistics
+from ovparts_lib.vocabularies import PartVocabulary
 from tests.systems.partclipseg.test_model import VOCABULARY, tiny_partclipseg
 from tests.systems.tiny import random_image
 
 mpl.use("Agg")
 WHEN = ("before", "after", "difference")
-WORDS = replace(VOCABULARY, unseen_objects=frozenset({"bird"}))
+WORDS = PartVocabulary("toy", VOCABULARY.parts, VOCABULARY.objects, {"bird"}, VOCABULARY.ignore_label)
 
 
 class Pictures:
@@ -81,9 +81,10 @@ def test_pictures_of_both_moments_are_kept_with_their_maps(output, params, capsy
     assert {"both queries", "part query “head”", "object query “bird”"} <= set(table["query"])
     for side, model in zip(sides, (before, after), strict=True):
         sample = DATA.evaluation[1]
-        scores = model.predict([sample.image], WORDS, part_ids=[0], background=False, keep_attention=True)[0]
+        _, found = model.inspect([sample.image], WORDS, class_ids=[0], background=False)[0]
+        attention = found["attention"]
         own = side[(side["part"] == "dog's tail") & (side["query"] == "both queries")]
-        np.testing.assert_allclose(own["attention"], asked_by(own["asking"], scores.attention.decoder[2][0]), rtol=1e-5)
+        np.testing.assert_allclose(own["attention"], asked_by(own["asking"], attention.decoder[2][0]), rtol=1e-5)
 
 
 def test_overlap_and_strength_stand_side_by_side_with_their_difference(output, params):
@@ -125,13 +126,16 @@ def test_what_is_measured_and_shown_is_the_layer_that_is_controlled(output, para
     params.attention_images = params.statistics_images = 1
     measured = workbook.measure_attention(model, DATA, params, output, stage="after")
     sample = DATA.evaluation[1]  # one of an unseen object comes first
-    scores = model.predict([sample.image], WORDS, part_ids=[0, 1, 3], background=False, keep_attention=True)[0]
-    own, last = (attention_statistics(scores, sample.part_map, WORDS, layer=which) for which in (layer, None))
+    scores, found = model.inspect([sample.image], WORDS, class_ids=[0, 1, 3], background=False)[0]
+    attention = found["attention"]
+    own, last = (
+        attention_statistics(scores, attention, sample.part_map, WORDS, layer=which) for which in (layer, None)
+    )
     np.testing.assert_allclose(measured["strength"], own["strength"], rtol=1e-6)
     assert not np.allclose(own["strength"], last["strength"], rtol=1e-3)
     maps = workbook.part_attention_figures(model, DATA, params, output, stage="after")["picture_1"]
     shown = maps[(maps["part"] == "bird's head") & (maps["query"] == "both queries")]
-    expected = asked_by(shown["asking"], scores.attention.decoder[layer][2])
+    expected = asked_by(shown["asking"], attention.decoder[layer][2])
     np.testing.assert_allclose(shown["attention"], expected, rtol=1e-5)
 
 
@@ -156,8 +160,8 @@ def test_what_parts_are_composed_of_is_kept_with_its_numbers(output, params):
     table = pd.read_csv(output.run.figures / "composition_picture_1.csv")
     assert list(table["part"].unique()) == ["dog's head", "bird's head", "dog's tail"]  # the largest first
     sample = DATA.evaluation[1]
-    scores = model.predict([sample.image], WORDS, keep_generic_parts=True)[0]
-    dog, head = scores.objects.logits[2].sigmoid(), scores.generic_parts.logits[1].sigmoid()
+    scores, found = model.inspect([sample.image], WORDS)[0]
+    dog, head = scores.objects.logits[2].sigmoid(), found["generic_parts"].logits[1].sigmoid()
     of_part = table[table["part"] == "dog's head"].set_index("map")["mean"]
     expected = [dog.mean(), head.mean(), (dog * head).mean(), scores.logits[1].sigmoid().mean()]
     np.testing.assert_allclose(of_part, [float(one) for one in expected], rtol=1e-5)

@@ -21,27 +21,25 @@ from safetensors.torch import load_file
 from ovparts_lib.checkpoints.clip import save_clip
 from ovparts_lib.checkpoints.reading import CheckpointError
 from ovparts_lib.data import TrainingDataset
-from ovparts_lib.data.registry import READERS, open_reader
+from ovparts_lib.data.registry import DATASETS, open_reader
 from ovparts_lib.evaluation import Evaluation
 from ovparts_lib.miniature.layout import render_miniature
 from ovparts_lib.models.clip.towers import MINIATURE, build_clip
 from ovparts_lib.runs import load_parameters
 from ovparts_lib.runs.execute import execute
-from ovparts_lib.runs.parameters import MODELS, notebook_of
-from ovparts_lib.runs.system_parameters import SystemParameters
 from ovparts_lib.systems.clipseg.model import MINIATURE_CLIPSEG, Clipseg
-from ovparts_lib.systems.clipseg.weights import save_clipseg
+from ovparts_lib.systems.registry import SYSTEMS
 from ovparts_lib.vocabularies import load_vocabulary
 from ovparts_lib.workbook import build_model
 
 ROOT = Path(__file__).parents[2]
-SYSTEM_NOTEBOOKS = [notebook_of(model) for model in MODELS if issubclass(model, SystemParameters)]
+SYSTEM_NOTEBOOKS = [system.notebook for system in SYSTEMS.values()]
 
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory):
     folder = tmp_path_factory.mktemp("world")
-    for dataset, entry in READERS.items():
+    for dataset, entry in DATASETS.items():
         render_miniature(folder / entry.folder, dataset, train=24, val=5, seed=3, progress=False)
     torch.manual_seed(0)
     save_clip(build_clip(MINIATURE), MINIATURE, folder / "miniclip.safetensors")
@@ -111,7 +109,7 @@ def test_clipseg_from_parameters_to_results(world, tmp_path):
 
 
 def in_layout(world, dataset):
-    return {"dataset": dataset, "data_root": str(world / READERS[dataset].folder)}
+    return {"dataset": dataset, "data_root": str(world / DATASETS[dataset].folder)}
 
 
 def scored(folder):
@@ -150,7 +148,7 @@ def test_what_a_few_shot_run_draws_is_not_scored_and_is_told(world, tmp_path, ca
 
 def test_a_file_that_only_begins_a_system_is_not_scored_as_it(world, tmp_path):
     path = tmp_path / "clipseg.safetensors"
-    save_clipseg(Clipseg(MINIATURE_CLIPSEG), path)
+    SYSTEMS["clipseg"].save(Clipseg(MINIATURE_CLIPSEG), path)
     changes = {"iterations": 0, "clip_weights": None, "checkpoint": str(path), "evaluate_before_training": False}
     params = load_parameters(short_run(world, tmp_path, "23_partclipseg", **changes))
     with pytest.raises(CheckpointError, match=r"does not hold all of PartCLIPSeg: .* would stay random"):
@@ -188,7 +186,7 @@ def test_every_system_runs_in_every_setting_on_every_layout(world, tmp_path, not
         changes |= {"train_split": "train_few_shot", "shots": 1, "test_split": split}
     if setting == "cross_dataset":
         other = "ade20k_part_234" if dataset != "ade20k_part_234" else "pascal_part_116"
-        changes |= {"test_dataset": other, "test_root": str(world / READERS[other].folder)}
+        changes |= {"test_dataset": other, "test_root": str(world / DATASETS[other].folder)}
     assert execute(load_parameters(short_run(world, tmp_path, notebook, run="one", **changes))) == 0
     assert scored(tmp_path / "miniature" / "one")
 
@@ -209,8 +207,10 @@ def test_the_other_notebooks_run(world, tmp_path, notebook):
         }
         values |= {"train_images": 20, "val_images": 4, "layout_train_images": 20, "layout_val_images": 4}
         values |= {"clip_test_pictures": 16}
-    elif "data_root" in values:
-        values["data_root"] = str(world / Path(values["data_root"]).name)
+    else:
+        params = load_parameters(ROOT / "params" / "miniature" / f"{notebook}.yaml")
+        if hasattr(params, "data_root"):
+            values["data_root"] = str(world / Path(params.data_root).name)
     if notebook in ("30_results", "32_compare_protocols"):
         for run in ("clipseg", "other"):
             assert execute(load_parameters(short_run(world, tmp_path, run=run, iterations=1))) == 0

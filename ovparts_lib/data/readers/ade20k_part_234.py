@@ -4,29 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
-from ovparts_lib.data.cache import files_key, read_cache, write_cache
-from ovparts_lib.data.coco_instances import CocoFile, CocoImage, CocoInstance, rasterise, rasterise_columns, read_coco
-from ovparts_lib.data.few_shot import FewShotSplits
+from ovparts_lib.data.coco_instances import CocoFile, CocoImage, rasterise, rasterise_columns, read_coco
+from ovparts_lib.data.files import hidden_files, list_files
 from ovparts_lib.data.labels import check_label_range, check_same_size, read_labels
+from ovparts_lib.data.readers.base import Files, Reader
 from ovparts_lib.data.records import DatasetError, Record
-from ovparts_lib.data.scan import LabelCounts, count_labels, parallel_map
-from ovparts_lib.data.splits import Split, find_split
-from ovparts_lib.vocabularies.vocabulary import Vocabulary, load_vocabulary
+from ovparts_lib.data.scan import LabelCounts, count_labels
+from ovparts_lib.data.splits import SHOTS_FILE, Split
+from ovparts_lib.data.verification_report import Folder, Published, VerificationReport
 
-TITLE = "ADE20K-Part-234"
-FOLDERS = {"train": "training", "val": "validation"}
-IMAGES, PARTS = "images", "annotations_detectron2_part"
 MARKER = "built_from_source.json"  # in a dataset that was built from the full release of ADE20K
-LAYOUT = (
-    f"{IMAGES} and {PARTS}, each with training and validation, and ade20k_instance_train.json and "
-    "ade20k_instance_val.json"
-)
+_PAPERS = "OV-PARTS and PartCLIPSeg papers"
+_DEPTH = 4  # levels of folders below training and validation that are looked into
 
 
 @dataclass(frozen=True)
@@ -42,16 +36,7 @@ class AdeSplit(Split):
     without_shots: bool = False
 
 
-SPLITS = {
-    "train": AdeSplit("train", seen_only=True),
-    "train_obj_condition": AdeSplit("train", conditioned=True, seen_only=True),
-    "train_few_shot": AdeSplit("train", conditioned=True, few_shot=True),
-    "val_obj_condition": AdeSplit("val", conditioned=True, unseen_of_training=True),
-    "val_few_shot": AdeSplit("val", conditioned=True, unseen_of_training=True, without_shots=True),
-}
-
-
-class ADE20KPart234(FewShotSplits):
+class ADE20KPart234(Reader):
     """Reader of the released layout.
 
     ::
@@ -63,50 +48,28 @@ class ADE20KPart234(FewShotSplits):
 
     The images of a split are those its JSON lists, by ascending id. The object map of an image is painted from its
     instances in file order, later ones over earlier ones; a record's region is its own instance, whole.
-
-    Args:
-        root: the folder that holds ``images``.
-        cache_folder: where label counts are kept between calls; ``root/.ovparts_cache`` by default. A folder that
-            cannot be written costs the time of counting again, with a warning, and nothing else.
-        progress: show a progress bar while counting.
-
-    Raises:
-        DatasetError: ``root`` is not a folder.
     """
 
-    few_shot_folder = FOLDERS["train"]
+    name = "ade20k_part_234"
+    layout = (
+        "images and annotations_detectron2_part, each with training and validation, and ade20k_instance_train.json and "
+        "ade20k_instance_val.json"
+    )
+    settings: ClassVar = {
+        "train": AdeSplit("train", seen_only=True),
+        "train_obj_condition": AdeSplit("train", conditioned=True, seen_only=True),
+        "train_few_shot": AdeSplit("train", conditioned=True, few_shot=True),
+        "val_obj_condition": AdeSplit("val", conditioned=True, unseen_of_training=True),
+        "val_few_shot": AdeSplit("val", conditioned=True, unseen_of_training=True, without_shots=True),
+    }
+    folders: ClassVar = {"train": "training", "val": "validation"}
+    kinds: ClassVar = {"image": Files("images", (".jpg",)), "part": Files("annotations_detectron2_part", (".png",))}
+    published: ClassVar = {"train": Published(7347, _PAPERS, about=True), "val": Published(1016, _PAPERS, about=True)}
 
-    def __init__(self, root: str | Path, *, cache_folder: str | Path | None = None, progress: bool = False) -> None:
-        self.root = Path(root).expanduser()
-        self.cache_folder = self.root / ".ovparts_cache" if cache_folder is None else Path(cache_folder).expanduser()
-        self.progress = progress
+    def __init__(self, root: str | Path, **options: Any) -> None:
+        super().__init__(root, **options)
         self._files: dict[str, CocoFile] = {}
         self._images: dict[str, dict[str, CocoImage]] = {}
-        self._scans: dict[str, tuple[LabelCounts, LabelCounts]] = {}
-        if not self.root.is_dir():
-            raise DatasetError("no such folder", file=self.root, what_to_do=f"{TITLE} is expected there: {LAYOUT}.")
-
-    @cached_property
-    def vocabulary(self) -> Vocabulary:
-        """All 44 objects and 234 parts."""
-        return load_vocabulary("ade20k_part_234")
-
-    @property
-    def splits(self) -> tuple[str, ...]:
-        """Names of the splits; see ``SPLITS``."""
-        return tuple(SPLITS)
-
-    def split(self, name: str) -> AdeSplit:
-        """How a split is listed. Raises ValueError naming the splits there are."""
-        return find_split(SPLITS, name, TITLE)
-
-    def training_vocabulary(self, split: str) -> Vocabulary:
-        """Seen classes for ``train`` and ``train_obj_condition``, all classes for the others."""
-        return self.vocabulary.seen if self.split(split).seen_only else self.vocabulary
-
-    def folder(self, kind: str, name: str) -> Path:
-        """Folder of one kind of file (``image``, ``part``) of ``train`` or ``val``."""
-        return self.root / {"image": IMAGES, "part": PARTS}[kind] / FOLDERS[name]
 
     def annotation_path(self, name: str) -> Path:
         """The instances of ``train`` or ``val``."""
@@ -125,23 +88,24 @@ class ADE20KPart234(FewShotSplits):
                 raise DatasetError(
                     "no such file", file=path, what_to_do=f"The dataset seems to be {inside}: give that folder."
                 )
-            file = read_coco(path, len(self.vocabulary.objects))
+            file = read_coco(path, len(self.vocabulary.objects), self.refuse)
             images = {_image_id(image): image for image in file.images}
             if len(images) < len(file.images):
-                raise DatasetError("lists two pictures that differ in nothing but their extension", file=path)
+                self.refuse(DatasetError("lists two pictures that differ in nothing but their extension", file=path))
             self._files[name], self._images[name] = file, images
         return self._files[name]
 
     def pairs(self, name: str) -> list[Record]:
         """One record per image of ``train`` or ``val``, by ascending image id. Raises DatasetError as annotations."""
         images, parts = self.folder("image", name), self.folder("part", name)
+        self.annotations(name)
         return [
-            Record(images / image.file_name, parts / f"{_image_id(image)}.png", None, _image_id(image))
-            for image in self.annotations(name).images
+            Record(images / image.file_name, parts / f"{image_id}.png", None, image_id)
+            for image_id, image in self._images[name].items()
         ]
 
     def records(self, split: str) -> list[Record]:
-        """The records of a split; see ``SPLITS``.
+        """The records of a split.
 
         Conditioned splits have one record per instance in file order, whether or not it has part pixels: the datasets
         skip those without and count them. In a split that joins both folders, an image of training whose name is also
@@ -185,22 +149,18 @@ class ADE20KPart234(FewShotSplits):
     def _joined_ids(self) -> tuple[str, ...]:
         """Ids of all training images where they stand beside those of validation."""
         self.annotations("train"), self.annotations("val")
-        return tuple(f"{FOLDERS['train']}/{i}" if i in self._images["val"] else i for i in self._images["train"])
+        train = self.folders["train"]
+        return tuple(f"{train}/{i}" if i in self._images["val"] else i for i in self._images["train"])
 
     def label_maps(self, record: Record) -> tuple[np.ndarray, np.ndarray]:
-        """(object map, part map) of an image, both uint16 (H, W) with ids of the full vocabulary.
-
-        Raises:
-            DatasetError: the part file is missing, damaged, not 16-bit, of another size or out of range; an instance
-                lies outside the image or is damaged.
-        """
+        """(object map, part map) of an image, both uint16 (H, W); of one size, else DatasetError."""
         part_map = self.read_label(record, "part")
         name, image = self._find(record)
         check_same_size(self.annotation_path(name), (image.height, image.width), record.part_path, part_map.shape)
         return self.read_label(record, "object"), part_map
 
     def read_label(self, record: Record, kind: str) -> np.ndarray:
-        """One label map, uint16 (H, W); ``kind`` is ``object`` or ``part``. Raises DatasetError as label_maps does."""
+        """One label map, uint16 (H, W); ``kind`` is ``object`` or ``part``."""
         ignore = self.vocabulary.ignore_label
         if kind == "part":
             labels = read_labels(record.part_path, np.uint16)
@@ -216,44 +176,38 @@ class ADE20KPart234(FewShotSplits):
     def region(self, record: Record, object_map: np.ndarray) -> np.ndarray:
         """The record's own instance, bool (H, W), whatever other instances stand in front of it."""
         name, image = self._find(record)
-        return rasterise(_instance(image, record), image, self.annotation_path(name))
+        instance = next(instance for instance in image.instances if instance.id == record.instance)
+        return rasterise(instance, image, self.annotation_path(name))
 
     def _find(self, record: Record) -> tuple[str, CocoImage]:
         """``train`` or ``val``, and the entry of the record's image in its annotations."""
-        folder = record.image_path.relative_to(self.root / IMAGES)
-        name = next(name for name, own in FOLDERS.items() if own == folder.parts[0])
+        folder = record.image_path.relative_to(self.root / self.kinds["image"].folder)
+        name = next(name for name, own in self.folders.items() if own == folder.parts[0])
         self.annotations(name)
         return name, self._images[name][folder.relative_to(folder.parts[0]).with_suffix("").as_posix()]
 
     def has_part(self, split: str, record: Record, part_ids: Sequence[int]) -> bool:
         """Whether a record of the split has a pixel of one of ``part_ids``, on its own instance if conditioned."""
         name, image = self._find(record)
-        whole, per_instance = self._scan_folder(name)
-        if record.object_id is None:
-            return whole.has_part(_image_id(image), part_ids)
-        return per_instance.has_part(_image_id(image), part_ids, record.instance)
+        counts = self.scan_folder(name)["rows" if record.object_id is None else "instance_rows"]
+        return counts.has_part(_image_id(image), part_ids, record.instance)
 
     def scan(self, split: str) -> LabelCounts:
         """Label counts of all images of the split's folder, objects as they are painted; of both folders, if it joins.
 
-        A reader counts once; a new reader takes the counts from the cache if no file has changed since.
-
         Raises:
             DatasetError: as label_maps, for the first wrong file.
         """
-        asked = self.split(split)
-        counts = self._scan_folder(asked.folder)[0]
-        if not asked.unseen_of_training:
+        counts = super().scan(split)
+        if not self.split(split).unseen_of_training:
             return counts
-        return LabelCounts.joined(counts, LabelCounts(self._joined_ids(), self._scan_folder("train")[0].rows))
+        return LabelCounts.joined(counts, LabelCounts(self._joined_ids(), self.scan_folder("train")["rows"].rows))
 
-    def count(
-        self, record: Record, object_map: np.ndarray, part_map: np.ndarray
-    ) -> tuple[np.ndarray, list[tuple[int, int, int]]]:
+    def count(self, record: Record, object_map: np.ndarray, part_map: np.ndarray) -> dict[str, np.ndarray]:
         """What a scan keeps of an image: pixels of each (object, part), and (instance, part, pixels) of each instance.
 
-        The first is a table as of :func:`~ovparts_lib.data.scan.count_labels`; the second leaves pixels without a part
-        label out, and counts instances whole where they overlap.
+        The second, ``instance_rows``, leaves pixels without a part label out, and counts instances whole where they
+        overlap.
         """
         name, image = self._find(record)
         rows: list[tuple[int, int, int]] = []
@@ -262,59 +216,101 @@ class ADE20KPart234(FewShotSplits):
             parts = part_map[:, columns][inside]
             pixels = np.bincount(parts[parts != self.vocabulary.ignore_label])
             rows += [(instance.id, int(part), int(pixels[part])) for part in np.flatnonzero(pixels)]
-        return count_labels(object_map, part_map), rows
+        return {"rows": count_labels(object_map, part_map), "instance_rows": np.array(rows, np.int64).reshape(-1, 3)}
 
-    def keep_scan(self, name: str, tables: dict[str, Any]) -> LabelCounts:
-        """Take over what :meth:`count` gave for every image of ``train`` or ``val``, and cache it."""
-        whole = LabelCounts.from_images({image_id: table for image_id, (table, _) in tables.items()})
-        per_instance = LabelCounts.from_images({image_id: np.array(rows) for image_id, (_, rows) in tables.items()})
-        self._scans[name] = whole, per_instance
-        value = {
-            "image_ids": whole.image_ids,
-            "rows": whole.rows.tolist(),
-            "instance_rows": per_instance.rows.tolist(),
-        }
-        write_cache(self.cache_folder, f"label_counts_{name}", self._scan_key(name), value)
-        return whole
+    def label_files(self, name: str) -> list[Path]:
+        """The instances and the part labels."""
+        return [self.annotation_path(name), *super().label_files(name)]
 
-    def _scan_folder(self, name: str) -> tuple[LabelCounts, LabelCounts]:
-        """Counts of whole images and, with instances in the place of objects, of each instance."""
-        if name in self._scans:
-            return self._scans[name]
-        records = self.pairs(name)
-        stored = read_cache(self.cache_folder, f"label_counts_{name}", self._scan_key(name))
-        if stored is None:
-            tables = parallel_map(
-                lambda record: self.count(record, *self.label_maps(record)),
-                records,
-                progress=self.progress,
-                what=f"counting labels of {name}",
-            )
-            self.keep_scan(name, dict(zip((record.image_id for record in records), tables, strict=True)))
-        else:
-            whole, per_instance = (
-                LabelCounts(tuple(stored["image_ids"]), np.array(stored[rows], np.int64).reshape(-1, 4))
-                for rows in ("rows", "instance_rows")
-            )
-            self._scans[name] = whole, per_instance
-        return self._scans[name]
+    # Integrity checks
 
-    def _scan_key(self, name: str) -> str:
-        files = [self.annotation_path(name), *(record.part_path for record in self.pairs(name))]
+    def lists(self) -> list[Path]:
+        """The instances, and the 16-shot list where there is one."""
+        return [path for path in map(self.annotation_path, self.folders) if path.is_file()] + super().lists()
+
+    def list_folder(self, name: str, report: VerificationReport) -> Folder:
+        """Listed images that have picture and part labels; what lacks one is a problem, what is not listed a note."""
+        files: dict[str, set[Path]] = {}
+        for kind in self.kinds:
+            folder = self.folder(kind, name)
+            if not folder.is_dir():
+                self.refuse(self.no_folder(folder))
+            found = list_files(folder, self.kinds[kind].suffixes, self.refuse, depth=_DEPTH) if folder.is_dir() else {}
+            files[kind] = set(found.values())
         try:
-            return files_key(files, self.root, self.vocabulary.hash)
-        except FileNotFoundError as error:
-            raise DatasetError(
-                "no such file, but the instances of its image are there",
-                file=error.filename,
-                what_to_do="Unpack the part labels again.",
-            ) from None
+            annotations, records = self.annotations(name), self.pairs(name)
+        except DatasetError as error:
+            self.refuse(error)
+            return Folder([], sorted(set().union(*files.values())), unlisted=sorted(files["image"]))
+        if not annotations.images and not self._built:
+            self.refuse(
+                DatasetError("lists no images", file=annotations.path, what_to_do=f"Unpack {self.title} again.")
+            )
+        there = files["image"] | files["part"]
+        for record in records:
+            for path, what in ((record.image_path, "picture"), (record.part_path, "part label file")):
+                if path not in there and path.parent.is_dir():
+                    what = f"no such {what}, but {annotations.path.name} lists it"
+                    self.refuse(DatasetError(what, file=path, what_to_do=f"Unpack {self.title} again."))
+        unused = sorted(there - {path for record in records for path in (record.image_path, record.part_path)})
+        if unused:
+            report.notes.append(
+                f"{name}: {len(unused)} files are of no listed image and not used, for example {unused[0].name}"
+            )
+        return Folder(
+            records=[record for record in records if {record.image_path, record.part_path} <= there],
+            files=sorted(there),
+            unlisted=[path for path in unused if path in files["image"]] if self.refused(annotations.path) else [],
+            hidden=hidden_files([self.folder(kind, name) for kind in self.kinds], _DEPTH),
+            counts={
+                "listed images": len(annotations.images),
+                **{f"{kind} files": len(paths) for kind, paths in files.items()},
+                "object instances": annotations.instances,
+                **annotations.dropped,
+            },
+        )
+
+    @property
+    def _built(self) -> bool:
+        return (self.root / MARKER).is_file()
+
+    def origin(self, record: Record, kind: str) -> Path:
+        """The file that a picture or label map is read from."""
+        return self.annotation_path(self._find(record)[0]) if kind == "object" else super().origin(record, kind)
+
+    def count_records(self, name: str, labels: LabelCounts) -> dict[str, int]:
+        """Samples and instances, and how many have no part."""
+        parts, unseen = range(len(self.vocabulary.parts)), set(self.vocabulary.unseen_object_ids)
+        split = next(s for s, how in self.settings.items() if how.conditioned and how.folder == name)
+        own = self.instances(name)
+        return super().count_records(name, labels) | {
+            "instances of unseen objects": sum(record.object_id in unseen for record in own),
+            "instances without part pixels": sum(not self.has_part(split, record, parts) for record in own),
+        }
+
+    def check_rest(self, folders: dict[str, Folder], report: VerificationReport) -> None:
+        """Where the dataset comes from, the 16-shot list, and how the test sets are made up."""
+        if self._built:
+            report.notes.append(
+                "built from the full release of ADE20K, not the archive that OV-PARTS released: pictures and instances "
+                "were not chosen in the same way, and published scores are not comparable exactly"
+            )
+        super().check_rest(folders, report)
+        for split, how in self.settings.items():
+            if not how.unseen_of_training or (how.without_shots and not (self.root / SHOTS_FILE).is_file()):
+                continue
+            try:
+                records = self.records(split)
+            except DatasetError:  # the list or the annotations are wrong, which is reported already
+                continue
+            in_train = [r for r in records if r.image_path.is_relative_to(self.folder("image", "train"))]
+            report.notes.append(
+                f"{split}: {len(records):,} records in {len({r.image_path for r in records}):,} images, of which "
+                f"{len(in_train):,} are instances of unseen objects in {len({r.image_path for r in in_train}):,} "
+                "training images (as released: zero-shot training sees these images, with unseen classes ignored)"
+            )
 
 
 def _image_id(image: CocoImage) -> str:
     """Name of a picture without extension (with its folder, if the released one is divided)."""
     return PurePosixPath(image.file_name).with_suffix("").as_posix()
-
-
-def _instance(image: CocoImage, record: Record) -> CocoInstance:
-    return next(instance for instance in image.instances if instance.id == record.instance)

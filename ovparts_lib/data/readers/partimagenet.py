@@ -2,38 +2,30 @@
 
 from __future__ import annotations
 
-import hashlib
 import logging
 from collections.abc import Sequence
-from functools import cached_property
 from pathlib import Path
+from typing import Any, ClassVar
 
 import numpy as np
 
-from ovparts_lib.data.cache import files_key, read_cache, write_cache
 from ovparts_lib.data.coco_instances import rasterise, rasterise_columns
-from ovparts_lib.data.few_shot import FewShotSplits
-from ovparts_lib.data.partimagenet_facts import SYNSET_FILE
+from ovparts_lib.data.files import hidden_files
+from ovparts_lib.data.partimagenet_facts import PART_CATEGORIES, SYNSET_FILE, families_of, family
 from ovparts_lib.data.partimagenet_listing import LAYOUT, NO_PICTURE, Listing, Picture, Selection
+from ovparts_lib.data.readers.base import Files, Reader
 from ovparts_lib.data.records import DatasetError, Record
-from ovparts_lib.data.scan import LabelCounts, count_labels, parallel_map
-from ovparts_lib.data.splits import Split, find_split
-from ovparts_lib.vocabularies.vocabulary import Vocabulary, load_vocabulary
+from ovparts_lib.data.scan import LabelCounts
+from ovparts_lib.data.splits import SHOTS_FILE, Split
+from ovparts_lib.data.verification_report import Folder, Published, VerificationReport
 
 logger = logging.getLogger(__name__)
 
-FOLDERS = ("train", "val")
-SPLITS = {
-    "train": Split("train", seen_only=True),
-    "train_obj_condition": Split("train", conditioned=True),
-    "train_all": Split("train"),
-    "train_few_shot": Split("train", few_shot=True),
-    "val_obj_condition": Split("val", conditioned=True),
-}
-RULES = "1"  # part of the cache key: raise it when labels are painted differently
+README = "README of PartImageNet"
+OTHER_FAMILY = "annotations of another super-category's part than the object's"
 
 
-class PartImageNet(FewShotSplits):
+class PartImageNet(Reader):
     """Reader of either selection; use :class:`PartImageNetSeg` or :class:`PartImageNetOOD`.
 
     ::
@@ -56,59 +48,33 @@ class PartImageNet(FewShotSplits):
         root: the folder that holds ``images``.
         synset_file: ImageNet's list of synsets, which the meaning of the file names is checked against. By default the
             one in ``root`` or beside it, if there is one.
-        cache_folder: where label counts are kept between calls; ``root/.ovparts_cache`` by default.
-        progress: show a progress bar while counting.
-
-    Raises:
-        DatasetError: ``root`` is not a folder.
+        **options: see :class:`~ovparts_lib.data.readers.base.Reader`.
     """
 
-    name: str
-    strict: bool
+    layout = LAYOUT
+    strict: ClassVar[bool]
+    settings: ClassVar = {
+        "train": Split("train", seen_only=True),
+        "train_obj_condition": Split("train", conditioned=True),
+        "train_all": Split("train"),
+        "train_few_shot": Split("train", few_shot=True),
+        "val_obj_condition": Split("val", conditioned=True),
+    }
+    kinds: ClassVar = {"image": Files("images", (".jpeg", ".jpg"))}
     few_shot_source = "train_all"
 
-    def __init__(
-        self,
-        root: str | Path,
-        *,
-        synset_file: str | Path | None = None,
-        cache_folder: str | Path | None = None,
-        progress: bool = False,
-    ) -> None:
-        self.root = Path(root).expanduser()
-        self.cache_folder = self.root / ".ovparts_cache" if cache_folder is None else Path(cache_folder).expanduser()
-        self.progress = progress
+    def __init__(self, root: str | Path, *, synset_file: str | Path | None = None, **options: Any) -> None:
+        super().__init__(root, **options)
         self._listings: dict[str, Listing] = {}
         self._pictures: dict[Path, Picture] = {}
-        self._scans: dict[str, LabelCounts] = {}
-        if not self.root.is_dir():
-            raise DatasetError(
-                "no such folder", file=self.root, what_to_do=f"{self.vocabulary.title} is expected there: {LAYOUT}."
-            )
         if synset_file is None:
             places = (self.root / SYNSET_FILE, self.root.parent / SYNSET_FILE)
             synset_file = next((path for path in places if path.is_file()), None)
         else:
             synset_file = Path(synset_file).expanduser()
-        self.selection = Selection(self.root, self.vocabulary, strict=self.strict, synset_file=synset_file)
-
-    @cached_property
-    def vocabulary(self) -> Vocabulary:
-        """All objects and parts of the selection."""
-        return load_vocabulary(self.name)
-
-    @property
-    def splits(self) -> tuple[str, ...]:
-        """Names of the splits."""
-        return tuple(SPLITS)
-
-    def split(self, name: str) -> Split:
-        """How a split is listed. Raises ValueError naming the splits there are."""
-        return find_split(SPLITS, name, self.vocabulary.title)
-
-    def training_vocabulary(self, split: str) -> Vocabulary:
-        """Seen classes for ``train``, all classes for the others."""
-        return self.vocabulary.seen if self.split(split).seen_only else self.vocabulary
+        self.selection = Selection(
+            self.root, self.vocabulary, strict=self.strict, synset_file=synset_file, refuse=self.refuse
+        )
 
     def listing(self, name: str) -> Listing:
         """The pictures and annotations of ``train`` or ``val``, read once.
@@ -166,13 +132,13 @@ class PartImageNet(FewShotSplits):
         return object_map, part_map
 
     def read_label(self, record: Record, kind: str) -> np.ndarray:
-        """One label map, uint16 (H, W); ``kind`` is ``object`` or ``part``. Raises DatasetError as label_maps does."""
-        return self.label_maps(record)[("object", "part").index(kind)]
+        """One label map, uint16 (H, W); ``kind`` is ``object`` or ``part``."""
+        return self.label_maps(record)[self.label_kinds.index(kind)]
 
     def region(self, record: Record, object_map: np.ndarray) -> np.ndarray:
         """Where the record's object is, bool (H, W), or the one annotation it is about."""
         if record.instance is None:
-            return object_map == record.object_id
+            return super().region(record, object_map)
         picture = self.picture(record)
         return rasterise(picture.image.instances[record.instance], picture.image, record.part_path)
 
@@ -189,44 +155,97 @@ class PartImageNet(FewShotSplits):
             part_ids = [part_id for part_id in part_ids if part_id == own]
         return self.scan(split).has_part(record.image_id, part_ids)
 
-    def scan(self, split: str) -> LabelCounts:
-        """Label counts of all pictures of the split's folder, unseen objects included; counted once and cached.
+    # Integrity checks
 
-        Raises:
-            DatasetError: as :meth:`label_maps`, for the first wrong picture.
-        """
-        name = self.split(split).folder
-        if name in self._scans:
-            return self._scans[name]
-        stored = read_cache(self.cache_folder, f"label_counts_{name}", self._scan_key(name))
-        if stored is not None:
-            rows = np.array(stored["rows"], np.int64).reshape(-1, 4)
-            self._scans[name] = LabelCounts(tuple(stored["image_ids"]), rows)
-            return self._scans[name]
-        records = self.pairs(name)
-        tables = parallel_map(
-            lambda record: self.count(record, *self.label_maps(record)),
-            records,
-            progress=self.progress,
-            what=f"counting labels of {name}",
+    def lists(self) -> list[Path]:
+        """Annotations, the synset list, and the few-shot list where somebody has put one."""
+        lists = super().lists()
+        for name in self.folders:
+            try:
+                lists.append(self.selection.annotation_file(name))
+            except DatasetError as error:
+                self.refuse(error)
+        return lists + [path for path in [self.selection.synset_file] if path is not None and path.is_file()]
+
+    def origin(self, record: Record, kind: str) -> Path:
+        """The file that a picture or label map is read from."""
+        return record.image_path if kind == "image" else record.part_path
+
+    def list_folder(self, name: str, report: VerificationReport) -> Folder:
+        """The pictures of the selection; whatever is left out is a note, as are parts of another super-category."""
+        files: list[Path] = []
+        try:
+            files = list(self.selection.picture_files(name).values())
+            listing = self.listing(name)
+        except DatasetError as error:
+            self.refuse(error)
+            return Folder([], files, unlisted=files)
+        report.notes += [f"{name}: {count:,} {what}" for what, count in sorted(listing.skipped.items())]
+        if listing.unlisted:
+            report.notes.append(
+                f"{name}: {len(listing.unlisted):,} pictures have no annotations and are not used, for example "
+                f"{listing.unlisted[0].name}"
+            )
+        there = {picture.object_id for picture in listing.pictures}
+        self._check_objects(name, there, report)
+        return Folder(
+            records=self.pairs(name),
+            files=files,
+            unlisted=list(listing.unlisted) if self.refused(listing.annotations.path) else [],
+            hidden=hidden_files([self.selection.picture_folder(name)], 2),
+            counts={
+                "images in the annotation file": len(listing.annotations.images),
+                "annotations": listing.annotations.instances,
+                **dict(sorted(listing.skipped.items())),
+                "pictures without annotations": len(listing.unlisted),
+                OTHER_FAMILY: self._check_families(name, report),
+                "objects": len(there),
+            },
         )
-        return self.keep_scan(name, dict(zip((record.image_id for record in records), tables, strict=True)))
 
-    def count(self, record: Record, object_map: np.ndarray, part_map: np.ndarray) -> np.ndarray:
-        """What :meth:`scan` keeps of a picture: :func:`~ovparts_lib.data.scan.count_labels` of its label maps."""
-        return count_labels(object_map, part_map)
+    def _check_objects(self, name: str, there: set[int], report: VerificationReport) -> None:
+        """OOD trains seen objects only, and tests unseen ones only."""
+        if not self.strict:
+            return
+        expected, other = self.vocabulary.seen_object_ids, self.vocabulary.unseen_object_ids
+        kind = "unseen"
+        if name == "val":
+            expected, other, kind = other, expected, "seen"
+        if len(there) != len(expected):
+            report.notes.append(f"{name}: {len(there)} objects; published are {len(expected)} ({README})")
+        if wrong := there & set(other):
+            names = ", ".join(sorted(self.vocabulary.objects[object_id] for object_id in wrong)[:5])
+            report.notes.append(f"{name}: holds pictures of {len(wrong)} {kind} objects: {names}")
 
-    def keep_scan(self, name: str, tables: dict[str, np.ndarray]) -> LabelCounts:
-        """Take over label counts of ``train`` or ``val`` that a full pass over the files has made, and cache them."""
-        counts = self._scans[name] = LabelCounts.from_images(tables)
-        value = {"image_ids": counts.image_ids, "rows": counts.rows.tolist()}
-        write_cache(self.cache_folder, f"label_counts_{name}", self._scan_key(name), value)
-        return counts
+    def _check_families(self, name: str, report: VerificationReport) -> int:
+        """A bottle's body on a dog becomes the dog's body, as in the released code, which looks at the part alone."""
+        vocabulary, wrong = self.vocabulary, []
+        families = [
+            families_of(owner, (vocabulary.pairs[part][1] for part in vocabulary.parts_of(object_id)))
+            for object_id, owner in enumerate(vocabulary.objects)
+        ]
+        for picture in self.listing(name).pictures:
+            for instance in picture.image.instances:
+                if family(instance.category_id) not in families[picture.object_id]:
+                    category, owner = PART_CATEGORIES[instance.category_id], vocabulary.objects[picture.object_id]
+                    wrong.append(f"annotation {instance.id} of {picture.path.name}, a {category!r} on a {owner}")
+        if wrong:
+            report.notes.append(
+                f"{name}: {len(wrong):,} {OTHER_FAMILY}; they are read as the object's own part of that name, as the "
+                f"released code reads them; for example {wrong[0]}"
+            )
+        return len(wrong)
 
-    def _scan_key(self, name: str) -> str:
-        listing = self.listing(name)
-        pictures = hashlib.sha256("\n".join(picture.path.name for picture in listing.pictures).encode()).hexdigest()
-        return files_key([listing.annotations.path], self.root, self.vocabulary.hash, RULES, pictures)
+    def count_records(self, name: str, labels: LabelCounts) -> dict[str, int]:
+        """Samples, and how many have no part."""
+        seen = set(self.vocabulary.seen_object_ids)
+        unseen = sum(picture.object_id not in seen for picture in self.listing(name).pictures)
+        return super().count_records(name, labels) | {"samples of unseen objects": unseen}
+
+    def check_rest(self, folders: dict[str, Folder], report: VerificationReport) -> None:
+        """The few-shot list, where somebody has put one: none is released."""
+        if (self.root / SHOTS_FILE).is_file():
+            super().check_rest(folders, report)
 
 
 class PartImageNetSeg(PartImageNet):
@@ -239,3 +258,4 @@ class PartImageNetOOD(PartImageNet):
     """The out-of-distribution split: 482 parts of 128 objects, the 19 unseen ones in the validation folder."""
 
     name, strict = "partimagenet_ood", True
+    published: ClassVar = {"train": Published(16540, README), "val": Published(2957, README)}

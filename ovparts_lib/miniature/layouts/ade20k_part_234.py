@@ -13,7 +13,7 @@ from ovparts_lib.miniature.layouts.drawing import draw
 from ovparts_lib.miniature.layouts.segmentations import annotation
 from ovparts_lib.miniature.layouts.writing import Layout, Written, write_coco
 from ovparts_lib.miniature.scene import generator
-from ovparts_lib.vocabularies.vocabulary import load_vocabulary
+from ovparts_lib.vocabularies import load_vocabulary
 
 DATASET = "ade20k_part_234"
 IMAGES, PARTS = "images", "annotations_detectron2_part"

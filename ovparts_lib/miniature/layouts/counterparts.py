@@ -13,7 +13,7 @@ from functools import cache
 
 from ovparts_lib.miniature.canvas import NOTHING
 from ovparts_lib.miniature.figure import Piece, Pose
-from ovparts_lib.vocabularies.vocabulary import Vocabulary
+from ovparts_lib.vocabularies import PartVocabulary
 
 
 @dataclass(frozen=True)
@@ -109,11 +109,11 @@ TABLES: Mapping[str, Table] = {
 
 
 @cache
-def drawn_words(dataset: str) -> Vocabulary:
+def drawn_words(dataset: str) -> PartVocabulary:
     """The objects and parts that are drawn for a dataset, under its names; what label maps of a drawing hold."""
     table = TABLES[dataset].values()
     parts = dict.fromkeys(f"{entry.name}'s {part}" for entry in table for part in entry.parts.values())
-    return Vocabulary(f"drawn_{dataset}", tuple(parts), tuple(entry.name for entry in table), ignore_label=NOTHING)
+    return PartVocabulary(f"drawn_{dataset}", tuple(parts), tuple(entry.name for entry in table), ignore_label=NOTHING)
 
 
 def rename(pose: Pose, table: Table) -> Pose:

@@ -19,7 +19,7 @@ from ovparts_lib.miniature.layouts.drawing import draw
 from ovparts_lib.miniature.layouts.segmentations import annotation
 from ovparts_lib.miniature.layouts.writing import Layout, Written, write_coco
 from ovparts_lib.miniature.scene import generator
-from ovparts_lib.vocabularies.vocabulary import load_vocabulary, split_part_name
+from ovparts_lib.vocabularies import load_vocabulary
 
 SPLITS = ("train", "val")
 
@@ -39,7 +39,7 @@ def write_picture(dataset: str, root: Path, seed: int, split: str, index: int) -
     for part_id in words.parts_of(words.object_id(owner)):
         mask = drawing.part_map == part_id
         if mask.any():
-            category = part_category(dataset, owner, split_part_name(words.parts[part_id])[1])
+            category = part_category(dataset, owner, words.pairs[part_id][1])
             annotations.append(annotation(category, mask, form=index + len(annotations)))
     return Written(split, image_id, name, drawing.caption, (owner,), drawing.part_map.shape, tuple(annotations))
 
@@ -50,7 +50,7 @@ def part_category(dataset: str, owner: str, part: str) -> int:
     for number, name in enumerate(PART_CATEGORIES):
         family, _, generic = name.partition(" ")
         families.setdefault(family, {})[generic.lower()] = number
-    drawn = {split_part_name(words.parts[i])[1] for i in words.parts_of(words.object_id(owner))}
+    drawn = {words.pairs[i][1] for i in words.parts_of(words.object_id(owner))}
     return next(parts for parts in families.values() if drawn <= set(parts))[part]
 
 

@@ -11,7 +11,7 @@ from PIL import Image
 from ovparts_lib.miniature.captions import scene_caption
 from ovparts_lib.miniature.layouts.writing import Layout, Written
 from ovparts_lib.miniature.scene import generator, render_scene
-from ovparts_lib.vocabularies.vocabulary import load_vocabulary
+from ovparts_lib.vocabularies import load_vocabulary
 
 IMAGES, OBJECTS, PARTS = "images", "annotations_detectron2_obj", "annotations_detectron2_part"
 

@@ -6,9 +6,7 @@ keys and values of that beginning serve every name; what is left is the name and
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from collections.abc import Sequence
-from functools import lru_cache
 
 import open_clip
 import torch
@@ -17,7 +15,7 @@ from einops import rearrange
 from open_clip.transformer import ResidualAttentionBlock
 from torch import Tensor
 
-from ovparts_lib.models.clip.text import first_end, text_weights, tokenize, weights_checksum
+from ovparts_lib.models.clip.text import first_end, tokenize
 from ovparts_lib.models.clip.towers import transformer_block
 
 SYNONYMS = ", "
@@ -63,15 +61,17 @@ def _continue(block: ResidualAttentionBlock, rest: Tensor, beginning: Tensor) ->
     return rest + block.mlp(block.ln_2(rest))
 
 
-def encode_names(clip: open_clip.CLIP, names: Sequence[str], templates: Sequence[str]) -> Tensor:
+def encode_names(
+    clip: open_clip.CLIP, names: Sequence[str], templates: Sequence[str], *, synonyms: bool = True
+) -> Tensor:
     """Normalised embeddings of every name in every template.
-
-    A name with ``", "`` in it is a list of synonyms: their normalised embeddings are averaged and normalised again.
 
     Args:
         clip: the model whose text tower is used.
         names: class names.
         templates: texts with ``{}`` where the name goes.
+        synonyms: a name with ``", "`` in it is a list of synonyms (CAT-Seg): their normalised embeddings are averaged
+            and normalised again. False takes every name verbatim (OVSeg).
 
     Returns:
         float32 (names, templates, embed_dim), of length 1 along the last dimension.
@@ -82,8 +82,8 @@ def encode_names(clip: open_clip.CLIP, names: Sequence[str], templates: Sequence
     """
     if not names or not templates:
         raise ValueError("there are no names, or no templates, to encode")
-    synonyms = [name.split(SYNONYMS) for name in names]
-    words = list(dict.fromkeys(word for some in synonyms for word in some))
+    lists = [_words(name, synonyms) for name in names]
+    words = list(dict.fromkeys(word for some in lists for word in some))
     words.sort(key=lambda word: tokenize([word], 10**6).shape[1])  # neighbours of one length need little padding
     context = clip.context_length
     by_template = []
@@ -93,54 +93,9 @@ def encode_names(clip: open_clip.CLIP, names: Sequence[str], templates: Sequence
         by_template.append(torch.cat([encode_with_shared_beginning(clip, some) for some in tokens]))
     embeddings = F.normalize(torch.stack(by_template, dim=1).float(), dim=-1)
     place = {word: number for number, word in enumerate(words)}
-    means = [embeddings[[place[word] for word in some]].mean(0) for some in synonyms]
+    means = [embeddings[[place[word] for word in some]].mean(0) for some in lists]
     return F.normalize(torch.stack(means), dim=-1)
 
 
-class PromptedNames:
-    """A cache of :func:`encode_names` that knows single names, so that vocabularies share what they have in common.
-
-    Everything a result depends on is in its key: name, templates, autocast state, device, and a checksum over every bit
-    of the text tower's weights (see :class:`models.clip.text.TextCache`).
-
-    Args:
-        capacity: lists of names, and states of the text tower, that are remembered.
-    """
-
-    def __init__(self, capacity: int = 4) -> None:
-        self.capacity = capacity
-        self._lists: OrderedDict[tuple, Tensor] = OrderedDict()
-        self._towers: OrderedDict[tuple, dict[str, Tensor]] = OrderedDict()
-
-    def encode(self, clip: open_clip.CLIP, names: Sequence[str], templates: Sequence[str]) -> Tensor:
-        """Embeddings as from :func:`encode_names`, without gradient; do not write into the result."""
-        names, templates = tuple(names), tuple(templates)
-        device = clip.positional_embedding.device
-        autocast = torch.get_autocast_dtype(device.type) if torch.is_autocast_enabled(device.type) else None
-        state = templates, autocast, str(device)
-        tokens = _tokens_in_use(names, templates, clip.context_length)
-        key = (names, *state, weights_checksum(text_weights(clip, tokens)))
-        if key not in self._lists:
-            known = self._towers.setdefault((*state, weights_checksum(text_weights(clip))), {})
-            new = [name for name in dict.fromkeys(names) if name not in known]
-            if new:
-                with torch.inference_mode(False), torch.no_grad():  # ordinary tensors: training may use them too
-                    known.update(zip(new, encode_names(clip, new, templates), strict=True))
-            with torch.inference_mode(False), torch.no_grad():
-                self._lists[key] = torch.stack([known[name] for name in names])
-        self._lists.move_to_end(key)
-        for kept in (self._lists, self._towers):
-            while len(kept) > self.capacity:
-                kept.popitem(last=False)
-        return self._lists[key]
-
-
-@lru_cache(maxsize=16)
-def _tokens_in_use(names: tuple[str, ...], templates: tuple[str, ...], context_length: int) -> Tensor:
-    """Every token of every text, once, padded to the longest text's length: what the weights in use follow from."""
-    words = dict.fromkeys(word for name in names for word in name.split(SYNONYMS))
-    rows = [tokenize([template.format(word) for word in words], context_length) for template in templates]
-    used = torch.cat([row.flatten() for row in rows]).unique()
-    longest = max(row.shape[1] for row in rows)
-    padding = -len(used) % longest
-    return F.pad(used, (0, padding)).view(-1, longest)
+def _words(name: str, synonyms: bool) -> list[str]:
+    return name.split(SYNONYMS) if synonyms else [name]

@@ -1,8 +1,8 @@
 """Prompt templates, in the order in which their embeddings are channels of a cost volume.
 
 ``imagenet`` and ``imagenet_select`` are the lists that OpenAI published with CLIP for ImageNet (all 80, and the seven
-best, to which CAT-Seg added an eighth); ``single`` is CAT-Seg's one template, ``miniature``
-three for the miniature's CLIP.
+best, to which CAT-Seg added an eighth); ``single`` is CAT-Seg's one template, ``vild`` the fourteen of ViLD that OVSeg
+and SCAN use, with their uneven full stops, ``miniature`` three for the miniature's CLIP.
 """
 
 from __future__ import annotations
@@ -89,6 +89,22 @@ IMAGENET = (
     "a photo of a small {}.",
     "a tattoo of the {}.",
 )
+VILD = (
+    "a photo of a {}.",
+    "This is a photo of a {}",
+    "There is a {} in the scene",
+    "There is the {} in the scene",
+    "a photo of a {} in the scene",
+    "a photo of a small {}.",
+    "a photo of a medium {}.",
+    "a photo of a large {}.",
+    "This is a photo of a small {}.",
+    "This is a photo of a medium {}.",
+    "This is a photo of a large {}.",
+    "There is a small {} in the scene.",
+    "There is a medium {} in the scene.",
+    "There is a large {} in the scene.",
+)
 SINGLE = ("A photo of a {} in the scene",)
 IMAGENET_SELECT = (
     "itap of a {}.",
@@ -102,4 +118,10 @@ IMAGENET_SELECT = (
 )
 # What captions of the miniature's pictures look like.
 MINIATURE = ("{}", "a photo of a {}", "a close-up of a {}")
-TEMPLATES = {"imagenet": IMAGENET, "imagenet_select": IMAGENET_SELECT, "single": SINGLE, "miniature": MINIATURE}
+TEMPLATES = {
+    "imagenet": IMAGENET,
+    "imagenet_select": IMAGENET_SELECT,
+    "single": SINGLE,
+    "vild": VILD,
+    "miniature": MINIATURE,
+}

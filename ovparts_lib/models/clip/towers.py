@@ -7,7 +7,7 @@ another size than in pre-training, attention maps, and no more blocks than are u
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -20,6 +20,7 @@ from open_clip.transformer import QuickGELU, ResidualAttentionBlock, VisionTrans
 from torch import Tensor, nn
 
 Activation = Literal["quick_gelu", "gelu"]
+AfterBlock = Callable[[int, Tensor], Tensor]
 
 
 class ActivationError(ValueError):
@@ -45,6 +46,7 @@ class ClipSize:
 
 
 VIT_B_16 = ClipSize("ViT-B-16", 512, 224, 16, 768, 12, 12, 512, 12, 8)
+VIT_L_14 = ClipSize("ViT-L-14", 768, 224, 14, 1024, 24, 16, 768, 12, 12)
 MINIATURE = ClipSize("miniature", 96, 64, 8, 96, 5, 3, 96, 2, 3)
 
 
@@ -224,6 +226,7 @@ def image_hidden_states(
     *,
     keep_attention: bool | Collection[int] = (),
     kept_patches: Tensor | None = None,
+    after_block: AfterBlock | None = None,
 ) -> HiddenStates:
     """Activations of the image tower at the given depths; blocks behind the deepest one needed are not computed.
 
@@ -235,6 +238,7 @@ def image_hidden_states(
         keep_attention: True for the attention maps of every block that is computed, or the numbers (from 1) of the
             blocks whose maps are wanted.
         kept_patches: the patches that enter, see :func:`embed_patches`; the states hold the class token and those.
+        after_block: called with a state's number and tokens (b, t, width); what it returns is kept and goes on.
 
     Raises:
         ValueError: no layer, or one the tower does not have.
@@ -256,6 +260,36 @@ def image_hidden_states(
             tokens, weights = transformer_block(block, tokens, keep_weights=number in kept_maps)
             if weights is not None:
                 hidden.attention[number] = weights
+        if after_block is not None:
+            tokens = after_block(number, tokens)
         if number in layers:
             hidden.states[number] = tokens
     return hidden
+
+
+def image_embeddings(visual: VisionTransformer, pixels: Tensor, *, after_block: AfterBlock | None = None) -> Tensor:
+    """Embeddings of whole images; in the last block only the class token asks, because no other is read.
+
+    Args:
+        visual: the image tower.
+        pixels: (b, 3, h, w), normalised.
+        after_block: see :func:`image_hidden_states`; not called after the last block.
+
+    Returns:
+        (b, embed_dim), not normalised.
+    """
+    depth = len(visual.transformer.resblocks)
+    hidden = image_hidden_states(visual, pixels, {depth - 1}, after_block=after_block)
+    tokens, block = hidden.states[depth - 1], visual.transformer.resblocks[-1]
+    normed, width = block.ln_1(tokens), tokens.shape[-1]
+    weight, bias = block.attn.in_proj_weight, block.attn.in_proj_bias
+    query = F.linear(normed[:, :1], weight[:width], bias[:width])
+    keys_values = F.linear(normed, weight[width:], bias[width:])
+    query, key, value = (
+        rearrange(part, "b t (h d) -> b h t d", h=block.attn.num_heads)
+        for part in (query, *keys_values.chunk(2, dim=-1))
+    )
+    mixed = F.scaled_dot_product_attention(query, key, value)
+    tokens = tokens[:, :1] + block.attn.out_proj(rearrange(mixed, "b h t d -> b t (h d)"))
+    tokens = tokens + block.mlp(block.ln_2(tokens))
+    return visual.ln_post(tokens[:, 0]) @ visual.proj

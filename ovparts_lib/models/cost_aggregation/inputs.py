@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ovparts_lib.data.transforms import resize_image, shortest_edge_size
+from ovparts_lib.images import resize_image, shortest_edge_size
 
 # Mean and standard deviation per channel, in units of 0..255.
 CLIP_STATISTICS = ((122.7709383, 116.7460125, 104.09373615), (68.5005327, 66.6321579, 70.3231630))

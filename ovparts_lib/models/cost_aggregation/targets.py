@@ -17,44 +17,26 @@ def covered_labels(
     label_maps: Sequence[Tensor],
     images: Sequence[Tensor],
     covered: Sequence[tuple[float, float]],
-    *,
-    kind: str,
     count: int,
-    ignore_label: int,
-    image_ids: Sequence[str] | None,
 ) -> list[Tensor]:
-    """Label maps at their own size, with unlabelled pixels and padding as one more class.
+    """Label maps at their own size, with padding as unlabelled pixels.
 
     Args:
-        label_maps: int64 (H, W) each, ids 0 to ``count - 1`` or ``ignore_label``.
+        label_maps: int64 (H, W) each, ids 0 to ``count - 1``, ``count`` where nothing is labelled.
         images: the pictures they belong to, (3, h, w).
         covered: what each picture's squares span, in its pixels; see ``inputs.SquareInputs``.
-        kind: ``part`` or ``object``, for messages.
         count: number of classes.
-        ignore_label: of the vocabulary.
-        image_ids: names for messages.
 
     Returns:
-        int64 (H', W') each, padded right and below as the pictures were; ``count`` where nothing is labelled.
-
-    Raises:
-        ValueError: a label is neither a class nor the ignore label; the message names the image.
+        int64 (H', W') each, padded right and below as the pictures were.
     """
     results = []
-    for number, (labels, image, span) in enumerate(zip(label_maps, images, covered, strict=True)):
-        ignored = labels == ignore_label
-        wrong = ~ignored & ((labels < 0) | (labels >= count))
-        if bool(wrong.any()):
-            name = f"image {image_ids[number]!r}" if image_ids else f"image {number} of the batch"
-            raise ValueError(
-                f"the {kind} map of {name} holds label {int(labels[wrong][0])}; the vocabulary has {kind}s 0 to "
-                f"{count - 1} and ignore label {ignore_label}: remap the labels to it first"
-            )
+    for labels, image, span in zip(label_maps, images, covered, strict=True):
         below, right = (
             round(length * whole / side) - length
             for length, whole, side in zip(labels.shape, span, image.shape[-2:], strict=True)
         )
-        results.append(F.pad(labels.masked_fill(ignored, count), (0, right, 0, below), value=count))
+        results.append(F.pad(labels, (0, right, 0, below), value=count))
     return results
 
 

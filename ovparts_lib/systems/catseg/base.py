@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
-from difflib import get_close_matches
-from typing import Any, ClassVar
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from ovparts_lib.models.backbones.guidance import GuidanceSize, build_guidance
 from ovparts_lib.models.clip.dense import DenseFeatures, dense_image_features
-from ovparts_lib.models.clip.prompted_names import PromptedNames
 from ovparts_lib.models.clip.prompts import TEMPLATES
+from ovparts_lib.models.clip.text_cache import TextCache
 from ovparts_lib.models.clip.towers import ClipSize, build_clip
 from ovparts_lib.models.cost_aggregation import Chunks
 from ovparts_lib.models.cost_aggregation.inputs import SquareInputs
+from ovparts_lib.systems.base import SegmentationSystem
 
 BACKGROUND_WEIGHT = 0.05
 # Beginnings of parameter names. "clip_attention" is CAT-Seg's way of fine-tuning CLIP: its image tower's attention and
@@ -33,7 +33,7 @@ _NORMS = (nn.LayerNorm, nn.GroupNorm, nn.Embedding)
 _TOKENS = {"cpu": 1 << 13, "cuda": 1 << 17}
 
 
-class CostSegmenter(nn.Module):
+class CostSegmenter(SegmentationSystem):
     """A frozen CLIP, a guidance backbone, and the text embedding of the background; no loss and no prediction.
 
     Args:
@@ -50,8 +50,6 @@ class CostSegmenter(nn.Module):
     Raises:
         ValueError: an option out of its range.
     """
-
-    groups: ClassVar[Mapping[str, tuple[str, ...]]]
 
     def __init__(
         self,
@@ -70,7 +68,7 @@ class CostSegmenter(nn.Module):
             if value is not None and value < 1:
                 raise ValueError(f"{option} must be at least 1, or None, not {value}")
         for group in lr_multipliers:
-            self._known_group(group)
+            self.beginnings(group)
         if guidance.clip_layer is not None and not 0 <= guidance.clip_layer < clip.vision_layers:
             raise ValueError(
                 f"clip_layer {guidance.clip_layer} is no hidden state before the last block, 0 to "
@@ -86,7 +84,7 @@ class CostSegmenter(nn.Module):
         self.clip = build_clip(clip, quick_gelu=True)
         self.guidance = build_guidance(guidance, clip.vision_width)
         self.background_text = nn.Parameter(torch.randn(1, clip.embed_dim) * clip.embed_dim**-0.5)
-        self.names = PromptedNames()
+        self.text_cache = TextCache()
 
     @property
     def device(self) -> torch.device:
@@ -97,23 +95,6 @@ class CostSegmenter(nn.Module):
     def chunks(self) -> Chunks:
         """How much aggregator and decoder compute at once."""
         return Chunks(self.chunk_tokens or _TOKENS.get(self.device.type, 1 << 13), self.checkpoint_aggregator)
-
-    def set_trainable(self, groups: Collection[str]) -> list[str]:
-        """Choose what trains; everything else is frozen, CLIP's text tower always.
-
-        Args:
-            groups: of ``TRAINABLE_GROUPS``. "B+D" of OV-PARTS is ``RELEASED_GROUPS``.
-
-        Returns:
-            Names of the parameters that train.
-
-        Raises:
-            ValueError: no such group.
-        """
-        beginnings = tuple(beginning for group in groups for beginning in self._known_group(group))
-        for name, parameter in self.named_parameters():
-            parameter.requires_grad_(name.startswith(beginnings) if beginnings else False)
-        return [name for name, parameter in self.named_parameters() if parameter.requires_grad]
 
     def parameter_groups(self, weight_decay: float) -> list[dict[str, Any]]:
         """What trains, for the optimiser: by ``lr_multiplier``; norms without weight decay, all else, biases too, with.
@@ -142,7 +123,7 @@ class CostSegmenter(nn.Module):
         Returns:
             float32 (names + 1, templates, embed_dim), normalised; the names' from a cache and without gradient.
         """
-        text = self.names.encode(self.clip, names, self.templates)
+        text = self.text_cache.encode(self.clip, names, self.templates)
         background = nn.functional.normalize(self.background_text.float(), dim=-1)
         return torch.cat([text, background.expand(1, len(self.templates), -1)])
 
@@ -164,13 +145,6 @@ class CostSegmenter(nn.Module):
         if self.guidance is None:
             return dense, None
         return dense, self.guidance(inputs.guidance, dense.hidden.grid, dense.hidden.states.get(layer))
-
-    def _known_group(self, group: str) -> tuple[str, ...]:
-        if group not in self.groups:
-            near = get_close_matches(group, self.groups, n=1)
-            hint = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(self.groups)}"
-            raise ValueError(f"no trainable group {group!r}; {hint}")
-        return self.groups[group]
 
     def _multiplier(self, name: str) -> float:
         for group, multiplier in self.lr_multipliers.items():

@@ -17,7 +17,6 @@ import torch
 from torch import Tensor
 
 from ovparts_lib.models.backbones.guidance import GuidanceSize
-from ovparts_lib.models.clip.dense import DenseFeatures
 from ovparts_lib.models.clip.prompts import TEMPLATES
 from ovparts_lib.models.clip.towers import MINIATURE, VIT_B_16, ClipSize
 from ovparts_lib.models.cost_aggregation import (
@@ -30,9 +29,9 @@ from ovparts_lib.models.cost_aggregation import (
 )
 from ovparts_lib.models.cost_aggregation.inputs import InputSize, SlidingWindow, sliding_inputs, square_inputs, squash
 from ovparts_lib.models.cost_aggregation.targets import covered_labels, part_segmentation_loss
+from ovparts_lib.systems.base import batch_labels, chosen_queries
 from ovparts_lib.systems.catseg.base import BACKGROUND_WEIGHT, SHARED_GROUPS, CostSegmenter
-from ovparts_lib.systems.queries import checked_part_ids, chosen_queries
-from ovparts_lib.systems.scores import BACKGROUND, AttentionMaps, CostMaps, PartScores
+from ovparts_lib.systems.scores import BACKGROUND, AttentionMaps, CostMaps, Maps, Scores
 from ovparts_lib.vocabularies.vocabulary import Vocabulary
 
 TRAINABLE_GROUPS = {
@@ -110,8 +109,17 @@ def without_guidance(size: CatsegSize) -> CatsegSize:
     return replace(size, guidance=GuidanceSize("none"), aggregator=none)
 
 
+SIZES = {
+    "released": RELEASED,
+    "released_dinov2": RELEASED_DINOV2,
+    "released_unguided": without_guidance(RELEASED),
+    "miniature": MINIATURE_CATSEG,
+    "miniature_unguided": without_guidance(MINIATURE_CATSEG),
+}
+
+
 class Catseg(CostSegmenter):
-    """CATSeg for object-specific parts. See the module's docstring.
+    """CATSeg for object-specific parts, or any classes. See the module's docstring.
 
     The parameters in ``RELEASED_GROUPS`` train from the start; :meth:`set_trainable` changes that.
 
@@ -129,8 +137,8 @@ class Catseg(CostSegmenter):
         sliding_window: score overlapping crops and the whole picture, as CAT-Seg was evaluated on scenes; otherwise the
             whole picture only, as in all experiments on parts.
         window: how the crops are cut.
-        pooling: in :meth:`predict`, positions averaged along each axis before class attention; None for the size's,
-            with which the model trains. CAT-Seg trained with 2 and evaluated on scenes, with a sliding window, with 1.
+        pooling: in :meth:`predict`, positions averaged along each axis before class attention; None for 1 with a
+            sliding window, as CAT-Seg was evaluated on scenes, and otherwise the size's, with which the model trains.
         chunk_tokens: positions x classes x images computed at once; bounds memory and changes no result. None chooses
             by device.
         checkpoint_aggregator: in training, keep no activations of aggregator and decoder but compute them a second
@@ -173,7 +181,8 @@ class Catseg(CostSegmenter):
         self.size, self.padding, self.sliding_window = size, padding, sliding_window
         self.background_class = background_class
         self.window = window or SlidingWindow.around(size.inputs.image_size)
-        self.pooling = size.aggregator.pooling if pooling is None else pooling
+        usual = 1 if sliding_window else size.aggregator.pooling
+        self.pooling = usual if pooling is None else pooling
         grid = size.inputs.image_size // size.clip.patch_size
         if self.pooling < 1 or grid % self.pooling:
             raise ValueError(f"pooling must divide the {grid} patches of a side, not {self.pooling}")
@@ -185,10 +194,6 @@ class Catseg(CostSegmenter):
         self.decoder = size.aggregator.decoder()
         self.set_trainable(RELEASED_GROUPS)
 
-    def encode_vocabulary(self, vocabulary: Vocabulary) -> Tensor:
-        """Normalised embeddings of a vocabulary's parts in all templates, (parts, templates, embed_dim), cached."""
-        return self.names.encode(self.clip, vocabulary.parts, self.templates)
-
     def loss(self, batch: dict[str, Any]) -> dict[str, Tensor]:
         """Training loss of a batch: weighted binary cross-entropy over parts and background.
 
@@ -196,7 +201,7 @@ class Catseg(CostSegmenter):
         ``background_class`` negative for every part.
 
         Args:
-            batch: ``images`` (list of uint8 (3, h, w), resized and cropped already), ``part_maps`` (list of int64
+            batch: ``images`` (list of uint8 (3, h, w), resized and cropped already), ``part_maps`` (list of integer
                 (H, W), ids of ``vocabulary`` or its ignore label), ``vocabulary``; ``image_ids``, if given, are used in
                 messages.
 
@@ -207,113 +212,94 @@ class Catseg(CostSegmenter):
             ValueError: a label is neither a part of the vocabulary nor its ignore label; the message names the image.
         """
         vocabulary, images = batch["vocabulary"], batch["images"]
-        count, names = len(vocabulary.parts), vocabulary.parts
+        self.check_vocabulary(vocabulary)
+        count = len(vocabulary.classes)
         inputs = square_inputs(images, self.size.inputs, self.size.guidance.image_size, self.device, test=False)
         stretched = [tuple(image.shape[-2:]) for image in images]
-        targets = covered_labels(
-            batch["part_maps"],
-            images,
-            stretched if self.padding == "stretched" else inputs.covered,
-            kind="part",
-            count=count,
-            ignore_label=vocabulary.ignore_label,
-            image_ids=batch.get("image_ids"),
-        )
-        targets = [target.to(self.device) for target in targets]
+        covered = stretched if self.padding == "stretched" else inputs.covered
+        targets = [labels.to(self.device) for labels in covered_labels(batch_labels(batch), images, covered, count)]
         if self.training_queries is not None and self.training_queries < count:
             chosen = chosen_queries(torch.cat([target.unique() for target in targets]), count, self.training_queries)
             targets = [torch.searchsorted(chosen, target) for target in targets]
         else:
             chosen = torch.arange(count + 1, device=self.device)
         # Without a background class its number stays behind in the targets, and no channel is positive there.
-        text = self.encode_texts(names)[chosen if self.background_class else chosen[:-1]]
+        text = self.encode_texts(vocabulary.classes)[chosen if self.background_class else chosen[:-1]]
         dense, maps = self.encode_images(inputs)
         logits = self._logits(dense.features, maps, text, self.size.aggregator.pooling)
         weight = self.background_weight if self.background_class else 1.0
         loss = part_segmentation_loss(logits, targets, weight, recompute=self.checkpoint_aggregator)
         return {"loss_sem_seg": loss}
 
-    @torch.inference_mode()
-    def predict(
+    def score(
         self,
         images: Sequence[Tensor],
         vocabulary: Vocabulary,
-        *,
-        part_ids: Sequence[int] | None = None,
-        background: bool = True,
-        keep_attention: bool = False,
-    ) -> list[PartScores]:
-        """Score the parts of a vocabulary on images.
+        class_ids: tuple[int, ...],
+        background: bool,
+        inspected: bool,
+    ) -> list[tuple[Scores, Maps]]:
+        """Logits at four times the resolution of the cost volume; with ``sliding_window`` at the crops' square.
 
-        Every part of the vocabulary takes part in class attention, whatever is asked for.
-
-        Args:
-            images: uint8 (3, H, W) RGB each; sizes may differ.
-            vocabulary: the words to look for.
-            part_ids: indices of the parts wanted, in the order wanted; None for all. Only these are decoded.
-            background: also give the background's logits, if the model has ``background_class``.
-            keep_attention: return the cost volume before and after aggregation, the class attention between the wanted
-                parts, and the attention maps of CLIP's image tower (160 MB in the released size).
-
-        Returns:
-            One :class:`PartScores` per image, at four times the resolution of the cost volume; with ``sliding_window``
-            at the square the crops come from.
-
-        Raises:
-            ValueError: no image, an image of another kind, or part ids that do not exist or repeat.
+        Every class of the vocabulary takes part in class attention, whatever is asked for. Maps: ``cost`` and the
+        ``attention`` of CLIP's image tower; with ``sliding_window`` those of the whole picture.
         """
-        wanted = checked_part_ids(part_ids, vocabulary)
-        text = self.encode_texts(vocabulary.parts)
+        text = self.encode_texts(vocabulary.classes)
         if not self.background_class:
             text, background = text[:-1], False
-        channels = [*wanted, len(vocabulary.parts)] if background else list(wanted)
-        if self.sliding_window:
-            results = [self._slide(image, text, channels, keep_attention) for image in images]
-        else:
-            results = self._score_whole(images, text, channels, keep_attention)
-        for scores in results:
-            scores.part_ids = wanted
-            if background:
-                scores.logits, scores.background = scores.logits[:-1], scores.logits[-1]
-            if scores.cost is not None:
-                names = tuple(vocabulary.parts[part] for part in wanted)
-                classes = (*vocabulary.parts, BACKGROUND) if self.background_class else tuple(vocabulary.parts)
-                scores.cost = _first_queries(scores.cost, names, classes)
-                scores.attention.queries = names
-        return results
+        channels = [*class_ids, len(vocabulary.classes)] if background else list(class_ids)
+        # The crops of a picture are a batch of their own.
+        batches = [[image] for image in images] if self.sliding_window else [images]
+        return [
+            pair
+            for batch in batches
+            for pair in self._score_batch(batch, vocabulary, text, class_ids, channels, background, inspected)
+        ]
 
-    def _score_whole(
-        self, images: Sequence[Tensor], text: Tensor, channels: list[int], keep_attention: bool
-    ) -> list[PartScores]:
-        """Scores of whole pictures; channels as in ``channels``, the part ids still to be filled in."""
-        inputs = square_inputs(images, self.size.inputs, self.size.guidance.image_size, self.device, test=True)
-        dense, maps = self.encode_images(inputs, keep_attention=keep_attention)
-        kept: dict[int, Tensor] | None = {} if keep_attention else None
-        logits = self._logits(dense.features, maps, text, self.pooling, channels, kept)
-        results = []
+    def _score_batch(
+        self,
+        images: Sequence[Tensor],
+        vocabulary: Vocabulary,
+        text: Tensor,
+        class_ids: tuple[int, ...],
+        channels: list[int],
+        background: bool,
+        inspected: bool,
+    ) -> list[tuple[Scores, Maps]]:
+        """Scores and maps of pictures as wholes, or of one picture from its crops and the whole, which comes last."""
+        side = self.size.guidance.image_size
+        if self.sliding_window:
+            inputs = sliding_inputs(images[0], self.size.inputs, side, self.device, self.window)
+        else:
+            inputs = square_inputs(images, self.size.inputs, side, self.device, test=True)
+        dense, guidance = self.encode_images(inputs, keep_attention=inspected)
+        kept: dict[int, Tensor] | None = {} if inspected else None
+        decoded = self._logits(dense.features, guidance, text, self.pooling, channels, kept)
+        logits, first = decoded, 0
+        if self.sliding_window:
+            fused = self.window.fuse(squash(decoded, self.window.crop).sigmoid())
+            # As logits, like all scores; evaluation turns them back into the probabilities that were averaged.
+            logits, first = torch.logit(fused, eps=1e-7)[None], len(decoded) - 1
+        count, results = len(class_ids), []
         for number, (image, covered) in enumerate(zip(images, inputs.covered, strict=True)):
-            size = tuple(image.shape[-2:])
-            scores = PartScores(logits[number], (), None, size, resized_as="probabilities")
+            size, maps = tuple(image.shape[-2:]), {}
+            last = logits[number, -1] if background else None
+            scores = Scores(logits[number, :count], class_ids, last, size, resized_as="probabilities")
             if self.padding == "cut" and covered != size:
                 scores.covered_size = covered
             if kept is not None:
-                scores.cost, scores.attention = _inspected(number, dense, text, logits, channels, kept)
-            results.append(scores)
+                view, names = first + number, tuple(vocabulary.classes[each] for each in class_ids)
+                maps["cost"] = CostMaps(
+                    before=mean_cost(dense.features[view][None], text[list(class_ids)])[0],
+                    after=decoded[view, :count],
+                    class_attention={layer: weights[view][list(class_ids)] for layer, weights in kept.items()},
+                    queries=names,
+                    classes=(*vocabulary.classes, BACKGROUND) if self.background_class else vocabulary.classes,
+                )
+                clip = {block: weights[view] for block, weights in dense.hidden.attention.items()}
+                maps["attention"] = AttentionMaps(dense.hidden.grid, {}, clip, names)
+            results.append((scores, maps))
         return results
-
-    def _slide(self, image: Tensor, text: Tensor, channels: list[int], keep_attention: bool) -> PartScores:
-        """Scores of one picture from crops and the whole; cost and attention maps are those of the whole picture."""
-        inputs = sliding_inputs(image, self.size.inputs, self.size.guidance.image_size, self.device, self.window)
-        dense, maps = self.encode_images(inputs, keep_attention=keep_attention)
-        kept: dict[int, Tensor] | None = {} if keep_attention else None
-        logits = self._logits(dense.features, maps, text, self.pooling, channels, kept)
-        fused = self.window.fuse(squash(logits, self.window.crop).sigmoid())
-        # As logits, like all scores; evaluation turns them back into the probabilities that were averaged.
-        logit = torch.logit(fused, eps=1e-7)
-        scores = PartScores(logit, (), None, tuple(image.shape[-2:]), resized_as="probabilities")
-        if kept is not None:
-            scores.cost, scores.attention = _inspected(-1, dense, text, logits, channels, kept)
-        return scores
 
     def _logits(
         self,
@@ -326,33 +312,19 @@ class Catseg(CostSegmenter):
     ) -> Tensor:
         """Logits (b, n, 4 gh, 4 gw) of the texts in ``channels``, or of all, from features (b, d, gh, gw)."""
         chunks = self.chunks
+        # feature and text guidance
         guidance, finer = None, [None] * len(self.decoder.stages)
         if self.appearance is not None:
             guidance, finer = self.appearance(guidance_maps)
         text_guidance = None if self.text_guidance is None else self.text_guidance(text)
+        # cost computation and embedding
         tokens = len(features) * features.shape[2] * features.shape[3]
         cost = chunks.over(lambda part: self.embedding(cost_volume(features, part[0])), text[None], tokens=tokens)
+        # spatial and class cost aggregation
         cost = aggregate(
             self.layers, cost, guidance, text_guidance, pooling=pooling, chunks=chunks, attention=attention
         )
+        # upsampling decoder
         if channels is not None and channels != list(range(len(text))):
             cost = cost[:, channels]
         return self.decoder(cost, finer, chunks=chunks)
-
-
-def _inspected(
-    number: int, dense: DenseFeatures, text: Tensor, logits: Tensor, channels: list[int], kept: dict[int, Tensor]
-) -> tuple[CostMaps, AttentionMaps]:
-    """Cost and attention maps of one image of a batch, for all channels; the texts still to be filled in."""
-    before = mean_cost(dense.features[number][None], text[channels])[0]
-    classes = {layer: weights[number][channels] for layer, weights in kept.items()}
-    clip = {block: maps[number] for block, maps in dense.hidden.attention.items()}
-    cost = CostMaps(before=before, after=logits[number], class_attention=classes, queries=(), classes=())
-    return cost, AttentionMaps(grid=dense.hidden.grid, decoder={}, clip=clip, queries=())
-
-
-def _first_queries(cost: CostMaps, names: tuple[str, ...], classes: tuple[str, ...]) -> CostMaps:
-    """Cost maps of the named texts, which come first; the background's are left out."""
-    count = len(names)
-    attention = {layer: weights[:count] for layer, weights in cost.class_attention.items()}
-    return CostMaps(cost.before[:count], cost.after[:count], attention, names, classes)

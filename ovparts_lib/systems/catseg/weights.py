@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Callable, Collection
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
-from ovparts_lib.checkpoints.native import read_metadata, save_weights
+from ovparts_lib.checkpoints.native import read_metadata
 from ovparts_lib.checkpoints.reading import (
     CheckpointError,
     LoadReport,
@@ -18,13 +18,12 @@ from ovparts_lib.checkpoints.reading import (
     read_tensors,
     refuse_beside,
 )
-from ovparts_lib.models.backbones.guidance import GuidanceSize
-from ovparts_lib.models.clip.towers import ClipSize
-from ovparts_lib.models.cost_aggregation import AggregatorSize
-from ovparts_lib.models.cost_aggregation.inputs import InputSize
+from ovparts_lib.systems.catseg.base import CostSegmenter
 from ovparts_lib.systems.catseg.model import RELEASED, RELEASED_DINOV2, Catseg, CatsegSize
 from ovparts_lib.systems.catseg.names import guidance_name, load_guidance_into, transformer_name, without_prefix
+from ovparts_lib.systems.system import stated_size
 
+Names = Callable[[State], State]
 PREDICTOR = "sem_seg_head.predictor."
 TRANSFORMER = f"{PREDICTOR}transformer."
 CLIP = f"{PREDICTOR}clip_model."
@@ -60,7 +59,7 @@ def load_catseg(
       text, which is drawn anew. Its CLIP image tower is fine-tuned and comes along.
     - Either of them where ``size`` asks for another guidance backbone: the backbone then comes from ``guidance_path``,
       and the convolutions that read its features are new (their biases are loaded).
-    - Our own, see :func:`save_catseg`.
+    - Our own.
 
     Args:
         path: file or folder.
@@ -86,57 +85,14 @@ def load_catseg(
     refuse_beside(clip_path, path, "CLIP", "clip_weights")
     state = read_tensors(path)
     if metadata is not None:
-        model = Catseg(size or stated_size(metadata["size"]), **options)
+        model = Catseg(size or stated_size(CatsegSize, metadata["size"]), **options)
         refuse_beside(guidance_path, path, "guidance backbone", "guidance_weights")
         return model, load_strictly(model, state, source=str(path), kind="ovparts weights")
     state = canonical(state)
     file = recognise(state, str(path), size)
     size = size or file.size
     model = Catseg(size, **options)
-    if size.guidance.kind == file.size.guidance.kind:
-        refuse_beside(guidance_path, path, "guidance backbone", "guidance_weights")
-        report = _load(model, state, str(path), file, ())
-        return model, report
-    if size.guidance.kind in ("none", "small"):
-        raise CheckpointError(f"{path} ({file.kind}) cannot start a CATSeg with {size.guidance.kind!r} guidance")
-    if guidance_path is None:
-        raise CheckpointError(
-            f"{path} ({file.kind}) brings {file.size.guidance.kind}, but {size.guidance.kind} is wanted; give its "
-            "pre-trained weights as guidance_weights, for DINOv2 ViT-S/14 dinov2_vits14_pretrain.pth"
-        )
-    new = [name for name in model.state_dict() if name.startswith("appearance.") and name.endswith(".weight")]
-    backbone = [name for name in model.state_dict() if name.startswith("guidance.")]
-    report = _load(model, state, str(path), file, (*backbone, *new))
-    own = load_guidance_into(model.guidance, guidance_path)
-    return model, replace(
-        report,
-        source=f"{path} and {guidance_path}",
-        loaded=report.loaded + own.loaded,
-        dropped=report.dropped + own.dropped,
-        initialised=tuple(name for name in report.initialised if name not in backbone),
-    )
-
-
-def save_catseg(model: Catseg, path: str | Path, **metadata: object) -> Path:
-    """Write a CATSeg as our own file, so that :func:`load_catseg` needs no more than its path.
-
-    Args:
-        model: the model.
-        path: file to write, ``….safetensors``; replaced as a whole or not at all.
-        **metadata: anything JSON can say that should be kept with the weights.
-    """
-    return save_weights(model, path, {**metadata, "system": "catseg", "size": asdict(model.size)})
-
-
-def stated_size(stated: Mapping[str, Any]) -> CatsegSize:
-    """Hyper-parameters from the description in one of our own files."""
-    return CatsegSize(
-        clip=ClipSize(**stated["clip"]),
-        inputs=InputSize(**stated["inputs"]),
-        guidance=GuidanceSize(**stated["guidance"]),
-        aggregator=AggregatorSize(**stated["aggregator"]),
-        templates=stated["templates"],
-    )
+    return model, load_catseg_into(model, state, str(path), file, guidance_path)
 
 
 def canonical(state: State) -> dict[str, Tensor]:
@@ -216,20 +172,79 @@ def recognise(state: State, source: str, size: CatsegSize | None = None) -> Cats
     return CatsegFile("upstream CAT-Seg, first release", RELEASED, False)
 
 
-def _load(model: Catseg, state: State, source: str, file: CatsegFile, without: tuple[str, ...]) -> LoadReport:
-    """Load a released state dict but for the parameters in ``without``, whose counterparts in the file are dropped."""
-    if not file.background:
-        without = (*without, "background_text")
-    dropped = {_released_name(name) for name in without}
-    another_backbone = any(name.startswith("guidance.") for name in without)
+def load_catseg_into(
+    model: CostSegmenter,
+    state: State,
+    source: str,
+    file: CatsegFile,
+    guidance_path: str | Path | None,
+    *,
+    names: Names = released_names,
+    without: Collection[str] = (),
+    dead: tuple[str, ...] = (),
+) -> LoadReport:
+    """Load what a CATSeg file has; the guidance backbone from its own file where the model has another.
+
+    Args:
+        model: receives the weights.
+        state: the file's tensors.
+        source: the file, for messages.
+        file: what :func:`recognise` found.
+        guidance_path: weights of the guidance backbone.
+        names: our state dict under the file's names.
+        without: names of the model's tensors that CATSeg has not.
+        dead: beginnings of names, in the file, that are never read.
+
+    Raises:
+        CheckpointError: as :func:`load_catseg` does.
+    """
+    without = [*without, *([] if file.background else ["background_text"])]
+    wanted, given = model.size.guidance.kind, file.size.guidance.kind
+    if wanted == given:
+        refuse_beside(guidance_path, source, "guidance backbone", "guidance_weights")
+        return load_but(model, state, source, file.kind, names, without, dead)
+    if wanted in ("none", "small"):
+        raise CheckpointError(f"{source} ({file.kind}) cannot start a {type(model).__name__} with {wanted!r} guidance")
+    if guidance_path is None:
+        raise CheckpointError(
+            f"{source} ({file.kind}) brings {given} guidance, but {wanted} is wanted; give its pre-trained weights as "
+            "guidance_weights, for DINOv2 ViT-S/14 dinov2_vits14_pretrain.pth"
+        )
+    backbone = [name for name in model.state_dict() if name.startswith("guidance.")]
+    # They read features of another width; their biases are loaded.
+    projections = [name for name in model.state_dict() if "appearance." in name and name.endswith(".weight")]
+    report = load_but(model, state, source, file.kind, names, [*without, *projections, *backbone], dead)
+    pretrained = load_guidance_into(model.guidance, guidance_path)
+    return replace(
+        report,
+        source=f"{source} and {guidance_path}",
+        loaded=report.loaded + pretrained.loaded,
+        dropped=report.dropped + pretrained.dropped,
+        initialised=tuple(name for name in report.initialised if name not in backbone),
+    )
+
+
+def load_but(
+    model: CostSegmenter,
+    state: State,
+    source: str,
+    kind: str,
+    names: Names,
+    without: Collection[str] = (),
+    dead: tuple[str, ...] = (),
+) -> LoadReport:
+    """Load a state dict but for the parameters in ``without``, whose counterparts in the file are dropped."""
+    dropped = set(names({name: tensor for name, tensor in model.state_dict().items() if name in without}))
+    if any(name.startswith("guidance.") for name in without):
+        dead = (*dead, "backbone.", "guidance.")
     return load_strictly(
         model,
         state,
         source=source,
-        kind=file.kind,
-        names=released_names,
-        drop=lambda name: name in dropped or is_constant(name) or (another_backbone and name.startswith("backbone.")),
-        without=without,
+        kind=kind,
+        names=names,
+        drop=lambda name: name in dropped or is_constant(name) or name.startswith(dead),
+        without=tuple(without),
     )
 
 

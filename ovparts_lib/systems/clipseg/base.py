@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from difflib import get_close_matches
-from typing import Any, ClassVar, Literal
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ovparts_lib.data.transforms import check_label_resize, resize_labels
-from ovparts_lib.models.clip.text import TextCache, encode_text, tokenize
+from ovparts_lib.images import check_label_resize, resize_labels
+from ovparts_lib.models.clip.text import encode_text, tokenize
+from ovparts_lib.models.clip.text_cache import TextCache
 from ovparts_lib.models.clip.towers import ClipSize, build_clip, image_hidden_states
+from ovparts_lib.systems.base import SegmentationSystem
 from ovparts_lib.systems.clipseg.decoder import ClipsegDecoder, PlainHead, RefinedHead
-from ovparts_lib.vocabularies.vocabulary import Vocabulary
 
 BACKGROUND_WEIGHT = 0.05
 LANGUAGE = ("clip.token_embedding.", "clip.positional_embedding")
@@ -86,7 +86,7 @@ class VisualAdapter(nn.Module):
         return self.mix * F.relu(self.up(F.relu(self.down(hidden)))) + (1 - self.mix) * hidden
 
 
-class ClipsegBase(nn.Module):
+class ClipsegBase(SegmentationSystem):
     """CLIP, visual adapter, decoder and background query, and how they are trained; no loss and no prediction.
 
     Args:
@@ -101,8 +101,6 @@ class ClipsegBase(nn.Module):
     Raises:
         ValueError: an option out of its range.
     """
-
-    groups: ClassVar[Mapping[str, tuple[str, ...]]]
 
     def __init__(
         self,
@@ -138,36 +136,13 @@ class ClipsegBase(nn.Module):
         """Where the parameters are."""
         return self.background_query.device
 
-    def set_trainable(self, groups: Collection[str]) -> list[str]:
-        """Choose what trains; everything else is frozen.
-
-        Args:
-            groups: of ``TRAINABLE_GROUPS``. "VA+L+F+D" of OV-PARTS is ``RELEASED_GROUPS``.
-
-        Returns:
-            Names of the parameters that train.
-
-        Raises:
-            ValueError: no such group.
-        """
-        for group in groups:
-            if group not in self.groups:
-                near = get_close_matches(group, self.groups, n=1)
-                hint = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(self.groups)}"
-                raise ValueError(f"no trainable group {group!r}; {hint}")
-        beginnings = tuple(beginning for group in groups for beginning in self.groups[group])
-        for name, parameter in self.named_parameters():
-            parameter.requires_grad_(name.startswith(beginnings) if beginnings else False)
-        return [name for name, parameter in self.named_parameters() if parameter.requires_grad]
-
     def parameter_groups(self, weight_decay: float) -> list[dict[str, Any]]:
         """What trains, for the optimiser: LayerNorms and embedding tables without decay, all else, biases too, with."""
-        plain, decayed = [], []
+        exempt, decayed = [], []
         for name, parameter in self.named_parameters():
             if parameter.requires_grad:
-                exempt = ".norm" in name or name.startswith(LANGUAGE)
-                (plain if exempt else decayed).append(parameter)
-        groups = [{"params": plain, "weight_decay": 0.0}, {"params": decayed, "weight_decay": weight_decay}]
+                (exempt if ".norm" in name or name.startswith(LANGUAGE) else decayed).append(parameter)
+        groups = [{"params": exempt, "weight_decay": 0.0}, {"params": decayed, "weight_decay": weight_decay}]
         return [group for group in groups if group["params"]]
 
     def _encode_prompts(self, prompts: Sequence[str]) -> Tensor:
@@ -199,26 +174,8 @@ class ClipsegBase(nn.Module):
         pairs = self.query_chunk or (128 if self.background_query.is_cuda else 4)
         return max(1, pairs // images)
 
-    def _resized_labels(
-        self, maps: Sequence[Tensor], kind: str, vocabulary: Vocabulary, image_ids: Sequence[str] | None
-    ) -> Tensor:
-        """Label maps at the logits' size, int64 (b, s, s): ids of the vocabulary's parts or objects (``kind``).
-
-        Pixels without a label get the number of classes.
-        """
+    def _resized_labels(self, maps: Sequence[Tensor]) -> Tensor:
+        """Label maps at the logits' size, int64 (b, s, s)."""
         size = (self.size.image_size, self.size.image_size)
-        count = len(vocabulary.parts if kind == "part" else vocabulary.objects)
-        resized = []
-        for number, label_map in enumerate(maps):
-            labels = resize_labels(label_map, size, self.label_resize, released_dtype=torch.float32).long()
-            ignored = labels == vocabulary.ignore_label
-            wrong = ~ignored & ((labels < 0) | (labels >= count))
-            if bool(wrong.any()):
-                name = f"image {image_ids[number]!r}" if image_ids else f"image {number} of the batch"
-                raise ValueError(
-                    f"the {kind} map of {name} holds label {int(labels[wrong][0])}; the vocabulary "
-                    f"{vocabulary.name!r} has {kind}s 0 to {count - 1} and ignore label {vocabulary.ignore_label}: "
-                    "remap the labels to it first"
-                )
-            resized.append(labels.masked_fill(ignored, count))
-        return torch.stack(resized)
+        resized = [resize_labels(labels, size, self.label_resize, released_dtype=torch.float32) for labels in maps]
+        return torch.stack(resized).long().to(self.device)

@@ -15,17 +15,12 @@ import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from ovparts_lib.models.clip.preprocess import square_pixels
+from ovparts_lib.images import square_pixels
 from ovparts_lib.models.clip.towers import MINIATURE, VIT_B_16
-from ovparts_lib.systems.clipseg.base import (
-    BACKGROUND_WEIGHT,
-    LANGUAGE,
-    ClipsegBase,
-    ClipsegSize,
-)
+from ovparts_lib.systems.base import batch_labels, chosen_queries
+from ovparts_lib.systems.clipseg.base import BACKGROUND_WEIGHT, LANGUAGE, ClipsegBase, ClipsegSize
 from ovparts_lib.systems.clipseg.decoder import ClipsegDecoder, binary_segmentation_loss
-from ovparts_lib.systems.queries import checked_part_ids, chosen_queries
-from ovparts_lib.systems.scores import AttentionMaps, PartScores
+from ovparts_lib.systems.scores import AttentionMaps, Maps, Scores
 from ovparts_lib.vocabularies.vocabulary import Vocabulary
 
 # Beginnings of parameter names. "film" and "decoder" are told apart by the longer match.
@@ -43,10 +38,11 @@ RELEASED = ClipsegSize(VIT_B_16)
 MINIATURE_CLIPSEG = ClipsegSize(
     MINIATURE, image_size=96, reduce_dim=64, extract_layers=(3,), decoder_heads=1, decoder_mlp=64
 )
+SIZES = {"released": RELEASED, "miniature": MINIATURE_CLIPSEG}
 
 
 class Clipseg(ClipsegBase):
-    """CLIPSeg for object-specific parts. See the module's docstring.
+    """CLIPSeg for object-specific parts, or any classes. See the module's docstring.
 
     The parameters in ``RELEASED_GROUPS`` train from the start; :meth:`set_trainable` changes that.
 
@@ -87,8 +83,12 @@ class Clipseg(ClipsegBase):
         )
         self.set_trainable(RELEASED_GROUPS)
 
+    def texts_of(self, vocabulary: Vocabulary) -> list[tuple[str, ...]]:
+        """The prompt of each class, ``"dog head"``: "car's wheel" and "car wheel" are one to CLIPSeg."""
+        return [(prompt,) for prompt in vocabulary.prompts]
+
     def encode_vocabulary(self, vocabulary: Vocabulary) -> Tensor:
-        """Conditions of a vocabulary's parts, (n, embed_dim), unnormalised; the background's is not among them.
+        """Conditions of a vocabulary's classes, (n, embed_dim), unnormalised; the background's is not among them.
 
         With gradient if the model is in training mode, gradients are enabled and the text tower has parameters that
         train; otherwise from the cache.
@@ -102,7 +102,7 @@ class Clipseg(ClipsegBase):
         get gradients in training mode only (``model.train()``), see :meth:`encode_vocabulary`.
 
         Args:
-            batch: ``images`` (list of uint8 (3, h, w)), ``part_maps`` (list of int64 (H, W), ids of ``vocabulary`` or
+            batch: ``images`` (list of uint8 (3, h, w)), ``part_maps`` (list of integer (H, W), ids of ``vocabulary`` or
                 its ignore label), ``vocabulary``; ``image_ids``, if given, are used in messages.
 
         Returns:
@@ -112,70 +112,49 @@ class Clipseg(ClipsegBase):
             ValueError: a label is neither a part of the vocabulary nor its ignore label; the message names the image.
         """
         vocabulary = batch["vocabulary"]
+        self.check_vocabulary(vocabulary)
         pixels = square_pixels(batch["images"], self.size.image_size, self.device)
-        targets = self._targets(batch["part_maps"], vocabulary, batch.get("image_ids")).to(self.device)
+        targets = self._resized_labels(batch_labels(batch))
         reduced, grid, _ = self._encode_images(pixels)
         conditions = torch.cat([self.encode_vocabulary(vocabulary), self.background_query])
-        if self.training_queries is not None and self.training_queries < len(vocabulary.parts):
-            chosen = chosen_queries(targets, len(vocabulary.parts), self.training_queries)
+        count = len(vocabulary.classes)
+        if self.training_queries is not None and self.training_queries < count:
+            chosen = chosen_queries(targets, count, self.training_queries)
             conditions, targets = conditions[chosen], torch.searchsorted(chosen, targets)
         logits, _ = self._decode(reduced, conditions, grid)
         return {"loss_sem_seg": binary_segmentation_loss(logits, targets, self.background_weight)}
 
-    @torch.inference_mode()
-    def predict(
+    def score(
         self,
         images: Sequence[Tensor],
         vocabulary: Vocabulary,
-        *,
-        part_ids: Sequence[int] | None = None,
-        background: bool = True,
-        keep_attention: bool = False,
-    ) -> list[PartScores]:
-        """Score the parts of a vocabulary on images.
-
-        Args:
-            images: uint8 (3, H, W) RGB each; sizes may differ, each is squashed to the model's square.
-            vocabulary: the words to look for.
-            part_ids: indices of the parts wanted, in the order wanted; None for all. Only these are decoded.
-            background: also give the background's logits.
-            keep_attention: return the attention maps of the decoder (for every wanted part) and of the image tower.
-                One part's take 11 MiB in the released size, so ask for a few parts.
-
-        Returns:
-            One :class:`PartScores` per image, logits at ``image_size`` squared.
-
-        Raises:
-            ValueError: no image, an image of another kind, or part ids that do not exist or repeat.
-        """
-        wanted = checked_part_ids(part_ids, vocabulary)
+        class_ids: tuple[int, ...],
+        background: bool,
+        inspected: bool,
+    ) -> list[tuple[Scores, Maps]]:
+        """Logits at ``image_size`` squared; the ``attention`` of the decoder for every class and of the image tower."""
+        # image encoder, once per image: activations of three blocks, reduced to the decoder's width
         pixels = square_pixels(images, self.size.image_size, self.device)
-        reduced, grid, clip_attention = self._encode_images(pixels, keep_attention)
-        conditions = self.encode_vocabulary(vocabulary)[list(wanted)]
+        reduced, grid, clip_attention = self._encode_images(pixels, inspected)
+        # conditional vectors: text embeddings of the classes, and the background's fixed vector
+        conditions = self.encode_vocabulary(vocabulary)[list(class_ids)]
         if background:
             conditions = torch.cat([conditions, self.background_query])
-        logits, decoder_attention = self._decode(reduced, conditions, grid, keep_attention)
-        logits, count = logits.float(), len(wanted)
-        scores = []
+        # decoder, once per image and query
+        logits, attention = self._decode(reduced, conditions, grid, inspected)
+        logits, count, results = logits.float(), len(class_ids), []
         for number, image in enumerate(images):
-            attention = None
-            if keep_attention:
-                attention = AttentionMaps(
+            size, maps = tuple(image.shape[-2:]), {}
+            scores = Scores(logits[number, :count], class_ids, logits[number, count] if background else None, size)
+            if inspected:
+                maps["attention"] = AttentionMaps(
                     grid=grid,
-                    decoder={layer: maps[number, :count] for layer, maps in enumerate(decoder_attention)},
-                    clip={block: maps[number] for block, maps in clip_attention.items()},
-                    queries=tuple(vocabulary.prompts[part] for part in wanted),
+                    decoder={layer: weights[number, :count] for layer, weights in enumerate(attention)},
+                    clip={block: weights[number] for block, weights in clip_attention.items()},
+                    queries=tuple(vocabulary.prompts[number] for number in class_ids),
                 )
-            scores.append(
-                PartScores(
-                    logits=logits[number, :count],
-                    part_ids=wanted,
-                    background=logits[number, count] if background else None,
-                    image_size=tuple(image.shape[-2:]),
-                    attention=attention,
-                )
-            )
-        return scores
+            results.append((scores, maps))
+        return results
 
     def _decode(
         self, reduced: list[Tensor], conditions: Tensor, grid: tuple[int, int], keep_attention: bool = False
@@ -188,7 +167,3 @@ class Clipseg(ClipsegBase):
             parts = [self.decoder(reduced, chunk, grid, keep_attention) for chunk in chunks]
         logits = torch.cat([logits for logits, _ in parts], dim=1)
         return logits, [torch.cat(maps, dim=1) for maps in zip(*(maps for _, maps in parts), strict=True)]
-
-    def _targets(self, part_maps: Sequence[Tensor], vocabulary: Vocabulary, image_ids: Sequence[str] | None) -> Tensor:
-        """Positive channel of every pixel, int64 (b, s, s): the part, or the background's len(parts)."""
-        return self._resized_labels(part_maps, "part", vocabulary, image_ids)

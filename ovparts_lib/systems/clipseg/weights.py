@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
 from ovparts_lib.checkpoints.clip import huggingface_names, is_position_ids, load_clip_into, split_projections
-from ovparts_lib.checkpoints.native import read_metadata, save_weights
+from ovparts_lib.checkpoints.native import read_metadata
 from ovparts_lib.checkpoints.reading import (
     CheckpointError,
     LoadReport,
@@ -19,9 +19,10 @@ from ovparts_lib.checkpoints.reading import (
     read_tensors,
     refuse_beside,
 )
-from ovparts_lib.models.clip.towers import Activation, ClipSize
+from ovparts_lib.models.clip.towers import Activation
 from ovparts_lib.systems.clipseg.base import ClipsegBase, ClipsegSize
 from ovparts_lib.systems.clipseg.model import RELEASED, Clipseg
+from ovparts_lib.systems.system import stated_size
 
 FINE_TUNED_PREFIX = "clipseg_model."
 # never read by the released code, or multiplied by zero
@@ -120,7 +121,7 @@ def load_clipseg(
       Visual adapter and background query are not in it; they are drawn anew from torch's generator, as at the start
       of OV-PARTS' fine-tuning.
     - timojl/clipseg: decoder only, with CLIP ViT-B/16 from ``clip_path``; what the hub's files lack is drawn as there.
-    - Our own, see :func:`save_clipseg`.
+    - Our own.
 
     Args:
         path: file or folder.
@@ -191,23 +192,10 @@ def load_clipseg_into(
 def clipseg_size(state: State, metadata: Mapping | None) -> ClipsegSize:
     """Hyper-parameters of a CLIPSeg or PartCLIPSeg file: as stated in ours, as seen from two tensors in the others."""
     if metadata is not None:
-        stated = metadata["size"]
-        extract_layers = tuple(stated["extract_layers"])
-        return ClipsegSize(**{**stated, "clip": ClipSize(**stated["clip"]), "extract_layers": extract_layers})
+        return stated_size(ClipsegSize, metadata["size"])
     plain = any(name.endswith(("transposed_convolution.weight", "trans_conv.weight")) for name in state)
     widths = [len(tensor) for name, tensor in state.items() if name.endswith("film_mul.bias")]
     return replace(RELEASED, refined=not plain, reduce_dim=widths[0] if widths else RELEASED.reduce_dim)
-
-
-def save_clipseg(model: Clipseg, path: str | Path, **metadata: object) -> Path:
-    """Write a CLIPSeg as our own file, so that :func:`load_clipseg` needs no more than its path.
-
-    Args:
-        model: the model.
-        path: file to write, ``….safetensors``; replaced as a whole or not at all.
-        **metadata: anything JSON can say that should be kept with the weights.
-    """
-    return save_weights(model, path, {**metadata, "system": "clipseg", "size": asdict(model.size)})
 
 
 def recognise_clipseg(state: State, metadata: Mapping | None, source: str) -> ClipsegFamily:

@@ -20,8 +20,9 @@ from ovparts_lib.models.backbones.guidance import GuidanceSize
 from ovparts_lib.models.cost_aggregation import AggregatorSize, mean_cost
 from ovparts_lib.models.cost_aggregation.inputs import square_inputs
 from ovparts_lib.models.cost_aggregation.targets import covered_labels
+from ovparts_lib.systems.base import batch_labels, chosen_queries
 from ovparts_lib.systems.catseg.base import BACKGROUND_WEIGHT, SHARED_GROUPS, CostSegmenter
-from ovparts_lib.systems.catseg.model import LR_MULTIPLIERS, MINIATURE_CATSEG, PADDING, CatsegSize
+from ovparts_lib.systems.catseg.model import LR_MULTIPLIERS, MINIATURE_CATSEG, PADDING, CatsegSize, without_guidance
 from ovparts_lib.systems.partcatseg.aggregator import PartAggregator, PartTexts
 from ovparts_lib.systems.partcatseg.losses import (
     NO_LABEL,
@@ -30,9 +31,8 @@ from ovparts_lib.systems.partcatseg.losses import (
     compositional_loss,
     segmentation_losses,
 )
-from ovparts_lib.systems.queries import checked_part_ids, chosen_queries
-from ovparts_lib.systems.scores import BACKGROUND, AttentionMaps, CostMaps, PartScores
-from ovparts_lib.vocabularies.vocabulary import Vocabulary
+from ovparts_lib.systems.scores import BACKGROUND, AttentionMaps, CostMaps, Maps, Scores
+from ovparts_lib.vocabularies import PartVocabulary
 
 TRAINABLE_GROUPS = {"aggregator": ("aggregator.",), **SHARED_GROUPS}
 RELEASED_GROUPS = ("guidance", "aggregator")
@@ -55,6 +55,12 @@ MINIATURE_PARTCATSEG = PartCatsegSize(
     aggregator=replace(MINIATURE_CATSEG.aggregator, class_attention="query"),
     templates=MINIATURE_CATSEG.templates,
 )
+SIZES = {
+    "released": RELEASED,
+    "released_unguided": without_guidance(RELEASED),
+    "miniature": MINIATURE_PARTCATSEG,
+    "miniature_unguided": without_guidance(MINIATURE_PARTCATSEG),
+}
 
 
 class PartCatseg(CostSegmenter):
@@ -85,6 +91,7 @@ class PartCatseg(CostSegmenter):
     """
 
     groups = TRAINABLE_GROUPS
+    needs_parts = True
 
     def __init__(
         self,
@@ -119,7 +126,7 @@ class PartCatseg(CostSegmenter):
         self.aggregator = PartAggregator(size.aggregator, () if self.guidance is None else self.guidance.channels)
         self.set_trainable(RELEASED_GROUPS)
 
-    def encode_vocabulary(self, vocabulary: Vocabulary) -> PartTexts:
+    def encode_vocabulary(self, vocabulary: PartVocabulary) -> PartTexts:
         """Texts of generic parts, objects that have parts and object-specific parts, each with the background's last.
 
         A name without ``'s`` is its own object and its own generic part. Names are encoded once for as long as the
@@ -141,7 +148,7 @@ class PartCatseg(CostSegmenter):
 
         Args:
             batch: ``images`` (list of uint8 (3, h, w), resized and cropped already), ``part_maps`` and ``object_maps``
-                (lists of int64 (H, W), ids of ``vocabulary`` or its ignore label), ``vocabulary``; ``image_ids``, if
+                (lists of integer (H, W), ids of ``vocabulary`` or its ignore label), ``vocabulary``; ``image_ids``, if
                 given, are used in messages.
 
         Returns:
@@ -153,18 +160,20 @@ class PartCatseg(CostSegmenter):
                 vocabulary nor its ignore label; the message names the image.
         """
         vocabulary, aggregator, chunks = batch["vocabulary"], self.aggregator, self.chunks
-        inputs = square_inputs(
-            batch["images"], self.size.inputs, self.size.guidance.image_size, self.device, test=False
-        )
+        self.check_vocabulary(vocabulary)
+        images, side = batch["images"], self.size.guidance.image_size
+        inputs = square_inputs(images, self.size.inputs, side, self.device, test=False)
         targets = self._targets(batch, inputs.covered)
         texts = self.encode_vocabulary(vocabulary)
         if self.training_queries is not None and self.training_queries < len(vocabulary.parts):
             texts = self._chosen_texts(texts, targets)
         dense, maps = self.encode_images(inputs)
         guidance = aggregator.guide(maps)
+        # object- and part-level cost aggregation, then object-specific part-level cost aggregation
         first = aggregator.first_stage(dense.features, texts, guidance, chunks)
         aware = aggregator.object_aware_features(first, texts)
         second = aggregator.second_stage(aware, texts, guidance, chunks)
+        # disentangled segmentation losses
         losses = segmentation_losses(
             aggregator.decode(first, guidance, chunks),
             aggregator.decode(second, guidance, chunks),
@@ -173,6 +182,7 @@ class PartCatseg(CostSegmenter):
             self.background_weight,
             recompute=self.checkpoint_aggregator,
         )
+        # compositional loss
         if self.compositional_weight:
             owners = sorted(set(texts.part_to_object))  # all objects, unless some of the parts were chosen
             rows = [*(texts.generic_count + owner for owner in owners), len(texts.generic) - 1]
@@ -183,95 +193,80 @@ class PartCatseg(CostSegmenter):
             losses["loss_compositional"] = self.compositional_weight * distance
         return losses
 
-    @torch.inference_mode()
-    def predict(
+    def score(
         self,
         images: Sequence[Tensor],
-        vocabulary: Vocabulary,
-        *,
-        part_ids: Sequence[int] | None = None,
-        background: bool = True,
-        keep_attention: bool = False,
-    ) -> list[PartScores]:
-        """Score the parts of a vocabulary on images; nothing but pictures and words is needed.
+        vocabulary: PartVocabulary,
+        class_ids: tuple[int, ...],
+        background: bool,
+        inspected: bool,
+    ) -> list[tuple[Scores, Maps]]:
+        """Logits at four times the resolution of the cost volume.
 
-        Every part of the vocabulary takes part in class attention, whatever is asked for.
-
-        Args:
-            images: uint8 (3, H, W) RGB each; sizes may differ.
-            vocabulary: the words to look for.
-            part_ids: indices of the parts wanted, in the order wanted; None for all. Only these are decoded.
-            background: also give the background's logits.
-            keep_attention: return the cost volume of both stages before and after aggregation, their class attention,
-                and the attention maps of CLIP's image tower (160 MB in the released size). The second stage's are of
-                the wanted parts, the first's of the generic parts and objects these belong to.
-
-        Returns:
-            One :class:`PartScores` per image, at four times the resolution of the cost volume.
-
-        Raises:
-            ValueError: no image, an image of another kind, or part ids that do not exist or repeat.
+        Every part of the vocabulary takes part in class attention, whatever is asked for. Maps: ``cost`` of the parts,
+        which the second stage aggregates; ``generic_cost`` of the generic parts and objects these belong to, the first
+        stage's; ``attention`` of CLIP's image tower.
         """
-        aggregator, chunks = self.aggregator, self.chunks
-        wanted = checked_part_ids(part_ids, vocabulary)
-        inputs = square_inputs(images, self.size.inputs, self.size.guidance.image_size, self.device, test=True)
+        aggregator, chunks, parts, count = self.aggregator, self.chunks, list(class_ids), len(class_ids)
+        side = self.size.guidance.image_size
+        inputs = square_inputs(images, self.size.inputs, side, self.device, test=True)
         texts = self.encode_vocabulary(vocabulary)
-        dense, maps = self.encode_images(inputs, keep_attention=keep_attention)
+        dense, maps = self.encode_images(inputs, keep_attention=inspected)
         guidance = aggregator.guide(maps)
-        kept: dict[int, Tensor] | None = {} if keep_attention else None
-        kept_first: dict[int, Tensor] | None = {} if keep_attention else None
-        first = aggregator.first_stage(dense.features, texts, guidance, chunks, kept_first)
+        kept: list[dict[int, Tensor] | None] = [{}, {}] if inspected else [None, None]
+        # object- and part-level cost aggregation; decoded only to be looked at: its logits serve training
+        first = aggregator.first_stage(dense.features, texts, guidance, chunks, kept[0])
         aware = aggregator.object_aware_features(first, texts)
-        # The first stage is decoded only where somebody wants to see it: its logits serve training.
-        if kept_first is not None:
-            rows, words = _generic_of(wanted, texts), _first_stage_names(vocabulary)
-            generic_names = tuple(words[row] for row in rows)
+        if inspected:
+            rows, words = _generic_of(parts, texts), _first_stage_names(vocabulary)
             generic = aggregator.decode(first[:, rows], guidance, chunks)
             generic_cost = mean_cost(dense.features, texts.generic[rows])
         del first
-        second = aggregator.second_stage(aware, texts, guidance, chunks, kept)
-        cost = aggregator.specific_cost(aware, texts, chunks) if keep_attention else None
+        # object-specific part-level cost aggregation
+        second = aggregator.second_stage(aware, texts, guidance, chunks, kept[1])
+        cost = aggregator.specific_cost(aware, texts, chunks) if inspected else None
         del aware
-        channels = [*wanted, len(vocabulary.parts)] if background else list(wanted)
+        # upsampling decoder
+        channels = [*parts, len(vocabulary.parts)] if background else parts
         if channels != list(range(second.shape[1])):
             second = second[:, channels]
         logits = aggregator.decode(second, guidance, chunks)
         results = []
         for number, (image, covered) in enumerate(zip(images, inputs.covered, strict=True)):
-            size, own = tuple(image.shape[-2:]), logits[number, : len(wanted)]
-            scores = PartScores(own, wanted, None, size, resized_as="probabilities")
-            scores.background = logits[number, -1] if background else None
+            size, found = tuple(image.shape[-2:]), {}
+            last = logits[number, -1] if background else None
+            scores = Scores(logits[number, :count], class_ids, last, size, resized_as="probabilities")
             if self.padding == "cut" and covered != size:
                 scores.covered_size = covered
-            if kept is not None:
-                names, parts = tuple(vocabulary.parts[part] for part in wanted), list(wanted)
-                attended = _attention_of(parts, kept, number)
-                scores.cost = CostMaps(cost[number, parts], own, attended, names, (*vocabulary.parts, BACKGROUND))
-                attended = _attention_of(rows, kept_first, number)
-                scores.generic_cost = CostMaps(generic_cost[number], generic[number], attended, generic_names, words)
+            if inspected:
+                names = tuple(vocabulary.parts[part] for part in parts)
+                generic_names = tuple(words[row] for row in rows)
+                of_objects, of_parts = (
+                    {layer: weights[number][ids] for layer, weights in attention.items()}
+                    for attention, ids in zip(kept, (rows, parts), strict=True)
+                )
+                classes = (*vocabulary.parts, BACKGROUND)
+                found["cost"] = CostMaps(cost[number, parts], logits[number, :count], of_parts, names, classes)
+                found["generic_cost"] = CostMaps(
+                    generic_cost[number], generic[number], of_objects, generic_names, words
+                )
                 clip = {block: weights[number] for block, weights in dense.hidden.attention.items()}
-                scores.attention = AttentionMaps(dense.hidden.grid, {}, clip, names)
-            results.append(scores)
+                found["attention"] = AttentionMaps(dense.hidden.grid, {}, clip, names)
+            results.append((scores, found))
         return results
 
     def _targets(self, batch: dict[str, Any], covered: Sequence[tuple[float, float]]) -> list[PartTargets]:
         """Labels of a batch; with ``padding="stretched"`` the maps are taken to span the labels, as released."""
         vocabulary, images = batch["vocabulary"], batch["images"]
-        if "object_maps" not in batch:
-            raise ValueError("PartCATSeg learns from part maps and object maps; the batch has no object_maps")
         if self.padding == "stretched":
             covered = [tuple(image.shape[-2:]) for image in images]
-        facts = {"ignore_label": vocabulary.ignore_label, "image_ids": batch.get("image_ids")}
         counts = {"part": len(vocabulary.parts), "object": len(vocabulary.objects)}
-        maps = {
-            kind: covered_labels(batch[f"{kind}_maps"], images, covered, kind=kind, count=count, **facts)
-            for kind, count in counts.items()
-        }
+        maps = [covered_labels(batch_labels(batch, kind), images, covered, count) for kind, count in counts.items()]
         ranks = [NO_LABEL if rank is None else rank for rank in vocabulary.object_to_object_with_parts]
         tables = [[*range(counts["part"]), NO_LABEL], [*vocabulary.part_to_generic, NO_LABEL], [*ranks, NO_LABEL]]
         to_part, to_generic, to_rank = (torch.tensor(table, device=self.device) for table in tables)
         targets = []
-        for number, (parts, objects) in enumerate(zip(maps["part"], maps["object"], strict=True)):
+        for number, (parts, objects) in enumerate(zip(*maps, strict=True)):
             if parts.shape != objects.shape:
                 raise ValueError(
                     f"image {number} of the batch has a part map and an object map of different sizes: "
@@ -307,7 +302,7 @@ class PartCatseg(CostSegmenter):
         )
 
 
-def _first_stage_names(vocabulary: Vocabulary) -> tuple[str, ...]:
+def _first_stage_names(vocabulary: PartVocabulary) -> tuple[str, ...]:
     """Names of the first stage's texts. A name says which it is, for a word may be both ("shelf")."""
     parts = (f"{word} (part)" for word in vocabulary.generic_parts)
     return (*parts, *(f"{word} (object)" for word in vocabulary.objects_with_parts), BACKGROUND)
@@ -318,11 +313,6 @@ def _generic_of(part_ids: Sequence[int], texts: PartTexts) -> list[int]:
     parts = dict.fromkeys(texts.part_to_generic[part] for part in part_ids)
     objects = dict.fromkeys(texts.part_to_object[part] for part in part_ids)
     return [*parts, *(texts.generic_count + owner for owner in objects)]
-
-
-def _attention_of(rows: list[int], attention: dict[int, Tensor], image: int) -> dict[int, Tensor]:
-    """Class attention of the given rows in one image of a batch, by layer."""
-    return {layer: weights[image][rows] for layer, weights in attention.items()}
 
 
 def _places(kept: Tensor, count: int) -> Tensor:

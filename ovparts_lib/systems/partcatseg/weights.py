@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
-from dataclasses import asdict, replace
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
 from torch import Tensor
 
-from ovparts_lib.checkpoints.native import read_metadata, save_weights
+from ovparts_lib.checkpoints.native import read_metadata
 from ovparts_lib.checkpoints.reading import (
     CheckpointError,
     LoadReport,
@@ -18,18 +18,20 @@ from ovparts_lib.checkpoints.reading import (
     read_tensors,
     refuse_beside,
 )
-from ovparts_lib.systems.catseg.names import guidance_name, layer_name, load_guidance_into, transformer_name
+from ovparts_lib.systems.catseg.model import CatsegSize
+from ovparts_lib.systems.catseg.names import guidance_name, layer_name, transformer_name
 from ovparts_lib.systems.catseg.weights import (
     BACKGROUND,
     CLIP,
     TRANSFORMER,
     CatsegFile,
     canonical,
-    is_constant,
+    load_but,
+    load_catseg_into,
     recognise,
-    stated_size,
 )
 from ovparts_lib.systems.partcatseg.model import RELEASED, PartCatseg, PartCatsegSize
+from ovparts_lib.systems.system import stated_size
 
 SecondStage = Literal["pretrained", "random"]
 SECOND_STAGES = ("pretrained", "random")
@@ -74,7 +76,7 @@ def load_partcatseg(
       guidance projections (their weights too where the file has the same guidance backbone). The guidance backbone
       itself comes from ``guidance_path``, unless the file has it. The projection between the stages is new, and so is
       the background text where the file has none.
-    - Our own, see :func:`save_partcatseg`; our own files of CATSeg serve to start from as well.
+    - Our own; our own files of CATSeg serve to start from as well.
 
     Args:
         path: file or folder.
@@ -114,13 +116,14 @@ def load_partcatseg(
         if any(name.startswith(OWN) for name in state):
             refuse_beside(guidance_path, path, "guidance backbone", "guidance_weights")
             model = PartCatseg(size, **options)
-            return model, _load(model, state, source, "PartCATSeg")
+            return model, load_but(model, state, source, "PartCATSeg", released_names, dead=(DEAD,))
         file, names = recognise(state, source, size), released_names
     else:
-        stated = stated_size(metadata["size"])
+        stated = stated_size(CatsegSize, metadata["size"])
         file, names = CatsegFile("ovparts weights of CATSeg", stated, True), _catseg_names
     model = PartCatseg(size, **options)
-    report = _initialise(model, state, source, file, names, guidance_path)
+    without = [name for name in model.state_dict() if name.startswith((*_COPIED, _NEW))]
+    report = load_catseg_into(model, state, source, file, guidance_path, names=names, without=without, dead=(DEAD,))
     if second_stage == "pretrained":
         model.aggregator.copy_first_stage()
         kept = tuple(name for name in report.initialised if not name.startswith(_COPIED))
@@ -128,88 +131,11 @@ def load_partcatseg(
     return model, report
 
 
-def save_partcatseg(model: PartCatseg, path: str | Path, **metadata: object) -> Path:
-    """Write a PartCATSeg as our own file, so that :func:`load_partcatseg` needs no more than its path.
-
-    Args:
-        model: the model.
-        path: file to write, ``….safetensors``; replaced as a whole or not at all.
-        **metadata: anything JSON can say that should be kept with the weights.
-    """
-    return save_weights(model, path, {**metadata, "system": "partcatseg", "size": asdict(model.size)})
-
-
 def _own_size(system: str, description: Mapping[str, Any]) -> PartCatsegSize:
     """Hyper-parameters from the description in one of our own files; CATSeg's with PartCATSeg's class attention."""
-    stated = stated_size(description)
+    stated = stated_size(PartCatsegSize, description)
     attention = stated.aggregator.class_attention if system == "partcatseg" else "query"
-    aggregator = replace(stated.aggregator, class_attention=attention)
-    return PartCatsegSize(stated.clip, stated.inputs, stated.guidance, aggregator, stated.templates)
-
-
-def _initialise(
-    model: PartCatseg,
-    state: State,
-    source: str,
-    file: CatsegFile,
-    names: Callable[[State], State],
-    guidance_path: str | Path | None,
-) -> LoadReport:
-    """Load what a CATSeg file has; the guidance backbone from its own file where CATSeg's is another."""
-    own = list(model.state_dict())
-    without = [name for name in own if name.startswith((*_COPIED, _NEW))]
-    if not file.background:
-        without.append("background_text")
-    wanted, given = model.size.guidance.kind, file.size.guidance.kind
-    if wanted == given:
-        refuse_beside(guidance_path, source, "guidance backbone", "guidance_weights")
-        return _load(model, state, source, file.kind, names, without)
-    if wanted in ("none", "small"):
-        raise CheckpointError(f"{source} ({file.kind}) cannot start a PartCATSeg with {wanted!r} guidance")
-    if guidance_path is None:
-        raise CheckpointError(
-            f"{source} ({file.kind}) brings {given} guidance, but PartCATSeg is to have {wanted}; give its pre-trained "
-            "weights as guidance_weights, for DINOv2 ViT-S/14 dinov2_vits14_pretrain.pth"
-        )
-    backbone = [name for name in own if name.startswith("guidance.")]
-    # They read features of another width; their biases are loaded.
-    projections = [name for name in own if name.startswith("aggregator.appearance.") and name.endswith(".weight")]
-    report = _load(model, state, source, file.kind, names, [*without, *projections, *backbone])
-    pretrained = load_guidance_into(model.guidance, guidance_path)
-    return replace(
-        report,
-        source=f"{source} and {guidance_path}",
-        loaded=report.loaded + pretrained.loaded,
-        dropped=report.dropped + pretrained.dropped,
-        initialised=tuple(name for name in report.initialised if name not in backbone),
-    )
-
-
-def _load(
-    model: PartCatseg,
-    state: State,
-    source: str,
-    kind: str,
-    names: Callable[[State], State] = released_names,
-    without: Collection[str] = (),
-) -> LoadReport:
-    """Load a state dict but for the parameters in ``without``, whose counterparts in the file are dropped."""
-    replaced = set(names({name: tensor for name, tensor in model.state_dict().items() if name in without}))
-    other_backbone = any(name.startswith("guidance.") for name in without)
-    return load_strictly(
-        model,
-        state,
-        source=source,
-        kind=kind,
-        names=names,
-        drop=lambda name: (
-            name in replaced
-            or is_constant(name)
-            or name.startswith(DEAD)
-            or (other_backbone and name.startswith(("backbone.", "guidance.")))
-        ),
-        without=tuple(without),
-    )
+    return replace(stated, aggregator=replace(stated.aggregator, class_attention=attention))
 
 
 def _catseg_names(state: State) -> dict[str, Tensor]:

@@ -8,7 +8,6 @@ one part's tokens. So only those rows of the softmax are computed, from the toke
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import Literal
 
@@ -17,15 +16,11 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
+from ovparts_lib.models.attention_overlap import memberships, overlap, strength
 from ovparts_lib.systems.partclipseg.queries import PartQueries
 
 AttentionRule = Literal["corrected", "released"]
 Terms = tuple[Tensor, Tensor, int]
-# exp(-(d / (2 * 0.5))^2) for d = -1, 0, 1: the released kernel squares the 2 as well, so its sigma is 0.71, not 0.5
-_WEIGHTS = torch.tensor([math.exp(-1), 1.0, math.exp(-1)])
-_KERNEL = (_WEIGHTS / _WEIGHTS.sum())[:, None] * (_WEIGHTS / _WEIGHTS.sum())
-_SOFTNESS = 0.05  # of the threshold, where its crossing is to have a gradient
-_TINY = 1e-9
 
 
 def pooled_attention(attention: nn.MultiheadAttention, tokens: Tensor, rows: Tensor) -> Tensor:
@@ -47,54 +42,6 @@ def pooled_attention(attention: nn.MultiheadAttention, tokens: Tensor, rows: Ten
     query, key = (rearrange(part, "q t (h d) -> q h t d", h=attention.num_heads) for part in (query, key))
     scores = query @ key.transpose(-2, -1) * query.shape[-1] ** -0.5
     return scores.float().softmax(-1).mean((0, 1)).sum(0)[1:]
-
-
-def smooth(maps: Tensor) -> Tensor:
-    """Maps (m, gh, gw) under a 3 x 3 Gaussian (sigma 0.71) that sums to 1, with reflected edges."""
-    kernel = _KERNEL.to(maps)[None, None]
-    return F.conv2d(F.pad(maps[:, None], (1, 1, 1, 1), mode="reflect"), kernel)[:, 0]
-
-
-def memberships(maps: Tensor, box: Tensor, threshold: float, *, soft: bool = False) -> Tensor:
-    """Which patches of its object a part's attention claims.
-
-    Each map is stretched to 0..1, smoothed, and compared with the threshold.
-
-    Args:
-        maps: (m, gh, gw), pooled attention of m parts.
-        box: bool (gh, gw) or (m, gh, gw), where the object is; nothing outside is claimed.
-        threshold: 0..1.
-        soft: the probability (a sigmoid around the threshold), which has a gradient, instead of yes or no.
-
-    Returns:
-        float (m, gh, gw), 0..1.
-    """
-    low, high = maps.amin((1, 2), keepdim=True), maps.amax((1, 2), keepdim=True)
-    stretched = smooth((maps - low) / (high - low + _TINY))
-    claimed = torch.sigmoid((stretched - threshold) / _SOFTNESS) if soft else (stretched > threshold).to(maps.dtype)
-    return claimed * box
-
-
-def overlap(claims: Tensor) -> Tensor:
-    """Patches that two parts or more claim, as a share of those that at least one claims.
-
-    Args:
-        claims: (m, gh, gw), yes or no as 1 and 0, or independent probabilities, of which it takes expected counts.
-
-    Returns:
-        scalar, 0..1; 0 where nothing is claimed.
-    """
-    none, one, more = torch.ones_like(claims[0]), torch.zeros_like(claims[0]), torch.zeros_like(claims[0])
-    for claim in claims:  # sums only: 1 - none - one would be all rounding error where claims are faint
-        more = more + one * claim
-        one = one * (1 - claim) + none * claim
-        none = none * (1 - claim)
-    return more.sum() / ((one + more).sum() + _TINY)
-
-
-def strength(maps: Tensor) -> Tensor:
-    """Peak of each smoothed map, (m, gh, gw) -> (m,)."""
-    return smooth(maps).amax((1, 2))
 
 
 def attention_terms(

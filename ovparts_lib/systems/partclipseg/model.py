@@ -15,15 +15,10 @@ import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from ovparts_lib.data.transforms import resize_labels
-from ovparts_lib.models.clip.preprocess import square_pixels
+from ovparts_lib.images import resize_labels, square_pixels
 from ovparts_lib.models.clip.towers import VIT_B_16
-from ovparts_lib.systems.clipseg.base import (
-    BACKGROUND_WEIGHT,
-    LANGUAGE,
-    ClipsegBase,
-    ClipsegSize,
-)
+from ovparts_lib.systems.base import batch_labels, chosen_queries
+from ovparts_lib.systems.clipseg.base import BACKGROUND_WEIGHT, LANGUAGE, ClipsegBase, ClipsegSize
 from ovparts_lib.systems.clipseg.model import MINIATURE_CLIPSEG
 from ovparts_lib.systems.partclipseg.attention_control import AttentionRule, attention_terms, mean_attention_terms
 from ovparts_lib.systems.partclipseg.decoder import PartclipsegDecoder
@@ -36,9 +31,8 @@ from ovparts_lib.systems.partclipseg.losses import (
     region_sums,
 )
 from ovparts_lib.systems.partclipseg.queries import PartQueries, part_queries, query_texts
-from ovparts_lib.systems.queries import checked_part_ids, chosen_queries
-from ovparts_lib.systems.scores import AttentionMaps, GenericPartScores, ObjectScores, PartScores
-from ovparts_lib.vocabularies.vocabulary import Vocabulary
+from ovparts_lib.systems.scores import AttentionMaps, Maps, Scores
+from ovparts_lib.vocabularies import PartVocabulary
 
 LogitsOf = Callable[[slice], Tensor]
 ObjectText = Literal["object", "released"]
@@ -61,6 +55,7 @@ RELEASED_GROUPS = ("visual_adapter", "language", "film", "decoder")
 
 RELEASED = ClipsegSize(VIT_B_16)
 MINIATURE_PARTCLIPSEG = MINIATURE_CLIPSEG
+SIZES = {"released": RELEASED, "miniature": MINIATURE_PARTCLIPSEG}
 
 
 class Partclipseg(ClipsegBase):
@@ -75,8 +70,8 @@ class Partclipseg(ClipsegBase):
             mostly finds a part's text; the released weights are trained with it and need it.
         object_weight: weight of the objects' own logits in the loss.
         part_weight: weight of the generic parts' own logits.
-        separation_weight: weight of the overlap of parts in attention.
-        enhancement_weight: weight of the lack of strength in attention.
+        separation_weight: weight of the attention-separation loss.
+        enhancement_weight: weight of the attention-enhancement loss.
         attention_threshold: of attention, stretched to 0..1, above which a part claims a patch.
         attention_rule: ``"corrected"`` or ``"released"``, see :func:`attention_control.attention_terms`.
         attention_layer: the decoder's layer whose attention is controlled; -1 is the last one, as released.
@@ -100,6 +95,7 @@ class Partclipseg(ClipsegBase):
     """
 
     groups = TRAINABLE_GROUPS
+    needs_parts = True
     decoder: PartclipsegDecoder
 
     def __init__(
@@ -158,7 +154,11 @@ class Partclipseg(ClipsegBase):
             self.decoder.head.requires_grad_(False)
         return [name for name, parameter in self.named_parameters() if parameter.requires_grad]
 
-    def encode_vocabulary(self, vocabulary: Vocabulary) -> Tensor:
+    def texts_of(self, vocabulary: PartVocabulary) -> list[tuple[str, ...]]:
+        """The object and the part of each class, which are queries of their own."""
+        return list(vocabulary.pairs)
+
+    def encode_vocabulary(self, vocabulary: PartVocabulary) -> Tensor:
         """Conditions (n, embed_dim) of generic parts and objects with parts, unnormalised, without the background's.
 
         With gradient if the model is in training mode, gradients are enabled and the text tower has parameters that
@@ -175,7 +175,7 @@ class Partclipseg(ClipsegBase):
         embeddings of the words get gradients in training mode only (``model.train()``).
 
         Args:
-            batch: ``images`` (list of uint8 (3, h, w)), ``part_maps`` and ``object_maps`` (lists of int64 (H, W), ids
+            batch: ``images`` (list of uint8 (3, h, w)), ``part_maps`` and ``object_maps`` (lists of integer (H, W), ids
                 of ``vocabulary`` or its ignore label), ``vocabulary``; ``image_ids``, if given, are used in messages.
 
         Returns:
@@ -187,7 +187,9 @@ class Partclipseg(ClipsegBase):
                 message names the image.
         """
         vocabulary = batch["vocabulary"]
+        self.check_vocabulary(vocabulary)
         queries, targets = self._targets(batch)
+        # CLIPSeg's encoder and decoder, once per generic part and object
         pixels = square_pixels(batch["images"], self.size.image_size, self.device)
         reduced, grid, _ = self._encode_images(pixels)
         conditions = torch.cat([self.encode_vocabulary(vocabulary), self.background_query])
@@ -205,9 +207,11 @@ class Partclipseg(ClipsegBase):
             positives = torch.where(targets.objects < 0, channel, -1)
             return self.background_weight * sums(logits_of, channel, channel + 1, positives)
 
+        # object-specific parts, reconstructed from generalised parts and objects
         logits_of = self._pair_logits(tokens, conditions, queries, grid)
         found = sums(logits_of, 0, pairs, targets.parts) + background_sums(logits_of, pairs)
         losses = {"loss_part_object": part_object_loss(found, sizes, has_object, pairs + 1, self.loss_mean)}
+        # object-level and part-level guidance
         logits_of = self._own_logits(tokens, grid)
         if self.weights.object:
             found = sums(logits_of, generics, last, targets.objects) + background_sums(logits_of, last)
@@ -217,6 +221,7 @@ class Partclipseg(ClipsegBase):
             found = sums(logits_of, 0, generics, targets.generics)
             mean = region_mean(found[:, 0], sizes[:, 0], generics, self.loss_mean)
             losses["loss_part"] = self.weights.part * mean
+        # attention control: separation and enhancement
         if self.weights.attention:
             separation, enhancement = self._attention_losses(entered, queries, targets, grid)
             if self.weights.separation:
@@ -225,86 +230,51 @@ class Partclipseg(ClipsegBase):
                 losses["loss_enhancement"] = self.weights.enhancement * enhancement
         return losses
 
-    @torch.inference_mode()
-    def predict(
+    def score(
         self,
         images: Sequence[Tensor],
-        vocabulary: Vocabulary,
-        *,
-        part_ids: Sequence[int] | None = None,
-        background: bool = True,
-        keep_attention: bool = False,
-        keep_generic_parts: bool = False,
-    ) -> list[PartScores]:
-        """Score the object-specific parts of a vocabulary on images.
+        vocabulary: PartVocabulary,
+        class_ids: tuple[int, ...],
+        background: bool,
+        inspected: bool,
+    ) -> list[tuple[Scores, Maps]]:
+        """Logits at ``image_size`` squared; with the background those of all objects that have parts.
 
-        Args:
-            images: uint8 (3, H, W) RGB each; sizes may differ, each is squashed to the model's square.
-            vocabulary: the words to look for.
-            part_ids: indices of the parts wanted, in the order wanted; None for all. Only their generic parts and
-                objects are decoded.
-            background: also give the background's logits, and with them those of all objects that have parts: what
-                pred-all needs to choose each pixel's object first. The oracle needs neither.
-            keep_attention: return the attention maps of the image tower and of the decoder: for every wanted part the
-                mean of its generic part's and its object's map, and those two as its components. Each takes 11 MiB in
-                the released size, so ask for a few parts.
-            keep_generic_parts: also return the own logits of the wanted parts' generic parts, which no label map uses.
-
-        Returns:
-            One :class:`PartScores` per image, logits at ``image_size`` squared.
-
-        Raises:
-            ValueError: no image, an image of another kind, or part ids that do not exist or repeat.
+        Only the generic parts and objects of ``class_ids``, and of these, are decoded. Maps: the ``attention`` of the
+        image tower and the decoder, for every part the mean of its generic part's and its object's map, and those two
+        as its components; ``generic_parts``, the generic parts' own logits, which no label map uses.
         """
-        wanted = checked_part_ids(part_ids, vocabulary)
-        everything = range(len(vocabulary.objects_with_parts)) if background else ()
-        queries = part_queries(vocabulary, wanted, objects=everything, background=background, device=self.device)
+        ranks = range(len(vocabulary.objects_with_parts)) if background else ()
+        queries = part_queries(vocabulary, class_ids, objects=ranks, background=background, device=self.device)
+        count, generics = len(class_ids), len(queries.generics)
+        # CLIPSeg's encoder and decoder, once per generic part and object
         pixels = square_pixels(images, self.size.image_size, self.device)
-        reduced, grid, clip_attention = self._encode_images(pixels, keep_attention)
+        reduced, grid, clip_attention = self._encode_images(pixels, inspected)
         conditions = torch.cat([self.encode_vocabulary(vocabulary), self.background_query])
-        kept = queries.of_parts(len(wanted)) if keep_attention else None
+        kept = queries.of_parts(count) if inspected else None
         tokens, _, attention = self._decode_queries(reduced, conditions[queries.rows], kept)
-        count, generics = len(wanted), len(queries.generics)
-        logits = self._all_logits(self._pair_logits(tokens, conditions, queries, grid), 0, count + background, images)
-        objects: list[ObjectScores | None] = [None] * len(images)
+        # object-specific parts, reconstructed from generalised parts and objects
+        pairs = self._all_logits(self._pair_logits(tokens, conditions, queries, grid), 0, count + background, images)
+        # the queries' own logits: objects, among which pred-all chooses first, and generic parts
+        own_logits = self._own_logits(tokens, grid)
         if background:
-            own = self._all_logits(self._own_logits(tokens, grid), generics, len(queries.rows), images)
-            ids = tuple(vocabulary.objects.index(vocabulary.objects_with_parts[rank]) for rank in queries.objects)
-            objects = [ObjectScores(each[:-1], ids, each[-1]) for each in own]
-        generic_parts: list[GenericPartScores | None] = [None] * len(images)
-        if keep_generic_parts:
-            own = self._all_logits(self._own_logits(tokens, grid), 0, generics, images)
-            generic_parts = [GenericPartScores(each, queries.generics) for each in own]
-        maps: list[AttentionMaps | None] = [None] * len(images)
-        if keep_attention:
-            place = torch.searchsorted(kept, queries.part_queries[:count].contiguous())
-            other = torch.searchsorted(kept, queries.object_queries[:count].contiguous())
-            kinds = ("part" if position < generics else "object" for position in kept.tolist())
-            texts = tuple(zip(kinds, queries.texts(vocabulary, kept), strict=True))
-            maps = [
-                AttentionMaps(
-                    grid=grid,
-                    decoder={k: (each[number, place] + each[number, other]) / 2 for k, each in enumerate(attention)},
-                    clip={block: each[number] for block, each in clip_attention.items()},
-                    queries=tuple(vocabulary.prompts[part] for part in wanted),
-                    components={
-                        text: {k: each[number, i] for k, each in enumerate(attention)} for i, text in enumerate(texts)
-                    },
-                )
-                for number in range(len(images))
-            ]
-        return [
-            PartScores(
-                logits=logits[number, :count],
-                part_ids=wanted,
-                background=logits[number, count] if background else None,
-                image_size=tuple(image.shape[-2:]),
-                attention=maps[number],
-                objects=objects[number],
-                generic_parts=generic_parts[number],
-            )
-            for number, image in enumerate(images)
-        ]
+            objects = self._all_logits(own_logits, generics, len(queries.rows), images)
+            object_ids = tuple(vocabulary.object_id(vocabulary.objects_with_parts[rank]) for rank in queries.objects)
+        if inspected:
+            parts = self._all_logits(own_logits, 0, generics, images)
+        results = []
+        for number, image in enumerate(images):
+            size, maps = tuple(image.shape[-2:]), {}
+            scores = Scores(pairs[number, :count], class_ids, pairs[number, count] if background else None, size)
+            if background:
+                scores.objects = Scores(objects[number, :-1], object_ids, objects[number, -1], size)
+            if inspected:
+                clip = {block: weights[number] for block, weights in clip_attention.items()}
+                decoder = {layer: weights[number] for layer, weights in enumerate(attention)}
+                maps["attention"] = _part_attention(vocabulary, class_ids, queries, kept, grid, decoder, clip)
+                maps["generic_parts"] = Scores(parts[number], queries.generics, None, size)
+            results.append((scores, maps))
+        return results
 
     def _decode_queries(
         self, reduced: list[Tensor], conditions: Tensor, kept: Tensor | None = None
@@ -377,7 +347,8 @@ class Partclipseg(ClipsegBase):
         attention = self.decoder.layers[self.attention_layer].attention
         maps = torch.stack([targets.parts, targets.objects], dim=1)
         resized = [
-            resize_labels(one, grid, self.label_resize, released_dtype=torch.float32) for one in maps.flatten(0, 1)
+            resize_labels(labels, grid, self.label_resize, released_dtype=torch.float32)
+            for labels in maps.flatten(0, 1)
         ]
         maps = torch.stack(resized).unflatten(0, maps.shape[:2]).long()
         with torch.autocast(entered.device.type, enabled=False):
@@ -404,11 +375,9 @@ class Partclipseg(ClipsegBase):
 
     def _targets(self, batch: dict[str, Any]) -> tuple[PartQueries, PartTargets]:
         """The queries to decode, and the labels in their numbers."""
-        vocabulary, image_ids = batch["vocabulary"], batch.get("image_ids")
-        if "object_maps" not in batch:
-            raise ValueError("PartCLIPSeg learns objects too: the batch needs object_maps beside part_maps")
-        parts = self._resized_labels(batch["part_maps"], "part", vocabulary, image_ids).to(self.device)
-        objects = self._resized_labels(batch["object_maps"], "object", vocabulary, image_ids).to(self.device)
+        vocabulary = batch["vocabulary"]
+        objects = self._resized_labels(batch_labels(batch, "object"))
+        parts = self._resized_labels(batch_labels(batch))
         ranks = [-1 if rank is None else rank for rank in vocabulary.object_to_object_with_parts]
         objects = torch.tensor([*ranks, -1], device=self.device)[objects]
         count = len(vocabulary.parts)
@@ -426,3 +395,30 @@ class Partclipseg(ClipsegBase):
 
 def _pieces(first: int, stop: int, length: int) -> list[slice]:
     return [slice(start, min(start + length, stop)) for start in range(first, stop, length)]
+
+
+def _part_attention(
+    vocabulary: PartVocabulary,
+    class_ids: tuple[int, ...],
+    queries: PartQueries,
+    kept: Tensor,
+    grid: tuple[int, int],
+    decoder: dict[int, Tensor],
+    clip: dict[int, Tensor],
+) -> AttentionMaps:
+    """Attention of one image, of parts from that of the ``kept`` queries, (k, heads, t, t) per layer."""
+    of_part, of_object = (
+        torch.searchsorted(kept, positions[: len(class_ids)].contiguous())
+        for positions in (queries.part_queries, queries.object_queries)
+    )
+    kinds = ("part" if position < len(queries.generics) else "object" for position in kept.tolist())
+    texts = zip(kinds, queries.texts(vocabulary, kept), strict=True)
+    return AttentionMaps(
+        grid=grid,
+        decoder={layer: (weights[of_part] + weights[of_object]) / 2 for layer, weights in decoder.items()},
+        clip=clip,
+        queries=tuple(vocabulary.prompts[part] for part in class_ids),
+        components={
+            text: {layer: weights[place] for layer, weights in decoder.items()} for place, text in enumerate(texts)
+        },
+    )

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ovparts_lib.vocabularies.vocabulary import Vocabulary
+from ovparts_lib.vocabularies import PartVocabulary
 
 
 @dataclass(frozen=True)
@@ -46,12 +46,12 @@ class PartQueries:
         """Ascending positions of the queries that the first ``count`` parts are made of."""
         return torch.cat([self.part_queries[:count], self.object_queries[:count]]).unique()
 
-    def texts(self, vocabulary: Vocabulary, positions: Tensor) -> tuple[str, ...]:
+    def texts(self, vocabulary: PartVocabulary, positions: Tensor) -> tuple[str, ...]:
         """Texts of queries, none of them the background."""
         table = query_texts(vocabulary)
         return tuple(table[row] for row in self.rows[positions].tolist())
 
-    def tables(self, vocabulary: Vocabulary, parts: Sequence[int]) -> tuple[Tensor, Tensor, Tensor]:
+    def tables(self, vocabulary: PartVocabulary, parts: Sequence[int]) -> tuple[Tensor, Tensor, Tensor]:
         """Look-up tables from labels to positions, int64, -1 for what is not among the queries.
 
         Args:
@@ -70,13 +70,13 @@ class PartQueries:
         return places, generics, owners
 
 
-def query_texts(vocabulary: Vocabulary) -> tuple[str, ...]:
+def query_texts(vocabulary: PartVocabulary) -> tuple[str, ...]:
     """Texts of a vocabulary's table of conditions, all but the background: bare names, without a template."""
     return vocabulary.generic_parts + vocabulary.objects_with_parts
 
 
 def part_queries(
-    vocabulary: Vocabulary,
+    vocabulary: PartVocabulary,
     parts: Sequence[int],
     *,
     objects: Collection[int] = (),

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
-from ovparts_lib.checkpoints.native import read_metadata, save_weights
+from ovparts_lib.checkpoints.native import read_metadata
 from ovparts_lib.checkpoints.reading import (
     CheckpointError,
     LoadReport,
@@ -74,7 +74,7 @@ def load_partclipseg(
 
     - Released: ``partclipseg_voc_oracle.pth`` and ``partclipseg_ade_oracle.pth``, files of detectron2 whose tensors are
       called ``partclipseg_model.…``. They fill the object's slot of a pair as ``object_text="released"`` says.
-    - Our own, see :func:`save_partclipseg`; they say how they fill it.
+    - Our own; they say how they fill it.
     - Any CLIPSeg that :func:`systems.clipseg.weights.load_clipseg` reads, to begin a training from: the hub's
       ``CIDAS/clipseg-rd64-refined`` as published, or one of our own. FiLM and head are copied to the pair stage; the
       two layers that join features and texts are drawn anew from torch's generator, and so is what the file lacks.
@@ -121,18 +121,6 @@ def load_partclipseg(
     kind, names = ("ovparts weights", dict) if own else ("PartCLIPSeg released checkpoint", released_names)
     drop = is_dead if released else lambda name: False
     return model, load_strictly(model, state, source=str(path), kind=kind, names=names, drop=drop)
-
-
-def save_partclipseg(model: Partclipseg, path: str | Path, **metadata: object) -> Path:
-    """Write a PartCLIPSeg as our own file, so that :func:`load_partclipseg` needs no more than its path.
-
-    Args:
-        model: the model.
-        path: file to write, ``….safetensors``; replaced as a whole or not at all.
-        **metadata: anything JSON can say that should be kept with the weights.
-    """
-    about = {"system": SYSTEM, "size": asdict(model.size), "object_text": model.object_text}
-    return save_weights(model, path, {**metadata, **about})
 
 
 def _object_text(metadata: dict[str, Any] | None, asked: str | None, source: str) -> str:

@@ -16,7 +16,7 @@ from ovparts_lib.models.cost_aggregation.class_attention import linear_attention
 from ovparts_lib.models.cost_aggregation.inputs import resize_for_test, sliding_inputs, square_inputs
 from ovparts_lib.models.cost_aggregation.spatial import shifted_window_mask
 from ovparts_lib.systems.catseg.weights import released_names
-from ovparts_lib.vocabularies.vocabulary import Vocabulary, load_vocabulary
+from ovparts_lib.vocabularies import PartVocabulary, load_vocabulary
 from tests.golden.fill import fill, image
 from tests.golden.released_catseg import FOLDER, dinov2_catseg, manifest, read_json, resnet_catseg
 
@@ -25,7 +25,7 @@ TOLERANCE = 2e-5  # of an array's largest value; the recordings allow 1e-4
 
 
 def some_parts(names):
-    return Vocabulary("some", tuple(names), PASCAL.objects, PASCAL.unseen_objects)
+    return PartVocabulary("some", tuple(names), PASCAL.objects, PASCAL.unseen_objects)
 
 
 def picture(height, width, seed):
@@ -148,7 +148,7 @@ def test_stages_and_oracle_map_of_the_evaluation():
 
     dog = facts["arrays"]["sem_seg_selected"]["class_indices"]
     assert dog == list(PASCAL.parts_of(PASCAL.object_id("dog")))
-    (scores,) = model.predict([pixels], PASCAL, part_ids=dog)
+    (scores,) = model.predict([pixels], PASCAL, class_ids=dog)
     np.testing.assert_allclose(scores.logits, found["logits"][0, dog], rtol=0, atol=1e-5)
     maps = probabilities(scores, (333, 500))
     np.testing.assert_allclose(maps[:-1, ::8, ::8], golden["sem_seg_selected"], rtol=0, atol=1e-5)
@@ -217,7 +217,7 @@ def test_loss_gradients_and_step_of_the_training():
     vocabulary = some_parts(facts["train_classes"])
     assert facts["train_classes"] == list(PASCAL.seen.parts[:24])
     model = copy.deepcopy(resnet_catseg()[0]).train()
-    model.names = resnet_catseg()[0].names
+    model.text_cache = resnet_catseg()[0].text_cache
     model.checkpoint_aggregator = True
     logits = []
     hook = model.decoder.register_forward_hook(lambda *call: logits.append(call[2].detach()))

@@ -43,8 +43,8 @@ def test_what_a_prediction_holds(model):
     assert first.logits.shape == (5, 16, 16)
     assert first.background.shape == (16, 16)
     assert (first.image_size, second.image_size) == ((50, 70), (64, 31))
-    assert first.part_ids == (0, 1, 2, 3, 4)
-    assert (first.resized_as, first.attention, first.cost) == ("probabilities", None, None)
+    assert first.class_ids == (0, 1, 2, 3, 4)
+    assert first.resized_as == "probabilities"
     (alone,) = model.predict(IMAGES[1:], VOCABULARY, background=False)
     assert alone.background is None
     assert torch.allclose(alone.logits, second.logits, atol=1e-5)
@@ -52,12 +52,12 @@ def test_what_a_prediction_holds(model):
 
 def test_part_ids_choose_channels_and_change_none(model):
     (whole,) = model.predict(IMAGES[:1], VOCABULARY)
-    (some,) = model.predict(IMAGES[:1], VOCABULARY, part_ids=[4, 1])
-    assert some.part_ids == (4, 1)
+    (some,) = model.predict(IMAGES[:1], VOCABULARY, class_ids=[4, 1])
+    assert some.class_ids == (4, 1)
     assert torch.allclose(some.logits, whole.logits[[4, 1]], atol=1e-6)
     assert torch.allclose(some.background, whole.background, atol=1e-6)
-    with pytest.raises(ValueError, match="part_ids must be different numbers from 0 to 4"):
-        model.predict(IMAGES[:1], VOCABULARY, part_ids=[5])
+    with pytest.raises(ValueError, match="class_ids must be different numbers from 0 to 4"):
+        model.predict(IMAGES[:1], VOCABULARY, class_ids=[5])
 
 
 def test_the_rest_of_the_vocabulary_does_change_them(model):
@@ -90,27 +90,28 @@ def test_inputs_are_padded_after_normalising_and_before_squashing():
 
 
 def test_kept_maps(model):
-    (scores,) = model.predict(IMAGES[:1], VOCABULARY, part_ids=[3, 0], keep_attention=True)
-    assert scores.cost.queries == ("car's licence plate", "dog's head") == scores.attention.queries
-    assert scores.cost.before.shape == (2, 4, 4)
+    ((scores, found),) = model.inspect(IMAGES[:1], VOCABULARY, class_ids=[3, 0])
+    cost, attention = found["cost"], found["attention"]
+    assert cost.queries == ("car's licence plate", "dog's head") == attention.queries
+    assert cost.before.shape == (2, 4, 4)
     inputs = square_inputs(IMAGES[:1], model.size.inputs, 32, model.device, test=True)
     dense, _ = model.encode_images(inputs)
     expected = mean_cost(dense.features, model.encode_texts(VOCABULARY.parts)[[3, 0]])[0]
-    assert torch.allclose(scores.cost.before, expected, atol=1e-6)
-    assert torch.equal(scores.cost.after, scores.logits)
-    assert scores.cost.class_attention.keys() == {0, 1}
-    assert scores.cost.classes == (*VOCABULARY.parts, BACKGROUND)
-    for weights in scores.cost.class_attention.values():
-        assert weights.shape == (2, len(scores.cost.classes))
+    assert torch.allclose(cost.before, expected, atol=1e-6)
+    assert torch.equal(cost.after, scores.logits)
+    assert cost.class_attention.keys() == {0, 1}
+    assert cost.classes == (*VOCABULARY.parts, BACKGROUND)
+    for weights in cost.class_attention.values():
+        assert weights.shape == (2, len(cost.classes))
         torch.testing.assert_close(weights.sum(1), torch.ones(2))
-    assert scores.attention.clip.keys() == {1, 2, 3}
-    assert scores.attention.clip[1].shape == (2, 17, 17)
+    assert attention.clip.keys() == {1, 2, 3}
+    assert attention.clip[1].shape == (2, 17, 17)
 
 
 def test_sliding_window_averages_crops_and_the_whole(model):
     sliding = copy.copy(model)
     sliding.sliding_window, sliding.window = True, SlidingWindow(side=53, crop=32)
-    (scores,) = sliding.predict(IMAGES[:1], VOCABULARY, part_ids=[2])
+    (scores,) = sliding.predict(IMAGES[:1], VOCABULARY, class_ids=[2])
     assert scores.logits.shape == (1, 53, 53)
     assert scores.covered_size is None
     window = sliding.window
@@ -141,10 +142,11 @@ def test_loss_is_the_weighted_mean_over_all_elements():
 def test_the_background_may_be_no_class(model):
     """Then nothing is positive where nothing is labelled, and the other classes do not see it."""
     without = tiny_catseg(background_class=False).eval()
-    (scores,) = without.predict(IMAGES[:1], VOCABULARY, keep_attention=True)
+    ((scores, found),) = without.inspect(IMAGES[:1], VOCABULARY)
+    cost = found["cost"]
     assert scores.background is None
-    assert scores.cost.classes == VOCABULARY.parts
-    torch.testing.assert_close(scores.cost.class_attention[0].sum(1), torch.ones(5))
+    assert cost.classes == VOCABULARY.parts
+    torch.testing.assert_close(cost.class_attention[0].sum(1), torch.ones(5))
     with torch.no_grad():
         without.background_text += 1
     assert torch.allclose(without.predict(IMAGES[:1], VOCABULARY)[0].logits, scores.logits, atol=1e-5)

@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from ovparts_lib.data.transforms import resize_image, shortest_edge_size
+from ovparts_lib.images import resize_image, shortest_edge_size
 from ovparts_lib.models.backbones.guidance import GuidanceSize
 from ovparts_lib.models.clip.prompts import TEMPLATES
 from ovparts_lib.models.cost_aggregation import AggregatorSize
@@ -17,14 +17,14 @@ from ovparts_lib.systems.catseg import weights as catseg_files
 from ovparts_lib.systems.catseg.model import Catseg, CatsegSize
 from ovparts_lib.systems.partcatseg import weights as partcatseg_files
 from ovparts_lib.systems.partcatseg.model import PartCatseg, PartCatsegSize
-from ovparts_lib.vocabularies.vocabulary import Vocabulary
+from ovparts_lib.vocabularies import PartVocabulary
 from tests.golden.fill import fill
 from tests.systems.catseg import plain as plain
 from tests.systems.tiny import TINY_CLIP, random_image
 
 PARTS = ("dog's head", "dog's tail", "car's Side Mirror", "ant's head", "car's license plate")
 # "boat" has no parts, and the order of the objects is not that of the alphabet.
-VOCABULARY = Vocabulary("v", PARTS, ("boat", "dog", "car", "ant"), ignore_label=65535)
+VOCABULARY = PartVocabulary("v", PARTS, ("boat", "dog", "car", "ant"), ignore_label=65535)
 GENERIC, OWNERS = ("Side Mirror", "head", "license plate", "tail"), ("ant", "car", "dog")
 PAIRS = [(1, 4 + 2), (3, 4 + 2), (0, 4 + 1), (1, 4 + 0), (2, 4 + 1)]  # rows of (*GENERIC, *OWNERS)
 SIDE, HEADS, WINDOW = 48, 2, 3  # 6 x 6 patches of 8 pixels

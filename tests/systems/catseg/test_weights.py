@@ -10,7 +10,8 @@ from ovparts_lib.checkpoints.reading import CheckpointError
 from ovparts_lib.models.backbones.guidance import DinoGuidance, SmallGuidance
 from ovparts_lib.systems.catseg.model import MINIATURE_CATSEG, RELEASED, RELEASED_DINOV2, Catseg
 from ovparts_lib.systems.catseg.names import load_guidance_into
-from ovparts_lib.systems.catseg.weights import BACKGROUND, TRANSFORMER, load_catseg, released_names, save_catseg
+from ovparts_lib.systems.catseg.weights import BACKGROUND, TRANSFORMER, load_catseg, released_names
+from ovparts_lib.systems.registry import SYSTEMS
 from tests.golden.fill import fill
 from tests.golden.released_catseg import (
     dinov2_catseg,
@@ -45,7 +46,7 @@ def test_every_tensor_of_the_manifest_is_loaded_or_known_to_be_useless(variant):
 
 def test_our_own_files_need_no_more_than_their_path(tmp_path):
     model = tiny_catseg().eval()
-    save_catseg(model, tmp_path / "tiny.safetensors", note="kept")
+    SYSTEMS["catseg"].save(model, tmp_path / "tiny.safetensors", note="kept")
     again, report = load_catseg(tmp_path / "tiny.safetensors", padding="stretched")
     assert again.size == TINY_CATSEG
     assert again.padding == "stretched"
@@ -56,7 +57,7 @@ def test_our_own_files_need_no_more_than_their_path(tmp_path):
 
 
 def test_the_miniature_can_be_kept(tmp_path):
-    save_catseg(Catseg(MINIATURE_CATSEG), tmp_path / "miniature.safetensors")
+    SYSTEMS["catseg"].save(Catseg(MINIATURE_CATSEG), tmp_path / "miniature.safetensors")
     assert load_catseg(tmp_path / "miniature.safetensors")[0].size == MINIATURE_CATSEG
 
 
@@ -136,7 +137,7 @@ def test_upstream_initialises_the_dinov2_variant(tmp_path):
         if name.startswith("backbone.")
     }
     torch.save(dinov2, tmp_path / "dinov2_vits14_pretrain.pth")
-    with pytest.raises(CheckpointError, match=r"brings resnet101, but dinov2_vits14 is wanted.*_pretrain\.pth"):
+    with pytest.raises(CheckpointError, match=r"brings resnet101 guidance, but dinov2_vits14 is.*_pretrain\.pth"):
         load_through_a_file(upstream_state(), size=RELEASED_DINOV2)
     model, report = load_through_a_file(
         upstream_state(), size=RELEASED_DINOV2, guidance_path=tmp_path / "dinov2_vits14_pretrain.pth"

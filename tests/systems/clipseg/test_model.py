@@ -7,11 +7,10 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import nn
 
-from ovparts_lib.data import resize_image
-from ovparts_lib.models.clip.preprocess import square_pixels
+from ovparts_lib.images import resize_image, square_pixels
 from ovparts_lib.systems.clipseg.decoder import PlainHead, RefinedHead, binary_segmentation_loss
 from ovparts_lib.systems.clipseg.model import BACKGROUND_WEIGHT, RELEASED_GROUPS, TRAINABLE_GROUPS, ClipsegSize
-from ovparts_lib.vocabularies.vocabulary import Vocabulary
+from ovparts_lib.vocabularies import PartVocabulary
 from tests.systems.tiny import TINY_CLIP, VOCABULARY, random_batch, random_image, tiny_clipseg
 
 
@@ -86,19 +85,17 @@ def test_unlabelled_pixels_are_background(model):
 @pytest.mark.parametrize("shape", [(100, 75), (31, 48), (48, 48)])
 def test_label_maps_are_resized_by_the_rule_asked_for(rule, shift, shape):
     model = tiny_clipseg(label_resize=rule)
-    vocabulary = Vocabulary.from_words([f"word {i}" for i in range(300)])
     part_map = torch.randint(0, 300, shape)
     rows, columns = (((np.arange(48) + shift) * length / 48).astype(int) for length in shape)
-    assert torch.equal(model._targets([part_map], vocabulary, None)[0], part_map[rows][:, columns])
+    assert torch.equal(model._resized_labels([part_map])[0], part_map[rows][:, columns])
 
 
 def test_rows_at_pixel_edges_follow_the_rule_of_the_data():
     """From 224 rows, torch's float32 nearest-exact misses the pixel under the centre; the released floor is float32."""
-    vocabulary = Vocabulary.from_words([f"word {i}" for i in range(224)])
     part_map = torch.arange(224)[:, None].expand(-1, 48)
 
     def rows(rule):
-        return tiny_clipseg(label_resize=rule)._targets([part_map], vocabulary, None)[0, :, 0]
+        return tiny_clipseg(label_resize=rule)._resized_labels([part_map])[0, :, 0]
 
     def of_torch(mode):
         return F.interpolate(part_map[None, None].float(), (48, 48), mode=mode)[0, 0, :, 0].long()
@@ -126,8 +123,7 @@ def test_scores_come_per_image_whatever_its_size(model):
         torch.testing.assert_close(all_logits(scores), all_logits(alone))
         assert scores.image_size == tuple(image.shape[1:])
         assert scores.logits.shape == (5, 48, 48)
-        assert scores.part_ids == (0, 1, 2, 3, 4)
-        assert scores.attention is None
+        assert scores.class_ids == (0, 1, 2, 3, 4)
     assert not torch.allclose(together[0].logits, together[2].logits)
 
 
@@ -144,9 +140,9 @@ def test_only_the_wanted_parts_are_decoded_in_the_wanted_order(model):
     images, decoded = [random_image(40, 90)], []
     (full,) = model.predict(images, VOCABULARY)
     model.decoder.register_forward_pre_hook(lambda module, inputs: decoded.append(len(inputs[1])))
-    (some,) = model.predict(images, VOCABULARY, part_ids=[4, 0], background=False)
+    (some,) = model.predict(images, VOCABULARY, class_ids=[4, 0], background=False)
     assert sum(decoded) == 2
-    assert some.part_ids == (4, 0)
+    assert some.class_ids == (4, 0)
     assert some.background is None
     torch.testing.assert_close(some.logits, full.logits[[4, 0]])
 
@@ -154,7 +150,7 @@ def test_only_the_wanted_parts_are_decoded_in_the_wanted_order(model):
 @pytest.mark.parametrize("part_ids", [[], [5], [-1], [1, 1]])
 def test_part_ids_that_do_not_exist_are_refused(model, part_ids):
     with pytest.raises(ValueError, match="different numbers from 0 to 4"):
-        model.predict([random_image(40, 90)], VOCABULARY, part_ids=part_ids)
+        model.predict([random_image(40, 90)], VOCABULARY, class_ids=part_ids)
 
 
 @pytest.mark.parametrize("image", [torch.rand(3, 8, 8), torch.zeros(8, 8, 3, dtype=torch.uint8)])
@@ -165,11 +161,11 @@ def test_images_of_another_kind_are_refused(model, image):
 
 def test_attention_maps_come_only_when_asked_for(model):
     images = [random_image(40, 90, 1), random_image(48, 48, 2)]
-    plain = model.predict(images, VOCABULARY, part_ids=[3, 1])
-    kept = model.predict(images, VOCABULARY, part_ids=[3, 1], keep_attention=True)
-    for scores, expected in zip(kept, plain, strict=True):
+    plain = model.predict(images, VOCABULARY, class_ids=[3, 1])
+    kept = model.inspect(images, VOCABULARY, class_ids=[3, 1])
+    for (scores, found), expected in zip(kept, plain, strict=True):
         torch.testing.assert_close(all_logits(scores), all_logits(expected))
-        maps = scores.attention
+        maps = found["attention"]
         assert maps.queries == ("car licence plate", "dog tail")
         assert maps.grid == (6, 6)
         assert set(maps.decoder) == {0, 1, 2}
@@ -178,14 +174,14 @@ def test_attention_maps_come_only_when_asked_for(model):
             for weights in stack.values():
                 assert weights.shape == shape
                 torch.testing.assert_close(weights.sum(-1), torch.ones(shape[:-1]))
-    assert not torch.allclose(kept[0].attention.decoder[1][0], kept[0].attention.decoder[1][1])
+    assert not torch.allclose(maps.decoder[1][0], maps.decoder[1][1])
 
 
 def test_each_vocabulary_gets_its_own_embeddings(model):
     """The reference keeps the first vocabulary's; the second one's scores are then silently wrong."""
     image = [random_image(40, 90)]
     (first,) = model.predict(image, VOCABULARY)
-    other = Vocabulary.from_words(["dog tail", "cat paw"])
+    other = PartVocabulary.from_words(["dog tail", "cat paw"])
     (second,) = model.predict(image, other)
     torch.testing.assert_close(second.logits[0], first.logits[1])
     assert not torch.allclose(second.logits[1], first.logits[0])

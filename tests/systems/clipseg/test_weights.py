@@ -9,7 +9,8 @@ from ovparts_lib.checkpoints.native import save_weights
 from ovparts_lib.checkpoints.reading import CheckpointError
 from ovparts_lib.models.clip.towers import ActivationError, build_clip
 from ovparts_lib.systems.clipseg.model import RELEASED, Clipseg
-from ovparts_lib.systems.clipseg.weights import fine_tuned_names, hub_names, load_clipseg, save_clipseg, timojl_names
+from ovparts_lib.systems.clipseg.weights import fine_tuned_names, hub_names, load_clipseg, timojl_names
+from ovparts_lib.systems.registry import SYSTEMS
 from tests.golden.released import manifest
 from tests.systems.tiny import TINY, TINY_CLIP, tiny_clipseg
 
@@ -151,7 +152,7 @@ def test_timojls_decoder_needs_a_clip_of_the_right_kind(tmp_path):
 @pytest.mark.parametrize("size", [TINY, PLAIN])
 def test_our_own_file_needs_no_size(tmp_path, size):
     source, path = clipseg(size), tmp_path / "w.safetensors"
-    save_clipseg(source, path, iterations=20)
+    SYSTEMS["clipseg"].save(source, path, iterations=20)
     model, report = load_clipseg(path, query_chunk=3, label_resize="floor")
     assert model.size == size
     assert (model.query_chunk, model.label_resize) == (3, "floor")

@@ -11,7 +11,7 @@ from einops import rearrange
 from ovparts_lib.models.cost_aggregation import Chunks
 from ovparts_lib.models.cost_aggregation.inputs import square_inputs
 from ovparts_lib.systems.partcatseg.weights import released_names
-from ovparts_lib.vocabularies.vocabulary import Vocabulary, load_vocabulary
+from ovparts_lib.vocabularies import PartVocabulary, load_vocabulary
 from tests.golden.fill import image
 from tests.golden.released_partcatseg import FOLDER, filled_partcatseg, manifest, read_json
 
@@ -38,7 +38,7 @@ def assert_close(found, golden, facts):
 
 
 def own_words(names, objects, ignore_label):
-    return Vocabulary("recorded", tuple(names), tuple(objects), ignore_label=ignore_label)
+    return PartVocabulary("recorded", tuple(names), tuple(objects), ignore_label=ignore_label)
 
 
 def released_copy(**options):
@@ -170,7 +170,7 @@ def test_stages_and_outputs_of_the_evaluation_on_pascal():
     assert len(stages) == 7
     assert_close(stages, golden, facts)
     check_maps(scores, golden, facts, vocabulary)
-    cut = released_copy(padding="cut").predict([photograph], vocabulary, part_ids=[3])[0]
+    cut = released_copy(padding="cut").predict([photograph], vocabulary, class_ids=[3])[0]
     assert cut.covered_size == (366 * 576 / 562, 500)  # 562 x 768 pixels, padded to 576 x 768
     np.testing.assert_allclose(cut.logits[0], scores.logits[3], rtol=0, atol=1e-5)
 

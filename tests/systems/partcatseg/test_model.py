@@ -15,7 +15,7 @@ from ovparts_lib.systems.partcatseg.model import MINIATURE_PARTCATSEG, RELEASED_
 from ovparts_lib.systems.scores import BACKGROUND
 from ovparts_lib.training.optimisers import build_optimiser
 from ovparts_lib.training.settings import TrainingSettings
-from ovparts_lib.vocabularies.vocabulary import Vocabulary
+from ovparts_lib.vocabularies import PartVocabulary
 from tests.systems.partcatseg.tiny import TINY_PARTCATSEG, labelled_batch, tiny_partcatseg
 from tests.systems.tiny import VOCABULARY, random_image
 
@@ -43,8 +43,8 @@ def total(losses):
 
 def test_texts_are_generic_parts_then_objects_then_background():
     words = {"zebra": ["wing", "arm"], "ant": ["arm"]}
-    vocabulary = Vocabulary("v", ("zebra's wing", "zebra's arm", "ant's arm"), ("moon", "zebra", "ant"))
-    assert Vocabulary.from_words(words).parts == vocabulary.parts
+    vocabulary = PartVocabulary("v", ("zebra's wing", "zebra's arm", "ant's arm"), ("moon", "zebra", "ant"))
+    assert PartVocabulary.from_words(words).parts == vocabulary.parts
     model = tiny_partcatseg()
     texts = model.encode_vocabulary(vocabulary)
     encoded = model.encode_texts(["arm", "wing", "ant", "zebra"])
@@ -58,7 +58,7 @@ def test_texts_are_generic_parts_then_objects_then_background():
 
 
 def test_a_word_without_owner_is_its_own_part_and_object():
-    texts = tiny_partcatseg().encode_vocabulary(Vocabulary.from_words(["roof", "car's wheel"]))
+    texts = tiny_partcatseg().encode_vocabulary(PartVocabulary.from_words(["roof", "car's wheel"]))
     assert texts.part_to_generic == (0, 1)
     assert texts.part_to_object == (1, 0)
     torch.testing.assert_close(texts.generic[0], texts.generic[3])
@@ -67,7 +67,7 @@ def test_a_word_without_owner_is_its_own_part_and_object():
 def test_texts_follow_the_text_tower_and_the_vocabulary():
     model = tiny_partcatseg()
     before = model.encode_vocabulary(VOCABULARY).specific
-    other = model.encode_vocabulary(Vocabulary.from_words({"bird": ["wing"]})).specific
+    other = model.encode_vocabulary(PartVocabulary.from_words({"bird": ["wing"]})).specific
     torch.testing.assert_close(other[0], before[4])
     with torch.no_grad():
         model.clip.text_projection += 1
@@ -101,7 +101,7 @@ def test_what_a_prediction_holds(model):
     assert first.logits.shape == (5, 16, 16)
     assert first.background.shape == (16, 16)
     assert (first.image_size, second.image_size) == ((50, 70), (64, 31))
-    assert (first.resized_as, first.attention, first.cost, first.objects) == ("probabilities", None, None, None)
+    assert (first.resized_as, first.objects) == ("probabilities", None)
     (alone,) = model.predict(IMAGES[1:], VOCABULARY, background=False)
     assert alone.background is None
     torch.testing.assert_close(alone.logits, second.logits, atol=1e-5, rtol=1e-4)
@@ -109,18 +109,18 @@ def test_what_a_prediction_holds(model):
 
 def test_part_ids_choose_channels_and_change_none(model):
     (whole,) = model.predict(IMAGES[:1], VOCABULARY)
-    (some,) = model.predict(IMAGES[:1], VOCABULARY, part_ids=[4, 1])
-    assert some.part_ids == (4, 1)
+    (some,) = model.predict(IMAGES[:1], VOCABULARY, class_ids=[4, 1])
+    assert some.class_ids == (4, 1)
     torch.testing.assert_close(some.logits, whole.logits[[4, 1]])
     torch.testing.assert_close(some.background, whole.background)
-    with pytest.raises(ValueError, match="part_ids must be different numbers from 0 to 4"):
-        model.predict(IMAGES[:1], VOCABULARY, part_ids=[5])
+    with pytest.raises(ValueError, match="class_ids must be different numbers from 0 to 4"):
+        model.predict(IMAGES[:1], VOCABULARY, class_ids=[5])
 
 
 def test_the_order_of_the_vocabulary_only_orders_the_channels(model):
     """No class has a place of its own: nothing but words tells them apart."""
     order = [3, 0, 4, 2, 1]
-    other = Vocabulary.from_words([VOCABULARY.parts[part] for part in order])
+    other = PartVocabulary.from_words([VOCABULARY.parts[part] for part in order])
     (before,), (after,) = (model.predict(IMAGES[:1], words) for words in (VOCABULARY, other))
     torch.testing.assert_close(after.logits, before.logits[order], atol=1e-5, rtol=1e-4)
 
@@ -136,7 +136,7 @@ def test_chunks_change_nothing(model, chunk_tokens):
 def test_the_first_stage_is_not_decoded(model):
     calls = []
     hook = model.aggregator.decoder.head.register_forward_hook(lambda *call: calls.append(call[2].shape[0]))
-    model.predict(IMAGES[:1], VOCABULARY, part_ids=[0, 2], background=False)
+    model.predict(IMAGES[:1], VOCABULARY, class_ids=[0, 2], background=False)
     hook.remove()
     assert sum(calls) == 2
 
@@ -153,18 +153,19 @@ def test_padding_is_said_or_left_in(model):
 
 
 def test_kept_maps(model):
-    (scores,) = model.predict(IMAGES[:1], VOCABULARY, part_ids=[3, 0], keep_attention=True)
-    (plain,) = model.predict(IMAGES[:1], VOCABULARY, part_ids=[3, 0])
+    ((scores, found),) = model.inspect(IMAGES[:1], VOCABULARY, class_ids=[3, 0])
+    cost, attention, generic = found["cost"], found["attention"], found["generic_cost"]
+    (plain,) = model.predict(IMAGES[:1], VOCABULARY, class_ids=[3, 0])
     torch.testing.assert_close(scores.logits, plain.logits, atol=1e-5, rtol=1e-4)
-    assert scores.cost.queries == ("car's licence plate", "dog's head") == scores.attention.queries
-    assert torch.equal(scores.cost.after, scores.logits)
-    assert scores.cost.class_attention.keys() == {0, 1}
-    assert all(((weights > 0) & (weights < 1)).all() for weights in scores.cost.class_attention.values())
-    assert scores.cost.classes == (*VOCABULARY.parts, BACKGROUND)
-    for weights in scores.cost.class_attention.values():
-        assert weights.shape == (2, len(scores.cost.classes))
+    assert cost.queries == ("car's licence plate", "dog's head") == attention.queries
+    assert torch.equal(cost.after, scores.logits)
+    assert cost.class_attention.keys() == {0, 1}
+    assert all(((weights > 0) & (weights < 1)).all() for weights in cost.class_attention.values())
+    assert cost.classes == (*VOCABULARY.parts, BACKGROUND)
+    for weights in cost.class_attention.values():
+        assert weights.shape == (2, len(cost.classes))
         torch.testing.assert_close(weights.sum(1), torch.ones(2))
-    assert scores.attention.clip.keys() == {1, 2, 3}
+    assert attention.clip.keys() == {1, 2, 3}
     with torch.inference_mode():
         texts = model.encode_vocabulary(VOCABULARY)
         inputs = square_inputs(IMAGES[:1], model.size.inputs, 32, model.device, test=True)
@@ -174,9 +175,8 @@ def test_kept_maps(model):
         expected = model.aggregator.specific_cost(aware, texts, Chunks())[0, [3, 0]]
         logits = model.aggregator.decode(first, model.aggregator.guide(maps), Chunks())[0]
         generic_cost = mean_cost(dense.features, texts.generic)[0]
-    torch.testing.assert_close(scores.cost.before, expected)
+    torch.testing.assert_close(cost.before, expected)
     # The first stage's maps are those of what the wanted parts are made of.
-    generic = scores.generic_cost
     assert generic.queries == ("licence plate (part)", "head (part)", "car (object)", "dog (object)")
     words = (*VOCABULARY.generic_parts, *VOCABULARY.objects_with_parts)
     rows = [words.index(query.rpartition(" (")[0]) for query in generic.queries]
@@ -188,18 +188,19 @@ def test_kept_maps(model):
     assert generic.classes == (*parts, *objects, BACKGROUND)
     for weights in generic.class_attention.values():
         torch.testing.assert_close(weights.sum(1), torch.ones(4))
-    assert plain.generic_cost is None
 
 
 def test_first_stage_maps_of_a_word_that_is_part_and_object(model):
-    words = Vocabulary.from_words(["shelf", "cabinet's shelf"])
-    (scores,) = model.predict(IMAGES[:1], words, keep_attention=True)
-    assert scores.generic_cost.queries == ("shelf (part)", "shelf (object)", "cabinet (object)")
-    (one,) = model.predict(IMAGES[:1], words, part_ids=[1], keep_attention=True)
-    assert one.generic_cost.queries == ("shelf (part)", "cabinet (object)")
-    torch.testing.assert_close(one.generic_cost.after, scores.generic_cost.after[[0, 2]])
-    among = scores.generic_cost.class_attention[1][[0, 2]]
-    torch.testing.assert_close(one.generic_cost.class_attention[1], among)
+    words = PartVocabulary.from_words(["shelf", "cabinet's shelf"])
+    ((_, found),) = model.inspect(IMAGES[:1], words)
+    whole = found["generic_cost"]
+    assert whole.queries == ("shelf (part)", "shelf (object)", "cabinet (object)")
+    ((_, found),) = model.inspect(IMAGES[:1], words, class_ids=[1])
+    one = found["generic_cost"]
+    assert one.queries == ("shelf (part)", "cabinet (object)")
+    torch.testing.assert_close(one.after, whole.after[[0, 2]])
+    among = whole.class_attention[1][[0, 2]]
+    torch.testing.assert_close(one.class_attention[1], among)
 
 
 def test_bfloat16_autocast_keeps_logits_and_losses_in_float32(model):
@@ -273,7 +274,7 @@ def test_the_compositional_loss_reaches_the_first_stage_but_not_clip():
 def test_some_queries_give_the_losses_of_a_smaller_vocabulary():
     """All words that occur are those of the smaller vocabulary."""
     batch, ignore = labelled_batch(), VOCABULARY.ignore_label
-    smaller = Vocabulary("s", (VOCABULARY.parts[1], VOCABULARY.parts[3]), ("dog", "car"), ignore_label=ignore)
+    smaller = PartVocabulary("s", (VOCABULARY.parts[1], VOCABULARY.parts[3]), ("dog", "car"), ignore_label=ignore)
     batch["part_maps"] = [m.masked_fill((m != 1) & (m != 3), ignore) for m in batch["part_maps"]]
     batch["object_maps"] = [m.masked_fill(m == VOCABULARY.object_id("bird"), ignore) for m in batch["object_maps"]]
     assert VOCABULARY.objects[:2] == smaller.objects
@@ -302,7 +303,7 @@ def test_an_object_without_a_chosen_part_is_still_an_object():
 def test_objects_without_parts_are_background():
     """Whether a pixel's object has no parts or is not labelled at all makes no difference."""
     parts = VOCABULARY.parts
-    vocabulary = Vocabulary("v", parts, (*VOCABULARY.objects, "boat"), ignore_label=65535)
+    vocabulary = PartVocabulary("v", parts, (*VOCABULARY.objects, "boat"), ignore_label=65535)
     batch = labelled_batch(vocabulary)
     boats = copy.deepcopy(batch)
     for object_map in boats["object_maps"]:

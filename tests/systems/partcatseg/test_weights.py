@@ -8,10 +8,11 @@ from ovparts_lib.checkpoints.reading import CheckpointError
 from ovparts_lib.models.backbones.guidance import DinoGuidance
 from ovparts_lib.systems.catseg.model import RELEASED as CATSEG_RELEASED
 from ovparts_lib.systems.catseg.model import RELEASED_DINOV2, Catseg, without_guidance
-from ovparts_lib.systems.catseg.weights import BACKGROUND, TRANSFORMER, save_catseg
+from ovparts_lib.systems.catseg.weights import BACKGROUND, TRANSFORMER
 from ovparts_lib.systems.catseg.weights import released_names as catseg_names
 from ovparts_lib.systems.partcatseg.model import MINIATURE_PARTCATSEG, RELEASED, PartCatseg
-from ovparts_lib.systems.partcatseg.weights import load_partcatseg, released_names, save_partcatseg
+from ovparts_lib.systems.partcatseg.weights import load_partcatseg, released_names
+from ovparts_lib.systems.registry import SYSTEMS
 from tests.golden.released_partcatseg import manifest
 from tests.systems.catseg.tiny import tiny_catseg
 from tests.systems.partcatseg.tiny import TINY_PARTCATSEG, tiny_partcatseg
@@ -141,7 +142,7 @@ def test_catseg_with_the_same_backbone_brings_its_projections(tmp_path):
 
 def test_our_own_catseg_starts_it_too(tmp_path):
     catseg = tiny_catseg(seed=5)
-    save_catseg(catseg, tmp_path / "catseg.safetensors")
+    SYSTEMS["catseg"].save(catseg, tmp_path / "catseg.safetensors")
     model, report = load_partcatseg(tmp_path / "catseg.safetensors")
     assert model.size == TINY_PARTCATSEG
     state = model.state_dict()
@@ -159,7 +160,7 @@ def test_our_own_catseg_starts_it_too(tmp_path):
 
 def test_our_own_files_need_no_more_than_their_path(tmp_path):
     model = tiny_partcatseg().eval()
-    save_partcatseg(model, tmp_path / "tiny.safetensors", note="kept")
+    SYSTEMS["partcatseg"].save(model, tmp_path / "tiny.safetensors", note="kept")
     again, report = load_partcatseg(tmp_path / "tiny.safetensors", padding="stretched")
     assert (again.size, again.padding, report.initialised) == (TINY_PARTCATSEG, "stretched", ())
     image = random_image(40, 50)
@@ -168,7 +169,7 @@ def test_our_own_files_need_no_more_than_their_path(tmp_path):
 
 
 def test_the_miniature_can_be_kept(tmp_path):
-    save_partcatseg(PartCatseg(MINIATURE_PARTCATSEG), tmp_path / "miniature.safetensors")
+    SYSTEMS["partcatseg"].save(PartCatseg(MINIATURE_PARTCATSEG), tmp_path / "miniature.safetensors")
     assert load_partcatseg(tmp_path / "miniature.safetensors")[0].size == MINIATURE_PARTCATSEG
 
 

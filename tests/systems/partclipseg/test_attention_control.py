@@ -5,17 +5,14 @@ import torch
 from torch import nn
 from torchvision.transforms.v2.functional import gaussian_blur
 
+from ovparts_lib.models.attention_overlap import memberships, overlap, smooth, strength
 from ovparts_lib.systems.partclipseg.attention_control import (
     attention_terms,
     mean_attention_terms,
-    memberships,
-    overlap,
     pooled_attention,
-    smooth,
-    strength,
 )
 from ovparts_lib.systems.partclipseg.queries import part_queries
-from ovparts_lib.vocabularies.vocabulary import Vocabulary
+from ovparts_lib.vocabularies import PartVocabulary
 
 
 @pytest.fixture
@@ -94,7 +91,7 @@ def test_overlap_of_probabilities_is_the_ratio_of_expected_counts():
 # --- the terms of an image --------------------------------------------------------------------------------------------
 
 
-WORDS = Vocabulary("toy", ("dog's tail", "dog's head", "bird's head", "bird's wing"), ("dog", "bird"))
+WORDS = PartVocabulary("toy", ("dog's tail", "dog's head", "bird's head", "bird's wing"), ("dog", "bird"))
 QUERIES = part_queries(WORDS, range(4))  # head, tail, wing; bird, dog; background
 
 

@@ -7,14 +7,14 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from ovparts_lib.images import square_pixels
 from ovparts_lib.inspection.attention_statistics import pooled_map
-from ovparts_lib.models.clip.preprocess import square_pixels
+from ovparts_lib.models.attention_overlap import memberships, smooth
 from ovparts_lib.models.clip.text import tokenize
 from ovparts_lib.models.clip.towers import image_hidden_states
-from ovparts_lib.systems.partclipseg.attention_control import memberships, smooth
 from ovparts_lib.systems.partclipseg.queries import query_texts
 from ovparts_lib.systems.partclipseg.weights import released_names
-from ovparts_lib.vocabularies.vocabulary import load_vocabulary
+from ovparts_lib.vocabularies import load_vocabulary
 from tests.golden.fill import image
 from tests.golden.released_partclipseg import FOLDER, read_json, released_partclipseg
 
@@ -57,7 +57,7 @@ def golden_eval():
 
 @pytest.fixture(scope="module")
 def scores():
-    return released_partclipseg()[0].predict([picture(375, 500, 0)], PASCAL, keep_generic_parts=True)[0]
+    return released_partclipseg()[0].predict([picture(375, 500, 0)], PASCAL)[0]
 
 
 def enlarged(logits):
@@ -87,9 +87,12 @@ def test_stages_of_the_evaluation(golden_eval):
     assert len(conditions) == 59
 
 
-def test_generic_parts_of_the_evaluation(scores, golden_eval):
-    logits = scores.generic_parts.logits
-    assert scores.generic_parts.generic_ids == tuple(range(42))
+def test_generic_parts_of_the_evaluation(golden_eval):
+    parts = [PASCAL.part_to_generic.index(generic) for generic in range(42)]
+    model = released_partclipseg()[0]
+    ((_, maps),) = model.inspect([picture(375, 500, 0)], PASCAL, class_ids=parts, background=False)
+    logits = maps["generic_parts"].logits
+    assert maps["generic_parts"].class_ids == tuple(range(42))
     assert list(PASCAL.generic_parts) == read_json("golden_eval_voc.json")["part_classes"]
     np.testing.assert_allclose(logits[:, 8::16, 8::16].numpy(), golden_eval["logits"][:42], rtol=0, atol=1e-4)
     found = enlarged(logits)[:, ::25, ::25]
@@ -113,7 +116,7 @@ def test_attention_maps_of_the_evaluation(golden_eval):
     model, recorded = released_partclipseg()[0], golden_eval["attn_maps"]
     golden = dict(zip(read_json("golden_eval_voc.json")["attn_maps"], torch.from_numpy(recorded), strict=True))
     dog = PASCAL.parts_of(PASCAL.object_id("dog"))
-    (scores,) = model.predict([picture(375, 500, 0)], PASCAL, part_ids=dog, background=False, keep_attention=True)
+    ((_, maps),) = model.inspect([picture(375, 500, 0)], PASCAL, class_ids=dog, background=False)
     everywhere, column = torch.ones(22, 22, dtype=torch.bool), 7
     for place, part in enumerate(dog):
         name, strip = PASCAL.parts[part].replace("'s ", "_"), torch.zeros(22, 22, dtype=torch.bool)
@@ -122,7 +125,7 @@ def test_attention_maps_of_the_evaluation(golden_eval):
             continue
         strip[7:16, column] = True
         column += 1
-        average = pooled_map(scores.attention.decoder[2][place], strip) * strip.sum() / strip.numel()
+        average = pooled_map(maps["attention"].decoder[2][place], strip) * strip.sum() / strip.numel()
         torch.testing.assert_close(average, golden[f"avg_part_{name}"], rtol=1e-4, atol=1e-8)
         smoothed = golden[f"smoothed_part_{name}"]
         torch.testing.assert_close(smooth(stretched(average)[None])[0], smoothed, rtol=0, atol=1e-5)
@@ -130,7 +133,7 @@ def test_attention_maps_of_the_evaluation(golden_eval):
     assert column == 16
     square = torch.zeros(22, 22, dtype=torch.bool)
     square[6:17, 6:17] = True
-    own = smooth(stretched(pooled_map(scores.attention.components["object", "dog"][2], square))[None])[0]
+    own = smooth(stretched(pooled_map(maps["attention"].components["object", "dog"][2], square))[None])[0]
     torch.testing.assert_close(own, golden["smoothed_obj_dog"], rtol=0, atol=1e-5)
 
 
@@ -168,7 +171,7 @@ def test_logits_of_the_evaluation(scores, golden_eval):
     assert_close({"part_obj_logits": parts[:, 8::16, 8::16]}, golden_eval)
     np.testing.assert_allclose(objects[:, 8::16, 8::16].numpy(), golden_eval["logits"][42:], rtol=0, atol=1e-4)
     names = read_json("golden_eval_voc.json")["object_classes_with_parts"]
-    assert [PASCAL.objects[number] for number in scores.objects.object_ids] == names
+    assert [PASCAL.objects[number] for number in scores.objects.class_ids] == names
 
 
 def test_probabilities_and_label_maps_of_both_readings(scores, golden_eval):
@@ -178,7 +181,7 @@ def test_probabilities_and_label_maps_of_both_readings(scores, golden_eval):
     np.testing.assert_allclose(oracle[:, ::25, ::25].numpy(), golden_eval["probs"], rtol=0, atol=1e-5)
     assert (oracle.argmax(0)[::4, ::4].numpy() == golden_eval["argmax"]).mean() >= 0.999
     objects = enlarged(torch.cat([scores.objects.logits, scores.objects.background[None]])).argmax(0)
-    chosen = torch.tensor([*scores.objects.object_ids, len(PASCAL.objects)])[objects]
+    chosen = torch.tensor([*scores.objects.class_ids, len(PASCAL.objects)])[objects]
     assert (chosen[::4, ::4].numpy() == golden_eval["object_map"]).mean() >= 0.999
     gated = parts * (torch.tensor([*PASCAL.part_to_object, len(PASCAL.objects)])[:, None, None] == chosen)
     close = np.isclose(gated[:, ::25, ::25].numpy(), golden_eval["probs_all"], rtol=0, atol=1e-5)
@@ -204,7 +207,7 @@ def test_loss_gradients_and_step_of_the_training(case, vocabulary):
         "object_maps": label_maps("obj"),
         "vocabulary": vocabulary,
     }
-    maps = np.stack([attention_of(scores, vocabulary) for scores in every_ninth_part(model, images, vocabulary)])
+    maps = np.stack([attention_of(maps, vocabulary) for _, maps in every_ninth_part(model, images, vocabulary)])
     np.testing.assert_allclose(maps, golden["agg_attention"], rtol=0, atol=1e-5)
 
     found, hooks = record_training(model, vocabulary, len(images))
@@ -278,7 +281,7 @@ def every_ninth_part(model, images, vocabulary):
     wanted = list(range(0, len(vocabulary.parts), 9))
     for name in ninth_objects(vocabulary):
         wanted += [part for part in vocabulary.parts_of(vocabulary.object_id(name)) if part not in wanted][:1]
-    return model.predict(images, vocabulary, part_ids=wanted, background=False, keep_attention=True)
+    return model.inspect(images, vocabulary, class_ids=wanted, background=False)
 
 
 def ninth_objects(vocabulary):
@@ -286,9 +289,9 @@ def ninth_objects(vocabulary):
     return vocabulary.objects_with_parts[-len(vocabulary.parts) % 9 :: 9]
 
 
-def attention_of(scores, vocabulary):
-    parts = scores.attention.decoder[2][: len(range(0, len(vocabulary.parts), 9))]
-    objects = [scores.attention.components["object", name][2] for name in ninth_objects(vocabulary)]
+def attention_of(maps, vocabulary):
+    parts = maps["attention"].decoder[2][: len(range(0, len(vocabulary.parts), 9))]
+    objects = [maps["attention"].components["object", name][2] for name in ninth_objects(vocabulary)]
     return torch.cat([parts, torch.stack(objects)]).mean(1)[:, 100:480:40, ::22].numpy()
 
 

@@ -1,15 +1,15 @@
 import pytest
 import torch
 
-from ovparts_lib.models.clip.preprocess import square_pixels
+from ovparts_lib.images import square_pixels
 from ovparts_lib.systems.partclipseg import model as partclipseg
 from ovparts_lib.systems.partclipseg.model import RELEASED_GROUPS, TRAINABLE_GROUPS, Partclipseg
-from ovparts_lib.vocabularies.vocabulary import Vocabulary
+from ovparts_lib.vocabularies import PartVocabulary
 from tests.systems.partclipseg.plain import released_losses
 from tests.systems.tiny import TINY, random_image
 
 # Neither parts nor objects are in alphabetical order; one object has no parts, two parts share a name.
-VOCABULARY = Vocabulary(
+VOCABULARY = PartVocabulary(
     "toy",
     ("dog's tail", "dog's head", "car's wheel", "bird's head", "bird's beak"),
     ("sofa", "dog", "car", "bird"),
@@ -110,7 +110,7 @@ def test_pairs_are_joined_as_written(object_text):
         # generic parts: beak, head, tail, wheel; objects: bird, car, dog
         torch.testing.assert_close(scores.objects.logits, own[number, 4:7])
         torch.testing.assert_close(scores.objects.background, own[number, 7])
-        assert scores.objects.object_ids == (3, 2, 1)
+        assert scores.objects.class_ids == (3, 2, 1)
         assert scores.image_size == tuple(images[number].shape[1:])
 
 
@@ -129,13 +129,13 @@ def test_part_ids_choose_channels_and_change_no_value(part_ids):
     model.decoder.layers[0].register_forward_pre_hook(lambda module, inputs: decoded.append(len(inputs[0])))
     (full,) = model.predict(image, VOCABULARY)
     assert sum(decoded) == 8
-    (some,) = model.predict(image, VOCABULARY, part_ids=part_ids)
+    (some,) = model.predict(image, VOCABULARY, class_ids=part_ids)
     torch.testing.assert_close(some.logits, full.logits[part_ids])
     torch.testing.assert_close(some.background, full.background)
     torch.testing.assert_close(some.objects.logits, full.objects.logits)
-    assert some.part_ids == tuple(part_ids)
+    assert some.class_ids == tuple(part_ids)
     decoded.clear()
-    (alone,) = model.predict(image, VOCABULARY, part_ids=part_ids, background=False)
+    (alone,) = model.predict(image, VOCABULARY, class_ids=part_ids, background=False)
     torch.testing.assert_close(alone.logits, some.logits)
     assert alone.background is None
     assert alone.objects is None
@@ -155,12 +155,12 @@ def test_chunks_change_nothing(query_chunk):
 
 def test_attention_of_a_part_is_the_mean_of_its_two_queries():
     model, images = tiny_partclipseg(), [random_image(40, 90, 1), random_image(48, 48, 2)]
-    plain = model.predict(images, VOCABULARY, part_ids=[3, 1])
-    kept = model.predict(images, VOCABULARY, part_ids=[3, 1], keep_attention=True)
+    plain = model.predict(images, VOCABULARY, class_ids=[3, 1])
+    kept = model.inspect(images, VOCABULARY, class_ids=[3, 1])
     *_, whole = plain_logits(model, images, VOCABULARY)
-    for number, (scores, expected) in enumerate(zip(kept, plain, strict=True)):
+    for number, ((scores, found), expected) in enumerate(zip(kept, plain, strict=True)):
         torch.testing.assert_close(scores.logits, expected.logits)
-        maps = scores.attention
+        maps = found["attention"]
         assert maps.queries == ("bird head", "dog head")
         assert set(maps.components) == {("part", "head"), ("object", "bird"), ("object", "dog")}
         assert (set(maps.decoder), set(maps.clip), maps.grid) == ({0, 1, 2}, {1, 2, 3}, (6, 6))
@@ -172,13 +172,13 @@ def test_attention_of_a_part_is_the_mean_of_its_two_queries():
 
 
 def test_own_words_that_are_objects_and_parts_at_once():
-    model, words = tiny_partclipseg(), Vocabulary.from_words(["roof", "dog's head"])
-    (scores,) = model.predict([random_image(40, 90)], words, keep_attention=True)
+    model, words = tiny_partclipseg(), PartVocabulary.from_words(["roof", "dog's head"])
+    ((scores, maps),) = model.inspect([random_image(40, 90)], words)
     pairs, own, _ = plain_logits(model, [random_image(40, 90)], words)
     torch.testing.assert_close(scores.logits, pairs[0, :-1])
     torch.testing.assert_close(own[0, 1], scores.objects.logits[1])  # "roof", as a generic part and as an object
     named = {("part", "roof"), ("object", "roof"), ("part", "head"), ("object", "dog")}
-    assert set(scores.attention.components) == named
+    assert set(maps["attention"].components) == named
 
 
 # --- losses ---------------------------------------------------------------------------------------------------------
@@ -302,7 +302,7 @@ def test_fewer_training_queries_are_the_loss_of_a_smaller_vocabulary(monkeypatch
     found = model.loss(batch)
     decoded = part_texts(model, batch)
     assert decoded == ["head", "tail", "bird", "car", "dog"]
-    words = Vocabulary("less", ("dog's tail", "dog's head", "bird's head"), ("sofa", "dog", "car", "bird"))
+    words = PartVocabulary("less", ("dog's tail", "dog's head", "bird's head"), ("sofa", "dog", "car", "bird"))
     smaller = batch | {"vocabulary": words, "part_maps": [m.clone() for m in batch["part_maps"]]}
     smaller["part_maps"][0][batch["part_maps"][0] == 3] = 2
     model.training_queries = None
@@ -337,7 +337,7 @@ def test_wrong_labels_and_missing_maps_are_named():
     with pytest.raises(ValueError, match=r"object map of image 'image-3' holds label 4; .*'toy' has objects 0 to 3"):
         model.loss(batch)
     del batch["object_maps"]
-    with pytest.raises(ValueError, match="the batch needs object_maps"):
+    with pytest.raises(ValueError, match="the batch has no object_maps"):
         model.loss(batch)
 
 

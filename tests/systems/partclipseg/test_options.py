@@ -3,9 +3,9 @@
 import pytest
 import torch
 
-from ovparts_lib.runs.system_parameters import DECODER_LAYERS
-from ovparts_lib.systems.partclipseg.attention_control import overlap
+from ovparts_lib.models.attention_overlap import overlap
 from ovparts_lib.systems.partclipseg.model import RELEASED, RELEASED_GROUPS
+from ovparts_lib.systems.partclipseg.options import DECODER_LAYERS
 from ovparts_lib.systems.registry import SYSTEMS
 from tests.systems.partclipseg.test_model import VOCABULARY, batch_of, gradients, plain_logits, tiny_partclipseg
 from tests.systems.tiny import random_image
@@ -15,22 +15,21 @@ def test_generic_parts_come_when_asked_for():
     model, images = tiny_partclipseg(), [random_image(60, 80, 1), random_image(30, 40, 2)]
     _, own, _ = plain_logits(model, images, VOCABULARY)
     # The queries are beak, head, tail, wheel; bird, car, dog; background. Asked for: bird's head and dog's tail.
-    found = model.predict(images, VOCABULARY, part_ids=[3, 0], keep_generic_parts=True)
-    for number, scores in enumerate(found):
-        assert scores.generic_parts.generic_ids == (1, 2)
-        torch.testing.assert_close(scores.generic_parts.logits, own[number, 1:3])
-    alone = model.predict(images, VOCABULARY, part_ids=[3, 0], background=False, keep_generic_parts=True)
-    torch.testing.assert_close(alone[0].generic_parts.logits, found[0].generic_parts.logits)
-    assert alone[0].objects is None
-    assert model.predict(images, VOCABULARY)[0].generic_parts is None
+    found = model.inspect(images, VOCABULARY, class_ids=[3, 0])
+    for number, (_, maps) in enumerate(found):
+        assert maps["generic_parts"].class_ids == (1, 2)
+        torch.testing.assert_close(maps["generic_parts"].logits, own[number, 1:3])
+    scores, alone = model.inspect(images, VOCABULARY, class_ids=[3, 0], background=False)[0]
+    torch.testing.assert_close(alone["generic_parts"].logits, found[0][1]["generic_parts"].logits)
+    assert scores.objects is None
 
 
 def test_asking_for_generic_parts_changes_nothing_else():
     model, images = tiny_partclipseg(), [random_image(60, 80, 1)]
-    (plain,), (asked,) = (model.predict(images, VOCABULARY, keep_generic_parts=keep) for keep in (False, True))
-    assert torch.equal(plain.logits, asked.logits)
-    assert torch.equal(plain.background, asked.background)
-    assert torch.equal(plain.objects.logits, asked.objects.logits)
+    (plain,), ((asked, _),) = model.predict(images, VOCABULARY), model.inspect(images, VOCABULARY)
+    assert torch.allclose(plain.logits, asked.logits, atol=1e-6)
+    assert torch.allclose(plain.background, asked.background, atol=1e-6)
+    assert torch.allclose(plain.objects.logits, asked.objects.logits, atol=1e-6)
 
 
 @pytest.mark.parametrize("rule", ["corrected", "released"])

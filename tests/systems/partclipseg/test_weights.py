@@ -9,9 +9,10 @@ from ovparts_lib.checkpoints.native import save_weights
 from ovparts_lib.checkpoints.reading import CheckpointError
 from ovparts_lib.models.clip.towers import build_clip
 from ovparts_lib.systems.clipseg.model import Clipseg
-from ovparts_lib.systems.clipseg.weights import fine_tuned_names, hub_names, save_clipseg, timojl_names
+from ovparts_lib.systems.clipseg.weights import fine_tuned_names, hub_names, timojl_names
 from ovparts_lib.systems.partclipseg.model import RELEASED, Partclipseg
-from ovparts_lib.systems.partclipseg.weights import load_partclipseg, released_names, save_partclipseg
+from ovparts_lib.systems.partclipseg.weights import load_partclipseg, released_names
+from ovparts_lib.systems.registry import SYSTEMS
 from tests.golden.released_partclipseg import manifest
 from tests.systems.tiny import TINY, TINY_CLIP
 
@@ -82,7 +83,7 @@ def test_a_released_checkpoint(tmp_path, size):
 @pytest.mark.parametrize("object_text", ["object", "released"])
 def test_our_own_file_says_its_size_and_what_its_pairs_read(tmp_path, object_text):
     source, path = partclipseg(object_text=object_text), tmp_path / "w.safetensors"
-    save_partclipseg(source, path, iterations=20)
+    SYSTEMS["partclipseg"].save(source, path, iterations=20)
     model, report = load_partclipseg(path, query_chunk=3, separation_weight=0.0)
     assert (model.size, model.object_text, model.query_chunk) == (TINY, object_text, 3)
     assert all(torch.equal(tensor, source.state_dict()[name]) for name, tensor in model.state_dict().items())
@@ -110,7 +111,7 @@ def test_a_training_begins_from_a_hub_model(tmp_path, size):
 
 def test_a_training_begins_from_our_own_clipseg(tmp_path):
     source = clipseg()
-    save_clipseg(source, tmp_path / "w.safetensors")
+    SYSTEMS["clipseg"].save(source, tmp_path / "w.safetensors")
     model, report = load_partclipseg(tmp_path / "w.safetensors")
     assert_shared_and_copied(model, source)
     assert set(report.initialised) == DRAWN
@@ -169,6 +170,6 @@ def test_files_of_other_systems_are_refused(tmp_path):
 
 
 def test_clip_weights_beside_a_whole_model_are_refused(tmp_path):
-    save_partclipseg(partclipseg(), tmp_path / "w.safetensors")
+    SYSTEMS["partclipseg"].save(partclipseg(), tmp_path / "w.safetensors")
     with pytest.raises(CheckpointError, match=r"w.safetensors brings its own CLIP"):
         load_partclipseg(tmp_path / "w.safetensors", clip_path=tmp_path / "clip.pt")

@@ -1,0 +1,145 @@
+"""Files of a dataset as they are found on disk: listed and read so that whatever is wrong with one is named."""
+
+from __future__ import annotations
+
+import json
+import os
+import stat
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+from ovparts_lib.data.records import DatasetError
+
+Refuse = Callable[[DatasetError], None]
+
+
+def raise_error(error: DatasetError) -> None:
+    """What to do with an error where nobody collects them."""
+    raise error
+
+
+def check_file(path: Path, what_to_do: str = "Check the path; in a dataset, unpack it again.") -> None:
+    """Raise DatasetError unless ``path`` is a regular file; a named pipe, say, would be waited for without end.
+
+    Args:
+        path: of the file.
+        what_to_do: advice where there is none of that name.
+    """
+    try:
+        mode = path.stat().st_mode
+    except FileNotFoundError:
+        if path.is_symlink():
+            raise DatasetError(
+                "is a link to a file that is not there", file=path, what_to_do="Restore the file, or remove the link."
+            ) from None
+        raise DatasetError("no such file", file=path, what_to_do=what_to_do) from None
+    except (OSError, ValueError) as error:
+        raise unreadable(path, error) from None
+    if stat.S_ISDIR(mode):
+        raise DatasetError("is a folder, not a file", file=path, what_to_do="Name the file itself.")
+    if not stat.S_ISREG(mode):
+        raise DatasetError("is a pipe, socket or device, not a file", file=path, what_to_do="Remove it.")
+
+
+def read_file(path: Path, what_to_do: str = "Check the path; in a dataset, unpack it again.") -> bytes:
+    """The content of a regular file. Raises DatasetError: there is none, or it cannot be read."""
+    check_file(path, what_to_do)
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise unreadable(path, error) from error
+
+
+def unreadable(path: Path, error: Exception) -> DatasetError:
+    """The error for a file or folder that the system does not let us read."""
+    reason = getattr(error, "strerror", None) or error
+    return DatasetError(f"cannot be read ({reason})", file=path, what_to_do="Check the disk, links and permissions.")
+
+
+def read_json(path: Path, missing: str, damaged: str) -> Any:
+    """The value in a JSON file.
+
+    Args:
+        path: of the file.
+        missing: advice where there is no such file.
+        damaged: advice where it holds no JSON.
+
+    Raises:
+        DatasetError: there is no such file, or it holds no JSON in UTF-8.
+    """
+    try:
+        return json.loads(read_file(path, missing).decode("utf-8-sig"))
+    except (ValueError, RecursionError) as error:
+        if isinstance(error, DatasetError):
+            raise
+        raise DatasetError(
+            f"is not readable JSON ({type(error).__name__}: {error})", file=path, what_to_do=damaged
+        ) from None
+
+
+def list_files(
+    folder: Path, suffixes: Iterable[str], refuse: Refuse = raise_error, *, depth: int = 1
+) -> dict[str, Path]:
+    """``{name without suffix, relative to the folder: path}`` of the files of a kind, sorted, hidden ones left out.
+
+    Args:
+        folder: where to look.
+        suffixes: in lower case, such as ``.jpg``; those on disk may be in any case.
+        refuse: gets an error for each file that cannot be used: a link to nowhere, a pipe, a name that is not UTF-8,
+            and the second of two files that differ in nothing but their suffix (``x.jpg`` and ``x.JPG``).
+        depth: levels of folders to look into: 1 for the folder's own files.
+    """
+    suffixes, found = tuple(suffixes), {}
+    for path in sorted(_entries(folder, refuse, depth)):
+        if path.suffix.lower() not in suffixes:
+            continue
+        try:
+            check_file(path)
+            str(path.name).encode()
+        except UnicodeEncodeError:
+            refuse(DatasetError("has a name that is not UTF-8", file=path, what_to_do="Rename it."))
+            continue
+        except DatasetError as error:
+            refuse(error)
+            continue
+        name = path.relative_to(folder).with_suffix("").as_posix()
+        if name in found:
+            refuse(
+                DatasetError(
+                    f"differs from {found[name]} in nothing but its suffix, so that it is not clear which one counts",
+                    file=path,
+                    what_to_do="Keep one of the two.",
+                )
+            )
+            continue
+        found[name] = path
+    return dict(sorted(found.items()))
+
+
+def hidden_files(folders: Iterable[Path], depth: int = 1) -> list[Path]:
+    """Files whose name begins with a dot, such as the ``._*`` of macOS archives."""
+    return sorted(path for folder in folders for path in _entries(folder, lambda error: None, depth, hidden=True))
+
+
+def _links_to_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_symlink() and entry.is_dir()
+    except OSError:  # a loop of links
+        return False
+
+
+def _entries(folder: Path, refuse: Refuse, depth: int, *, hidden: bool = False) -> Iterator[Path]:
+    """Everything that is no folder, at most ``depth`` levels down; either the hidden entries or the others."""
+    try:
+        with os.scandir(folder) as entries:
+            listed = list(entries)
+    except OSError as error:
+        refuse(unreadable(folder, error))
+        return
+    for entry in listed:
+        if entry.is_dir(follow_symlinks=False) or _links_to_folder(entry):
+            if depth > 1 and not entry.name.startswith("."):
+                yield from _entries(Path(entry.path), refuse, depth - 1, hidden=hidden)
+        elif entry.name.startswith(".") == hidden:
+            yield Path(entry.path)

@@ -1,0 +1,306 @@
+"""Label files that the field derives from official archives, made by one call: ``ovparts prepare NAME SOURCE TARGET``.
+
+The rules are those of the scripts of OVSeg and SCAN, so that label files are the ones published numbers were scored on.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from functools import cache, partial
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from PIL import Image
+from scipy.io import loadmat
+from scipy.io.matlab import MatReadError
+from torch.nn import functional as F
+
+from ovparts_lib.atomic import write_atomically
+from ovparts_lib.data.ade20k_release import read_codes
+from ovparts_lib.data.ade20k_source import BuildReport, build_ade20k_part_234, find_pictures
+from ovparts_lib.data.files import check_file, list_files
+from ovparts_lib.data.labels import check_same_size, read_image, read_labels
+from ovparts_lib.data.readers.semantic import LAYOUTS
+from ovparts_lib.data.records import DatasetError
+from ovparts_lib.data.scan import parallel_map
+from ovparts_lib.data.verification_report import Problem
+from ovparts_lib.images import resize_labels
+from ovparts_lib.vocabularies import Vocabulary, load_vocabulary
+
+ADE_SHORTEST = 512  # pictures of ADE20K-847 whose short side is longer are stored at this size, as released
+_CODES = 1 << 16
+
+
+@dataclass
+class PrepareReport:
+    """What was found in an archive.
+
+    Attributes:
+        vocabulary: the classes of the benchmark.
+        target: the benchmark's folder.
+        counts: for each split, how many of what.
+        pixels: labelled pixels of each class over all splits, int64 (classes,).
+        problems: files that were left out, each with what is wrong.
+    """
+
+    vocabulary: Vocabulary
+    target: Path
+    counts: dict[str, dict[str, int]] = field(default_factory=dict)
+    pixels: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int64))
+    problems: list[Problem] = field(default_factory=list)
+
+    @property
+    def ok(self) -> bool:
+        """Whether nothing had to be left out."""
+        return not self.problems
+
+    def to_frame(self) -> pd.DataFrame:
+        """One row per class in label order: ``class``, ``pixels``."""
+        return pd.DataFrame({"class": self.vocabulary.classes, "pixels": self.pixels})
+
+    def __str__(self) -> str:
+        lines = [f"{self.vocabulary.title} in {self.target}"]
+        for split, counts in self.counts.items():
+            lines.append(f"  {split}: " + ", ".join(f"{number:,} {what}" for what, number in counts.items()))
+        missing = [name for name, pixels in zip(self.vocabulary.classes, self.pixels, strict=True) if not pixels]
+        named = f"; not: {', '.join(missing[:5])}{' …' if len(missing) > 5 else ''}" if missing else ""
+        lines.append(f"  {len(self.pixels) - len(missing)} of {len(self.pixels)} classes found{named}")
+        lines += [f"  left out: {problem}" for problem in self.problems[:10]]
+        return "\n".join(lines)
+
+
+@dataclass(frozen=True)
+class Source:
+    """The official labels of one split.
+
+    Attributes:
+        labels: the files, in order.
+        read: the map of class ids of one of them, int64 (H, W), with the ignore label where there is none.
+        pictures: folder of their pictures; None where ``picture`` writes them.
+        picture: for one label file the picture that goes with it, to be stored beside the labels at their size.
+    """
+
+    labels: list[Path]
+    read: Callable[[Path], np.ndarray]
+    pictures: Path | None = None
+    picture: Callable[[Path], Path] | None = None
+
+
+def prepare_dataset(
+    name: str, source: str | Path, target: str | Path, *, progress: bool = False
+) -> PrepareReport | BuildReport:
+    """Write a benchmark's label files from the official archive.
+
+    Args:
+        name: ``coco_stuff_171`` (from stuffthingmaps), ``ade20k_150`` (ADEChallengeData2016), ``ade20k_847`` and
+            ``ade20k_part_234`` (the full release ADE20K_2021_17_01), ``pascal_context_59`` and ``pascal_context_459``
+            (VOC2010 with trainval/*.mat and labels.txt), or ``pascal_voc_20`` (VOC2012 with SegmentationClassAug).
+        source: the unpacked archive.
+        target: the benchmark's folder, usually ``source`` itself; pictures that lie elsewhere are linked.
+        progress: show a progress bar.
+
+    Returns:
+        What was found. A file that is wrong is left out and reported.
+
+    Raises:
+        ValueError: no such conversion.
+        DatasetError: ``source`` is not the archive.
+    """
+    if name == "ade20k_part_234":
+        return build_ade20k_part_234(source, target, progress=progress)
+    if name not in _SOURCES:
+        raise ValueError(f"nothing is prepared for {name!r}; there are ade20k_part_234, {', '.join(_SOURCES)}")
+    source, target = Path(source).expanduser(), Path(target).expanduser()
+    if not source.is_dir():
+        raise DatasetError("no such folder", file=source, what_to_do="Give the folder of the unpacked archive.")
+    vocabulary = load_vocabulary(name)
+    report = PrepareReport(vocabulary, target, pixels=np.zeros(len(vocabulary.classes), np.int64))
+    splits = _SOURCES[name](source, name)
+    if not splits:
+        wanted = "; ".join(place.labels for place in LAYOUTS[name].values())
+        raise DatasetError(
+            "holds no official labels of the benchmark", file=source, what_to_do=f"From them {wanted} would be made."
+        )
+    for split, found in splits.items():
+        _prepare_split(name, split, found, report, progress)
+    return report
+
+
+def _prepare_split(name: str, split: str, source: Source, report: PrepareReport, progress: bool) -> None:
+    place, target, ignore = LAYOUTS[name][split], report.target, report.vocabulary.ignore_label
+    folder, pictures = target / place.labels, target / place.images
+    folder.mkdir(parents=True, exist_ok=True)
+    if source.picture is not None:
+        pictures.mkdir(parents=True, exist_ok=True)
+    elif not pictures.exists() and source.pictures is not None and source.pictures.is_dir():
+        pictures.parent.mkdir(parents=True, exist_ok=True)
+        pictures.symlink_to(source.pictures.resolve(), target_is_directory=True)
+
+    def convert(path: Path) -> np.ndarray | Problem:
+        try:
+            labels = source.read(path)
+            if source.picture is not None:
+                labels = _store_picture(source.picture(path), path, labels, pictures)
+        except DatasetError as error:
+            return Problem.of(error)
+        pixels = np.bincount(labels[labels != ignore], minlength=len(report.vocabulary.classes))
+        if pixels.any():
+            deep = ignore > 255
+            stem = path.stem.removesuffix("_seg")
+            content = io.BytesIO()
+            Image.fromarray(labels.astype(np.uint16 if deep else np.uint8)).save(content, "TIFF" if deep else "PNG")
+            write_atomically(folder / f"{stem}{'.tif' if deep else '.png'}", content.getvalue())
+        return pixels
+
+    results = parallel_map(convert, source.labels, progress=progress, what=f"preparing {split}")
+    written = [result for result in results if isinstance(result, np.ndarray)]
+    report.problems += [result for result in results if isinstance(result, Problem)]
+    report.pixels += sum(written, np.zeros_like(report.pixels))
+    empty = sum(not pixels.any() for pixels in written)
+    report.counts[split] = {
+        "label files": len(source.labels),
+        "written": len(written) - empty,
+        "without any class, not written": empty,
+        "left out": len(results) - len(written),
+    }
+
+
+def _store_picture(picture: Path, label_file: Path, labels: np.ndarray, folder: Path) -> np.ndarray:
+    """Store the picture of a label map, both reduced to a short side of 512 if that is longer; returns the labels."""
+    image = read_image(picture, labels.shape)
+    check_same_size(picture, tuple(image.shape[-2:]), label_file, labels.shape)
+    height, width = labels.shape
+    if min(height, width) > ADE_SHORTEST:
+        long = round(max(height, width) / min(height, width) * ADE_SHORTEST)
+        size = (ADE_SHORTEST, long) if height < width else (long, ADE_SHORTEST)
+        # Bilinear without antialiasing and nearest by the corner, as OpenCV's resize.
+        image = F.interpolate(image[None].float(), size, mode="bilinear")[0].round().to(torch.uint8)
+        labels = resize_labels(torch.from_numpy(labels), size, "floor").numpy()
+    content = io.BytesIO()
+    Image.fromarray(image.permute(1, 2, 0).numpy()).save(content, "JPEG", quality=95)
+    write_atomically(folder / picture.name, content.getvalue())
+    return labels
+
+
+def _by_table(path: Path, table: np.ndarray) -> np.ndarray:
+    return table[read_labels(path, np.uint8)]
+
+
+@cache
+def _facts() -> dict[str, list]:
+    return json.loads(files(__package__).joinpath("semantic_source.json").read_text(encoding="utf-8"))
+
+
+def _table(raw_ids: Iterable[int], ignore_label: int, length: int = 256) -> np.ndarray:
+    """Look-up table from official ids to places in ``raw_ids``, int64 (length,)."""
+    table = np.full(length, ignore_label, np.int64)
+    raw_ids = list(raw_ids)
+    table[raw_ids] = np.arange(len(raw_ids))
+    return table
+
+
+def _folders(
+    source: Path, places: dict[str, tuple[str, str]], table: np.ndarray, names: list[str] | None = None
+) -> dict[str, Source]:
+    """Sources of the splits whose folder of PNG labels is there; ``names`` are the files to take, all by default."""
+    found = {}
+    for split, (labels, pictures) in places.items():
+        if not (source / labels).is_dir():
+            continue
+        there = list_files(source / labels, (".png",))
+        paths = [there.get(name, source / labels / f"{name}.png") for name in (there if names is None else names)]
+        found[split] = Source(paths, partial(_by_table, table=table), source / pictures)
+    return found
+
+
+def _coco(source: Path, name: str) -> dict[str, Source]:
+    table = _table(_facts()["coco_stuff_171_raw_ids"], 255)
+    places = {s: (f"stuffthingmaps/{s}2017", f"{s}2017") for s in ("train", "val")}
+    return _folders(source, places, table)
+
+
+def _ade20k_150(source: Path, name: str) -> dict[str, Source]:
+    places = {
+        split: (f"annotations/{folder}", f"images/{folder}")
+        for split, folder in (("train", "training"), ("val", "validation"))
+    }
+    return _folders(source, places, _table(range(1, 151), 255))
+
+
+def _voc_20(source: Path, name: str) -> dict[str, Source]:
+    listed = source / "ImageSets/Segmentation/val.txt"
+    check_file(listed, "The VOC2012 archive has it: unpack VOCtrainval_11-May-2012.tar again.")
+    names = listed.read_text(encoding="utf-8").split()
+    return _folders(source, {"val": ("SegmentationClassAug", "JPEGImages")}, _table(range(1, 21), 255), names)
+
+
+def _ade20k_847(source: Path, name: str) -> dict[str, Source]:
+    table = _table(_facts()["ade20k_847_codes"], 65535, _CODES)
+    pictures = {split: paths for split, paths in find_pictures(source).items() if paths}
+    return {
+        split: Source(
+            [path.with_name(f"{path.stem}_seg.png") for path in paths],
+            lambda path: table[read_codes(path)[0]],
+            picture=lambda path: path.with_name(f"{path.stem.removesuffix('_seg')}.jpg"),
+        )
+        for split, paths in pictures.items()
+    }
+
+
+def _context(source: Path, name: str) -> dict[str, Source]:
+    ids = _context_ids(source / "labels.txt")
+    vocabulary = load_vocabulary(name)
+    if missing := [title for title in vocabulary.classes if title not in ids]:
+        raise DatasetError(
+            f"lists no class {missing[0]!r} ({len(missing)} of {len(vocabulary.classes)} are missing)",
+            file=source / "labels.txt",
+            what_to_do="Use the labels.txt of Pascal-Context.",
+        )
+    table = _table((ids[title] for title in vocabulary.classes), vocabulary.ignore_label, _CODES)
+    paths = [source / "trainval" / f"{image_id}.mat" for image_id in _facts()["pascal_context_val"]]
+    if not (source / "trainval").is_dir():
+        return {}
+    return {"val": Source(paths, lambda path: table[_label_map(path)], source / "JPEGImages")}
+
+
+def _context_ids(path: Path) -> dict[str, int]:
+    """``{class: id}`` of a list whose lines are ``1: accordion``."""
+    check_file(path, "Pascal-Context is distributed with it.")
+    lines = [line.partition(":") for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+    try:
+        return {title.strip(): int(number) for number, _, title in lines}
+    except ValueError as error:
+        raise DatasetError(f"has a line that is not 'number: class' ({error})", file=path) from None
+
+
+def _label_map(path: Path) -> np.ndarray:
+    """``LabelMap`` of a Pascal-Context file, (H, W)."""
+    check_file(path, "Unpack trainval.tar.gz of Pascal-Context again.")
+    try:
+        labels = np.asarray(loadmat(path)["LabelMap"])
+    except (OSError, ValueError, KeyError, NotImplementedError, TypeError, MatReadError) as error:
+        raise DatasetError(
+            f"holds no LabelMap ({type(error).__name__}: {error})",
+            file=path,
+            what_to_do="Unpack trainval.tar.gz of Pascal-Context again.",
+        ) from None
+    if labels.ndim != 2 or labels.min(initial=0) < 0 or labels.max(initial=0) >= _CODES:
+        raise DatasetError(f"has a LabelMap of shape {labels.shape} with values that are no classes", file=path)
+    return labels.astype(np.int64)
+
+
+_SOURCES: dict[str, Callable[[Path, str], dict[str, Any]]] = {
+    "coco_stuff_171": _coco,
+    "ade20k_150": _ade20k_150,
+    "ade20k_847": _ade20k_847,
+    "pascal_context_59": _context,
+    "pascal_context_459": _context,
+    "pascal_voc_20": _voc_20,
+}

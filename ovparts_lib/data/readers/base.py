@@ -1,0 +1,361 @@
+"""What every reader of a dataset on disk shares: splits, label counts, few-shot lists, and the frame of its checks."""
+
+from __future__ import annotations
+
+import copy
+import logging
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import ClassVar, Self
+
+import numpy as np
+
+from ovparts_lib.data.cache import files_key, read_cache, write_cache
+from ovparts_lib.data.files import hidden_files, list_files
+from ovparts_lib.data.records import DatasetError, Record
+from ovparts_lib.data.scan import LabelCounts, count_labels, parallel_map
+from ovparts_lib.data.splits import SHOTS_FILE, Split, read_shot_list
+from ovparts_lib.data.verification_report import Folder, Problem, Published, VerificationReport
+from ovparts_lib.vocabularies import PartVocabulary, load_vocabulary
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Files:
+    """Where one kind of file lies.
+
+    Attributes:
+        folder: below the dataset's folder; that of a split is inside.
+        suffixes: in lower case.
+    """
+
+    folder: str
+    suffixes: tuple[str, ...]
+
+
+class Reader(ABC):
+    """A dataset on disk.
+
+    A reader knows files and formats. Remapping to the training vocabulary, conditioning on an object and the
+    transforms are the datasets' (:mod:`ovparts_lib.data.dataset`), the same for every reader.
+
+    Args:
+        root: the dataset's folder.
+        cache_folder: where label counts are kept between calls; ``root/.ovparts_cache`` by default. A folder that
+            cannot be written costs the time of counting again, with a warning, and nothing else.
+        progress: show a progress bar while counting.
+
+    Attributes:
+        name: of the vocabulary and of the dataset in the registry.
+        layout: what the folder holds, in half a sentence.
+        settings: how each split is listed.
+        folders: name on disk of ``train`` and ``val``.
+        kinds: the kinds of files (``image``, ``object``, ``part``) that each image has one of.
+        label_kinds: the kinds of label maps.
+        published: image counts of ``train`` and ``val`` where the authors state them.
+        few_shot_source: the split that few-shot lists may be drawn from.
+        background_share: share of fully labelled pictures from which on the background must have been saved as 0.
+        rules: part of the cache key: raise it when labels are painted or counted differently.
+
+    Raises:
+        DatasetError: ``root`` is not a folder.
+    """
+
+    name: str
+    layout: str
+    settings: Mapping[str, Split]
+    folders: ClassVar[Mapping[str, str]] = {"train": "train", "val": "val"}
+    kinds: Mapping[str, Files]
+    label_kinds: Sequence[str] = ("object", "part")
+    published: ClassVar[Mapping[str, Published]] = {}
+    few_shot_source: ClassVar[str] = "train"
+    background_share: ClassVar[float] = 0.5
+    rules: ClassVar[str] = "2"
+
+    def __init__(self, root: str | Path, *, cache_folder: str | Path | None = None, progress: bool = False) -> None:
+        self.root = Path(root).expanduser()
+        self.cache_folder = self.root / ".ovparts_cache" if cache_folder is None else Path(cache_folder).expanduser()
+        self.progress = progress
+        self._scans: dict[str, dict[str, LabelCounts]] = {}
+        self._shots: frozenset[str] | None = None
+        self._collected: list[Problem] | None = None
+        if not self.root.is_dir():
+            raise DatasetError(
+                "no such folder", file=self.root, what_to_do=f"{self.title} is expected there: {self.layout}."
+            )
+
+    # What it is
+
+    @cached_property
+    def vocabulary(self) -> PartVocabulary:
+        """The full vocabulary, whose ids the label maps hold."""
+        return load_vocabulary(self.name)
+
+    @property
+    def title(self) -> str:
+        """What people call the dataset."""
+        return self.vocabulary.title
+
+    @property
+    def splits(self) -> tuple[str, ...]:
+        """Names of the splits."""
+        return tuple(self.settings)
+
+    def split(self, name: str) -> Split:
+        """How a split is listed. Raises ValueError naming the splits there are."""
+        if name not in self.settings:
+            raise ValueError(f"{self.title} has no split {name!r}; there are {', '.join(self.settings)}")
+        return self.settings[name]
+
+    def training_vocabulary(self, split: str) -> PartVocabulary:
+        """The vocabulary that a split is trained with: seen classes only, or all of them."""
+        return self.vocabulary.seen if self.split(split).seen_only else self.vocabulary
+
+    # Files and records
+
+    def folder(self, kind: str, name: str) -> Path:
+        """Folder of one kind of file (``image``, ``object``, ``part``) of ``train`` or ``val``."""
+        return self.root / self.kinds[kind].folder / self.folders[name]
+
+    def files(self, kind: str, name: str) -> dict[str, Path]:
+        """``{base name: file}`` of one folder, sorted by base name, hidden files left out.
+
+        Raises:
+            DatasetError: the folder is missing, or a file in it cannot be used.
+        """
+        folder = self.folder(kind, name)
+        if not folder.is_dir():
+            self.refuse(self.no_folder(folder))
+            return {}
+        return list_files(folder, self.kinds[kind].suffixes, self.refuse)
+
+    def no_folder(self, folder: Path) -> DatasetError:
+        """The error for a folder that is not there; it names the dataset's folder if that lies inside ``root``."""
+        missing = folder.relative_to(self.root)
+        inside = next((path for path in sorted(self.root.glob("*")) if (path / missing).is_dir()), None)
+        return DatasetError(
+            "no such folder",
+            file=folder,
+            what_to_do=f"The dataset seems to be {inside}: give that folder."
+            if inside
+            else f"Unpack {self.title} into {self.root}: {self.layout}.",
+        )
+
+    @abstractmethod
+    def pairs(self, name: str) -> list[Record]:
+        """One record per labelled image of ``train`` or ``val``. Raises DatasetError: the listing is wrong or empty."""
+
+    @abstractmethod
+    def records(self, split: str) -> list[Record]:
+        """The records of a split in listing order, those without part pixels included."""
+
+    @abstractmethod
+    def read_label(self, record: Record, kind: str) -> np.ndarray:
+        """One label map of the record's whole image, unsigned (H, W), in full-vocabulary ids.
+
+        Raises:
+            DatasetError: the file is missing, damaged, of another depth or out of range.
+        """
+
+    @abstractmethod
+    def label_maps(self, record: Record) -> tuple[np.ndarray, np.ndarray]:
+        """(object map, part map) of the record's whole image at native size. Raises DatasetError as read_label does."""
+
+    def region(self, record: Record, object_map: np.ndarray) -> np.ndarray:
+        """The pixels a conditioned record is about, bool (H, W): its object in ``object_map``, or its own instance.
+
+        ``object_map`` is what :meth:`label_maps` gave for the same image.
+        """
+        return object_map == record.object_id
+
+    # Label counts
+
+    def has_part(self, split: str, record: Record, part_ids: Sequence[int]) -> bool:
+        """Whether a record of the split has a pixel of one of ``part_ids``, on its own object if conditioned."""
+        return self.scan(split).has_part(record.image_id, part_ids, record.object_id)
+
+    def scan(self, split: str) -> LabelCounts:
+        """Label counts of all images of the split's folder.
+
+        A reader counts once; a new reader takes the counts from the cache if no file has changed since.
+
+        Raises:
+            DatasetError: as label_maps, for the first wrong file.
+        """
+        return self.scan_folder(self.split(split).folder)["rows"]
+
+    def scan_folder(self, name: str) -> dict[str, LabelCounts]:
+        """Each table that :meth:`count` makes, for all images of ``train`` or ``val``."""
+        if name in self._scans:
+            return self._scans[name]
+        stored = read_cache(self.cache_folder, f"label_counts_{name}", self._scan_key(name))
+        if stored is None:
+            records = self.pairs(name)
+            tables = parallel_map(
+                lambda record: self.count(record, *self.label_maps(record)),
+                records,
+                progress=self.progress,
+                what=f"counting labels of {name}",
+            )
+            self.keep_scan(name, {record.image_id: table for record, table in zip(records, tables, strict=True)})
+        else:
+            image_ids = tuple(stored.pop("image_ids"))
+            self._scans[name] = {
+                what: LabelCounts(image_ids, np.array(rows, np.int64).reshape(-1, 4)) for what, rows in stored.items()
+            }
+        return self._scans[name]
+
+    def count(self, record: Record, object_map: np.ndarray, part_map: np.ndarray) -> dict[str, np.ndarray]:
+        """What a scan keeps of an image: ``rows``, as :func:`~ovparts_lib.data.scan.count_labels` makes them."""
+        return {"rows": count_labels(object_map, part_map)}
+
+    def keep_scan(self, name: str, tables: Mapping[str, Mapping[str, np.ndarray]]) -> LabelCounts:
+        """Take over what :meth:`count` gave for every image of ``train`` or ``val``, and cache it."""
+        kept = next(iter(tables.values()), {"rows": None})
+        counts = {what: LabelCounts.from_images({i: table[what] for i, table in tables.items()}) for what in kept}
+        self._scans[name] = counts
+        value = {"image_ids": tuple(tables)} | {what: count.rows.tolist() for what, count in counts.items()}
+        write_cache(self.cache_folder, f"label_counts_{name}", self._scan_key(name), value)
+        return counts["rows"]
+
+    def label_files(self, name: str) -> list[Path]:
+        """Every file that labels of ``train`` or ``val`` are read from."""
+        paths = (path for record in self.pairs(name) for path in (record.part_path, record.object_path))
+        return list(dict.fromkeys(path for path in paths if path is not None))
+
+    def _scan_key(self, name: str) -> str:
+        try:
+            images = [str(record.image_path.relative_to(self.root)) for record in self.pairs(name)]
+            return files_key(self.label_files(name), self.root, self.vocabulary.hash, self.rules, *images)
+        except FileNotFoundError as error:
+            raise DatasetError(
+                "no such file, but the other files of its image are there",
+                file=error.filename,
+                what_to_do="Unpack the labels again.",
+            ) from None
+
+    # Few-shot lists
+
+    def few_shot_ids(self) -> set[str]:
+        """Ids of the training images of the few-shot list: the one in use, or ``train_16shot.json``.
+
+        Raises:
+            DatasetError: no list is in use, and the file is missing or wrong.
+        """
+        if self._shots is not None:
+            return set(self._shots)
+        return read_shot_list(self.root / SHOTS_FILE, self.folders["train"], self.title)
+
+    def in_few_shot_list(self, records: Iterable[Record]) -> list[Record]:
+        """Those of the training folder's records whose image is in the few-shot list.
+
+        Raises:
+            DatasetError: as :meth:`few_shot_ids`, or there is none.
+        """
+        shots = self.few_shot_ids()
+        kept = [record for record in records if record.image_id in shots]
+        source = self.root / SHOTS_FILE if self._shots is None else self.root
+        if not kept:
+            raise DatasetError(
+                "the few-shot list names no image of the training folder",
+                file=source,
+                what_to_do="Unpack the pictures again, or use the list of this dataset.",
+            )
+        if missing := len(shots - {record.image_id for record in kept}):
+            logger.warning("few-shot list of %s: %d of %d images are missing", source, missing, len(shots))
+        return kept
+
+    def using_shots(self, image_ids: Iterable[str]) -> Self:
+        """A copy of the reader whose few-shot splits use these images; it shares what the reader has counted.
+
+        They are a drawn list's (``ShotList.image_ids``), or those that
+        :func:`~ovparts_lib.data.splits.read_shot_list` finds in any file.
+        """
+        reader = copy.copy(self)
+        reader._shots = frozenset(image_ids)
+        return reader
+
+    # Integrity checks (see ovparts_lib.data.verify)
+
+    def collect(self, problems: list[Problem]) -> None:
+        """From now on add what is wrong with single files to ``problems`` and go on, rather than raise it."""
+        self._collected = problems
+
+    def refuse(self, error: DatasetError) -> None:
+        """Raise the error, or collect it while the dataset is being verified."""
+        if self._collected is None:
+            raise error
+        self._collected.append(Problem.of(error))
+
+    def refused(self, path: Path) -> bool:
+        """Whether something wrong with this file has been collected."""
+        return any(problem.file == str(path) for problem in self._collected or ())
+
+    def lists(self) -> list[Path]:
+        """Files that concern all images, such as annotations and the 16-shot list, where they exist."""
+        return [path for path in [self.root / SHOTS_FILE] if path.is_file()]
+
+    def list_folder(self, name: str, report: VerificationReport) -> Folder:
+        """What there is of ``train`` or ``val``: files that do not fit together are problems, unused ones a note."""
+        files = {kind: self.files(kind, name) for kind in self.kinds}
+        for kind, found in files.items():
+            folder = self.folder(kind, name)
+            if not found and folder.is_dir() and not self.refused(folder):
+                self.refuse(DatasetError("holds no files of the dataset", file=folder, what_to_do="Unpack it again."))
+        unlabelled = []
+        for stem in sorted(set().union(*files.values())) if all(files.values()) else ():
+            there = [kind for kind in self.kinds if stem in files[kind]]
+            missing = [kind for kind in self.kinds if kind not in there]
+            if there == ["image"]:
+                unlabelled.append(stem)
+            elif missing:
+                what = " and ".join("picture" if kind == "image" else f"{kind} labels" for kind in missing)
+                path = files[there[-1]][stem]
+                self.refuse(DatasetError(f"has no {what} of the same name", file=path, what_to_do="Unpack it again."))
+        if unlabelled:
+            report.notes.append(
+                f"{name}: {len(unlabelled)} pictures have no labels and are not used, for example {unlabelled[0]}"
+            )
+        complete = sorted(set.intersection(*(set(found) for found in files.values())))
+        images, parts, objects = files["image"], files.get("part") or files.get("label", {}), files.get("object", {})
+        return Folder(
+            records=[Record(images[stem], parts[stem], objects.get(stem), stem) for stem in complete],
+            files=[path for found in files.values() for path in found.values()],
+            hidden=hidden_files(self.folder(kind, name) for kind in self.kinds),
+            counts={f"{kind} files": len(found) for kind, found in files.items()},
+        )
+
+    def origin(self, record: Record, kind: str) -> Path:
+        """The file that a picture or label map is read from."""
+        return {"image": record.image_path, "object": record.object_path, "part": record.part_path}[kind]
+
+    def count_records(self, name: str, labels: LabelCounts) -> dict[str, int]:
+        """Records and samples of ``train`` or ``val``, and how many have no part."""
+        parts = range(len(self.vocabulary.parts))
+        return {"samples without any part": sum(not labels.has_part(i, parts) for i in labels.image_ids)}
+
+    def check_rest(self, folders: dict[str, Folder], report: VerificationReport) -> None:
+        """What concerns no single image: by default the 16-shot list, whose lack is a note."""
+        path, images = self.root / SHOTS_FILE, {record.image_id for record in folders["train"].records}
+        try:
+            named = self.few_shot_ids()
+        except DatasetError as error:
+            if path.exists():
+                report.problems.append(Problem.of(error))
+            else:
+                report.notes.append(f"{path.name} is not there: everything but few-shot training works without it")
+            return
+        report.counts["train"]["images of the 16-shot list"] = len(named)
+        if missing := sorted(named - images):
+            report.problems.append(
+                Problem(
+                    str(path),
+                    f"{len(missing)} of {len(named)} images it names are not in images/{self.folders['train']}, "
+                    f"for example {missing[0]}",
+                    "Unpack the pictures again, or download the list again.",
+                )
+            )

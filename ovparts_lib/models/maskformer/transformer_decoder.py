@@ -1,0 +1,158 @@
+"""MaskFormer's transformer decoder: learned queries ask the image's features for segments."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import pairwise
+
+import torch
+import torch.nn.functional as F
+from einops import rearrange
+from torch import Tensor, nn
+
+from ovparts_lib.models.maskformer.pixel_decoder import xavier_like
+from ovparts_lib.models.maskformer.position import sine_position
+
+
+class Mlp(nn.Module):
+    """Linear layers with ReLU between them.
+
+    Args:
+        widths: channels, from the input's to the output's.
+    """
+
+    def __init__(self, widths: Sequence[int]) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(nn.Linear(*pair) for pair in pairwise(widths))
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """(…, widths[0]) -> (…, widths[-1])."""
+        for layer in self.layers[:-1]:
+            tokens = layer(tokens).relu()
+        return self.layers[-1](tokens)
+
+
+def attend(
+    attention: nn.MultiheadAttention, query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None = None
+) -> Tensor:
+    """Multi-head attention with the parameters of ``nn.MultiheadAttention``, whose dropout acts in training.
+
+    Args:
+        attention: its parameters.
+        query: (b, q, width).
+        key: (b, k, width).
+        value: (b, k, width).
+        bias: added to the logits, broadcast to (b, heads, q, k); or a bool mask, True where attention is allowed.
+
+    Returns:
+        (b, q, width).
+    """
+    weights = attention.in_proj_weight.chunk(3)
+    biases = attention.in_proj_bias.chunk(3)
+    heads = [
+        rearrange(F.linear(tokens, weight, shift), "b t (h d) -> b h t d", h=attention.num_heads)
+        for tokens, weight, shift in zip((query, key, value), weights, biases, strict=True)
+    ]
+    dropout = attention.dropout if attention.training else 0.0
+    mixed = F.scaled_dot_product_attention(*heads, attn_mask=bias, dropout_p=dropout)
+    return attention.out_proj(rearrange(mixed, "b h t d -> b t (h d)"))
+
+
+class DecoderLayer(nn.Module):
+    """Self-attention of the queries, attention to the image, and an MLP; norms after the residuals."""
+
+    def __init__(self, width: int, heads: int, hidden: int, dropout: float) -> None:
+        super().__init__()
+        self.self_attn = nn.MultiheadAttention(width, heads, dropout)
+        self.multihead_attn = nn.MultiheadAttention(width, heads, dropout)
+        self.linear1, self.linear2 = nn.Linear(width, hidden), nn.Linear(hidden, width)
+        self.norm1, self.norm2, self.norm3 = (nn.LayerNorm(width) for _ in range(3))
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(
+        self, content: Tensor, query_position: Tensor, memory: Tensor, key: Tensor, key_bias: Tensor | None
+    ) -> Tensor:
+        """One layer.
+
+        Args:
+            content: (b, q, width).
+            query_position: (1, q, width), added where queries and keys are made, never to values.
+            memory: (b, hw, width), the image.
+            key: the image with its positions.
+            key_bias: added to the logits of attention to the image, broadcast to (b, heads, q, hw).
+        """
+        asking = content + query_position
+        content = self.norm1(content + self.dropout(attend(self.self_attn, asking, asking, content)))
+        asking = content + query_position
+        content = self.norm2(content + self.dropout(attend(self.multihead_attn, asking, key, memory, key_bias)))
+        hidden = self.linear2(self.dropout(self.linear1(content).relu()))
+        return self.norm3(content + self.dropout(hidden))
+
+
+class TransformerDecoder(nn.Module):
+    """Queries, six layers in the published size, and the heads that read a mask and a class embedding from each query.
+
+    Args:
+        channels: of the backbone's coarsest map.
+        embed_dim: of the class embeddings (CLIP's).
+        width: of the queries, and channels of the mask features.
+        queries: number of proposals.
+        layers: of the decoder.
+        heads: of the attention.
+        hidden: width inside the layers' MLPs.
+        class_hidden: width inside the class head.
+        dropout: of attention weights, residuals and MLPs, in training.
+    """
+
+    def __init__(
+        self,
+        channels: int,
+        embed_dim: int,
+        *,
+        width: int = 256,
+        queries: int = 100,
+        layers: int = 6,
+        heads: int = 8,
+        hidden: int = 2048,
+        class_hidden: int = 1024,
+        dropout: float = 0.1,
+    ) -> None:
+        super().__init__()
+        self.input_proj = nn.Conv2d(channels, width, 1)
+        self.query_embed = nn.Embedding(queries, width)
+        self.layers = nn.ModuleList(DecoderLayer(width, heads, hidden, dropout) for _ in range(layers))
+        self.norm = nn.LayerNorm(width)
+        for parameter in self.layers.parameters():
+            if parameter.ndim > 1:
+                nn.init.xavier_uniform_(parameter)
+        xavier_like(self.input_proj)
+        self.class_embed = Mlp((width, class_hidden, embed_dim))
+        self.mask_embed = Mlp((width, width, width, width))
+
+    def forward(self, features: Tensor, key_bias: Tensor | None = None) -> Tensor:
+        """Query states after each layer.
+
+        Args:
+            features: (b, channels, h, w), the backbone's coarsest map.
+            key_bias: (b, h * w), added to the logits of attention to the image (ZSSeg+'s object prompt).
+
+        Returns:
+            (layers, b, queries, width), each through the one final norm.
+        """
+        projected = self.input_proj(features)
+        memory = rearrange(projected, "b c h w -> b (h w) c")
+        position = sine_position(*projected.shape[-2:], projected.shape[1], projected.device)
+        key = memory + rearrange(position, "c h w -> 1 (h w) c")
+        if key_bias is not None:
+            key_bias = rearrange(key_bias, "b k -> b 1 1 k")
+        query_position = self.query_embed.weight[None]
+        content = torch.zeros_like(query_position).expand(len(memory), -1, -1)
+        states = []
+        for layer in self.layers:
+            content = layer(content, query_position, memory, key, key_bias)
+            states.append(self.norm(content))
+        return torch.stack(states)
+
+    def mask_logits(self, states: Tensor, mask_features: Tensor) -> Tensor:
+        """Masks (…, b, queries, h, w) of states (…, b, queries, width) on mask features (b, width, h, w)."""
+        return torch.einsum("...bqc,bchw->...bqhw", self.mask_embed(states), mask_features)

@@ -1,0 +1,44 @@
+"""Processes that this one starts, and what it shares with them: their end, its open files, its temporary files."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import resource
+import signal
+import sys
+import threading
+import time
+
+_SECONDS_BETWEEN_LOOKS = 1.0
+_PR_SET_PDEATHSIG = 1
+
+
+def end_with_parent(number: int = signal.SIGKILL) -> None:
+    """Let this process get a signal when the one that started it ends, however that ends (``kill -9`` included).
+
+    Called first thing in the child. Linux's kernel does it at once; elsewhere a thread looks every second.
+    """
+    parent = os.getppid()
+    if sys.platform == "linux" and ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, int(number), 0, 0, 0) == 0:
+        if os.getppid() != parent:  # it ended while we were asking
+            os.kill(os.getpid(), number)
+        return
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(_SECONDS_BETWEEN_LOOKS)
+        os.kill(os.getpid(), number)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
+def allow_open_files() -> int:
+    """Raise this process's limit of open files to what the system allows, for workers hand over files; returns it."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = hard if hard != resource.RLIM_INFINITY else max(soft, 65536)
+    try:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+    except (OSError, ValueError):  # macOS refuses more than its kernel's own limit
+        return soft
+    return wanted

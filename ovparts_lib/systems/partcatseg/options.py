@@ -1,0 +1,49 @@
+"""PartCATSeg's options."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar, Literal
+
+from ovparts_lib.options import Number, option
+from ovparts_lib.systems.catseg.options import DINOV2, CostOptions
+from ovparts_lib.systems.options import published_protocols
+
+
+class PartcatsegOptions(CostOptions):
+    """PartCATSeg, with the recipe of part-catseg."""
+
+    system = "partcatseg"
+    recipe_values: ClassVar = {
+        "initialise_from": ("checkpoints/model_final_base.pth", "outputs/miniature/catseg/weights.safetensors"),
+        "guidance_weights": (DINOV2, None),
+        "iterations": (20_000, 500),
+        "batch_size": (4, 2),
+        "accumulate": (4, 1),  # one picture at a time, for published losses are means over a picture each
+        "protocols": (published_protocols("partcatseg_oracle", "partcatseg_pred_all", partimagenet=True),) * 2,
+    }
+
+    model_size: Literal["released", "released_unguided", "miniature", "miniature_unguided"] = option(
+        "released",
+        "miniature",
+        description="the published layer sizes, or small ones; unguided: without image guidance",
+    )
+    compositional_weight: Number = option(1.0, ge=0, description="weight of the compositional loss; 0 switches it off")
+    divergence: Literal["jensen_shannon", "symmetric_kl"] = option(
+        "jensen_shannon", description="how the compositional loss compares distributions"
+    )
+    second_stage: Literal["pretrained", "random"] = option(
+        "pretrained",
+        description="what the second stage begins from: CAT-Seg's layers; random: as released, which copies the first "
+        "stage before it reads CAT-Seg's file",
+    )
+
+    def model_options(self) -> dict[str, Any]:
+        """Keyword arguments of :class:`~ovparts_lib.systems.partcatseg.model.PartCatseg`."""
+        return super().model_options() | {
+            "compositional_weight": self.compositional_weight,
+            "divergence": self.divergence,
+        }
+
+    def loading_options(self) -> dict[str, Any]:
+        """The order in which the second stage is filled."""
+        return {"second_stage": self.second_stage}

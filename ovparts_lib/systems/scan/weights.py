@@ -1,0 +1,206 @@
+"""SCAN weights: the released files, what a training begins from, the fine-tuned CLIP to fuse, and our own files."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from ovparts_lib.checkpoints.clip import load_clip_into
+from ovparts_lib.checkpoints.native import read_metadata, save_weights
+from ovparts_lib.checkpoints.reading import (
+    CheckpointError,
+    LoadReport,
+    State,
+    load_strictly,
+    read_tensors,
+    refuse_beside,
+)
+from ovparts_lib.checkpoints.swin import load_swin_into
+from ovparts_lib.systems.scan.model import Scan
+from ovparts_lib.systems.scan.sizes import RELEASED, RELEASED_VITB, ScanSize, stated_size
+
+ADAPTER = "clip_adapter."
+CLIP, ORIGINAL_CLIP = f"{ADAPTER}clip_model.", f"{ADAPTER}original_clip."
+NO_OBJECT = f"{ADAPTER}non_object_embedding"
+LEFT_OVER = (f"{CLIP}visual.cxt_decoder.", f"{CLIP}visual.learnable_weight")
+_HEAD = "sem_seg_head."
+_PREDICTOR, _PIXELS = f"{_HEAD}predictor.", f"{_HEAD}pixel_decoder."
+_MODULES = {
+    "clip": CLIP,
+    "original_clip": ORIGINAL_CLIP,
+    "backbone": "backbone.",
+    "decoder": _PREDICTOR,
+    "pixel_decoder": _PIXELS,
+}
+_INTEGRATION = {
+    "frequency": "LFM.",
+    "projection": "oriclip_mlp.",
+    "fusion": "fusion_decoder.",
+    "encoder": "lightweight_transformer.layers.",
+}
+_DECODER_LAYER = {
+    "cross_attention": "cross_attention_layers.{}.multihead_attn",
+    "cross_norm": "cross_attention_layers.{}.norm",
+    "self_attention": "self_attention_layers.{}.self_attn",
+    "self_norm": "self_attention_layers.{}.norm",
+    "linear1": "ffn_layers.{}.linear1",
+    "linear2": "ffn_layers.{}.linear2",
+    "norm": "ffn_layers.{}.norm",
+}
+_log = logging.getLogger(__name__)
+
+
+def released_names(state: State) -> dict[str, Tensor]:
+    """Our SCAN state dict, or any part of it, as views under the names of released checkpoints."""
+    return {released_name(name): tensor for name, tensor in state.items()}
+
+
+def released_name(name: str) -> str:
+    """What released checkpoints call a parameter of :class:`Scan`."""
+    module, _, inner = name.partition(".")
+    piece, _, rest = inner.partition(".")
+    if name == "no_object_text":
+        return NO_OBJECT
+    if module == "integration":
+        return "learnable_weight" if piece == "class_token_weight" else _INTEGRATION[piece] + rest
+    if module == "decoder" and piece == "layers":
+        number, block, leaf = rest.split(".", 2)
+        return f"{_PREDICTOR}transformer_{_DECODER_LAYER[block].format(number)}.{leaf}"
+    if module == "pixel_decoder" and piece in ("layers", "level_embed"):
+        return f"{_PIXELS}transformer.{'encoder.' if piece == 'layers' else ''}{inner}"
+    return _MODULES[module] + inner
+
+
+def is_unused(name: str) -> bool:
+    """Whether a released tensor is a constant that we compute, or left over from an earlier design."""
+    constants = ("relative_position_index", "attn_mask", f"{ADAPTER}pixel_mean", f"{ADAPTER}pixel_std")
+    return name.endswith(constants) or name == "criterion.empty_weight" or name.startswith(LEFT_OVER)
+
+
+def load_scan(
+    path: str | Path, size: ScanSize | None = None, clip_path: str | Path | None = None, **options: Any
+) -> tuple[Scan, LoadReport]:
+    """A SCAN with the weights of a released file, or of our own.
+
+    Released are ``SCAN.pth`` (ViT-L/14, with the fine-tuned CLIP) and ``SCAN-vitB.pth``. Tensors that an earlier design
+    left in them (``cxt_decoder``, ``learnable_weight`` of the image tower) are dropped with a warning.
+
+    Args:
+        path: file or folder.
+        size: hyper-parameters; None for those of the file, which for released ones are ``RELEASED`` or
+            ``RELEASED_VITB``.
+        clip_path: must be None: these files bring their own CLIPs.
+        **options: passed on to :class:`Scan`.
+
+    Returns:
+        The model on the CPU, in float32, and a report of what was loaded and dropped.
+
+    Raises:
+        CheckpointError: unreadable or unrecognised file, or a tensor missing, unexpected or misshapen.
+    """
+    metadata = read_metadata(path)
+    if metadata is not None and metadata.get("system") != "scan":
+        raise CheckpointError(f"{path} holds weights of {metadata.get('system')!r}, not of 'scan'")
+    refuse_beside(clip_path, path, "CLIP", "clip_weights")
+    state = read_tensors(path)
+    if metadata is not None:
+        model = Scan(size or stated_size(metadata["size"]), **options)
+        return model, load_strictly(model, state, source=str(path), kind="ovparts weights")
+    if NO_OBJECT not in state or "LFM.conv1.weight" not in state:
+        raise CheckpointError(f"{path} is no SCAN checkpoint of a known kind; its first tensors: {list(state)[:5]}")
+    if size is None:
+        size = RELEASED if state[NO_OBJECT].shape[1] == RELEASED.clip.embed_dim else RELEASED_VITB
+    model = Scan(size, **options)
+    report = load_strictly(
+        model, state, source=str(path), kind=f"SCAN with {size.clip.name}", names=released_names, drop=is_unused
+    )
+    warn_left_over(report)
+    return model, report
+
+
+def save_scan(model: Scan, path: str | Path, **metadata: object) -> Path:
+    """Write a SCAN as our own file, so that :func:`load_scan` needs no more than its path.
+
+    Args:
+        model: the model.
+        path: file to write, ``….safetensors``; replaced as a whole or not at all.
+        **metadata: anything JSON can say that should be kept with the weights.
+    """
+    return save_weights(model, path, {**metadata, "system": "scan", "size": model.size.stated()})
+
+
+def initialise_scan(model: Scan, clip_path: str | Path, backbone_path: str | Path | None = None) -> list[LoadReport]:
+    """Give an untrained SCAN what its training begins from; the rest stays random.
+
+    Args:
+        model: receives the weights.
+        clip_path: of both CLIPs, with the model's activation: DataComp's ``datacomp_xl_s13b_b90k`` as released.
+        backbone_path: ImageNet-22k weights of Swin-B, ``swin_base_patch4_window12_384_22k.pth`` as released; None
+            leaves the backbone random.
+
+    Returns:
+        What was loaded and dropped, of each file.
+
+    Raises:
+        CheckpointError: see :func:`load_clip_into` and :func:`load_swin_into`.
+    """
+    reports = [load_clip_into(model.clip, clip_path, activation=model.size.activation)]
+    model.original_clip.load_state_dict(model.clip.visual.state_dict())
+    if backbone_path is not None:
+        reports.append(load_swin_into(model.backbone, backbone_path))
+    return reports
+
+
+def fuse_clip(model: Scan, path: str | Path) -> LoadReport:
+    """Put a contextually shifted CLIP into a segmentation model: the CLIP that classifies crops and encodes texts.
+
+    The frozen CLIP that SIM and CS ask about the whole image stays the original.
+
+    Args:
+        model: receives the weights.
+        path: the released ``CS_CLIP.pt`` (``module.clip_model.…``; its copy of the original tower is dropped), or our
+            own file of :func:`systems.scan.adaptation.save_shifted`.
+
+    Returns:
+        What was loaded and dropped, under the file's names.
+
+    Raises:
+        CheckpointError: a file of another kind, another size of CLIP, or tensors missing or unexpected. The model is
+            then unchanged.
+    """
+    state = read_tensors(path)
+    beginning = next((start for start in ("module.clip_model.", "clip_model.") if f"{start}visual.proj" in state), None)
+    if beginning is None:
+        raise CheckpointError(
+            f"{path} is no contextually shifted CLIP: needed are tensors clip_model.visual.…, as in CS_CLIP.pt; "
+            f"its first tensors: {list(state)[:5]}"
+        )
+    original = f"{beginning.removesuffix('clip_model.')}original_clip_visual."
+    left_over = (f"{beginning}visual.cxt_decoder.", f"{beginning}visual.learnable_weight")
+    report = load_strictly(
+        model.clip,
+        state,
+        source=str(path),
+        kind="contextually shifted CLIP",
+        names=lambda own: {beginning + name: tensor for name, tensor in own.items()},
+        drop=lambda name: name.startswith((original, *left_over)) or name.endswith("attn_mask"),
+    )
+    warn_left_over(report)
+    return report
+
+
+def warn_left_over(report: LoadReport) -> None:
+    """Say which dropped tensors belong to no module of the published design."""
+    names = [
+        name for name in report.dropped if "visual.cxt_decoder." in name or name.endswith("visual.learnable_weight")
+    ]
+    if names:
+        _log.warning(
+            "%s: dropped %d tensors that an earlier design of SCAN left behind and no released code uses: %s",
+            report.source,
+            len(names),
+            ", ".join(names),
+        )

@@ -1,0 +1,122 @@
+"""What a system's folder says of the system. Imports no torch; what needs it is imported when it is asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import MISSING, asdict, dataclass, fields, is_dataclass
+from importlib import import_module
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar, get_type_hints
+
+from ovparts_lib.systems.options import SystemOptions
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from ovparts_lib.checkpoints.reading import LoadReport
+
+Size = TypeVar("Size")
+
+
+@dataclass(frozen=True)
+class System:
+    """A system, as its folder's ``__init__.py`` describes it.
+
+    ``model.py`` holds the model's class, ``SIZES`` (``{name: hyper-parameters}`` with ``released`` and ``miniature``)
+    and ``TRAINABLE_GROUPS`` (``{group: beginnings of parameter names}``); ``weights.py`` holds
+    ``load_<name>(path, size, clip_path, **options) -> (model, report)``. What the system needs (parts, the objects'
+    regions) stands in its model.
+
+    Attributes:
+        name: of the folder, and in weight files.
+        title: as in tables.
+        paper: authors, venue, year.
+        licence: of the published code and weights.
+        notebook: that trains and scores it, without ``.ipynb``; systems are listed in this order.
+        options: its options.
+        model: name of the model's class; called with a size and options. Its CLIP is ``model.clip``.
+        marks: pieces of tensor names that all occur in its released files. Where those of several systems do, the one
+            with the most is meant.
+        stored: attributes of the model that weight files state and that are options of the loader.
+    """
+
+    name: str
+    title: str
+    paper: str
+    licence: str
+    notebook: str
+    options: type[SystemOptions]
+    model: str
+    marks: tuple[str, ...]
+    stored: tuple[str, ...] = ()
+
+    def module(self, name: str) -> Any:
+        """A module of the system's folder."""
+        return import_module(f"ovparts_lib.systems.{self.name}.{name}")
+
+    @property
+    def model_class(self) -> type[nn.Module]:
+        """The model's class."""
+        return getattr(self.module("model"), self.model)
+
+    @property
+    def sizes(self) -> Mapping[str, Any]:
+        """Hyper-parameters by name."""
+        return self.module("model").SIZES
+
+    @property
+    def groups(self) -> Mapping[str, tuple[str, ...]]:
+        """Parameter groups that can train, each with the beginnings of its parameters' names."""
+        return self.module("model").TRAINABLE_GROUPS
+
+    def build(self, size: str | Any = "released", **options: Any) -> nn.Module:
+        """A new model, by the name of a size or its hyper-parameters."""
+        return self.model_class(self.sizes[size] if isinstance(size, str) else size, **options)
+
+    def load(
+        self, path: str | Path, size: Any = None, clip_path: str | Path | None = None, **options: Any
+    ) -> tuple[nn.Module, LoadReport]:
+        """The model with the weights of a file: one of ours, a released one, or one that a training can begin from.
+
+        Args:
+            path: file or folder.
+            size: hyper-parameters; None for those of the file.
+            clip_path: CLIP weights, for a file that does not hold them.
+            **options: of the loader and the model.
+
+        Raises:
+            CheckpointError: unreadable, not recognised, or a tensor missing, unexpected or misshapen.
+        """
+        return getattr(self.module("weights"), f"load_{self.name}")(path, size, clip_path, **options)
+
+    def save(self, model: nn.Module, path: str | Path, **metadata: object) -> Path:
+        """Write a model as our own file, so that :meth:`load` needs no more than its path.
+
+        Args:
+            model: the model.
+            path: file to write, ``….safetensors``; replaced as a whole or not at all.
+            **metadata: anything JSON can say that should be kept with the weights.
+        """
+        from ovparts_lib.checkpoints.native import save_weights
+
+        described = {key: getattr(model, key) for key in self.stored}
+        return save_weights(model, path, {**metadata, "system": self.name, "size": asdict(model.size), **described})
+
+
+def stated_size(kind: type[Size], stated: Mapping[str, Any]) -> Size:
+    """Hyper-parameters from the description in a weight file: nested dataclasses from mappings, tuples from lists."""
+    hints = get_type_hints(kind)
+    values: dict[str, Any] = {}
+    for field in fields(kind):  # type: ignore[arg-type]
+        if field.name not in stated:
+            if field.default is MISSING and field.default_factory is MISSING:
+                raise KeyError(f"{kind.__name__} needs {field.name}")
+            continue
+        value = stated[field.name]
+        if is_dataclass(hints[field.name]):
+            value = stated_size(hints[field.name], value)
+        values[field.name] = tuple(value) if isinstance(value, list) else value
+    unknown = set(stated) - set(values)
+    if unknown:
+        raise KeyError(f"{kind.__name__} has no {', '.join(sorted(unknown))}")
+    return kind(**values)

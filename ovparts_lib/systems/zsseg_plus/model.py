@@ -1,0 +1,268 @@
+"""ZSSeg+: mask proposals prompted with the object's mask, and a frozen CLIP that names the regions they make.
+
+Stage 1 is a MaskFormer whose queries are classified against CLIP's text embeddings; stage 2 shows CLIP the object's
+crop and classifies the mean feature of every region. Prompts, and the weight that fuses region and object, are tuned
+beforehand (:mod:`systems.zsseg_plus.prompt_tuning`).
+Source: Wei et al., "OV-PARTS: Towards Open-Vocabulary Part Segmentation", NeurIPS 2023 (datasets track), section 4, and
+the code released with it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, get_args
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ovparts_lib.data.dataset import ObjectRegion
+from ovparts_lib.data.transforms import LabelResize
+from ovparts_lib.models.backbones.resnet import ResNet
+from ovparts_lib.models.clip.towers import build_clip
+from ovparts_lib.models.cost_aggregation.inputs import checked_images
+from ovparts_lib.models.maskformer.losses import maskformer_losses
+from ovparts_lib.models.maskformer.pixel_decoder import PixelDecoder
+from ovparts_lib.models.maskformer.targets import joined_inputs, segments_of
+from ovparts_lib.models.maskformer.transformer_decoder import TransformerDecoder
+from ovparts_lib.systems.base import SegmentationSystem
+from ovparts_lib.systems.parameter_groups import known_group, parameter_groups
+from ovparts_lib.systems.scores import Maps, Scores
+from ovparts_lib.systems.zsseg_plus.ensemble import ClassRule, Ensemble
+from ovparts_lib.systems.zsseg_plus.inference import Stage2Object, score_image
+from ovparts_lib.systems.zsseg_plus.losses import record_masks
+from ovparts_lib.systems.zsseg_plus.prompt_learner import PromptLearner
+from ovparts_lib.systems.zsseg_plus.proposals import (
+    DIVISOR,
+    FeatureMean,
+    ImageFeatures,
+    KeyMask,
+    Proposals,
+    key_bias,
+    normalised,
+    object_feature,
+)
+from ovparts_lib.systems.zsseg_plus.regions import TEMPERATURE
+from ovparts_lib.systems.zsseg_plus.size import RELEASED, ZssegPlusSize
+from ovparts_lib.vocabularies import PartVocabulary
+
+# Beginnings of parameter names; CLIP and the prompts never train with stage 1.
+TRAINABLE_GROUPS = {
+    "backbone": ("backbone.",),
+    "proposals": ("pixel_decoder.", "transformer_decoder."),
+    "no_object": ("no_object_text",),
+}
+RELEASED_GROUPS = tuple(TRAINABLE_GROUPS)
+LR_MULTIPLIERS = {"backbone": 0.1}
+
+
+class ZssegPlus(SegmentationSystem):
+    """ZSSeg+. See the module's docstring.
+
+    Args:
+        size: hyper-parameters, ``RELEASED`` or ``MINIATURE_ZSSEG_PLUS``.
+        conditional: CPTCoOp's prompts (False) or CPTCoCoOp's, to which the object's image feature is added in stage 2.
+        ensemble: ``both`` stages, or the scores of one of them alone.
+        ensemble_weight: exponent of stage 1 for seen classes and of CLIP for unseen ones, 0..1.
+        class_rule: which classes may be found on an object, see :func:`systems.zsseg_plus.ensemble.allowed_classes`.
+        stage2_object: whose mask and class stage 2 uses where several regions are given at once: each its ``own``; or
+            those of the first one, as released, which was evaluated one region at a time.
+        key_mask: see :func:`systems.zsseg_plus.proposals.key_bias`.
+        feature_mean: see :func:`systems.zsseg_plus.proposals.object_feature`.
+        label_resize: how object masks come to the size of stage 1: ``centre``, or ``floor`` as released.
+        dropout: of the transformer decoder, in training.
+        prompt_dropout: share of training records whose object mask is withheld, so that stage 1 also works without one
+            (pred-all). 0 as published, where a fault withheld the masks of some classes; see ``ObjectRemap``.
+        mask_weight: of the focal loss, in matching too.
+        no_object_weight: of queries without a match in the classification loss.
+        lr_multipliers: factors of the learning rate by trainable group; None for a backbone at 0.1, as released.
+
+    Raises:
+        ValueError: an option out of its range.
+    """
+
+    groups = TRAINABLE_GROUPS
+    needs_parts = True
+    needs_regions = True
+
+    def __init__(
+        self,
+        size: ZssegPlusSize = RELEASED,
+        *,
+        conditional: bool = False,
+        ensemble: Ensemble = "both",
+        ensemble_weight: float = 0.5,
+        class_rule: ClassRule = "exact",
+        stage2_object: Stage2Object = "own",
+        key_mask: KeyMask = "released",
+        feature_mean: FeatureMean = "image",
+        label_resize: LabelResize = "centre",
+        dropout: float = 0.1,
+        prompt_dropout: float = 0.0,
+        mask_weight: float = 20.0,
+        no_object_weight: float = 0.1,
+        lr_multipliers: Mapping[str, float] | None = None,
+    ) -> None:
+        super().__init__()
+        for name, value, kind in (
+            ("ensemble", ensemble, Ensemble),
+            ("class_rule", class_rule, ClassRule),
+            ("stage2_object", stage2_object, Stage2Object),
+            ("key_mask", key_mask, KeyMask),
+            ("feature_mean", feature_mean, FeatureMean),
+            ("label_resize", label_resize, LabelResize),
+        ):
+            if value not in get_args(kind):
+                raise ValueError(f"{name} must be one of {', '.join(get_args(kind))}, not {value!r}")
+        for name, value in (("ensemble_weight", ensemble_weight), ("prompt_dropout", prompt_dropout)):
+            if not 0 <= value <= 1:
+                raise ValueError(f"{name} must be within 0 and 1, not {value}")
+        for group in lr_multipliers or {}:
+            known_group(self.groups, group)
+        self.size = size
+        self.ensemble, self.ensemble_weight, self.class_rule = ensemble, ensemble_weight, class_rule
+        self.stage2_object, self.label_resize = stage2_object, label_resize
+        self.key_mask, self.feature_mean = key_mask, feature_mean
+        self.prompt_dropout = prompt_dropout
+        self.lr_multipliers = dict(LR_MULTIPLIERS if lr_multipliers is None else lr_multipliers)
+        self.mask_weight, self.no_object_weight = mask_weight, no_object_weight
+        self.clip = build_clip(size.clip, quick_gelu=True)
+        self.prompt_learner = PromptLearner(size.clip.text_width, size.prefix, size.connection, conditional=conditional)
+        self.no_object_text = nn.Parameter(torch.randn(1, size.clip.embed_dim) * size.clip.embed_dim**-0.5)
+        self.backbone = ResNet(size.backbone)
+        self.pixel_decoder = PixelDecoder(self.backbone.channels, size.width, size.groups)
+        self.transformer_decoder = TransformerDecoder(
+            self.backbone.channels[-1],
+            size.clip.embed_dim,
+            width=size.width,
+            queries=size.queries,
+            layers=size.layers,
+            heads=size.heads,
+            hidden=size.hidden,
+            class_hidden=size.class_hidden,
+            dropout=dropout,
+        )
+        self.set_trainable(RELEASED_GROUPS)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the parameters are."""
+        return self.no_object_text.device
+
+    def parameter_groups(self, weight_decay: float) -> list[dict[str, Any]]:
+        """What trains, for the optimiser: norms and queries without weight decay, all else, biases too, with."""
+        return parameter_groups(self, self.groups, weight_decay, self.lr_multipliers)
+
+    def encode_vocabulary(self, vocabulary: PartVocabulary) -> Tensor:
+        """Text embeddings (classes, embed_dim) of length 1, without gradient; computed once for the same weights."""
+        return self.prompt_learner.encode_once(self.clip, vocabulary.pairs)
+
+    def class_logits(self, class_embeddings: Tensor, texts: Tensor) -> Tensor:
+        """Logits (…, queries, classes + 1) of queries, "no object" last."""
+        with torch.autocast(self.device.type, enabled=False):  # a temperature of 100 is too much for half precision
+            texts = torch.cat([texts.float(), F.normalize(self.no_object_text, dim=-1)])
+            return TEMPERATURE * F.normalize(class_embeddings.float(), dim=-1) @ texts.T
+
+    def encode_images(self, pixels: Tensor) -> ImageFeatures:
+        """Backbone and pixel decoder on (b, 3, hp, wp), normalised."""
+        maps = self.backbone(pixels)
+        return ImageFeatures(maps[-1], self.pixel_decoder(maps))
+
+    def propose(self, features: ImageFeatures, object_masks: Tensor, *, last_only: bool = False) -> Proposals:
+        """Proposals for objects.
+
+        Args:
+            features: of b images; of one, for several objects of it.
+            object_masks: float (b, hp, wp), 1 inside; all 0 for no prompt.
+            last_only: of the decoder's last layer only.
+        """
+        count = len(object_masks)
+        states = self.transformer_decoder(
+            features.coarse.expand(count, -1, -1, -1), key_bias(object_masks, self.key_mask)
+        )
+        if last_only:
+            states = states[-1:]
+        mask_features = features.mask_features.expand(count, -1, -1, -1)
+        prompt = object_feature(mask_features, object_masks, self.feature_mean)
+        return Proposals(
+            self.transformer_decoder.class_embed(states + prompt[:, None]),
+            self.transformer_decoder.mask_logits(states, mask_features),
+        )
+
+    def loss(self, batch: dict[str, Any]) -> dict[str, Tensor]:
+        """Training loss of stage 1: classification, focal and dice loss of every decoder layer.
+
+        Args:
+            batch: ``images`` (list of uint8 (3, h, w)), ``part_maps`` and ``object_maps`` (lists of int64 (h, w), ids
+                of ``vocabulary`` or its ignore label; one object each), ``vocabulary``.
+
+        Returns:
+            See :func:`models.maskformer.losses.maskformer_losses`.
+
+        Raises:
+            ValueError: a record shows several objects, or a label is neither in the vocabulary nor its ignore label.
+        """
+        vocabulary = batch["vocabulary"]
+        pixels = joined_inputs([normalised(image.to(self.device)) for image in batch["images"]], DIVISOR)
+        size = tuple(pixels.shape[-2:])
+        segments = segments_of(
+            [part_map.to(self.device) for part_map in batch["part_maps"]],
+            size,
+            count=len(vocabulary.parts),
+            ignore_label=vocabulary.ignore_label,
+            image_ids=batch.get("image_ids"),
+        )
+        masks = record_masks([each.to(self.device) for each in batch["object_maps"]], size, vocabulary.ignore_label)
+        if self.prompt_dropout and self.training:
+            masks = masks * (torch.rand(len(masks)) >= self.prompt_dropout).to(masks).view(-1, 1, 1)
+        proposals = self.propose(self.encode_images(pixels), masks)
+        return maskformer_losses(
+            self.class_logits(proposals.class_embeddings, self.encode_vocabulary(vocabulary)),
+            proposals.mask_logits,
+            segments,
+            mask_weight=self.mask_weight,
+            no_object_weight=self.no_object_weight,
+        )
+
+    def score(
+        self,
+        images: Sequence[Tensor],
+        vocabulary: PartVocabulary,
+        class_ids: tuple[int, ...],
+        background: bool,
+        inspected: bool,
+        regions: Sequence[Sequence[ObjectRegion]] | None = None,
+    ) -> list[tuple[Scores, Maps]]:
+        """What :meth:`predict` and :meth:`inspect` give.
+
+        Args:
+            images: uint8 (3, H, W) RGB each; sizes may differ.
+            vocabulary: the words to look for.
+            class_ids: indices of the classes that are scored.
+            background: without regions, also say where no object was found.
+            inspected: with maps: ``proposals``, the queries of stage 1, and ``regions``, what they make of the object
+                and what CLIP said of each; without regions, those of all objects found in the image.
+            regions: for each image, the objects in it, each of them a mask or, all True, a box. None: the objects are
+                found first, see :mod:`systems.zsseg_plus.objects`.
+
+        Returns:
+            With regions, scores for each, image by image: 0 for parts of other objects. Without, scores for each image,
+            with every part inside the objects it was found on, and ``background`` 1 outside of them. They are
+            probabilities, at the size of stage 1.
+
+        Raises:
+            ValueError: no image, an image of another kind, regions for another number of images, or a region that is
+                empty, does not fit its image, or is of an object without parts.
+        """
+        checked_images(images)
+        if regions is not None and len(regions) != len(images):
+            raise ValueError(f"there are {len(images)} images, and regions for {len(regions)}")
+        texts = self.encode_vocabulary(vocabulary)
+        first = next((region for of_image in regions or () for region in of_image), None)
+        scored = []
+        for image, of_image in zip(images, regions or [None] * len(images), strict=True):
+            scored += score_image(self, image, vocabulary, texts, class_ids, of_image, first, inspected)
+        if not background:
+            for scores, _ in scored:
+                scores.background = None
+        return scored

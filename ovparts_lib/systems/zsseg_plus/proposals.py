@@ -1,0 +1,128 @@
+"""Stage 1 around MaskFormer's blocks: the image it is given, the object's mask as a prompt, and the class map.
+
+Source: Wei et al., OV-PARTS, NeurIPS 2023 (datasets track), and the code released with it ("object mask prompt").
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+KeyMask = Literal["released", "hidden"]
+FeatureMean = Literal["image", "object"]
+# of ImageNet, in units of 0..255
+MEAN = (123.675, 116.28, 103.53)
+STD = (58.395, 57.12, 57.375)
+DIVISOR = 32  # stride of the backbone's coarsest map
+_ROWS = 64  # of the class map that are computed at once
+
+
+@dataclass(frozen=True)
+class ImageFeatures:
+    """What stage 1 knows of an image before it is told an object.
+
+    Attributes:
+        coarse: (b, channels, hp / 32, wp / 32), of the backbone.
+        mask_features: (b, width, hp / 4, wp / 4), of the pixel decoder.
+    """
+
+    coarse: Tensor
+    mask_features: Tensor
+
+
+@dataclass(frozen=True)
+class Proposals:
+    """Queries after the decoder's layers, the last one last.
+
+    Attributes:
+        class_embeddings: (layers, b, queries, embed_dim), not normalised.
+        mask_logits: (layers, b, queries, hp / 4, wp / 4).
+    """
+
+    class_embeddings: Tensor
+    mask_logits: Tensor
+
+
+def normalised(image: Tensor) -> Tensor:
+    """uint8 (3, h, w) RGB as the backbone takes it, float32."""
+    mean, std = (torch.tensor(values, device=image.device).view(3, 1, 1) for values in (MEAN, STD))
+    return (image.float() - mean) / std
+
+
+def key_bias(object_masks: Tensor, rule: KeyMask = "released") -> Tensor:
+    """What the object's mask adds to the logits of the queries' attention to the image.
+
+    Args:
+        object_masks: float (b, hp, wp), 1 inside.
+        rule: ``released``: 1 for cells without a pixel of the object and 0 for the others, because a mask of floats
+            meant to hide keys is added to the logits; ``hidden``: minus infinity for them, unless no cell would be
+            left.
+
+    Returns:
+        float (b, hp / 32 * wp / 32), row by row.
+    """
+    cells = F.max_pool2d(object_masks[:, None], DIVISOR).flatten(1)
+    if rule == "released":
+        return 1 - cells
+    outside = (cells == 0) & cells.any(1, keepdim=True)
+    return torch.zeros_like(cells).masked_fill(outside, float("-inf"))
+
+
+def object_feature(mask_features: Tensor, object_masks: Tensor, rule: FeatureMean = "image") -> Tensor:
+    """The object's feature that is added to every query before its class is read.
+
+    The released code enlarges the features to the image, blanks what is outside the object and takes the mean of all
+    pixels. Each feature then counts as often as its 4 x 4 pixels are inside, which is what is computed here.
+
+    Args:
+        mask_features: (b, width, hp / 4, wp / 4).
+        object_masks: float (b, hp, wp).
+        rule: mean over the pixels of the whole padded ``image``, as released, so that it grows with the object's area;
+            or of the ``object``.
+
+    Returns:
+        (b, width); 0 without an object.
+    """
+    shares = F.avg_pool2d(object_masks[:, None], 4)[:, 0]
+    total = torch.einsum("bchw,bhw->bc", mask_features, shares)
+    if rule == "image":
+        return total / shares[0].numel()
+    return total / shares.sum((1, 2)).clamp(min=1e-6)[:, None]
+
+
+def class_map(
+    probabilities: Tensor,
+    mask_logits: Tensor,
+    size: tuple[int, int],
+    padded_size: tuple[int, int],
+    channels: Sequence[int],
+) -> tuple[Tensor, Tensor]:
+    """Semantic inference: class probabilities of the queries, weighed by their masks, at every pixel.
+
+    Args:
+        probabilities: (queries, classes), without "no object".
+        mask_logits: (queries, hp / 4, wp / 4).
+        size: (h, w) of the image.
+        padded_size: (hp, wp).
+        channels: the classes whose scores are kept.
+
+    Returns:
+        int64 (h, w), the best class; float32 (len(channels), h, w).
+    """
+    masks = F.interpolate(mask_logits[None].float(), size=padded_size, mode="bilinear", align_corners=False)[0]
+    masks = masks[:, : size[0], : size[1]]
+    labels = torch.empty(size, dtype=torch.int64, device=masks.device)
+    kept = torch.empty(len(channels), *size, device=masks.device)
+    chosen = list(channels)
+    # a few rows at a time, because all classes at the image's size would be the largest tensor by far
+    for top in range(0, size[0], _ROWS):
+        rows = slice(top, top + _ROWS)
+        scores = torch.einsum("qc,qhw->chw", probabilities.float(), masks[:, rows].sigmoid())
+        labels[rows] = scores.argmax(0)
+        kept[:, rows] = scores[chosen]
+    return labels, kept
