@@ -53,6 +53,12 @@ examples:
   ovparts submit params/miniature/20_clipseg.yaml --cluster local      a background process on this machine
 """
 
+MINICLIP_EPILOG = """The package brings one; this is how it was made.
+
+example:
+  ovparts train-miniclip ovparts_lib/miniature/miniclip.safetensors --state outputs/miniclip.pt
+"""
+
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns its exit code. One clear line goes to stderr when something is wrong."""
@@ -204,6 +210,19 @@ def _build_ade20k(options: argparse.Namespace) -> int:
     return COMPLETE if report.ok else FAILED
 
 
+def _train_miniclip(options: argparse.Namespace) -> int:
+    from ovparts_lib.miniature.miniclip import MiniClipSettings
+    from ovparts_lib.miniature.shipped import make_miniclip
+    from ovparts_lib.runs import project_root
+    from ovparts_lib.runs.provenance import git_state
+
+    settings = MiniClipSettings(iterations=options.iterations, seed=options.seed)
+    commit = (git_state(project_root()) or {}).get("commit", "")
+    make_miniclip(options.to, settings, state=options.state, commit=commit, device=options.device)
+    print(f"written: {options.to} and {options.to.with_suffix('.json').name}")
+    return COMPLETE
+
+
 def _submit(options: argparse.Namespace) -> int:
     from ovparts_lib.runs import load_parameters
     from ovparts_lib.runs.project import display_path
@@ -271,6 +290,13 @@ def _parser() -> argparse.ArgumentParser:
     build.add_argument("source", metavar="SOURCE", help="ADE20K_2021_17_01 as its authors distribute it")
     build.add_argument("target", metavar="TARGET", help="folder to write the data set to")
     build.add_argument("--link-pictures", action="store_true", help="links to the pictures rather than copies")
+
+    clip = command("train-miniclip", _train_miniclip, "train the miniature's CLIP anew, for hours", MINICLIP_EPILOG)
+    clip.add_argument("to", metavar="FILE", type=Path, help="weights to write (.safetensors), and facts beside them")
+    clip.add_argument("--iterations", type=_positive, default=8000, help="training steps (%(default)s)")
+    clip.add_argument("--seed", type=int, default=0, help="of weights and pictures (%(default)s)")
+    clip.add_argument("--state", metavar="FILE", type=Path, help="kept up to date; training goes on from it")
+    clip.add_argument("--device", default="cpu", help="where to train (%(default)s)")
 
     with_outputs(command("runs", _runs, "list all runs and their states"))
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image
 
 from ovparts_lib.miniature.canvas import Canvas, rgb
 from ovparts_lib.miniature.figure import Colour, draw_colour, scale_colour
@@ -41,9 +41,11 @@ def finish(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     slope_x, slope_y = rng.uniform(-0.18, 0.18, 2)
     light = 1 + slope_x * np.linspace(-1, 1, width)[None, :] + slope_y * np.linspace(-1, 1, height)[:, None]
     cast = rng.uniform(0.9, 1.08) * rng.uniform(0.94, 1.06, 3)
-    noise = rng.standard_normal((height, width, 3), dtype=np.float32) * rng.uniform(1.0, 7.0)
-    lit = image * (light[:, :, None] * cast).astype(np.float32) + noise
-    return np.clip(lit + 0.5, 0, 255).astype(np.uint8)
+    lit = rng.standard_normal((height, width, 3), dtype=np.float32)
+    lit *= rng.uniform(1.0, 7.0)
+    lit += image * (light.astype(np.float32)[:, :, None] * cast.astype(np.float32))
+    lit += 0.5
+    return lit.clip(0, 255, out=lit).astype(np.uint8)
 
 
 def _soft(rng: np.random.Generator) -> Colour:
@@ -58,9 +60,9 @@ def _gradient(canvas: Canvas, top: Colour, bottom: Colour, start: float, stop: f
     y0, y1 = max(int(start * scale), 0), min(int(stop * scale), full)
     if y1 <= y0:
         return
-    ramp = Image.linear_gradient("L")
-    ramp = (ramp.transpose(Image.Transpose.ROTATE_90) if turn else ramp).resize((width, y1 - y0))
-    canvas.picture.paste(ImageOps.colorize(ramp, rgb(top), rgb(bottom)), (0, y0))
+    steps = np.linspace(rgb(top), rgb(bottom), width if turn else y1 - y0).round().astype(np.uint8)
+    ramp = Image.fromarray(steps[None] if turn else steps[:, None])
+    canvas.picture.paste(ramp.resize((width, y1 - y0), Image.Resampling.NEAREST), (0, y0))
 
 
 def _place(shape: np.ndarray, x: float, y: float, width: float, height: float) -> np.ndarray:

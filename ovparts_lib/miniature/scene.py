@@ -45,11 +45,15 @@ class Thing:
 
 @dataclass(frozen=True)
 class Scene:
-    """A picture and its labels: ``image`` uint8 (h, w, 3), ``part_map`` and ``object_map`` uint8 (h, w), 255 = none."""
+    """A picture and its labels: ``image`` uint8 (h, w, 3), ``part_map`` and ``object_map`` uint8 (h, w), 255 = none.
+
+    ``instance_map`` numbers the figures from far to near, 255 = none; ``things`` are those of which enough can be seen.
+    """
 
     image: np.ndarray
     part_map: np.ndarray
     object_map: np.ndarray
+    instance_map: np.ndarray
     things: tuple[Thing, ...]
     place: str
 
@@ -77,7 +81,7 @@ def render_scene(rng: np.random.Generator, vocabulary: PartVocabulary | None = N
     """Draw a random scene with one to four objects."""
     vocabulary = vocabulary or load_vocabulary("pascal_part_116")
     width, height = SIZES[rng.integers(len(SIZES))]
-    count = int(rng.choice([1, 2, 3, 4], p=[0.55, 0.3, 0.1, 0.05]))
+    count = int(rng.choice([1, 2, 3, 4], p=[0.6, 0.3, 0.08, 0.02]))
     names = draw_names(rng, count)
     canvas = Canvas(width, height)
     place = paint_background(canvas, rng)
@@ -90,7 +94,7 @@ def render_scene(rng: np.random.Generator, vocabulary: PartVocabulary | None = N
         for number, item in enumerate(placed)
         if (thing := visible_thing(item.pose, part_map[instances == number], vocabulary)).pixels >= 12
     )
-    return Scene(finish(canvas.image(), rng), part_map, object_map, things, place)
+    return Scene(finish(canvas.image(), rng), part_map, object_map, instances, things, place)
 
 
 def draw_names(rng: np.random.Generator, count: int) -> list[str]:
@@ -118,9 +122,9 @@ def arrange(poses: Sequence[Pose], width: int, height: int, rng: np.random.Gener
         extent = high - low
         room = np.array([width * (1.0, 0.72, 0.58, 0.5)[count - 1], height * (1.0, 1.0, 0.9, 0.8)[count - 1]])
         scale = rng.uniform(*largest) * (room / extent).min() * pose.view.scale**0.4
-        zoomed = count == 1 and rng.random() < 0.35
+        zoomed = count == 1 and rng.random() < 0.25
         if zoomed:
-            scale *= rng.uniform(1.2, 1.7)
+            scale *= rng.uniform(1.15, 1.5)
             piece = pose.pieces[rng.integers(len(pose.pieces))]
             focus = (piece.points @ matrix).mean(0)
             at = np.array([width, height]) * rng.uniform(0.35, 0.65, 2) - focus * scale

@@ -45,10 +45,8 @@ class MiniatureParameters(RunParameters):
     layout_val_images: Whole = Field(60, ge=1, description="validation images of each of those")
     samples: Whole = Field(8, ge=1, le=64, description="pictures shown")
     clip_weights: Text = Field(MINICLIP, description="where MiniClip is written")
-    clip_pictures: Whole = Field(6400, ge=2, description="pairs of picture and captions that MiniClip learns from")
-    clip_test_pictures: Whole = Field(600, ge=1, description="held-out close-ups of parts that it is tested on")
-    clip_iterations: Whole = Field(1200, ge=1, description="training steps of MiniClip")
-    clip_batch_size: Whole = Field(64, ge=2, description="pairs of picture and caption in a step")
+    clip_test_pictures: Whole = Field(200, ge=1, description="held-out scenes that MiniClip is tested on")
+    clip_iterations: Whole = Field(0, ge=0, description="steps of a new MiniClip; 0: the one that comes with it")
     clip_learning_rate: Number = Field(1e-3, gt=0, description="peak learning rate of MiniClip")
 
 

@@ -22,10 +22,10 @@ from ovparts_lib.workbook.miniature import (
     caption_grid,
     captioned_pictures,
     glance_at_miniature,
+    miniclip,
     miniclip_accuracy,
     miniclip_figure,
     render,
-    train_miniclip,
 )
 from ovparts_lib.workbook.output import RunOutput, parameter_table
 from ovparts_lib.workbook.own_image import (
@@ -93,6 +93,7 @@ __all__ = [
     "load_system",
     "look_at_images",
     "measure_attention",
+    "miniclip",
     "miniclip_accuracy",
     "miniclip_figure",
     "open_data",
@@ -110,7 +111,6 @@ __all__ = [
     "split_table",
     "summarise",
     "train",
-    "train_miniclip",
     "trainable_table",
     "training_figures",
     "under_every_protocol",

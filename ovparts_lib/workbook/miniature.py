@@ -10,19 +10,21 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from ovparts_lib import inspection
+from ovparts_lib.checkpoints.clip import save_clip
 from ovparts_lib.data import PascalPart116
 from ovparts_lib.data.registry import find_dataset
 from ovparts_lib.miniature.layout import render_miniature
-from ovparts_lib.miniature.miniclip import MiniClipResult, MiniClipSettings, cached_miniclip, part_naming_accuracy
-from ovparts_lib.miniature.pictures import CaptionedPictures
+from ovparts_lib.miniature.miniclip import MiniClipResult, MiniClipSettings, train_miniclip
+from ovparts_lib.miniature.naming import close_up_naming, held_out_scenes, patch_naming
+from ovparts_lib.miniature.pictures import CaptionedPicture, cut_out
+from ovparts_lib.miniature.shipped import load_miniclip, miniclip_facts
+from ovparts_lib.miniature.words import Words
 from ovparts_lib.models.clip.towers import MINIATURE
 from ovparts_lib.runs import resolve_path
 from ovparts_lib.vocabularies import load_vocabulary
 from ovparts_lib.workbook.data import show_samples
 from ovparts_lib.workbook.output import RunOutput
 from ovparts_lib.workbook.systems import device_of
-
-HELD_OUT_SEED = 1_000_003  # of the close-ups that MiniClip is tested on; training uses the run's own seed
 
 
 def render(params: Any) -> PascalPart116:
@@ -59,56 +61,58 @@ def glance_at_miniature(params: Any, output: RunOutput) -> None:
     show_samples(PascalPart116(root), "val", params.samples, output)
 
 
-def captioned_pictures(params: Any) -> CaptionedPictures:
-    """The picture-caption pairs that MiniClip is trained on, drawn anew from the run's seed."""
-    return CaptionedPictures(params.clip_pictures, size=MINIATURE.image_size, seed=params.seed, processes=2)
+def captioned_pictures(params: Any) -> list[CaptionedPicture]:
+    """Some pictures and captions of the kind that MiniClip is trained on."""
+    vocabulary, rng = load_vocabulary("pascal_part_116"), np.random.default_rng(params.seed)
+    words = Words(vocabulary)
+    return [cut_out(scene, words, MINIATURE.image_size, rng) for scene in held_out_scenes(vocabulary, params.samples)]
 
 
-def caption_grid(pairs: CaptionedPictures, count: int) -> Figure:
-    """A few pictures with one of their captions each."""
-    chosen = np.linspace(0, len(pairs) - 1, min(count, len(pairs))).astype(int)
-    return inspection.picture_grid([pairs.pictures[i] for i in chosen], [pairs.captions[i][0] for i in chosen])
+def caption_grid(pictures: list[CaptionedPicture]) -> Figure:
+    """Pictures with their captions."""
+    images = [picture.picture.transpose(2, 0, 1) for picture in pictures]
+    return inspection.picture_grid(images, [picture.caption for picture in pictures])
 
 
-def train_miniclip(pairs: CaptionedPictures, params: Any, output: RunOutput) -> MiniClipResult:
-    """Train MiniClip, or read it back if it was trained with these pictures and settings before."""
-    settings = _settings(params)
+def miniclip(params: Any, output: RunOutput) -> MiniClipResult:
+    """The MiniClip that comes with the package, or one trained anew; written where the systems look for it."""
     path = resolve_path(params.clip_weights)
-    miniclip = cached_miniclip(path, pairs, MINIATURE, settings=settings, device=device_of(params))
-    seconds = miniclip.history["seconds"].iloc[-1]
-    print(
-        f"{'read from ' + path.name if miniclip.reused else 'trained'}: {params.clip_iterations} steps, {seconds:.0f} s"
-    )
-    output.note(miniclip={"steps": params.clip_iterations, "seconds": round(float(seconds), 1)})
-    return miniclip
+    if params.clip_iterations:
+        size = MINIATURE
+        settings = MiniClipSettings(
+            iterations=params.clip_iterations, learning_rate=params.clip_learning_rate, seed=params.seed
+        )
+        result = train_miniclip(size, settings=settings, device=device_of(params), state=output.path / "miniclip.pt")
+        about = {"steps": params.clip_iterations}
+    else:
+        clip, size = load_miniclip()
+        facts = miniclip_facts()
+        result = MiniClipResult(clip.to(device_of(params)), pd.DataFrame(facts["history"]))
+        about = {name: facts[name] for name in ("sha256", "commit", "settings")}
+    save_clip(result.clip, size, path)
+    steps, seconds = (result.history[column].iloc[-1] for column in ("step", "seconds"))
+    print(f"{'trained now' if params.clip_iterations else 'of the package'}: {steps} steps, {seconds:.0f} s")
+    output.note(miniclip=about)
+    return result
 
 
-def miniclip_figure(miniclip: MiniClipResult, params: Any, output: RunOutput) -> None:
-    """Contrastive loss and learning rate over the steps."""
+def miniclip_figure(result: MiniClipResult, output: RunOutput) -> None:
+    """The loss over the steps."""
     output.figure(
-        inspection.training_curve(miniclip.history),
+        inspection.training_curve(result.history),
         "miniclip_training",
         title="MiniClip training",
-        caption=f"Contrastive loss per step; guessing would give {_settings(params).guessing_loss:.2f}.",
-        data=miniclip.history,
+        caption="Loss of MiniClip per step.",
+        data=result.history,
     )
 
 
-def miniclip_accuracy(miniclip: MiniClipResult, params: Any) -> pd.DataFrame:
-    """How often MiniClip names a close-up that it has not seen, in percent, beside chance."""
-    size = MINIATURE.image_size
-    unseen_pictures = CaptionedPictures(
-        params.clip_test_pictures, size=size, seed=HELD_OUT_SEED, shares={"part": 1.0}, processes=2
-    )
-    return (
-        part_naming_accuracy(miniclip.clip, unseen_pictures, load_vocabulary("pascal_part_116")).round(1).reset_index()
-    )
-
-
-def _settings(params: Any) -> MiniClipSettings:
-    return MiniClipSettings(
-        iterations=params.clip_iterations,
-        batch_size=params.clip_batch_size,
-        learning_rate=params.clip_learning_rate,
-        seed=params.seed,
-    )
+def miniclip_accuracy(result: MiniClipResult, params: Any) -> pd.DataFrame:
+    """How often MiniClip names a patch, and a close-up, of scenes it has not seen, in percent, beside chance."""
+    vocabulary = load_vocabulary("pascal_part_116")
+    scenes = held_out_scenes(vocabulary, params.clip_test_pictures)
+    tables = {
+        "patch": patch_naming(result.clip, scenes, vocabulary),
+        "close-up": close_up_naming(result.clip, scenes, vocabulary, MINIATURE.image_size),
+    }
+    return pd.concat(tables, names=["of a"]).round(1).reset_index()

@@ -206,7 +206,7 @@ def test_the_other_notebooks_run(world, tmp_path, notebook):
             "clip_weights": str(tmp_path / "w" / "c.safetensors"),
         }
         values |= {"train_images": 20, "val_images": 4, "layout_train_images": 20, "layout_val_images": 4}
-        values |= {"clip_pictures": 64, "clip_test_pictures": 16, "clip_iterations": 2, "clip_batch_size": 8}
+        values |= {"clip_test_pictures": 16}
     else:
         params = load_parameters(ROOT / "params" / "miniature" / f"{notebook}.yaml")
         if hasattr(params, "data_root"):

@@ -11,7 +11,7 @@ from ovparts_lib.miniature.canvas import NOTHING, Canvas
 from ovparts_lib.miniature.captions import scene_caption
 from ovparts_lib.miniature.figure import pose_figure
 from ovparts_lib.miniature.layouts.counterparts import TABLES, drawn_words, rename
-from ovparts_lib.miniature.scene import FIGURES, SIZES, Scene, arrange, paint_figure, visible_thing
+from ovparts_lib.miniature.scene import FIGURES, SIZES, arrange, paint_figure, visible_thing
 
 LEAST_PIXELS = 12  # of an object that a caption tells of, as in the scenes of Pascal's layout
 
@@ -61,5 +61,4 @@ def draw(rng: np.random.Generator, dataset: str, figures: list[str], *, most: in
     )
     things = (visible_thing(item.pose, part_map[numbers == number], words) for number, item in enumerate(placed))
     told = tuple(thing for thing in things if thing.pixels >= LEAST_PIXELS)
-    scene = Scene(finish(canvas.image(), rng), part_map, numbers, told, place)
-    return Drawing(scene.image, part_map, instances, scene_caption(scene, rng))
+    return Drawing(finish(canvas.image(), rng), part_map, instances, scene_caption(told, place, rng))

@@ -27,7 +27,9 @@ def write_picture(root: Path, seed: int, split: str, index: int) -> Written:
     Image.fromarray(scene.object_map).save(root / OBJECTS / split / f"{image_id}.png")
     Image.fromarray(scene.part_map).save(root / PARTS / split / f"{image_id}.png")
     present = (vocabulary.objects[i] for i in np.unique(scene.object_map) if i != vocabulary.ignore_label)
-    return Written(split, image_id, name, scene_caption(scene, rng), tuple(present), scene.part_map.shape)
+    return Written(
+        split, image_id, name, scene_caption(scene.things, scene.place, rng), tuple(present), scene.part_map.shape
+    )
 
 
 def finish(root: Path, pictures: Sequence[Written]) -> None:
