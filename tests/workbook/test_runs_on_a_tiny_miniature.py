@@ -29,7 +29,7 @@ from ovparts_lib.runs import load_parameters
 from ovparts_lib.runs.execute import execute
 from ovparts_lib.systems.clipseg.model import MINIATURE_CLIPSEG, Clipseg
 from ovparts_lib.systems.registry import SYSTEMS
-from ovparts_lib.vocabularies import load_vocabulary
+from ovparts_lib.vocabularies import PART_VOCABULARIES, load_vocabulary
 from ovparts_lib.workbook import build_model
 
 ROOT = Path(__file__).parents[2]
@@ -39,8 +39,8 @@ SYSTEM_NOTEBOOKS = [system.notebook for system in SYSTEMS.values()]
 @pytest.fixture(scope="module")
 def world(tmp_path_factory):
     folder = tmp_path_factory.mktemp("world")
-    for dataset, entry in DATASETS.items():
-        render_miniature(folder / entry.folder, dataset, train=24, val=5, seed=3, progress=False)
+    for dataset in PART_VOCABULARIES:
+        render_miniature(folder / DATASETS[dataset].folder, dataset, train=24, val=5, seed=3, progress=False)
     torch.manual_seed(0)
     save_clip(build_clip(MINIATURE), MINIATURE, folder / "miniclip.safetensors")
     return folder
