@@ -6,13 +6,14 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from ovparts_lib.systems.factored import FactoredScores
 
+from ovparts_lib.evaluation.label_maps import pred_all_map
 from ovparts_lib.models.clip.crops import CropRule
 from ovparts_lib.systems.ovseg.ensemble import clip_classes
 from ovparts_lib.systems.scan.model import TEMPERATURE
+from ovparts_lib.systems.scan.options import PRESETS
 from ovparts_lib.systems.scan.regions import cut, embed_crops
-from ovparts_lib.systems.scan.sizes import PRESETS
+from ovparts_lib.systems.scores import Scores
 from tests.golden.fill import image
 from tests.golden.released_scan import arrays, scale_of, vitb_scan, vitl_scan
 
@@ -162,11 +163,12 @@ def check_evaluation(model, name, preset, thinned=1):
         model.ensemble_weight, model.second_normalisation = preset.ensemble_weight, preset.second_normalisation
         combined = model.combine(logits, clip_classes(region_logits), crops.valid)
         assert_close(combined[step], golden["class_scores"], "class_scores", 5e-4)
-        scores = FactoredScores(masks, combined.T, tuple(range(len(text) - 1)), None, (height, width))
-        chosen = FactoredScores(masks, combined.T[:: 5 if thinned > 1 else 1], (), None, (height, width)).logits
+        ids = tuple(range(len(text) - 1))
+        scores = Scores(masks, ids, None, (height, width), class_weights=combined.T)
+        chosen = scores.class_maps(ids[:: 5 if thinned > 1 else 1])
         semseg = F.interpolate(chosen[None], size=(height, width), mode="bilinear", align_corners=False)[0]
         assert_close(semseg[:, ::40, ::40], golden["semseg"], "semseg", 2e-4)
-        agreement = (scores.label_map().numpy() == golden["label_map"]).mean()
+        agreement = (pred_all_map(scores).numpy() == golden["label_map"]).mean()
         assert agreement > 0.9999
     assert size.queries == settings["NUM_OBJECT_QUERIES"]
 
@@ -176,17 +178,17 @@ def test_crops_contextual_shift_and_ensembles_vitb():
 
 
 def test_every_stage_of_an_evaluation_vitb():
-    check_evaluation(vitb_scan()[0], "golden_vitb_voc20_eval", PRESETS["ViT-B-16"]["voc_20"])
+    check_evaluation(vitb_scan()[0], "golden_vitb_voc20_eval", PRESETS["released_vitb"]["pascal_voc_20"])
 
 
 @pytest.mark.slow
 def test_every_stage_of_an_evaluation_and_the_adapter_vitl():
     model = vitl_scan(12, scale_of("golden_vitl_ade150_eval"))[0]
     check_adapter(model, "golden_vitl_adapter")
-    check_evaluation(model, "golden_vitl_ade150_eval", PRESETS["ViT-L-14"]["ade20k_150"])
+    check_evaluation(model, "golden_vitl_ade150_eval", PRESETS["released"]["ade20k_150"])
 
 
 @pytest.mark.slow
 def test_every_stage_of_an_unreduced_evaluation_vitl():
     model = vitl_scan(100, scale_of("golden_vitl_ade150_full_eval"))[0]
-    check_evaluation(model, "golden_vitl_ade150_full_eval", PRESETS["ViT-L-14"]["ade20k_150"], thinned=8)
+    check_evaluation(model, "golden_vitl_ade150_full_eval", PRESETS["released"]["ade20k_150"], thinned=8)

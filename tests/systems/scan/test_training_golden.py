@@ -37,7 +37,7 @@ def recorded_batch(facts):
 
 
 def words(names):
-    return Vocabulary("recorded", tuple(names), tuple(names), ignore_label=255)
+    return Vocabulary("recorded", tuple(names))
 
 
 @pytest.fixture
