@@ -148,8 +148,11 @@ Protocol = Literal[
     "partclipseg_pred_all",
     "partcatseg_oracle",
     "partcatseg_pred_all",
+    "recommended_objects",
+    "detectron2",
+    "ovseg",
 ]
-"""Name of a scoring protocol of parts."""
+"""Name of a scoring protocol, of parts or of whole objects."""
 
 Protocols = Annotated[list[Protocol], Listed, Field(min_length=1)]
 """Names of scoring protocols."""

@@ -184,6 +184,16 @@ PROTOCOLS: dict[str, Protocol] = {
             notes=(_BACKGROUND_FORCED, _PREDICTED_ONLY_OVERALL, _MISSED, _MEAN_ACCURACY, *_SCORING),
         ),
         Protocol(
+            name="recommended_objects",
+            version="1",
+            modes=_ALL,
+            description=f"Labelled pixels, over objects. {_SOUND}",
+            overall="occurring",
+            groups="occurring",
+            level="objects",
+            boundary="own_mask",
+        ),
+        Protocol(
             name="detectron2",
             version="1",
             modes=_ALL,

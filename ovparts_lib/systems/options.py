@@ -12,6 +12,8 @@ from ovparts_lib.options import RECIPES, Flag, Listed, Name, Number, Options, Pr
 
 Dataset = Literal[tuple(DATASETS)]  # type: ignore[valid-type]
 MINIATURE_WORLD = "outputs/miniature/world"
+# Protocols of data sets of whole objects and stuff; all others read parts.
+OBJECT_PROTOCOLS = ("recommended_objects", "detectron2", "ovseg")
 MINICLIP = f"{MINIATURE_WORLD}/miniclip.safetensors"
 
 
@@ -33,6 +35,14 @@ def published_protocols(*protocols: str, partimagenet: bool = False) -> Any:
     sound = ["recommended", "recommended_strict"]
     every = [*sound, *protocols]
     return every if partimagenet else by_dataset(every, partimagenet_seg=sound, partimagenet_ood=sound)
+
+
+def protocols_by_kind(given: Mapping[str, Any]) -> list[str]:
+    """The recommended protocols of the data set scored on; for whole objects also the two they are published under."""
+    scored = given.get("test_dataset") or given.get("dataset")
+    if scored in list(DATASETS) and DATASETS[scored].kind == "semantic":
+        return list(OBJECT_PROTOCOLS)
+    return ["recommended", "recommended_strict"]
 
 
 class SystemOptions(Options):
@@ -210,7 +220,8 @@ class SystemOptions(Options):
             broken.append("trainable: training needs at least one group of parameters")
         if self.evaluate_every > self.iterations > 0:
             broken.append("evaluate_every: larger than iterations; 0 evaluates at the end only")
-        if self.shortest_edge is not None and self.shortest_edge > self.longest_edge:
+        shortest = self.shortest_edge if isinstance(self.shortest_edge, list) else [self.shortest_edge or 0]
+        if max(shortest) > self.longest_edge:
             broken.append("shortest_edge, longest_edge: the shorter side cannot be longer than the longer side")
         if self.batch_size % (self.accumulate * self.devices):
             broken.append("batch_size, accumulate, devices: batch_size must be a multiple of accumulate × devices")
@@ -242,6 +253,15 @@ class SystemOptions(Options):
                 f"test_split: {self.test_split} of {self.dataset} holds training images; after few-shot training score "
                 "on val_few_shot, which leaves out those it has seen"
             )
+        trains, scored = (DATASETS[name].kind == "semantic" for name in (self.dataset, self.scored_dataset))
+        if trains != scored:
+            broken.append(f"dataset, test_dataset: of {self.dataset} and {self.scored_dataset} only one has parts")
+        wrong = [name for name in self.protocols if (name in OBJECT_PROTOCOLS) != scored]
+        if wrong:
+            what = f"whole objects; use {', '.join(OBJECT_PROTOCOLS)}" if scored else "parts"
+            broken.append(f"protocols: {', '.join(wrong)} cannot read {self.scored_dataset}, which has {what}")
+        if self.ground_truth == "double_resized" and scored:
+            broken.append(f"ground_truth: {self.scored_dataset} is scored on its own labels; use native")
         if self.ground_truth == "double_resized" and self.scored_dataset.startswith("partimagenet"):
             broken.append("ground_truth: the released evaluators score PartImageNet on its own labels; use native")
         if self.test_split not in test:

@@ -28,6 +28,8 @@ GOLDEN = Path(__file__).parents[1] / "golden"
         ("catseg/partcatseg_catseg_dinov2", "catseg"),
         ("partcatseg/partcatseg", "partcatseg"),
         ("partclipseg/partclipseg", "partclipseg"),
+        ("ovseg/swinB_vitL14", "ovseg"),
+        ("ovseg/r101c_vitB16", "ovseg"),
     ],
 )
 def test_a_released_file_goes_to_the_loader_of_its_system(manifest, system, tmp_path, monkeypatch):

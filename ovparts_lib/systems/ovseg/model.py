@@ -37,12 +37,13 @@ from ovparts_lib.systems.ovseg.ensemble import (
     proposal_classes,
 )
 from ovparts_lib.systems.ovseg.regions import TEMPERATURE, Regions, encode_regions
-from ovparts_lib.systems.ovseg.sizes import RELEASED, OvsegSize
+from ovparts_lib.systems.ovseg.sizes import MINIATURE_OVSEG, RELEASED, RELEASED_R101C, OvsegSize
 from ovparts_lib.systems.parameter_groups import parameter_groups
 from ovparts_lib.systems.proposals import ProposalMaps, check_masks
 from ovparts_lib.systems.scores import Maps, Scores, checked_class_ids
 from ovparts_lib.vocabularies import Vocabulary
 
+SIZES = {"released": RELEASED, "released_r101c": RELEASED_R101C, "miniature": MINIATURE_OVSEG}
 # Beginnings of parameter names. CLIP and the mask prompts are adapted elsewhere, see `adaptation`.
 TRAINABLE_GROUPS = {
     "backbone": ("backbone.",),

@@ -1,8 +1,8 @@
-"""Sizes of OVSeg, and the settings that were published for each test set."""
+"""Sizes of OVSeg."""
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 from ovparts_lib.models.backbones.resnet import RESNET_101C, ResNet, ResNetSize
@@ -66,10 +66,6 @@ class OvsegSize:
         """The backbone at random initialisation."""
         return Swin(self.backbone) if isinstance(self.backbone, SwinSize) else ResNet(self.backbone)
 
-    def stated(self) -> dict[str, Any]:
-        """The size as plain data, see :func:`stated_size`."""
-        return asdict(self)
-
 
 RELEASED = OvsegSize()
 RELEASED_R101C = OvsegSize(VIT_B_16, RESNET_101C, shortest_edge=512, longest_edge=2048)
@@ -90,18 +86,9 @@ MINIATURE_OVSEG = OvsegSize(
     longest_edge=192,
 )
 
-# Test settings of the released README: (mask_threshold, ensemble_weight); R-101c was published with threshold 0.5.
-PRESETS = {
-    "ade20k_150": (0.4, 0.7),
-    "ade20k_847": (0.4, 0.7),
-    "pascal_context_59": (0.4, 0.6),
-    "pascal_context_459": (0.4, 0.6),
-    "voc_20": (0.4, 0.45),
-}
-
 
 def stated_size(stated: dict[str, Any]) -> OvsegSize:
-    """The size that :meth:`OvsegSize.stated` describes."""
+    """The size that a weight file states."""
     backbone = SwinSize if "depths" in stated["backbone"] else ResNetSize
     parts = {"clip": ClipSize(**stated["clip"]), "backbone": backbone(**stated["backbone"])}
     return OvsegSize(**{**stated, **parts})

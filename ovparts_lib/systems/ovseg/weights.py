@@ -7,7 +7,8 @@ from typing import Any
 
 from torch import Tensor
 
-from ovparts_lib.checkpoints.native import read_metadata, save_weights
+from ovparts_lib.checkpoints.clip import load_clip_into
+from ovparts_lib.checkpoints.native import read_metadata
 from ovparts_lib.checkpoints.reading import (
     CheckpointError,
     LoadReport,
@@ -16,6 +17,9 @@ from ovparts_lib.checkpoints.reading import (
     read_tensors,
     refuse_beside,
 )
+from ovparts_lib.checkpoints.resnet import load_resnet_into
+from ovparts_lib.checkpoints.swin import load_swin_into
+from ovparts_lib.models.backbones.swin import Swin
 from ovparts_lib.systems.ovseg.model import Ovseg
 from ovparts_lib.systems.ovseg.sizes import RELEASED, RELEASED_R101C, OvsegSize, stated_size
 
@@ -23,6 +27,7 @@ HEAD = "sem_seg_head."
 PREDICTOR = f"{HEAD}predictor."
 ADAPTER = "clip_adapter."
 CLIP = f"{ADAPTER}clip_model."
+_BACKBONES = ("patch_embed.", "stem.conv1.", "layer1.0.")  # names that only a backbone by itself begins with
 MASK_PROMPT = f"{CLIP}visual.mask_embedding"
 
 
@@ -71,10 +76,10 @@ def load_ovseg(
     adapted has no mask prompts, which then stay zero and are not used.
 
     Args:
-        path: file or folder.
+        path: file or folder; or, for a training to begin from, an ImageNet backbone (of the size's kind).
         size: hyper-parameters; None for those of the file, which for released ones are ``RELEASED`` or
             ``RELEASED_R101C``.
-        clip_path: must be None: these files bring their own CLIP.
+        clip_path: CLIP weights, beside a backbone; otherwise None, for the files bring their own.
         **options: passed on to :class:`Ovseg`; ``mask_threshold`` is 0.5 for R-101c unless it is given.
 
     Returns:
@@ -86,9 +91,12 @@ def load_ovseg(
     metadata = read_metadata(path)
     if metadata is not None and metadata.get("system") != "ovseg":
         raise CheckpointError(f"{path} holds weights of {metadata.get('system')!r}, not of 'ovseg'")
-    refuse_beside(clip_path, path, "CLIP", "clip_weights")
     state = read_tensors(path)
+    if any(name.startswith(_BACKBONES) for name in state):
+        return _begun(path, size or RELEASED, clip_path, **options)
+    refuse_beside(clip_path, path, "CLIP", "clip_weights")
     if metadata is not None:
+        options = {"mask_prompts": metadata.get("mask_prompts", True), **options}
         model = Ovseg(size or stated_size(metadata["size"]), **options)
         return model, load_strictly(model, state, source=str(path), kind="ovparts weights")
     state = canonical(state)
@@ -115,12 +123,19 @@ def load_ovseg(
     return model, report
 
 
-def save_ovseg(model: Ovseg, path: str | Path, **metadata: object) -> Path:
-    """Write an OVSeg as our own file, so that :func:`load_ovseg` needs no more than its path.
-
-    Args:
-        model: the model.
-        path: file to write, ``….safetensors``; replaced as a whole or not at all.
-        **metadata: anything JSON can say that should be kept with the weights.
-    """
-    return save_weights(model, path, {**metadata, "system": "ovseg", "size": model.size.stated()})
+def _begun(path: str | Path, size: OvsegSize, clip_path: str | Path | None, **options: Any) -> tuple[Ovseg, LoadReport]:
+    """A model whose backbone and CLIP are pretrained; the rest is new."""
+    if clip_path is None:
+        raise CheckpointError(f"{path} holds a backbone alone; give CLIP weights beside it (clip_weights)")
+    model = Ovseg(size, **options)
+    read = load_swin_into if isinstance(model.backbone, Swin) else load_resnet_into
+    backbone, clip = read(model.backbone, path), load_clip_into(model.clip, clip_path)
+    parts = ("clip.", "backbone.")
+    left = [name for name in model.state_dict() if not name.startswith(parts)]
+    return model, LoadReport(
+        source=f"{path} and {clip_path}",
+        kind=f"{backbone.kind} and {clip.kind}",
+        loaded=backbone.loaded + clip.loaded,
+        dropped=backbone.dropped + clip.dropped,
+        initialised=(*(f"backbone.{name}" for name in backbone.initialised), *left),
+    )

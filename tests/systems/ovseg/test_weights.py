@@ -1,6 +1,7 @@
 """OVSeg's files: released layouts, our own, and what does not fit."""
 
 import json
+from dataclasses import asdict
 
 import pytest
 import torch
@@ -10,7 +11,8 @@ from ovparts_lib.systems.ovseg.adaptation import AdaptedClip
 from ovparts_lib.systems.ovseg.adapted_files import export_adapted, fuse_adapted, load_adapted
 from ovparts_lib.systems.ovseg.model import Ovseg
 from ovparts_lib.systems.ovseg.sizes import MINIATURE_OVSEG, RELEASED, RELEASED_R101C, OvsegSize, stated_size
-from ovparts_lib.systems.ovseg.weights import is_constant, load_ovseg, released_names, save_ovseg
+from ovparts_lib.systems.ovseg.weights import is_constant, load_ovseg, released_names
+from ovparts_lib.systems.registry import SYSTEMS
 from tests.golden.released_ovseg import manifest, read_json
 from tests.systems.ovseg.tiny import TINY_OVSEG, TINY_RESNET, tiny_ovseg
 
@@ -48,7 +50,7 @@ def test_released_files_and_our_own_give_the_same_model(tmp_path, size):
     loaded, report = load_ovseg(written(model, tmp_path), size)
     assert set(report.dropped) == {"criterion.empty_weight", "clip_adapter.pixel_mean"}
     assert loaded.crop_rule.threshold == (0.5 if size is TINY_RESNET else 0.4)
-    again, _ = load_ovseg(save_ovseg(loaded, tmp_path / "own.safetensors"))
+    again, _ = load_ovseg(SYSTEMS["ovseg"].save(loaded, tmp_path / "own.safetensors"))
     assert again.size == size
     for name, tensor in model.state_dict().items():
         assert torch.equal(loaded.state_dict()[name], tensor), name
@@ -91,7 +93,7 @@ def test_files_that_do_not_fit(tmp_path):
 
 def test_sizes_survive_json():
     for size in (RELEASED, RELEASED_R101C, MINIATURE_OVSEG, TINY_RESNET):
-        assert stated_size(json.loads(json.dumps(size.stated()))) == size
+        assert stated_size(json.loads(json.dumps(asdict(size)))) == size
 
 
 @pytest.mark.parametrize("depth", [0, 2])
