@@ -181,21 +181,20 @@ def fuse_clip(model: Scan, path: str | Path) -> LoadReport:
             then unchanged.
     """
     state = read_tensors(path)
-    beginning = next((start for start in ("module.clip_model.", "clip_model.") if f"{start}visual.proj" in state), None)
-    if beginning is None:
+    beginning = "clip_model."
+    if f"{beginning}visual.proj" not in state:
         raise CheckpointError(
             f"{path} is no contextually shifted CLIP: needed are tensors clip_model.visual.…, as in CS_CLIP.pt; "
             f"its first tensors: {list(state)[:5]}"
         )
-    original = f"{beginning.removesuffix('clip_model.')}original_clip_visual."
-    left_over = (f"{beginning}visual.cxt_decoder.", f"{beginning}visual.learnable_weight")
+    left_over = ("original_clip_visual.", f"{beginning}visual.cxt_decoder.", f"{beginning}visual.learnable_weight")
     report = load_strictly(
         model.clip,
         state,
         source=str(path),
         kind="contextually shifted CLIP",
         names=lambda own: {beginning + name: tensor for name, tensor in own.items()},
-        drop=lambda name: name.startswith((original, *left_over)) or name.endswith("attn_mask"),
+        drop=lambda name: name.startswith(left_over) or name.endswith("attn_mask"),
     )
     warn_left_over(report)
     return report
