@@ -308,9 +308,7 @@ class ClassTrainingDataset(Dataset):
     def __getitem__(self, index: int) -> dict[str, Any]:
         """One sample: as of :class:`TrainingDataset`, with classes in ``part_map`` and without ``object_map``."""
         record = self.records[index]
-        label_map = self.reader.label_map(record)
-        image = read_image(record.image_path, label_map.shape)
-        check_same_size(record.image_path, tuple(image.shape[-2:]), record.part_path, label_map.shape)
+        image, label_map = read_classes(self.reader, record)
         sample = {
             "image": tv_tensors.Image(image),
             "part_map": tv_tensors.Mask(torch.from_numpy(self._table[label_map])),
@@ -350,9 +348,7 @@ class ClassEvaluationDataset(Dataset):
     def __getitem__(self, index: int) -> ClassSample:
         """The image at ``index``. Raises DatasetError when a file is wrong."""
         record = self.records[index]
-        label_map = self.reader.label_map(record)
-        image = read_image(record.image_path, label_map.shape)
-        check_same_size(record.image_path, tuple(image.shape[-2:]), record.part_path, label_map.shape)
+        image, label_map = read_classes(self.reader, record)
         return ClassSample(image, torch.from_numpy(label_map.astype(np.int64)), record.image_id)
 
 
@@ -383,6 +379,14 @@ def read_sample(reader: Reader, record: Record) -> tuple[Tensor, np.ndarray, np.
     image = read_image(record.image_path, part_map.shape)
     check_same_size(record.image_path, tuple(image.shape[-2:]), record.part_path, part_map.shape)
     return image, object_map, part_map
+
+
+def read_classes(reader: Reader, record: Record) -> tuple[Tensor, np.ndarray]:
+    """Picture uint8 (3, H, W) and class of every pixel (H, W), a part or a whole object, as :func:`read_sample`."""
+    label_map = reader.label_maps(record)[-1]
+    image = read_image(record.image_path, label_map.shape)
+    check_same_size(record.image_path, tuple(image.shape[-2:]), record.part_path, label_map.shape)
+    return image, label_map
 
 
 def collate_training(samples: Sequence[dict[str, Any]]) -> Batch:

@@ -26,6 +26,7 @@ from ovparts_lib.inspection.charts import frequency_bars, iou_bars, iou_grid, io
 from ovparts_lib.inspection.confusions import part_confusion, part_confusion_table
 from ovparts_lib.inspection.cost import class_attention, class_attention_table, cost_maps, cost_table
 from ovparts_lib.inspection.curves import run_bars, training_curve
+from ovparts_lib.inspection.ensemble import opinion_table, opinions, search_heatmap
 from ovparts_lib.inspection.figures import save_figure, save_picture
 from ovparts_lib.inspection.overlays import (
     comparison,
@@ -75,6 +76,8 @@ __all__ = [
     "iou_grid",
     "iou_heatmap",
     "label_grid",
+    "opinion_table",
+    "opinions",
     "overlay",
     "part_attention",
     "part_attention_table",
@@ -90,5 +93,6 @@ __all__ = [
     "save_picture",
     "score_maps",
     "score_table",
+    "search_heatmap",
     "training_curve",
 ]

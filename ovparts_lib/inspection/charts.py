@@ -35,12 +35,15 @@ def iou_bars(table: pd.DataFrame, *, column: str = "IoU", title: str | None = No
 
 @styled
 def frequency_bars(frequencies: pd.DataFrame) -> Figure:
-    """How many images show each part, grouped by object, from :func:`ovparts_lib.data.class_frequencies`."""
+    """How many images show each class, parts grouped by object, from :func:`ovparts_lib.data.class_frequencies`."""
     shown = frequencies[frequencies["images"] > 0]
     left_out = len(frequencies) - len(shown)
     note = f"; not shown: {left_out} that never occur" if left_out else ""
-    generic = [part.partition("'s ")[2] or part for part in shown["part"]]
-    return _grouped_bars(shown.assign(generic=generic), "images", f"Images per part{note}", "images", limit=None)
+    kind = "part" if "part" in shown else "class"
+    generic = [name.partition("'s ")[2] or name for name in shown[kind]]
+    owners = shown["object"] if kind == "part" else shown["class"]
+    shown = shown.assign(generic=generic, object=owners)
+    return _grouped_bars(shown, "images", f"Images per {kind}{note}", "images", limit=None)
 
 
 @styled
@@ -96,6 +99,8 @@ def iou_grid(table: pd.DataFrame, column: str = "IoU") -> pd.DataFrame:
 
 
 def _grouped_bars(table: pd.DataFrame, column: str, title: str, unit: str, limit: float | None) -> Figure:
+    if len(table) and (table["object"] == table["generic"]).all():
+        table = _in_columns(table)
     blocks = _blocks(table)
     fullest = max((sum(len(rows) + 1 for _, rows in block) for block in blocks), default=1)
     width = min(11.5, 4.4 * len(blocks) + 0.6)
@@ -110,6 +115,13 @@ def _grouped_bars(table: pd.DataFrame, column: str, title: str, unit: str, limit
     handles = [Patch(facecolor=SEEN, label="seen"), unseen]
     figure.legend(handles=handles, loc="outside lower center", ncols=2)
     return figure
+
+
+def _in_columns(table: pd.DataFrame) -> pd.DataFrame:
+    """Classes that are no parts, as groups of a column's length; of a long list the first four columns."""
+    table = table.sort_values("seen", ascending=False, kind="stable").head(4 * (_ROWS - 1))
+    number = table.groupby("seen").cumcount() // (_ROWS - 1) + 1
+    return table.assign(object=[f"{'seen' if s else 'unseen'} {n}" for s, n in zip(table["seen"], number, strict=True)])
 
 
 def _blocks(table: pd.DataFrame) -> list[list[tuple[str, pd.DataFrame]]]:

@@ -14,7 +14,7 @@ from pathlib import Path
 from tqdm.auto import tqdm
 
 from ovparts_lib.atomic import replacing_folder
-from ovparts_lib.miniature.layouts import ade20k_part_234, partimagenet, pascal_part_116
+from ovparts_lib.miniature.layouts import ade20k_part_234, partimagenet, pascal_part_116, semantic
 from ovparts_lib.miniature.layouts.writing import Layout, Written, write_shot_list
 from ovparts_lib.processes import end_with_parent
 
@@ -25,6 +25,7 @@ LAYOUTS: dict[str, Layout] = {
     "ade20k_part_234": ade20k_part_234.LAYOUT,
     "partimagenet_seg": partimagenet.SEG,
     "partimagenet_ood": partimagenet.OOD,
+    **semantic.LAYOUTS,
 }
 
 

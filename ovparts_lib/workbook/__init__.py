@@ -13,11 +13,13 @@ from ovparts_lib.workbook.data import (
     class_frequency_table,
     frequency_chart,
     instance_counts,
+    leakage_table,
     open_data,
     show_samples,
     split_table,
     verify_data,
 )
+from ovparts_lib.workbook.ensemble import search_ensemble
 from ovparts_lib.workbook.miniature import (
     caption_grid,
     captioned_pictures,
@@ -54,6 +56,7 @@ from ovparts_lib.workbook.scoring import (
     evaluate_before,
     evaluate_stage,
     quick_scores,
+    seen_in_training,
     summarise,
     training_figures,
 )
@@ -89,6 +92,7 @@ __all__ = [
     "glance_at_miniature",
     "instance_counts",
     "intervals_by_protocol",
+    "leakage_table",
     "load_evaluation",
     "load_system",
     "look_at_images",
@@ -106,6 +110,8 @@ __all__ = [
     "render",
     "runs_table",
     "score_map_figures",
+    "search_ensemble",
+    "seen_in_training",
     "segmentation_rates",
     "show_samples",
     "split_table",

@@ -27,7 +27,7 @@ from ovparts_lib.systems.scores import AttentionMaps, Scores
 from ovparts_lib.vocabularies import PartVocabulary
 from ovparts_lib.workbook.data import PartData
 from ovparts_lib.workbook.output import RunOutput
-from ovparts_lib.workbook.pictures import WORDS_WITH_ATTENTION, chosen_images, largest_parts
+from ovparts_lib.workbook.pictures import WORDS_WITH_ATTENTION, chosen_images, largest_classes
 from ovparts_lib.workbook.systems import device_of
 
 
@@ -173,7 +173,7 @@ def composition_figures(model: nn.Module, data: PartData, params: Any, output: R
     model.eval()
     for index in chosen_images(data, params.attention_images):
         sample = data.evaluation[index]
-        parts = largest_parts(sample.part_map, vocabulary)[:WORDS_WITH_ATTENTION]
+        parts = largest_classes(sample.part_map, vocabulary)[:WORDS_WITH_ATTENTION]
         if not parts:
             continue
         scores, found = model.inspect([sample.image], vocabulary, class_ids=parts)[0]
@@ -197,7 +197,7 @@ def _with_attention(
     model: nn.Module, sample: EvaluationSample, vocabulary: PartVocabulary
 ) -> tuple[Scores, AttentionMaps] | None:
     """Scores of the parts that are labelled in an image, and the decoder's attention; None if no part is."""
-    parts = sorted(largest_parts(sample.part_map, vocabulary))
+    parts = sorted(largest_classes(sample.part_map, vocabulary))
     if not parts:
         return None
     scores, maps = model.inspect([sample.image], vocabulary, class_ids=parts, background=False)[0]

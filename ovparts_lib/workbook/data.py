@@ -11,6 +11,8 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from ovparts_lib.data import (
+    ClassEvaluationDataset,
+    ClassTrainingDataset,
     DatasetError,
     EvaluationDataset,
     Reader,
@@ -21,13 +23,19 @@ from ovparts_lib.data import (
     training_transform,
 )
 from ovparts_lib.data.ade20k_source import build_ade20k_part_234
-from ovparts_lib.data.audit import instance_table, shared_pictures, words_known_from_training
-from ovparts_lib.data.dataset import read_sample
+from ovparts_lib.data.audit import (
+    classes_seen_in_training,
+    instance_table,
+    shared_pictures,
+    words_known_from_training,
+)
+from ovparts_lib.data.dataset import read_classes
 from ovparts_lib.data.few_shot import ShotList, with_drawn_shots
-from ovparts_lib.data.registry import open_reader, verify_dataset
+from ovparts_lib.data.registry import find_dataset, open_reader, verify_dataset
 from ovparts_lib.inspection import frequency_bars, label_grid
 from ovparts_lib.runs import resolve_path
 from ovparts_lib.systems.registry import SYSTEMS
+from ovparts_lib.vocabularies import PartVocabulary, Vocabulary, load_vocabulary
 from ovparts_lib.workbook.output import RunOutput
 
 
@@ -40,8 +48,13 @@ class PartData:
         evaluation: images with all their records, in the full vocabulary; of another dataset in a cross-dataset run.
     """
 
-    training: TrainingDataset | None
-    evaluation: EvaluationDataset
+    training: TrainingDataset | ClassTrainingDataset | None
+    evaluation: EvaluationDataset | ClassEvaluationDataset
+
+    @property
+    def of_parts(self) -> bool:
+        """Whether classes are parts, rather than whole objects and stuff."""
+        return isinstance(self.evaluation.vocabulary, PartVocabulary)
 
     def overview(self) -> pd.DataFrame:
         """One row for training and one for evaluation: split, images or records, classes, what was skipped."""
@@ -54,8 +67,7 @@ class PartData:
                     "split": self.training.split,
                     "images": len(self.training),
                     "skipped": self.training.skipped,
-                    "parts": len(vocabulary.parts),
-                    "objects": len(vocabulary.objects),
+                    **_sizes(vocabulary),
                     "vocabulary": vocabulary.hash,
                 }
             )
@@ -66,12 +78,18 @@ class PartData:
                 "split": self.evaluation.split,
                 "images": len(self.evaluation),
                 "skipped": self.evaluation.skipped_records,
-                "parts": len(vocabulary.parts),
-                "objects": len(vocabulary.objects),
+                **_sizes(vocabulary),
                 "vocabulary": vocabulary.hash,
             }
         )
         return pd.DataFrame(rows)
+
+
+def _sizes(vocabulary: Vocabulary) -> dict[str, int]:
+    """How many classes there are, for a row of a table."""
+    if isinstance(vocabulary, PartVocabulary):
+        return {"parts": len(vocabulary.parts), "objects": len(vocabulary.objects)}
+    return {"classes": len(vocabulary.classes)}
 
 
 def verify_data(params: Any, output: RunOutput) -> tuple[Reader, VerificationReport]:
@@ -118,9 +136,14 @@ def open_data(params: Any, output: RunOutput) -> PartData:
         if not params.test_dataset:
             scored = trained  # the test split leaves out the images that were drawn
     training = open_training(params, trained) if params.iterations else None
-    data = PartData(training, EvaluationDataset(scored, params.test_split, empty_samples=params.empty_samples))
+    if isinstance(scored.vocabulary, PartVocabulary):
+        evaluation = EvaluationDataset(scored, params.test_split, empty_samples=params.empty_samples)
+    else:
+        evaluation = ClassEvaluationDataset(scored, params.test_split)
+    data = PartData(training, evaluation)
     if training is not None and params.test_dataset:
         _refuse_shared_pictures(training, scored.records(params.test_split))
+    if training is not None and params.test_dataset and data.of_parts:
         known = words_known_from_training(training.vocabulary, scored.vocabulary)
         print(f"{len(known)} parts that {params.test_dataset} calls unseen are classes of the training data")
         output.table(known, "words_known_from_training", title="Unseen test classes that training has shown")
@@ -168,7 +191,7 @@ def _verify(dataset: str, root: str, output: RunOutput, table: str) -> tuple[Rea
     return open_reader(dataset, path), report
 
 
-def open_training(params: Any, reader: Reader) -> TrainingDataset:
+def open_training(params: Any, reader: Reader) -> TrainingDataset | ClassTrainingDataset:
     """The training split of a run, with the run's augmentation."""
     size = SYSTEMS[params.system].sizes[params.model_size]
     transform = training_transform(
@@ -179,36 +202,37 @@ def open_training(params: Any, reader: Reader) -> TrainingDataset:
         augmentation=params.augmentation,
         **params.transform_options(size, reader.vocabulary.ignore_label),
     )
-    return TrainingDataset(reader, params.train_split, transform)
+    kind = TrainingDataset if isinstance(reader.vocabulary, PartVocabulary) else ClassTrainingDataset
+    return kind(reader, params.train_split, transform)
 
 
 def show_samples(reader: Reader, split: str, count: int, output: RunOutput) -> None:
-    """Pictures beside their part labels, spread evenly over a split, with the pixels of each part as CSV."""
+    """Pictures beside their labels, spread evenly over a split, with the pixels of each class as CSV."""
     records = {record.image_id: record for record in reader.records(split)}
     chosen = [list(records.values())[i] for i in np.linspace(0, len(records) - 1, min(count, len(records))).astype(int)]
-    samples = [read_sample(reader, record) for record in chosen]
+    samples = [read_classes(reader, record) for record in chosen]
     figure = label_grid(
-        [image for image, _, _ in samples],
-        [part_map for _, _, part_map in samples],
+        [image for image, _ in samples],
+        [label_map for _, label_map in samples],
         reader.vocabulary,
         titles=[record.image_id for record in chosen],
     )
-    rows = []
-    for record, (_, _, part_map) in zip(chosen, samples, strict=True):
-        labels, pixels = np.unique(part_map[part_map != reader.vocabulary.ignore_label], return_counts=True)
-        names = [reader.vocabulary.parts[label] for label in labels]
-        rows.append(pd.DataFrame({"image": record.image_id, "part": names, "pixels": pixels}))
+    rows, column = [], "part" if isinstance(reader.vocabulary, PartVocabulary) else "class"
+    for record, (_, label_map) in zip(chosen, samples, strict=True):
+        labels, pixels = np.unique(label_map[label_map != reader.vocabulary.ignore_label], return_counts=True)
+        names = [reader.vocabulary.classes[label] for label in labels]
+        rows.append(pd.DataFrame({"image": record.image_id, column: names, "pixels": pixels}))
     output.figure(
         figure,
         f"samples_{split}",
         title=f"Samples of {split}",
-        caption="Pictures beside their part labels; the legend names the parts that occur.",
+        caption="Pictures beside their labels; the legend names the classes that occur.",
         data=pd.concat(rows, ignore_index=True),
     )
 
 
 def class_frequency_table(reader: Reader, split: str) -> pd.DataFrame:
-    """How often each part occurs in a split; parts that never occur are left out."""
+    """How often each class occurs in a split; those that never occur are left out."""
     frequencies = class_frequencies(reader, split)
     return frequencies[frequencies["images"] > 0].reset_index(drop=True)
 
@@ -218,8 +242,36 @@ def instance_counts(reader: Reader, output: RunOutput) -> pd.DataFrame:
     return output.table(instance_table(reader), "instances", title="Object instances")
 
 
+def leakage_table(training: Vocabulary, tests: Sequence[str]) -> pd.DataFrame:
+    """How much of each object-level test list a training list names already; a row per test list."""
+    rows = []
+    for name in tests:
+        found = classes_seen_in_training(training, load_vocabulary(name))
+        unseen = list(found.loc[~found["seen"], "class"])
+        rows.append(
+            {
+                "test list": find_dataset(name).title,
+                "classes": len(found),
+                "seen in training": int(found["seen"].sum()),
+                "unseen": len(unseen),
+                "such as": "; ".join(unseen[:6]),
+            }
+        )
+    return pd.DataFrame(rows)
+
+
+def labelled_classes(params: Any, data: PartData) -> Vocabulary:
+    """The classes that training has shown: those with a labelled pixel; of a checkpoint, its data set's whole list."""
+    if data.training is None:
+        return load_vocabulary(params.dataset)
+    frequencies = class_frequencies(data.training.reader, data.training.split)
+    vocabulary = data.training.vocabulary
+    shown = [name for name, images in zip(frequencies.iloc[:, 0], frequencies["images"], strict=True) if images]
+    return Vocabulary(f"{vocabulary.name}_labelled", tuple(shown), frozenset(), vocabulary.ignore_label)
+
+
 def frequency_chart(frequencies: pd.DataFrame) -> Figure:
-    """Images per part, grouped by object, unseen objects marked."""
+    """Images per class, parts grouped by object, unseen classes marked."""
     return frequency_bars(frequencies)
 
 
@@ -232,16 +284,16 @@ def split_table(reader: Reader) -> pd.DataFrame:
         except DatasetError as error:
             print(f"{split} is left out: {error}")
             continue
-        useful = np.flatnonzero(reader.vocabulary.part_table(vocabulary) != vocabulary.ignore_label)
+        useful = np.flatnonzero(reader.vocabulary.table(vocabulary) != vocabulary.ignore_label)
         kept = sum(reader.has_part(split, record, useful) for record in records)
         rows.append(
             {
                 "split": split,
                 "one record is": _what_a_record_is(records[0]),
                 "records": len(records),
-                "without parts, skipped": len(records) - kept,
+                "without labels, skipped": len(records) - kept,
                 "images": len({record.image_id for record in records}),
-                "parts": len(vocabulary.parts),
+                "classes": len(vocabulary.classes),
             }
         )
     return pd.DataFrame(rows)

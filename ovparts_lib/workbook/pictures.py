@@ -26,25 +26,25 @@ def comparison_figures(model: nn.Module, data: PartData, params: Any, output: Ru
     vocabulary = data.evaluation.vocabulary
     samples = [data.evaluation[index] for index in chosen_images(data, params.comparison_images)]
     scores = [model.predict([sample.image], vocabulary)[0] for sample in samples]
-    predictions = {
-        "oracle_obj": [
+    truths = [sample.part_map if data.of_parts else sample.label_map for sample in samples]
+    predictions = {"pred_all": [pred_all_map(found, vocabulary=vocabulary) for found in scores]}
+    if data.of_parts:
+        predictions["oracle_obj"] = [
             oracle_prediction(found, sample, vocabulary) for found, sample in zip(scores, samples, strict=True)
-        ],
-        "pred_all": [pred_all_map(found, vocabulary=vocabulary) for found in scores],
-    }
+        ]
     captions = {
         "oracle_obj": "Objects and their masks are given; only an object's own parts compete inside it.",
-        "pred_all": "Nothing is given; all parts and 'none of them' compete everywhere.",
+        "pred_all": "Nothing is given; all classes compete everywhere, and 'none of them' where a system has that.",
     }
     for mode, maps in predictions.items():
         tables = [
-            inspection.comparison_table(sample.part_map, label_map.cpu(), vocabulary).assign(image=sample.image_id)
-            for sample, label_map in zip(samples, maps, strict=True)
+            inspection.comparison_table(truth, label_map.cpu(), vocabulary).assign(image=sample.image_id)
+            for sample, truth, label_map in zip(samples, truths, maps, strict=True)
         ]
         output.figure(
             inspection.comparison_grid(
                 [sample.image for sample in samples],
-                [sample.part_map for sample in samples],
+                truths,
                 [label_map.cpu() for label_map in maps],
                 vocabulary,
                 titles=[sample.image_id for sample in samples],
@@ -70,14 +70,14 @@ def attention_figures(model: nn.Module, data: PartData, params: Any, output: Run
     vocabulary = data.evaluation.vocabulary
     for index in chosen_images(data, params.attention_images):
         sample = data.evaluation[index]
-        largest = largest_parts(sample.part_map, vocabulary)
+        largest = largest_classes(sample.part_map if data.of_parts else sample.label_map, vocabulary)
         show_attention(model, sample.image, vocabulary, largest, sample.image_id, output)
 
 
-def largest_parts(part_map: Tensor, vocabulary: PartVocabulary) -> list[int]:
-    """Ids of the parts that are labelled in a part map (H, W), the one with most pixels first."""
-    labels, pixels = torch.unique(part_map, return_counts=True)
-    return [int(part) for part in labels[pixels.argsort(descending=True)] if part < len(vocabulary.parts)]
+def largest_classes(label_map: Tensor, vocabulary: Vocabulary) -> list[int]:
+    """Ids of the classes that are labelled in a map (H, W), the one with most pixels first."""
+    labels, pixels = torch.unique(label_map, return_counts=True)
+    return [int(number) for number in labels[pixels.argsort(descending=True)] if number < len(vocabulary.classes)]
 
 
 def show_attention(
@@ -95,6 +95,8 @@ def show_attention(
         show_cost(image, scores, maps["generic_cost"], name, output, of, words=maps["generic_cost"].queries)
     if "cost" in maps:
         show_cost(image, scores, maps["cost"], name, output)
+    if "proposals" in maps:
+        show_opinions(maps["proposals"], name, output)
     if "calibration" in maps:
         show_calibration(maps["proposals"], maps["calibration"], name, output)
     attention = maps.get("attention")
@@ -115,6 +117,19 @@ def show_attention(
             data=clip_attention_data(scores, attention),
         )
     return scores, maps
+
+
+def show_opinions(proposals: ProposalMaps, name: str, output: RunOutput) -> None:
+    """The masks that count most on a picture: mask, crop, and what the proposal network, CLIP and both together say."""
+    table = inspection.opinion_table(proposals)
+    output.figure(
+        inspection.opinions(proposals, table),
+        f"proposals_{name}",
+        title=f"Mask proposals: {name}",
+        caption="Masks that count most; the crop that CLIP is shown, blank pixels in grey; and the first classes of the "
+        "proposal network (which also weighs the mask), of CLIP, and of both combined.",
+        data=table,
+    )
 
 
 def show_cost(
@@ -205,7 +220,10 @@ def decoder_attention_data(scores: Scores, attention: AttentionMaps) -> pd.DataF
 
 def chosen_images(data: PartData, count: int) -> list[int]:
     """Indices of test images to show: images of unseen and of seen objects in turn, spread over the dataset."""
-    dataset, unseen = data.evaluation, set(data.evaluation.vocabulary.unseen_object_ids)
+    dataset = data.evaluation
+    if not data.of_parts:
+        return np.unique(np.linspace(0, len(dataset) - 1, min(len(dataset), count)).astype(int)).tolist()
+    unseen = set(dataset.vocabulary.unseen_object_ids)
     spread = np.unique(np.linspace(0, len(dataset) - 1, min(len(dataset), 8 * count)).astype(int)) if count else []
     groups: dict[bool, list[int]] = {True: [], False: []}
     for index in spread:

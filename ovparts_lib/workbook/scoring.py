@@ -11,7 +11,7 @@ from torch import nn
 
 from ovparts_lib import inspection
 from ovparts_lib.atomic import set_aside
-from ovparts_lib.data import EvaluationDataset
+from ovparts_lib.data import EvaluationDataset, classes_seen_in_training
 from ovparts_lib.evaluation import (
     Evaluation,
     bootstrap,
@@ -25,7 +25,8 @@ from ovparts_lib.evaluation.counts import MatrixFileError
 from ovparts_lib.runs import RunConflictError
 from ovparts_lib.runs.project import display_path
 from ovparts_lib.training.state import tensor_digest
-from ovparts_lib.workbook.data import PartData
+from ovparts_lib.vocabularies import PartVocabulary
+from ovparts_lib.workbook.data import PartData, labelled_classes
 from ovparts_lib.workbook.output import RunOutput
 from ovparts_lib.workbook.systems import device_of
 
@@ -85,13 +86,14 @@ def evaluate_before(model: nn.Module, data: PartData, params: Any, output: RunOu
 
 def quick_scores(dataset: EvaluationDataset, params: Any) -> Callable[[nn.Module, int], dict[str, float]]:
     """What the training loop calls every ``evaluate_every`` steps: (model, step) -> seen, unseen, harmonic per mode."""
+    figures = ("seen", "unseen", "harmonic") if isinstance(dataset.vocabulary, PartVocabulary) else ("mIoU",)
 
     def scores(model: nn.Module, step: int) -> dict[str, float]:
         if step == params.iterations:
             return {}  # the notebook scores the final weights itself
         evaluation = evaluate(model, dataset, progress=False, strict=False, **_options(params))
         results = score_all(evaluation, params.protocols[:1])
-        return {f"{one.mode}_{key}": one.summary[key] for one in results for key in ("seen", "unseen", "harmonic")}
+        return {f"{one.mode}_{key}": one.summary[key] for one in results for key in figures}
 
     return scores
 
@@ -164,9 +166,11 @@ def class_figures(evaluation: Evaluation, tables: dict[str, pd.DataFrame], outpu
             inspection.iou_bars(table),
             f"iou_bars_{mode}",
             title=f"IoU per class, {name}",
-            caption=f"Grouped by object; hatched objects are unseen. Protocol {protocol}.",
+            caption=f"Parts are grouped by object; hatched classes are unseen. Protocol {protocol}.",
             data=table,
         )
+        if not isinstance(evaluation.vocabulary, PartVocabulary):
+            continue
         output.figure(
             inspection.iou_heatmap(table),
             f"iou_heatmap_{mode}",
@@ -174,7 +178,8 @@ def class_figures(evaluation: Evaluation, tables: dict[str, pd.DataFrame], outpu
             caption=f"Rows are objects, unseen ones marked; columns are generic parts. Protocol {protocol}.",
             data=table,
         )
-    confusion_figure(evaluation, output)
+    if isinstance(evaluation.vocabulary, PartVocabulary):
+        confusion_figure(evaluation, output)
 
 
 def confusion_figure(evaluation: Evaluation, output: RunOutput) -> None:
@@ -197,6 +202,28 @@ def confusion_figure(evaluation: Evaluation, output: RunOutput) -> None:
         caption="Each row says what a part's labelled pixels were taken for, in percent; * marks unseen objects.",
         data=data,
     )
+
+
+def seen_in_training(evaluation: Evaluation, data: PartData, params: Any, output: RunOutput) -> pd.DataFrame:
+    """Mean IoU of the test classes that training has named and labelled, and of the others.
+
+    The object-level benchmarks have no unseen classes of their own: which are, follows from the training list.
+
+    Returns:
+        A row each for seen and unseen: classes with labels, mean IoU under the first protocol (percent).
+    """
+    mode, protocol = next(iter(_first_protocols(evaluation, params).items()))
+    table = class_table(evaluation, protocol, mode)
+    known = classes_seen_in_training(labelled_classes(params, data), evaluation.vocabulary)
+    table = table.assign(seen=known["seen"].to_numpy(), shown_as=known["training classes"].to_numpy())
+    output.table(
+        table[["part", "seen", "shown_as", "IoU", "pixels"]], "classes_by_training", title="Classes by training"
+    )
+    scored = table[table["pixels"] > 0]
+    means = scored.groupby("seen")["IoU"].agg(["size", "mean"]).reset_index()
+    means["seen"] = means["seen"].map({True: "seen in training", False: "unseen"})
+    means.columns = ["classes of", "classes", "mean IoU"]
+    return output.table(means.assign(protocol=protocol), "seen_in_training", title="Classes seen in training, or not")
 
 
 def training_figures(history: pd.DataFrame, output: RunOutput) -> None:
