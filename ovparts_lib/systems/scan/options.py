@@ -9,7 +9,7 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import Field
 
 from ovparts_lib.options import Flag, Listed, Number, Text, Whole, option
-from ovparts_lib.systems.options import SystemOptions, protocols_by_kind
+from ovparts_lib.systems.options import Dataset, SystemOptions, protocols_by_kind
 
 Group = Literal["backbone", "proposals", "integration", "no_object"]
 SWIN = "checkpoints/swin_base_patch4_window12_384_22k.pth"
@@ -90,6 +90,11 @@ class ScanOptions(SystemOptions):
         "protocols": (protocols_by_kind,) * 2,
     }
 
+    dataset: Dataset = Field("coco_stuff_171", description="which reader reads data_root")
+    test_dataset: Dataset | None = option(
+        lambda given: "pascal_voc_20" if given.get("dataset") == "coco_stuff_171" else None,
+        description="data set scored on, where it is another",
+    )
     model_size: Literal["released", "released_vitb", "miniature"] = option(
         "released", "miniature", description="Swin-B with ViT-L/14 or with ViT-B/16, or small layers"
     )
@@ -147,6 +152,14 @@ class ScanOptions(SystemOptions):
     crops_at_once: Whole | None = option(
         None, free=True, ge=1, description="crops in one pass of CLIP; none chooses by device"
     )
+    shift_iterations: Whole = option(
+        0,
+        lambda given: 0 if given.get("checkpoint") else 100,
+        ge=0,
+        description="steps that fine-tune CLIP on crops with context (CS-CLIP); 17,270 were released; 0: none",
+    )
+    shift_batch_size: Whole = option(256, 16, ge=2, description="crops of such a step")
+    shift_learning_rate: Number = option(5e-6, 5e-5, gt=0, description="AdamW learning rate of such a step")
 
     def sized(self, size: Any) -> Any:
         """The size with the number of proposals of the parameters."""

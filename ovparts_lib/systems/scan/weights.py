@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -123,7 +124,15 @@ def load_scan(
     else:
         model, report = _load_released(path, state, size, **options)
     if fused_path is not None:
-        fuse_clip(model, fused_path)
+        fused = fuse_clip(model, fused_path)
+        source, kind = f"{path} and {fused_path}", f"{report.kind} and {fused.kind}"
+        report = replace(
+            report,
+            source=source,
+            kind=kind,
+            loaded=report.loaded + fused.loaded,
+            dropped=report.dropped + fused.dropped,
+        )
     return model, report
 
 
