@@ -11,12 +11,14 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
+from ovparts_lib.data.registry import DATASETS
 from ovparts_lib.options import Flag, Listed, Name, Number, Protocol, Text, Whole, Words
 from ovparts_lib.runs.base_parameters import RunParameters
 from ovparts_lib.runs.system_parameters import system_parameters
 from ovparts_lib.systems.options import MINIATURE_WORLD, MINICLIP, Dataset
 from ovparts_lib.systems.registry import SYSTEMS
 
+OBJECT_LEVEL = tuple(name for name, entry in DATASETS.items() if entry.kind == "semantic")
 MINIATURE_ROOT = f"{MINIATURE_WORLD}/PascalPart116"
 
 
@@ -104,6 +106,23 @@ class PartImageNetParameters(DataParameters):
     )
 
 
+class ObjectLevelParameters(DataParameters):
+    """13_data_object_level: verify a benchmark of whole objects and stuff, look at it, and at what the lists share."""
+
+    notebook: Literal["13_data_object_level"] = "13_data_object_level"
+    dataset: Literal[OBJECT_LEVEL] = Field(  # type: ignore[valid-type]
+        "coco_stuff_171", description="which benchmark lies at data_root"
+    )
+    data_root: Text = Field(f"{MINIATURE_WORLD}/coco", description="folder of the benchmark")
+    splits: Annotated[list[Name], Listed, Field(min_length=1)] = Field(
+        ["train", "val"], description="splits to count and show"
+    )
+    test_lists: Annotated[list[Literal[OBJECT_LEVEL]], Listed, Field(min_length=1)] = Field(  # type: ignore[valid-type]
+        ["ade20k_150", "ade20k_847", "pascal_context_59", "pascal_context_459", "pascal_voc_20"],
+        description="class lists whose names are looked up in that of dataset",
+    )
+
+
 class ResultsParameters(RunParameters):
     """30_results: all runs found, side by side with published numbers."""
 
@@ -150,6 +169,7 @@ _OTHERS: tuple[type[RunParameters], ...] = (
     PascalPart116Parameters,
     AdePart234Parameters,
     PartImageNetParameters,
+    ObjectLevelParameters,
     ResultsParameters,
     OwnImageParameters,
     CompareProtocolsParameters,

@@ -58,7 +58,7 @@ def search_ensemble(model: nn.Module, data: PartData, params: Any, output: RunOu
         inspection.search_heatmap(table),
         "ensemble_search",
         title="Mask threshold and weight of CLIP",
-        caption=f"mIoU of the first {params.search_images} test images, protocol {protocol.name}; the best is outlined.",
+        caption=f"mIoU of {params.search_images} test images, protocol {protocol.name}; the best is outlined.",
         data=table,
     )
     return table.sort_values("mIoU", ascending=False).reset_index(drop=True)

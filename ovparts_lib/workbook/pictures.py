@@ -126,8 +126,8 @@ def show_opinions(proposals: ProposalMaps, name: str, output: RunOutput) -> None
         inspection.opinions(proposals, table),
         f"proposals_{name}",
         title=f"Mask proposals: {name}",
-        caption="Masks that count most; the crop that CLIP is shown, blank pixels in grey; and the first classes of the "
-        "proposal network (which also weighs the mask), of CLIP, and of both combined.",
+        caption="Masks that count most; the crop that CLIP is shown, blank pixels in grey; and the first classes of "
+        "the proposal network (which also weighs the mask), of CLIP, and of both combined.",
         data=table,
     )
 

@@ -303,20 +303,23 @@ class Ovseg(SegmentationSystem):
         enlarged = F.interpolate(logits.float(), size=inputs.shape[-2:], mode="bilinear", align_corners=False)
         return enlarged[0, :, : image.shape[-2], : image.shape[-1]].sigmoid_(), self._class_logits(states[-1], text)[0]
 
-    def encode_regions(self, image: Tensor, masks: Tensor, *, prompts: bool | None = None) -> Regions:
+    def encode_regions(
+        self, image: Tensor, masks: Tensor, *, prompts: bool | None = None, rule: CropRule | None = None
+    ) -> Regions:
         """CLIP embeddings of the crops of masks.
 
         Args:
             image: (3, h, w).
             masks: (k, h, w), probabilities or bool.
             prompts: use the mask prompts; None for the option ``mask_prompts``.
+            rule: how masks become crops; None for that of the options.
         """
         prompts = self.mask_prompts if prompts is None else prompts
         return encode_regions(
             self.clip.visual,
             image.to(self.device),
             masks,
-            self.crop_rule,
+            rule or self.crop_rule,
             prompts=self.mask_prompt if prompts and len(self.mask_prompt) else None,
             at_once=self.crops_at_once or _CROPS_AT_ONCE.get(self.device.type, 8),
         )

@@ -8,7 +8,7 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import Field
 
 from ovparts_lib.options import Flag, Listed, Number, Whole, option
-from ovparts_lib.systems.options import SystemOptions, protocols_by_kind
+from ovparts_lib.systems.options import Dataset, SystemOptions, protocols_by_kind
 
 Group = Literal["backbone", "proposals", "no_object"]
 # What the published trainings begin from: (backbone on ImageNet, CLIP).
@@ -60,6 +60,11 @@ class OvsegOptions(SystemOptions):
         "protocols": (protocols_by_kind,) * 2,
     }
 
+    dataset: Dataset = Field("coco_stuff_171", description="which reader reads data_root")
+    test_dataset: Dataset | None = option(
+        lambda given: "pascal_voc_20" if given.get("dataset") == "coco_stuff_171" else None,
+        description="data set scored on, where it is another",
+    )
     model_size: Literal["released", "released_r101c", "miniature"] = option(
         "released", "miniature", description="Swin-B with ViT-L/14, ResNet-101c with ViT-B/16, or small layers"
     )
