@@ -21,6 +21,7 @@ from ovparts_lib.inspection.attention_statistics import (
     attention_comparison,
     attention_statistics,
 )
+from ovparts_lib.inspection.calibration import calibrated_proposals, calibration_table, changed_by_integration
 from ovparts_lib.inspection.charts import frequency_bars, iou_bars, iou_grid, iou_heatmap
 from ovparts_lib.inspection.confusions import part_confusion, part_confusion_table
 from ovparts_lib.inspection.cost import class_attention, class_attention_table, cost_maps, cost_table
@@ -55,6 +56,9 @@ __all__ = [
     "attention_statistics",
     "attention_table",
     "browse",
+    "calibrated_proposals",
+    "calibration_table",
+    "changed_by_integration",
     "class_attention",
     "class_attention_table",
     "class_colours",

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from difflib import get_close_matches
+from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
 
+from ovparts_lib.checkpoints.clip import load_clip_into
+from ovparts_lib.checkpoints.reading import LoadReport
 from ovparts_lib.data.dataset import ObjectRegion
 from ovparts_lib.models.clip.text import refuse_alike
 from ovparts_lib.systems.scores import Maps, Scores, checked_class_ids
@@ -59,6 +62,10 @@ class SegmentationSystem(nn.Module):
             hint = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(self.groups)}"
             raise ValueError(f"no trainable group {group!r}; {hint}")
         return self.groups[group]
+
+    def load_clip(self, path: str | Path) -> LoadReport:
+        """Give a new system CLIP weights, see :func:`~ovparts_lib.checkpoints.clip.load_clip_into`."""
+        return load_clip_into(self.clip, path)
 
     def predict(
         self,

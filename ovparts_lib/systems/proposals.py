@@ -34,6 +34,25 @@ class ProposalMaps:
     classes: tuple[str, ...]
 
 
+@dataclass
+class CalibrationMaps:
+    """What of SCAN's predictions for one image the proposals and classes do not tell.
+
+    Attributes:
+        before: float32 (k, n), probabilities of the proposals' classes before SIM.
+        after: float32 (k, n), after it.
+        kept: bool (v, grid^2), patches of the v crops that hold any of the mask; None where there are no crops.
+        shifted: bool (v, grid^2) by block, patches that CS overwrote after it.
+        grid: patches along a side of a crop.
+    """
+
+    before: Tensor
+    after: Tensor
+    kept: Tensor | None
+    shifted: dict[int, Tensor]
+    grid: int
+
+
 def check_masks(masks: Sequence[Tensor], images: Sequence[Tensor]) -> None:
     """Check that there are a user's own masks for every image.
 

@@ -9,7 +9,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from ovparts_lib.systems.proposals import ProposalMaps
+from ovparts_lib.systems.proposals import CalibrationMaps, ProposalMaps
 from ovparts_lib.vocabularies.vocabulary import Vocabulary
 
 BACKGROUND = "none of them"  # the name of the class of pixels without a part, where a picture or table needs one
@@ -96,8 +96,8 @@ class CostMaps:
 
 # What can be inspected, by name: ``attention``; ``cost``, of the classes; ``generic_cost``, the first stage of a system
 # that aggregates parts regardless of object and objects first; ``generic_parts``, scores of the former by themselves;
-# ``proposals`` of mask classification.
-Maps = dict[str, AttentionMaps | CostMaps | ProposalMaps | Scores]
+# ``proposals`` of mask classification; ``calibration``, what SCAN's modules changed in them.
+Maps = dict[str, AttentionMaps | CostMaps | ProposalMaps | CalibrationMaps | Scores]
 
 
 def checked_class_ids(class_ids: Sequence[int] | None, vocabulary: Vocabulary) -> tuple[int, ...]:

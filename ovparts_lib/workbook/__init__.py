@@ -45,6 +45,7 @@ from ovparts_lib.workbook.protocols import (
     intervals_by_protocol,
     load_evaluation,
     segmentation_rates,
+    semantics_guided,
     under_every_protocol,
     why_they_differ,
 )
@@ -60,6 +61,7 @@ from ovparts_lib.workbook.scoring import (
     summarise,
     training_figures,
 )
+from ovparts_lib.workbook.shifted_clip import fine_tune_shifted_clip
 from ovparts_lib.workbook.start_here import environment_table, runs_table
 from ovparts_lib.workbook.systems import build_model, train, trainable_table
 
@@ -88,6 +90,7 @@ __all__ = [
     "environment_table",
     "evaluate_before",
     "evaluate_stage",
+    "fine_tune_shifted_clip",
     "frequency_chart",
     "glance_at_miniature",
     "instance_counts",
@@ -113,6 +116,7 @@ __all__ = [
     "search_ensemble",
     "seen_in_training",
     "segmentation_rates",
+    "semantics_guided",
     "show_samples",
     "split_table",
     "summarise",

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from ovparts_lib import inspection
 from ovparts_lib.evaluation import oracle_map, pred_all_map
-from ovparts_lib.systems.proposals import ProposalMaps
+from ovparts_lib.systems.proposals import CalibrationMaps, ProposalMaps
 from ovparts_lib.systems.scores import AttentionMaps, CostMaps, Maps, Scores
 from ovparts_lib.vocabularies import PartVocabulary, Vocabulary
 from ovparts_lib.workbook.data import PartData
@@ -97,6 +97,8 @@ def show_attention(
         show_cost(image, scores, maps["cost"], name, output)
     if "proposals" in maps:
         show_opinions(maps["proposals"], name, output)
+    if "calibration" in maps:
+        show_calibration(maps["proposals"], maps["calibration"], name, output)
     attention = maps.get("attention")
     if attention is not None and attention.decoder:
         output.figure(
@@ -169,6 +171,20 @@ def show_cost(
             "mean over pixels and heads; the columns behind the words are the other classes attended to most.",
             data=table.rename_axis("attending").reset_index(),
         )
+
+
+def show_calibration(proposals: ProposalMaps, calibration: CalibrationMaps, name: str, output: RunOutput) -> None:
+    """What SIM and CS did to the mask proposals of a picture that score most."""
+    changed = inspection.changed_by_integration(calibration)
+    output.figure(
+        inspection.calibrated_proposals(proposals, calibration),
+        f"calibration_{name}",
+        title=f"Proposals, before and after calibration: {name}",
+        caption="Each row is a mask proposal, its crop, and what is said of it. Grey patches of a crop hold nothing of "
+        "the mask; the more layers overwrite one of them with the image's class token, the more orange it is. SIM "
+        f"changed the best class of {changed} of {len(calibration.after)} proposals.",
+        data=inspection.calibration_table(proposals, calibration),
+    )
 
 
 def save_full_size_attention(image: Tensor, scores: Scores, maps: Maps, name: str, output: RunOutput) -> None:

@@ -17,6 +17,7 @@ from ovparts_lib.evaluation import (
     protocol_notes,
     score_all,
 )
+from ovparts_lib.evaluation.sg_iou import load_fathers, sg_iou
 from ovparts_lib.runs import resolve_path
 from ovparts_lib.workbook.output import RunOutput
 
@@ -65,6 +66,26 @@ def under_every_protocol(evaluation: Evaluation, output: RunOutput) -> pd.DataFr
             data=rows,
         )
     return table
+
+
+def semantics_guided(evaluation: Evaluation, output: RunOutput) -> pd.DataFrame:
+    """SG-IoU beside the vanilla metric, and which classes gain, for class lists with a table of fathers.
+
+    Returns:
+        A row per metric: mIoU, fwIoU, mACC, pACC in percent; empty where the class list has no table.
+    """
+    vocabulary = evaluation.vocabulary
+    fathers = load_fathers(vocabulary.name)
+    if not fathers:
+        print(f"SG-IoU is the vanilla IoU for {vocabulary.name}: no class is listed as a kind of another")
+        return pd.DataFrame()
+    found = sg_iou(evaluation.matrices["pred_all"].numpy(), vocabulary.classes, fathers)
+    names = [", ".join(vocabulary.classes[each] for each in fathers.get(i, ())) for i in range(len(vocabulary.classes))]
+    gains = found.classes.assign(fathers=names).rename_axis("class").reset_index()
+    gains = gains[gains["gain"] > 0].sort_values("gain", ascending=False)
+    output.table(gains, "sg_iou_classes", title="Classes that gain from SG-IoU, percentage points")
+    table = pd.DataFrame(found.summary).T.rename_axis("metric").reset_index()
+    return output.table(table, "sg_iou", title="SG-IoU beside the vanilla metric, percent")
 
 
 def why_they_differ(evaluation: Evaluation, output: RunOutput) -> pd.DataFrame:

@@ -96,8 +96,9 @@ def write_picture(dataset: str, root: Path, seed: int, split: str, index: int) -
     for number, name in enumerate(words.objects):
         labels[objects == number] = ignore if name in left_out else classes.get(name, ignore)
 
-    things = (visible_thing(item.pose, part_map[instances == n], words) for n, item in enumerate(placed))
-    scene = Scene(finish_picture(canvas.image(), rng), part_map, objects, tuple(t for t in things if t.pixels), place)
+    found = (visible_thing(item.pose, part_map[instances == n], words) for n, item in enumerate(placed))
+    things = tuple(thing for thing in found if thing.pixels)
+    scene = Scene(finish_picture(canvas.image(), rng), part_map, objects, instances, things, place)
     image_id, places = f"mini_{split}_{index:06d}", PLACES[dataset]
     name = f"{places.get(split, places['val']).images}/{image_id}.jpg"
     Image.fromarray(scene.image).save(root / name, quality=int(rng.integers(80, 96)))

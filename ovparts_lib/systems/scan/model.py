@@ -11,7 +11,7 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,33 +21,38 @@ from einops import rearrange
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from ovparts_lib.checkpoints.clip import load_clip_into
+from ovparts_lib.checkpoints.reading import LoadReport
 from ovparts_lib.data.transforms import resize_image, shortest_edge_size
 from ovparts_lib.models.backbones.swin import Swin
 from ovparts_lib.models.clip.crops import CLIP_MEAN, CLIP_STD, CropRule
-from ovparts_lib.models.clip.prompted_names import PromptedNames
 from ovparts_lib.models.clip.prompts import TEMPLATES
-from ovparts_lib.models.clip.towers import build_clip, image_hidden_states
+from ovparts_lib.models.clip.text_cache import TextCache
+from ovparts_lib.models.clip.towers import build_clip
 from ovparts_lib.models.cost_aggregation.inputs import IMAGENET_STATISTICS, checked_images, normalise
 from ovparts_lib.models.mask2former.losses import PointLosses
 from ovparts_lib.models.mask2former.masked_decoder import MaskedDecoder
 from ovparts_lib.models.mask2former.pixel_decoder import DeformablePixelDecoder
-from ovparts_lib.systems.factored import FactoredScores
+from ovparts_lib.models.maskformer.targets import joined_inputs, segments_of
+from ovparts_lib.systems.base import SegmentationSystem, batch_labels
 from ovparts_lib.systems.ovseg.ensemble import (
     CLASSIFIERS,
+    OTHERS,
     Classifier,
     clip_classes,
+    fuse_masks,
     geometric_ensemble,
     proposal_classes,
 )
-from ovparts_lib.systems.ovseg.losses import joined_inputs, segments_of
-from ovparts_lib.systems.parameter_groups import known_group, parameter_groups, train_only
-from ovparts_lib.systems.proposals import ProposalMaps, checked_class_ids, class_names
+from ovparts_lib.systems.parameter_groups import parameter_groups
+from ovparts_lib.systems.proposals import CalibrationMaps, ProposalMaps
+from ovparts_lib.systems.scan.context import ImageContext, image_context
 from ovparts_lib.systems.scan.contextual_shift import draw_shifted
 from ovparts_lib.systems.scan.ensemble import normalised_again
-from ovparts_lib.systems.scan.maps import CalibrationMaps
 from ovparts_lib.systems.scan.regions import cut, embed_crops
 from ovparts_lib.systems.scan.semantic_integration import SemanticIntegration
-from ovparts_lib.systems.scan.sizes import RELEASED, ScanSize
+from ovparts_lib.systems.scan.sizes import MINIATURE_SCAN, RELEASED, RELEASED_VITB, ScanSize
+from ovparts_lib.systems.scores import Maps, Scores
 from ovparts_lib.vocabularies.vocabulary import Vocabulary
 
 # Beginnings of parameter names. Both CLIPs are frozen; the one for crops is fine-tuned elsewhere, see `adaptation`.
@@ -58,27 +63,13 @@ TRAINABLE_GROUPS = {
     "no_object": ("no_object_text",),
 }
 TEMPERATURE = 100.0
+SIZES = {"released": RELEASED, "released_vitb": RELEASED_VITB, "miniature": MINIATURE_SCAN}
+CLIP_STATISTICS = (CLIP_MEAN, CLIP_STD)
 Statistics = tuple[Sequence[float], Sequence[float]]  # mean and standard deviation of each colour
-OTHERS = "others"  # the class that a single word is scored against
 _CROPS_AT_ONCE = {"cpu": 8, "cuda": 64}
 
 
-@dataclass
-class ImageContext:
-    """What the frozen CLIP says of whole images.
-
-    Attributes:
-        memory: (b, blocks * grid^2, embed_dim), what SIM attends to.
-        embedding: (b, embed_dim), not normalised.
-        class_tokens: (b, width) after each block of CS.
-    """
-
-    memory: Tensor
-    embedding: Tensor
-    class_tokens: dict[int, Tensor]
-
-
-class Scan(nn.Module):
+class Scan(SegmentationSystem):
     """SCAN. See the module's docstring; the proposal network and SIM train, both CLIPs are given.
 
     Args:
@@ -94,7 +85,7 @@ class Scan(nn.Module):
         crops_at_once: crops in one pass of CLIP; None chooses by device.
         last_auxiliary_loss: count the losses of the last but one decoder layer. The released code computes them, but
             its table of weights ends before.
-        losses: how predictions are compared with segments.
+        losses: weights and points of :class:`PointLosses`, where they are others.
         lr_multipliers: factors of the learning rate by trainable group.
 
     Raises:
@@ -116,7 +107,7 @@ class Scan(nn.Module):
         shift_seed: int = 0,
         crops_at_once: int | None = None,
         last_auxiliary_loss: bool = False,
-        losses: PointLosses | None = None,
+        losses: Mapping[str, Any] | None = None,
         lr_multipliers: Mapping[str, float] | None = None,
     ) -> None:
         super().__init__()
@@ -132,12 +123,12 @@ class Scan(nn.Module):
         if crops_at_once is not None and crops_at_once < 1:
             raise ValueError(f"crops_at_once must be at least 1, or None, not {crops_at_once}")
         for group in lr_multipliers or {}:
-            known_group(TRAINABLE_GROUPS, group)
+            self.beginnings(group)
         self.size, self.crop_rule, self.classifier = size, CropRule(mask_threshold), classifier
         self.ensemble_weight, self.second_normalisation = ensemble_weight, second_normalisation
         self.calibrates, self.shift_ratio, self.shift_seed = integration, shift_ratio, shift_seed
         self.crops_at_once, self.last_auxiliary_loss = crops_at_once, last_auxiliary_loss
-        self.losses, self.lr_multipliers = losses or PointLosses(), dict(lr_multipliers or {})
+        self.losses, self.lr_multipliers = PointLosses(**losses or {}), dict(lr_multipliers or {})
 
         # proposal network
         self.backbone = Swin(size.backbone)
@@ -175,7 +166,7 @@ class Scan(nn.Module):
         self.clip = build_clip(size.clip, quick_gelu=quick_gelu)
         self.no_object_text = nn.Parameter(torch.randn(1, size.clip.embed_dim) * size.clip.text_width**-0.5)
         self.templates = TEMPLATES[size.templates]
-        self.names = PromptedNames(synonyms=False)
+        self.text_cache = TextCache(synonyms=False)
         self._texts: dict[tuple[str, ...], Tensor] = {}  # of the training vocabulary, while CLIP is out of memory
         self.set_trainable(TRAINABLE_GROUPS)
 
@@ -185,15 +176,12 @@ class Scan(nn.Module):
         return self.no_object_text.device
 
     def set_trainable(self, groups: Collection[str]) -> list[str]:
-        """Choose what trains, of ``TRAINABLE_GROUPS``; everything else is frozen.
-
-        Returns:
-            Names of the parameters that train.
-
-        Raises:
-            ValueError: no such group.
-        """
-        return train_only(self, self.groups, groups, () if self.calibrates else ("integration.",))
+        """As in :class:`SegmentationSystem`; without SIM its parameters do not train."""
+        names = super().set_trainable(groups)
+        if self.calibrates:
+            return names
+        self.integration.requires_grad_(False)
+        return [name for name in names if not name.startswith("integration.")]
 
     def parameter_groups(self, weight_decay: float) -> list[dict[str, Any]]:
         """What trains, for the optimiser: norms, queries and position biases without weight decay, all else with."""
@@ -204,6 +192,12 @@ class Scan(nn.Module):
             self.lr_multipliers,
             undecayed=lambda name: name.endswith("relative_position_bias_table"),
         )
+
+    def load_clip(self, path: str | Path) -> LoadReport:
+        """Give both CLIPs the same weights: as released DataComp's, ``datacomp_xl_s13b_b90k``."""
+        report = load_clip_into(self.clip, path, activation=self.size.activation)
+        self.original_clip.load_state_dict(self.clip.visual.state_dict())
+        return report
 
     @contextmanager
     def without_frozen_towers(self, vocabulary: Vocabulary, folder: str | Path | None = None) -> Iterator[None]:
@@ -216,7 +210,7 @@ class Scan(nn.Module):
             vocabulary: of the training.
             folder: where the file goes while it is needed, 1.7 GB for ViT-L/14; None for the system's temporary one.
         """
-        names = class_names(vocabulary)
+        names = vocabulary.classes
         self._texts = {names: self._encode_names(names)}
         with tempfile.TemporaryDirectory(dir=folder) as place:
             file = Path(place) / "clip.safetensors"
@@ -246,7 +240,7 @@ class Scan(nn.Module):
 
     def _encode_names(self, names: Sequence[str]) -> Tensor:
         stripped = [name.strip() for name in names]
-        return F.normalize(self.names.encode(self.clip, stripped, self.templates).mean(1), dim=-1)
+        return F.normalize(self.text_cache.encode(self.clip, stripped, self.templates).mean(1), dim=-1)
 
     def loss(self, batch: dict[str, Any]) -> dict[str, Tensor]:
         """Class, mask and dice loss of the decoder's predictions, matched to one mask for each class of an image.
@@ -261,18 +255,14 @@ class Scan(nn.Module):
             before the last; weighted.
 
         Raises:
-            ValueError: see :func:`segments_of`.
+            ValueError: see :func:`batch_labels`.
         """
-        vocabulary, names = batch["vocabulary"], class_names(batch["vocabulary"])
+        names = batch["vocabulary"].classes
         images = [image.to(self.device) for image in batch["images"]]
         inputs = self.normalised(images)
-        segments = segments_of(
-            [labels.to(self.device) for labels in batch["part_maps"]],
-            tuple(inputs.shape[-2:]),
-            count=len(names),
-            ignore_label=vocabulary.ignore_label,
-            image_ids=batch.get("image_ids"),
-        )
+        labels = [labels.to(self.device) for labels in batch_labels(batch)]
+        count = len(names)
+        segments = segments_of(labels, tuple(inputs.shape[-2:]), count=count, ignore_label=count)
         context = self.encode_context(images) if self.calibrates else None
         states, mask_features = self._query_states(inputs)
         if not self.last_auxiliary_loss:
@@ -284,55 +274,28 @@ class Scan(nn.Module):
             segments,
         )
 
-    @torch.inference_mode()
-    def predict(
+    def score(
         self,
         images: Sequence[Tensor],
         vocabulary: Vocabulary,
-        *,
-        class_ids: Sequence[int] | None = None,
-        background: bool = True,
-    ) -> list[FactoredScores]:
-        """Score the classes of a vocabulary on images.
+        class_ids: tuple[int, ...],
+        background: bool,
+        inspected: bool,
+    ) -> list[tuple[Scores, Maps]]:
+        """Scores of soft masks and their classes, at the size of test pictures.
 
         Every class of the vocabulary takes part in the softmax, whatever is asked for. A vocabulary of one word is
-        scored against "others".
-
-        Args:
-            images: uint8 (3, H, W) RGB each; sizes may differ.
-            vocabulary: the words to look for; parts are words like any.
-            class_ids: indices of the classes wanted, in the order wanted; None for all.
-            background: also give the score of "others", for a vocabulary of one word.
-
-        Raises:
-            ValueError: no image, an image of another kind, or class ids that do not exist or repeat.
+        scored against "others", which becomes the background. Maps: ``proposals``, what was said of each mask;
+        ``calibration``, what SIM and CS did.
         """
-        inspected = self.inspect(images, vocabulary, class_ids=class_ids, background=background)
-        return [scores for scores, _ in inspected]
-
-    @torch.inference_mode()
-    def inspect(
-        self,
-        images: Sequence[Tensor],
-        vocabulary: Vocabulary,
-        *,
-        class_ids: Sequence[int] | None = None,
-        background: bool = True,
-    ) -> list[tuple[FactoredScores, dict[str, ProposalMaps | CalibrationMaps]]]:
-        """Scores as from :meth:`predict`; ``proposals``, what was said of each mask; ``calibration``, SIM and CS."""
-        names, chosen = class_names(vocabulary), checked_class_ids(class_ids, vocabulary)
-        checked_images(images)
+        names = vocabulary.classes
         classes = names if len(names) > 1 else (*names, OTHERS)
-        text = self.encode_classes(classes)
-        results = []
-        for image in images:
+        text, results = self.encode_classes(classes), []
+        for image in checked_images(images):
             maps, calibration = self._classified(image, classes, text)
-            others = None
-            if background and len(names) == 1:
-                others = torch.einsum("k,khw->hw", maps.combined[:, 1], maps.masks)
-            weights = maps.combined.T[list(chosen)]
-            scores = FactoredScores(maps.masks, weights, chosen, others, tuple(image.shape[-2:]))
-            results.append((scores, {"proposals": maps, "calibration": calibration}))
+            size = tuple(image.shape[-2:])
+            scores = fuse_masks(maps, size, class_ids, background=background, single=len(names) == 1)
+            results.append((scores, {"proposals": maps, "calibration": calibration} if inspected else {}))
         return results
 
     def _classified(
@@ -398,16 +361,7 @@ class Scan(nn.Module):
 
         As released they are padded like the proposal network's input, and reduced to a square by nearest neighbour.
         """
-        with torch.no_grad():
-            padded = self.normalised(images, (CLIP_MEAN, CLIP_STD))
-            side, visual, depth = self.size.clip.image_size, self.original_clip, self.size.clip.vision_layers
-            pixels = F.interpolate(padded, size=(side, side), mode="nearest")
-            layers = {*self.size.context_blocks, *self.size.shift_blocks, depth}
-            states = image_hidden_states(visual, pixels, layers).states
-            embedding = (visual.ln_post(states[depth][:, 0]) @ visual.proj).float()
-            class_tokens = {block: states[block][:, 0] for block in self.size.shift_blocks}
-        patches = [states[block][:, 1:] for block in self.size.context_blocks]
-        return ImageContext(self.integration.memory(patches, self.size.grid), embedding, class_tokens)
+        return image_context(self.original_clip, self.integration, self.normalised(images, CLIP_STATISTICS), self.size)
 
     def resized(self, image: Tensor) -> Tensor:
         """An image uint8 (3, h, w) at the size of a test picture."""

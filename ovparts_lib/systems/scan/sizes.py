@@ -1,9 +1,8 @@
-"""Sizes of SCAN, and the settings that were published for each test set."""
+"""Sizes of SCAN."""
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
 
 from ovparts_lib.models.backbones.swin import SWIN_B, SwinSize
 from ovparts_lib.models.clip.prompts import TEMPLATES
@@ -84,10 +83,6 @@ class ScanSize:
         """Patches along a side of a crop."""
         return self.clip.image_size // self.clip.patch_size
 
-    def stated(self) -> dict[str, Any]:
-        """The size as plain data, see :func:`stated_size`."""
-        return asdict(self)
-
 
 RELEASED = ScanSize()
 RELEASED_VITB = ScanSize(VIT_B_16, context_blocks=(6, 9, 12), shift_blocks=(1, 3, 5))
@@ -113,44 +108,3 @@ MINIATURE_SCAN = ScanSize(
     shortest_edge=96,
     longest_edge=192,
 )
-
-
-@dataclass(frozen=True)
-class Preset:
-    """Settings of one test set, as in the comments of the released configurations.
-
-    Attributes:
-        mask_threshold: probability above which a pixel belongs to a mask.
-        ensemble_weight: share of the CLIP branch in the ensemble's exponent.
-        shift_ratio: share of background tokens that CS overwrites.
-        second_normalisation: normalise the ensemble once more, as for the two longest lists.
-    """
-
-    mask_threshold: float
-    ensemble_weight: float
-    shift_ratio: float
-    second_normalisation: bool = False
-
-
-PRESETS: dict[str, dict[str, Preset]] = {
-    "ViT-L-14": {
-        "ade20k_847": Preset(0.30, 0.75, 0.15, True),
-        "ade20k_150": Preset(0.55, 0.75, 0.05),
-        "pascal_context_459": Preset(0.25, 0.65, 0.05, True),
-        "pascal_context_59": Preset(0.50, 0.50, 0.05),
-        "voc_20": Preset(0.20, 0.65, 0.10),
-    },
-    "ViT-B-16": {
-        "ade20k_847": Preset(0.25, 0.75, 0.05, True),
-        "ade20k_150": Preset(0.40, 0.70, 0.05),
-        "pascal_context_459": Preset(0.25, 0.70, 0.05, True),
-        "pascal_context_59": Preset(0.25, 0.35, 0.05),
-        "voc_20": Preset(0.20, 0.45, 0.10),
-    },
-}
-
-
-def stated_size(stated: dict[str, Any]) -> ScanSize:
-    """The size that :meth:`ScanSize.stated` describes."""
-    parts = {"clip": ClipSize(**stated["clip"]), "backbone": SwinSize(**stated["backbone"])}
-    return ScanSize(**{**stated, **parts})

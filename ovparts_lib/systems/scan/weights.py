@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import logging
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
-from ovparts_lib.checkpoints.clip import load_clip_into
-from ovparts_lib.checkpoints.native import read_metadata, save_weights
+from ovparts_lib.checkpoints.native import read_metadata
 from ovparts_lib.checkpoints.reading import (
     CheckpointError,
     LoadReport,
@@ -20,7 +20,8 @@ from ovparts_lib.checkpoints.reading import (
 )
 from ovparts_lib.checkpoints.swin import load_swin_into
 from ovparts_lib.systems.scan.model import Scan
-from ovparts_lib.systems.scan.sizes import RELEASED, RELEASED_VITB, ScanSize, stated_size
+from ovparts_lib.systems.scan.sizes import RELEASED, RELEASED_VITB, ScanSize
+from ovparts_lib.systems.system import stated_size
 
 ADAPTER = "clip_adapter."
 CLIP, ORIGINAL_CLIP = f"{ADAPTER}clip_model.", f"{ADAPTER}original_clip."
@@ -81,7 +82,12 @@ def is_unused(name: str) -> bool:
 
 
 def load_scan(
-    path: str | Path, size: ScanSize | None = None, clip_path: str | Path | None = None, **options: Any
+    path: str | Path,
+    size: ScanSize | None = None,
+    clip_path: str | Path | None = None,
+    *,
+    fused_path: str | Path | None = None,
+    **options: Any,
 ) -> tuple[Scan, LoadReport]:
     """A SCAN with the weights of a released file, or of our own.
 
@@ -89,10 +95,11 @@ def load_scan(
     left in them (``cxt_decoder``, ``learnable_weight`` of the image tower) are dropped with a warning.
 
     Args:
-        path: file or folder.
+        path: file or folder; or, for a training to begin from, a Swin Transformer of the official release.
         size: hyper-parameters; None for those of the file, which for released ones are ``RELEASED`` or
             ``RELEASED_VITB``.
-        clip_path: must be None: these files bring their own CLIPs.
+        clip_path: CLIP weights, beside a backbone; otherwise None, for the files bring their own.
+        fused_path: a contextually shifted CLIP to put in place of the file's own, see :func:`fuse_clip`.
         **options: passed on to :class:`Scan`.
 
     Returns:
@@ -104,11 +111,32 @@ def load_scan(
     metadata = read_metadata(path)
     if metadata is not None and metadata.get("system") != "scan":
         raise CheckpointError(f"{path} holds weights of {metadata.get('system')!r}, not of 'scan'")
-    refuse_beside(clip_path, path, "CLIP", "clip_weights")
     state = read_tensors(path)
+    if "patch_embed.proj.weight" in state:
+        if clip_path is None:
+            raise CheckpointError(f"{path} holds a backbone alone; give CLIP weights beside it (clip_weights)")
+        model = Scan(size or RELEASED, **options)
+        return model, initialise_scan(model, clip_path, path)
+    refuse_beside(clip_path, path, "CLIP", "clip_weights")
     if metadata is not None:
-        model = Scan(size or stated_size(metadata["size"]), **options)
-        return model, load_strictly(model, state, source=str(path), kind="ovparts weights")
+        model = Scan(size or stated_size(ScanSize, metadata["size"]), **options)
+        report = load_strictly(model, state, source=str(path), kind="ovparts weights")
+    else:
+        model, report = _load_released(path, state, size, **options)
+    if fused_path is not None:
+        fused = fuse_clip(model, fused_path)
+        source, kind = f"{path} and {fused_path}", f"{report.kind} and {fused.kind}"
+        report = replace(
+            report,
+            source=source,
+            kind=kind,
+            loaded=report.loaded + fused.loaded,
+            dropped=report.dropped + fused.dropped,
+        )
+    return model, report
+
+
+def _load_released(path: str | Path, state: State, size: ScanSize | None, **options: Any) -> tuple[Scan, LoadReport]:
     if NO_OBJECT not in state or "LFM.conv1.weight" not in state:
         raise CheckpointError(f"{path} is no SCAN checkpoint of a known kind; its first tensors: {list(state)[:5]}")
     if size is None:
@@ -121,37 +149,27 @@ def load_scan(
     return model, report
 
 
-def save_scan(model: Scan, path: str | Path, **metadata: object) -> Path:
-    """Write a SCAN as our own file, so that :func:`load_scan` needs no more than its path.
-
-    Args:
-        model: the model.
-        path: file to write, ``….safetensors``; replaced as a whole or not at all.
-        **metadata: anything JSON can say that should be kept with the weights.
-    """
-    return save_weights(model, path, {**metadata, "system": "scan", "size": model.size.stated()})
-
-
-def initialise_scan(model: Scan, clip_path: str | Path, backbone_path: str | Path | None = None) -> list[LoadReport]:
+def initialise_scan(model: Scan, clip_path: str | Path, backbone_path: str | Path) -> LoadReport:
     """Give an untrained SCAN what its training begins from; the rest stays random.
 
     Args:
         model: receives the weights.
-        clip_path: of both CLIPs, with the model's activation: DataComp's ``datacomp_xl_s13b_b90k`` as released.
-        backbone_path: ImageNet-22k weights of Swin-B, ``swin_base_patch4_window12_384_22k.pth`` as released; None
-            leaves the backbone random.
-
-    Returns:
-        What was loaded and dropped, of each file.
+        clip_path: of both CLIPs, see :meth:`Scan.load_clip`.
+        backbone_path: ImageNet-22k weights of Swin-B, ``swin_base_patch4_window12_384_22k.pth`` as released.
 
     Raises:
         CheckpointError: see :func:`load_clip_into` and :func:`load_swin_into`.
     """
-    reports = [load_clip_into(model.clip, clip_path, activation=model.size.activation)]
-    model.original_clip.load_state_dict(model.clip.visual.state_dict())
-    if backbone_path is not None:
-        reports.append(load_swin_into(model.backbone, backbone_path))
-    return reports
+    clip, backbone = model.load_clip(clip_path), load_swin_into(model.backbone, backbone_path)
+    loaded = ("clip.", "original_clip.", "backbone.")
+    left = (name for name in model.state_dict() if not name.startswith(loaded))
+    return LoadReport(
+        source=f"{backbone_path} and {clip_path}",
+        kind=f"{backbone.kind} and {clip.kind}",
+        loaded=backbone.loaded + clip.loaded,
+        dropped=backbone.dropped + clip.dropped,
+        initialised=(*(f"backbone.{name}" for name in backbone.initialised), *left),
+    )
 
 
 def fuse_clip(model: Scan, path: str | Path) -> LoadReport:
@@ -172,21 +190,20 @@ def fuse_clip(model: Scan, path: str | Path) -> LoadReport:
             then unchanged.
     """
     state = read_tensors(path)
-    beginning = next((start for start in ("module.clip_model.", "clip_model.") if f"{start}visual.proj" in state), None)
-    if beginning is None:
+    beginning = "clip_model."
+    if f"{beginning}visual.proj" not in state:
         raise CheckpointError(
             f"{path} is no contextually shifted CLIP: needed are tensors clip_model.visual.…, as in CS_CLIP.pt; "
             f"its first tensors: {list(state)[:5]}"
         )
-    original = f"{beginning.removesuffix('clip_model.')}original_clip_visual."
-    left_over = (f"{beginning}visual.cxt_decoder.", f"{beginning}visual.learnable_weight")
+    left_over = ("original_clip_visual.", f"{beginning}visual.cxt_decoder.", f"{beginning}visual.learnable_weight")
     report = load_strictly(
         model.clip,
         state,
         source=str(path),
         kind="contextually shifted CLIP",
         names=lambda own: {beginning + name: tensor for name, tensor in own.items()},
-        drop=lambda name: name.startswith((original, *left_over)) or name.endswith("attn_mask"),
+        drop=lambda name: name.startswith(left_over) or name.endswith("attn_mask"),
     )
     warn_left_over(report)
     return report

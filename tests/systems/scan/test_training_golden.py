@@ -37,7 +37,7 @@ def recorded_batch(facts):
 
 
 def words(names):
-    return Vocabulary("recorded", tuple(names), tuple(names), ignore_label=255)
+    return Vocabulary("recorded", tuple(names))
 
 
 @pytest.fixture
@@ -55,6 +55,7 @@ def training_model():
         setattr(module, name, rate)
 
 
+@pytest.mark.slow
 def test_training_step(monkeypatch, training_model):
     model = training_model
     facts, golden = arrays("golden_vitb_train_step")
@@ -99,6 +100,7 @@ def test_training_step(monkeypatch, training_model):
         np.testing.assert_allclose(norms[name], norm, rtol=1e-3, atol=1e-7 * golden["grad_norm_all"], err_msg=name)
 
 
+@pytest.mark.slow
 def test_a_step_of_fine_tuning_clip_on_shifted_crops():
     facts, golden = arrays("golden_vitb_csclip_step")
     assert facts["activation"] == "QuickGELU"

@@ -11,6 +11,7 @@ import torch
 from ovparts_lib.checkpoints.clip import save_clip
 from ovparts_lib.checkpoints.reading import CheckpointError
 from ovparts_lib.models.clip.towers import MINIATURE, build_clip
+from ovparts_lib.systems.scan import SYSTEM
 from ovparts_lib.systems.scan.adaptation import ShiftedClip, save_shifted
 from ovparts_lib.systems.scan.model import Scan
 from ovparts_lib.systems.scan.sizes import MINIATURE_SCAN, RELEASED, RELEASED_VITB
@@ -20,7 +21,6 @@ from ovparts_lib.systems.scan.weights import (
     is_unused,
     load_scan,
     released_names,
-    save_scan,
 )
 
 GOLDEN = Path(__file__).parents[2] / "golden" / "scan"
@@ -75,7 +75,7 @@ def test_a_released_file_is_read_strictly_and_left_over_tensors_are_dropped_with
 
 
 def test_our_own_file_needs_no_more_than_its_path(model, tmp_path):
-    loaded, _ = load_scan(save_scan(model, tmp_path / "weights.safetensors"))
+    loaded, _ = load_scan(SYSTEM.save(model, tmp_path / "weights.safetensors"))
     assert loaded.size == SIZE and same(loaded, model.state_dict())
 
 
@@ -92,10 +92,13 @@ def test_training_begins_from_one_clip_twice_and_an_imagenet_backbone(model, tmp
     outputs = {name for name in swin if name.startswith("norm")}
     classifier = {"norm.weight": torch.ones(192), "head.bias": torch.zeros(5)}
     torch.save({"model": {n: t for n, t in swin.items() if n not in outputs} | classifier}, tmp_path / "swin.pth")
-    reports = initialise_scan(model, path, tmp_path / "swin.pth")
+    model, report = load_scan(tmp_path / "swin.pth", SIZE, path)
     assert same(model.clip, clip.state_dict()) and same(model.original_clip, clip.visual.state_dict())
     assert all(torch.equal(tensor, swin[name]) for name, tensor in model.backbone.state_dict().items())
-    assert set(reports[1].dropped) == set(classifier) and set(reports[1].initialised) == outputs
+    assert set(report.dropped) == set(classifier)
+    assert {name for name in report.initialised if name.startswith("backbone.")} == {f"backbone.{n}" for n in outputs}
+    with pytest.raises(CheckpointError, match="holds a backbone alone"):
+        load_scan(tmp_path / "swin.pth", SIZE)
     torch.save({"layer1.weight": torch.zeros(1)}, tmp_path / "resnet.pth")
     with pytest.raises(CheckpointError, match="no Swin Transformer"):
         initialise_scan(model, path, tmp_path / "resnet.pth")
@@ -111,7 +114,8 @@ def test_fusing_replaces_the_clip_that_classifies_and_nothing_else(model, tmp_pa
     with caplog.at_level(logging.WARNING):
         report = fuse_clip(model, tmp_path / "CS_CLIP.pt")
     assert same(model.clip, shifted.state_dict())
-    assert set(report.loaded) == set(state) and set(report.dropped) == set(original) | set(left_over)
+    assert {f"module.{name}" for name in report.loaded} == set(state)
+    assert {f"module.{name}" for name in report.dropped} == set(original) | set(left_over)
     assert "cxt_decoder" in caplog.text
     after = model.state_dict()
     assert all(torch.equal(after[name], before[name]) for name in after if not name.startswith("clip."))
@@ -121,6 +125,11 @@ def test_a_clip_fine_tuned_here_is_fused_too(model, tmp_path):
     shifted = ShiftedClip(build_clip(MINIATURE), MINIATURE, shift_blocks=(1, 3))
     fuse_clip(model, save_shifted(shifted, tmp_path / "shifted.safetensors"))
     assert same(model.clip, shifted.clip.state_dict())
+    path = SYSTEM.save(Scan(SIZE), tmp_path / "weights.safetensors")
+    fused, _ = load_scan(path, fused_path=tmp_path / "shifted.safetensors")
+    assert same(fused.clip, shifted.clip.state_dict()) and not same(
+        fused.original_clip, shifted.clip.visual.state_dict()
+    )
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,98 @@
+"""Fine-tuning of the CLIP that classifies crops, on labelled masks and their images (CS-CLIP).
+
+The release trains on OVSeg's mined proposals, whose nouns come from captions. Where there are none, a pair here is a
+labelled mask and its class in the first of the model's templates: a choice of ours.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.utils.data import Dataset
+from torchvision import tv_tensors
+from torchvision.transforms import v2
+from tqdm.auto import trange
+
+from ovparts_lib.images import resize_image
+from ovparts_lib.systems.ovseg.adaptation import rate_factor
+from ovparts_lib.systems.ovseg.pairs import clip_pixels, masked_crop, pair_transform
+from ovparts_lib.systems.scan.adaptation import ShiftedClip
+from ovparts_lib.systems.scan.model import Scan
+
+WEIGHT_DECAY = 0.2
+
+
+def fine_tune(
+    model: Scan, training: Dataset, *, iterations: int, batch_size: int, learning_rate: float, seed: int
+) -> tuple[ShiftedClip, list[float]]:
+    """Fine-tune the image tower and the temperature of ``model.clip``, in place.
+
+    Args:
+        model: its CLIP learns; its frozen copy stays the original, which also gives the context.
+        training: samples with ``image``, ``part_map`` and ``vocabulary``, as training on masks takes them.
+        iterations: steps of AdamW.
+        batch_size: crops of a step, each of another image.
+        learning_rate: after the warm-up of 100 steps, or a tenth of them if that is less; then a cosine to 0.
+        seed: of the choice of images, masks, crops and overwritten tokens.
+
+    Returns:
+        What :func:`save_shifted` writes, and the loss of each step.
+    """
+    torch.manual_seed(seed)
+    size = model.size
+    shifted = ShiftedClip(
+        model.clip, size.clip, shift_blocks=size.shift_blocks, shift_ratio=model.shift_ratio, seed=seed
+    ).to(model.device)
+    optimiser = torch.optim.AdamW(shifted.parameter_groups(WEIGHT_DECAY), lr=learning_rate)
+    warmup, losses = max(1, min(100, iterations // 10)), []
+    for step in trange(iterations, desc="Fine-tuning CLIP", unit="step"):
+        for group in optimiser.param_groups:
+            group["lr"] = learning_rate * rate_factor(step, iterations, warmup)
+        loss = shifted.loss(_batch(training, batch_size, size.clip.image_size, model.templates[0]))["loss_contrastive"]
+        optimiser.zero_grad(set_to_none=True)
+        loss.backward()
+        optimiser.step()
+        shifted.after_step()
+        losses.append(loss.item())
+    model.clip.requires_grad_(False)
+    return shifted, losses
+
+
+def context_pair(sample: dict[str, Any], side: int) -> dict[str, Tensor | str] | None:
+    """A random labelled mask of a sample as a crop, its mask, its whole image, and the name of its class.
+
+    Args:
+        sample: of a training dataset.
+        side: of the squares that crop, mask and image become.
+
+    Returns:
+        ``pixels`` (3, s, s), ``masks`` (s, s), ``images`` (3, s, s), ``name``; None where nothing is labelled.
+    """
+    classes, labels = sample["vocabulary"].classes, sample["part_map"]
+    present = [label for label in labels.unique().tolist() if label < len(classes)]
+    if not present:
+        return None
+    label = present[int(torch.randint(len(present), ()))]
+    crop, mask = masked_crop(sample["image"], labels == label)
+    transform = pair_transform(side, train=True)
+    pixels, mask = transform(Image.fromarray(crop.permute(1, 2, 0).numpy()), tv_tensors.Mask(mask))
+    return {
+        "pixels": clip_pixels(v2.functional.pil_to_tensor(pixels)),
+        "masks": mask.as_subclass(Tensor),
+        "images": clip_pixels(resize_image(sample["image"], (side, side))),
+        "name": classes[label],
+    }
+
+
+def _batch(training: Dataset, batch_size: int, side: int, template: str) -> dict[str, Any]:
+    pairs: list[dict[str, Any]] = []
+    for index in torch.randperm(len(training)).tolist():  # type: ignore[arg-type]
+        pair = context_pair(training[index], side)
+        pairs += [] if pair is None else [pair]
+        if len(pairs) == batch_size:
+            break
+    batch = {key: torch.stack([pair[key] for pair in pairs]) for key in ("pixels", "masks", "images")}
+    return batch | {"captions": [template.format(pair["name"]) for pair in pairs]}
