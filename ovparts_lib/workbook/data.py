@@ -179,7 +179,8 @@ def open_training(params: Any, reader: Reader) -> TrainingDataset:
         augmentation=params.augmentation,
         **params.transform_options(size, reader.vocabulary.ignore_label),
     )
-    return TrainingDataset(reader, params.train_split, transform)
+    per_object = SYSTEMS[params.system].model_class.needs_regions
+    return TrainingDataset(reader, params.train_split, transform, per_object=per_object)
 
 
 def show_samples(reader: Reader, split: str, count: int, output: RunOutput) -> None:

@@ -11,7 +11,6 @@ import pandas as pd
 import torch
 from torch import nn
 
-from ovparts_lib.checkpoints.clip import load_clip_into
 from ovparts_lib.checkpoints.native import load_weights, within_its_file
 from ovparts_lib.checkpoints.reading import RUN_WEIGHTS, CheckpointError, LoadReport, file_hash
 from ovparts_lib.data import TrainingDataset, training_loader
@@ -55,7 +54,7 @@ def build_model(params: Any, output: RunOutput | None = None) -> tuple[nn.Module
             raise CheckpointError(f"{untrained(report, system)}. Train from it (initialise_from) rather than score it")
     else:
         model = system.build(size, **options)
-        report = load_clip_into(model.clip, clip_path)
+        report = system.initialise(model, clip_path, **beside)
     model.set_trainable(params.trainable)
     if output is not None:
         output.run.record_once(weight_hashes=weight_hashes(params))
