@@ -96,7 +96,7 @@ class CostMaps:
 
 # What can be inspected, by name: ``attention``; ``cost``, of the classes; ``generic_cost``, the first stage of a system
 # that aggregates parts regardless of object and objects first; ``generic_parts``, scores of the former by themselves;
-# ``proposals`` of mask classification.
+# ``proposals`` of mask classification, and the ``regions`` that they make of an object.
 Maps = dict[str, AttentionMaps | CostMaps | ProposalMaps | Scores]
 
 

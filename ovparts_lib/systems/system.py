@@ -90,7 +90,7 @@ class System:
         return getattr(self.module("weights"), f"load_{self.name}")(path, size, clip_path, **options)
 
     def initialise(self, model: nn.Module, clip_path: str | Path, **files: str | Path) -> LoadReport:
-        """Load what the training of a new model begins from: its CLIP, and what the folder's ``weights.initialise`` takes.
+        """Load what the training of a new model begins from: CLIP, and what the folder's ``weights.initialise`` takes.
 
         Args:
             model: the rest of it keeps its initial values.
