@@ -11,6 +11,8 @@ from ovparts_lib.inspection.attention import render_heat
 from ovparts_lib.inspection.figures import new_figure, panel_picture, styled, wrapped
 from ovparts_lib.systems.proposals import ProposalMaps, mask_overlap, mask_quality
 
+_PANEL = 2.75  # inches
+
 
 def proposal_table(maps: ProposalMaps, truth: Tensor | None = None, vocabulary_size: int = 0) -> pd.DataFrame:
     """A row for each mask, the one that counts most first.
@@ -56,7 +58,7 @@ def proposal_grid(maps: ProposalMaps, table: pd.DataFrame, *, columns: int = 4, 
     columns = min(columns, len(shown))
     rows = -(-len(shown) // columns)
     aspect = picture.shape[0] / picture.shape[1]
-    figure = new_figure(11.0, rows * (11.0 / columns * aspect + 0.75) + 0.2, pictures=True)
+    figure = new_figure(_PANEL * columns, rows * (_PANEL * aspect + 0.75) + 0.2, pictures=True)
     axes = figure.subplots(rows, columns, squeeze=False).ravel()
     for ax in axes:
         ax.set_axis_off()
