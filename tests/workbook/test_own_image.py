@@ -33,7 +33,7 @@ def folder(tmp_path_factory):
     for name, (height, width) in SIZES.items():
         Image.fromarray(draw.integers(0, 256, (height, width, 3), np.uint8)).save(folder / f"{name}.png")
     torch.manual_seed(0)
-    for system in ("catseg", "partcatseg"):
+    for system in ("catseg", "zsseg_plus", "partcatseg"):
         entry = SYSTEMS[system]
         entry.save(entry.build("miniature"), folder / f"{system}.safetensors")
     return folder
@@ -88,6 +88,21 @@ def test_photographs_and_words_are_all_that_is_needed(folder, tmp_path, system):
         shown = pd.read_csv(figures / "class_attention_generic_street.csv")
         kinds = [query.rpartition(" ")[2] for query in shown["attending"]]
         assert kinds == sorted(kinds, reverse=True) and set(kinds) == {"(part)", "(object)"}
+
+
+def test_a_system_that_is_told_objects_finds_them_and_shows_its_proposals(folder, tmp_path):
+    params = parameters(folder, tmp_path, "zsseg_plus")
+    output = workbook.RunOutput(RunFolder.open(params))
+    model, _ = workbook.load_system(params, output)
+    words = workbook.own_words(params, output)
+    views = workbook.look_at_images(model, words, params)
+    assert {view.name: tuple(view.label_map.shape) for view in views} == SIZES
+    workbook.attention_of_views(model, views, words, params, output)
+    for name in SIZES:
+        proposals = pd.read_csv(output.run.figures / f"proposals_{name}.csv")
+        assert len(proposals) % model.size.queries == 0
+        assert set(proposals["stage1"]) <= set(words.parts)
+        assert (output.run.figures / f"proposals_{name}.png").is_file()
 
 
 def test_a_checkpoint_that_lacks_something_runs_only_when_asked_for_and_warns(folder, tmp_path, monkeypatch, capsys):

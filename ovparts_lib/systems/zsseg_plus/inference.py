@@ -220,7 +220,7 @@ def score_image(
     """
     prepared = prepare_image(model, image)
     if regions is None:
-        masks = _found(model, prepared, texts, vocabulary)
+        masks, unprompted = _found(model, prepared, texts, vocabulary)
     else:
         masks = [(region.object_id, resized_mask(region, prepared, model.label_resize)) for region in regions]
     results = []
@@ -243,16 +243,19 @@ def score_image(
     for (_, mask), (values, _) in zip(masks, results, strict=True):
         whole[:, mask], background[mask] = values[:, mask], 0.0
     found = {kind: joined([maps[kind] for _, maps in results]) for kind in (results[0][1] if results else ())}
+    if inspected and not results:
+        found = {"proposals": proposal_maps(prepared.pixels, *unprompted, prepared.padded_size, vocabulary.parts)}
     return [(Scores(whole, tuple(class_ids), background, prepared.image_size), found)]
 
 
 def _found(
     model: ZssegPlus, image: PreparedImage, texts: Tensor, vocabulary: PartVocabulary
-) -> list[tuple[int, Tensor]]:
-    """Objects that stage 1 without a prompt and CLIP agree upon: id and mask, bool (h, w)."""
+) -> tuple[list[tuple[int, Tensor]], tuple[Tensor, Tensor]]:
+    """Objects that stage 1 unprompted and CLIP agree upon: id and mask, bool (h, w); and what stage 1 proposed."""
     nothing = torch.zeros(1, *image.padded_size, device=model.device)
     proposals = model.propose(image.features, nothing, last_only=True)
     probabilities = model.class_logits(proposals.class_embeddings[-1, 0], texts).softmax(-1)[:, :-1]
     features = dense_features(model.clip, squashed(image.pixels, model.size.crop_side)[None])[0]
     mask_logits = proposals.mask_logits[-1, 0]
-    return find_objects(probabilities, mask_logits, features, texts, vocabulary, image.size, image.padded_size)
+    sizes = image.size, image.padded_size
+    return find_objects(probabilities, mask_logits, features, texts, vocabulary, *sizes), (probabilities, mask_logits)

@@ -251,7 +251,8 @@ class ZssegPlus(SegmentationSystem):
             class_ids: indices of the classes that are scored.
             background: without regions, also say where no object was found.
             inspected: with maps: ``proposals``, the queries of stage 1, and ``regions``, what they make of the object
-                and what CLIP said of each; without regions, those of all objects found in the image.
+                and what CLIP said of each; without regions, those of all
+                objects found in the image, or the queries by themselves where there is none.
             regions: for each image, the objects in it, each of them a mask or, all True, a box. None: the objects are
                 found first, see :mod:`systems.zsseg_plus.objects`.
 
