@@ -126,6 +126,7 @@ def test_conflicts_and_locks_have_exit_codes_of_their_own(root, capsys):
     _, error = holding.communicate(timeout=60)
     assert holding.returncode == 3
     assert f"process {os.getpid()} on" in error
+    (folder.checkpoints / "step_1.pt").write_text("hours of work")
     folder.close()
     assert cli.main(["run", START, "--set", "samples=9"]) == 2
     assert "samples: 8 there, 9 now" in capsys.readouterr().err

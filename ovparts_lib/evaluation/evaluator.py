@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -42,6 +42,7 @@ def evaluate(
     boundary: bool = False,
     oracle_rule: OracleRule = "exact",
     double_resize: tuple[int, int] | None = None,
+    predict: Callable[[EvaluationSample], list[Scores]] | None = None,
 ) -> Evaluation:
     """Score a system on all records of a dataset, at the native size of the label files.
 
@@ -70,6 +71,8 @@ def evaluate(
         oracle_rule: how the known object restricts the parts; the released rules by name.
         double_resize: (shortest, longest) side of the released network input, to score against the ground truth that
             the released evaluators see; None: against the label files.
+        predict: what gives the scores of a sample's records in ``oracle_obj``, such as an ablation that is told a part
+            of the truth; None: the system.
 
     Raises:
         ValueError: unknown mode, level or precision, or a limit below 1.
@@ -95,7 +98,8 @@ def evaluate(
                 sample = double_resized_sample(sample, *double_resize)
             found, asked = ImageScore({}), modes
             if "oracle_obj" in modes and getattr(model, "needs_regions", False):
-                scores = _predict(model, sample, full, ("oracle_obj",), device, precision, oracle_rule)
+                oracle = ("oracle_obj",), device, precision, oracle_rule
+                scores = predict(sample) if predict else _predict(model, sample, full, *oracle)
                 found = score_records(scores, sample, full, oracle_rule=oracle_rule, boundary=boundary)
                 asked = tuple(mode for mode in modes if mode != "oracle_obj")
             if asked:

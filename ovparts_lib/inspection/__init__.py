@@ -45,6 +45,7 @@ from ovparts_lib.inspection.part_attention import (
     part_attention,
     part_attention_table,
 )
+from ovparts_lib.inspection.proposals import proposal_grid, proposal_table
 from ovparts_lib.inspection.widgets import browse
 
 __all__ = [
@@ -85,6 +86,8 @@ __all__ = [
     "part_confusion_table",
     "peak_patch",
     "picture_grid",
+    "proposal_grid",
+    "proposal_table",
     "render_error",
     "render_heat",
     "render_overlay",

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import yaml
+from pydantic import ValidationError
 
 from ovparts_lib.atomic import disk_full, is_disk_full, sweep, write_atomically
 from ovparts_lib.processes import allow_open_files
@@ -218,12 +219,14 @@ def folder_state(path: Path, free_keys: frozenset[str]) -> RunState:
 def differing_keys(params: RunParameters, stored: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
     """Parameters that matter and differ: key -> (stored value, value now).
 
-    A parameter that did not exist when the run was stored counts as having had its default.
+    A parameter that did not exist when the run was stored counts as having had the value that the others give it.
     """
     now, free = params.model_dump(), params.free_keys()
-    fields = type(params).model_fields.items()
-    defaults = {key: field.get_default() for key, field in fields if not field.is_required()}
-    was = defaults | dict(stored)
+    try:
+        completed = type(params)(**{key: value for key, value in stored.items() if key in now}).model_dump()
+    except ValidationError:  # stored by another version, under other rules
+        completed = {}
+    was = completed | dict(stored)
     keys = [key for key in (*now, *(key for key in was if key not in now)) if key not in free]
     # A key that is on one side only differs, unless it has no value on the other.
     return {key: (was.get(key), now.get(key)) for key in keys if was.get(key) != now.get(key)}

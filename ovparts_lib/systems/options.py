@@ -220,8 +220,8 @@ class SystemOptions(Options):
             broken.append("trainable: training needs at least one group of parameters")
         if self.evaluate_every > self.iterations > 0:
             broken.append("evaluate_every: larger than iterations; 0 evaluates at the end only")
-        shortest = self.shortest_edge if isinstance(self.shortest_edge, list) else [self.shortest_edge or 0]
-        if max(shortest) > self.longest_edge:
+        edges = self.shortest_edge if isinstance(self.shortest_edge, list) else [self.shortest_edge or 1]
+        if min(edges) > self.longest_edge:
             broken.append("shortest_edge, longest_edge: the shorter side cannot be longer than the longer side")
         if self.batch_size % (self.accumulate * self.devices):
             broken.append("batch_size, accumulate, devices: batch_size must be a multiple of accumulate × devices")

@@ -96,7 +96,8 @@ class CostMaps:
 
 # What can be inspected, by name: ``attention``; ``cost``, of the classes; ``generic_cost``, the first stage of a system
 # that aggregates parts regardless of object and objects first; ``generic_parts``, scores of the former by themselves;
-# ``proposals`` of mask classification; ``calibration``, what SCAN's modules changed in them.
+# ``proposals`` of mask classification, the ``regions`` that they make of an object, and ``calibration``, what semantic
+# integration changed in them.
 Maps = dict[str, AttentionMaps | CostMaps | ProposalMaps | CalibrationMaps | Scores]
 
 

@@ -89,6 +89,22 @@ class System:
         """
         return getattr(self.module("weights"), f"load_{self.name}")(path, size, clip_path, **options)
 
+    def initialise(self, model: nn.Module, clip_path: str | Path, **files: str | Path) -> LoadReport:
+        """Load what the training of a new model begins from: CLIP, and what the folder's ``weights.initialise`` takes.
+
+        Args:
+            model: the rest of it keeps its initial values.
+            clip_path: CLIP weights.
+            **files: others, by the argument of the folder's ``initialise``.
+
+        Raises:
+            CheckpointError: a file is unreadable or does not fit.
+        """
+        weights = self.module("weights")
+        if hasattr(weights, "initialise"):
+            return weights.initialise(model, clip_path, **files)
+        return model.load_clip(clip_path)
+
     def save(self, model: nn.Module, path: str | Path, **metadata: object) -> Path:
         """Write a model as our own file, so that :meth:`load` needs no more than its path.
 

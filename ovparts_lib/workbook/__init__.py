@@ -1,5 +1,6 @@
 """What the notebooks call: each function does what one cell says, from the parameters to the run folder."""
 
+from ovparts_lib.workbook.ablations import ablation_table
 from ovparts_lib.workbook.attention import (
     attention_beside,
     attention_change,
@@ -40,6 +41,7 @@ from ovparts_lib.workbook.own_image import (
     score_map_figures,
 )
 from ovparts_lib.workbook.pictures import attention_figures, comparison_figures
+from ovparts_lib.workbook.prompt_tuning import tune_prompts
 from ovparts_lib.workbook.protocols import (
     describe_protocols,
     intervals_by_protocol,
@@ -67,6 +69,7 @@ from ovparts_lib.workbook.systems import build_model, train, trainable_table
 
 __all__ = [
     "RunOutput",
+    "ablation_table",
     "attention_beside",
     "attention_change",
     "attention_figures",
@@ -123,6 +126,7 @@ __all__ = [
     "train",
     "trainable_table",
     "training_figures",
+    "tune_prompts",
     "under_every_protocol",
     "verify_data",
     "why_they_differ",

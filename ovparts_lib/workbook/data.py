@@ -202,8 +202,10 @@ def open_training(params: Any, reader: Reader) -> TrainingDataset | ClassTrainin
         augmentation=params.augmentation,
         **params.transform_options(size, reader.vocabulary.ignore_label),
     )
-    kind = TrainingDataset if isinstance(reader.vocabulary, PartVocabulary) else ClassTrainingDataset
-    return kind(reader, params.train_split, transform)
+    if not isinstance(reader.vocabulary, PartVocabulary):
+        return ClassTrainingDataset(reader, params.train_split, transform)
+    per_object = SYSTEMS[params.system].model_class.needs_regions
+    return TrainingDataset(reader, params.train_split, transform, per_object=per_object)
 
 
 def show_samples(reader: Reader, split: str, count: int, output: RunOutput) -> None:

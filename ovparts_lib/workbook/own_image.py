@@ -21,7 +21,7 @@ from ovparts_lib.systems.registry import system_of, untrained
 from ovparts_lib.systems.scores import BACKGROUND, Scores
 from ovparts_lib.vocabularies import PartVocabulary
 from ovparts_lib.workbook.output import RunOutput
-from ovparts_lib.workbook.pictures import save_full_size_attention, show_attention
+from ovparts_lib.workbook.pictures import save_full_size_attention, show_attention, show_proposals
 from ovparts_lib.workbook.systems import describe_weights, device_of
 
 WORDS_PER_FIGURE = 12
@@ -132,6 +132,9 @@ def attention_of_views(
         print("attention maps are switched off (attention)")
         return
     for view in views:
+        if model.needs_regions:
+            show_proposals(model, view.image, words, view.name, output)
+            continue
         peaks = view.scores.class_maps().amax(dim=(1, 2))
         best = [view.scores.class_ids[int(index)] for index in peaks.argsort(descending=True)]
         scores, maps = show_attention(model, view.image, words, best, view.name, output)

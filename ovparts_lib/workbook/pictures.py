@@ -30,7 +30,8 @@ def comparison_figures(model: nn.Module, data: PartData, params: Any, output: Ru
     predictions = {"pred_all": [pred_all_map(found, vocabulary=vocabulary) for found in scores]}
     if data.of_parts:
         predictions["oracle_obj"] = [
-            oracle_prediction(found, sample, vocabulary) for found, sample in zip(scores, samples, strict=True)
+            oracle_prediction(of_records(model, sample, vocabulary, found), sample, vocabulary)
+            for found, sample in zip(scores, samples, strict=True)
         ]
     captions = {
         "oracle_obj": "Objects and their masks are given; only an object's own parts compete inside it.",
@@ -56,11 +57,18 @@ def comparison_figures(model: nn.Module, data: PartData, params: Any, output: Ru
         )
 
 
-def oracle_prediction(scores: Scores, sample: Any, vocabulary: PartVocabulary) -> Tensor:
+def of_records(model: nn.Module, sample: Any, vocabulary: PartVocabulary, scores: Scores) -> list[Scores]:
+    """Scores for each record of a sample: those of the image, unless they depend on the record's object."""
+    if model.needs_regions:
+        return model.predict([sample.image], vocabulary, regions=[sample.regions])
+    return [scores] * len(sample.regions)
+
+
+def oracle_prediction(scores: Sequence[Scores], sample: Any, vocabulary: PartVocabulary) -> Tensor:
     """The oracle-obj label maps of all records of an image in one map, later ones on top; the ignore label outside."""
     labels = torch.full_like(sample.part_map, vocabulary.ignore_label)
-    for region in sample.regions:
-        predicted = oracle_map(scores, region.object_id, vocabulary).cpu()[region.box]
+    for region, found in zip(sample.regions, scores, strict=True):
+        predicted = oracle_map(found, region.object_id, vocabulary).cpu()[region.box]
         labels[region.box] = torch.where(region.mask, predicted, labels[region.box])
     return labels
 
@@ -70,6 +78,9 @@ def attention_figures(model: nn.Module, data: PartData, params: Any, output: Run
     vocabulary = data.evaluation.vocabulary
     for index in chosen_images(data, params.attention_images):
         sample = data.evaluation[index]
+        if model.needs_regions:
+            show_proposals(model, sample.image, vocabulary, sample.image_id, output, sample)
+            continue
         largest = largest_classes(sample.part_map if data.of_parts else sample.label_map, vocabulary)
         show_attention(model, sample.image, vocabulary, largest, sample.image_id, output)
 
@@ -130,6 +141,44 @@ def show_opinions(proposals: ProposalMaps, name: str, output: RunOutput) -> None
         "the proposal network (which also weighs the mask), of CLIP, and of both combined.",
         data=table,
     )
+
+
+def show_proposals(
+    model: nn.Module, image: Tensor, vocabulary: PartVocabulary, name: str, output: RunOutput, sample: Any = None
+) -> None:
+    """Masks that a two-stage system proposes, and the regions they make, each with what both stages call it.
+
+    Args:
+        model: a system that needs regions.
+        image: uint8 (3, H, W) RGB.
+        vocabulary: the words.
+        name: of the picture.
+        output: keeps the figures.
+        sample: the image's labels, whose first record is shown; None: the objects that the system finds.
+    """
+    regions, truth, of = None, None, ""
+    if sample is not None:
+        region = sample.regions[0]
+        regions, of = [[region]], f", {vocabulary.objects[region.object_id]}"
+        truth = torch.full_like(sample.part_map, vocabulary.ignore_label)
+        truth[region.box] = torch.where(region.mask, sample.part_map[region.box], vocabulary.ignore_label)
+    _, maps = model.inspect([image], vocabulary, regions=regions)[0]
+    captions = {
+        "proposals": "Queries of stage 1, those that count most first: mask, best class and its probability, quality.",
+        "regions": "Regions where one class wins over all queries, as CLIP is shown them, and what either stage says.",
+    }
+    for kind, caption in captions.items():
+        if kind not in maps:
+            print(f"{name}: no object found, so there are no {kind}")
+            continue
+        table = inspection.proposal_table(maps[kind], truth, len(vocabulary.parts))
+        output.figure(
+            inspection.proposal_grid(maps[kind], table),
+            f"{kind}_{name}",
+            title=f"{kind.capitalize()}: {name}{of}",
+            caption=caption,
+            data=table,
+        )
 
 
 def show_cost(

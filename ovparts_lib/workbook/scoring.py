@@ -58,14 +58,14 @@ def evaluate_stage(model: nn.Module, data: PartData, params: Any, output: RunOut
                 )
             print(f"{stage}: scored before, read from {folder.name}")
             return evaluation
-    evaluation = evaluate(model, data.evaluation, workers=params.workers, **_options(params))
+    evaluation = evaluate(model, data.evaluation, workers=params.workers, **evaluation_options(params))
     evaluation.weights = weights
     evaluation.save(folder)
     return evaluation
 
 
-def _options(params: Any) -> dict[str, Any]:
-    """How the parameters want scoring done."""
+def evaluation_options(params: Any) -> dict[str, Any]:
+    """How the parameters want scoring done: arguments of :func:`ovparts_lib.evaluation.evaluate`."""
     return {
         "device": device_of(params),
         "precision": params.precision,
@@ -91,7 +91,7 @@ def quick_scores(dataset: EvaluationDataset, params: Any) -> Callable[[nn.Module
     def scores(model: nn.Module, step: int) -> dict[str, float]:
         if step == params.iterations:
             return {}  # the notebook scores the final weights itself
-        evaluation = evaluate(model, dataset, progress=False, strict=False, **_options(params))
+        evaluation = evaluate(model, dataset, progress=False, strict=False, **evaluation_options(params))
         results = score_all(evaluation, params.protocols[:1])
         return {f"{one.mode}_{key}": one.summary[key] for one in results for key in figures}
 

@@ -54,7 +54,7 @@ def build_model(params: Any, output: RunOutput | None = None) -> tuple[nn.Module
             raise CheckpointError(f"{untrained(report, system)}. Train from it (initialise_from) rather than score it")
     else:
         model = system.build(size, **options)
-        report = model.load_clip(clip_path)
+        report = system.initialise(model, clip_path, **beside)
     model.set_trainable(params.trainable)
     if output is not None:
         output.run.record_once(weight_hashes=weight_hashes(params))

@@ -32,7 +32,7 @@ class SemanticFolder:
     published: Published | None = None
 
 
-_OVSEG = "data description of OVSeg"
+_DESCRIBED = "data description of OVSeg"
 # Names below the folder that the registry gives: label files as the scripts of OVSeg and SCAN write them.
 LAYOUTS: dict[str, dict[str, SemanticFolder]] = {
     "coco_stuff_171": {
@@ -41,12 +41,12 @@ LAYOUTS: dict[str, dict[str, SemanticFolder]] = {
     },
     "ade20k_150": {
         "train": SemanticFolder("images/training", "annotations_detectron2/training", Published(20_210, "ADE20K")),
-        "val": SemanticFolder("images/validation", "annotations_detectron2/validation", Published(2_000, _OVSEG)),
+        "val": SemanticFolder("images/validation", "annotations_detectron2/validation", Published(2_000, _DESCRIBED)),
     },
     "ade20k_847": {
         "train": SemanticFolder("images_detectron2/training", "annotations_detectron2/training"),
         "val": SemanticFolder(
-            "images_detectron2/validation", "annotations_detectron2/validation", Published(2_000, _OVSEG)
+            "images_detectron2/validation", "annotations_detectron2/validation", Published(2_000, _DESCRIBED)
         ),
     },
     "pascal_context_59": {

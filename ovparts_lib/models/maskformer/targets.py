@@ -33,7 +33,7 @@ def segments_of(
     """
     results = []
     for number, labels in enumerate(label_maps):
-        class_ids = labels.unique()
+        class_ids = labels.unique().long()  # loaders hand over the small type, which would index as a mask
         class_ids = class_ids[class_ids != ignore_label]
         wrong = class_ids[(class_ids < 0) | (class_ids >= count)]
         if len(wrong):

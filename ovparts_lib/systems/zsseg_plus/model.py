@@ -9,7 +9,7 @@ the code released with it.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, get_args
 
 import torch
@@ -43,9 +43,10 @@ from ovparts_lib.systems.zsseg_plus.proposals import (
     object_feature,
 )
 from ovparts_lib.systems.zsseg_plus.regions import TEMPERATURE
-from ovparts_lib.systems.zsseg_plus.size import RELEASED, ZssegPlusSize
+from ovparts_lib.systems.zsseg_plus.size import MINIATURE_ZSSEG_PLUS, RELEASED, ZssegPlusSize
 from ovparts_lib.vocabularies import PartVocabulary
 
+SIZES = {"released": RELEASED, "miniature": MINIATURE_ZSSEG_PLUS}
 # Beginnings of parameter names; CLIP and the prompts never train with stage 1.
 TRAINABLE_GROUPS = {
     "backbone": ("backbone.",),
@@ -72,7 +73,8 @@ class ZssegPlus(SegmentationSystem):
         label_resize: how object masks come to the size of stage 1: ``centre``, or ``floor`` as released.
         dropout: of the transformer decoder, in training.
         prompt_dropout: share of training records whose object mask is withheld, so that stage 1 also works without one
-            (pred-all). 0 as published, where a fault withheld the masks of some classes; see ``ObjectRemap``.
+            (pred-all). 0 as published.
+        withheld_objects: objects whose masks are withheld in training, as a fault did in the released one.
         mask_weight: of the focal loss, in matching too.
         no_object_weight: of queries without a match in the classification loss.
         lr_multipliers: factors of the learning rate by trainable group; None for a backbone at 0.1, as released.
@@ -99,6 +101,7 @@ class ZssegPlus(SegmentationSystem):
         label_resize: LabelResize = "centre",
         dropout: float = 0.1,
         prompt_dropout: float = 0.0,
+        withheld_objects: Collection[str] = (),
         mask_weight: float = 20.0,
         no_object_weight: float = 0.1,
         lr_multipliers: Mapping[str, float] | None = None,
@@ -123,7 +126,7 @@ class ZssegPlus(SegmentationSystem):
         self.ensemble, self.ensemble_weight, self.class_rule = ensemble, ensemble_weight, class_rule
         self.stage2_object, self.label_resize = stage2_object, label_resize
         self.key_mask, self.feature_mean = key_mask, feature_mean
-        self.prompt_dropout = prompt_dropout
+        self.prompt_dropout, self.withheld_objects = prompt_dropout, frozenset(withheld_objects)
         self.lr_multipliers = dict(LR_MULTIPLIERS if lr_multipliers is None else lr_multipliers)
         self.mask_weight, self.no_object_weight = mask_weight, no_object_weight
         self.clip = build_clip(size.clip, quick_gelu=True)
@@ -143,6 +146,11 @@ class ZssegPlus(SegmentationSystem):
             dropout=dropout,
         )
         self.set_trainable(RELEASED_GROUPS)
+
+    @property
+    def conditional(self) -> bool:
+        """Whether the prompts depend on the object's image."""
+        return self.prompt_learner.conditional
 
     @property
     def device(self) -> torch.device:
@@ -212,7 +220,9 @@ class ZssegPlus(SegmentationSystem):
             ignore_label=vocabulary.ignore_label,
             image_ids=batch.get("image_ids"),
         )
-        masks = record_masks([each.to(self.device) for each in batch["object_maps"]], size, vocabulary.ignore_label)
+        withheld = [number for number, name in enumerate(vocabulary.objects) if name in self.withheld_objects]
+        object_maps = [object_map.to(self.device) for object_map in batch["object_maps"]]
+        masks = record_masks(object_maps, size, vocabulary.ignore_label, withheld)
         if self.prompt_dropout and self.training:
             masks = masks * (torch.rand(len(masks)) >= self.prompt_dropout).to(masks).view(-1, 1, 1)
         proposals = self.propose(self.encode_images(pixels), masks)

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Self
 
 from ovparts_lib.models.backbones.resnet import RESNET_50, ResNetSize
 from ovparts_lib.models.clip.towers import MINIATURE, VIT_B_16, ClipSize
@@ -52,11 +50,6 @@ class ZssegPlusSize:
     def __post_init__(self) -> None:
         if self.crop_side < 1 or self.crop_side % self.clip.patch_size:
             raise ValueError(f"crop_side {self.crop_side} is not a multiple of CLIP's patches, {self.clip.patch_size}")
-
-    @classmethod
-    def from_metadata(cls, stated: Mapping[str, Any]) -> Self:
-        """From what ``dataclasses.asdict`` made of a size, as our own weight files say it."""
-        return cls(**{**stated, "clip": ClipSize(**stated["clip"]), "backbone": ResNetSize(**stated["backbone"])})
 
 
 RELEASED = ZssegPlusSize()

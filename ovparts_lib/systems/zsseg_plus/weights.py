@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +21,7 @@ from ovparts_lib.checkpoints.resnet import load_resnet_into
 from ovparts_lib.models.clip.towers import Activation
 from ovparts_lib.systems.ovseg.weights import ADAPTER
 from ovparts_lib.systems.ovseg.weights import released_name as maskformer_name
+from ovparts_lib.systems.system import stated_size
 from ovparts_lib.systems.zsseg_plus.model import ZssegPlus
 from ovparts_lib.systems.zsseg_plus.size import RELEASED, ZssegPlusSize
 
@@ -58,7 +58,7 @@ def load_zsseg_plus(
     """A ZSSeg+ with the weights of a file; which kind is recognised from the content.
 
     - Released, for Pascal-Part-116 and ADE20K-Part-234: CLIP and prompts included, CLIP in half precision.
-    - Our own, see :func:`save_zsseg_plus`.
+    - Our own.
 
     Args:
         path: file or folder.
@@ -80,7 +80,7 @@ def load_zsseg_plus(
     state = read_tensors(path)
     if metadata is not None:
         options = {"conditional": metadata["conditional"], **options}
-        model = ZssegPlus(size or ZssegPlusSize.from_metadata(metadata["size"]), **options)
+        model = ZssegPlus(size or stated_size(ZssegPlusSize, metadata["size"]), **options)
         return model, load_strictly(model, state, source=str(path), kind="ovparts weights")
     if f"{ADAPTER}{LEARNER}prefix_prompt" not in state or f"{ADAPTER}non_object_embedding" not in state:
         raise CheckpointError(f"{path} is no ZSSeg+ checkpoint; its first tensors: {list(state)[:5]}")
@@ -89,18 +89,6 @@ def load_zsseg_plus(
         model, state, source=str(path), kind="ZSSeg+ of OV-PARTS", names=released_names, drop=is_unused
     )
     return model, report
-
-
-def save_zsseg_plus(model: ZssegPlus, path: str | Path, **metadata: object) -> Path:
-    """Write a ZSSeg+ as our own file, so that :func:`load_zsseg_plus` needs no more than its path.
-
-    Args:
-        model: the model.
-        path: file to write, ``….safetensors``; replaced as a whole or not at all.
-        **metadata: anything JSON can say that should be kept with the weights.
-    """
-    own = {"system": SYSTEM, "size": asdict(model.size), "conditional": model.prompt_learner.conditional}
-    return save_weights(model, path, {**metadata, **own})
 
 
 def load_prompts_into(model: ZssegPlus, path: str | Path) -> LoadReport:
@@ -150,26 +138,29 @@ def save_prompts(model: ZssegPlus, path: str | Path, **metadata: object) -> Path
 
 def initialise(
     model: ZssegPlus,
+    clip_path: str | Path,
     *,
-    clip_weights: str | Path | None = None,
-    clip_activation: Activation | None = None,
     prompts: str | Path | None = None,
     backbone: str | Path | None = None,
-) -> list[LoadReport]:
-    """What a training of stage 1 begins from.
+) -> LoadReport:
+    """What a training of stage 1 begins from; the rest of the model is new.
 
     Args:
         model: receives the weights.
-        clip_weights: OpenAI's ViT-B/16, or another CLIP of the model's size.
-        clip_activation: see :func:`checkpoints.clip.load_clip_into`.
-        prompts: see :func:`load_prompts_into`.
+        clip_path: OpenAI's ViT-B/16, or another CLIP of the model's size.
+        prompts: see :func:`load_prompts_into`; None if they are tuned later.
         backbone: ResNet-50 pre-trained on ImageNet, with torchvision's names or detectron2's.
+
+    Raises:
+        CheckpointError: a file is unreadable or does not fit.
     """
-    reports = []
-    if clip_weights is not None:
-        reports.append(load_clip_into(model.clip, clip_weights, activation=clip_activation))
+    reports = [load_clip_into(model.clip, clip_path)]
     if prompts is not None:
         reports.append(load_prompts_into(model, prompts))
     if backbone is not None:
         reports.append(load_resnet_into(model.backbone, backbone))
-    return reports
+    return LoadReport(
+        " and ".join(report.source for report in reports),
+        " and ".join(report.kind for report in reports),
+        *(tuple(name for report in reports for name in getattr(report, part)) for part in ("loaded", "dropped")),
+    )

@@ -19,7 +19,7 @@ from ovparts_lib.systems.partcatseg.losses import (
 )
 
 BACKGROUND_WEIGHT = 0.05
-FOLDER = Path(__file__).parents[1] / "golden" / "partcatseg"
+FOLDER = Path(__file__).parents[2] / "golden" / "partcatseg"
 PART_TO_GENERIC, PART_TO_OBJECT = (1, 0, 1, 2, 0), (0, 0, 1, 1, 2)
 
 

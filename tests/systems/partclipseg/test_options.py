@@ -27,9 +27,9 @@ def test_generic_parts_come_when_asked_for():
 def test_asking_for_generic_parts_changes_nothing_else():
     model, images = tiny_partclipseg(), [random_image(60, 80, 1)]
     (plain,), ((asked, _),) = model.predict(images, VOCABULARY), model.inspect(images, VOCABULARY)
-    assert torch.allclose(plain.logits, asked.logits, atol=1e-6)
-    assert torch.allclose(plain.background, asked.background, atol=1e-6)
-    assert torch.allclose(plain.objects.logits, asked.objects.logits, atol=1e-6)
+    assert torch.allclose(plain.logits, asked.logits, atol=1e-4)
+    assert torch.allclose(plain.background, asked.background, atol=1e-4)
+    assert torch.allclose(plain.objects.logits, asked.objects.logits, atol=1e-4)
 
 
 @pytest.mark.parametrize("rule", ["corrected", "released"])

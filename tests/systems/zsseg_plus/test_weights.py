@@ -11,13 +11,13 @@ from ovparts_lib.checkpoints.reading import CheckpointError
 from ovparts_lib.checkpoints.resnet import load_resnet_into
 from ovparts_lib.models.backbones.resnet import ResNet, ResNetSize
 from ovparts_lib.models.clip.towers import build_clip
+from ovparts_lib.systems.zsseg_plus import SYSTEM
 from ovparts_lib.systems.zsseg_plus.weights import (
     initialise,
     load_prompts_into,
     load_zsseg_plus,
     released_names,
     save_prompts,
-    save_zsseg_plus,
 )
 from tests.golden.released_zsseg_plus import FOLDER
 from tests.systems.zsseg_plus.tiny import CLIP, TINY_ZSSEG_PLUS, tiny_zsseg_plus
@@ -60,7 +60,7 @@ def test_released_files_of_either_dataset(tmp_path, classes):
 
 def test_our_own_files_say_what_they_are(tmp_path):
     source = tiny_zsseg_plus(2, conditional=True)
-    path = save_zsseg_plus(source, tmp_path / "weights.safetensors", note="x")
+    path = SYSTEM.save(source, tmp_path / "weights.safetensors", note="x")
     model, _ = load_zsseg_plus(path, ensemble_weight=0.3)
     assert model.size == TINY_ZSSEG_PLUS
     assert model.prompt_learner.conditional and model.ensemble_weight == 0.3
@@ -122,7 +122,8 @@ def test_a_training_begins_from_clip_and_prompts(tmp_path):
     path = save_clip(clip, CLIP, tmp_path / "clip.safetensors")
     prompts = save_prompts(tiny_zsseg_plus(3), tmp_path / "prompts.safetensors")
     model = tiny_zsseg_plus()
-    assert len(initialise(model, clip_weights=path, prompts=prompts)) == 2
+    report = initialise(model, path, prompts=prompts)
+    assert len(report.loaded) == len(clip.state_dict()) + len(model.prompt_learner.state_dict())
     assert torch.equal(model.clip.visual.proj, clip.visual.proj)
 
 
