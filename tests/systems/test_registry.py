@@ -30,6 +30,8 @@ GOLDEN = Path(__file__).parents[1] / "golden"
         ("partclipseg/partclipseg", "partclipseg"),
         ("ovseg/swinB_vitL14", "ovseg"),
         ("ovseg/r101c_vitB16", "ovseg"),
+        ("scan/scan_vitL", "scan"),
+        ("scan/scan_vitB", "scan"),
     ],
 )
 def test_a_released_file_goes_to_the_loader_of_its_system(manifest, system, tmp_path, monkeypatch):

@@ -20,7 +20,6 @@ from ovparts_lib.miniature.layouts.writing import Layout, Written
 from ovparts_lib.miniature.scene import (
     FIGURES,
     SIZES,
-    Scene,
     arrange,
     draw_names,
     generator,
@@ -98,15 +97,15 @@ def write_picture(dataset: str, root: Path, seed: int, split: str, index: int) -
 
     found = (visible_thing(item.pose, part_map[instances == n], words) for n, item in enumerate(placed))
     things = tuple(thing for thing in found if thing.pixels)
-    scene = Scene(finish_picture(canvas.image(), rng), part_map, objects, instances, things, place)
+    picture = finish_picture(canvas.image(), rng)
     image_id, places = f"mini_{split}_{index:06d}", PLACES[dataset]
     name = f"{places.get(split, places['val']).images}/{image_id}.jpg"
-    Image.fromarray(scene.image).save(root / name, quality=int(rng.integers(80, 96)))
+    Image.fromarray(picture).save(root / name, quality=int(rng.integers(80, 96)))
     if split in places:
         suffix = ".tif" if ignore > 255 else ".png"
         Image.fromarray(labels).save(root / places[split].labels / f"{image_id}{suffix}")
     present = tuple(load_vocabulary(dataset).classes[i] for i in np.unique(labels) if i != ignore)
-    return Written(split, image_id, name, scene_caption(scene, rng), present, labels.shape)
+    return Written(split, image_id, name, scene_caption(things, place, rng), present, labels.shape)
 
 
 def finish(root: Path, pictures: Sequence[Written]) -> None:

@@ -7,9 +7,9 @@ SYSTEM = System(
     name="scan",
     title="SCAN",
     paper="Liu et al., CVPR 2024",
-    licence="Apache 2.0, parts of it CC BY-NC 4.0 (OVSeg)",
+    licence="non-commercial",
     notebook="26_scan",
     options=ScanOptions,
     model="Scan",
-    marks=("clip_adapter.original_clip.", "LFM.conv1.", "fusion_decoder."),
+    marks=("clip_adapter.original_clip.", "LFM.", "oriclip_mlp.", "fusion_decoder.", "lightweight_transformer."),
 )
