@@ -52,8 +52,8 @@ QUICK = {"evaluate_before_training": False, "comparison_images": 1, "attention_i
 
 
 def shipped(notebook: str) -> dict[str, Any]:
-    """The parameters of ``params/miniature``."""
-    return yaml.safe_load((project_root() / "params" / "miniature" / f"{notebook}.yaml").read_text(encoding="utf-8"))
+    """The parameters of ``params/miniature``, with all that follows from their recipe."""
+    return load_parameters(project_root() / "params" / "miniature" / f"{notebook}.yaml").model_dump()
 
 
 def budget(iterations: int | None, notebook: str) -> tuple[int, int]:

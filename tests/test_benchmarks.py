@@ -10,7 +10,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-import yaml
 
 from ovparts_lib.runs import load_parameters
 from ovparts_lib.runs.batch import _begins_from
@@ -42,7 +41,7 @@ def run_all(monkeypatch):
 
 @pytest.mark.parametrize("iterations", [None, 7])
 def test_all_variants_are_trained_on_as_many_pictures(ablations, tmp_path, iterations):
-    demo = yaml.safe_load((ROOT / "params" / "miniature" / "20_clipseg.yaml").read_text(encoding="utf-8"))
+    demo = ablations.shipped("20_clipseg")
     pictures = (iterations or demo["iterations"]) * demo["batch_size"]
     folders = set()
     for variant in ablations.VARIANTS:

@@ -55,7 +55,7 @@ def test_the_evidence_lets_the_step_be_computed_again(tmp_path):
     evidence = torch.load(caught.value.evidence, weights_only=True)
     assert evidence["step"] == 4
     assert [len(batch["image_ids"]) for batch in evidence["batches"]] == [4, 4]
-    assert evidence["batches"][0]["vocabulary"]["parts"] == list(WORDS.parts)
+    assert evidence["batches"][0]["vocabulary"]["classes"] == list(WORDS.classes)
 
     again = Failing("nan")
     again.load_state_dict(evidence["model"])
