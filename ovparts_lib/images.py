@@ -121,13 +121,16 @@ def check_label_resize(rule: str) -> None:
 
 
 def shortest_edge_size(height: int, width: int, shortest: int, longest: int) -> tuple[int, int]:
-    """Size with the short side at ``shortest``, or the long side at ``longest`` if it would exceed that; detectron2."""
+    """Size with the short side at ``shortest``, or the long side at ``longest`` if it would exceed that; detectron2.
+
+    No side is less than 1 pixel, however long and thin the picture.
+    """
     scale = shortest / min(height, width)
     new_height, new_width = (shortest, scale * width) if height < width else (scale * height, shortest)
     if max(new_height, new_width) > longest:
         shrink = longest / max(new_height, new_width)
         new_height, new_width = new_height * shrink, new_width * shrink
-    return int(new_height + 0.5), int(new_width + 0.5)
+    return max(1, int(new_height + 0.5)), max(1, int(new_width + 0.5))
 
 
 def square_pixels(

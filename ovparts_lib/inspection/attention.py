@@ -16,7 +16,7 @@ from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from ovparts_lib.inspection.figures import as_picture, new_figure, panel_picture, styled
+from ovparts_lib.inspection.figures import as_picture, new_figure, panel_aspect, panel_picture, styled
 from ovparts_lib.systems.scores import AttentionMaps, Scores
 
 Source = Literal["class_token", "peak", "received"]
@@ -263,7 +263,7 @@ def _asking(source: Source, logits: Tensor, grid: tuple[int, int]) -> Source | t
 
 
 def _panels(picture: np.ndarray, rows: int, columns: int, *, bars: bool = True) -> tuple[Figure, np.ndarray]:
-    aspect = picture.shape[0] / picture.shape[1]
+    aspect = panel_aspect(picture)
     width = min(11.0, 3.6 * columns + 0.6)
     panel = min(width / columns * aspect, 5.0)
     figure = new_figure(width, rows * (panel + (0.62 if bars else 0.28)) + (0.4 if bars else 0.1), pictures=True)

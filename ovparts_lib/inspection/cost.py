@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from ovparts_lib.inspection.attention import render_heat
-from ovparts_lib.inspection.figures import new_figure, panel_picture, styled
+from ovparts_lib.inspection.figures import new_figure, panel_aspect, panel_picture, styled
 from ovparts_lib.systems.scores import CostMaps, Scores
 
 OTHERS = 6  # classes shown in class attention beside the words
@@ -38,8 +38,7 @@ def cost_maps(
     """
     indices = _indices(cost, words)
     picture = panel_picture(image)
-    aspect = picture.shape[0] / picture.shape[1]
-    figure = new_figure(9.0, len(indices) * (3.0 * aspect + 0.4) + 0.2, pictures=True)
+    figure = new_figure(9.0, len(indices) * (3.0 * panel_aspect(picture) + 0.4) + 0.2, pictures=True)
     axes = figure.subplots(len(indices), 3, squeeze=False)
     for row, index in zip(axes, indices, strict=True):
         before = _covering(cost.before[index], scores)

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from ovparts_lib.inspection.attention import render_heat
 from ovparts_lib.inspection.attention_statistics import layer_of, patch_labels, pooled_map
-from ovparts_lib.inspection.figures import new_figure, panel_picture, styled
+from ovparts_lib.inspection.figures import new_figure, panel_aspect, panel_picture, styled
 from ovparts_lib.systems.scores import AttentionMaps, Scores
 from ovparts_lib.vocabularies import PartVocabulary
 
@@ -185,7 +185,7 @@ def _heat_maps(image: Tensor | np.ndarray, lines: list[list[tuple[str, np.ndarra
     """Lines of maps (h, w) with their titles over the picture, each up to its own peak."""
     picture, columns = panel_picture(image), max(map(len, lines))
     width = min(11.0, 2.6 * columns)
-    panel = width / columns * picture.shape[0] / picture.shape[1]
+    panel = width / columns * panel_aspect(picture)
     figure = new_figure(width, len(lines) * (panel + 0.45), pictures=True)
     axes = figure.subplots(len(lines), columns, squeeze=False)
     for ax in axes.ravel():

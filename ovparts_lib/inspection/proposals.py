@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from ovparts_lib.inspection.attention import render_heat
-from ovparts_lib.inspection.figures import new_figure, panel_picture, styled, wrapped
+from ovparts_lib.inspection.figures import new_figure, panel_aspect, panel_picture, styled, wrapped
 from ovparts_lib.systems.proposals import ProposalMaps, mask_overlap, mask_quality
 
 _PANEL = 2.75  # inches
@@ -57,7 +57,7 @@ def proposal_grid(maps: ProposalMaps, table: pd.DataFrame, *, columns: int = 4, 
     shown, picture = table.head(count), panel_picture(maps.image)
     columns = min(columns, len(shown))
     rows = -(-len(shown) // columns)
-    aspect = picture.shape[0] / picture.shape[1]
+    aspect = panel_aspect(picture)
     figure = new_figure(_PANEL * columns, rows * (_PANEL * aspect + 0.75) + 0.2, pictures=True)
     axes = figure.subplots(rows, columns, squeeze=False).ravel()
     for ax in axes:

@@ -209,7 +209,7 @@ def open_training(params: Any, reader: Reader) -> TrainingDataset | ClassTrainin
 
 
 def show_samples(reader: Reader, split: str, count: int, output: RunOutput) -> None:
-    """Pictures beside their labels, spread evenly over a split, with the pixels of each class as CSV."""
+    """Pictures under their labels, spread evenly over a split, with the pixels of each class as CSV."""
     records = {record.image_id: record for record in reader.records(split)}
     chosen = [list(records.values())[i] for i in np.linspace(0, len(records) - 1, min(count, len(records))).astype(int)]
     samples = [read_classes(reader, record) for record in chosen]
@@ -228,7 +228,7 @@ def show_samples(reader: Reader, split: str, count: int, output: RunOutput) -> N
         figure,
         f"samples_{split}",
         title=f"Samples of {split}",
-        caption="Pictures beside their labels; the legend names the classes that occur.",
+        caption="Labels laid over their pictures; the legend names the classes that occur.",
         data=pd.concat(rows, ignore_index=True),
     )
 

@@ -9,7 +9,7 @@ import pandas as pd
 from IPython.display import display
 from matplotlib.figure import Figure
 
-from ovparts_lib.atomic import write_atomically
+from ovparts_lib.atomic import safe_name, write_atomically
 from ovparts_lib.inspection import save_figure
 from ovparts_lib.runs import RunFolder, RunParameters
 
@@ -50,15 +50,20 @@ class RunOutput:
         self.run.record(**facts)
 
     def figure(self, figure: Figure, name: str, *, title: str, caption: str, data: pd.DataFrame | None = None) -> None:
-        """Show a figure and save it as ``figures/<name>.png``, with its data as CSV beside it."""
-        save_figure(figure, self.run.figures / f"{name}.png", data)
-        self._figures[name] = {"file": f"figures/{name}.png", "title": title, "caption": caption}
+        """Show a figure and save it as ``figures/<name>.png``, with its data as CSV beside it.
+
+        The file's name is the :func:`ovparts_lib.atomic.safe_name` of ``name``, which may hold a user's text.
+        """
+        file = f"{safe_name(name)}.png"
+        save_figure(figure, self.run.figures / file, data)
+        self._figures[name] = {"file": f"figures/{file}", "title": title, "caption": caption}
         display(figure)
 
     def table(self, frame: pd.DataFrame, name: str, *, title: str) -> pd.DataFrame:
-        """Save a table as ``tables/<name>.csv`` and give it back to be shown."""
-        write_atomically(self.run.tables / f"{name}.csv", frame.to_csv(index=False))
-        self._tables[name] = {"file": f"tables/{name}.csv", "title": title}
+        """Save a table as ``tables/<name>.csv``, named as figures are, and give it back to be shown."""
+        file = f"{safe_name(name)}.csv"
+        write_atomically(self.run.tables / file, frame.to_csv(index=False))
+        self._tables[name] = {"file": f"tables/{file}", "title": title}
         return frame
 
     def finish(self, headline: list[dict[str, Any]] | None = None, **facts: Any) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +14,7 @@ from matplotlib.figure import Figure
 from torch import Tensor, nn
 
 from ovparts_lib import inspection
+from ovparts_lib.atomic import safe_name
 from ovparts_lib.checkpoints.reading import LoadReport
 from ovparts_lib.data import read_image
 from ovparts_lib.evaluation import pred_all_map
@@ -76,15 +79,25 @@ def look_at_images(model: nn.Module, words: PartVocabulary, params: Any) -> list
     Raises:
         DatasetError: a photograph is missing or damaged.
     """
-    views, names = [], set()
-    for number, source in enumerate(params.images):
+    views = []
+    for source, name in zip(params.images, unique_names(params.images), strict=True):
         image = read_image(resolve_path(source))
-        name = Path(source).stem
-        name = name if name not in names else f"{name}_{number}"
-        names.add(name)
         scores = model.predict([image], words, background=params.background)[0]
         views.append(View(name, image, scores, pred_all_map(scores, vocabulary=words).cpu()))
     return views
+
+
+def unique_names(files: Sequence[str]) -> list[str]:
+    """The files' names without extension; one that another file has too, in whatever case, is numbered from 2."""
+    stems = [Path(file).stem for file in files]
+    taken, names = set[str](), []
+    for stem in stems:
+        numbered = (f"{stem}_{number}" for number in count(2))
+        others = {other.lower() for other in stems} | taken
+        name = stem if stem.lower() not in taken else next(each for each in numbered if each.lower() not in others)
+        taken.add(name.lower())
+        names.append(name)
+    return names
 
 
 def overlay_figures(views: list[View], words: PartVocabulary, output: RunOutput) -> None:
@@ -99,7 +112,7 @@ def overlay_figures(views: list[View], words: PartVocabulary, output: RunOutput)
             data=word_table(view, words),
         )
         painted = inspection.render_overlay(view.image, view.label_map, colours)
-        inspection.save_picture(painted, output.run.figures / f"overlay_{view.name}_full.png")
+        inspection.save_picture(painted, output.run.figures / f"{safe_name(f'overlay_{view.name}_full')}.png")
 
 
 def word_table(view: View, words: PartVocabulary) -> pd.DataFrame:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from ovparts_lib import inspection
+from ovparts_lib.atomic import safe_name
 from ovparts_lib.evaluation import oracle_map, pred_all_map
 from ovparts_lib.systems.proposals import CalibrationMaps, ProposalMaps
 from ovparts_lib.systems.scores import AttentionMaps, CostMaps, Maps, Scores
@@ -245,7 +246,7 @@ def save_full_size_attention(image: Tensor, scores: Scores, maps: Maps, name: st
     for number, word in enumerate(attention.queries):
         place = inspection.peak_patch(scores.logits[number], attention.grid)
         heat = inspection.attention_map(attention.decoder[last][number], attention.grid, place)
-        file = f"attention_{name}_{word.replace(' ', '_')}_full.jpg"
+        file = f"{safe_name(f'attention_{name}_{word}_full')}.jpg"
         inspection.save_picture(inspection.render_heat(image, heat), output.run.figures / file)
 
 

@@ -175,7 +175,7 @@ def class_figures(evaluation: Evaluation, tables: dict[str, pd.DataFrame], outpu
             inspection.iou_heatmap(table),
             f"iou_heatmap_{mode}",
             title=f"IoU by object and part, {name}",
-            caption=f"Rows are objects, unseen ones marked; columns are generic parts. Protocol {protocol}.",
+            caption=f"Objects, unseen ones marked *, against generic parts. Protocol {protocol}.",
             data=table,
         )
     if isinstance(evaluation.vocabulary, PartVocabulary):
@@ -230,10 +230,12 @@ def training_figures(history: pd.DataFrame, output: RunOutput) -> None:
     """Loss and learning rate over the steps, with the evaluations in between; nothing where nothing was trained."""
     if history.empty:
         return
+    evaluated = history.filter(like="evaluation/").notna().any(axis=None)
+    scored = "; marks where the model was scored during training" if evaluated else ""
     output.figure(
         inspection.training_curve(history),
         "training",
         title="Training",
-        caption="Loss and learning rate per step; marks where the model was scored during training.",
+        caption=f"Loss and learning rate per step{scored}.",
         data=history,
     )

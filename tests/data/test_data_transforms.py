@@ -130,6 +130,7 @@ def test_label_types_survive_and_bad_rules_do_not():
         (50, 64, 64, 76, (59, 76)),
         (500, 334, 800, 1333, (1198, 800)),
         (100, 1000, 800, 1333, (133, 1333)),
+        (1, 3000, 800, 1333, (1, 1333)),  # rounds to no pixel at all
     ],
 )
 def test_shortest_edge_size(height, width, shortest, longest, expected):

@@ -75,3 +75,9 @@ def test_missing_words_are_named(cost):
     picture = torch.zeros(3, 40, 60, dtype=torch.uint8)
     with pytest.raises(ValueError, match="no cost map for 'cat'; there are dog's head"):
         cost_maps(picture, scores_of(cost), cost, words=["cat"])
+
+
+@pytest.mark.parametrize("size", [(300, 1), (1, 300)])
+def test_the_figure_of_an_extreme_shape_stays_small(cost, size):
+    scores = Scores(cost.after, (0, 1, 2), None, size)
+    assert max(cost_maps(torch.zeros(3, *size, dtype=torch.uint8), scores, cost).get_size_inches()) < 30

@@ -142,3 +142,7 @@ def test_the_notebook_runs_on_photographs_and_words(folder, tmp_path, system):
             assert picture.size[::-1] == size
     notebook = nbformat.read(run / "notebook.ipynb", as_version=4)
     assert all(cell.execution_count for cell in notebook.cells if cell.cell_type == "code" and cell.source)
+
+
+def test_no_two_photographs_share_a_name():
+    assert own_image.unique_names(["a/x.jpg", "x_2.jpg", "b/x.jpg", "c/X.jpg"]) == ["x", "x_2", "x_3", "X_4"]
