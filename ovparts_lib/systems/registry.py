@@ -35,8 +35,7 @@ def find_systems(folder: str | Path | None = None) -> None:
     if folder is not None and str(folder) not in path:
         path.append(str(folder))
     names = [module.name for module in iter_modules(path) if module.ispkg]
-    modules = [import_module(f"ovparts_lib.systems.{name}") for name in names]
-    found = [module.SYSTEM for module in modules if hasattr(module, "SYSTEM")]
+    found = [import_module(f"ovparts_lib.systems.{name}").SYSTEM for name in names]
     SYSTEMS.clear()
     SYSTEMS.update((system.name, system) for system in sorted(found, key=lambda system: system.notebook))
 

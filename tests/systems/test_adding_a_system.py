@@ -21,7 +21,7 @@ from ovparts_lib.systems.registry import SYSTEMS
 ROOT = Path(__file__).parents[2]
 LIBRARY = ROOT / "ovparts_lib"
 ELSEWHERE = Path(__file__).parent / "elsewhere"
-SYSTEM_NAMES = (*SYSTEMS, "zsseg", "ovseg")
+SYSTEM_NAMES = {*SYSTEMS, "zsseg", "26_scan"} - {"scan"}  # readers scan their label files
 # Published figures and rules are named after the code they come from; the first lines of `ovparts --help` are examples.
 NAMED_BY_PAPER = ("evaluation/", "options.py", "cli.py")
 
