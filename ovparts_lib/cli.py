@@ -26,7 +26,7 @@ EPILOG = """examples:
   ovparts run params/zero_shot/clipseg_pascal_part_116.yaml --set learning_rate=5e-5 --set run=clipseg_slow
   ovparts params params/zero_shot/clipseg_pascal_part_116.yaml    every value, explained
   ovparts verify datasets/PascalPart116                   check a data set before a long run
-  ovparts build-ade20k ADE20K_2021_17_01 datasets/ADE20KPart234
+  ovparts prepare ade20k_part_234 ADE20K_2021_17_01 datasets/ADE20KPart234
   ovparts submit params/zero_shot/clipseg_pascal_part_116.yaml --partition gpu --hours 12
   ovparts runs                                            what is there, what is complete
   ovparts report                                          one HTML page with all results
@@ -195,15 +195,15 @@ def _verify(options: argparse.Namespace) -> int:
     return COMPLETE if report.ok else FAILED
 
 
-def _build_ade20k(options: argparse.Namespace) -> int:
-    from ovparts_lib.data.ade20k_source import build_ade20k_part_234
+def _prepare(options: argparse.Namespace) -> int:
+    from ovparts_lib.data.prepare import prepare_dataset
     from ovparts_lib.runs import resolve_path
 
     source, target = Path(options.source).expanduser(), Path(options.target).expanduser()
-    report = build_ade20k_part_234(
+    report = prepare_dataset(
+        options.dataset,
         source if source.exists() else resolve_path(source),
         target if target.exists() else resolve_path(target),
-        link_pictures=options.link_pictures,
         progress=sys.stderr.isatty(),
     )
     print(report)
@@ -286,10 +286,10 @@ def _parser() -> argparse.ArgumentParser:
     verify.add_argument("data_root", metavar="FOLDER", help="folder of the data set as released")
     verify.add_argument("--dataset", choices=DATASETS, default=next(iter(DATASETS)), help="which it is (%(default)s)")
 
-    build = command("build-ade20k", _build_ade20k, "write ADE20K-Part-234 from the full release of ADE20K")
-    build.add_argument("source", metavar="SOURCE", help="ADE20K_2021_17_01 as its authors distribute it")
-    build.add_argument("target", metavar="TARGET", help="folder to write the data set to")
-    build.add_argument("--link-pictures", action="store_true", help="links to the pictures rather than copies")
+    prepare = command("prepare", _prepare, "write a benchmark's label files from the official archive")
+    prepare.add_argument("dataset", metavar="NAME", choices=DATASETS, help="which benchmark, e.g. ade20k_847")
+    prepare.add_argument("source", metavar="SOURCE", help="the archive, unpacked, as its authors distribute it")
+    prepare.add_argument("target", metavar="TARGET", help="the benchmark's folder, often SOURCE itself")
 
     clip = command("train-miniclip", _train_miniclip, "train the miniature's CLIP anew, for hours", MINICLIP_EPILOG)
     clip.add_argument("to", metavar="FILE", type=Path, help="weights to write (.safetensors), and facts beside them")

@@ -171,20 +171,20 @@ def test_stopping_shuts_the_kernel_down(root, number, code):
 
 
 @pytest.mark.parametrize(("ok", "code"), [(True, 0), (False, 1)])
-def test_build_ade20k_prints_the_report(root, monkeypatch, capsys, ok, code):
+def test_prepare_prints_the_report(root, monkeypatch, capsys, ok, code):
     class Report(SimpleNamespace):
         def __str__(self):
             return "230 of 234 parts found"
 
-    def build(source, target, *, link_pictures, progress):
-        assert (source, target) == (root / "release", root / "datasets") and link_pictures
+    def prepare(name, source, target, *, progress):
+        assert (name, source, target) == ("ade20k_part_234", root / "release", root / "datasets")
         return Report(ok=ok)
 
-    module = ModuleType("ovparts_lib.data.ade20k_source")
-    module.build_ade20k_part_234 = build
+    module = ModuleType("ovparts_lib.data.prepare")
+    module.prepare_dataset = prepare
     monkeypatch.setitem(sys.modules, "ovparts_lib.data", ModuleType("ovparts_lib.data"))
-    monkeypatch.setitem(sys.modules, "ovparts_lib.data.ade20k_source", module)
-    assert cli.main(["build-ade20k", "release", "datasets", "--link-pictures"]) == code
+    monkeypatch.setitem(sys.modules, "ovparts_lib.data.prepare", module)
+    assert cli.main(["prepare", "ade20k_part_234", "release", "datasets"]) == code
     assert "230 of 234 parts found" in capsys.readouterr().out
 
 
