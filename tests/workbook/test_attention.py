@@ -56,7 +56,7 @@ def model():
 
 def test_pictures_without_a_part_as_large_as_a_patch_are_passed_over(model, tmp_path, capsys):
     pictures = Pictures([sample("none", 0), sample("speck", 2), sample("head", 20)])
-    data, output = SimpleNamespace(evaluation=pictures), Shown(tmp_path)
+    data, output = SimpleNamespace(of_parts=True, evaluation=pictures), Shown(tmp_path)
     table = measure_attention(model, data, PARAMETERS, output, "after")
     assert list(table["part"]) == ["dog's head"]
     assert list(table["images"]) == [1]
@@ -74,7 +74,7 @@ def test_pictures_without_a_part_as_large_as_a_patch_are_passed_over(model, tmp_
 
 
 def test_nothing_is_measured_where_nothing_is_labelled(model, tmp_path, capsys):
-    data, output = SimpleNamespace(evaluation=Pictures([sample("none", 0)])), Shown(tmp_path)
+    data, output = SimpleNamespace(of_parts=True, evaluation=Pictures([sample("none", 0)])), Shown(tmp_path)
     assert measure_attention(model, data, PARAMETERS, output, "after").equals(pd.DataFrame())
     assert not output.tables
     assert "attention is not measured" in capsys.readouterr().out
@@ -82,7 +82,10 @@ def test_nothing_is_measured_where_nothing_is_labelled(model, tmp_path, capsys):
 
 def test_another_runs_attention_stands_beside(model, tmp_path):
     """Beside itself a run is the same; beside another it is not; and without one nothing is shown."""
-    data, output = SimpleNamespace(evaluation=Pictures([sample("head", 20), sample("none", 0)])), Shown(tmp_path)
+    data, output = (
+        SimpleNamespace(of_parts=True, evaluation=Pictures([sample("head", 20), sample("none", 0)])),
+        Shown(tmp_path),
+    )
     params = SimpleNamespace(**vars(PARAMETERS), device="cpu", run="mine", attention_beside=None)
     measured = measure_attention(model, data, params, output, "after")
     maps = part_attention_figures(model, data, params, output, "after")

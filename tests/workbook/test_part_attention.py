@@ -56,7 +56,7 @@ def params():
     return SimpleNamespace(iterations=5, attention_images=3, statistics_images=3, attention_threshold=0.3)
 
 
-DATA = SimpleNamespace(evaluation=Pictures())
+DATA = SimpleNamespace(of_parts=True, evaluation=Pictures())
 
 
 def asked_by(asking, weights):
