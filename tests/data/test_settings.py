@@ -5,10 +5,12 @@ import pytest
 import torch
 
 from ovparts_lib.data import EvaluationDataset, TrainingDataset, collate_training, verify_dataset
+from ovparts_lib.data.dataset import ClassEvaluationDataset, ClassTrainingDataset
 from ovparts_lib.data.few_shot import with_drawn_shots
 from ovparts_lib.data.registry import open_reader
 from ovparts_lib.miniature.layout import LAYOUTS, render_miniature
 from ovparts_lib.systems.clipseg.model import MINIATURE_CLIPSEG, Clipseg
+from ovparts_lib.vocabularies import PartVocabulary
 
 ADE, PASCAL = "ade20k_part_234", "pascal_part_116"
 
@@ -31,12 +33,15 @@ def model():
 def test_every_split_of_every_miniature_can_be_served(worlds, dataset):
     reader = worlds[dataset]
     for split in reader.splits:
-        training = TrainingDataset(reader, split)
+        of_parts = isinstance(reader.vocabulary, PartVocabulary)
+        training = (TrainingDataset if of_parts else ClassTrainingDataset)(reader, split)
         sample = training[len(training) - 1]
-        classes, ignore = len(training.vocabulary.parts), training.vocabulary.ignore_label
+        classes, ignore = len(training.vocabulary.classes), training.vocabulary.ignore_label
         values = set(np.unique(sample["part_map"]).tolist())
         assert values - {ignore} and max(values - {ignore}) < classes
-        if reader.split(split).conditioned:
+        if not of_parts:
+            assert set(np.unique(ClassEvaluationDataset(reader, split)[0].label_map)) - {reader.vocabulary.ignore_label}
+        elif reader.split(split).conditioned:
             evaluation = EvaluationDataset(reader, split)
             assert evaluation[0].regions
     assert verify_dataset(dataset, reader.root).ok

@@ -24,7 +24,7 @@ def stage(tmp_path, monkeypatch):
         return Evaluation(matrices, np.zeros(2, np.int64), 0, 0, 0, 0, vocabulary=WORDS)
 
     monkeypatch.setattr(scoring, "evaluate", evaluate)
-    monkeypatch.setattr(scoring, "_options", lambda params: {})
+    monkeypatch.setattr(scoring, "evaluation_options", lambda params: {})
     data = SimpleNamespace(evaluation=SimpleNamespace(vocabulary=WORDS))
     output, params = SimpleNamespace(path=tmp_path), SimpleNamespace(workers=0)
 
