@@ -99,8 +99,10 @@ def ovparts_tasks(
     def logits(pictures: list[Tensor], vocabulary: PartVocabulary) -> Tensor:
         model.eval()
         model.requires_grad_(False)  # torch's counter of FLOPs cannot do with parameters that train in inference mode
-        regions = [[REGION]] * len(pictures) if model.needs_regions else None
-        scores = model.predict(pictures, vocabulary, regions=regions)
+        asked = {}
+        if model.needs_regions:  # as oracle-obj asks: the parts of the object at hand
+            asked = {"regions": [[REGION]] * len(pictures), "class_ids": vocabulary.parts_of(REGION.object_id)}
+        scores = model.predict(pictures, vocabulary, **asked)
         maps = [[one.logits] if one.background is None else [one.logits, one.background[None]] for one in scores]
         return torch.stack([torch.cat(each) for each in maps])
 
