@@ -176,13 +176,13 @@ def save_picture(picture: np.ndarray, path: Path | str) -> Path:
 
 
 def as_picture(image: Tensor | np.ndarray) -> np.ndarray:
-    """uint8 (H, W, 3) from an image as readers give it, a tensor (3, H, W), or from an array (H, W, 3).
+    """uint8 (H, W, 3) from an image as readers give it, (3, H, W), or from one that has this form already.
 
     Raises:
         ValueError: not an 8-bit RGB image.
     """
     array = _as_array(image)
-    if array.ndim == 3 and isinstance(image, Tensor):
+    if array.ndim == 3 and (isinstance(image, Tensor) or (array.shape[0] == 3 and array.shape[2] != 3)):
         array = array.transpose(1, 2, 0)
     if array.dtype != np.uint8 or array.ndim != 3 or array.shape[2] != 3:
         raise ValueError(f"an image must be uint8, (3, H, W) or an array (H, W, 3), not {array.dtype} {array.shape}")

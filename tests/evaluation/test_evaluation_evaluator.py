@@ -351,7 +351,12 @@ def test_an_object_level_list_is_scored_on_every_pixel(tmp_path, factored):
         np.add.at(expected, (dense.numpy(), sample.label_map.clamp(max=3).numpy()), 1)
     np.testing.assert_array_equal(evaluation.matrices["pred_all"].numpy(), expected)
     assert (evaluation.level, evaluation.records, evaluation.modes) == ("objects", 4, ("pred_all",))
-    assert {result.protocol for result in score_all(evaluation)} == {"detectron2", "ovseg", "objcatseg"}
+    assert {result.protocol for result in score_all(evaluation)} == {
+        "recommended_objects",
+        "detectron2",
+        "ovseg",
+        "objcatseg",
+    }
     table = class_table(evaluation, "ovseg", "pred_all")
     assert list(table["part"]) == list(dataset.vocabulary.classes)
     assert list(table["seen"]) == [True, True, False]

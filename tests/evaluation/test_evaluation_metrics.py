@@ -165,7 +165,12 @@ def test_objects_are_evaluated_on_every_pixel():
         np.add.at(expected, (found, label), 1)
     np.testing.assert_array_equal(evaluation.matrices["pred_all"].numpy(), expected)
     assert (evaluation.level, evaluation.vocabulary.classes, evaluation.records) == ("objects", names, 5)
-    assert {one.protocol for one in score_all(evaluation)} == {"detectron2", "ovseg", "objcatseg"}
+    assert {one.protocol for one in score_all(evaluation)} == {
+        "recommended_objects",
+        "detectron2",
+        "ovseg",
+        "objcatseg",
+    }
     assert list(class_table(evaluation, "objcatseg", "pred_all")["object"]) == list(names)
     assert summary_table([PROTOCOLS["ovseg"](evaluation, "pred_all")])["classes"].iloc[0] == 3
     with pytest.raises(UnsupportedModeError, match="'recommended' reads matrices of parts, this evaluation is over"):
