@@ -8,11 +8,13 @@ import re
 import sys
 import time
 import uuid
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, TextIO
 
 from ovparts_lib.atomic import disk_full, is_disk_full
+from ovparts_lib.processes import write
 from ovparts_lib.runs.folder import (
     EXECUTION_LOCK,
     EXECUTION_VARIABLE,
@@ -146,8 +148,8 @@ class _Execution:
                 kernel_manager_class=InterpreterKernelManager,
                 cwd=project_root(),
                 progress_bar=False,
-                stdout_file=SimpleNamespace(write=_write, flush=lambda: None),
-                stderr_file=sys.stderr,
+                stdout_file=_passed_on(sys.stdout),
+                stderr_file=_passed_on(sys.stderr),
                 on_cell_start=self._announce,
                 on_cell_execute=lambda **_: setattr(InterpreterKernelManager, "busy", True),
                 on_cell_executed=lambda **_: setattr(InterpreterKernelManager, "busy", False),
@@ -193,13 +195,10 @@ class _Execution:
             _quote("the end of log.jsonl", log.read_text(errors="replace").splitlines()[-_LOG_LINES:])
         trains = (getattr(self.params, "iterations", None) or 0) > 0
         advice = "resume from the last checkpoint" if trains else "run it again"
-        print(
-            f"  executed so far: {display_path(self.folder / BROKEN)}\n  {advice} with: {self.command}",
-            file=sys.stderr,
-        )
+        write(f"  executed so far: {display_path(self.folder / BROKEN)}\n  {advice} with: {self.command}\n", sys.stderr)
 
     def _complain(self, message: str) -> None:
-        print(f"ovparts: {message}", file=sys.stderr)
+        write(f"ovparts: {message}\n", sys.stderr)
 
     def _elapsed(self) -> str:
         return format_duration(time.monotonic() - self.begun)
@@ -229,17 +228,14 @@ def _literal(path: Path) -> str:
     return str(path).replace("{", "{{").replace("}", "}}")
 
 
+def _passed_on(stream: TextIO) -> SimpleNamespace:
+    """What papermill writes to a stream, which may lose its reader."""
+    return SimpleNamespace(write=partial(write, stream=stream), flush=lambda: None)
+
+
 def _say(message: str) -> None:
-    _write(f"{message}\n")
-
-
-def _write(text: str) -> None:
-    """Print; when what reads our output has gone (``| head``), the run goes on in silence."""
-    try:
-        print(text, end="", flush=True)
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    write(f"{message}\n", sys.stdout)
 
 
 def _quote(title: str, lines: list[str]) -> None:
-    print(f"  {title}:", *(f"    | {line[:_LONGEST_LINE]}" for line in lines), sep="\n", file=sys.stderr)
+    write("\n".join([f"  {title}:", *(f"    | {line[:_LONGEST_LINE]}" for line in lines), ""]), sys.stderr)
