@@ -124,9 +124,9 @@ def read_captions(root: str | Path) -> dict[str, str]:
 
 
 def renderer_fingerprint() -> str:
-    """12 hexadecimal digits that change whenever the drawing code does."""
-    digest = hashlib.sha256()
-    for source in sorted(Path(__file__).parent.glob("*.py")):
+    """12 hexadecimal digits that change whenever the drawing code or a figure does."""
+    digest, folder = hashlib.sha256(), Path(__file__).parent
+    for source in sorted((*folder.glob("*.py"), *folder.glob("figures/*.yaml"))):
         if source.stem not in ("layout", "pictures"):
             digest.update(source.read_bytes())
     return digest.hexdigest()[:12]

@@ -10,17 +10,11 @@ import numpy as np
 from ovparts_lib.miniature.backgrounds import finish, paint_background
 from ovparts_lib.miniature.canvas import NOTHING, Canvas
 from ovparts_lib.miniature.figure import Figure, Pose, pose_figure, scale_colour
-from ovparts_lib.miniature.figures_animals import ANIMALS
-from ovparts_lib.miniature.figures_beings import BEINGS
-from ovparts_lib.miniature.figures_things import PARTLESS, THINGS
-from ovparts_lib.miniature.figures_vehicles import VEHICLES
+from ovparts_lib.miniature.figure_files import load_figures
 from ovparts_lib.miniature.shapes import ellipse
 from ovparts_lib.vocabularies import PartVocabulary, load_vocabulary
 
-FIGURES: dict[str, Figure] = {
-    figure.name: figure
-    for figure in sorted((*ANIMALS, *BEINGS, *VEHICLES, *THINGS, *PARTLESS), key=lambda figure: figure.name)
-}
+FIGURES = load_figures()
 SIZES = ((176, 132), (192, 128), (160, 128), (176, 144), (132, 176), (160, 160))
 SPLITS = ("train", "val", "captions")
 VISIBLE_PIXELS = 4
@@ -100,9 +94,12 @@ def render_scene(rng: np.random.Generator, vocabulary: PartVocabulary | None = N
 def draw_names(rng: np.random.Generator, count: int) -> list[str]:
     """Objects of a scene: mostly those with parts, the four without now and then; repeats are allowed."""
     names = list(FIGURES)
-    partless = {figure.name for figure in PARTLESS}
-    weights = np.array([0.35 if name in partless else 1.0 for name in names])
+    weights = np.array([1.0 if _has_parts(FIGURES[name]) else 0.35 for name in names])
     return [names[i] for i in rng.choice(len(names), count, p=weights / weights.sum())]
+
+
+def _has_parts(figure: Figure) -> bool:
+    return any(part.label is not None for view in figure.views for part in view.parts)
 
 
 def arrange(poses: Sequence[Pose], width: int, height: int, rng: np.random.Generator) -> list[Placed]:

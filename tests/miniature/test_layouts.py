@@ -154,7 +154,7 @@ def test_layouts_do_not_count_as_drawing_code(monkeypatch):
     monkeypatch.setattr(Path, "read_bytes", lambda path: read.add(path) or read_bytes(path))
     renderer_fingerprint()
     names = {path.relative_to(Path(layout.__file__).parent).as_posix() for path in read}
-    assert {"scene.py", "figures_animals.py", "canvas.py"} <= names
+    assert {"scene.py", "figures/beings.yaml", "canvas.py"} <= names
     assert not any("layout" in name for name in names)
 
 
