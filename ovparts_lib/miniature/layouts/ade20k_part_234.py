@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from ovparts_lib.miniature.layouts.counterparts import ADE20K_PART_234, drawn_words
+from ovparts_lib.miniature.layouts.counterparts import TABLES, drawn_words
 from ovparts_lib.miniature.layouts.drawing import draw
 from ovparts_lib.miniature.layouts.segmentations import annotation
 from ovparts_lib.miniature.layouts.writing import Layout, Written, write_coco
@@ -23,7 +23,7 @@ FOLDERS = {"train": "training", "val": "validation"}
 def write_picture(root: Path, seed: int, split: str, index: int) -> Written:
     """Draw picture ``index`` of a split and write it with its part map; its instances go into the COCO file later."""
     rng, vocabulary = generator(seed, split, index), load_vocabulary(DATASET)
-    drawing = draw(rng, DATASET, list(ADE20K_PART_234))
+    drawing = draw(rng, DATASET, list(TABLES[DATASET]))
     image_id, folder = f"mini_{split}_{index:06d}", FOLDERS[split]
     name = f"{IMAGES}/{folder}/{image_id}.jpg"
     Image.fromarray(drawing.image).save(root / name, quality=int(rng.integers(80, 96)))

@@ -45,14 +45,14 @@ class Layout:
         folders: what to make below the root before pictures are written, for each split.
         classes: the classes of the few-shot draw, in its order.
         write: ``write(root, seed, split, index)`` writes the files of one picture; it runs in other processes too.
-        finish: ``finish(root, pictures)`` writes what is about all pictures.
+        finish: ``finish(root, pictures)`` writes what is about all pictures; nothing where labels lie beside them.
     """
 
     released_folder: str
     folders: tuple[str, ...]
     classes: tuple[str, ...]
     write: Callable[[Path, int, str, int], Written]
-    finish: Callable[[Path, Sequence[Written]], None]
+    finish: Callable[[Path, Sequence[Written]], None] = lambda root, pictures: None
 
 
 def few_shot_ids(classes: Sequence[str], pictures: Sequence[Written], seed: int) -> list[str]:
