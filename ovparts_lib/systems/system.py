@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import MISSING, asdict, dataclass, fields, is_dataclass
+from dataclasses import asdict, dataclass, fields, is_dataclass
 from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar, get_type_hints
+from typing import TYPE_CHECKING, Any, TypeVar, get_args, get_type_hints
 
 from ovparts_lib.systems.options import SystemOptions
 
@@ -121,18 +121,18 @@ class System:
 
 def stated_size(kind: type[Size], stated: Mapping[str, Any]) -> Size:
     """Hyper-parameters from the description in a weight file: nested dataclasses from mappings, tuples from lists."""
-    hints = get_type_hints(kind)
+    hints, names = get_type_hints(kind), _names(kind)
+    if set(stated) - names:
+        raise KeyError(f"{kind.__name__} has no {', '.join(sorted(set(stated) - names))}")
     values: dict[str, Any] = {}
-    for field in fields(kind):  # type: ignore[arg-type]
-        if field.name not in stated:
-            if field.default is MISSING and field.default_factory is MISSING:
-                raise KeyError(f"{kind.__name__} needs {field.name}")
-            continue
-        value = stated[field.name]
-        if is_dataclass(hints[field.name]):
-            value = stated_size(hints[field.name], value)
-        values[field.name] = tuple(value) if isinstance(value, list) else value
-    unknown = set(stated) - set(values)
-    if unknown:
-        raise KeyError(f"{kind.__name__} has no {', '.join(sorted(unknown))}")
+    for name, value in stated.items():
+        # of several kinds of backbone the one that has what is stated
+        nested = [each for each in (get_args(hints[name]) or (hints[name],)) if is_dataclass(each)]
+        if nested:
+            value = stated_size(next((each for each in nested if set(value) <= _names(each)), nested[0]), value)
+        values[name] = tuple(value) if isinstance(value, list) else value
     return kind(**values)
+
+
+def _names(kind: Any) -> set[str]:
+    return {field.name for field in fields(kind)}

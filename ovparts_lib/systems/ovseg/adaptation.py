@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from ovparts_lib.models.clip.text import encode_text, tokenize
 from ovparts_lib.models.clip.token_masks import mask_prompts, patch_masks
 from ovparts_lib.models.clip.towers import ClipSize, image_embeddings
-from ovparts_lib.systems.ovseg.regions import TEMPERATURE
+from ovparts_lib.systems.ensemble import TEMPERATURE
 from ovparts_lib.systems.parameter_groups import train_only
 
 TRAINABLE_GROUPS = {

@@ -21,7 +21,8 @@ from torch import Tensor
 from torchvision import tv_tensors
 from torchvision.transforms import v2
 
-from ovparts_lib.models.clip.crops import CLIP_MEAN, CLIP_STD, mask_boxes
+from ovparts_lib.images import CLIP_STATISTICS, normalise
+from ovparts_lib.models.clip.crops import mask_boxes
 from ovparts_lib.systems.ovseg.model import Ovseg
 
 FILL = (124, 116, 103)  # ImageNet's mean, which the released transform looks for; not the CLIP mean of test time
@@ -186,5 +187,4 @@ def mask_by_colour(crop: Tensor) -> Tensor:
 
 def clip_pixels(crop: Tensor) -> Tensor:
     """uint8 (3, h, w) as CLIP takes it, float32."""
-    mean, std = (torch.tensor(values).view(3, 1, 1) for values in (CLIP_MEAN, CLIP_STD))
-    return (crop.float() - mean) / std
+    return normalise(crop, CLIP_STATISTICS)

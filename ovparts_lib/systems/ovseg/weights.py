@@ -21,7 +21,8 @@ from ovparts_lib.checkpoints.resnet import load_resnet_into
 from ovparts_lib.checkpoints.swin import load_swin_into
 from ovparts_lib.models.backbones.swin import Swin
 from ovparts_lib.systems.ovseg.model import Ovseg
-from ovparts_lib.systems.ovseg.sizes import RELEASED, RELEASED_R101C, OvsegSize, stated_size
+from ovparts_lib.systems.ovseg.sizes import RELEASED, RELEASED_R101C, OvsegSize
+from ovparts_lib.systems.system import stated_size
 
 HEAD = "sem_seg_head."
 PREDICTOR = f"{HEAD}predictor."
@@ -97,7 +98,7 @@ def load_ovseg(
     refuse_beside(clip_path, path, "CLIP", "clip_weights")
     if metadata is not None:
         options = {"mask_prompts": metadata.get("mask_prompts", True), **options}
-        model = Ovseg(size or stated_size(metadata["size"]), **options)
+        model = Ovseg(size or stated_size(OvsegSize, metadata["size"]), **options)
         return model, load_strictly(model, state, source=str(path), kind="ovparts weights")
     state = canonical(state)
     if f"{ADAPTER}non_object_embedding" not in state or f"{PREDICTOR}query_embed.weight" not in state:
