@@ -9,6 +9,7 @@ from typing import Any
 
 from torch import Tensor
 
+from ovparts_lib.checkpoints.cost_aggregation import guidance_name, load_guidance_into, transformer_name, without_prefix
 from ovparts_lib.checkpoints.native import read_metadata
 from ovparts_lib.checkpoints.reading import (
     CheckpointError,
@@ -18,9 +19,8 @@ from ovparts_lib.checkpoints.reading import (
     read_tensors,
     refuse_beside,
 )
-from ovparts_lib.systems.catseg.base import CostSegmenter
 from ovparts_lib.systems.catseg.model import RELEASED, RELEASED_DINOV2, Catseg, CatsegSize
-from ovparts_lib.systems.catseg.names import guidance_name, load_guidance_into, transformer_name, without_prefix
+from ovparts_lib.systems.cost_segmenter import CostSegmenter
 from ovparts_lib.systems.system import stated_size
 
 Names = Callable[[State], State]

@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 from torch import Tensor
 
+from ovparts_lib.checkpoints.cost_aggregation import guidance_name, layer_name, transformer_name
 from ovparts_lib.checkpoints.native import read_metadata
 from ovparts_lib.checkpoints.reading import (
     CheckpointError,
@@ -19,7 +20,6 @@ from ovparts_lib.checkpoints.reading import (
     refuse_beside,
 )
 from ovparts_lib.systems.catseg.model import CatsegSize
-from ovparts_lib.systems.catseg.names import guidance_name, layer_name, transformer_name
 from ovparts_lib.systems.catseg.weights import (
     BACKGROUND,
     CLIP,

@@ -8,13 +8,12 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from ovparts_lib.images import CLIP_STATISTICS, normalise
 from ovparts_lib.models.backbones.guidance import GuidanceSize
 from ovparts_lib.models.cost_aggregation import AggregatorSize, mean_cost
 from ovparts_lib.models.cost_aggregation.inputs import (
-    CLIP_STATISTICS,
     InputSize,
     SlidingWindow,
-    normalise,
     square_inputs,
     squash,
 )

@@ -12,8 +12,8 @@ from ovparts_lib.systems.ovseg.adapted_files import export_adapted, fuse_adapted
 from ovparts_lib.systems.ovseg.model import Ovseg
 from ovparts_lib.systems.ovseg.sizes import MINIATURE_OVSEG, RELEASED, RELEASED_R101C, OvsegSize
 from ovparts_lib.systems.ovseg.weights import is_constant, load_ovseg, released_names
-from ovparts_lib.systems.system import stated_size
 from ovparts_lib.systems.registry import SYSTEMS
+from ovparts_lib.systems.system import stated_size
 from tests.golden.released_ovseg import manifest, read_json
 from tests.systems.ovseg.tiny import TINY_OVSEG, TINY_RESNET, tiny_ovseg
 
