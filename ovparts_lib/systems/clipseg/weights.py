@@ -20,8 +20,8 @@ from ovparts_lib.checkpoints.reading import (
     refuse_beside,
 )
 from ovparts_lib.models.clip.towers import Activation
-from ovparts_lib.systems.clipseg.base import ClipsegBase, ClipsegSize
 from ovparts_lib.systems.clipseg.model import RELEASED, Clipseg
+from ovparts_lib.systems.query_segmenter import QuerySegmenter, QuerySize
 from ovparts_lib.systems.system import stated_size
 
 FINE_TUNED_PREFIX = "clipseg_model."
@@ -108,7 +108,7 @@ def timojl_names(state: State) -> dict[str, Tensor]:
 
 def load_clipseg(
     path: str | Path,
-    size: ClipsegSize | None = None,
+    size: QuerySize | None = None,
     clip_path: str | Path | None = None,
     *,
     clip_activation: Activation | None = None,
@@ -145,7 +145,7 @@ def load_clipseg(
 
 
 def load_clipseg_into(
-    model: ClipsegBase,
+    model: QuerySegmenter,
     path: str | Path,
     state: State,
     family: ClipsegFamily,
@@ -189,10 +189,10 @@ def load_clipseg_into(
     return report
 
 
-def clipseg_size(state: State, metadata: Mapping | None) -> ClipsegSize:
+def clipseg_size(state: State, metadata: Mapping | None) -> QuerySize:
     """Hyper-parameters of a CLIPSeg or PartCLIPSeg file: as stated in ours, as seen from two tensors in the others."""
     if metadata is not None:
-        return stated_size(ClipsegSize, metadata["size"])
+        return stated_size(QuerySize, metadata["size"])
     plain = any(name.endswith(("transposed_convolution.weight", "trans_conv.weight")) for name in state)
     widths = [len(tensor) for name, tensor in state.items() if name.endswith("film_mul.bias")]
     return replace(RELEASED, refined=not plain, reduce_dim=widths[0] if widths else RELEASED.reduce_dim)

@@ -18,7 +18,6 @@ from ovparts_lib.checkpoints.reading import (
     refuse_beside,
 )
 from ovparts_lib.models.clip.towers import Activation
-from ovparts_lib.systems.clipseg.base import ClipsegSize
 from ovparts_lib.systems.clipseg.weights import (
     clipseg_size,
     head_name,
@@ -28,6 +27,7 @@ from ovparts_lib.systems.clipseg.weights import (
     recognise_clipseg,
 )
 from ovparts_lib.systems.partclipseg.model import Partclipseg
+from ovparts_lib.systems.query_segmenter import QuerySize
 
 RELEASED_PREFIX = "partclipseg_model."
 SYSTEM = "partclipseg"
@@ -64,7 +64,7 @@ def released_names(state: State) -> dict[str, Tensor]:
 
 def load_partclipseg(
     path: str | Path,
-    size: ClipsegSize | None = None,
+    size: QuerySize | None = None,
     clip_path: str | Path | None = None,
     *,
     clip_activation: Activation | None = None,
