@@ -71,6 +71,8 @@ class CostSize:
             )
 
 
+RELEASED = CostSize()
+RELEASED_DINOV2 = CostSize(guidance=GuidanceSize("dinov2_vits14", 448))
 MINIATURE_COST = CostSize(
     clip=MINIATURE,
     inputs=InputSize(96, shortest_edge=96, longest_edge=192, divisor=1, clip_statistics="imagenet"),

@@ -89,6 +89,35 @@ class System:
         """
         return getattr(self.module("weights"), f"load_{self.name}")(path, size, clip_path, **options)
 
+    def load_own(
+        self, path: str | Path, size: Any, options: Mapping[str, Any], **beside: str | Path | None
+    ) -> tuple[nn.Module, LoadReport] | None:
+        """The model of one of our own files of this system; None for a file of another origin.
+
+        Args:
+            path: the file.
+            size: hyper-parameters; None for those that it states.
+            options: of the model, beside what it states.
+            **beside: other files, by option (``clip_weights``), which must be None: ours hold everything.
+
+        Raises:
+            CheckpointError: of another system, or a tensor missing, unexpected or misshapen.
+        """
+        from ovparts_lib.checkpoints.native import read_metadata
+        from ovparts_lib.checkpoints.reading import CheckpointError, load_strictly, read_tensors, refuse_beside
+
+        metadata = read_metadata(path)
+        if metadata is None:
+            return None
+        if metadata.get("system") != self.name:
+            raise CheckpointError(f"{path} holds weights of {metadata.get('system')!r}, not of {self.name!r}")
+        for option, given in beside.items():
+            refuse_beside(given, path, option)
+        stated = {key: metadata[key] for key in self.stored if key in metadata}
+        size = size or stated_size(type(self.sizes["released"]), metadata["size"])
+        model = self.build(size, **{**stated, **options})
+        return model, load_strictly(model, read_tensors(path), source=str(path), kind="ovparts weights")
+
     def initialise(self, model: nn.Module, clip_path: str | Path, **files: str | Path) -> LoadReport:
         """Load what the training of a new model begins from: CLIP, and what the folder's ``weights.initialise`` takes.
 

@@ -15,13 +15,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ovparts_lib.models.backbones.guidance import GuidanceSize
 from ovparts_lib.models.cost_aggregation import AppearanceGuidance, TextGuidance, aggregate, cost_volume, mean_cost
 from ovparts_lib.models.cost_aggregation.inputs import SlidingWindow, sliding_inputs, squash
 from ovparts_lib.models.cost_aggregation.targets import covered_labels, part_segmentation_loss
 from ovparts_lib.systems.base import batch_labels, chosen_queries
 from ovparts_lib.systems.cost_segmenter import (
     MINIATURE_COST,
+    RELEASED,
+    RELEASED_DINOV2,
     RELEASED_GROUPS,
     SHARED_GROUPS,
     CostSegmenter,
@@ -36,8 +37,6 @@ TRAINABLE_GROUPS = {
     **SHARED_GROUPS,
 }
 CatsegSize = CostSize
-RELEASED = CatsegSize()
-RELEASED_DINOV2 = CatsegSize(guidance=GuidanceSize("dinov2_vits14", 448))
 MINIATURE_CATSEG = MINIATURE_COST
 SIZES = {
     "released": RELEASED,

@@ -30,8 +30,6 @@ def read_adapted(path: str | Path) -> dict[str, Tensor]:
         CheckpointError: unreadable, or no CLIP with a ViT image tower.
     """
     state = read_tensors(path)
-    if state and all(name.startswith("module.") for name in state):
-        state = {name.removeprefix("module."): tensor for name, tensor in state.items()}
     if "visual.conv1.weight" not in state:
         raise CheckpointError(f"{path} holds no CLIP with a ViT image tower; its first tensors: {list(state)[:5]}")
     return state

@@ -8,8 +8,8 @@ from ovparts_lib.checkpoints.reading import CheckpointError
 from ovparts_lib.models.backbones.guidance import DinoGuidance
 from ovparts_lib.systems.catseg.model import RELEASED as CATSEG_RELEASED
 from ovparts_lib.systems.catseg.model import RELEASED_DINOV2, Catseg, without_guidance
-from ovparts_lib.systems.catseg.weights import BACKGROUND, TRANSFORMER
 from ovparts_lib.systems.catseg.weights import released_names as catseg_names
+from ovparts_lib.systems.cost_weights import BACKGROUND, TRANSFORMER
 from ovparts_lib.systems.partcatseg.model import MINIATURE_PARTCATSEG, RELEASED, PartCatseg
 from ovparts_lib.systems.partcatseg.weights import load_partcatseg, released_names
 from ovparts_lib.systems.registry import SYSTEMS
