@@ -137,6 +137,7 @@ class PartCatseg(CostSegmenter):
         texts = self.encode_vocabulary(vocabulary)
         if self.training_queries is not None and self.training_queries < len(vocabulary.parts):
             texts = self._chosen_texts(texts, targets)
+        # dense CLIP features; structural guidance from DINOv2
         dense, maps = self.encode_images(inputs)
         guidance = aggregator.guide(maps)
         # object- and part-level cost aggregation, then object-specific part-level cost aggregation
@@ -152,7 +153,7 @@ class PartCatseg(CostSegmenter):
             self.background_weight,
             recompute=self.checkpoint_aggregator,
         )
-        # compositional loss
+        # compositional loss, on the costs before aggregation
         if self.compositional_weight:
             owners = sorted(set(texts.part_to_object))  # all objects, unless some of the parts were chosen
             rows = [*(texts.generic_count + owner for owner in owners), len(texts.generic) - 1]
