@@ -161,7 +161,7 @@ def check_choices(**choices: tuple[str, Any]) -> None:
     """Raise ValueError for an option whose value is none of its literal type's: ``name=(value, type)``."""
     for name, (value, kind) in choices.items():
         if value not in get_args(kind):
-            raise ValueError(f"{name} must be one of {', '.join(map(repr, get_args(kind)))}, not {value!r}")
+            raise ValueError(f"{name} must be one of {', '.join(get_args(kind))}, not {value!r}")
 
 
 def check_positive(**counts: int | None) -> None:
