@@ -15,6 +15,10 @@ LabelResize = Literal["centre", "floor"]
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
+Statistics = tuple[Sequence[float], Sequence[float]]
+"""Mean and standard deviation of each colour, in units of 0..255."""
+IMAGENET_STATISTICS: Statistics = ((123.675, 116.280, 103.530), (58.395, 57.120, 57.375))
+CLIP_STATISTICS: Statistics = ((122.7709383, 116.7460125, 104.09373615), (68.5005327, 66.6321579, 70.3231630))
 
 # Pictures up to this size are read. Pillow's own limit of 179 megapixels refuses photographs of today's cameras; it is
 # switched off, and every picture that is opened here is checked against this one instead.
@@ -155,13 +159,28 @@ def square_pixels(
     Raises:
         ValueError: no image, or one that is not uint8 with three channels.
     """
+    squares = torch.stack([resize_image(image, (size, size)).to(device) for image in checked_images(images)])
+    shift, scale = (torch.tensor(values, device=device).view(1, 3, 1, 1) for values in (mean, std))
+    return (squares.float() / 255 - shift) / scale
+
+
+def normalise(pixels: Tensor, statistics: Statistics = IMAGENET_STATISTICS) -> Tensor:
+    """``(pixels - mean) / std`` of pixels (…, 3, h, w) in 0..255, float32."""
+    mean, std = (torch.tensor(values, device=pixels.device).view(3, 1, 1) for values in statistics)
+    return (pixels.float() - mean) / std
+
+
+def checked_images(images: Sequence[Tensor]) -> Sequence[Tensor]:
+    """The images, if they are what a system takes.
+
+    Raises:
+        ValueError: no image, or one that is not uint8 with three channels.
+    """
     if not len(images):
         raise ValueError("there are no images")
     for number, image in enumerate(images):
-        if image.dtype != torch.uint8 or image.ndim != 3 or image.shape[0] != 3:
+        if image.dtype != torch.uint8 or image.ndim != 3 or image.shape[0] != 3 or not image.numel():
             raise ValueError(
                 f"image {number} is {image.dtype} of shape {tuple(image.shape)}; wanted uint8 (3, height, width)"
             )
-    squares = torch.stack([resize_image(image, (size, size)).to(device) for image in images])
-    shift, scale = (torch.tensor(values, device=device).view(1, 3, 1, 1) for values in (mean, std))
-    return (squares.float() / 255 - shift) / scale
+    return images

@@ -57,6 +57,16 @@ class LoadReport:
     dropped: tuple[str, ...] = ()
     initialised: tuple[str, ...] = ()
 
+    def __add__(self, other: LoadReport) -> LoadReport:
+        """Of two files that went into one model."""
+        return LoadReport(
+            f"{self.source} and {other.source}",
+            f"{self.kind} and {other.kind}",
+            self.loaded + other.loaded,
+            self.dropped + other.dropped,
+            self.initialised + other.initialised,
+        )
+
     def __str__(self) -> str:
         lines = [f"{self.kind} from {self.source}: {len(self.loaded)} tensors loaded"]
         if self.dropped:
@@ -176,6 +186,11 @@ def load_strictly(
     return LoadReport(source, kind, tuple(targets), dropped, tuple(without))
 
 
+def renaming(name_of: Callable[[str], str]) -> Callable[[State], dict[str, Tensor]]:
+    """A function from a state dict, or any part of it, or gradients of the same names, to views under other names."""
+    return lambda state: {name_of(name): tensor for name, tensor in state.items()}
+
+
 def _difference(given: Tensor, target: Tensor) -> str:
     """How a tensor of a file differs in shape or kind of number from the model's; empty if it does not."""
     if given.shape != target.shape:
@@ -273,11 +288,14 @@ def _some(names: Collection[str], count: int = 5) -> str:
     return ", ".join(names[:count]) + rest
 
 
-def refuse_beside(given: str | Path | None, source: object, what: str, parameter: str) -> None:
+BROUGHT = {"clip_weights": "CLIP", "guidance_weights": "guidance backbone"}
+
+
+def refuse_beside(given: object, source: object, option: str) -> None:
     """Make sure that nothing is given beside a file that has it already.
 
     Raises:
-        CheckpointError: there is; the message names the file, what it brings and the parameter to leave out.
+        CheckpointError: there is; the message names the file, what it brings and the option to leave out.
     """
     if given is not None:
-        raise CheckpointError(f"{source} brings its own {what}; give no {parameter} with it")
+        raise CheckpointError(f"{source} brings its own {BROUGHT[option]}; give no {option} with it")

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
-from difflib import get_close_matches
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, get_args
 
 import torch
 from torch import Tensor, nn
 
 from ovparts_lib.checkpoints.clip import load_clip_into
 from ovparts_lib.checkpoints.reading import LoadReport
-from ovparts_lib.data.dataset import ObjectRegion
 from ovparts_lib.models.clip.text import refuse_alike
+from ovparts_lib.systems.parameter_groups import known_group, parameter_groups, train_only
 from ovparts_lib.systems.scores import Maps, Scores, checked_class_ids
 from ovparts_lib.vocabularies import PartVocabulary, Vocabulary
 
@@ -22,21 +21,35 @@ class SegmentationSystem(nn.Module):
     """Open-vocabulary segmentation: ``loss`` of a batch, ``predict`` and ``inspect`` of images under a vocabulary.
 
     A system defines ``loss(batch) -> dict[str, Tensor]`` and ``score(images, vocabulary, class_ids, background,
-    inspected)``, which gives the scores and, if ``inspected``, the maps of each image. A system that needs regions
-    takes these as one more argument and gives a pair per region, image by image; what does not depend on the region it
+    inspected)``, which gives the scores and, if ``inspected``, the maps of each image. What a system can be told of an
+    image beside its pixels it names in ``image_inputs``, and ``score`` takes it by that name where it was given. A
+    system that is given ``regions`` gives a pair per region, image by image; what does not depend on the region it
     computes once per image.
 
     Attributes:
         groups: ``{group: beginnings of parameter names}``, what :meth:`set_trainable` knows.
+        frozen: beginnings of the names of parameters that never train, whatever group they are in.
+        undecayed: endings of the names of parameters without weight decay, beside those of norms and embedding tables.
+        lr_multipliers: factors of the learning rate by group; a parameter of several groups has that of the first.
         needs_parts: whether it takes a :class:`PartVocabulary` only.
         needs_regions: whether scores depend on the masks of the records' objects; without them, such a system finds
             the objects by itself.
+        image_inputs: ``regions``, for each image those of its records; ``masks``, for each image a user's own.
     """
 
     groups: ClassVar[Mapping[str, tuple[str, ...]]]
+    frozen: tuple[str, ...] = ()
+    undecayed: ClassVar[tuple[str, ...]] = ()
+    lr_multipliers: Mapping[str, float] = {}
     needs_parts: ClassVar[bool] = False
     needs_regions: ClassVar[bool] = False
+    image_inputs: ClassVar[tuple[str, ...]] = ()
     score: Callable[..., list[tuple[Scores, Maps]]]
+
+    @property
+    def device(self) -> torch.device:
+        """Where the parameters are."""
+        return next(self.parameters()).device
 
     def set_trainable(self, groups: Collection[str]) -> list[str]:
         """Choose what trains; everything else is frozen.
@@ -50,18 +63,17 @@ class SegmentationSystem(nn.Module):
         Raises:
             ValueError: no such group.
         """
-        beginnings = tuple(beginning for group in groups for beginning in self.beginnings(group))
-        for name, parameter in self.named_parameters():
-            parameter.requires_grad_(name.startswith(beginnings) if beginnings else False)
-        return [name for name, parameter in self.named_parameters() if parameter.requires_grad]
+        return train_only(self, self.groups, groups, self.frozen)
 
-    def beginnings(self, group: str) -> tuple[str, ...]:
-        """Beginnings of the parameter names of a trainable group. Raises ValueError that names the nearest group."""
-        if group not in self.groups:
-            near = get_close_matches(group, self.groups, n=1)
-            hint = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(self.groups)}"
-            raise ValueError(f"no trainable group {group!r}; {hint}")
-        return self.groups[group]
+    def set_rates(self, lr_multipliers: Mapping[str, float]) -> None:
+        """Set ``lr_multipliers``. Raises ValueError for a group that does not exist."""
+        for group in lr_multipliers:
+            known_group(self.groups, group)
+        self.lr_multipliers = dict(lr_multipliers)
+
+    def parameter_groups(self, weight_decay: float) -> list[dict[str, Any]]:
+        """What trains, for the optimiser: see :func:`systems.parameter_groups.parameter_groups`."""
+        return parameter_groups(self, self.groups, weight_decay, self.lr_multipliers, self.undecayed)
 
     def load_clip(self, path: str | Path) -> LoadReport:
         """Give a new system CLIP weights, see :func:`~ovparts_lib.checkpoints.clip.load_clip_into`."""
@@ -74,7 +86,7 @@ class SegmentationSystem(nn.Module):
         *,
         class_ids: Sequence[int] | None = None,
         background: bool = True,
-        regions: Sequence[Sequence[ObjectRegion]] | None = None,
+        **inputs: Sequence[Any] | None,
     ) -> list[Scores]:
         """Score the classes of a vocabulary on images.
 
@@ -84,17 +96,16 @@ class SegmentationSystem(nn.Module):
             class_ids: indices of the classes to score, in that order; None for all. Only these are decoded.
             background: also give the background's logits, if the system has them, and the objects' scores of a system
                 that also predicts objects: what pred-all needs and the oracle does not.
-            regions: for each image those of its records, if the system needs them; None otherwise, and to have the
-                objects found.
+            **inputs: what the system can be told of each image, by the names of ``image_inputs``; None for nothing.
 
         Returns:
             One :class:`Scores` per image; with regions one per region, image by image.
 
         Raises:
             ValueError: no image, an image of another kind, class ids that do not exist or repeat, a vocabulary the
-                system cannot read, or regions for a system that takes none.
+                system cannot read, or regions or masks for a system that takes none, or for another number of images.
         """
-        return [scores for scores, _ in self._scored(images, vocabulary, class_ids, background, regions, False)]
+        return [scores for scores, _ in self._scored(images, vocabulary, class_ids, background, False, inputs)]
 
     def inspect(
         self,
@@ -103,14 +114,14 @@ class SegmentationSystem(nn.Module):
         *,
         class_ids: Sequence[int] | None = None,
         background: bool = True,
-        regions: Sequence[Sequence[ObjectRegion]] | None = None,
+        **inputs: Sequence[Any] | None,
     ) -> list[tuple[Scores, Maps]]:
         """As :meth:`predict`, with what can be looked at beside the scores; see :data:`Maps`.
 
         In the released sizes one class's attention maps take 11 MiB (the CLIPSeg family) and those of CLIP's image
         tower 160 MB (the CAT-Seg family), so ask for a few classes.
         """
-        return self._scored(images, vocabulary, class_ids, background, regions, True)
+        return self._scored(images, vocabulary, class_ids, background, True, inputs)
 
     def check_vocabulary(self, vocabulary: Vocabulary) -> None:
         """Raise ValueError for a vocabulary that lacks parts where they are needed, or holds one word twice."""
@@ -132,15 +143,32 @@ class SegmentationSystem(nn.Module):
         vocabulary: Vocabulary,
         class_ids: Sequence[int] | None,
         background: bool,
-        regions: Sequence[Sequence[ObjectRegion]] | None,
         inspected: bool,
+        inputs: Mapping[str, Sequence[Any] | None],
     ) -> list[tuple[Scores, Maps]]:
         self.check_vocabulary(vocabulary)
         chosen = checked_class_ids(class_ids, vocabulary)
-        if regions is not None and not self.needs_regions:
-            raise ValueError(f"{type(self).__name__} takes no regions")
-        arguments = () if regions is None else (regions,)
-        return self.score(images, vocabulary, chosen, background, inspected, *arguments)
+        given = {name: values for name, values in inputs.items() if values is not None}
+        for name, values in given.items():
+            if name not in self.image_inputs:
+                raise ValueError(f"{type(self).__name__} takes no {name}")
+            if len(values) != len(images):
+                raise ValueError(f"there are {len(images)} images, and {name} for {len(values)} images")
+        return self.score(images, vocabulary, chosen, background, inspected, **given)
+
+
+def check_choices(**choices: tuple[str, Any]) -> None:
+    """Raise ValueError for an option whose value is none of its literal type's: ``name=(value, type)``."""
+    for name, (value, kind) in choices.items():
+        if value not in get_args(kind):
+            raise ValueError(f"{name} must be one of {', '.join(get_args(kind))}, not {value!r}")
+
+
+def check_positive(**counts: int | None) -> None:
+    """Raise ValueError for an option below 1 that is not None either."""
+    for name, value in counts.items():
+        if value is not None and value < 1:
+            raise ValueError(f"{name} must be at least 1, or None, not {value}")
 
 
 def chosen_queries(targets: Tensor, count: int, number: int) -> Tensor:

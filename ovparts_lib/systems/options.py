@@ -173,6 +173,10 @@ class SystemOptions(Options):
         """Folder of the data set scored on."""
         return self.test_root or self.data_root
 
+    def chosen(self, *names: str) -> dict[str, Any]:
+        """The values of some options, by name."""
+        return {name: getattr(self, name) for name in names}
+
     def model_options(self) -> dict[str, Any]:
         """Keyword arguments that the system is built with."""
         return {}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from difflib import get_close_matches
 from typing import Any
 
@@ -54,7 +54,7 @@ def parameter_groups(
     groups: Groups,
     weight_decay: float,
     lr_multipliers: Mapping[str, float],
-    undecayed: Callable[[str], bool] = lambda name: False,
+    undecayed: tuple[str, ...] = (),
 ) -> list[dict[str, Any]]:
     """What trains, for the optimiser: norms and embedding tables without weight decay, all else, biases too, with.
 
@@ -63,7 +63,7 @@ def parameter_groups(
         groups: of the system.
         weight_decay: of what decays.
         lr_multipliers: by group; a parameter of several groups has that of the first.
-        undecayed: other parameters, by name, that do not decay.
+        undecayed: endings of the names of other parameters that do not decay.
     """
     norms = {
         id(parameter)
@@ -74,7 +74,7 @@ def parameter_groups(
     found: dict[tuple[float, float], list[nn.Parameter]] = {}
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
-            decay = 0.0 if id(parameter) in norms or undecayed(name) else weight_decay
+            decay = 0.0 if id(parameter) in norms or name.endswith(undecayed) else weight_decay
             factors = (factor for group, factor in lr_multipliers.items() if name.startswith(groups[group]))
             found.setdefault((next(factors, 1.0), decay), []).append(parameter)
     return [

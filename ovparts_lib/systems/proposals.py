@@ -53,14 +53,12 @@ class CalibrationMaps:
     grid: int
 
 
-def check_masks(masks: Sequence[Tensor], images: Sequence[Tensor]) -> None:
-    """Check that there are a user's own masks for every image.
+def check_masks(masks: Sequence[Tensor], images: Sequence[Tensor]) -> Sequence[Tensor]:
+    """A user's own masks, if they fit their images.
 
     Raises:
-        ValueError: not as many as images, not bool, or of another size than their image.
+        ValueError: some are not bool, none, or of another size than their image.
     """
-    if len(masks) != len(images):
-        raise ValueError(f"there are masks for {len(masks)} images, but the number of images is {len(images)}")
     for number, (own, image) in enumerate(zip(masks, images, strict=True)):
         height, width = image.shape[-2:]
         if str(own.dtype) != "torch.bool" or own.ndim != 3 or own.shape[-2:] != image.shape[-2:] or not len(own):
@@ -68,6 +66,7 @@ def check_masks(masks: Sequence[Tensor], images: Sequence[Tensor]) -> None:
                 f"masks of image {number} are {own.dtype} of shape {tuple(own.shape)}; wanted bool (count, {height}, "
                 f"{width}), at least one: the size of the image"
             )
+    return masks
 
 
 def mask_quality(masks: Tensor) -> Tensor:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import MISSING, asdict, dataclass, fields, is_dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, fields, is_dataclass
 from importlib import import_module
 from inspect import signature
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar, get_type_hints
+from typing import TYPE_CHECKING, Any, TypeVar, get_args, get_type_hints
 
 from ovparts_lib.systems.options import SystemOptions
 
@@ -96,6 +96,42 @@ class System:
         """
         return getattr(self.module("weights"), f"load_{self.name}")(path, size, clip_path, **options)
 
+    def load_own(
+        self,
+        path: str | Path,
+        size: Any,
+        options: Mapping[str, Any],
+        *,
+        read_as: Callable[[Any], Any] = lambda size: size,
+        **beside: str | Path | None,
+    ) -> tuple[nn.Module, LoadReport] | None:
+        """The model of one of our own files of this system; None for a file of another origin.
+
+        Args:
+            path: the file.
+            size: hyper-parameters; None for those that it states.
+            options: of the model, beside what it states.
+            read_as: what becomes of either of these sizes.
+            **beside: other files, by option (``clip_weights``), which must be None: ours hold everything.
+
+        Raises:
+            CheckpointError: of another system, or a tensor missing, unexpected or misshapen.
+        """
+        from ovparts_lib.checkpoints.native import read_metadata
+        from ovparts_lib.checkpoints.reading import CheckpointError, load_strictly, read_tensors, refuse_beside
+
+        metadata = read_metadata(path)
+        if metadata is None:
+            return None
+        if metadata.get("system") != self.name:
+            raise CheckpointError(f"{path} holds weights of {metadata.get('system')!r}, not of {self.name!r}")
+        for option, given in beside.items():
+            refuse_beside(given, path, option)
+        stated = {key: metadata[key] for key in self.stored if key in metadata}
+        size = size or stated_size(type(self.sizes["released"]), metadata["size"])
+        model = self.build(read_as(size), **{**stated, **options})
+        return model, load_strictly(model, read_tensors(path), source=str(path), kind="ovparts weights")
+
     def initialise(self, model: nn.Module, clip_path: str | Path, **files: str | Path) -> LoadReport:
         """Load what the training of a new model begins from: CLIP, and what the folder's ``weights.initialise`` takes.
 
@@ -128,18 +164,18 @@ class System:
 
 def stated_size(kind: type[Size], stated: Mapping[str, Any]) -> Size:
     """Hyper-parameters from the description in a weight file: nested dataclasses from mappings, tuples from lists."""
-    hints = get_type_hints(kind)
+    hints, names = get_type_hints(kind), _names(kind)
+    if set(stated) - names:
+        raise KeyError(f"{kind.__name__} has no {', '.join(sorted(set(stated) - names))}")
     values: dict[str, Any] = {}
-    for field in fields(kind):  # type: ignore[arg-type]
-        if field.name not in stated:
-            if field.default is MISSING and field.default_factory is MISSING:
-                raise KeyError(f"{kind.__name__} needs {field.name}")
-            continue
-        value = stated[field.name]
-        if is_dataclass(hints[field.name]):
-            value = stated_size(hints[field.name], value)
-        values[field.name] = tuple(value) if isinstance(value, list) else value
-    unknown = set(stated) - set(values)
-    if unknown:
-        raise KeyError(f"{kind.__name__} has no {', '.join(sorted(unknown))}")
+    for name, value in stated.items():
+        # of several kinds of backbone the one that has what is stated
+        nested = [each for each in (get_args(hints[name]) or (hints[name],)) if is_dataclass(each)]
+        if nested:
+            value = stated_size(next((each for each in nested if set(value) <= _names(each)), nested[0]), value)
+        values[name] = tuple(value) if isinstance(value, list) else value
     return kind(**values)
+
+
+def _names(kind: Any) -> set[str]:
+    return {field.name for field in fields(kind)}

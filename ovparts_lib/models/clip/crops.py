@@ -12,9 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-# in units of 0..255
-CLIP_MEAN = (122.7709383, 116.7460125, 104.09373615)
-CLIP_STD = (68.5005327, 66.6321579, 70.3231630)
+from ovparts_lib.images import CLIP_STATISTICS, normalise
+
 FILLS = ("mean", "zero")
 
 
@@ -89,7 +88,7 @@ def cut_crops(image: Tensor, masks: Tensor, boxes: Tensor, side: int, rule: Crop
         float32 (n, 3, side, side), normalised for CLIP, by bicubic interpolation without antialiasing and without
         clamping; and the masks in the boxes, float32 (n, side, side), by nearest neighbour.
     """
-    mean, std = (image.new_tensor(values, dtype=torch.float32).view(3, 1, 1) for values in (CLIP_MEAN, CLIP_STD))
+    mean = image.new_tensor(CLIP_STATISTICS[0], dtype=torch.float32).view(3, 1, 1)
     fill = mean if rule.fill == "mean" else torch.zeros_like(mean)
     crops, kept = [], []
     for mask, box in zip(masks, boxes.tolist(), strict=True):
@@ -97,7 +96,7 @@ def cut_crops(image: Tensor, masks: Tensor, boxes: Tensor, side: int, rule: Crop
         weight = mask[top:bottom, left:right]
         weight = (weight if rule.matting or mask.dtype == torch.bool else weight > rule.threshold).float()
         crop = image[:, top:bottom, left:right].float() * weight + (1 - weight) * fill
-        crop = ((crop - mean) / std)[None]
+        crop = normalise(crop, CLIP_STATISTICS)[None]
         crops.append(F.interpolate(crop, size=(side, side), mode="bicubic", align_corners=False))
         kept.append(F.interpolate(weight[None, None], size=(side, side), mode="nearest"))
     return torch.cat(crops), torch.cat(kept)[:, 0]

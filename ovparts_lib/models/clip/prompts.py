@@ -2,126 +2,25 @@
 
 ``imagenet`` and ``imagenet_select`` are the lists that OpenAI published with CLIP for ImageNet (all 80, and the seven
 best, to which CAT-Seg added an eighth); ``single`` is CAT-Seg's one template, ``vild`` the fourteen of ViLD that OVSeg
-and SCAN use, with their uneven full stops, ``miniature`` three for the miniature's CLIP.
+and SCAN use, with their uneven full stops, ``miniature`` what captions of the miniature's pictures look like.
 """
 
 from __future__ import annotations
 
-IMAGENET = (
-    "a bad photo of a {}.",
-    "a photo of many {}.",
-    "a sculpture of a {}.",
-    "a photo of the hard to see {}.",
-    "a low resolution photo of the {}.",
-    "a rendering of a {}.",
-    "graffiti of a {}.",
-    "a bad photo of the {}.",
-    "a cropped photo of the {}.",
-    "a tattoo of a {}.",
-    "the embroidered {}.",
-    "a photo of a hard to see {}.",
-    "a bright photo of a {}.",
-    "a photo of a clean {}.",
-    "a photo of a dirty {}.",
-    "a dark photo of the {}.",
-    "a drawing of a {}.",
-    "a photo of my {}.",
-    "the plastic {}.",
-    "a photo of the cool {}.",
-    "a close-up photo of a {}.",
-    "a black and white photo of the {}.",
-    "a painting of the {}.",
-    "a painting of a {}.",
-    "a pixelated photo of the {}.",
-    "a sculpture of the {}.",
-    "a bright photo of the {}.",
-    "a cropped photo of a {}.",
-    "a plastic {}.",
-    "a photo of the dirty {}.",
-    "a jpeg corrupted photo of a {}.",
-    "a blurry photo of the {}.",
-    "a photo of the {}.",
-    "a good photo of the {}.",
-    "a rendering of the {}.",
-    "a {} in a video game.",
-    "a photo of one {}.",
-    "a doodle of a {}.",
-    "a close-up photo of the {}.",
-    "a photo of a {}.",
-    "the origami {}.",
-    "the {} in a video game.",
-    "a sketch of a {}.",
-    "a doodle of the {}.",
-    "a origami {}.",
-    "a low resolution photo of a {}.",
-    "the toy {}.",
-    "a rendition of the {}.",
-    "a photo of the clean {}.",
-    "a photo of a large {}.",
-    "a rendition of a {}.",
-    "a photo of a nice {}.",
-    "a photo of a weird {}.",
-    "a blurry photo of a {}.",
-    "a cartoon {}.",
-    "art of a {}.",
-    "a sketch of the {}.",
-    "a embroidered {}.",
-    "a pixelated photo of a {}.",
-    "itap of the {}.",
-    "a jpeg corrupted photo of the {}.",
-    "a good photo of a {}.",
-    "a plushie {}.",
-    "a photo of the nice {}.",
-    "a photo of the small {}.",
-    "a photo of the weird {}.",
-    "the cartoon {}.",
-    "art of the {}.",
-    "a drawing of the {}.",
-    "a photo of the large {}.",
-    "a black and white photo of a {}.",
-    "the plushie {}.",
-    "a dark photo of a {}.",
-    "itap of a {}.",
-    "graffiti of the {}.",
-    "a toy {}.",
-    "itap of my {}.",
-    "a photo of a cool {}.",
-    "a photo of a small {}.",
-    "a tattoo of the {}.",
-)
-VILD = (
-    "a photo of a {}.",
-    "This is a photo of a {}",
-    "There is a {} in the scene",
-    "There is the {} in the scene",
-    "a photo of a {} in the scene",
-    "a photo of a small {}.",
-    "a photo of a medium {}.",
-    "a photo of a large {}.",
-    "This is a photo of a small {}.",
-    "This is a photo of a medium {}.",
-    "This is a photo of a large {}.",
-    "There is a small {} in the scene.",
-    "There is a medium {} in the scene.",
-    "There is a large {} in the scene.",
-)
-SINGLE = ("A photo of a {} in the scene",)
-IMAGENET_SELECT = (
-    "itap of a {}.",
-    "a bad photo of the {}.",
-    "a origami {}.",
-    "a photo of the large {}.",
-    "a {} in a video game.",
-    "art of the {}.",
-    "a photo of the small {}.",
-    *SINGLE,
-)
-# What captions of the miniature's pictures look like.
-MINIATURE = ("{}", "a photo of a {}", "a close-up of a {}")
-TEMPLATES = {
-    "imagenet": IMAGENET,
-    "imagenet_select": IMAGENET_SELECT,
-    "single": SINGLE,
-    "vild": VILD,
-    "miniature": MINIATURE,
+import json
+from importlib import resources
+
+TEMPLATES: dict[str, tuple[str, ...]] = {
+    name: tuple(templates)
+    for name, templates in json.loads(
+        resources.files(__package__).joinpath("prompts.json").read_text(encoding="utf-8")
+    ).items()
 }
+IMAGENET, MINIATURE = TEMPLATES["imagenet"], TEMPLATES["miniature"]
+
+
+def checked_templates(name: str) -> tuple[str, ...]:
+    """The templates of a name. Raises ValueError that lists the names there are."""
+    if name not in TEMPLATES:
+        raise ValueError(f"templates must be one of {', '.join(TEMPLATES)}, not {name!r}")
+    return TEMPLATES[name]

@@ -14,11 +14,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ovparts_lib.images import resize_image, shortest_edge_size
+from ovparts_lib.images import (
+    CLIP_STATISTICS,
+    IMAGENET_STATISTICS,
+    checked_images,
+    normalise,
+    resize_image,
+    shortest_edge_size,
+)
 
-# Mean and standard deviation per channel, in units of 0..255.
-CLIP_STATISTICS = ((122.7709383, 116.7460125, 104.09373615), (68.5005327, 66.6321579, 70.3231630))
-IMAGENET_STATISTICS = ((123.675, 116.280, 103.530), (58.395, 57.120, 57.375))
 STATISTICS = {"clip": CLIP_STATISTICS, "imagenet": IMAGENET_STATISTICS}
 
 
@@ -59,22 +63,6 @@ class SquareInputs:
     clip: Tensor
     guidance: Tensor
     covered: list[tuple[float, float]]
-
-
-def checked_images(images: Sequence[Tensor]) -> Sequence[Tensor]:
-    """The images, if they are what a system takes.
-
-    Raises:
-        ValueError: no image, or one that is not uint8 with three channels.
-    """
-    if not len(images):
-        raise ValueError("there are no images")
-    for number, image in enumerate(images):
-        if image.dtype != torch.uint8 or image.ndim != 3 or image.shape[0] != 3 or not image.numel():
-            raise ValueError(
-                f"image {number} is {image.dtype} of shape {tuple(image.shape)}; wanted uint8 (3, height, width)"
-            )
-    return images
 
 
 def resize_for_test(image: Tensor, size: InputSize) -> Tensor:
@@ -194,12 +182,6 @@ class SlidingWindow:
             total[:, rows, columns] += crop
             count[rows, columns] += 1
         return (total / count + squash(maps[-1:], self.side)[0]) / 2
-
-
-def normalise(pixels: Tensor, statistics: tuple[Sequence[float], Sequence[float]]) -> Tensor:
-    """``(pixels - mean) / std`` of pixels (b, 3, h, w) in 0..255."""
-    mean, std = (torch.tensor(values, device=pixels.device).view(1, 3, 1, 1) for values in statistics)
-    return (pixels - mean) / std
 
 
 def squash(maps: Tensor, side: int) -> Tensor:

@@ -2,47 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
-from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor
+from ovparts_lib.checkpoints.reading import LoadReport, read_tensors, refuse_beside, renaming
+from ovparts_lib.systems.catseg import SYSTEM
+from ovparts_lib.systems.catseg.model import RELEASED, Catseg, CatsegSize
+from ovparts_lib.systems.cost_segmenter import TestEdge
+from ovparts_lib.systems.cost_weights import canonical, load_cost_into, recognise, released_name
 
-from ovparts_lib.checkpoints.native import read_metadata
-from ovparts_lib.checkpoints.reading import (
-    CheckpointError,
-    LoadReport,
-    State,
-    load_strictly,
-    read_tensors,
-    refuse_beside,
-)
-from ovparts_lib.models.clip.prompts import TEMPLATES
-from ovparts_lib.systems.catseg.base import CostSegmenter
-from ovparts_lib.systems.catseg.model import RELEASED, RELEASED_DINOV2, Catseg, CatsegSize, TestEdge
-from ovparts_lib.systems.catseg.names import guidance_name, load_guidance_into, transformer_name, without_prefix
-from ovparts_lib.systems.system import stated_size
-
-Names = Callable[[State], State]
-PREDICTOR = "sem_seg_head.predictor."
-TRANSFORMER = f"{PREDICTOR}transformer."
-CLIP = f"{PREDICTOR}clip_model."
-BACKGROUND = f"{PREDICTOR}non_object_embedding"
-DINOV2 = "backbone.dinov2."
-NEEDED = (
-    "needed is the first release of CAT-Seg (B), model_final_base.pth of hamacojr/CAT-Seg: ResNet-101 guidance, CLIP "
-    "ViT-B/16 and a cost embedding of 80 prompts (conv1.weight of shape 128 x 80 x 7 x 7)"
-)
-
-
-def released_names(state: State) -> dict[str, Tensor]:
-    """Our CATSeg state dict, or any part of it, as views under the names of released checkpoints.
-
-    Raises:
-        KeyError: a name that is not ours.
-    """
-    return {_released_name(name): tensor for name, tensor in state.items()}
+released_names = renaming(released_name)
 
 
 def load_catseg(
@@ -71,7 +41,7 @@ def load_catseg(
         clip_path: must be None: all these files bring their own CLIP.
         guidance_path: weights of the guidance backbone, where ``size`` asks for another than the file has: for DINOv2
             ``dinov2_vits14_pretrain.pth``.
-        templates: what no tensor tells, see :meth:`CatsegSize.read_as`; ``imagenet_select`` for files of 8 prompts.
+        templates: what no tensor tells, see :meth:`CostSize.read_as`; ``imagenet_select`` for files of 8 prompts.
         test_shortest_edge: likewise; None for files of PartImageNet.
         **options: passed on to :class:`Catseg`.
 
@@ -82,200 +52,12 @@ def load_catseg(
         CheckpointError: unreadable or unrecognised file, upstream's later version, a tensor missing, unexpected or
             misshapen, or ``clip_path`` or ``guidance_path`` given or absent where it should not be.
     """
-    metadata = read_metadata(path)
-    if metadata is not None and metadata.get("system") != "catseg":
-        raise CheckpointError(f"{path} holds weights of {metadata.get('system')!r}, not of 'catseg'")
-    refuse_beside(clip_path, path, "CLIP", "clip_weights")
-    state = read_tensors(path)
-    if metadata is not None:
-        size = size or stated_size(CatsegSize, metadata["size"])
-        model = Catseg(size.read_as(templates, test_shortest_edge), **options)
-        refuse_beside(guidance_path, path, "guidance backbone", "guidance_weights")
-        return model, load_strictly(model, state, source=str(path), kind="ovparts weights")
-    state = canonical(state)
-    file = recognise(state, str(path), (size or RELEASED).read_as(templates, test_shortest_edge))
-    model = Catseg((size or file.size).read_as(templates, test_shortest_edge), **options)
-    return model, load_catseg_into(model, state, str(path), file, guidance_path)
-
-
-def canonical(state: State) -> dict[str, Tensor]:
-    """A released state dict without a wrapper's prefix, and with ``affinity`` in its names renamed to ``guidance``."""
-    state = without_prefix(state, "module.")
-    return {name.replace("affinity", "guidance"): tensor for name, tensor in state.items()}
-
-
-def is_constant(name: str) -> bool:
-    """Whether a released tensor is a constant that we compute, or one that is never read."""
-    return name.endswith(("attn_mask", "pixel_mean", "pixel_std")) or name == f"{DINOV2}mask_token"
-
-
-def require_first_release(state: State, source: str, size: CatsegSize) -> None:
-    """Check that a released state dict has the layout of CAT-Seg's first release.
-
-    Args:
-        state: without a wrapper's prefix.
-        source: the file, for messages.
-        size: of the model that is to receive it.
-
-    Raises:
-        CheckpointError: it is of the version published at CVPR, of another size, or no CAT-Seg.
-    """
-    conv = state.get(f"{TRANSFORMER}conv1.weight")
-    wanted, released = (
-        (one.aggregator.dim, one.aggregator.prompts, one.aggregator.kernel, one.aggregator.kernel)
-        for one in (size, RELEASED)
-    )
-    later = conv is not None and conv.ndim == 4 and conv.shape[1] == 1 != wanted[1]
-    later |= any("padding_" in name or "q_proj_weight" in name or "upsample1" in name for name in state)
-    if later:
-        raise CheckpointError(
-            f"{source} is CAT-Seg's later version, as published at CVPR 2024 (model_base.pth), whose layout is "
-            f"another; {NEEDED}"
-        )
-    if conv is None and any(name.startswith(TRANSFORMER) for name in state):
-        raise CheckpointError(f"{source} lacks {TRANSFORMER}conv1.weight; {NEEDED}")
-    if conv is None:
-        raise CheckpointError(f"{source} is no CATSeg checkpoint of a known kind; its first tensors: {list(state)[:5]}")
-    require_templates(state, source, size)
-    if tuple(conv.shape) != wanted:
-        needed = NEEDED if wanted == released else f"the size that was asked for has {wanted}"
-        raise CheckpointError(
-            f"{source}: {TRANSFORMER}conv1.weight is a cost embedding of shape {tuple(conv.shape)}; {needed}"
-        )
-
-
-def require_templates(state: State, source: str, size: CatsegSize) -> None:
-    """Check that the cost embedding has a channel for each of the size's templates.
-
-    Raises:
-        CheckpointError: it has as many as other templates; the message names them and how to say so.
-    """
-    conv, given = state.get(f"{TRANSFORMER}conv1.weight"), size.aggregator.prompts
-    others = [
-        name for name, prompts in TEMPLATES.items() if conv is not None and len(prompts) == conv.shape[1] != given
-    ]
-    if others:
-        raise CheckpointError(
-            f"{source}: {TRANSFORMER}conv1.weight is a cost embedding of shape {tuple(conv.shape)}: it was trained "
-            f"with {conv.shape[1]} prompts, not with the {given} of {size.templates!r}. Set templates: "
-            f"{' or '.join(others)}; and if it was trained on PartImageNet also test_shortest_edge: none, for that was "
-            "scored at the pictures' own size"
-        )
-
-
-@dataclass(frozen=True)
-class CatsegFile:
-    """What a released file is: its kind, the size it was trained with, and whether it holds the background text."""
-
-    kind: str
-    size: CatsegSize
-    background: bool
-
-
-def recognise(state: State, source: str, size: CatsegSize | None = None) -> CatsegFile:
-    """What a released state dict is.
-
-    Args:
-        state: without a wrapper's prefix.
-        source: the file, for messages.
-        size: of the model that is to receive it; None for the released one.
-
-    Raises:
-        CheckpointError: see :func:`require_first_release`; or it is none of CATSeg's.
-    """
-    require_first_release(state, source, size or RELEASED)
-    if any(name.startswith(f"{TRANSFORMER}layers_specific_part.") for name in state):
-        raise CheckpointError(f"{source} is a checkpoint of PartCATSeg, not of CATSeg")
-    if any(name.startswith(DINOV2) for name in state):
-        return CatsegFile("CATSeg with DINOv2 guidance", RELEASED_DINOV2, True)
-    if not any(name.startswith("backbone.stem.") for name in state):
-        raise CheckpointError(f"{source} has neither ResNet-101 nor DINOv2 guidance; {NEEDED}")
-    if BACKGROUND in state:
-        return CatsegFile("CATSeg of OV-PARTS", RELEASED, True)
-    return CatsegFile("upstream CAT-Seg, first release", RELEASED, False)
-
-
-def load_catseg_into(
-    model: CostSegmenter,
-    state: State,
-    source: str,
-    file: CatsegFile,
-    guidance_path: str | Path | None,
-    *,
-    names: Names = released_names,
-    without: Collection[str] = (),
-    dead: tuple[str, ...] = (),
-) -> LoadReport:
-    """Load what a CATSeg file has; the guidance backbone from its own file where the model has another.
-
-    Args:
-        model: receives the weights.
-        state: the file's tensors.
-        source: the file, for messages.
-        file: what :func:`recognise` found.
-        guidance_path: weights of the guidance backbone.
-        names: our state dict under the file's names.
-        without: names of the model's tensors that CATSeg has not.
-        dead: beginnings of names, in the file, that are never read.
-
-    Raises:
-        CheckpointError: as :func:`load_catseg` does.
-    """
-    without = [*without, *([] if file.background else ["background_text"])]
-    wanted, given = model.size.guidance.kind, file.size.guidance.kind
-    if wanted == given:
-        refuse_beside(guidance_path, source, "guidance backbone", "guidance_weights")
-        return load_but(model, state, source, file.kind, names, without, dead)
-    if wanted in ("none", "small"):
-        raise CheckpointError(f"{source} ({file.kind}) cannot start a {type(model).__name__} with {wanted!r} guidance")
-    if guidance_path is None:
-        raise CheckpointError(
-            f"{source} ({file.kind}) brings {given} guidance, but {wanted} is wanted; give its pre-trained weights as "
-            "guidance_weights, for DINOv2 ViT-S/14 dinov2_vits14_pretrain.pth"
-        )
-    backbone = [name for name in model.state_dict() if name.startswith("guidance.")]
-    # They read features of another width; their biases are loaded.
-    projections = [name for name in model.state_dict() if "appearance." in name and name.endswith(".weight")]
-    report = load_but(model, state, source, file.kind, names, [*without, *projections, *backbone], dead)
-    pretrained = load_guidance_into(model.guidance, guidance_path)
-    return replace(
-        report,
-        source=f"{source} and {guidance_path}",
-        loaded=report.loaded + pretrained.loaded,
-        dropped=report.dropped + pretrained.dropped,
-        initialised=tuple(name for name in report.initialised if name not in backbone),
-    )
-
-
-def load_but(
-    model: CostSegmenter,
-    state: State,
-    source: str,
-    kind: str,
-    names: Names,
-    without: Collection[str] = (),
-    dead: tuple[str, ...] = (),
-) -> LoadReport:
-    """Load a state dict but for the parameters in ``without``, whose counterparts in the file are dropped."""
-    dropped = set(names({name: tensor for name, tensor in model.state_dict().items() if name in without}))
-    if any(name.startswith("guidance.") for name in without):
-        dead = (*dead, "backbone.", "guidance.")
-    return load_strictly(
-        model,
-        state,
-        source=source,
-        kind=kind,
-        names=names,
-        drop=lambda name: name in dropped or is_constant(name) or name.startswith(dead),
-        without=tuple(without),
-    )
-
-
-def _released_name(name: str) -> str:
-    if name == "background_text":
-        return BACKGROUND
-    if name.startswith("clip."):
-        return CLIP + name.removeprefix("clip.")
-    if name.startswith("guidance."):
-        return "backbone." + guidance_name(name.removeprefix("guidance."))
-    return TRANSFORMER + transformer_name(name)
+    read_as = partial(CatsegSize.read_as, templates=templates, test_shortest_edge=test_shortest_edge)
+    own = SYSTEM.load_own(path, size, options, read_as=read_as, clip_weights=clip_path, guidance_weights=guidance_path)
+    if own is not None:
+        return own
+    refuse_beside(clip_path, path, "clip_weights")
+    state = canonical(read_tensors(path))
+    file = recognise(state, str(path), read_as(size or RELEASED))
+    model = Catseg(read_as(size or file.size), **options)
+    return model, load_cost_into(model, state, str(path), file, guidance_path, names=released_names)

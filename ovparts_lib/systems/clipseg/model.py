@@ -9,17 +9,23 @@ NeurIPS 2023 (VA+L+F+D fine-tuning); and the code released with both.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from ovparts_lib.images import square_pixels
-from ovparts_lib.models.clip.towers import MINIATURE, VIT_B_16
+from ovparts_lib.models.film_decoder import binary_segmentation_loss
 from ovparts_lib.systems.base import batch_labels, chosen_queries
-from ovparts_lib.systems.clipseg.base import BACKGROUND_WEIGHT, LANGUAGE, ClipsegBase, ClipsegSize
-from ovparts_lib.systems.clipseg.decoder import ClipsegDecoder, binary_segmentation_loss
+from ovparts_lib.systems.query_segmenter import (
+    LANGUAGE,
+    MINIATURE_QUERY,
+    RELEASED,
+    RELEASED_GROUPS,
+    QuerySegmenter,
+    QuerySize,
+)
 from ovparts_lib.systems.scores import AttentionMaps, Maps, Scores
 from ovparts_lib.vocabularies.vocabulary import Vocabulary
 
@@ -31,56 +37,23 @@ TRAINABLE_GROUPS = {
     "decoder": ("decoder.reduces.", "decoder.layers.", "decoder.head."),
     "background_query": ("background_query",),
 }
-RELEASED_GROUPS = ("visual_adapter", "language", "film", "decoder")
-
-RELEASED = ClipsegSize(VIT_B_16)
-# One layer: post-norm layers in a row take far longer to train from nothing than the miniature is meant to.
-MINIATURE_CLIPSEG = ClipsegSize(
-    MINIATURE, image_size=96, reduce_dim=64, extract_layers=(3,), decoder_heads=1, decoder_mlp=64
-)
+ClipsegSize = QuerySize
+MINIATURE_CLIPSEG = MINIATURE_QUERY
 SIZES = {"released": RELEASED, "miniature": MINIATURE_CLIPSEG}
 
 
-class Clipseg(ClipsegBase):
+class Clipseg(QuerySegmenter):
     """CLIPSeg for object-specific parts, or any classes. See the module's docstring.
-
-    The parameters in ``RELEASED_GROUPS`` train from the start; :meth:`set_trainable` changes that.
 
     Args:
         size: hyper-parameters, ``RELEASED`` or ``MINIATURE_CLIPSEG``.
-        query_chunk: (image, query) pairs that are decoded at once; bounds memory and changes no result. None chooses
-            by device.
-        label_resize: how label maps come to the logits' size in training: ``"centre"`` takes the label at the centre
-            of each pixel; ``"floor"``, as released, the one up to half a pixel above and to the left.
-        training_queries: in training, decode only this many parts a step: those that occur in the batch, and others
-            drawn at random with torch's generator. None decodes all parts of the vocabulary, as published. Fewer make a
-            step cheaper and its positives less rare.
-        background_weight: weight of the background's terms in the loss; the parts weigh 1.
-        checkpoint_decoder: in training, keep no activations of the decoder but compute them a second time in the
-            backward pass, chunk by chunk.
+        **shared: those of :class:`QuerySegmenter`.
     """
 
     groups = TRAINABLE_GROUPS
 
-    def __init__(
-        self,
-        size: ClipsegSize = RELEASED,
-        *,
-        query_chunk: int | None = None,
-        label_resize: Literal["centre", "floor"] = "centre",
-        training_queries: int | None = None,
-        background_weight: float = BACKGROUND_WEIGHT,
-        checkpoint_decoder: bool = False,
-    ) -> None:
-        super().__init__(
-            size,
-            ClipsegDecoder,
-            query_chunk=query_chunk,
-            label_resize=label_resize,
-            training_queries=training_queries,
-            background_weight=background_weight,
-            checkpoint_decoder=checkpoint_decoder,
-        )
+    def __init__(self, size: ClipsegSize = RELEASED, **shared: Any) -> None:
+        super().__init__(size, **shared)
         self.set_trainable(RELEASED_GROUPS)
 
     def texts_of(self, vocabulary: Vocabulary) -> list[tuple[str, ...]]:

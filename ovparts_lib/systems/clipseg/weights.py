@@ -2,108 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor
-
-from ovparts_lib.checkpoints.clip import huggingface_names, is_position_ids, load_clip_into, split_projections
 from ovparts_lib.checkpoints.native import read_metadata
-from ovparts_lib.checkpoints.reading import (
-    CheckpointError,
-    LoadReport,
-    State,
-    load_strictly,
-    read_tensors,
-    refuse_beside,
-)
+from ovparts_lib.checkpoints.reading import LoadReport, read_tensors
 from ovparts_lib.models.clip.towers import Activation
-from ovparts_lib.systems.clipseg.base import ClipsegBase, ClipsegSize
-from ovparts_lib.systems.clipseg.model import RELEASED, Clipseg
-from ovparts_lib.systems.system import stated_size
+from ovparts_lib.systems.clipseg.model import Clipseg, ClipsegSize
+from ovparts_lib.systems.query_weights import (
+    fine_tuned_names,
+    hub_names,
+    load_query_into,
+    query_size,
+    recognise,
+    timojl_names,
+)
 
-FINE_TUNED_PREFIX = "clipseg_model."
-# never read by the released code, or multiplied by zero
-DEAD = ("text_adapter.", "tunable_linear.")
-_ADAPTERS = {
-    "visual_adapter.down.weight": "visual_adapter.fc.0.weight",
-    "visual_adapter.up.weight": "visual_adapter.fc.2.weight",
-    "background_query": "non_object_embedding",
-}
-_HEAD = {"head.conv": "0", "head.up1": "2", "head.up2": "4"}
-_HUB_LAYER = {
-    "attention.out_proj": "self_attn.out_proj",
-    "norm1": "layer_norm1",
-    "norm2": "layer_norm2",
-    "fc1": "mlp.fc1",
-    "fc2": "mlp.fc2",
-}
-_TIMOJL_LAYER = {
-    "attention.out_proj": "self_attn.out_proj",
-    "norm1": "norm1",
-    "norm2": "norm2",
-    "fc1": "linear1",
-    "fc2": "linear2",
-}
-
-
-@dataclass(frozen=True)
-class ClipsegFamily:
-    """How one kind of file names things: key map, what it holds beyond need, what it lacks."""
-
-    kind: str
-    names: Callable[[State], State]
-    drop: Callable[[str], bool]
-    lacks: Callable[[str], bool]
-
-
-def hub_names(state: State) -> dict[str, Tensor]:
-    """Our CLIPSeg state dict, or any part of it, as views under the names of the hub's and OV-PARTS' models.
-
-    The names are those of ``CIDAS/clipseg-rd64-refined`` and, for adapter and background query, of OV-PARTS without its
-    prefix. Gradients of the same names and shapes can be renamed as well.
-
-    Raises:
-        KeyError: a name that is not ours.
-    """
-    renamed = huggingface_names(below(state, "clip."), prefix="clip.")
-    for name, tensor in below(state, "decoder.").items():
-        module, _, leaf = name.rpartition(".")
-        if module.startswith("layers."):
-            _, number, inner = name.split(".", 2)
-            layer = f"decoder.layers.{number}"
-            if inner.startswith("attention.in_proj_"):
-                renamed |= split_projections(tensor, f"{layer}.self_attn", inner.removeprefix("attention.in_proj_"))
-            else:
-                renamed[f"{layer}.{_HUB_LAYER[inner.rpartition('.')[0]]}.{leaf}"] = tensor
-        else:
-            renamed[f"decoder.{head_name(module, 'transposed_convolution')}.{leaf}"] = tensor
-    outside = {name: tensor for name, tensor in state.items() if not name.startswith(("clip.", "decoder."))}
-    return renamed | {_ADAPTERS[name]: tensor for name, tensor in outside.items()}
-
-
-def fine_tuned_names(state: State) -> dict[str, Tensor]:
-    """Like :func:`hub_names`, with the prefix of OV-PARTS' fine-tuned checkpoints."""
-    return {FINE_TUNED_PREFIX + name: tensor for name, tensor in hub_names(state).items()}
-
-
-def timojl_names(state: State) -> dict[str, Tensor]:
-    """The decoder's part of our state dict as views under the names of timojl/clipseg's decoder files."""
-    renamed = {}
-    for name, tensor in below(state, "decoder.").items():
-        module, _, leaf = name.rpartition(".")
-        if module.startswith("layers."):
-            _, number, inner = name.split(".", 2)
-            if inner.startswith("attention.in_proj_"):
-                inner = inner.replace("attention.", "self_attn.")
-            else:
-                inner = f"{_TIMOJL_LAYER[inner.rpartition('.')[0]]}.{leaf}"
-            renamed[f"blocks.{number}.{inner}"] = tensor
-        else:
-            renamed[f"{head_name(module, 'trans_conv')}.{leaf}"] = tensor
-    return renamed
+__all__ = ["fine_tuned_names", "hub_names", "load_clipseg", "timojl_names"]
 
 
 def load_clipseg(
@@ -139,112 +54,6 @@ def load_clipseg(
     """
     metadata = read_metadata(path)
     state = read_tensors(path)
-    family = recognise_clipseg(state, metadata, str(path))
-    model = Clipseg(size or clipseg_size(state, metadata), **options)
-    return model, load_clipseg_into(model, path, state, family, clip_path, clip_activation=clip_activation)
-
-
-def load_clipseg_into(
-    model: ClipsegBase,
-    path: str | Path,
-    state: State,
-    family: ClipsegFamily,
-    clip_path: str | Path | None = None,
-    *,
-    clip_activation: Activation | None = None,
-    without: Collection[str] = (),
-) -> LoadReport:
-    """Load a CLIPSeg file of any kind into a model that holds a CLIPSeg.
-
-    Args:
-        model: receives the weights.
-        path: the file.
-        state: its tensors.
-        family: what :func:`recognise_clipseg` found.
-        clip_path: see :func:`load_clipseg`.
-        clip_activation: see there.
-        without: names of the model's tensors that no CLIPSeg has.
-
-    Raises:
-        CheckpointError: as :func:`load_clipseg` does.
-    """
-    decoder_only = family is _TIMOJL
-    if decoder_only and clip_path is None:
-        raise CheckpointError(f"{path} holds CLIPSeg's decoder only; give OpenAI's CLIP ViT-B/16 as clip_weights too")
-    if not decoder_only:
-        refuse_beside(clip_path, f"{path} ({family.kind})", "CLIP", "clip_weights")
-    absent = tuple(name for name in model.state_dict() if name in without or family.lacks(name))
-    report = load_strictly(
-        model, state, source=str(path), kind=family.kind, names=family.names, drop=family.drop, without=absent
-    )
-    if decoder_only:
-        clip_report = load_clip_into(model.clip, clip_path, activation=clip_activation)
-        report = replace(
-            report,
-            source=f"{path} and {clip_path}",
-            loaded=report.loaded + clip_report.loaded,
-            dropped=report.dropped + clip_report.dropped,
-            initialised=tuple(name for name in absent if not name.startswith("clip.")),
-        )
-    return report
-
-
-def clipseg_size(state: State, metadata: Mapping | None) -> ClipsegSize:
-    """Hyper-parameters of a CLIPSeg or PartCLIPSeg file: as stated in ours, as seen from two tensors in the others."""
-    if metadata is not None:
-        return stated_size(ClipsegSize, metadata["size"])
-    plain = any(name.endswith(("transposed_convolution.weight", "trans_conv.weight")) for name in state)
-    widths = [len(tensor) for name, tensor in state.items() if name.endswith("film_mul.bias")]
-    return replace(RELEASED, refined=not plain, reduce_dim=widths[0] if widths else RELEASED.reduce_dim)
-
-
-def recognise_clipseg(state: State, metadata: Mapping | None, source: str) -> ClipsegFamily:
-    """Which of the four kinds of CLIPSeg files this is.
-
-    Args:
-        state: the file's tensors.
-        metadata: what our own files say of themselves, None for others.
-        source: the file, for messages.
-
-    Raises:
-        CheckpointError: none of them.
-    """
-    if metadata is not None:
-        if metadata.get("system") != "clipseg":
-            raise CheckpointError(f"{source} holds weights of {metadata.get('system')!r}, not of 'clipseg'")
-        return _OWN
-    if any(name.startswith(FINE_TUNED_PREFIX) for name in state):
-        return _FINE_TUNED
-    if any(name.startswith("decoder.") for name in state):
-        return _HUB
-    if any(name.startswith(("film_mul.", "trans_conv.", "blocks.")) for name in state):
-        return _TIMOJL
-    raise CheckpointError(f"{source} is no CLIPSeg checkpoint of a known kind; its first tensors: {list(state)[:5]}")
-
-
-def head_name(module: str, head: str) -> str:
-    """Released name of a part of the decoder outside its layers: numbers for the head's parts, all else as it is."""
-    if module == "head.up":
-        return head
-    return f"{head}.{_HEAD[module]}" if module in _HEAD else module
-
-
-def below(state: State, prefix: str) -> dict[str, Tensor]:
-    """The tensors whose names begin with ``prefix``, without it."""
-    return {name.removeprefix(prefix): tensor for name, tensor in state.items() if name.startswith(prefix)}
-
-
-def is_dead(name: str) -> bool:
-    """Whether a tensor of OV-PARTS' checkpoints, or of those derived from them, has no effect."""
-    return is_position_ids(name) or name.partition(".")[2].startswith(DEAD)
-
-
-_OWN = ClipsegFamily("ovparts weights", dict, drop=lambda name: False, lacks=lambda name: False)
-_FINE_TUNED = ClipsegFamily("OV-PARTS fine-tuned checkpoint", fine_tuned_names, drop=is_dead, lacks=lambda name: False)
-_HUB = ClipsegFamily("hub model", hub_names, drop=is_position_ids, lacks=lambda name: name in _ADAPTERS)
-_TIMOJL = ClipsegFamily(
-    "timojl/clipseg decoder",
-    timojl_names,
-    drop=lambda name: name.startswith("reduce."),
-    lacks=lambda name: not name.startswith("decoder."),
-)
+    file = recognise(state, metadata, str(path))
+    model = Clipseg(size or query_size(state, metadata), **options)
+    return model, load_query_into(model, path, state, file, clip_path, clip_activation=clip_activation)

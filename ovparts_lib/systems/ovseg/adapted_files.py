@@ -12,7 +12,7 @@ from ovparts_lib.checkpoints.clip import OPENAI_CONSTANTS
 from ovparts_lib.checkpoints.native import read_metadata, save_weights
 from ovparts_lib.checkpoints.reading import CheckpointError, LoadReport, load_strictly, read_tensors
 from ovparts_lib.models.clip.towers import VIT_B_16, VIT_L_14, ClipSize, activation_of, build_clip
-from ovparts_lib.systems.ovseg.adaptation import AdaptedClip
+from ovparts_lib.systems.adapted_clip import AdaptedClip
 from ovparts_lib.systems.ovseg.model import Ovseg
 
 PROMPT = "visual.mask_embedding"
@@ -30,8 +30,6 @@ def read_adapted(path: str | Path) -> dict[str, Tensor]:
         CheckpointError: unreadable, or no CLIP with a ViT image tower.
     """
     state = read_tensors(path)
-    if state and all(name.startswith("module.") for name in state):
-        state = {name.removeprefix("module."): tensor for name, tensor in state.items()}
     if "visual.conv1.weight" not in state:
         raise CheckpointError(f"{path} holds no CLIP with a ViT image tower; its first tensors: {list(state)[:5]}")
     return state

@@ -21,10 +21,10 @@ from torch import Tensor
 from torchvision import tv_tensors
 from torchvision.transforms import v2
 
-from ovparts_lib.models.clip.crops import CLIP_MEAN, CLIP_STD, mask_boxes
+from ovparts_lib.models.clip.pair_crops import FILL as FILL
+from ovparts_lib.models.clip.pair_crops import clip_pixels, mask_by_colour, masked_crop, pair_transform
 from ovparts_lib.systems.ovseg.model import Ovseg
 
-FILL = (124, 116, 103)  # ImageNet's mean, which the released transform looks for; not the CLIP mean of test time
 TABLE = "pairs.tsv"
 
 
@@ -102,14 +102,6 @@ def labelled_pairs(image: Tensor, labels: Tensor, classes: Sequence[str]) -> lis
     return [Pair(*masked_crop(image, labels == label), classes[label]) for label in present]
 
 
-def masked_crop(image: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
-    """The tight box of a mask, bool (H, W), with ``FILL`` outside: uint8 (3, h, w), and the mask in it."""
-    left, top, right, bottom = mask_boxes(mask[None])[0].tolist()
-    mask = mask[top:bottom, left:right].cpu()
-    fill = torch.tensor(FILL, dtype=torch.uint8).view(3, 1, 1)
-    return torch.where(mask, image[:, top:bottom, left:right].cpu(), fill), mask
-
-
 def write_pairs(pairs: Iterable[Pair], folder: str | Path) -> Path:
     """Write crops and masks as PNG files, and the released code's table: tab-separated ``filepath`` and ``title``.
 
@@ -169,22 +161,3 @@ class PairDataset(torch.utils.data.Dataset):
             crop, mask = self.transform(crop, mask)
             mask = mask.as_subclass(Tensor)
         return {"pixels": clip_pixels(v2.functional.pil_to_tensor(crop)), "masks": mask, "captions": row["title"]}
-
-
-def pair_transform(side: int, *, train: bool) -> v2.Transform:
-    """The released transforms of a crop, a PIL image (bicubic), and of its mask (nearest neighbour)."""
-    bicubic = v2.InterpolationMode.BICUBIC
-    if train:
-        return v2.RandomResizedCrop(side, scale=(0.9, 1.0), ratio=(3 / 4, 4 / 3), interpolation=bicubic)
-    return v2.Compose([v2.Resize(side, interpolation=bicubic), v2.CenterCrop(side)])
-
-
-def mask_by_colour(crop: Tensor) -> Tensor:
-    """Pixels of uint8 (3, h, w) that are not exactly of the fill's colour, bool (h, w)."""
-    return (crop != torch.tensor(FILL, dtype=torch.uint8).view(3, 1, 1)).any(0)
-
-
-def clip_pixels(crop: Tensor) -> Tensor:
-    """uint8 (3, h, w) as CLIP takes it, float32."""
-    mean, std = (torch.tensor(values).view(3, 1, 1) for values in (CLIP_MEAN, CLIP_STD))
-    return (crop.float() - mean) / std

@@ -13,8 +13,6 @@ from ovparts_lib.models.clip.crops import CropRule, cut_crops, mask_boxes
 from ovparts_lib.models.clip.token_masks import mask_prompts, patch_masks
 from ovparts_lib.models.clip.towers import image_embeddings
 
-TEMPERATURE = 100.0
-
 
 @dataclass
 class Regions:

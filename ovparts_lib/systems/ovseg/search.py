@@ -11,9 +11,8 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from ovparts_lib.systems.ovseg.ensemble import clip_classes, fuse_masks, geometric_ensemble, proposal_classes
+from ovparts_lib.systems.ensemble import TEMPERATURE, clip_classes, fuse_masks, geometric_ensemble, proposal_classes
 from ovparts_lib.systems.ovseg.model import Ovseg
-from ovparts_lib.systems.ovseg.regions import TEMPERATURE
 from ovparts_lib.systems.proposals import ProposalMaps
 from ovparts_lib.systems.scores import Scores
 from ovparts_lib.vocabularies import Vocabulary

@@ -3,6 +3,17 @@
 The first stage aggregates the costs of generic parts, objects and background together. The second joins the aggregated
 maps of each object-specific part's generic part and object into features in the space of the text embeddings, compares
 them with the object-specific part's own text, and aggregates again.
+
+Where the paper's equations are:
+
+- cost volumes ``C(i, n, p) = cos(F(i), T(n, p))`` of dense CLIP features F with texts T of parts and of objects:
+  :meth:`PartAggregator.first_stage`, by :func:`models.cost_aggregation.cost_volume`;
+- structural guidance, DINOv2's features projected and joined with the cost in every layer's queries and keys, and in
+  the decoder: :meth:`PartAggregator.guide`, used by :class:`SpatialAggregation` and :class:`GuidedDecoder`;
+- spatial and class aggregation, ``C' = class(spatial(C))`` in every layer: :func:`models.cost_aggregation.aggregate`;
+- object-aware part features ``W [C'_part ; C'_object] + b``: :meth:`PartAggregator.object_aware_features`; their
+  cosines with the texts of object-specific parts, aggregated again: :meth:`PartAggregator.second_stage`;
+- disentangled segmentation losses and the compositional loss: :mod:`systems.partcatseg.losses`.
 """
 
 from __future__ import annotations
@@ -143,11 +154,13 @@ class PartAggregator(nn.Module):
         Returns:
             (b, g + o + 1, h, w, dim).
         """
+        # cost volumes of parts and objects, embedded
         x = chunks.over(
             lambda text: self.embedding(cost_volume(features, text[0])),
             texts.generic[None],
             tokens=features[:, 0].numel(),
         )
+        # spatial and class aggregation, guided by DINOv2 and by the texts
         return aggregate(
             self.layers,
             x,
@@ -169,6 +182,7 @@ class PartAggregator(nn.Module):
             texts: of the vocabulary.
         """
         count, dim = texts.generic_count, x.shape[-1]
+        # W [C'_part ; C'_object] + b = W_part C'_part + (W_object C'_object + b)
         weight, bias = self.object_aware.weight, self.object_aware.bias
         parts = F.linear(torch.cat([x[:, :count], x[:, -1:]], dim=1), weight[:, :dim])
         return ObjectAware(parts, F.linear(x[:, count:], weight[:, dim:], bias))
@@ -193,6 +207,7 @@ class PartAggregator(nn.Module):
         Returns:
             (b, n + 1, h, w, dim).
         """
+        # cost volume of object-specific parts: each text with features of its own
         x = aware.over_parts(lambda part, text: self.specific_embedding(cost_volume(part, text)), texts, chunks)
         return aggregate(
             self.specific_layers,

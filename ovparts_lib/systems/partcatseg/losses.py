@@ -152,8 +152,10 @@ def compositional_loss(
         Mean over images and positions, scalar, float32.
     """
     with torch.autocast(object_cost.device.type, enabled=False):
+        # P over objects and background, from the object-level cost; Q over object-specific parts and background
         of_objects = object_cost.float().softmax(1) + _EPSILON
         of_parts = specific_cost.float().softmax(1) + _EPSILON
+        # Q'(o), the sum of Q over the parts of object o: together they should have the share that the object has
         owners = torch.tensor([*part_to_object, object_cost.shape[1] - 1], device=object_cost.device)
         summed = torch.zeros_like(of_objects).index_add(1, owners, of_parts)
         return distribution_distance(summed + _EPSILON, of_objects + _EPSILON, divergence)
@@ -162,8 +164,9 @@ def compositional_loss(
 def distribution_distance(first: Tensor, second: Tensor, divergence: Divergence) -> Tensor:
     """Mean divergence of distributions along axis 1, (b, c, h, w) each, in nats."""
     first, second = (rearrange(values, "b c h w -> (b h w) c") for values in (first, second))
-    if divergence == "symmetric_kl":
+    if divergence == "symmetric_kl":  # (KL(P || Q) + KL(Q || P)) / 2, the paper's
         return ((first - second) * (first.log() - second.log())).sum(1).mean() / 2
+    # Jensen-Shannon: (KL(P || M) + KL(Q || M)) / 2 with M = (P + Q) / 2
     middle = ((first + second) / 2).log()
     to_middle = first * (first.log() - middle) + second * (second.log() - middle)
     return to_middle.sum(1).mean() / 2

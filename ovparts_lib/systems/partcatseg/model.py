@@ -9,20 +9,25 @@ Segmentation", CVPR 2025, and the code released with it.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from ovparts_lib.models.backbones.guidance import GuidanceSize
 from ovparts_lib.models.cost_aggregation import AggregatorSize, mean_cost
-from ovparts_lib.models.cost_aggregation.inputs import square_inputs
 from ovparts_lib.models.cost_aggregation.targets import covered_labels
-from ovparts_lib.systems.base import batch_labels, chosen_queries
-from ovparts_lib.systems.catseg.base import BACKGROUND_WEIGHT, SHARED_GROUPS, CostSegmenter
-from ovparts_lib.systems.catseg.model import LR_MULTIPLIERS, MINIATURE_CATSEG, PADDING, CatsegSize, without_guidance
+from ovparts_lib.systems.base import batch_labels, check_choices, chosen_queries
+from ovparts_lib.systems.cost_segmenter import (
+    MINIATURE_COST,
+    RELEASED_GROUPS,
+    SHARED_GROUPS,
+    CostSegmenter,
+    CostSize,
+    without_guidance,
+)
 from ovparts_lib.systems.partcatseg.aggregator import PartAggregator, PartTexts
 from ovparts_lib.systems.partcatseg.losses import (
     NO_LABEL,
@@ -31,16 +36,14 @@ from ovparts_lib.systems.partcatseg.losses import (
     compositional_loss,
     segmentation_losses,
 )
-from ovparts_lib.systems.scores import BACKGROUND, AttentionMaps, CostMaps, Maps, Scores
+from ovparts_lib.systems.scores import BACKGROUND, CostMaps, Maps, Scores
 from ovparts_lib.vocabularies import PartVocabulary
 
 TRAINABLE_GROUPS = {"aggregator": ("aggregator.",), **SHARED_GROUPS}
-RELEASED_GROUPS = ("guidance", "aggregator")
-DIVERGENCES = ("jensen_shannon", "symmetric_kl")
 
 
 @dataclass(frozen=True)
-class PartCatsegSize(CatsegSize):
+class PartCatsegSize(CostSize):
     """Hyper-parameters of PartCATSeg: those of CATSeg; ``aggregator`` is that of both stages."""
 
     guidance: GuidanceSize = field(default_factory=lambda: GuidanceSize("dinov2_vits14", 448))
@@ -49,11 +52,7 @@ class PartCatsegSize(CatsegSize):
 
 RELEASED = PartCatsegSize()
 MINIATURE_PARTCATSEG = PartCatsegSize(
-    clip=MINIATURE_CATSEG.clip,
-    inputs=MINIATURE_CATSEG.inputs,
-    guidance=MINIATURE_CATSEG.guidance,
-    aggregator=replace(MINIATURE_CATSEG.aggregator, class_attention="query"),
-    templates=MINIATURE_CATSEG.templates,
+    **vars(MINIATURE_COST) | {"aggregator": replace(MINIATURE_COST.aggregator, class_attention="query")}
 )
 SIZES = {
     "released": RELEASED,
@@ -66,25 +65,14 @@ SIZES = {
 class PartCatseg(CostSegmenter):
     """PartCATSeg for object-specific parts. See the module's docstring.
 
-    The parameters in ``RELEASED_GROUPS`` train from the start; :meth:`set_trainable` changes that. The background's
-    text is drawn once and is not among them, as released.
+    The background's text is drawn once and does not train, as released. With ``training_queries``, of generic parts and
+    objects those are scored that belong to the chosen object-specific parts, and objects that occur.
 
     Args:
         size: hyper-parameters, ``RELEASED`` or ``MINIATURE_PARTCATSEG``.
-        training_queries: in training, score only this many object-specific parts a step: those that occur in the batch,
-            and others drawn at random with torch's generator; of generic parts and objects, those that belong to them
-            and objects that occur. None scores all of the vocabulary, as published.
-        background_weight: weight of the background's terms in the losses; the others weigh 1.
         compositional_weight: factor of the compositional loss; 0 leaves it out.
         divergence: of the compositional loss: ``jensen_shannon`` as released, ``symmetric_kl`` as the paper writes it.
-        padding: pictures are padded before they are squashed. ``"cut"`` says in the scores how far the maps reach
-            beyond the picture, and in training the padding is background; ``"stretched"``, as released, takes them for
-            maps of the picture alone.
-        chunk_tokens: positions x classes x images computed at once; bounds memory and changes no result. None chooses
-            by device.
-        checkpoint_aggregator: in training, keep no activations of aggregator, decoder and losses but compute them a
-            second time in the backward pass.
-        lr_multipliers: factors of the learning rate by trainable group; 1 for groups that are not named.
+        **shared: those of :class:`CostSegmenter`.
 
     Raises:
         ValueError: an option out of its range.
@@ -97,31 +85,14 @@ class PartCatseg(CostSegmenter):
         self,
         size: PartCatsegSize = RELEASED,
         *,
-        training_queries: int | None = None,
-        background_weight: float = BACKGROUND_WEIGHT,
         compositional_weight: float = 1.0,
         divergence: Divergence = "jensen_shannon",
-        padding: Literal["cut", "stretched"] = "cut",
-        chunk_tokens: int | None = None,
-        checkpoint_aggregator: bool = False,
-        lr_multipliers: Mapping[str, float] = LR_MULTIPLIERS,
+        **shared: Any,
     ) -> None:
-        super().__init__(
-            size.clip,
-            size.guidance,
-            size.templates,
-            training_queries=training_queries,
-            background_weight=background_weight,
-            chunk_tokens=chunk_tokens,
-            checkpoint_aggregator=checkpoint_aggregator,
-            lr_multipliers=lr_multipliers,
-        )
-        for option, value, known in (("padding", padding, PADDING), ("divergence", divergence, DIVERGENCES)):
-            if value not in known:
-                raise ValueError(f"{option} must be {' or '.join(map(repr, known))}, not {value!r}")
+        super().__init__(size, **shared)
+        check_choices(divergence=(divergence, Divergence))
         if compositional_weight < 0:
             raise ValueError(f"compositional_weight must be at least 0, not {compositional_weight}")
-        self.size, self.padding = size, padding
         self.compositional_weight, self.divergence = compositional_weight, divergence
         self.aggregator = PartAggregator(size.aggregator, () if self.guidance is None else self.guidance.channels)
         self.set_trainable(RELEASED_GROUPS)
@@ -161,12 +132,12 @@ class PartCatseg(CostSegmenter):
         """
         vocabulary, aggregator, chunks = batch["vocabulary"], self.aggregator, self.chunks
         self.check_vocabulary(vocabulary)
-        images, side = batch["images"], self.size.guidance.image_size
-        inputs = square_inputs(images, self.size.inputs, side, self.device, test=False)
+        inputs = self._squares(batch["images"], test=False)
         targets = self._targets(batch, inputs.covered)
         texts = self.encode_vocabulary(vocabulary)
         if self.training_queries is not None and self.training_queries < len(vocabulary.parts):
             texts = self._chosen_texts(texts, targets)
+        # dense CLIP features; structural guidance from DINOv2
         dense, maps = self.encode_images(inputs)
         guidance = aggregator.guide(maps)
         # object- and part-level cost aggregation, then object-specific part-level cost aggregation
@@ -182,7 +153,7 @@ class PartCatseg(CostSegmenter):
             self.background_weight,
             recompute=self.checkpoint_aggregator,
         )
-        # compositional loss
+        # compositional loss, on the costs before aggregation
         if self.compositional_weight:
             owners = sorted(set(texts.part_to_object))  # all objects, unless some of the parts were chosen
             rows = [*(texts.generic_count + owner for owner in owners), len(texts.generic) - 1]
@@ -208,8 +179,7 @@ class PartCatseg(CostSegmenter):
         stage's; ``attention`` of CLIP's image tower.
         """
         aggregator, chunks, parts, count = self.aggregator, self.chunks, list(class_ids), len(class_ids)
-        side = self.size.guidance.image_size
-        inputs = square_inputs(images, self.size.inputs, side, self.device, test=True)
+        inputs = self._squares(images, test=True)
         texts = self.encode_vocabulary(vocabulary)
         dense, maps = self.encode_images(inputs, keep_attention=inspected)
         guidance = aggregator.guide(maps)
@@ -233,11 +203,7 @@ class PartCatseg(CostSegmenter):
         logits = aggregator.decode(second, guidance, chunks)
         results = []
         for number, (image, covered) in enumerate(zip(images, inputs.covered, strict=True)):
-            size, found = tuple(image.shape[-2:]), {}
-            last = logits[number, -1] if background else None
-            scores = Scores(logits[number, :count], class_ids, last, size, resized_as="probabilities")
-            if self.padding == "cut" and covered != size:
-                scores.covered_size = covered
+            scores, found = self._picture_scores(image, covered, logits[number], class_ids, background), {}
             if inspected:
                 names = tuple(vocabulary.parts[part] for part in parts)
                 generic_names = tuple(words[row] for row in rows)
@@ -250,16 +216,13 @@ class PartCatseg(CostSegmenter):
                 found["generic_cost"] = CostMaps(
                     generic_cost[number], generic[number], of_objects, generic_names, words
                 )
-                clip = {block: weights[number] for block, weights in dense.hidden.attention.items()}
-                found["attention"] = AttentionMaps(dense.hidden.grid, {}, clip, names)
+                found["attention"] = self._clip_attention(dense, number, names)
             results.append((scores, found))
         return results
 
     def _targets(self, batch: dict[str, Any], covered: Sequence[tuple[float, float]]) -> list[PartTargets]:
-        """Labels of a batch; with ``padding="stretched"`` the maps are taken to span the labels, as released."""
+        """Labels of a batch, whose squares span ``covered``."""
         vocabulary, images = batch["vocabulary"], batch["images"]
-        if self.padding == "stretched":
-            covered = [tuple(image.shape[-2:]) for image in images]
         counts = {"part": len(vocabulary.parts), "object": len(vocabulary.objects)}
         maps = [covered_labels(batch_labels(batch, kind), images, covered, count) for kind, count in counts.items()]
         ranks = [NO_LABEL if rank is None else rank for rank in vocabulary.object_to_object_with_parts]

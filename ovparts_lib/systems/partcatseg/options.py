@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Any, ClassVar, Literal
 
 from ovparts_lib.options import Number, option
-from ovparts_lib.systems.catseg.options import DINOV2, CostOptions
 from ovparts_lib.systems.options import published_protocols
+from ovparts_lib.systems.shared_options import DINOV2, CostOptions
 
 
 class PartcatsegOptions(CostOptions):
@@ -39,10 +39,7 @@ class PartcatsegOptions(CostOptions):
 
     def model_options(self) -> dict[str, Any]:
         """Keyword arguments of :class:`~ovparts_lib.systems.partcatseg.model.PartCatseg`."""
-        return super().model_options() | {
-            "compositional_weight": self.compositional_weight,
-            "divergence": self.divergence,
-        }
+        return super().model_options() | self.chosen("compositional_weight", "divergence")
 
     def loading_options(self) -> dict[str, Any]:
         """The order in which the second stage is filled."""

@@ -2,40 +2,34 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
 from torch import Tensor
 
+from ovparts_lib.checkpoints.cost_aggregation import layer_name, transformer_name
 from ovparts_lib.checkpoints.native import read_metadata
-from ovparts_lib.checkpoints.reading import (
-    CheckpointError,
-    LoadReport,
-    State,
-    load_strictly,
-    read_tensors,
-    refuse_beside,
-)
-from ovparts_lib.systems.catseg.model import CatsegSize, TestEdge
-from ovparts_lib.systems.catseg.names import guidance_name, layer_name, transformer_name
-from ovparts_lib.systems.catseg.weights import (
-    BACKGROUND,
-    CLIP,
+from ovparts_lib.checkpoints.reading import LoadReport, State, read_tensors, refuse_beside
+from ovparts_lib.systems.base import check_choices
+from ovparts_lib.systems.cost_segmenter import TestEdge
+from ovparts_lib.systems.cost_weights import (
     TRANSFORMER,
-    CatsegFile,
+    CostFile,
     canonical,
     load_but,
-    load_catseg_into,
+    load_cost_into,
     recognise,
+    released_name,
     require_templates,
 )
+from ovparts_lib.systems.partcatseg import SYSTEM
 from ovparts_lib.systems.partcatseg.model import RELEASED, PartCatseg, PartCatsegSize
 from ovparts_lib.systems.system import stated_size
 
 SecondStage = Literal["pretrained", "random"]
-SECOND_STAGES = ("pretrained", "random")
+BEGINS_FROM = "catseg"  # whose own files serve to begin a training
 # Never read by the released code: a third stack of layers, for a pass that is commented out.
 DEAD = f"{TRANSFORMER}layers_object."
 # What PartCATSeg's files have and CATSeg's have not; any of them will do, so that the lack of others can be named.
@@ -52,11 +46,9 @@ def released_names(state: State) -> dict[str, Tensor]:
     Raises:
         KeyError: a name that is not ours.
     """
-    return {
-        # a 1x1 convolution there
-        _released_name(name): tensor[..., None, None] if name == f"{_NEW}weight" else tensor
-        for name, tensor in state.items()
-    }
+    renamed = {released_name(name, _transformer_name): tensor for name, tensor in state.items()}
+    joined = f"{TRANSFORMER}conv_proj_feat.weight"
+    return renamed if joined not in renamed else renamed | {joined: renamed[joined][..., None, None]}  # a convolution
 
 
 def load_partcatseg(
@@ -90,8 +82,8 @@ def load_partcatseg(
         second_stage: what the second stage starts from when training starts from CAT-Seg: ``pretrained``, copies of
             the first stage's embedding and layers after these were loaded; ``random``, as released, where they are
             copied before the file is read and so hold the first stage's random initial values.
-        templates: as for :func:`load_catseg`.
-        test_shortest_edge: as for :func:`load_catseg`.
+        templates: what no tensor tells, see :meth:`CostSize.read_as`; ``imagenet_select`` for files of 8 prompts.
+        test_shortest_edge: likewise; None for files of PartImageNet.
         **options: passed on to :class:`PartCatseg`.
 
     Returns:
@@ -102,34 +94,32 @@ def load_partcatseg(
             misshapen, or ``clip_path`` or ``guidance_path`` given or absent where it should not be.
         ValueError: no such ``second_stage``.
     """
-    if second_stage not in SECOND_STAGES:
-        raise ValueError(f"second_stage must be 'pretrained' or 'random', not {second_stage!r}")
-    metadata = read_metadata(path)
-    system = None if metadata is None else metadata.get("system")
-    if system not in (None, "partcatseg", "catseg"):
-        raise CheckpointError(f"{path} holds weights of {system!r}, not of 'partcatseg', nor of 'catseg' to start from")
-    refuse_beside(clip_path, path, "CLIP", "clip_weights")
-    state, source = read_tensors(path), str(path)
-    size = size or (RELEASED if metadata is None else _own_size(system, metadata["size"]))
-    size = size.read_as(templates, test_shortest_edge)
-    if system == "partcatseg":
-        refuse_beside(guidance_path, path, "guidance backbone", "guidance_weights")
-        model = PartCatseg(size, **options)
-        return model, load_strictly(model, state, source=source, kind="ovparts weights")
-    if metadata is None:
-        state = canonical(state)
+    check_choices(second_stage=(second_stage, SecondStage))
+    refuse_beside(clip_path, path, "clip_weights")
+    metadata, source = read_metadata(path) or {}, str(path)
+    begins = metadata.get("system") == BEGINS_FROM
+    read_as = partial(PartCatsegSize.read_as, templates=templates, test_shortest_edge=test_shortest_edge)
+    if not begins:
+        own = SYSTEM.load_own(path, size, options, read_as=read_as, guidance_weights=guidance_path)
+        if own is not None:
+            return own
+    state = read_tensors(path)
+    if begins:
+        # our own file of CATSeg, with PartCATSeg's class attention
+        stated = stated_size(PartCatsegSize, metadata["size"])
+        size = read_as(size or replace(stated, aggregator=replace(stated.aggregator, class_attention="query")))
+        file, names = CostFile("ovparts weights of CATSeg", stated, True), _catseg_names
+    else:
+        state, size = canonical(state), read_as(size or RELEASED)
         if any(name.startswith(OWN) for name in state):
-            refuse_beside(guidance_path, path, "guidance backbone", "guidance_weights")
+            refuse_beside(guidance_path, path, "guidance_weights")
             require_templates(state, source, size)
             model = PartCatseg(size, **options)
             return model, load_but(model, state, source, "PartCATSeg", released_names, dead=(DEAD,))
         file, names = recognise(state, source, size), released_names
-    else:
-        stated = stated_size(CatsegSize, metadata["size"])
-        file, names = CatsegFile("ovparts weights of CATSeg", stated, True), _catseg_names
     model = PartCatseg(size, **options)
     without = [name for name in model.state_dict() if name.startswith((*_COPIED, _NEW))]
-    report = load_catseg_into(model, state, source, file, guidance_path, names=names, without=without, dead=(DEAD,))
+    report = load_cost_into(model, state, source, file, guidance_path, names=names, without=without, dead=(DEAD,))
     if second_stage == "pretrained":
         model.aggregator.copy_first_stage()
         kept = tuple(name for name in report.initialised if not name.startswith(_COPIED))
@@ -137,30 +127,17 @@ def load_partcatseg(
     return model, report
 
 
-def _own_size(system: str, description: Mapping[str, Any]) -> PartCatsegSize:
-    """Hyper-parameters from the description in one of our own files; CATSeg's with PartCATSeg's class attention."""
-    stated = stated_size(PartCatsegSize, description)
-    attention = stated.aggregator.class_attention if system == "partcatseg" else "query"
-    return replace(stated, aggregator=replace(stated.aggregator, class_attention=attention))
-
-
 def _catseg_names(state: State) -> dict[str, Tensor]:
     """Our PartCATSeg state dict under the names that CATSeg's parameters have in our own files."""
     return {name.removeprefix("aggregator."): tensor for name, tensor in state.items()}
 
 
-def _released_name(name: str) -> str:
-    if name == "background_text":
-        return BACKGROUND
-    if name.startswith("clip."):
-        return CLIP + name.removeprefix("clip.")
-    if name.startswith("guidance."):
-        return "backbone." + guidance_name(name.removeprefix("guidance."))
+def _transformer_name(name: str) -> str:
     name = name.removeprefix("aggregator.")
     for ours, theirs in (("object_aware.", "conv_proj_feat."), ("specific_embedding.", "conv2.")):
         if name.startswith(ours):
-            return TRANSFORMER + theirs + name.removeprefix(ours)
+            return theirs + name.removeprefix(ours)
     if name.startswith("specific_layers."):
         number, _, rest = name.removeprefix("specific_layers.").partition(".")
-        return f"{TRANSFORMER}layers_specific_part.{number}.{layer_name(rest)}"
-    return TRANSFORMER + transformer_name(name)
+        return f"layers_specific_part.{number}.{layer_name(rest)}"
+    return transformer_name(name)

@@ -9,10 +9,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ovparts_lib.systems.clipseg.decoder import ClipsegDecoder
+from ovparts_lib.models.film_decoder import FilmDecoder
 
 
-class PartclipsegDecoder(ClipsegDecoder):
+class PartclipsegDecoder(FilmDecoder):
     """CLIPSeg's decoder with a pair stage.
 
     A part's features and its object's are joined by one linear layer, scaled and shifted by a projection of their two
@@ -20,7 +20,7 @@ class PartclipsegDecoder(ClipsegDecoder):
     CLIPSeg's (:meth:`copy_to_pairs`).
 
     Args:
-        **settings: those of :class:`ClipsegDecoder`.
+        **settings: those of :class:`FilmDecoder`.
     """
 
     def __init__(self, **settings: Any) -> None:

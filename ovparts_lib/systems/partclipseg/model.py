@@ -8,18 +8,15 @@ Sources: Choi et al., "Understanding Multi-Granularity for Open-Vocabulary Part 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
-from typing import Any, Literal, get_args
+from collections.abc import Callable, Sequence
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from ovparts_lib.images import resize_labels, square_pixels
-from ovparts_lib.models.clip.towers import VIT_B_16
-from ovparts_lib.systems.base import batch_labels, chosen_queries
-from ovparts_lib.systems.clipseg.base import BACKGROUND_WEIGHT, LANGUAGE, ClipsegBase, ClipsegSize
-from ovparts_lib.systems.clipseg.model import MINIATURE_CLIPSEG
+from ovparts_lib.systems.base import batch_labels, check_choices, chosen_queries
 from ovparts_lib.systems.partclipseg.attention_control import AttentionRule, attention_terms, mean_attention_terms
 from ovparts_lib.systems.partclipseg.decoder import PartclipsegDecoder
 from ovparts_lib.systems.partclipseg.losses import (
@@ -31,6 +28,14 @@ from ovparts_lib.systems.partclipseg.losses import (
     region_sums,
 )
 from ovparts_lib.systems.partclipseg.queries import PartQueries, part_queries, query_texts
+from ovparts_lib.systems.query_segmenter import (
+    LANGUAGE,
+    MINIATURE_QUERY,
+    RELEASED,
+    RELEASED_GROUPS,
+    QuerySegmenter,
+    QuerySize,
+)
 from ovparts_lib.systems.scores import AttentionMaps, Maps, Scores
 from ovparts_lib.vocabularies import PartVocabulary
 
@@ -51,17 +56,12 @@ TRAINABLE_GROUPS = {
     ),
     "background_query": ("background_query",),
 }
-RELEASED_GROUPS = ("visual_adapter", "language", "film", "decoder")
-
-RELEASED = ClipsegSize(VIT_B_16)
-MINIATURE_PARTCLIPSEG = MINIATURE_CLIPSEG
+MINIATURE_PARTCLIPSEG = MINIATURE_QUERY
 SIZES = {"released": RELEASED, "miniature": MINIATURE_PARTCLIPSEG}
 
 
-class Partclipseg(ClipsegBase):
+class Partclipseg(QuerySegmenter):
     """PartCLIPSeg. See the module's docstring.
-
-    The parameters in ``RELEASED_GROUPS`` train from the start; :meth:`set_trainable` changes that.
 
     Args:
         size: hyper-parameters, ``RELEASED`` or ``MINIATURE_PARTCLIPSEG``.
@@ -78,17 +78,7 @@ class Partclipseg(ClipsegBase):
         loss_mean: ``"image"``: the loss of each image by itself, then the mean over images, which is what the published
             training on eight devices with an image each amounts to; ``"batch"``: over all pixels of a batch, as the
             released code does on one device.
-        query_chunk: (image, query) pairs that are decoded at once; bounds memory and changes no result. None chooses
-            by device.
-        label_resize: how label maps come to the logits' size in training, and from there to the patches: ``"centre"``
-            takes the label at the centre of each pixel; ``"floor"``, as released, the one up to half a pixel above and
-            to the left.
-        training_queries: in training, decode only this many object-specific parts a step, with their generic parts and
-            objects: those that occur in the batch, and others drawn at random with torch's generator. None decodes all
-            of the vocabulary, as published. Fewer make a step cheaper and its positives less rare.
-        background_weight: weight of the background's terms, among parts and among objects; all others weigh 1.
-        checkpoint_decoder: in training, keep no activations of the decoder but compute them a second time in the
-            backward pass, chunk by chunk.
+        **shared: those of :class:`QuerySegmenter`; of ``training_queries`` the generic parts and objects are decoded.
 
     Raises:
         ValueError: an option out of its range.
@@ -97,10 +87,11 @@ class Partclipseg(ClipsegBase):
     groups = TRAINABLE_GROUPS
     needs_parts = True
     decoder: PartclipsegDecoder
+    decoder_class = PartclipsegDecoder
 
     def __init__(
         self,
-        size: ClipsegSize = RELEASED,
+        size: QuerySize = RELEASED,
         *,
         object_text: ObjectText = "object",
         object_weight: float = 1.0,
@@ -111,48 +102,26 @@ class Partclipseg(ClipsegBase):
         attention_rule: AttentionRule = "corrected",
         attention_layer: int = -1,
         loss_mean: LossMean = "image",
-        query_chunk: int | None = None,
-        label_resize: Literal["centre", "floor"] = "centre",
-        training_queries: int | None = None,
-        background_weight: float = BACKGROUND_WEIGHT,
-        checkpoint_decoder: bool = False,
+        **shared: Any,
     ) -> None:
-        named = {"object_text": object_text, "attention_rule": attention_rule, "loss_mean": loss_mean}
-        for (name, value), kind in zip(named.items(), (ObjectText, AttentionRule, LossMean), strict=True):
-            if value not in get_args(kind):
-                raise ValueError(f"{name} must be one of {', '.join(get_args(kind))}, not {value!r}")
+        check_choices(
+            object_text=(object_text, ObjectText),
+            attention_rule=(attention_rule, AttentionRule),
+            loss_mean=(loss_mean, LossMean),
+        )
         depth = len(size.extract_layers)
         if not -depth <= attention_layer < depth:
             raise ValueError(f"attention_layer must be from {-depth} to {depth - 1}, not {attention_layer}")
         weights = PartclipsegWeights(
             object_weight, part_weight, separation_weight, enhancement_weight, attention_threshold
         )
-        super().__init__(
-            size,
-            PartclipsegDecoder,
-            query_chunk=query_chunk,
-            label_resize=label_resize,
-            training_queries=training_queries,
-            background_weight=background_weight,
-            checkpoint_decoder=checkpoint_decoder,
-        )
-        self.weights = weights
-        self.object_text = object_text
-        self.attention_rule = attention_rule
-        self.attention_layer = attention_layer % depth
-        self.loss_mean = loss_mean
+        super().__init__(size, **shared)
+        self.weights, self.object_text, self.loss_mean = weights, object_text, loss_mean
+        self.attention_rule, self.attention_layer = attention_rule, attention_layer % depth
+        # the head of the queries' own logits, where no term trains it: several devices cannot train a model with
+        # parameters that get no gradient
+        self.frozen = () if weights.object or weights.part else ("decoder.head.",)
         self.set_trainable(RELEASED_GROUPS)
-
-    def set_trainable(self, groups: Collection[str]) -> list[str]:
-        """As :meth:`ClipsegBase.set_trainable`, but for the head of the queries' own logits where no term trains it.
-
-        With ``object_weight`` and ``part_weight`` 0 nothing in the loss depends on that head, and several devices
-        cannot train a model with parameters that get no gradient.
-        """
-        super().set_trainable(groups)
-        if not (self.weights.object or self.weights.part):
-            self.decoder.head.requires_grad_(False)
-        return [name for name, parameter in self.named_parameters() if parameter.requires_grad]
 
     def texts_of(self, vocabulary: PartVocabulary) -> list[tuple[str, ...]]:
         """The object and the part of each class, which are queries of their own."""

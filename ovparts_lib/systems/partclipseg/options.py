@@ -5,15 +5,15 @@ from __future__ import annotations
 from typing import Any, ClassVar, Literal
 
 from ovparts_lib.options import Flag, Number, Text, Whole, option
-from ovparts_lib.systems.clipseg.options import ClipsegFamilyOptions
 from ovparts_lib.systems.options import published_protocols
+from ovparts_lib.systems.shared_options import QueryOptions
 
 # Layers of the decoder, without building a model; a test compares this with the sizes.
 DECODER_LAYERS = {"released": 3, "miniature": 1}
 _PROTOCOLS = ("partclipseg_oracle", "partclipseg_pred_all")
 
 
-class PartclipsegOptions(ClipsegFamilyOptions):
+class PartclipsegOptions(QueryOptions):
     """PartCLIPSeg, with the recipe of part-clipseg."""
 
     system = "partclipseg"
@@ -57,12 +57,12 @@ class PartclipsegOptions(ClipsegFamilyOptions):
 
     def model_options(self) -> dict[str, Any]:
         """Keyword arguments of :class:`~ovparts_lib.systems.partclipseg.model.Partclipseg`."""
-        named = {} if self.object_text is None else {"object_text": self.object_text}
-        keys = (
+        names = [
             "object_weight", "part_weight", "separation_weight", "enhancement_weight", "attention_threshold",
             "attention_rule", "attention_layer", "loss_mean", "checkpoint_decoder", "query_chunk",
-        )  # fmt: skip
-        return super().model_options() | named | {key: getattr(self, key) for key in keys}
+        ]  # fmt: skip
+        named = [] if self.object_text is None else ["object_text"]
+        return super().model_options() | self.chosen(*named, *names)
 
     def rules(self) -> list[str]:
         """Also, the decoder has the layer whose attention is controlled."""

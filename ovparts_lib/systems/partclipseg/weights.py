@@ -18,16 +18,9 @@ from ovparts_lib.checkpoints.reading import (
     refuse_beside,
 )
 from ovparts_lib.models.clip.towers import Activation
-from ovparts_lib.systems.clipseg.base import ClipsegSize
-from ovparts_lib.systems.clipseg.weights import (
-    clipseg_size,
-    head_name,
-    hub_names,
-    is_dead,
-    load_clipseg_into,
-    recognise_clipseg,
-)
 from ovparts_lib.systems.partclipseg.model import Partclipseg
+from ovparts_lib.systems.query_segmenter import QuerySize
+from ovparts_lib.systems.query_weights import head_name, hub_names, is_dead, load_query_into, query_size, recognise
 
 RELEASED_PREFIX = "partclipseg_model."
 SYSTEM = "partclipseg"
@@ -64,7 +57,7 @@ def released_names(state: State) -> dict[str, Tensor]:
 
 def load_partclipseg(
     path: str | Path,
-    size: ClipsegSize | None = None,
+    size: QuerySize | None = None,
     clip_path: str | Path | None = None,
     *,
     clip_activation: Activation | None = None,
@@ -109,15 +102,15 @@ def load_partclipseg(
             f"{path} holds weights of {metadata.get('system')!r}, neither of {SYSTEM!r} nor of 'clipseg'{hint}"
         )
     else:
-        family = recognise_clipseg(state, metadata, str(path))
-    model = Partclipseg(size or clipseg_size(state, metadata), **options)
+        family = recognise(state, metadata, str(path))
+    model = Partclipseg(size or query_size(state, metadata), **options)
     if family is not None:
         pair = tuple(name for name in model.state_dict() if name.startswith(_PAIR))
-        report = load_clipseg_into(model, path, state, family, clip_path, clip_activation=clip_activation, without=pair)
+        report = load_query_into(model, path, state, family, clip_path, clip_activation=clip_activation, without=pair)
         model.decoder.copy_to_pairs()
         new = tuple(name for name in report.initialised if not name.startswith(_COPIED))
         return model, replace(report, initialised=new)
-    refuse_beside(clip_path, path, "CLIP", "clip_weights")
+    refuse_beside(clip_path, path, "clip_weights")
     kind, names = ("ovparts weights", dict) if own else ("PartCLIPSeg released checkpoint", released_names)
     drop = is_dead if released else lambda name: False
     return model, load_strictly(model, state, source=str(path), kind=kind, names=names, drop=drop)

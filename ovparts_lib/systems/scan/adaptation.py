@@ -19,7 +19,7 @@ from torch import Tensor
 from ovparts_lib.checkpoints.native import save_weights
 from ovparts_lib.models.clip.token_masks import patch_masks
 from ovparts_lib.models.clip.towers import ClipSize, activation_of, image_embeddings, image_hidden_states
-from ovparts_lib.systems.ovseg.adaptation import AdaptedClip, contrastive_loss
+from ovparts_lib.systems.adapted_clip import AdaptedClip, contrastive_loss
 from ovparts_lib.systems.scan.contextual_shift import Shifted, contextual_shift, draw_shifted
 
 

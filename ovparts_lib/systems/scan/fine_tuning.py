@@ -17,8 +17,8 @@ from torchvision.transforms import v2
 from tqdm.auto import trange
 
 from ovparts_lib.images import resize_image
-from ovparts_lib.systems.ovseg.adaptation import rate_factor
-from ovparts_lib.systems.ovseg.pairs import clip_pixels, masked_crop, pair_transform
+from ovparts_lib.models.clip.pair_crops import clip_pixels, masked_crop, pair_transform
+from ovparts_lib.systems.adapted_clip import rate_factor
 from ovparts_lib.systems.scan.adaptation import ShiftedClip
 from ovparts_lib.systems.scan.model import Scan
 

@@ -9,10 +9,9 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import Field
 
 from ovparts_lib.options import Flag, Listed, Number, Text, Whole, option
-from ovparts_lib.systems.options import Dataset, SystemOptions, protocols_by_kind
+from ovparts_lib.systems.shared_options import SWIN, MaskClassifierOptions, scored_on
 
 Group = Literal["backbone", "proposals", "integration", "no_object"]
-SWIN = "checkpoints/swin_base_patch4_window12_384_22k.pth"
 # CLIP of the published trainings, open_clip's datacomp_xl_s13b_b90k.
 CLIPS = {
     "released": "checkpoints/CLIP-ViT-L-14-DataComp.XL-s13B-b90K",
@@ -59,8 +58,7 @@ def _preset(setting: str) -> Callable[[Mapping[str, Any]], Any]:
     """A setting's published value for the test set, or that of the configuration file for others."""
 
     def value(given: Mapping[str, Any]) -> Any:
-        scored = str(given.get("test_dataset") or given.get("dataset"))
-        return getattr(PRESETS.get(str(given.get("model_size")), {}).get(scored, Preset()), setting)
+        return getattr(PRESETS.get(str(given.get("model_size")), {}).get(scored_on(given), Preset()), setting)
 
     return value
 
@@ -70,31 +68,19 @@ def _clip(given: Mapping[str, Any]) -> str | None:
     return CLIPS.get(str(given.get("model_size"))) if given.get("initialise_from") == SWIN else None
 
 
-class ScanOptions(SystemOptions):
+class ScanOptions(MaskClassifierOptions):
     """SCAN, with the released recipe of both sizes."""
 
     system = "scan"
-    kinds = ("parts", "semantic")
-    network_input = (640, 2560)
     recipe_values: ClassVar = {
         "initialise_from": (SWIN, None),
-        "clip_weights": (_clip, lambda given: SystemOptions.recipe_value("clip_weights", "miniature", given)),
-        "longest_edge": (2560, 192),
-        "iterations": (120_000, 1000),
-        "batch_size": (32, 4),
-        "queries_per_step": (None, None),
+        "clip_weights": (_clip, MaskClassifierOptions.recipe_values["clip_weights"][1]),
         "learning_rate": (6e-5, 1e-3),
-        "weight_decay": (0.01, 0.01),
-        "evaluate_every": (5000, 0),
-        "checkpoint_every": (5000, 1000),
-        "protocols": (protocols_by_kind,) * 2,
+        "mask_weight": (5.0, 5.0),
+        "ensemble_weight": (_preset("ensemble_weight"),) * 2,
+        "mask_threshold": (_preset("mask_threshold"),) * 2,
     }
 
-    dataset: Dataset = Field("coco_stuff_171", description="which reader reads data_root")
-    test_dataset: Dataset | None = option(
-        lambda given: "pascal_voc_20" if given.get("dataset") == "coco_stuff_171" else None,
-        description="data set scored on, where it is another",
-    )
     model_size: Literal["released", "released_vitb", "miniature"] = option(
         "released", "miniature", description="Swin-B with ViT-L/14 or with ViT-B/16, or small layers"
     )
@@ -105,20 +91,8 @@ class ScanOptions(SystemOptions):
         ["backbone", "proposals", "integration", "no_object"],
         description="parameter groups that train; both CLIPs are frozen",
     )
-    shortest_edge: Annotated[list[Whole], Listed, Field(min_length=1)] = option(
-        list(range(320, 1281, 64)),
-        [80, 96, 112],
-        description="training images get one of these shorter sides, drawn evenly",
-    )
-    crop: Whole = option(640, 96, ge=1, description="side of the random square cut from training images, pixels")
-    photometric: Flag = option(True, False, description="colour jitter of training images")
-    warmup: Whole = option(
-        1500, lambda given: min(50, (given.get("iterations") or 0) // 10), ge=0, description="steps of linear warm-up"
-    )
     class_weight: Number = option(2.0, gt=0, description="weight of the class loss")
-    mask_weight: Number = option(5.0, gt=0, description="weight of the masks' cross-entropy")
     dice_weight: Number = option(5.0, gt=0, description="weight of the dice loss")
-    no_object_weight: Number = option(0.1, gt=0, description="weight of unmatched queries in the class loss")
     points: Whole = option(12544, 1024, ge=1, description="points at which masks are compared in training")
     last_auxiliary_loss: Flag = option(
         False, description="count the losses of the last but one decoder layer, which the release throws away"
@@ -126,18 +100,6 @@ class ScanOptions(SystemOptions):
 
     queries: Whole = option(100, 24, ge=1, description="mask proposals of an image")
     integration: Flag = option(True, description="SIM: proposals are calibrated by CLIP's view of the whole image")
-    classifier: Literal["ensemble", "proposals", "clip"] = option(
-        "ensemble", description="who classifies masks: both, the proposal network alone, or CLIP on crops alone"
-    )
-    ensemble_weight: Number = option(
-        _preset("ensemble_weight"), gt=0, lt=1, description="CLIP's share in the ensemble's exponent, by test set"
-    )
-    mask_threshold: Number = option(
-        _preset("mask_threshold"),
-        gt=0,
-        lt=1,
-        description="probability above which a pixel belongs to a mask's crop, by test set",
-    )
     second_normalisation: Flag = option(
         _preset("second_normalisation"),
         description="make the ensemble a distribution again; as released for the two longest class lists",
@@ -149,9 +111,6 @@ class ScanOptions(SystemOptions):
         description="CS: share of a crop's background tokens that the image's context overwrites, by test set",
     )
     shift_seed: Whole = option(0, ge=0, description="seed of their choice, the same for every image")
-    crops_at_once: Whole | None = option(
-        None, free=True, ge=1, description="crops in one pass of CLIP; none chooses by device"
-    )
     shift_iterations: Whole = option(
         0,
         lambda given: 0 if given.get("checkpoint") else 100,
@@ -167,37 +126,17 @@ class ScanOptions(SystemOptions):
 
     def model_options(self) -> dict[str, Any]:
         """Keyword arguments of :class:`~ovparts_lib.systems.scan.model.Scan`."""
-        names = (
-            "mask_threshold", "classifier", "ensemble_weight", "second_normalisation", "integration", "shift_ratio",
-            "shift_seed", "crops_at_once", "last_auxiliary_loss",
-        )  # fmt: skip
-        weights = ("class_weight", "mask_weight", "dice_weight", "no_object_weight", "points")
-        return {name: getattr(self, name) for name in names} | {
-            "losses": {name: getattr(self, name) for name in weights}
-        }
+        names = ("second_normalisation", "integration", "shift_ratio", "shift_seed", "last_auxiliary_loss")
+        losses = self.chosen("class_weight", "mask_weight", "dice_weight", "no_object_weight", "points")
+        return super().model_options() | self.chosen(*names) | {"losses": losses}
 
     def weight_paths(self) -> dict[str, str | None]:
         """The CLIP that is fused into a checkpoint."""
         return {"fused_path": self.fused_clip}
 
-    def schedule_options(self) -> dict[str, Any]:
-        """Linear warm-up; poly's exponent is the loop's own, 0.9."""
-        return {"warmup": self.warmup}
-
-    def transform_options(self, size: Any, ignore_label: int) -> dict[str, Any]:
-        """A random square crop, colours changed, padded where the image is too small."""
-        return {
-            "crop": self.crop,
-            "photometric": self.photometric,
-            "pad_size": self.crop,
-            "ignore_label": ignore_label,
-        }
-
     def rules(self) -> list[str]:
-        """Also a warm-up that ends within the training, and a CLIP that is fused into a checkpoint only."""
+        """Also a CLIP that is fused into a checkpoint only."""
         broken = super().rules()
-        if self.iterations and self.warmup >= self.iterations:
-            broken.append("warmup, iterations: the warm-up must end before the training does")
         if self.fused_clip and not self.checkpoint:
             broken.append("fused_clip, checkpoint: a shifted CLIP is fused into a checkpoint that is scored; give both")
         return broken

@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor
-
-from ovparts_lib.checkpoints.native import read_metadata
+from ovparts_lib.checkpoints.maskformer import (
+    ADAPTER,
+    CLIP,
+    HEAD,
+    NO_OBJECT,
+    PREDICTOR,
+    begin_from_backbone,
+    is_backbone,
+    is_constant,
+)
 from ovparts_lib.checkpoints.reading import (
     CheckpointError,
     LoadReport,
@@ -17,23 +23,19 @@ from ovparts_lib.checkpoints.reading import (
     load_strictly,
     read_tensors,
     refuse_beside,
+    renaming,
 )
-from ovparts_lib.checkpoints.swin import load_swin_into
+from ovparts_lib.systems.scan import SYSTEM
 from ovparts_lib.systems.scan.model import Scan
 from ovparts_lib.systems.scan.sizes import RELEASED, RELEASED_VITB, ScanSize
-from ovparts_lib.systems.system import stated_size
 
-ADAPTER = "clip_adapter."
-CLIP, ORIGINAL_CLIP = f"{ADAPTER}clip_model.", f"{ADAPTER}original_clip."
-NO_OBJECT = f"{ADAPTER}non_object_embedding"
 LEFT_OVER = (f"{CLIP}visual.cxt_decoder.", f"{CLIP}visual.learnable_weight")
-_HEAD = "sem_seg_head."
-_PREDICTOR, _PIXELS = f"{_HEAD}predictor.", f"{_HEAD}pixel_decoder."
+_PIXELS = f"{HEAD}pixel_decoder."
 _MODULES = {
     "clip": CLIP,
-    "original_clip": ORIGINAL_CLIP,
+    "original_clip": f"{ADAPTER}original_clip.",
     "backbone": "backbone.",
-    "decoder": _PREDICTOR,
+    "decoder": PREDICTOR,
     "pixel_decoder": _PIXELS,
 }
 _INTEGRATION = {
@@ -54,11 +56,6 @@ _DECODER_LAYER = {
 _log = logging.getLogger(__name__)
 
 
-def released_names(state: State) -> dict[str, Tensor]:
-    """Our SCAN state dict, or any part of it, as views under the names of released checkpoints."""
-    return {released_name(name): tensor for name, tensor in state.items()}
-
-
 def released_name(name: str) -> str:
     """What released checkpoints call a parameter of :class:`Scan`."""
     module, _, inner = name.partition(".")
@@ -69,7 +66,7 @@ def released_name(name: str) -> str:
         return "learnable_weight" if piece == "class_token_weight" else _INTEGRATION[piece] + rest
     if module == "decoder" and piece == "layers":
         number, block, leaf = rest.split(".", 2)
-        return f"{_PREDICTOR}transformer_{_DECODER_LAYER[block].format(number)}.{leaf}"
+        return f"{PREDICTOR}transformer_{_DECODER_LAYER[block].format(number)}.{leaf}"
     if module == "pixel_decoder" and piece in ("layers", "level_embed"):
         return f"{_PIXELS}transformer.{'encoder.' if piece == 'layers' else ''}{inner}"
     return _MODULES[module] + inner
@@ -77,8 +74,10 @@ def released_name(name: str) -> str:
 
 def is_unused(name: str) -> bool:
     """Whether a released tensor is a constant that we compute, or left over from an earlier design."""
-    constants = ("relative_position_index", "attn_mask", f"{ADAPTER}pixel_mean", f"{ADAPTER}pixel_std")
-    return name.endswith(constants) or name == "criterion.empty_weight" or name.startswith(LEFT_OVER)
+    return is_constant(name) or name.startswith(LEFT_OVER)
+
+
+released_names = renaming(released_name)
 
 
 def load_scan(
@@ -108,32 +107,16 @@ def load_scan(
     Raises:
         CheckpointError: unreadable or unrecognised file, or a tensor missing, unexpected or misshapen.
     """
-    metadata = read_metadata(path)
-    if metadata is not None and metadata.get("system") != "scan":
-        raise CheckpointError(f"{path} holds weights of {metadata.get('system')!r}, not of 'scan'")
-    state = read_tensors(path)
-    if "patch_embed.proj.weight" in state:
-        if clip_path is None:
-            raise CheckpointError(f"{path} holds a backbone alone; give CLIP weights beside it (clip_weights)")
-        model = Scan(size or RELEASED, **options)
-        return model, initialise_scan(model, clip_path, path)
-    refuse_beside(clip_path, path, "CLIP", "clip_weights")
-    if metadata is not None:
-        model = Scan(size or stated_size(ScanSize, metadata["size"]), **options)
-        report = load_strictly(model, state, source=str(path), kind="ovparts weights")
-    else:
-        model, report = _load_released(path, state, size, **options)
-    if fused_path is not None:
-        fused = fuse_clip(model, fused_path)
-        source, kind = f"{path} and {fused_path}", f"{report.kind} and {fused.kind}"
-        report = replace(
-            report,
-            source=source,
-            kind=kind,
-            loaded=report.loaded + fused.loaded,
-            dropped=report.dropped + fused.dropped,
-        )
-    return model, report
+    loaded = SYSTEM.load_own(path, size, options, clip_weights=clip_path)
+    if loaded is None:
+        state = read_tensors(path)
+        if is_backbone(state):
+            model = Scan(size or RELEASED, **options)
+            return model, begin_from_backbone(model, path, clip_path)
+        refuse_beside(clip_path, path, "clip_weights")
+        loaded = _load_released(path, state, size, **options)
+    model, report = loaded
+    return model, report if fused_path is None else report + fuse_clip(model, fused_path)
 
 
 def _load_released(path: str | Path, state: State, size: ScanSize | None, **options: Any) -> tuple[Scan, LoadReport]:
@@ -147,29 +130,6 @@ def _load_released(path: str | Path, state: State, size: ScanSize | None, **opti
     )
     warn_left_over(report)
     return model, report
-
-
-def initialise_scan(model: Scan, clip_path: str | Path, backbone_path: str | Path) -> LoadReport:
-    """Give an untrained SCAN what its training begins from; the rest stays random.
-
-    Args:
-        model: receives the weights.
-        clip_path: of both CLIPs, see :meth:`Scan.load_clip`.
-        backbone_path: ImageNet-22k weights of Swin-B, ``swin_base_patch4_window12_384_22k.pth`` as released.
-
-    Raises:
-        CheckpointError: see :func:`load_clip_into` and :func:`load_swin_into`.
-    """
-    clip, backbone = model.load_clip(clip_path), load_swin_into(model.backbone, backbone_path)
-    loaded = ("clip.", "original_clip.", "backbone.")
-    left = (name for name in model.state_dict() if not name.startswith(loaded))
-    return LoadReport(
-        source=f"{backbone_path} and {clip_path}",
-        kind=f"{backbone.kind} and {clip.kind}",
-        loaded=backbone.loaded + clip.loaded,
-        dropped=backbone.dropped + clip.dropped,
-        initialised=(*(f"backbone.{name}" for name in backbone.initialised), *left),
-    )
 
 
 def fuse_clip(model: Scan, path: str | Path) -> LoadReport:

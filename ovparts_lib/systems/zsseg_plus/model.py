@@ -10,7 +10,7 @@ the code released with it.
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from typing import Any, get_args
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -18,15 +18,12 @@ from torch import Tensor, nn
 
 from ovparts_lib.data.dataset import ObjectRegion
 from ovparts_lib.data.transforms import LabelResize
-from ovparts_lib.models.backbones.resnet import ResNet
+from ovparts_lib.images import checked_images
 from ovparts_lib.models.clip.towers import build_clip
-from ovparts_lib.models.cost_aggregation.inputs import checked_images
 from ovparts_lib.models.maskformer.losses import maskformer_losses
-from ovparts_lib.models.maskformer.pixel_decoder import PixelDecoder
 from ovparts_lib.models.maskformer.targets import joined_inputs, segments_of
-from ovparts_lib.models.maskformer.transformer_decoder import TransformerDecoder
-from ovparts_lib.systems.base import SegmentationSystem
-from ovparts_lib.systems.parameter_groups import known_group, parameter_groups
+from ovparts_lib.systems.base import SegmentationSystem, check_choices
+from ovparts_lib.systems.ensemble import TEMPERATURE
 from ovparts_lib.systems.scores import Maps, Scores
 from ovparts_lib.systems.zsseg_plus.ensemble import ClassRule, Ensemble
 from ovparts_lib.systems.zsseg_plus.inference import Stage2Object, score_image
@@ -42,7 +39,6 @@ from ovparts_lib.systems.zsseg_plus.proposals import (
     normalised,
     object_feature,
 )
-from ovparts_lib.systems.zsseg_plus.regions import TEMPERATURE
 from ovparts_lib.systems.zsseg_plus.size import MINIATURE_ZSSEG_PLUS, RELEASED, ZssegPlusSize
 from ovparts_lib.vocabularies import PartVocabulary
 
@@ -86,6 +82,7 @@ class ZssegPlus(SegmentationSystem):
     groups = TRAINABLE_GROUPS
     needs_parts = True
     needs_regions = True
+    image_inputs = ("regions",)
 
     def __init__(
         self,
@@ -107,59 +104,36 @@ class ZssegPlus(SegmentationSystem):
         lr_multipliers: Mapping[str, float] | None = None,
     ) -> None:
         super().__init__()
-        for name, value, kind in (
-            ("ensemble", ensemble, Ensemble),
-            ("class_rule", class_rule, ClassRule),
-            ("stage2_object", stage2_object, Stage2Object),
-            ("key_mask", key_mask, KeyMask),
-            ("feature_mean", feature_mean, FeatureMean),
-            ("label_resize", label_resize, LabelResize),
-        ):
-            if value not in get_args(kind):
-                raise ValueError(f"{name} must be one of {', '.join(get_args(kind))}, not {value!r}")
+        check_choices(
+            ensemble=(ensemble, Ensemble),
+            class_rule=(class_rule, ClassRule),
+            stage2_object=(stage2_object, Stage2Object),
+            key_mask=(key_mask, KeyMask),
+            feature_mean=(feature_mean, FeatureMean),
+            label_resize=(label_resize, LabelResize),
+        )
         for name, value in (("ensemble_weight", ensemble_weight), ("prompt_dropout", prompt_dropout)):
             if not 0 <= value <= 1:
                 raise ValueError(f"{name} must be within 0 and 1, not {value}")
-        for group in lr_multipliers or {}:
-            known_group(self.groups, group)
+        self.set_rates(LR_MULTIPLIERS if lr_multipliers is None else lr_multipliers)
         self.size = size
         self.ensemble, self.ensemble_weight, self.class_rule = ensemble, ensemble_weight, class_rule
         self.stage2_object, self.label_resize = stage2_object, label_resize
         self.key_mask, self.feature_mean = key_mask, feature_mean
         self.prompt_dropout, self.withheld_objects = prompt_dropout, frozenset(withheld_objects)
-        self.lr_multipliers = dict(LR_MULTIPLIERS if lr_multipliers is None else lr_multipliers)
         self.mask_weight, self.no_object_weight = mask_weight, no_object_weight
         self.clip = build_clip(size.clip, quick_gelu=True)
         self.prompt_learner = PromptLearner(size.clip.text_width, size.prefix, size.connection, conditional=conditional)
         self.no_object_text = nn.Parameter(torch.randn(1, size.clip.embed_dim) * size.clip.embed_dim**-0.5)
-        self.backbone = ResNet(size.backbone)
-        self.pixel_decoder = PixelDecoder(self.backbone.channels, size.width, size.groups)
-        self.transformer_decoder = TransformerDecoder(
-            self.backbone.channels[-1],
-            size.clip.embed_dim,
-            width=size.width,
-            queries=size.queries,
-            layers=size.layers,
-            heads=size.heads,
-            hidden=size.hidden,
-            class_hidden=size.class_hidden,
-            dropout=dropout,
-        )
+        self.backbone = size.build_backbone()
+        self.pixel_decoder = size.build_pixel_decoder(self.backbone.channels)
+        self.transformer_decoder = size.build_transformer_decoder(self.backbone.channels[-1], dropout)
         self.set_trainable(RELEASED_GROUPS)
 
     @property
     def conditional(self) -> bool:
         """Whether the prompts depend on the object's image."""
         return self.prompt_learner.conditional
-
-    @property
-    def device(self) -> torch.device:
-        """Where the parameters are."""
-        return self.no_object_text.device
-
-    def parameter_groups(self, weight_decay: float) -> list[dict[str, Any]]:
-        """What trains, for the optimiser: norms and queries without weight decay, all else, biases too, with."""
-        return parameter_groups(self, self.groups, weight_decay, self.lr_multipliers)
 
     def encode_vocabulary(self, vocabulary: PartVocabulary) -> Tensor:
         """Text embeddings (classes, embed_dim) of length 1, without gradient; computed once for the same weights."""
@@ -262,12 +236,10 @@ class ZssegPlus(SegmentationSystem):
             probabilities, at the size of stage 1.
 
         Raises:
-            ValueError: no image, an image of another kind, regions for another number of images, or a region that is
-                empty, does not fit its image, or is of an object without parts.
+            ValueError: no image, an image of another kind, or a region that is empty, does not fit its image, or is of
+                an object without parts.
         """
         checked_images(images)
-        if regions is not None and len(regions) != len(images):
-            raise ValueError(f"there are {len(images)} images, and regions for {len(regions)}")
         texts = self.encode_vocabulary(vocabulary)
         first = next((region for of_image in regions or () for region in of_image), None)
         scored = []

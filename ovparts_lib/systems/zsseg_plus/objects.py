@@ -11,8 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ovparts_lib.systems.ensemble import TEMPERATURE
 from ovparts_lib.systems.zsseg_plus.proposals import class_map
-from ovparts_lib.systems.zsseg_plus.regions import TEMPERATURE
 from ovparts_lib.vocabularies import PartVocabulary
 
 THRESHOLD = 0.5  # of the sum of all part scores, above which a pixel belongs to an object

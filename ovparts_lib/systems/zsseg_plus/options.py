@@ -8,7 +8,8 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import Field
 
 from ovparts_lib.options import Flag, Listed, Name, Number, Text, Whole, by_dataset, option
-from ovparts_lib.systems.options import MINICLIP, SystemOptions, published_protocols
+from ovparts_lib.systems.options import MINICLIP, published_protocols
+from ovparts_lib.systems.shared_options import PolyOptions, ProposalOptions
 from ovparts_lib.vocabularies import load_vocabulary
 
 Group = Literal["backbone", "proposals", "no_object"]
@@ -33,20 +34,21 @@ def _new(value: Any) -> Any:
     )
 
 
-class ZssegPlusOptions(SystemOptions):
+class ZssegPlusOptions(ProposalOptions, PolyOptions):
     """ZSSeg+, with the recipe of OV-PARTS (ResNet-50, CPTCoOp)."""
 
     system = "zsseg_plus"
     network_input = (512, 768)
     recipe_values: ClassVar = {
         "clip_weights": (_new("checkpoints/ViT-B-16.pt"), _new(MINICLIP)),
+        "shortest_edge": (list(range(320, 961, 64)), [72, 96, 120, 144]),
         "longest_edge": (768, 192),
-        "queries_per_step": (None, None),
+        "crop": (512, 96),
+        "backbone_rate": (0.1, 1.0),
         "iterations": (20_000, 600),
         "batch_size": (8, 8),
         "gradient_clip": (0.01, 0.01),
         "workers": (4, 0),
-        "evaluate_every": (5000, 0),
         "protocols": (published_protocols("ov_parts"),) * 2,
     }
 
@@ -64,26 +66,15 @@ class ZssegPlusOptions(SystemOptions):
     prompts: Text | None = option(
         _new(_released_prompts), None, description="tuned prompts; none: the notebook tunes them first"
     )
-    shortest_edge: Annotated[list[Whole], Listed, Field(min_length=1)] = option(
-        list(range(320, 961, 64)),
-        [72, 96, 120, 144],
-        description="training images get one of these as their shorter side, drawn anew each time, pixels",
-    )
-    crop: Whole = option(512, 96, ge=1, description="side of the random square cut from training images, pixels")
-    photometric: Flag = option(True, False, description="colour jitter of training images")
     object_remap: Literal["objects", "parts_as_released"] = option(
         "objects",
         description="parts_as_released: on Pascal-Part-116 training looked objects up in the parts' table, so that "
         "the masks of 5 of the seen objects were withheld",
     )
-    poly_power: Number = option(0.9, ge=0, description="learning rate × (1 - step / iterations) to this power")
-    backbone_rate: Number = option(0.1, 1.0, gt=0, description="learning rate of the backbone, as a factor")
     dropout: Number = option(0.1, ge=0, lt=1, description="of the transformer decoder")
     prompt_dropout: Number = option(
         0.0, 0.25, ge=0, le=1, description="share of training records whose object mask is withheld: helps pred-all"
     )
-    mask_weight: Number = option(20.0, ge=0, description="weight of the focal loss, in matching too")
-    no_object_weight: Number = option(0.1, gt=0, description="weight of queries without a match in classification")
 
     conditional: Flag = option(False, description="prompts of CPTCoCoOp: the object's image feature is added to them")
     ensemble: Literal["both", "stage1", "clip"] = option("both", description="whose scores count in the end")
@@ -112,15 +103,13 @@ class ZssegPlusOptions(SystemOptions):
 
     def model_options(self) -> dict[str, Any]:
         """Keyword arguments of :class:`~ovparts_lib.systems.zsseg_plus.model.ZssegPlus`."""
-        same = (
+        names = (
             "conditional", "ensemble", "ensemble_weight", "stage2_object", "key_mask", "feature_mean", "label_resize",
             "dropout", "prompt_dropout", "mask_weight", "no_object_weight",
         )  # fmt: skip
-        return {name: getattr(self, name) for name in same} | {
-            "class_rule": "substring" if self.oracle_rule == "substring" else "exact",
-            "withheld_objects": self.withheld_objects(),
-            "lr_multipliers": {"backbone": self.backbone_rate},
-        }
+        class_rule = "substring" if self.oracle_rule == "substring" else "exact"
+        own = {"class_rule": class_rule, "withheld_objects": self.withheld_objects()}
+        return super().model_options() | self.chosen(*names) | own
 
     def withheld_objects(self) -> tuple[str, ...]:
         """Objects whose masks the released training lost: their ids are no seen part's in the parts' table."""
@@ -129,19 +118,6 @@ class ZssegPlusOptions(SystemOptions):
         vocabulary = load_vocabulary(self.dataset)
         table = vocabulary.part_table(vocabulary.seen)
         return tuple(name for number, name in enumerate(vocabulary.objects) if table[number] == vocabulary.ignore_label)
-
-    def schedule_options(self) -> dict[str, Any]:
-        """The exponent of the poly schedule."""
-        return {"power": self.poly_power}
-
-    def transform_options(self, size: Any, ignore_label: int) -> dict[str, Any]:
-        """A random square crop, colours changed, padded where the image is too small."""
-        return {
-            "crop": self.crop,
-            "photometric": self.photometric,
-            "pad_size": self.crop,
-            "ignore_label": ignore_label,
-        }
 
     def weight_paths(self) -> dict[str, str | None]:
         """Files that a training begins from beside CLIP."""

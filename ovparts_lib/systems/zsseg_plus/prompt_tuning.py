@@ -21,9 +21,9 @@ import torch.nn.functional as F
 from torch import Tensor
 from tqdm.auto import tqdm
 
+from ovparts_lib.systems.ensemble import TEMPERATURE
 from ovparts_lib.systems.zsseg_plus.model import ZssegPlus
 from ovparts_lib.systems.zsseg_plus.regions import (
-    TEMPERATURE,
     RegionFeatures,
     cut_object,
     dense_features,

@@ -13,11 +13,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ovparts_lib.images import IMAGENET_STATISTICS, normalise
+
 KeyMask = Literal["released", "hidden"]
 FeatureMean = Literal["image", "object"]
-# of ImageNet, in units of 0..255
-MEAN = (123.675, 116.28, 103.53)
-STD = (58.395, 57.12, 57.375)
 DIVISOR = 32  # stride of the backbone's coarsest map
 _ROWS = 64  # of the class map that are computed at once
 
@@ -50,8 +49,7 @@ class Proposals:
 
 def normalised(image: Tensor) -> Tensor:
     """uint8 (3, h, w) RGB as the backbone takes it, float32."""
-    mean, std = (torch.tensor(values, device=image.device).view(3, 1, 1) for values in (MEAN, STD))
-    return (image.float() - mean) / std
+    return normalise(image, IMAGENET_STATISTICS)
 
 
 def key_bias(object_masks: Tensor, rule: KeyMask = "released") -> Tensor:

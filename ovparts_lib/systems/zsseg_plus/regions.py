@@ -14,11 +14,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ovparts_lib.models.clip.crops import CLIP_MEAN, CLIP_STD, expand_box, mask_boxes
+from ovparts_lib.images import CLIP_STATISTICS, normalise
+from ovparts_lib.models.clip.crops import expand_box, mask_boxes
 from ovparts_lib.models.clip.dense import dense_image_features
+from ovparts_lib.systems.ensemble import TEMPERATURE
 from ovparts_lib.systems.zsseg_plus.prompt_learner import PromptLearner
 
-TEMPERATURE = 100.0
 EXPAND = 1.2  # of the object's box
 _NO_PIXELS = 1e-6
 
@@ -47,9 +48,8 @@ def object_box(object_mask: Tensor) -> tuple[int, int, int, int]:
 
 def squashed(image: Tensor, side: int) -> Tensor:
     """An image, uint8 (3, h, w) RGB, as a square for CLIP: float32 (3, side, side), normalised."""
-    mean, std = (torch.tensor(values, device=image.device).view(3, 1, 1) for values in (CLIP_MEAN, CLIP_STD))
-    pixels = (image.float() - mean) / std
-    return F.interpolate(pixels[None], size=(side, side), mode="bilinear", align_corners=False)[0]
+    pixels = normalise(image, CLIP_STATISTICS)[None]
+    return F.interpolate(pixels, size=(side, side), mode="bilinear", align_corners=False)[0]
 
 
 def cut_object(image: Tensor, object_mask: Tensor, labels: Tensor, side: int) -> ObjectCrop:

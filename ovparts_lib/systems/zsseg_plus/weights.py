@@ -2,30 +2,28 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor
-
 from ovparts_lib.checkpoints.clip import load_clip_into
+from ovparts_lib.checkpoints.maskformer import ADAPTER, NO_OBJECT
+from ovparts_lib.checkpoints.maskformer import released_name as maskformer_name
 from ovparts_lib.checkpoints.native import read_metadata, save_weights
 from ovparts_lib.checkpoints.reading import (
     CheckpointError,
     LoadReport,
-    State,
     load_strictly,
     read_tensors,
     refuse_beside,
+    renaming,
 )
 from ovparts_lib.checkpoints.resnet import load_resnet_into
 from ovparts_lib.models.clip.towers import Activation
-from ovparts_lib.systems.ovseg.weights import ADAPTER
-from ovparts_lib.systems.ovseg.weights import released_name as maskformer_name
-from ovparts_lib.systems.system import stated_size
+from ovparts_lib.systems.zsseg_plus import SYSTEM
 from ovparts_lib.systems.zsseg_plus.model import ZssegPlus
 from ovparts_lib.systems.zsseg_plus.size import RELEASED, ZssegPlusSize
 
-SYSTEM = "zsseg_plus"
 PROMPTS = "zsseg_plus_prompts"
 LEARNER = "prompt_learner."
 # Of "'s", which no text holds, and of padding, which no text is read at.
@@ -37,9 +35,7 @@ def released_name(name: str) -> str:
     return ADAPTER + name if name.startswith(LEARNER) else maskformer_name(name)
 
 
-def released_names(state: State) -> dict[str, Tensor]:
-    """Our ZSSeg+ state dict, or any part of it, as views under the names of the released checkpoints."""
-    return {released_name(name): tensor for name, tensor in state.items()}
+released_names = renaming(released_name)
 
 
 def is_unused(name: str) -> bool:
@@ -73,16 +69,12 @@ def load_zsseg_plus(
     Raises:
         CheckpointError: unreadable or unrecognised file, or a tensor missing, unexpected or misshapen.
     """
-    metadata = read_metadata(path)
-    if metadata is not None and metadata.get("system") != SYSTEM:
-        raise CheckpointError(f"{path} holds weights of {metadata.get('system')!r}, not of {SYSTEM!r}")
-    refuse_beside(clip_path or clip_activation, path, "CLIP", "clip_weights")
+    own = SYSTEM.load_own(path, size, options, clip_weights=clip_path or clip_activation)
+    if own is not None:
+        return own
+    refuse_beside(clip_path or clip_activation, path, "clip_weights")
     state = read_tensors(path)
-    if metadata is not None:
-        options = {"conditional": metadata["conditional"], **options}
-        model = ZssegPlus(size or stated_size(ZssegPlusSize, metadata["size"]), **options)
-        return model, load_strictly(model, state, source=str(path), kind="ovparts weights")
-    if f"{ADAPTER}{LEARNER}prefix_prompt" not in state or f"{ADAPTER}non_object_embedding" not in state:
+    if f"{ADAPTER}{LEARNER}prefix_prompt" not in state or NO_OBJECT not in state:
         raise CheckpointError(f"{path} is no ZSSeg+ checkpoint; its first tensors: {list(state)[:5]}")
     model = ZssegPlus(size or RELEASED, **options)
     report = load_strictly(
@@ -102,7 +94,7 @@ def load_prompts_into(model: ZssegPlus, path: str | Path) -> LoadReport:
             that depend on the image (CPTCoCoOp) for a model whose prompts do not, or the reverse.
     """
     metadata, state = read_metadata(path), read_tensors(path)
-    if metadata is not None and metadata.get("system") not in (PROMPTS, SYSTEM):
+    if metadata is not None and metadata.get("system") not in (PROMPTS, SYSTEM.name):
         raise CheckpointError(f"{path} holds {metadata.get('system')!r}, which has no prompts of ZSSeg+")
     if metadata is not None and metadata["conditional"] != model.prompt_learner.conditional:
         kind = "CPTCoCoOp" if metadata["conditional"] else "CPTCoOp"
@@ -159,8 +151,4 @@ def initialise(
         reports.append(load_prompts_into(model, prompts))
     if backbone is not None:
         reports.append(load_resnet_into(model.backbone, backbone))
-    return LoadReport(
-        " and ".join(report.source for report in reports),
-        " and ".join(report.kind for report in reports),
-        *(tuple(name for report in reports for name in getattr(report, part)) for part in ("loaded", "dropped")),
-    )
+    return replace(sum(reports[1:], reports[0]), initialised=())

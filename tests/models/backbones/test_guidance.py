@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 import torchvision
 
+from ovparts_lib.checkpoints.cost_aggregation import load_guidance_into
 from ovparts_lib.models.backbones.guidance import (
     DinoGuidance,
     GuidanceSize,
@@ -14,7 +15,6 @@ from ovparts_lib.models.backbones.guidance import (
     build_guidance,
     resize_dinov2_positions,
 )
-from ovparts_lib.systems.catseg.names import load_guidance_into
 
 
 @pytest.fixture(scope="module")

@@ -5,7 +5,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from ovparts_lib.models.clip.crops import CLIP_MEAN, CropRule, cut_crops, expand_box, mask_boxes
+from ovparts_lib.images import CLIP_STATISTICS
+from ovparts_lib.models.clip.crops import CropRule, cut_crops, expand_box, mask_boxes
 from ovparts_lib.models.clip.token_masks import mask_prompts, patch_masks
 from ovparts_lib.models.clip.towers import MINIATURE, build_clip, image_embeddings
 
@@ -26,7 +27,7 @@ def test_boxes_grow_about_their_centre_within_the_image():
     assert expand_box((0, 0, 12, 9), 2.0, 9, 12) == (0, 0, 12, 9)
 
 
-@pytest.mark.parametrize(("fill", "colour"), [("mean", CLIP_MEAN), ("zero", (0, 0, 0))])
+@pytest.mark.parametrize(("fill", "colour"), [("mean", CLIP_STATISTICS[0]), ("zero", (0, 0, 0))])
 def test_pixels_outside_the_mask_have_the_fills_colour(fill, colour):
     torch.manual_seed(0)
     image = torch.randint(0, 256, (3, 8, 8), dtype=torch.uint8)

@@ -8,13 +8,12 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from ovparts_lib.images import CLIP_STATISTICS, normalise
 from ovparts_lib.models.backbones.guidance import GuidanceSize
 from ovparts_lib.models.cost_aggregation import AggregatorSize, mean_cost
 from ovparts_lib.models.cost_aggregation.inputs import (
-    CLIP_STATISTICS,
     InputSize,
     SlidingWindow,
-    normalise,
     square_inputs,
     squash,
 )
@@ -314,7 +313,7 @@ def test_pooling_of_predictions_leaves_training_alone(model):
         ({"chunk_tokens": 0}, "chunk_tokens must be at least 1"),
         ({"pooling": 0}, "pooling must divide the 4 patches of a side, not 0"),
         ({"pooling": 3}, "pooling must divide the 4 patches of a side, not 3"),
-        ({"padding": "keep"}, "padding must be 'cut' or 'stretched', not 'keep'"),
+        ({"padding": "keep"}, "padding must be one of cut, stretched, not 'keep'"),
         ({"lr_multipliers": {"backbone": 0.1}}, "no trainable group 'backbone'"),
     ],
 )

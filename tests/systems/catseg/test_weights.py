@@ -5,12 +5,13 @@ from dataclasses import replace
 import pytest
 import torch
 
+from ovparts_lib.checkpoints.cost_aggregation import load_guidance_into
 from ovparts_lib.checkpoints.native import save_weights
 from ovparts_lib.checkpoints.reading import CheckpointError
 from ovparts_lib.models.backbones.guidance import DinoGuidance, SmallGuidance
 from ovparts_lib.systems.catseg.model import MINIATURE_CATSEG, RELEASED, RELEASED_DINOV2, Catseg
-from ovparts_lib.systems.catseg.names import load_guidance_into
-from ovparts_lib.systems.catseg.weights import BACKGROUND, TRANSFORMER, load_catseg, released_names
+from ovparts_lib.systems.catseg.weights import load_catseg, released_names
+from ovparts_lib.systems.cost_weights import BACKGROUND, TRANSFORMER
 from ovparts_lib.systems.partcatseg.weights import load_partcatseg
 from ovparts_lib.systems.registry import SYSTEMS, load_system
 from tests.golden.fill import fill

@@ -8,10 +8,12 @@ from PIL import Image
 from torch import nn
 
 from ovparts_lib.images import resize_image, square_pixels
-from ovparts_lib.systems.clipseg.decoder import PlainHead, RefinedHead, binary_segmentation_loss
-from ovparts_lib.systems.clipseg.model import BACKGROUND_WEIGHT, RELEASED_GROUPS, TRAINABLE_GROUPS, ClipsegSize
+from ovparts_lib.models.film_decoder import PlainHead, RefinedHead, binary_segmentation_loss
+from ovparts_lib.systems.clipseg.model import RELEASED_GROUPS, TRAINABLE_GROUPS, ClipsegSize
 from ovparts_lib.vocabularies import PartVocabulary
 from tests.systems.tiny import TINY_CLIP, VOCABULARY, random_batch, random_image, tiny_clipseg
+
+BACKGROUND_WEIGHT = 0.05
 
 
 @pytest.fixture

@@ -162,7 +162,7 @@ def test_our_own_file_needs_no_size(tmp_path, size):
 
 def test_the_size_of_other_files_is_seen_from_their_tensors(tmp_path, monkeypatch):
     """Which head and which width; the tower is ViT-B/16 in all files there are, replaced here by the tests' own."""
-    monkeypatch.setattr("ovparts_lib.systems.clipseg.weights.RELEASED", replace(TINY, reduce_dim=64))
+    monkeypatch.setattr("ovparts_lib.systems.query_weights.RELEASED", replace(TINY, reduce_dim=64))
     for size in (TINY, PLAIN, replace(PLAIN, reduce_dim=4)):
         torch.save(hub_state(clipseg(size)), tmp_path / "w.bin")
         assert load_clipseg(tmp_path / "w.bin")[0].size == size

@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 
 from ovparts_lib.evaluation.label_maps import pred_all_map
-from ovparts_lib.systems.ovseg.ensemble import best_masks, clip_classes, geometric_ensemble, proposal_classes
+from ovparts_lib.systems.ensemble import best_masks, clip_classes, geometric_ensemble, proposal_classes
 from ovparts_lib.training.optimisers import build_optimiser
 from ovparts_lib.training.settings import TrainingSettings
 from ovparts_lib.vocabularies import PartVocabulary, Vocabulary

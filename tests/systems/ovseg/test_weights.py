@@ -10,9 +10,10 @@ from ovparts_lib.checkpoints.reading import CheckpointError
 from ovparts_lib.systems.ovseg.adaptation import AdaptedClip
 from ovparts_lib.systems.ovseg.adapted_files import export_adapted, fuse_adapted, load_adapted
 from ovparts_lib.systems.ovseg.model import Ovseg
-from ovparts_lib.systems.ovseg.sizes import MINIATURE_OVSEG, RELEASED, RELEASED_R101C, OvsegSize, stated_size
+from ovparts_lib.systems.ovseg.sizes import MINIATURE_OVSEG, RELEASED, RELEASED_R101C, OvsegSize
 from ovparts_lib.systems.ovseg.weights import is_constant, load_ovseg, released_names
 from ovparts_lib.systems.registry import SYSTEMS
+from ovparts_lib.systems.system import stated_size
 from tests.golden.released_ovseg import manifest, read_json
 from tests.systems.ovseg.tiny import TINY_OVSEG, TINY_RESNET, tiny_ovseg
 
@@ -93,7 +94,7 @@ def test_files_that_do_not_fit(tmp_path):
 
 def test_sizes_survive_json():
     for size in (RELEASED, RELEASED_R101C, MINIATURE_OVSEG, TINY_RESNET):
-        assert stated_size(json.loads(json.dumps(asdict(size)))) == size
+        assert stated_size(OvsegSize, json.loads(json.dumps(asdict(size)))) == size
 
 
 @pytest.mark.parametrize("depth", [0, 2])

@@ -388,8 +388,8 @@ def test_the_miniature_sees_the_miniatures_pictures():
     ("options", "message"),
     [
         ({"training_queries": 0}, "training_queries must be at least 1"),
-        ({"padding": "keep"}, "padding must be 'cut' or 'stretched', not 'keep'"),
-        ({"divergence": "kl"}, "divergence must be 'jensen_shannon' or 'symmetric_kl', not 'kl'"),
+        ({"padding": "keep"}, "padding must be one of cut, stretched, not 'keep'"),
+        ({"divergence": "kl"}, "divergence must be one of jensen_shannon, symmetric_kl, not 'kl'"),
         ({"compositional_weight": -1}, "compositional_weight must be at least 0"),
         ({"lr_multipliers": {"backbone": 0.1}}, "no trainable group 'backbone'"),
     ],

@@ -8,8 +8,8 @@ from ovparts_lib.checkpoints.reading import CheckpointError
 from ovparts_lib.models.backbones.guidance import DinoGuidance
 from ovparts_lib.systems.catseg.model import RELEASED as CATSEG_RELEASED
 from ovparts_lib.systems.catseg.model import RELEASED_DINOV2, Catseg, without_guidance
-from ovparts_lib.systems.catseg.weights import BACKGROUND, TRANSFORMER
 from ovparts_lib.systems.catseg.weights import released_names as catseg_names
+from ovparts_lib.systems.cost_weights import BACKGROUND, TRANSFORMER
 from ovparts_lib.systems.partcatseg.model import MINIATURE_PARTCATSEG, RELEASED, PartCatseg
 from ovparts_lib.systems.partcatseg.weights import load_partcatseg, released_names
 from ovparts_lib.systems.registry import SYSTEMS
@@ -108,7 +108,7 @@ def test_as_released_the_second_stage_is_copied_before_loading(cat_seg, dinov2):
     assert all(torch.equal(own[name], expected[name]) for name in second)
     assert all(second_stage_is_a_copy(fresh))
     assert {f"aggregator.{name}" for name in second} <= set(report.initialised)
-    with pytest.raises(ValueError, match="second_stage must be 'pretrained' or 'random', not 'copied'"):
+    with pytest.raises(ValueError, match="second_stage must be one of pretrained, random, not 'copied'"):
         load_partcatseg(cat_seg[0], second_stage="copied")
 
 

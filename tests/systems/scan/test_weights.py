@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from ovparts_lib.checkpoints.clip import save_clip
+from ovparts_lib.checkpoints.maskformer import begin_from_backbone
 from ovparts_lib.checkpoints.reading import CheckpointError
 from ovparts_lib.models.clip.towers import MINIATURE, build_clip
 from ovparts_lib.systems.scan import SYSTEM
@@ -17,7 +18,6 @@ from ovparts_lib.systems.scan.model import Scan
 from ovparts_lib.systems.scan.sizes import MINIATURE_SCAN, RELEASED, RELEASED_VITB
 from ovparts_lib.systems.scan.weights import (
     fuse_clip,
-    initialise_scan,
     is_unused,
     load_scan,
     released_names,
@@ -101,7 +101,7 @@ def test_training_begins_from_one_clip_twice_and_an_imagenet_backbone(model, tmp
         load_scan(tmp_path / "swin.pth", SIZE)
     torch.save({"layer1.weight": torch.zeros(1)}, tmp_path / "resnet.pth")
     with pytest.raises(CheckpointError, match="no Swin Transformer"):
-        initialise_scan(model, path, tmp_path / "resnet.pth")
+        begin_from_backbone(model, tmp_path / "resnet.pth", path)
 
 
 def test_fusing_replaces_the_clip_that_classifies_and_nothing_else(model, tmp_path, caplog):

@@ -1,5 +1,6 @@
-"""The decoder of CLIPSeg (Lüddecke and Ecker, CVPR 2022, section 3; released code of timojl/clipseg).
+"""The decoder of CLIPSeg: image activations, modulated by the text (FiLM), to one logit map per query.
 
+Lüddecke and Ecker, "Image Segmentation Using Text and Image Prompts", CVPR 2022, section 3, and its released code.
 A three-layer transformer, 64 channels wide, that runs once per image and query. What does not depend on the query (the
 projections of the image activations) is computed once per image.
 """
@@ -91,7 +92,7 @@ def tiles(layer: nn.ConvTranspose2d, features: Tensor) -> Tensor:
     return F.linear(features, weight, layer.bias.repeat(side * side)).unflatten(-1, (side, side, channels))
 
 
-class ClipsegDecoder(nn.Module):
+class FilmDecoder(nn.Module):
     """Image activations and query conditions to logits."""
 
     def __init__(

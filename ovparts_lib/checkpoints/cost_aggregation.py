@@ -104,7 +104,7 @@ def load_guidance_into(guidance: nn.Module, path: str | Path) -> LoadReport:
     Raises:
         CheckpointError: unreadable, of another backbone, or tensors missing, unexpected or misshapen.
     """
-    state = without_prefix(read_tensors(path), "module.", "backbone.", "dinov2.")
+    state = without_prefix(read_tensors(path), "backbone.", "dinov2.")
     if isinstance(guidance, DinoGuidance):
         if "patch_embed.proj.weight" not in state:
             raise CheckpointError(f"{path} is no DINOv2 backbone; its first tensors: {list(state)[:5]}")

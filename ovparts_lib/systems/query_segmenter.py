@@ -1,10 +1,10 @@
-"""What CLIPSeg and PartCLIPSeg share: CLIP's towers, the visual adapter, what trains, and what a label map becomes."""
+"""What CLIPSeg and PartCLIPSeg share: sizes, CLIP's towers, the visual adapter, what trains, labels."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
@@ -13,16 +13,17 @@ from torch import Tensor, nn
 from ovparts_lib.images import check_label_resize, resize_labels
 from ovparts_lib.models.clip.text import encode_text, tokenize
 from ovparts_lib.models.clip.text_cache import TextCache
-from ovparts_lib.models.clip.towers import ClipSize, build_clip, image_hidden_states
-from ovparts_lib.systems.base import SegmentationSystem
-from ovparts_lib.systems.clipseg.decoder import ClipsegDecoder, PlainHead, RefinedHead
+from ovparts_lib.models.clip.towers import MINIATURE, VIT_B_16, ClipSize, build_clip, image_hidden_states
+from ovparts_lib.models.film_decoder import FilmDecoder, PlainHead, RefinedHead
+from ovparts_lib.systems.base import SegmentationSystem, check_positive
 
-BACKGROUND_WEIGHT = 0.05
 LANGUAGE = ("clip.token_embedding.", "clip.positional_embedding")
+RELEASED_GROUPS = ("visual_adapter", "language", "film", "decoder")
+LabelResize = Literal["centre", "floor"]
 
 
 @dataclass(frozen=True)
-class ClipsegSize:
+class QuerySize:
     """Hyper-parameters of CLIPSeg and PartCLIPSeg.
 
     Attributes:
@@ -60,7 +61,7 @@ class ClipsegSize:
         return (RefinedHead if self.refined else PlainHead)(self.reduce_dim, self.clip.patch_size)
 
     def decoder_settings(self) -> dict[str, Any]:
-        """The arguments of a :class:`ClipsegDecoder`."""
+        """The arguments of a :class:`FilmDecoder`."""
         return {
             "depth": len(self.extract_layers),
             "vision_width": self.clip.vision_width,
@@ -70,6 +71,13 @@ class ClipsegSize:
             "mlp_width": self.decoder_mlp,
             "head": self.build_head(),
         }
+
+
+RELEASED = QuerySize(VIT_B_16)
+# One layer: post-norm layers in a row take far longer to train from nothing than the miniature is meant to.
+MINIATURE_QUERY = QuerySize(
+    MINIATURE, image_size=96, reduce_dim=64, extract_layers=(3,), decoder_heads=1, decoder_mlp=64
+)
 
 
 class VisualAdapter(nn.Module):
@@ -86,64 +94,56 @@ class VisualAdapter(nn.Module):
         return self.mix * F.relu(self.up(F.relu(self.down(hidden)))) + (1 - self.mix) * hidden
 
 
-class ClipsegBase(SegmentationSystem):
+class QuerySegmenter(SegmentationSystem):
     """CLIP, visual adapter, decoder and background query, and how they are trained; no loss and no prediction.
+
+    The parameters in ``RELEASED_GROUPS`` train from the start; :meth:`set_trainable` changes that.
 
     Args:
         size: hyper-parameters.
-        decoder: class of the decoder.
-        query_chunk: (image, query) pairs that are decoded at once; None chooses by device.
-        label_resize: how label maps come to the logits' size in training: ``"centre"`` or ``"floor"``.
-        training_queries: number of parts to decode in a training step; None for all.
+        query_chunk: (image, query) pairs that are decoded at once; bounds memory and changes no result. None chooses
+            by device.
+        label_resize: how label maps come to the logits' size in training: ``"centre"`` takes the label at the centre
+            of each pixel; ``"floor"``, as released, the one up to half a pixel above and to the left.
+        training_queries: in training, decode only this many parts a step: those that occur in the batch, and others
+            drawn at random with torch's generator. None decodes all parts of the vocabulary, as published. Fewer make a
+            step cheaper and its positives less rare.
         background_weight: weight of the background's terms in the loss; the others weigh 1.
-        checkpoint_decoder: compute the decoder a second time in the backward pass instead of keeping its activations.
+        checkpoint_decoder: in training, keep no activations of the decoder but compute them a second time in the
+            backward pass, chunk by chunk.
 
     Raises:
         ValueError: an option out of its range.
     """
 
+    undecayed = ("clip.positional_embedding",)
+    decoder_class: ClassVar[type[FilmDecoder]] = FilmDecoder
+
     def __init__(
         self,
-        size: ClipsegSize,
-        decoder: type[ClipsegDecoder],
+        size: QuerySize = RELEASED,
         *,
-        query_chunk: int | None,
-        label_resize: Literal["centre", "floor"],
-        training_queries: int | None,
-        background_weight: float,
-        checkpoint_decoder: bool,
+        query_chunk: int | None = None,
+        label_resize: LabelResize = "centre",
+        training_queries: int | None = None,
+        background_weight: float = 0.05,
+        checkpoint_decoder: bool = False,
     ) -> None:
         super().__init__()
-        if query_chunk is not None and query_chunk < 1:
-            raise ValueError(f"query_chunk must be at least 1, not {query_chunk}")
-        if training_queries is not None and training_queries < 1:
-            raise ValueError(f"training_queries must be at least 1, or None for all parts, not {training_queries}")
+        check_positive(query_chunk=query_chunk, training_queries=training_queries)
         check_label_resize(label_resize)
-        self.size = size
-        self.query_chunk = query_chunk
-        self.label_resize = label_resize
-        self.training_queries = training_queries
-        self.background_weight = background_weight
+        self.size, self.query_chunk, self.label_resize = size, query_chunk, label_resize
+        self.training_queries, self.background_weight = training_queries, background_weight
         self.checkpoint_decoder = checkpoint_decoder
         self.clip = build_clip(size.clip, quick_gelu=True)
         self.visual_adapter = VisualAdapter(size.clip.vision_width)
-        self.decoder = decoder(**size.decoder_settings())
+        self.decoder = self.decoder_class(**size.decoder_settings())
         self.background_query = nn.Parameter(torch.randn(1, size.clip.embed_dim) * size.clip.embed_dim**-0.5)
         self.text_cache = TextCache()
 
-    @property
-    def device(self) -> torch.device:
-        """Where the parameters are."""
-        return self.background_query.device
-
     def parameter_groups(self, weight_decay: float) -> list[dict[str, Any]]:
-        """What trains, for the optimiser: LayerNorms and embedding tables without decay, all else, biases too, with."""
-        exempt, decayed = [], []
-        for name, parameter in self.named_parameters():
-            if parameter.requires_grad:
-                (exempt if ".norm" in name or name.startswith(LANGUAGE) else decayed).append(parameter)
-        groups = [{"params": exempt, "weight_decay": 0.0}, {"params": decayed, "weight_decay": weight_decay}]
-        return [group for group in groups if group["params"]]
+        """As of any system, what does not decay first."""
+        return sorted(super().parameter_groups(weight_decay), key=lambda group: group["weight_decay"])
 
     def _encode_prompts(self, prompts: Sequence[str]) -> Tensor:
         """Conditions (n, embed_dim), with gradient where the text tower trains, otherwise from the cache."""

@@ -1,0 +1,161 @@
+"""Mask-adapted CLIP: fine-tuning of the image tower on masked crops (FT), and mask prompt tuning (MPT).
+
+Source: Liang et al., "Open-Vocabulary Semantic Segmentation with Mask-adapted CLIP", CVPR 2023, sections 3.2 and 3.3,
+and its released training code.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection, Sequence
+from typing import Any
+
+import open_clip
+import torch
+import torch.distributed
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ovparts_lib.models.clip.text import encode_text, tokenize
+from ovparts_lib.models.clip.token_masks import mask_prompts, patch_masks
+from ovparts_lib.models.clip.towers import ClipSize, image_embeddings
+from ovparts_lib.systems.ensemble import TEMPERATURE
+from ovparts_lib.systems.parameter_groups import train_only
+
+TRAINABLE_GROUPS = {
+    "image_tower": ("clip.visual.",),
+    "mask_prompt": ("mask_prompt",),
+    "logit_scale": ("clip.logit_scale",),
+}
+FINE_TUNING = ("image_tower", "logit_scale")
+MASK_PROMPT_TUNING = ("mask_prompt", "logit_scale")
+_UNDECAYED = ("bn", "ln", "bias", "logit_scale", "mask_prompt")
+
+
+class AdaptedClip(nn.Module):
+    """A CLIP that learns to classify masked crops; its text tower never trains.
+
+    Args:
+        clip: to start from: the original for FT or "MPT only", a fine-tuned one for FT followed by MPT.
+        size: its hyper-parameters.
+        prompt_depth: layers with mask prompts, the input being the first; 0 for none.
+    """
+
+    groups = TRAINABLE_GROUPS
+
+    def __init__(self, clip: open_clip.CLIP, size: ClipSize, prompt_depth: int = 3) -> None:
+        super().__init__()
+        patches = (size.image_size // size.patch_size) ** 2
+        self.clip, self.size = clip, size
+        self.mask_prompt = nn.Parameter(0.02 * torch.randn(prompt_depth, patches, size.vision_width))
+        self.set_trainable(MASK_PROMPT_TUNING if prompt_depth else FINE_TUNING)
+
+    def set_trainable(self, groups: Collection[str]) -> list[str]:
+        """Choose what trains, of ``FINE_TUNING`` or ``MASK_PROMPT_TUNING``; returns the parameters' names."""
+        return train_only(self, self.groups, groups)
+
+    def parameter_groups(self, weight_decay: float) -> list[dict[str, Any]]:
+        """What trains, for the optimiser: matrices decay; vectors, norms, the temperature and prompts do not."""
+        decayed: tuple[list, list] = ([], [])
+        for name, parameter in self.named_parameters():
+            if parameter.requires_grad:
+                free = parameter.ndim < 2 or any(piece in name for piece in _UNDECAYED)
+                decayed[free].append(parameter)
+        settings = {"betas": (0.9, 0.98), "eps": 1e-6}
+        return [
+            {"params": parameters, "weight_decay": decay, **settings}
+            for parameters, decay in zip(decayed, (weight_decay, 0.0), strict=True)
+            if parameters
+        ]
+
+    def embed_crops(self, pixels: Tensor, masks: Tensor | None = None) -> Tensor:
+        """Normalised embeddings (b, embed_dim) of crops.
+
+        Args:
+            pixels: (b, 3, s, s), normalised for CLIP.
+            masks: (b, s, s), 0 outside; blank patches get the mask prompts. None: no prompts.
+        """
+        visual, hook = self.clip.visual, None
+        if masks is not None:
+            hook = mask_prompts(visual, self.mask_prompt, patch_masks(masks, self.size.patch_size))
+        return F.normalize(image_embeddings(visual, pixels, after_block=hook), dim=-1)
+
+    def embed_captions(self, captions: Sequence[str]) -> Tensor:
+        """Normalised embeddings (b, embed_dim) of captions, taken verbatim; no gradient."""
+        with torch.no_grad():
+            return F.normalize(encode_text(self.clip, tokenize(captions, self.size.context_length)), dim=-1)
+
+    def loss(self, batch: dict[str, Any]) -> dict[str, Tensor]:
+        """Symmetric InfoNCE over the batches of all processes; equal captions count as each other's negatives.
+
+        Args:
+            batch: ``pixels`` (b, 3, s, s), ``captions`` (b texts), and ``masks`` (b, s, s) or None.
+        """
+        device = self.mask_prompt.device
+        masks = batch.get("masks")
+        images = self.embed_crops(batch["pixels"].to(device), None if masks is None else masks.to(device))
+        return {"loss_contrastive": contrastive_loss(self.clip, images, self.embed_captions(batch["captions"]))}
+
+    @torch.no_grad()
+    def after_step(self) -> None:
+        """Keep the temperature in CLIP's range, 1 to 100; to be called after every step of the optimiser."""
+        self.clip.logit_scale.clamp_(0, math.log(100))
+
+
+def contrastive_loss(clip: open_clip.CLIP, images: Tensor, texts: Tensor) -> Tensor:
+    """Symmetric InfoNCE of normalised embeddings (b, embed_dim), over the batches of all processes."""
+    images, texts = gathered(images), gathered(texts)
+    logits = clip.logit_scale.exp() * images @ texts.T
+    true = torch.arange(len(logits), device=logits.device)
+    return (F.cross_entropy(logits, true) + F.cross_entropy(logits.T, true)) / 2
+
+
+def gathered(features: Tensor) -> Tensor:
+    """The features of all processes' batches; the gradient goes through this process's alone."""
+    if not torch.distributed.is_available() or not torch.distributed.is_initialized():
+        return features
+    pieces = [torch.empty_like(features) for _ in range(torch.distributed.get_world_size())]
+    torch.distributed.all_gather(pieces, features.detach())
+    pieces[torch.distributed.get_rank()] = features
+    return torch.cat(pieces)
+
+
+def rate_factor(step: int, iterations: int, warmup: int = 100) -> float:
+    """The released schedule, as a multiple of the base learning rate: linear warm-up, then a cosine to 0."""
+    if step < warmup:
+        return (step + 1) / warmup
+    return 0.5 * (1 + math.cos(math.pi * (step - warmup) / (iterations - warmup)))
+
+
+@torch.inference_mode()
+def zero_shot_accuracy(
+    model: AdaptedClip,
+    pixels: Tensor,
+    labels: Tensor,
+    text: Tensor,
+    *,
+    masks: Tensor | None = None,
+    top: Sequence[int] = (1, 5),
+    at_once: int = 32,
+) -> dict[str, float]:
+    """How often a ground-truth crop's class is among the nearest texts.
+
+    Args:
+        model: the CLIP.
+        pixels: (n, 3, s, s), normalised crops.
+        labels: int64 (n,), rows of ``text``.
+        text: (classes, embed_dim), normalised class embeddings.
+        masks: (n, s, s), to use mask prompts.
+        top: how many of the nearest count.
+        at_once: crops in one pass.
+
+    Returns:
+        ``top1``, ``top5``: shares of the crops, 0..1.
+    """
+    ranks = []
+    for rows in torch.arange(len(pixels)).split(at_once):
+        crops = model.embed_crops(pixels[rows], None if masks is None else masks[rows])
+        logits = TEMPERATURE * crops @ text.T
+        ranks.append((logits > logits.gather(1, labels[rows, None])).sum(1))
+    rank = torch.cat(ranks)
+    return {f"top{count}": (rank < count).float().mean().item() for count in top}

@@ -1,0 +1,208 @@
+"""Files of CATSeg, which its successor begins a training from too: what they are, and loading them into a model."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from torch import Tensor
+
+from ovparts_lib.checkpoints.cost_aggregation import guidance_name, load_guidance_into, transformer_name
+from ovparts_lib.checkpoints.reading import CheckpointError, LoadReport, State, load_strictly, refuse_beside
+from ovparts_lib.models.clip.prompts import TEMPLATES
+from ovparts_lib.systems.cost_segmenter import RELEASED, RELEASED_DINOV2, CostSegmenter, CostSize
+
+Names = Callable[[State], State]
+PREDICTOR = "sem_seg_head.predictor."
+TRANSFORMER = f"{PREDICTOR}transformer."
+CLIP = f"{PREDICTOR}clip_model."
+BACKGROUND = f"{PREDICTOR}non_object_embedding"
+DINOV2 = "backbone.dinov2."
+NEEDED = (
+    "needed is the first release of CAT-Seg (B), model_final_base.pth of hamacojr/CAT-Seg: ResNet-101 guidance, CLIP "
+    "ViT-B/16 and a cost embedding of 80 prompts (conv1.weight of shape 128 x 80 x 7 x 7)"
+)
+
+
+def released_name(name: str, inner: Callable[[str], str] = transformer_name) -> str:
+    """What released checkpoints call a parameter; ``inner`` names those below ``transformer.``.
+
+    Raises:
+        KeyError: a name that is not ours.
+    """
+    if name == "background_text":
+        return BACKGROUND
+    if name.startswith("clip."):
+        return CLIP + name.removeprefix("clip.")
+    if name.startswith("guidance."):
+        return "backbone." + guidance_name(name.removeprefix("guidance."))
+    return TRANSFORMER + inner(name)
+
+
+def canonical(state: State) -> dict[str, Tensor]:
+    """A released state dict with ``affinity`` in its names renamed to ``guidance``."""
+    return {name.replace("affinity", "guidance"): tensor for name, tensor in state.items()}
+
+
+def is_constant(name: str) -> bool:
+    """Whether a released tensor is a constant that we compute, or one that is never read."""
+    return name.endswith(("attn_mask", "pixel_mean", "pixel_std")) or name == f"{DINOV2}mask_token"
+
+
+def require_first_release(state: State, source: str, size: CostSize) -> None:
+    """Check that a released state dict has the layout of CAT-Seg's first release.
+
+    Args:
+        state: without a wrapper's prefix.
+        source: the file, for messages.
+        size: of the model that is to receive it.
+
+    Raises:
+        CheckpointError: it is of the version published at CVPR, of another size, or no CAT-Seg.
+    """
+    conv = state.get(f"{TRANSFORMER}conv1.weight")
+    wanted, released = (
+        (one.aggregator.dim, one.aggregator.prompts, one.aggregator.kernel, one.aggregator.kernel)
+        for one in (size, RELEASED)
+    )
+    later = conv is not None and conv.ndim == 4 and conv.shape[1] == 1 != wanted[1]
+    later |= any("padding_" in name or "q_proj_weight" in name or "upsample1" in name for name in state)
+    if later:
+        raise CheckpointError(
+            f"{source} is CAT-Seg's later version, as published at CVPR 2024 (model_base.pth), whose layout is "
+            f"another; {NEEDED}"
+        )
+    if conv is None and any(name.startswith(TRANSFORMER) for name in state):
+        raise CheckpointError(f"{source} lacks {TRANSFORMER}conv1.weight; {NEEDED}")
+    if conv is None:
+        raise CheckpointError(f"{source} is no CATSeg checkpoint of a known kind; its first tensors: {list(state)[:5]}")
+    require_templates(state, source, size)
+    if tuple(conv.shape) != wanted:
+        needed = NEEDED if wanted == released else f"the size that was asked for has {wanted}"
+        raise CheckpointError(
+            f"{source}: {TRANSFORMER}conv1.weight is a cost embedding of shape {tuple(conv.shape)}; {needed}"
+        )
+
+
+def require_templates(state: State, source: str, size: CostSize) -> None:
+    """Check that the cost embedding has a channel for each of the size's templates.
+
+    Raises:
+        CheckpointError: it has as many as other templates; the message names them and how to say so.
+    """
+    conv, given = state.get(f"{TRANSFORMER}conv1.weight"), size.aggregator.prompts
+    others = [
+        name for name, prompts in TEMPLATES.items() if conv is not None and len(prompts) == conv.shape[1] != given
+    ]
+    if others:
+        raise CheckpointError(
+            f"{source}: {TRANSFORMER}conv1.weight is a cost embedding of shape {tuple(conv.shape)}; the size that was "
+            f"asked for has {(conv.shape[0], given, *conv.shape[2:])}. It was trained with {conv.shape[1]} prompts, "
+            f"not with the {given} of {size.templates!r}. Set templates: "
+            f"{' or '.join(others)}; and if it was trained on PartImageNet also test_shortest_edge: none, for that was "
+            "scored at the pictures' own size"
+        )
+
+
+@dataclass(frozen=True)
+class CostFile:
+    """What a released file is: its kind, the size it was trained with, and whether it holds the background text."""
+
+    kind: str
+    size: CostSize
+    background: bool
+
+
+def recognise(state: State, source: str, size: CostSize | None = None) -> CostFile:
+    """What a released state dict is.
+
+    Args:
+        state: without a wrapper's prefix.
+        source: the file, for messages.
+        size: of the model that is to receive it; None for the released one.
+
+    Raises:
+        CheckpointError: see :func:`require_first_release`; or it is none of CATSeg's.
+    """
+    require_first_release(state, source, size or RELEASED)
+    if any(name.startswith(f"{TRANSFORMER}layers_specific_part.") for name in state):
+        raise CheckpointError(f"{source} is a checkpoint of PartCATSeg, not of CATSeg")
+    if any(name.startswith(DINOV2) for name in state):
+        return CostFile("CATSeg with DINOv2 guidance", RELEASED_DINOV2, True)
+    if not any(name.startswith("backbone.stem.") for name in state):
+        raise CheckpointError(f"{source} has neither ResNet-101 nor DINOv2 guidance; {NEEDED}")
+    if BACKGROUND in state:
+        return CostFile("CATSeg of OV-PARTS", RELEASED, True)
+    return CostFile("upstream CAT-Seg, first release", RELEASED, False)
+
+
+def load_cost_into(
+    model: CostSegmenter,
+    state: State,
+    source: str,
+    file: CostFile,
+    guidance_path: str | Path | None,
+    *,
+    names: Names,
+    without: Collection[str] = (),
+    dead: tuple[str, ...] = (),
+) -> LoadReport:
+    """Load what a CATSeg file has; the guidance backbone from its own file where the model has another.
+
+    Args:
+        model: receives the weights.
+        state: the file's tensors.
+        source: the file, for messages.
+        file: what :func:`recognise` found.
+        guidance_path: weights of the guidance backbone.
+        names: our state dict under the file's names.
+        without: names of the model's tensors that CATSeg has not.
+        dead: beginnings of names, in the file, that are never read.
+
+    Raises:
+        CheckpointError: also if weights of the guidance backbone are given or absent where they should not be.
+    """
+    without = [*without, *([] if file.background else ["background_text"])]
+    wanted, given = model.size.guidance.kind, file.size.guidance.kind
+    if wanted == given:
+        refuse_beside(guidance_path, source, "guidance_weights")
+        return load_but(model, state, source, file.kind, names, without, dead)
+    if wanted in ("none", "small"):
+        raise CheckpointError(f"{source} ({file.kind}) cannot start a {type(model).__name__} with {wanted!r} guidance")
+    if guidance_path is None:
+        raise CheckpointError(
+            f"{source} ({file.kind}) brings {given} guidance, but {wanted} is wanted; give its pre-trained weights as "
+            "guidance_weights, for DINOv2 ViT-S/14 dinov2_vits14_pretrain.pth"
+        )
+    backbone = [name for name in model.state_dict() if name.startswith("guidance.")]
+    # They read features of another width; their biases are loaded.
+    projections = [name for name in model.state_dict() if "appearance." in name and name.endswith(".weight")]
+    report = load_but(model, state, source, file.kind, names, [*without, *projections, *backbone], dead)
+    pretrained = load_guidance_into(model.guidance, guidance_path)
+    left = tuple(name for name in report.initialised if name not in backbone)
+    return replace(report + pretrained, kind=file.kind, initialised=left)
+
+
+def load_but(
+    model: CostSegmenter,
+    state: State,
+    source: str,
+    kind: str,
+    names: Names,
+    without: Collection[str] = (),
+    dead: tuple[str, ...] = (),
+) -> LoadReport:
+    """Load a state dict but for the parameters in ``without``, whose counterparts in the file are dropped."""
+    dropped = set(names({name: tensor for name, tensor in model.state_dict().items() if name in without}))
+    if any(name.startswith("guidance.") for name in without):
+        dead = (*dead, "backbone.", "guidance.")
+    return load_strictly(
+        model,
+        state,
+        source=source,
+        kind=kind,
+        names=names,
+        drop=lambda name: name in dropped or is_constant(name) or name.startswith(dead),
+        without=tuple(without),
+    )

@@ -1,0 +1,175 @@
+"""Systems that classify mask proposals by text, and again by CLIP on the masks' crops."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ovparts_lib.images import (
+    IMAGENET_STATISTICS,
+    Statistics,
+    checked_images,
+    normalise,
+    resize_image,
+    shortest_edge_size,
+)
+from ovparts_lib.models.clip.crops import CropRule
+from ovparts_lib.models.clip.prompts import TEMPLATES
+from ovparts_lib.models.clip.text_cache import TextCache
+from ovparts_lib.models.mask2former.masked_decoder import MaskedDecoder
+from ovparts_lib.models.maskformer.matching import Segments
+from ovparts_lib.models.maskformer.size import ProposalSize
+from ovparts_lib.models.maskformer.targets import joined_inputs, segments_of
+from ovparts_lib.models.maskformer.transformer_decoder import TransformerDecoder
+from ovparts_lib.systems.base import SegmentationSystem, batch_labels, check_choices, check_positive
+from ovparts_lib.systems.ensemble import OTHERS, TEMPERATURE, Classifier, fuse_masks
+from ovparts_lib.systems.scores import Maps, Scores
+from ovparts_lib.vocabularies import Vocabulary
+
+_CROPS_AT_ONCE = {"cpu": 8, "cuda": 64}
+
+
+class MaskClassifier(SegmentationSystem):
+    """Mask proposals, an embedding of each that is compared with the classes' texts, and CLIP on the masks' crops.
+
+    A system adds the networks: ``_query_states`` of a batch, the decoder whose heads read masks and embeddings from
+    them, and ``classified``, which says everything of the masks of one image.
+
+    Args:
+        size: hyper-parameters.
+        crop_rule: how masks become crops.
+        classifier: ``ensemble`` of both, ``proposals`` alone (CLIP sees no crops), or ``clip`` alone, which OVSeg's
+            release calls an ensemble weight of 0: masks without a crop are then dropped.
+        ensemble_weight: share of CLIP in the ensemble's exponent, above 0 and below 1.
+        crops_at_once: crops in one pass of CLIP; None chooses by device.
+        lr_multipliers: factors of the learning rate by trainable group.
+
+    Raises:
+        ValueError: an option out of its range.
+    """
+
+    query_decoder: TransformerDecoder | MaskedDecoder
+    undecayed = ("relative_position_bias_table",)
+    cut_at: float | None = None  # probability at which each class's best mask is cut; None sums all soft masks
+
+    def __init__(
+        self,
+        size: ProposalSize,
+        crop_rule: CropRule,
+        *,
+        classifier: Classifier = "ensemble",
+        ensemble_weight: float = 0.7,
+        crops_at_once: int | None = None,
+        lr_multipliers: Mapping[str, float] | None = None,
+    ) -> None:
+        super().__init__()
+        check_choices(classifier=(classifier, Classifier))
+        check_positive(crops_at_once=crops_at_once)
+        if not 0 < ensemble_weight < 1:
+            raise ValueError(
+                f"ensemble_weight must be above 0 and below 1, not {ensemble_weight}; for one of both alone set "
+                "classifier to 'proposals' or 'clip'"
+            )
+        self.set_rates(lr_multipliers or {})
+        self.size, self.crop_rule, self.classifier = size, crop_rule, classifier
+        self.ensemble_weight, self.crops_at_once = ensemble_weight, crops_at_once
+
+    def _add_texts(self) -> None:
+        """The learned "no object", and what encodes the classes' names."""
+        clip = self.size.clip
+        self.no_object_text = nn.Parameter(torch.randn(1, clip.embed_dim) * clip.text_width**-0.5)
+        self.templates = TEMPLATES[self.size.templates]
+        self.text_cache = TextCache(synonyms=False)
+
+    @property
+    def at_once(self) -> int:
+        """Crops in one pass of CLIP."""
+        return self.crops_at_once or _CROPS_AT_ONCE.get(self.device.type, 8)
+
+    def encode_classes(self, names: Sequence[str]) -> Tensor:
+        """Text embeddings of classes, each the mean over templates, and of "no object" as the last one.
+
+        Returns:
+            float32 (names + 1, embed_dim), normalised; the names' without gradient.
+        """
+        text = self._encode_names(tuple(names)).to(self.device)
+        return torch.cat([text, F.normalize(self.no_object_text.float(), dim=-1)])
+
+    def _encode_names(self, names: tuple[str, ...]) -> Tensor:
+        return F.normalize(self.text_cache.encode(self.clip, names, self.templates).mean(1), dim=-1)
+
+    def score(
+        self,
+        images: Sequence[Tensor],
+        vocabulary: Vocabulary,
+        class_ids: tuple[int, ...],
+        background: bool,
+        inspected: bool,
+        **inputs: Sequence[Any],
+    ) -> list[tuple[Scores, Maps]]:
+        """Scores of soft masks and their classes, at the size of test pictures.
+
+        Every class of the vocabulary takes part in the softmax, whatever is asked for. A vocabulary of one word is
+        scored against "others", which becomes the background. Maps: what :meth:`classified` gives.
+        """
+        names = vocabulary.classes
+        classes = names if len(names) > 1 else (*names, OTHERS)
+        text, results = self.encode_classes(classes), []
+        for number, image in enumerate(checked_images(images)):
+            own = {name: values[number] for name, values in inputs.items()}
+            maps = self.classified(self.resized(image).to(self.device), classes, text, **own)
+            scores = fuse_masks(
+                maps["proposals"],
+                tuple(image.shape[-2:]),
+                class_ids,
+                cut_at=self.cut_at,
+                background=background,
+                single=len(names) == 1,
+            )
+            results.append((scores, maps if inspected else {}))
+        return results
+
+    def resized(self, image: Tensor) -> Tensor:
+        """An image uint8 (3, h, w) at the size of a test picture."""
+        size = shortest_edge_size(*image.shape[-2:], self.size.shortest_edge, self.size.longest_edge)
+        return resize_image(image, size)
+
+    def padded(self, images: Sequence[Tensor], statistics: Statistics = IMAGENET_STATISTICS) -> Tensor:
+        """Images (3, h, w), 0..255, normalised, and padded with zeros to one size."""
+        pixels = [normalise(image.to(self.device), statistics) for image in images]
+        return joined_inputs(pixels, self.size.divisor)
+
+    def targets(self, batch: Mapping[str, Any], size: tuple[int, int]) -> list[Segments]:
+        """The masks of a training batch, one for each class of an image, at the network's input size.
+
+        Unlabelled pixels and padding are negatives for every mask, as released.
+
+        Raises:
+            ValueError: see :func:`batch_labels`.
+        """
+        labels = [labels.to(self.device) for labels in batch_labels(batch)]
+        count = len(batch["vocabulary"].classes)
+        return segments_of(labels, size, count=count, ignore_label=count)
+
+    def propose_masks(self, image: Tensor) -> tuple[Tensor, Tensor]:
+        """Mask proposals of one image, uint8 (3, h, w) and resized already, and their embeddings.
+
+        Returns:
+            Probabilities float32 (queries, h, w), and embeddings (queries, embed_dim).
+        """
+        inputs, decoder = self.padded([image]), self.query_decoder
+        states, mask_features = self._query_states(inputs)
+        logits = decoder.mask_logits(states[-1], mask_features)
+        del mask_features
+        enlarged = F.interpolate(logits.float(), size=inputs.shape[-2:], mode="bilinear", align_corners=False)
+        probabilities = enlarged[0, :, : image.shape[-2], : image.shape[-1]].sigmoid_()
+        return probabilities, decoder.class_embed(states[-1, 0])
+
+    def _class_logits(self, embeddings: Tensor, text: Tensor) -> Tensor:
+        """Cosines of proposals' embeddings and texts, at the temperature."""
+        embeddings = embeddings.float()
+        return TEMPERATURE * (embeddings / embeddings.norm(dim=-1, keepdim=True)) @ text.T
