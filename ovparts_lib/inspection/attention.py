@@ -16,7 +16,8 @@ from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from ovparts_lib.inspection.figures import as_picture, new_figure, panel_aspect, panel_picture, styled
+from ovparts_lib.inspection.figures import as_picture, panel_picture, picture_panels, styled
+from ovparts_lib.inspection.panel import Panel
 from ovparts_lib.systems.scores import AttentionMaps, Scores
 
 Source = Literal["class_token", "peak", "received"]
@@ -101,17 +102,19 @@ def decoder_attention(
     image: Tensor | np.ndarray,
     scores: Scores,
     attention: AttentionMaps,
+    name: str,
     *,
     words: Sequence[str] | None = None,
     layers: Sequence[int] | None = None,
     source: Source = "peak",
-) -> Figure:
+) -> Panel:
     """Self-attention of the decoder: a row per word, a column per layer, mean over heads.
 
     Args:
         image: the picture the scores belong to.
         scores: a channel per query of ``attention``.
         attention: ``maps["attention"]`` from ``inspect``.
+        name: of the picture.
         words: of ``attention.queries``; by default the four that score highest.
         layers: of ``attention.decoder``; all by default.
         source: who asks; see ``SOURCES``.
@@ -120,18 +123,19 @@ def decoder_attention(
         ValueError: no such word, layer or source.
     """
     indices = _query_indices(scores, attention, words)
-    layers = _known(layers, attention.decoder, "decoder layer")
+    layers, maps = _known(layers, attention.decoder, "decoder layer"), {}
     picture = panel_picture(image, 640)
-    figure, axes = _panels(picture, len(indices), len(layers))
-    for row, index in enumerate(indices):
-        place = _asking(source, scores.logits[index], attention.grid)
-        for column, layer in enumerate(layers):
-            ax = axes[row, column]
-            _heat(figure, ax, picture, attention_map(attention.decoder[layer][index], attention.grid, place))
-            _mark(ax, place, attention.grid, picture)
-            ax.set_title(f"“{attention.queries[index]}”, layer {layer}")
+    figure, axes = picture_panels(len(indices) * len(layers), len(layers), picture, width=3.6, gap=0.62)
+    for row, index in zip(axes, indices, strict=True):
+        place, word = _asking(source, scores.logits[index], attention.grid), attention.queries[index]
+        for ax, layer in zip(row, layers, strict=True):
+            values = maps[f"{word}, layer {layer}"] = attention_map(
+                attention.decoder[layer][index], attention.grid, place
+            )
+            _heat(figure, ax, picture, values, place, f"“{word}”, layer {layer}")
     figure.suptitle(f"Decoder self-attention, mean over heads, {SOURCES[source]}", fontsize=10.5)
-    return figure
+    caption = f"Where the decoder looks, {SOURCES[source]}, layer by layer; each map up to its own peak."
+    return Panel(f"attention_decoder_{name}", figure, attention_table(maps), f"Decoder attention: {name}", caption)
 
 
 @styled
@@ -139,18 +143,20 @@ def clip_attention(
     image: Tensor | np.ndarray,
     scores: Scores,
     attention: AttentionMaps,
+    name: str,
     *,
     blocks: Sequence[int] | None = None,
-    source: Source = "class_token",
+    source: Source = "peak",
     word: str | None = None,
     columns: int = 5,
-) -> Figure:
+) -> Panel:
     """Self-attention of CLIP's image tower, a panel per block, mean over heads.
 
     Args:
         image: the picture the scores belong to.
         scores: a channel per query of ``attention``.
         attention: ``maps["attention"]`` from ``inspect``.
+        name: of the picture.
         blocks: of ``attention.clip``; all by default.
         source: who asks; see ``SOURCES``.
         word: for ``peak``, the word whose best patch asks; the highest scoring by default.
@@ -161,18 +167,15 @@ def clip_attention(
     """
     blocks = _known(blocks, attention.clip, "block")
     index = _query_indices(scores, attention, None if word is None else [word])[0]
-    place = _asking(source, scores.logits[index], attention.grid)
-    picture, columns = panel_picture(image, 640), min(columns, len(blocks))
-    figure, axes = _panels(picture, -(-len(blocks) // columns), columns)
-    for ax in axes.ravel()[len(blocks) :]:
-        ax.set_axis_off()
-    for ax, block in zip(axes.ravel(), blocks, strict=False):
-        _heat(figure, ax, picture, attention_map(attention.clip[block], attention.grid, place))
-        _mark(ax, place, attention.grid, picture)
-        ax.set_title(f"block {block}")
+    place, picture = _asking(source, scores.logits[index], attention.grid), panel_picture(image, 640)
+    maps = {f"block {block}": attention_map(attention.clip[block], attention.grid, place) for block in blocks}
+    figure, axes = picture_panels(len(blocks), columns, picture, width=3.6, gap=0.62)
+    for ax, (title, values) in zip(axes.ravel(), maps.items(), strict=False):
+        _heat(figure, ax, picture, values, place, title)
     asks = SOURCES[source].replace("the word", f"“{attention.queries[index]}”")
     figure.suptitle(f"CLIP image tower, self-attention, mean over heads, {asks}", fontsize=10.5)
-    return figure
+    caption = f"Where CLIP's image tower looks, {asks}, block by block; each map up to its own peak."
+    return Panel(f"attention_clip_{name}", figure, attention_table(maps), f"CLIP attention: {name}", caption)
 
 
 @styled
@@ -180,61 +183,53 @@ def score_maps(
     image: Tensor | np.ndarray,
     scores: Scores,
     words: Sequence[str],
+    name: str,
     *,
     chosen: Sequence[str] | None = None,
     columns: int = 4,
-) -> Figure:
-    """The sigmoid of each word's logit over the picture, all on the scale 0..1.
+) -> Panel:
+    """What each word scores over the picture, all on one scale: the sigmoid of logits, or what masks add up to.
 
     Args:
         image: the picture the scores belong to.
         scores: a channel per entry of ``scores.class_ids``.
         words: names by class id, such as ``vocabulary.classes``.
+        name: of the picture.
         chosen: the words to show; by default all, those with the highest peak first, up to twelve.
         columns: panels side by side.
+
+    Returns:
+        With a table of each word's peak, mean, and share of the map above one half.
 
     Raises:
         ValueError: a chosen word has no score.
     """
-    names, maps = [words[number] for number in scores.class_ids], _sigmoid(scores.class_maps())
+    names, maps = [words[number] for number in scores.class_ids], scores.class_maps().detach().float()
+    maps, kind = (maps, "score") if scores.are_probabilities else (maps.sigmoid(), "sigmoid of the logit")
+    maps = maps.cpu().numpy()
     if chosen is None:
-        order = np.argsort(-maps.max(axis=(1, 2)), kind="stable")[:12]
+        order = np.argsort(-maps.max(axis=(1, 2)), kind="stable")[:12].tolist()
     else:
         order = [_index(word, names, "score map") for word in chosen]
-    picture, columns = panel_picture(image, 640), min(columns, len(order))
-    figure, axes = _panels(picture, -(-len(order) // columns), columns, bars=False)
-    for ax in axes.ravel()[len(order) :]:
-        ax.set_axis_off()
+    top = max(1.0, float(maps.max()))
+    picture = panel_picture(image, 640)
+    figure, axes = picture_panels(len(order), columns, picture, width=3.6, gap=0.28)
     for ax, index in zip(axes.ravel(), order, strict=False):
-        ax.imshow(render_heat(picture, maps[index], top=1.0))
-        ax.set_axis_off()
+        ax.imshow(render_heat(picture, maps[index], top=top))
         ax.set_title(f"{names[index]} (peak {maps[index].max():.2f})")
-    bar = ScalarMappable(Normalize(0, 1), _COLOUR_MAP)
-    figure.colorbar(bar, ax=axes, shrink=0.8, aspect=30, pad=0.01, label="sigmoid of the logit")
-    return figure
-
-
-def score_table(scores: Scores, words: Sequence[str]) -> pd.DataFrame:
-    """Data behind :func:`score_maps`: per word its peak, mean, and the share of the map above one half."""
-    maps = _sigmoid(scores.class_maps())
-    return pd.DataFrame(
-        {
-            "word": [words[number] for number in scores.class_ids],
-            "peak": maps.max(axis=(1, 2)),
-            "mean": maps.mean(axis=(1, 2)),
-            "share_above_half": (maps > 0.5).mean(axis=(1, 2)),
-        }
-    )
+    bar = ScalarMappable(Normalize(0, top), _COLOUR_MAP)
+    figure.colorbar(bar, ax=axes, shrink=0.8, aspect=30, pad=0.01, label=kind)
+    shown = maps[order]
+    table = pd.DataFrame({"word": [names[index] for index in order], "peak": shown.max(axis=(1, 2))})
+    table = table.assign(mean=shown.mean(axis=(1, 2)), share_above_half=(shown > 0.5).mean(axis=(1, 2)))
+    caption = f"{kind.capitalize()} of each word, all on one scale from 0 to {top:.2g}."
+    return Panel(f"scores_{name}", figure, table, f"Score maps: {name}", caption)
 
 
 def attention_table(maps: dict[str, np.ndarray]) -> pd.DataFrame:
     """Data behind an attention figure: one row per map and patch, from maps (gh, gw) by name."""
     cells = [(name, *place, weight) for name, values in maps.items() for place, weight in np.ndenumerate(values)]
     return pd.DataFrame(cells, columns=["map", "row", "column", "attention"])
-
-
-def _sigmoid(logits: Tensor) -> np.ndarray:
-    return logits.detach().float().sigmoid().cpu().numpy()
 
 
 def _query_indices(scores: Scores, attention: AttentionMaps, words: Sequence[str] | None) -> list[int]:
@@ -262,25 +257,22 @@ def _asking(source: Source, logits: Tensor, grid: tuple[int, int]) -> Source | t
     return peak_patch(logits, grid) if source == "peak" else source
 
 
-def _panels(picture: np.ndarray, rows: int, columns: int, *, bars: bool = True) -> tuple[Figure, np.ndarray]:
-    aspect = panel_aspect(picture)
-    width = min(11.0, 3.6 * columns + 0.6)
-    panel = min(width / columns * aspect, 5.0)
-    figure = new_figure(width, rows * (panel + (0.62 if bars else 0.28)) + (0.4 if bars else 0.1), pictures=True)
-    return figure, figure.subplots(rows, columns, squeeze=False)
-
-
-def _heat(figure: Figure, ax: Axes, picture: np.ndarray, values: np.ndarray) -> None:
+def _heat(
+    figure: Figure,
+    ax: Axes,
+    picture: np.ndarray,
+    values: np.ndarray,
+    place: Source | tuple[int, int],
+    title: str,
+) -> None:
+    """A map with its own colour bar; a cross marks the patch that asks."""
     top = float(values.max())
     ax.imshow(render_heat(picture, values, top=top))
-    ax.set_axis_off()
+    ax.set_title(title)
     scale = ScalarMappable(Normalize(0, top or 1.0), _COLOUR_MAP)
     bar = figure.colorbar(scale, ax=ax, location="bottom", shrink=0.7, aspect=25, pad=0.02)
     bar.set_ticks([0, top or 1.0], labels=["0", f"{top:.2g}"])
-
-
-def _mark(ax: Axes, place: Source | tuple[int, int], grid: tuple[int, int], picture: np.ndarray) -> None:
     if isinstance(place, tuple):
-        y, x = ((place[i] + 0.5) / grid[i] * picture.shape[i] for i in (0, 1))
+        y, x = ((place[i] + 0.5) / values.shape[i] * picture.shape[i] for i in (0, 1))
         ax.plot(x, y, marker="x", markersize=9, markeredgewidth=3.5, color="black")
         ax.plot(x, y, marker="x", markersize=8, markeredgewidth=1.6, color="cyan")

@@ -8,16 +8,16 @@ import numpy as np
 import pandas as pd
 import seaborn as sns
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 
 from ovparts_lib.evaluation.stored import Evaluation
 from ovparts_lib.inspection.figures import layout_later, new_figure, styled, wrapped
+from ovparts_lib.inspection.panel import Panel
 
 
 @styled
 def part_confusion(
     evaluation: Evaluation, *, objects: Sequence[str] | None = None, mode: str | None = None, columns: int = 3
-) -> Figure:
+) -> Panel:
     """What the labelled pixels of each part were taken for, in percent of the part's pixels; a panel per object.
 
     Args:
@@ -27,7 +27,7 @@ def part_confusion(
         columns: panels side by side.
 
     Raises:
-        ValueError: no such mode, or nothing to show.
+        ValueError: no such mode.
         UnknownClassError: no such object.
     """
     mode = _mode_of(evaluation, mode)
@@ -37,8 +37,9 @@ def part_confusion(
         objects = [
             name for i, name in enumerate(vocabulary.objects) if sum(labelled[list(vocabulary.parts_of(i))]) >= 2
         ]
+    title = f"Confusion between parts, {mode.replace('_', '-')}"
     if not objects:
-        raise ValueError("no object has two labelled parts, so there is no confusion to show")
+        return Panel("part_confusion", title=title, caption="no object has two labelled parts")
     tables = [part_confusion_table(evaluation, name, mode) for name in objects]
     columns = min(columns, len(tables))
     size = max(len(table.columns) for table in tables)
@@ -52,7 +53,9 @@ def part_confusion(
             unseen = " *" if name in vocabulary.unseen_objects else ""
             _confusion_panel(ax, table, f"{name}{unseen}", large=columns == 1)
     figure.suptitle(f"Taken for, % of the part's pixels; {mode}; * unseen object", fontsize=10.5)
-    return figure
+    data = pd.concat(dict(zip(objects, tables, strict=True)), names=["object", "part"]).reset_index()
+    caption = "Each row says what a part's labelled pixels were taken for, in percent; * marks unseen objects."
+    return Panel("part_confusion", figure, data, title, caption)
 
 
 def part_confusion_table(evaluation: Evaluation, object_name: str, mode: str | None = None) -> pd.DataFrame:

@@ -31,11 +31,13 @@ class SegmentationSystem(nn.Module):
         needs_parts: whether it takes a :class:`PartVocabulary` only.
         needs_regions: whether scores depend on the masks of the records' objects; without them, such a system finds
             the objects by itself.
+        takes_masks: whether ``predict`` and ``inspect`` take a user's ``masks`` in place of its own proposals.
     """
 
     groups: ClassVar[Mapping[str, tuple[str, ...]]]
     needs_parts: ClassVar[bool] = False
     needs_regions: ClassVar[bool] = False
+    takes_masks: ClassVar[bool] = False
     score: Callable[..., list[tuple[Scores, Maps]]]
 
     def set_trainable(self, groups: Collection[str]) -> list[str]:

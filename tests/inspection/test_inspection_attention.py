@@ -10,7 +10,6 @@ from ovparts_lib.inspection import (
     peak_patch,
     render_heat,
     score_maps,
-    score_table,
 )
 from ovparts_lib.systems.scores import AttentionMaps, Scores
 
@@ -77,7 +76,7 @@ def test_heat_is_painted_at_full_size_where_the_attention_is():
 
 
 def test_decoder_figure_says_word_layer_and_who_asks():
-    figure = decoder_attention(image(), *scores_with_attention(), words=["dog head"])
+    figure = decoder_attention(image(), *scores_with_attention(), "p", words=["dog head"]).figure
     assert titles(figure) == ["“dog head”, layer 0", "“dog head”, layer 1"]
     assert figure.get_suptitle() == (
         "Decoder self-attention, mean over heads, from the patch where the word scores highest (cross)"
@@ -89,53 +88,68 @@ def test_decoder_figure_says_word_layer_and_who_asks():
 
 
 def test_words_that_score_highest_come_first_and_layers_can_be_chosen():
-    figure = decoder_attention(image(), *scores_with_attention(), layers=[1], source="received")
+    figure = decoder_attention(image(), *scores_with_attention(), "p", layers=[1], source="received").figure
     assert titles(figure) == ["“cat tail”, layer 1", "“dog head”, layer 1", "“cat head”, layer 1"]
     assert figure.get_suptitle().endswith("received, mean over all asking patches")
 
 
 def test_clip_figure_says_block_and_who_asks():
-    figure = clip_attention(image(), *scores_with_attention())
+    figure = clip_attention(image(), *scores_with_attention(), "p", source="class_token").figure
     assert titles(figure) == [f"block {block}" for block in range(1, 7)]
     assert figure.get_suptitle() == "CLIP image tower, self-attention, mean over heads, from the class token"
-    asked = clip_attention(image(), *scores_with_attention(), blocks=[6], source="peak", word="cat head")
+    asked = clip_attention(image(), *scores_with_attention(), "p", blocks=[6], word="cat head").figure
     assert asked.get_suptitle().endswith("from the patch where “cat head” scores highest (cross)")
 
 
 def test_the_colour_bar_ends_at_the_largest_weight():
     scores = scores_with_attention()
-    figure = clip_attention(image(), *scores, blocks=[3])
+    panel = clip_attention(image(), *scores, "p", blocks=[3], source="class_token")
+    figure = panel.figure
     top = attention_map(scores[1].clip[3], GRID, "class_token").max()
     bar = next(ax for ax in figure.axes if not ax.get_title())
     assert bar.get_xlim() == (0, pytest.approx(top))
+    assert panel.table["attention"].max() == pytest.approx(top)
 
 
 def test_what_is_not_there_is_named():
     scores = scores_with_attention()
     with pytest.raises(ValueError, match="there is no query for 'car'; there are cat head, cat tail, dog head"):
-        decoder_attention(image(), *scores, words=["car"])
+        decoder_attention(image(), *scores, "p", words=["car"])
     with pytest.raises(ValueError, match=r"no attention was kept of decoder layer \[7\]; there are \[0, 1\]"):
-        decoder_attention(image(), *scores, layers=[7])
+        decoder_attention(image(), *scores, "p", layers=[7])
     with pytest.raises(ValueError, match=r"no attention was kept of block \[12\]"):
-        clip_attention(image(), *scores, blocks=[12])
+        clip_attention(image(), *scores, "p", blocks=[12])
     with pytest.raises(ValueError, match="source must be one of class_token, peak, received"):
-        clip_attention(image(), *scores, source="cls")
+        clip_attention(image(), *scores, "p", source="cls")
 
 
 def test_score_maps_show_every_word_on_one_scale():
     words = ("cat's head", "cat's tail", "dog's head")
-    figure = score_maps(image(), scores_with_attention()[0], words)
+    figure = score_maps(image(), scores_with_attention()[0], words, "p").figure
     sigmoid = 1 / (1 + np.exp(-np.array([5.0, 3.0, 1.0])))
     expected = [f"{w} (peak {s:.2f})" for w, s in zip(("cat's tail", "dog's head", "cat's head"), sigmoid, strict=True)]
     assert titles(figure) == expected
     assert figure.axes[-1].get_ylim() == (0, 1)
-    assert titles(score_maps(image(), scores_with_attention()[0], words, chosen=["dog's head"])) == expected[1:2]
+    chosen = score_maps(image(), scores_with_attention()[0], words, "p", chosen=["dog's head"])
+    assert titles(chosen.figure) == expected[1:2]
     with pytest.raises(ValueError, match="there is no score map for 'car'"):
-        score_maps(image(), scores_with_attention()[0], words, chosen=["car"])
+        score_maps(image(), scores_with_attention()[0], words, "p", chosen=["car"])
+
+
+def test_probabilities_are_shown_as_they_are():
+    scores = Scores(torch.full((1, 6, 8), 0.25), (0,), None, (30, 40), probabilities=True)
+    panel = score_maps(image(), scores, ("a",), "p")
+    assert panel.table["peak"].tolist() == [0.25]
+    masks = Scores(torch.full((2, 6, 8), 0.5), (0,), None, (30, 40), class_weights=torch.tensor([[1.0, 2.0]]))
+    panel = score_maps(image(), masks, ("a",), "p")  # masks may add up to more than 1
+    assert panel.table["peak"].tolist() == [1.5]
+    assert panel.figure.axes[-1].get_ylim() == (0, 1.5)
 
 
 def test_data_behind_the_figures():
-    table = score_table(scores_with_attention()[0], ("a", "b", "c")).set_index("word")
+    panel = score_maps(image(), scores_with_attention()[0], ("a", "b", "c"), "p")
+    assert panel.name == "scores_p"
+    table = panel.table.set_index("word")
     assert table.loc["b", "peak"] == pytest.approx(1 / (1 + np.exp(-5.0)))
     assert table.loc["b", "share_above_half"] == pytest.approx(1 / 48)
     long = attention_table({"layer 0": np.arange(12).reshape(GRID), "layer 1": np.zeros(GRID)})

@@ -78,6 +78,7 @@ class Ovseg(SegmentationSystem):
     """
 
     groups = TRAINABLE_GROUPS
+    takes_masks = True
 
     def __init__(
         self,
@@ -356,7 +357,7 @@ class Ovseg(SegmentationSystem):
             clip = clip_classes(TEMPERATURE * regions.embeddings @ text.T)
         combined = self.combine(proposals, clip, regions)
         valid, boxes = (None, None) if regions is None else (regions.valid, regions.boxes)
-        return ProposalMaps(image, masks, proposals, clip, valid, boxes, combined, classes)
+        return ProposalMaps(image, masks, proposals, clip, valid, boxes, combined, classes, self.crop_rule.threshold)
 
     def resized(self, image: Tensor) -> Tensor:
         """An image uint8 (3, h, w) at the size of a test picture."""

@@ -7,7 +7,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
-from ovparts_lib.options import Flag, Listed, Number, Whole, option
+from ovparts_lib.options import Flag, Listed, Number, Text, Whole, option
 from ovparts_lib.systems.options import Dataset, SystemOptions, protocols_by_kind
 
 Group = Literal["backbone", "proposals", "no_object"]
@@ -115,6 +115,22 @@ class OvsegOptions(SystemOptions):
     crops_at_once: Whole | None = option(
         None, free=True, ge=1, description="crops in one pass of CLIP; none chooses by device"
     )
+    adaptation: Annotated[list[Literal["fine_tuning", "mask_prompts"]], Listed, Field(min_length=1)] = option(
+        ["fine_tuning", "mask_prompts"], description="how CLIP is adapted to masked crops: one way after the other"
+    )
+    adaptation_iterations: Whole = option(
+        0, ge=0, description="steps of each way; 17,270 were released for ViT-L/14, 4,315 for ViT-B/16; 0: none"
+    )
+    adaptation_pairs: Text = option(
+        "proposals",
+        description="what CLIP is adapted on: proposals, those it finds most like each labelled class; labels, the "
+        "labelled masks themselves; or a table of pairs mined elsewhere (.tsv with filepath and title)",
+    )
+    adaptation_batch_size: Whole = option(
+        _by_backbone(128, 512), 16, ge=2, description="crops of a step of the adaptation"
+    )
+    fine_tuning_rate: Number = option(5e-6, 5e-5, gt=0, description="AdamW learning rate of the image tower")
+    mask_prompts_rate: Number = option(0.05, 0.01, gt=0, description="AdamW learning rate of the mask prompts")
     thresholds: Annotated[list[Number], Listed, Field(min_length=1)] = option(
         [0.35, 0.4, 0.45], [0.3, 0.4, 0.5], description="mask thresholds of the search"
     )
@@ -132,6 +148,18 @@ class OvsegOptions(SystemOptions):
             "mask_fill", "mask_matting", "fusion", "crops_at_once", "no_object_weight", "mask_weight",
         )  # fmt: skip
         return {name: getattr(self, name) for name in names} | {"lr_multipliers": {"backbone": self.backbone_rate}}
+
+    def adaptation_options(self) -> dict[str, Any]:
+        """Arguments of :func:`~ovparts_lib.systems.ovseg.fine_tuning.adapt_clip`."""
+        if not self.adaptation_iterations:
+            return {}
+        rates = {"fine_tuning": self.fine_tuning_rate, "mask_prompts": self.mask_prompts_rate}
+        return {
+            "rates": {way: rates[way] for way in self.adaptation},
+            "pairs": self.adaptation_pairs,
+            "iterations": self.adaptation_iterations,
+            "batch_size": self.adaptation_batch_size,
+        }
 
     def schedule_options(self) -> dict[str, Any]:
         """Linear warm-up; poly's exponent is the loop's own, 0.9."""

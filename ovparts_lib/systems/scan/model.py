@@ -324,7 +324,7 @@ class Scan(SegmentationSystem):
             regions = embed_crops(self.clip.visual, crops, class_tokens, shifted, at_once)
             clip = clip_classes(TEMPERATURE * regions @ text.T)
             combined = self.combine(logits, clip, valid)
-        maps = ProposalMaps(image, masks, proposals, clip, valid, boxes, combined, classes)
+        maps = ProposalMaps(image, masks, proposals, clip, valid, boxes, combined, classes, self.crop_rule.threshold)
         return maps, CalibrationMaps(proposal_classes(before), proposals, kept, shifted, self.size.grid)
 
     def combine(self, logits: Tensor, clip: Tensor, valid: Tensor) -> Tensor:

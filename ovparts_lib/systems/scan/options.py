@@ -180,6 +180,16 @@ class ScanOptions(SystemOptions):
         """The CLIP that is fused into a checkpoint."""
         return {"fused_path": self.fused_clip}
 
+    def adaptation_options(self) -> dict[str, Any]:
+        """Steps, crops of a step and learning rate of the fine-tuning of CLIP; none where it is left out."""
+        if not self.shift_iterations:
+            return {}
+        return {
+            "iterations": self.shift_iterations,
+            "batch_size": self.shift_batch_size,
+            "learning_rate": self.shift_learning_rate,
+        }
+
     def schedule_options(self) -> dict[str, Any]:
         """Linear warm-up; poly's exponent is the loop's own, 0.9."""
         return {"warmup": self.warmup}
