@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import product
 from typing import Literal
 
 import matplotlib as mpl
@@ -125,14 +126,13 @@ def decoder_attention(
     indices = _query_indices(scores, attention, words)
     layers, maps = _known(layers, attention.decoder, "decoder layer"), {}
     picture = panel_picture(image, 640)
-    figure, axes = picture_panels(len(indices) * len(layers), len(layers), picture, width=3.6, gap=0.62)
-    for row, index in zip(axes, indices, strict=True):
+    columns = len(layers) if len(layers) > 1 else 4  # words stand side by side where there is one layer
+    figure, axes = picture_panels(len(indices) * len(layers), columns, picture, width=3.6, gap=0.62)
+    for ax, (index, layer) in zip(axes.ravel(), product(indices, layers), strict=False):
         place, word = _asking(source, scores.logits[index], attention.grid), attention.queries[index]
-        for ax, layer in zip(row, layers, strict=True):
-            values = maps[f"{word}, layer {layer}"] = attention_map(
-                attention.decoder[layer][index], attention.grid, place
-            )
-            _heat(figure, ax, picture, values, place, f"“{word}”, layer {layer}")
+        values = attention_map(attention.decoder[layer][index], attention.grid, place)
+        maps[f"{word}, layer {layer}"] = values
+        _heat(figure, ax, picture, values, place, f"“{word}”, layer {layer}")
     figure.suptitle(f"Decoder self-attention, mean over heads, {SOURCES[source]}", fontsize=10.5)
     caption = f"Where the decoder looks, {SOURCES[source]}, layer by layer; each map up to its own peak."
     return Panel(f"attention_decoder_{name}", figure, attention_table(maps), f"Decoder attention: {name}", caption)

@@ -74,7 +74,7 @@ def part_attention_panels(dataset: Any, count: int, maps: Mapping[str, PartMaps]
     for index in chosen_images(dataset, count):
         sample = dataset[index]
         tables = {key: images[sample.image_id] for key, images in given.items() if sample.image_id in images}
-        name = f"part_attention_{'_'.join(given)}_{sample.image_id}"
+        name = f"part_attention_{'_'.join(given).replace(' ', '_')}_{sample.image_id}"
         yield inspection.part_attention(
             sample.image, tables, name, f"Attention of parts, {' and '.join(given)}: {sample.image_id}"
         )

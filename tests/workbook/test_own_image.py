@@ -20,6 +20,7 @@ from ovparts_lib.runs.execute import execute
 from ovparts_lib.runs.parameters import OwnImageParameters
 from ovparts_lib.systems.registry import SYSTEMS
 from ovparts_lib.systems.system import System
+from ovparts_lib.vocabularies import PartVocabulary
 from ovparts_lib.workbook import own_image
 
 ROOT = Path(__file__).parents[2]
@@ -60,17 +61,18 @@ def test_photographs_and_words_are_all_that_is_needed(folder, tmp_path, system):
     model, report = workbook.load_system(params, output)
     assert type(model) is SYSTEMS[system].model_class
     assert report.initialised == ()
-    words = workbook.own_words(params, output)
+    words = PartVocabulary.from_words(params.words)
     assert words.parts == ("unicorn's horn", "unicorn's hoof", "kettle's spout", "kettle's lid", "kettle's handle")
-    views = workbook.look_at_images(model, words, params)
+    views = workbook.look_at_images(model, words, params.images)
     assert {view.name: tuple(view.label_map.shape) for view in views} == SIZES
     for view in views:
         assert torch.equal(view.image, read_image(folder / f"{view.name}.png"))
         assert view.scores.image_size == SIZES[view.name]
         assert 0 <= view.label_map.min() <= view.label_map.max() <= len(words.parts)
-    workbook.overlay_figures(views, words, output)
-    workbook.score_map_figures(views, words, output)
-    workbook.attention_of_views(model, views, words, params, output)
+    output.show(workbook.overlay_panels(views, words))
+    workbook.save_overlays(views, words, output.run.figures)
+    output.show(workbook.score_panels(views, words))
+    output.show(workbook.view_panels(model, views, words))
     output.finish()
 
     figures = tmp_path / "own" / system / "figures"
@@ -95,10 +97,10 @@ def test_a_system_that_is_told_objects_finds_them_and_shows_its_proposals(folder
     params = parameters(folder, tmp_path, "zsseg_plus")
     output = workbook.RunOutput(RunFolder.open(params))
     model, _ = workbook.load_system(params, output)
-    words = workbook.own_words(params, output)
-    views = workbook.look_at_images(model, words, params)
+    words = PartVocabulary.from_words(params.words)
+    views = workbook.look_at_images(model, words, params.images)
     assert {view.name: tuple(view.label_map.shape) for view in views} == SIZES
-    workbook.attention_of_views(model, views, words, params, output)
+    output.show(workbook.view_panels(model, views, words))
     for name in SIZES:
         proposals = pd.read_csv(output.run.figures / f"proposals_{name}.csv")
         assert len(proposals) % model.size.queries == 0
