@@ -68,20 +68,28 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt as stop:
         from ovparts_lib.runs.signals import Terminated
 
-        print("\novparts: stopped", file=sys.stderr)
+        _complain("\novparts: stopped")
         return TERMINATED if isinstance(stop, Terminated) else INTERRUPTED
     except BrokenPipeError:  # `ovparts runs | head` has given what was asked for; a run has not
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python complains of it when it ends
         if options.action in (_runs, _report):
             return COMPLETE
-        print("ovparts: stopped, for what reads its output has gone", file=sys.stderr)
+        _complain("ovparts: stopped, for what reads its output has gone")
         return FAILED
     except Exception as error:
         if options.traceback:
             traceback.print_exc()
         else:
-            print(f"ovparts: {_one_line(error)}", file=sys.stderr)
+            _complain(f"ovparts: {_one_line(error)}")
         return _exit_code(error)
+
+
+def _complain(message: str) -> None:
+    """Say it on stderr, if anybody reads that."""
+    try:
+        print(message, file=sys.stderr, flush=True)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stderr.fileno())
 
 
 def _run(options: argparse.Namespace) -> int:

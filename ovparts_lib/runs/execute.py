@@ -10,7 +10,7 @@ import time
 import uuid
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, TextIO
 
 from ovparts_lib.atomic import disk_full, is_disk_full
 from ovparts_lib.runs.folder import (
@@ -107,7 +107,7 @@ class _Execution:
             self._report_dead_kernel()
         except KeyboardInterrupt as stop:
             code = TERMINATED if isinstance(stop, Terminated) else INTERRUPTED
-            self._complain(f"{self.params.notebook} was stopped after {self._elapsed()}")
+            _complain(f"ovparts: {self.params.notebook} was stopped after {self._elapsed()}\n")
             self._report_resume()
         except OSError as error:
             if not is_disk_full(error):
@@ -147,7 +147,7 @@ class _Execution:
                 cwd=project_root(),
                 progress_bar=False,
                 stdout_file=SimpleNamespace(write=_write, flush=lambda: None),
-                stderr_file=sys.stderr,
+                stderr_file=SimpleNamespace(write=_complain, flush=lambda: None),
                 on_cell_start=self._announce,
                 on_cell_execute=lambda **_: setattr(InterpreterKernelManager, "busy", True),
                 on_cell_executed=lambda **_: setattr(InterpreterKernelManager, "busy", False),
@@ -165,16 +165,16 @@ class _Execution:
         results = read_json(self.folder / "results.json")
         if run_state(self.params) == "complete" and results.get("execution") == self.identity:
             return COMPLETE
-        self._complain(
-            f"{self.params.notebook} ran to its end, but the run is not complete: results.json was not written by this "
-            "execution. The notebook must end with RunFolder.finish"
+        _complain(
+            f"ovparts: {self.params.notebook} ran to its end, but the run is not complete: results.json was not "
+            "written by this execution. The notebook must end with RunOutput.finish\n"
         )
         return FAILED
 
     def _report_cell(self, error: Any) -> None:
-        self._complain(
-            f"{self.params.notebook} failed in cell [{error.exec_count}] after {self._elapsed()}: "
-            f"{error.ename}: {error.evalue}"
+        _complain(
+            f"ovparts: {self.params.notebook} failed in cell [{error.exec_count}] after {self._elapsed()}: "
+            f"{error.ename}: {error.evalue}\n"
         )
         lines = [line for part in error.traceback for line in _COLOUR.sub("", part).splitlines() if line.strip()]
         _quote("the end of the traceback", lines[-_TRACEBACK_LINES:])
@@ -184,7 +184,7 @@ class _Execution:
         from ovparts_lib.runs.kernel import InterpreterKernelManager, describe_exit
 
         status = describe_exit(InterpreterKernelManager.exit_status)
-        self._complain(f"the kernel of {self.params.notebook} died after {self._elapsed()}: {status}")
+        _complain(f"ovparts: the kernel of {self.params.notebook} died after {self._elapsed()}: {status}\n")
         self._report_resume()
 
     def _report_resume(self) -> None:
@@ -193,13 +193,7 @@ class _Execution:
             _quote("the end of log.jsonl", log.read_text(errors="replace").splitlines()[-_LOG_LINES:])
         trains = (getattr(self.params, "iterations", None) or 0) > 0
         advice = "resume from the last checkpoint" if trains else "run it again"
-        print(
-            f"  executed so far: {display_path(self.folder / BROKEN)}\n  {advice} with: {self.command}",
-            file=sys.stderr,
-        )
-
-    def _complain(self, message: str) -> None:
-        print(f"ovparts: {message}", file=sys.stderr)
+        _complain(f"  executed so far: {display_path(self.folder / BROKEN)}\n  {advice} with: {self.command}\n")
 
     def _elapsed(self) -> str:
         return format_duration(time.monotonic() - self.begun)
@@ -233,13 +227,18 @@ def _say(message: str) -> None:
     _write(f"{message}\n")
 
 
-def _write(text: str) -> None:
+def _write(text: str, to: TextIO | None = None) -> None:
     """Print; when what reads our output has gone (``| head``), the run goes on in silence."""
+    to = to or sys.stdout
     try:
-        print(text, end="", flush=True)
+        print(text, end="", file=to, flush=True)
     except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        os.dup2(os.open(os.devnull, os.O_WRONLY), to.fileno())
+
+
+def _complain(text: str) -> None:
+    _write(text, sys.stderr)
 
 
 def _quote(title: str, lines: list[str]) -> None:
-    print(f"  {title}:", *(f"    | {line[:_LONGEST_LINE]}" for line in lines), sep="\n", file=sys.stderr)
+    _complain("\n".join([f"  {title}:", *(f"    | {line[:_LONGEST_LINE]}" for line in lines), ""]))

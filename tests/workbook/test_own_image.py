@@ -15,6 +15,7 @@ from PIL import Image
 from ovparts_lib import workbook
 from ovparts_lib.checkpoints.reading import CheckpointError
 from ovparts_lib.data import read_image
+from ovparts_lib.data.records import DatasetError
 from ovparts_lib.runs import RunFolder, load_parameters
 from ovparts_lib.runs.execute import execute
 from ovparts_lib.runs.parameters import OwnImageParameters
@@ -106,6 +107,34 @@ def test_a_system_that_is_told_objects_finds_them_and_shows_its_proposals(folder
         assert len(proposals) % model.size.queries == 0
         assert set(proposals["stage1"]) <= set(words.parts)
         assert (output.run.figures / f"proposals_{name}.png").is_file()
+
+
+def test_own_masks_take_the_place_of_proposals(folder, tmp_path):
+    """OVSeg names a user's masks; what is in none of them is none of the words; other systems refuse them."""
+    masks = {name: np.zeros((2, *size), bool) for name, size in SIZES.items()}
+    for name, (height, width) in SIZES.items():
+        masks[name][0, : height // 2], masks[name][1, height // 2 :, : width // 2] = True, True
+        np.save(tmp_path / f"{name}.npy", masks[name])
+    files = [str(tmp_path / f"{name}.npy") for name in SIZES]
+    images = [str(folder / f"{name}.png") for name in SIZES]
+    torch.manual_seed(0)
+    model, words = SYSTEMS["ovseg"].build("miniature").eval(), PartVocabulary.from_words(WORDS)
+    views = workbook.look_at_images(model, words, images, masks=files)
+    for view in views:
+        outside = ~masks[view.name].any(0)
+        assert (view.label_map.numpy()[outside] == len(words.parts)).mean() > 0.9  # borders are interpolated
+        for mask in masks[view.name]:
+            inside = np.unique(view.label_map.numpy()[mask], return_counts=True)
+            assert inside[1].max() > 0.9 * mask.sum()  # one word a mask
+    (panel,) = workbook.view_panels(model, views[:1], words)
+    assert panel.name == "proposals_street" and set(panel.table["mask"]) == {0, 1}
+    assert "proposal network" not in panel.table
+    with pytest.raises(DatasetError, match=r"tall.npy: mask 0: is 47 x 130 pixels, the picture 117 x 61"):
+        workbook.look_at_images(model, words, images, masks=files[::-1])
+    with pytest.raises(ValueError, match="1 given for 2 photographs"):
+        workbook.look_at_images(model, words, images, masks=files[:1])
+    with pytest.raises(ValueError, match=r"CATSeg classifies no mask proposals.* take OVSeg"):
+        workbook.look_at_images(SYSTEMS["catseg"].build("miniature"), words, images, masks=files)
 
 
 def test_a_checkpoint_that_lacks_something_runs_only_when_asked_for_and_warns(folder, tmp_path, monkeypatch, capsys):

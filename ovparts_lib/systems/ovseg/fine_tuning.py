@@ -10,6 +10,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import torch
 from torch.utils.data import DataLoader
@@ -81,7 +82,7 @@ def training_pairs(model: Ovseg, training: Any, kind: str) -> Iterator[Pair]:
     table = torch.from_numpy(training.reader.vocabulary.table(training.vocabulary))
     for record in tqdm(training.records, desc="Mining pairs", unit="image"):
         image, label_map = read_classes(training.reader, record)
-        labels = table[torch.from_numpy(label_map).long()].long()
+        labels = table[torch.from_numpy(label_map.astype(np.int64))].long()
         if kind == "labels":
             yield from labelled_pairs(image, labels, classes)
             continue
