@@ -32,7 +32,8 @@ def iou_bars(table: pd.DataFrame, *, column: str = "IoU") -> Panel:
     note = f"; not shown: {left_out} without labels" if left_out else ""
     figure = _grouped_bars(shown, column, f"{column} per class{_origin(table)}{note}", f"{column} (%)", limit=100)
     mode, protocol = _mode(table), table["protocol"].iloc[0]
-    caption = f"Parts are grouped by object; hatched classes are unseen. Protocol {protocol}."
+    unseen = "; hatched classes are unseen" if not table["seen"].all() else ""
+    caption = f"Parts are grouped by object{unseen}. Protocol {protocol}."
     return Panel(f"iou_bars_{mode}", figure, table, f"{column} per class, {mode.replace('_', '-')}", caption)
 
 
@@ -126,9 +127,10 @@ def _grouped_bars(table: pd.DataFrame, column: str, title: str, unit: str, limit
         _bar_block(ax, block, column, top, fullest)
         ax.set_xlabel(unit)
     figure.suptitle(title, fontsize=10.5)
-    unseen = Patch(facecolor=UNSEEN, hatch=HATCH, edgecolor="white", label="unseen")
-    handles = [Patch(facecolor=SEEN, label="seen"), unseen]
-    figure.legend(handles=handles, loc="outside lower center", ncols=2)
+    if not table["seen"].all():
+        unseen = Patch(facecolor=UNSEEN, hatch=HATCH, edgecolor="white", label="unseen")
+        handles = [Patch(facecolor=SEEN, label="seen"), unseen]
+        figure.legend(handles=handles, loc="outside lower center", ncols=2)
     return figure
 
 
@@ -136,7 +138,8 @@ def _in_columns(table: pd.DataFrame) -> pd.DataFrame:
     """Classes that are no parts, as groups of a column's length; of a long list the first four columns."""
     table = table.sort_values("seen", ascending=False, kind="stable").head(4 * (_ROWS - 1))
     number = table.groupby("seen").cumcount() // (_ROWS - 1) + 1
-    return table.assign(object=[f"{'seen' if s else 'unseen'} {n}" for s, n in zip(table["seen"], number, strict=True)])
+    names = {True: "seen", False: "unseen"} if not table["seen"].all() else {True: ""}
+    return table.assign(object=[f"{names[s]} {n}".strip() for s, n in zip(table["seen"], number, strict=True)])
 
 
 def _blocks(table: pd.DataFrame) -> list[list[tuple[str, pd.DataFrame]]]:

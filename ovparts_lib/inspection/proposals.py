@@ -211,6 +211,6 @@ def search_heatmap(table: pd.DataFrame, caption: str) -> Panel:
     sns.heatmap(grid, ax=ax, cmap="viridis", annot=True, fmt=".1f", cbar_kws={"label": "mIoU (%)"}, linewidths=0.5)
     for _, best in table[table["mIoU"].round(1) == table["mIoU"].round(1).max()].iterrows():
         place = (grid.columns.get_loc(best["weight"]), grid.index.get_loc(best["threshold"]))
-        ax.add_patch(Rectangle(place, 1, 1, fill=False, edgecolor="white", linewidth=2.5))
+        ax.add_patch(Rectangle(place, 1, 1, fill=False, edgecolor="#D53014", linewidth=2.5))
     ax.set(xlabel="weight of CLIP", ylabel="mask threshold")
     return Panel("ensemble_search", figure, table, "Mask threshold and weight of CLIP", caption)
