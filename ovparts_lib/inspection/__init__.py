@@ -5,7 +5,6 @@ and caption. Functions called ``render_…`` return uint8 pictures at full size.
 """
 
 from ovparts_lib.inspection.attention import (
-    SOURCES,
     attention_map,
     attention_table,
     clip_attention,
@@ -41,7 +40,6 @@ from ovparts_lib.inspection.proposals import opinions, proposal_grid, proposal_t
 from ovparts_lib.inspection.widgets import browse
 
 __all__ = [
-    "SOURCES",
     "Panel",
     "attention_by_class",
     "attention_changes",

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import product
-from typing import Literal
 
 import matplotlib as mpl
 import numpy as np
@@ -21,44 +20,31 @@ from ovparts_lib.inspection.figures import as_picture, panel_picture, picture_pa
 from ovparts_lib.inspection.panel import Panel
 from ovparts_lib.systems.scores import AttentionMaps, Scores
 
-Source = Literal["class_token", "peak", "received"]
-SOURCES: dict[Source, str] = {
-    "class_token": "from the class token",
-    "peak": "from the patch where the word scores highest (cross)",
-    "received": "received, mean over all asking patches",
-}
+ASKING = "from the patch where the word scores highest (cross)"
 _COLOUR_MAP = "inferno"  # even in lightness, also for colour-blind eyes
 
 
-def attention_map(attention: Tensor, grid: tuple[int, int], source: Source | tuple[int, int]) -> np.ndarray:
-    """One map over the patches from a layer's attention weights, averaged over heads.
+def attention_map(attention: Tensor, grid: tuple[int, int], place: tuple[int, int]) -> np.ndarray:
+    """What a patch attends to: a row of a layer's attention weights, averaged over heads.
 
     Args:
-        attention: softmax weights (heads, t, t) or (t, t), rows asking; token 0 is the class token.
+        attention: softmax weights (heads, t, t), rows asking; token 0 is the class token.
         grid: patches (gh, gw), t = 1 + gh * gw.
-        source: ``class_token``, ``received``, or the (row, column) of the asking patch.
+        place: (row, column) of the asking patch.
 
     Returns:
-        float64 (gh, gw). A row sums to at most 1: the share that goes to the class token is not shown.
+        float64 (gh, gw). It sums to at most 1: the share that goes to the class token is not shown.
 
     Raises:
         ValueError: the number of tokens does not fit the grid, or no such patch.
     """
-    weights = attention.detach().double().cpu()
-    weights = weights.mean(0) if weights.ndim == 3 else weights
-    height, width = grid
+    weights = attention.detach().double().cpu().mean(0)
+    (height, width), (row, column) = grid, place
     if tuple(weights.shape) != (1 + height * width,) * 2:
         raise ValueError(f"attention over {tuple(weights.shape)} tokens does not fit a grid of {height} x {width}")
-    if source == "class_token":
-        chosen = weights[0, 1:]
-    elif source == "received":
-        chosen = weights[1:, 1:].mean(0)
-    else:
-        row, column = source
-        if not (0 <= row < height and 0 <= column < width):
-            raise ValueError(f"there is no patch {source} in a grid of {height} x {width}")
-        chosen = weights[1 + row * width + column, 1:]
-    return chosen.reshape(height, width).numpy()
+    if not (0 <= row < height and 0 <= column < width):
+        raise ValueError(f"there is no patch {place} in a grid of {height} x {width}")
+    return weights[1 + row * width + column, 1:].reshape(height, width).numpy()
 
 
 def peak_patch(logits: Tensor, grid: tuple[int, int]) -> tuple[int, int]:
@@ -99,80 +85,48 @@ def render_heat(
 
 
 @styled
-def decoder_attention(
-    image: Tensor | np.ndarray,
-    scores: Scores,
-    attention: AttentionMaps,
-    name: str,
-    *,
-    words: Sequence[str] | None = None,
-    layers: Sequence[int] | None = None,
-    source: Source = "peak",
-) -> Panel:
-    """Self-attention of the decoder: a row per word, a column per layer, mean over heads.
+def decoder_attention(image: Tensor | np.ndarray, scores: Scores, attention: AttentionMaps, name: str) -> Panel:
+    """Self-attention of the decoder: a row per word, those that score highest first, and a column per layer.
+
+    Each map is the mean over heads, from the patch in which the word scores highest.
 
     Args:
         image: the picture the scores belong to.
         scores: a channel per query of ``attention``.
         attention: ``maps["attention"]`` from ``inspect``.
         name: of the picture.
-        words: of ``attention.queries``; by default the four that score highest.
-        layers: of ``attention.decoder``; all by default.
-        source: who asks; see ``SOURCES``.
-
-    Raises:
-        ValueError: no such word, layer or source.
     """
-    indices = _query_indices(scores, attention, words)
-    layers, maps = _known(layers, attention.decoder, "decoder layer"), {}
+    indices, layers, maps = _best_first(scores)[:4], sorted(attention.decoder), {}
     picture = panel_picture(image, 640)
     columns = len(layers) if len(layers) > 1 else 4  # words stand side by side where there is one layer
     figure, axes = picture_panels(len(indices) * len(layers), columns, picture, width=3.6, gap=0.62)
     for ax, (index, layer) in zip(axes.ravel(), product(indices, layers), strict=False):
-        place, word = _asking(source, scores.logits[index], attention.grid), attention.queries[index]
+        place, word = peak_patch(scores.logits[index], attention.grid), attention.queries[index]
         values = attention_map(attention.decoder[layer][index], attention.grid, place)
         maps[f"{word}, layer {layer}"] = values
         _heat(figure, ax, picture, values, place, f"“{word}”, layer {layer}")
-    figure.suptitle(f"Decoder self-attention, mean over heads, {SOURCES[source]}", fontsize=10.5)
-    caption = f"Where the decoder looks, {SOURCES[source]}, layer by layer; each map up to its own peak."
+    figure.suptitle(f"Decoder self-attention, mean over heads, {ASKING}", fontsize=10.5)
+    caption = f"Where the decoder looks, {ASKING}, layer by layer; each map up to its own peak."
     return Panel(f"attention_decoder_{name}", figure, attention_table(maps), f"Decoder attention: {name}", caption)
 
 
 @styled
-def clip_attention(
-    image: Tensor | np.ndarray,
-    scores: Scores,
-    attention: AttentionMaps,
-    name: str,
-    *,
-    blocks: Sequence[int] | None = None,
-    source: Source = "peak",
-    word: str | None = None,
-    columns: int = 5,
-) -> Panel:
-    """Self-attention of CLIP's image tower, a panel per block, mean over heads.
+def clip_attention(image: Tensor | np.ndarray, scores: Scores, attention: AttentionMaps, name: str) -> Panel:
+    """Self-attention of CLIP's image tower, a panel per block, mean over heads, from the best word's best patch.
 
     Args:
         image: the picture the scores belong to.
         scores: a channel per query of ``attention``.
         attention: ``maps["attention"]`` from ``inspect``.
         name: of the picture.
-        blocks: of ``attention.clip``; all by default.
-        source: who asks; see ``SOURCES``.
-        word: for ``peak``, the word whose best patch asks; the highest scoring by default.
-        columns: panels side by side.
-
-    Raises:
-        ValueError: no such word, block or source.
     """
-    blocks = _known(blocks, attention.clip, "block")
-    index = _query_indices(scores, attention, None if word is None else [word])[0]
-    place, picture = _asking(source, scores.logits[index], attention.grid), panel_picture(image, 640)
-    maps = {f"block {block}": attention_map(attention.clip[block], attention.grid, place) for block in blocks}
-    figure, axes = picture_panels(len(blocks), columns, picture, width=3.6, gap=0.62)
+    best, picture = _best_first(scores)[0], panel_picture(image, 640)
+    place = peak_patch(scores.logits[best], attention.grid)
+    maps = {f"block {k}": attention_map(attention.clip[k], attention.grid, place) for k in sorted(attention.clip)}
+    figure, axes = picture_panels(len(maps), 5, picture, width=3.6, gap=0.62)
     for ax, (title, values) in zip(axes.ravel(), maps.items(), strict=False):
         _heat(figure, ax, picture, values, place, title)
-    asks = SOURCES[source].replace("the word", f"“{attention.queries[index]}”")
+    asks = ASKING.replace("the word", f"“{attention.queries[best]}”")
     figure.suptitle(f"CLIP image tower, self-attention, mean over heads, {asks}", fontsize=10.5)
     caption = f"Where CLIP's image tower looks, {asks}, block by block; each map up to its own peak."
     return Panel(f"attention_clip_{name}", figure, attention_table(maps), f"CLIP attention: {name}", caption)
@@ -210,7 +164,10 @@ def score_maps(
     if chosen is None:
         order = np.argsort(-maps.max(axis=(1, 2)), kind="stable")[:12].tolist()
     else:
-        order = [_index(word, names, "score map") for word in chosen]
+        missing = [word for word in chosen if word not in names]
+        if missing:
+            raise ValueError(f"there is no score map for {missing[0]!r}; there are {', '.join(names)}")
+        order = [names.index(word) for word in chosen]
     top = max(1.0, float(maps.max()))
     picture = panel_picture(image, 640)
     figure, axes = picture_panels(len(order), columns, picture, width=3.6, gap=0.28)
@@ -232,29 +189,9 @@ def attention_table(maps: dict[str, np.ndarray]) -> pd.DataFrame:
     return pd.DataFrame(cells, columns=["map", "row", "column", "attention"])
 
 
-def _query_indices(scores: Scores, attention: AttentionMaps, words: Sequence[str] | None) -> list[int]:
-    if words is not None:
-        return [_index(word, attention.queries, "query") for word in words]
-    return [int(i) for i in scores.logits.detach().amax((1, 2)).argsort(descending=True, stable=True)[:4]]
-
-
-def _index(word: str, names: Sequence[str], kind: str) -> int:
-    if word not in names:
-        raise ValueError(f"there is no {kind} for {word!r}; there are {', '.join(names)}")
-    return list(names).index(word)
-
-
-def _known(asked: Sequence[int] | None, maps: dict[int, Tensor], kind: str) -> list[int]:
-    missing = [number for number in asked or () if number not in maps]
-    if missing or not maps:
-        raise ValueError(f"no attention was kept of {kind} {missing[:1] or ''}; there are {sorted(maps)}")
-    return list(asked) if asked is not None else sorted(maps)
-
-
-def _asking(source: Source, logits: Tensor, grid: tuple[int, int]) -> Source | tuple[int, int]:
-    if source not in SOURCES:
-        raise ValueError(f"source must be one of {', '.join(SOURCES)}, not {source!r}")
-    return peak_patch(logits, grid) if source == "peak" else source
+def _best_first(scores: Scores) -> list[int]:
+    """Channels in descending order of their peaks."""
+    return scores.logits.detach().amax((1, 2)).argsort(descending=True, stable=True).tolist()
 
 
 def _heat(
@@ -262,7 +199,7 @@ def _heat(
     ax: Axes,
     picture: np.ndarray,
     values: np.ndarray,
-    place: Source | tuple[int, int],
+    place: tuple[int, int],
     title: str,
 ) -> None:
     """A map with its own colour bar; a cross marks the patch that asks."""
@@ -272,7 +209,6 @@ def _heat(
     scale = ScalarMappable(Normalize(0, top or 1.0), _COLOUR_MAP)
     bar = figure.colorbar(scale, ax=ax, location="bottom", shrink=0.7, aspect=25, pad=0.02)
     bar.set_ticks([0, top or 1.0], labels=["0", f"{top:.2g}"])
-    if isinstance(place, tuple):
-        y, x = ((place[i] + 0.5) / values.shape[i] * picture.shape[i] for i in (0, 1))
-        ax.plot(x, y, marker="x", markersize=9, markeredgewidth=3.5, color="black")
-        ax.plot(x, y, marker="x", markersize=8, markeredgewidth=1.6, color="cyan")
+    y, x = ((place[i] + 0.5) / values.shape[i] * picture.shape[i] for i in (0, 1))
+    ax.plot(x, y, marker="x", markersize=9, markeredgewidth=3.5, color="black")
+    ax.plot(x, y, marker="x", markersize=8, markeredgewidth=1.6, color="cyan")

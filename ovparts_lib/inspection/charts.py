@@ -20,21 +20,20 @@ _ROWS = 46  # bars above one another before a chart goes on beside itself
 
 
 @styled
-def iou_bars(table: pd.DataFrame, *, column: str = "IoU") -> Panel:
+def iou_bars(table: pd.DataFrame) -> Panel:
     """IoU of every class as horizontal bars, grouped by object; unseen objects are orange and hatched.
 
     Args:
         table: as :func:`ovparts_lib.evaluation.class_table` gives it; classes without a value are counted, not drawn.
-        column: what to draw, in percent.
     """
-    shown = table[table[column].notna()]
+    shown = table[table["IoU"].notna()]
     left_out = len(table) - len(shown)
     note = f"; not shown: {left_out} without labels" if left_out else ""
-    figure = _grouped_bars(shown, column, f"{column} per class{_origin(table)}{note}", f"{column} (%)", limit=100)
+    figure = _grouped_bars(shown, "IoU", f"IoU per class{_origin(table)}{note}", "IoU (%)", limit=100)
     mode, protocol = _mode(table), table["protocol"].iloc[0]
     unseen = "; hatched classes are unseen" if not table["seen"].all() else ""
     caption = f"Parts are grouped by object{unseen}. Protocol {protocol}."
-    return Panel(f"iou_bars_{mode}", figure, table, f"{column} per class, {mode.replace('_', '-')}", caption)
+    return Panel(f"iou_bars_{mode}", figure, table, f"IoU per class, {mode.replace('_', '-')}", caption)
 
 
 @styled
@@ -59,14 +58,13 @@ def frequency_bars(frequencies: pd.DataFrame, vocabulary: Vocabulary, split: str
 
 
 @styled
-def iou_heatmap(table: pd.DataFrame, *, column: str = "IoU") -> Panel:
+def iou_heatmap(table: pd.DataFrame) -> Panel:
     """Object by generic part: empty where the object has no such part, rows of unseen objects marked.
 
     Args:
         table: as :func:`ovparts_lib.evaluation.class_table` gives it.
-        column: what to colour, in percent.
     """
-    grid, seen = iou_grid(table, column), table.groupby("object")["seen"].first()
+    grid, seen = iou_grid(table), table.groupby("object")["seen"].first()
     # The shorter list goes across, so that numbers stay legible at notebook width.
     across = grid if grid.shape[1] <= 24 else grid.T
     cell = min(0.52, 9.6 / across.shape[1])
@@ -85,7 +83,7 @@ def iou_heatmap(table: pd.DataFrame, *, column: str = "IoU") -> Panel:
         linecolor="#E4E4E4",
         xticklabels=True,
         yticklabels=True,
-        cbar_kws={"label": f"{column} (%)", "shrink": min(0.6, 14 / len(across)), "aspect": 25, "pad": 0.01},
+        cbar_kws={"label": "IoU (%)", "shrink": min(0.6, 14 / len(across)), "aspect": 25, "pad": 0.01},
     )
     ax.set(xlabel="", ylabel="")
     ax.tick_params(length=0)
@@ -97,18 +95,16 @@ def iou_heatmap(table: pd.DataFrame, *, column: str = "IoU") -> Panel:
     for label, name in zip(objects.get_ticklabels(), grid.index, strict=True):
         if not seen[name]:
             label.set(color="#B35900", fontweight="bold")
-    ax.set_title(f"{column} by object and part{_origin(table)}    * unseen object", loc="left")
+    ax.set_title(f"IoU by object and part{_origin(table)}    * unseen object", loc="left")
     mode, protocol = _mode(table), table["protocol"].iloc[0]
     caption = f"Objects, unseen ones marked *, against generic parts. Protocol {protocol}."
-    return Panel(
-        f"iou_heatmap_{mode}", figure, table, f"{column} by object and part, {mode.replace('_', '-')}", caption
-    )
+    return Panel(f"iou_heatmap_{mode}", figure, table, f"IoU by object and part, {mode.replace('_', '-')}", caption)
 
 
-def iou_grid(table: pd.DataFrame, column: str = "IoU") -> pd.DataFrame:
+def iou_grid(table: pd.DataFrame) -> pd.DataFrame:
     """Data behind :func:`iou_heatmap`: objects (seen ones first) by generic parts (most shared first)."""
-    shown = table[table[column].notna()]
-    grid = shown.pivot(index="object", columns="generic", values=column)
+    shown = table[table["IoU"].notna()]
+    grid = shown.pivot(index="object", columns="generic", values="IoU")
     seen = shown.groupby("object")["seen"].first()
     grid = grid.loc[sorted(grid.index, key=lambda name: (not seen[name], name))]
     return grid[sorted(grid.columns, key=lambda name: (-grid[name].notna().sum(), name))]

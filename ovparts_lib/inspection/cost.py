@@ -15,7 +15,7 @@ from ovparts_lib.inspection.figures import new_figure, panel_picture, picture_pa
 from ovparts_lib.inspection.panel import Panel
 from ovparts_lib.systems.scores import CostMaps, Scores
 
-OTHERS = 6  # classes shown in class attention beside the words
+_OTHERS = 6  # classes shown in class attention beside the words
 
 
 @styled
@@ -73,31 +73,24 @@ def cost_maps(
 
 
 @styled
-def class_attention(
-    cost: CostMaps, name: str, *, layer: int | None = None, others: int = OTHERS, generic: bool = False
-) -> Panel:
-    """How much each word attends to itself, to the others shown and to whom else, mean over pixels and heads.
+def class_attention(cost: CostMaps, name: str, *, generic: bool = False) -> Panel:
+    """How much each word attends to itself, to the others shown and to the classes that it attends to most.
+
+    Of the last layer, mean over pixels and heads.
 
     Args:
         cost: ``maps["cost"]`` or ``maps["generic_cost"]`` from ``inspect``.
         name: of the picture.
-        layer: of its ``class_attention``; the last by default.
-        others: how many of the classes that are not among the words to show, those attended to most.
         generic: whether ``cost`` is of generic parts and objects.
 
     Returns:
         With a table of a row per word; a column per word, then per other class, most first.
-
-    Raises:
-        ValueError: there is no class attention, or no such layer.
     """
-    if not cost.class_attention or (layer is not None and layer not in cost.class_attention):
-        raise ValueError(f"no class attention of layer {layer}; there are {sorted(cost.class_attention)}")
-    weights = cost.class_attention[max(cost.class_attention) if layer is None else layer]
+    weights = cost.class_attention[max(cost.class_attention)]
     queries = list(cost.queries)
     table = pd.DataFrame(weights.float().cpu().numpy(), index=pd.Index(queries, name="attending"), columns=cost.classes)
     rest = table.drop(columns=queries).max().sort_values(ascending=False, kind="stable")
-    table = table[[*queries, *rest.index[:others]]]
+    table = table[[*queries, *rest.index[:_OTHERS]]]
     figure = new_figure(0.55 * table.shape[1] + 3.4, 0.5 * len(table) + 2.6)
     ax = figure.subplots()
     sns.heatmap(

@@ -163,7 +163,7 @@ def class_charts(evaluation: Evaluation, tables: Sequence[Panel]) -> Iterator[Pa
         if parts:
             yield inspection.iou_heatmap(panel.table)
     if parts:
-        yield inspection.part_confusion(evaluation, mode="oracle_obj")
+        yield inspection.part_confusion(evaluation, "oracle_obj")
 
 
 def seen_in_training(evaluation: Evaluation, protocols: Sequence[str], trained: Vocabulary) -> Iterator[Panel]:

@@ -46,17 +46,14 @@ def titles(figure):
 def test_maps_are_rows_of_the_mean_over_heads():
     attention = softmax(5, TOKENS, TOKENS)
     mean = attention.double().mean(0).numpy()
-    np.testing.assert_allclose(attention_map(attention, GRID, "class_token").ravel(), mean[0, 1:])
     np.testing.assert_allclose(attention_map(attention, GRID, (2, 1)).ravel(), mean[1 + 2 * 4 + 1, 1:])
-    np.testing.assert_allclose(attention_map(attention, GRID, "received").ravel(), mean[1:, 1:].mean(0))
-    np.testing.assert_allclose(attention_map(attention[0], GRID, "class_token").ravel(), attention[0, 0, 1:])
 
 
 def test_wrong_grids_and_places_are_named():
     with pytest.raises(ValueError, match=r"does not fit a grid of 4 x 4"):
-        attention_map(softmax(TOKENS, TOKENS), (4, 4), "class_token")
+        attention_map(softmax(2, TOKENS, TOKENS), (4, 4), (0, 0))
     with pytest.raises(ValueError, match=r"there is no patch \(3, 0\) in a grid of 3 x 4"):
-        attention_map(softmax(TOKENS, TOKENS), GRID, (3, 0))
+        attention_map(softmax(2, TOKENS, TOKENS), GRID, (3, 0))
 
 
 def test_the_asking_patch_holds_the_largest_logit():
@@ -76,51 +73,41 @@ def test_heat_is_painted_at_full_size_where_the_attention_is():
 
 
 def test_decoder_figure_says_word_layer_and_who_asks():
-    figure = decoder_attention(image(), *scores_with_attention(), "p", words=["dog head"]).figure
-    assert titles(figure) == ["“dog head”, layer 0", "“dog head”, layer 1"]
+    figure = decoder_attention(image(), *scores_with_attention(), "p").figure
+    words = ("cat tail", "dog head", "cat head")  # those that score highest first
+    assert titles(figure) == [f"“{word}”, layer {layer}" for word in words for layer in (0, 1)]
     assert figure.get_suptitle() == (
         "Decoder self-attention, mean over heads, from the patch where the word scores highest (cross)"
     )
     panels = [ax for ax in figure.axes if ax.get_title()]
     assert len(figure.axes) == 2 * len(panels)  # a colour bar each
-    x, y = panels[0].lines[-1].get_data()
+    x, y = panels[2].lines[-1].get_data()
     assert (x[0], y[0]) == (pytest.approx(1.5 / 4 * 40), pytest.approx(1.5 / 3 * 30))
 
 
-def test_words_that_score_highest_come_first_and_layers_can_be_chosen():
-    figure = decoder_attention(image(), *scores_with_attention(), "p", layers=[1], source="received").figure
-    assert titles(figure) == ["“cat tail”, layer 1", "“dog head”, layer 1", "“cat head”, layer 1"]
-    assert figure.get_suptitle().endswith("received, mean over all asking patches")
+def test_words_stand_side_by_side_where_there_is_one_layer():
+    scores, maps = scores_with_attention()
+    maps.decoder = {1: maps.decoder[1]}
+    panel = decoder_attention(image(), scores, maps, "p")
+    assert titles(panel.figure) == ["“cat tail”, layer 1", "“dog head”, layer 1", "“cat head”, layer 1"]
+    tops = {round(ax.get_position().y1, 3) for ax in panel.figure.axes if ax.get_title()}
+    assert len(tops) == 1
 
 
 def test_clip_figure_says_block_and_who_asks():
-    figure = clip_attention(image(), *scores_with_attention(), "p", source="class_token").figure
+    figure = clip_attention(image(), *scores_with_attention(), "p").figure
     assert titles(figure) == [f"block {block}" for block in range(1, 7)]
-    assert figure.get_suptitle() == "CLIP image tower, self-attention, mean over heads, from the class token"
-    asked = clip_attention(image(), *scores_with_attention(), "p", blocks=[6], word="cat head").figure
-    assert asked.get_suptitle().endswith("from the patch where “cat head” scores highest (cross)")
+    assert figure.get_suptitle().endswith("from the patch where “cat tail” scores highest (cross)")
 
 
 def test_the_colour_bar_ends_at_the_largest_weight():
-    scores = scores_with_attention()
-    panel = clip_attention(image(), *scores, "p", blocks=[3], source="class_token")
-    figure = panel.figure
-    top = attention_map(scores[1].clip[3], GRID, "class_token").max()
-    bar = next(ax for ax in figure.axes if not ax.get_title())
+    scores, maps = scores_with_attention()
+    maps.clip = {3: maps.clip[3]}
+    panel = clip_attention(image(), scores, maps, "p")
+    top = attention_map(maps.clip[3], GRID, (0, 0)).max()
+    bar = next(ax for ax in panel.figure.axes if not ax.get_title())
     assert bar.get_xlim() == (0, pytest.approx(top))
     assert panel.table["attention"].max() == pytest.approx(top)
-
-
-def test_what_is_not_there_is_named():
-    scores = scores_with_attention()
-    with pytest.raises(ValueError, match="there is no query for 'car'; there are cat head, cat tail, dog head"):
-        decoder_attention(image(), *scores, "p", words=["car"])
-    with pytest.raises(ValueError, match=r"no attention was kept of decoder layer \[7\]; there are \[0, 1\]"):
-        decoder_attention(image(), *scores, "p", layers=[7])
-    with pytest.raises(ValueError, match=r"no attention was kept of block \[12\]"):
-        clip_attention(image(), *scores, "p", blocks=[12])
-    with pytest.raises(ValueError, match="source must be one of class_token, peak, received"):
-        clip_attention(image(), *scores, "p", source="cls")
 
 
 def test_score_maps_show_every_word_on_one_scale():

@@ -87,8 +87,6 @@ def test_the_comparison_draws_every_part_of_every_table():
     assert [points.get_offsets()[0, 0] for points in shared.collections] == [0.5, 0.2]
     assert [points.get_offsets()[1, 0] for points in strong.collections] == [1e-3, 2e-3]
     assert [text.get_text() for text in figure.legends[0].get_texts()] == ["before", "after"]
-    with pytest.raises(ValueError, match="one measure of strength, shared, on_part are needed"):
-        attention_comparison(tables, "parts", "Parts", measures=["iou"])
 
 
 def test_changes_stand_beside_what_was_and_what_is():

@@ -22,8 +22,8 @@ def scores_of(cost):
     return Scores(cost.after, (0, 1, 2), None, (40, 60), covered_size=(40.0, 80.0))
 
 
-def attention_of(cost, **options):
-    return class_attention(cost, "p", **options).table.set_index("attending")
+def attention_of(cost):
+    return class_attention(cost, "p").table.set_index("attending")
 
 
 def panels(figure):
@@ -43,16 +43,12 @@ def test_what_lies_over_padding_is_cut_off(cost):
     assert f"cosine {own.min():.2f} to {own.max():.2f}" in panels(figure)
 
 
-def test_the_last_layer_of_class_attention_is_shown_unless_another_is_asked_for(cost):
+def test_the_last_layer_of_class_attention_is_shown(cost):
     table = attention_of(cost)
     assert list(table.index) == list(WORDS)
     assert list(table.columns) == [*WORDS, BACKGROUND, "cat's ear"]  # the others as they are attended to at most
     np.testing.assert_allclose(table.to_numpy(), cost.class_attention[1][:, [1, 2, 3, 4, 0]].numpy())
-    assert list(attention_of(cost, others=1).columns) == [*WORDS, BACKGROUND]
-    np.testing.assert_allclose(attention_of(cost, layer=0).to_numpy(), table.to_numpy() / 2)
     assert class_attention(cost, "p").figure.axes[0].get_xlabel() == "attended to"
-    with pytest.raises(ValueError, match="no class attention of layer 7"):
-        class_attention(cost, "p", layer=7)
 
 
 def test_the_table_holds_both_maps_whole(cost):
