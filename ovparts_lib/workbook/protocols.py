@@ -112,8 +112,11 @@ def segmentation_rates(evaluation: Evaluation) -> Iterator[Panel]:
     if not isinstance(evaluation.vocabulary, PartVocabulary):
         yield Panel("object_rates", title="Over- and under-segmentation", caption="of parts and their objects only")
         return
-    objects = object_rates(evaluation, "pred_all")
-    yield Panel("object_rates", table=objects, title="Over- and under-segmentation of objects, pred-all")
-    parts = pd.concat([part_rates(evaluation, mode) for mode in evaluation.modes], ignore_index=True)
-    parts = parts[parts["images"] > 0]
-    yield Panel("part_rates", table=parts, title="Over- and under-segmentation of parts")
+    rates = {
+        "object": [object_rates(evaluation, "pred_all")],
+        "part": [part_rates(evaluation, mode) for mode in evaluation.modes],
+    }
+    for kind, tables in rates.items():
+        table = pd.concat(tables, ignore_index=True)
+        table = table[table["images"] > 0].drop(columns=["vocabulary_hash", "options", "records", "scored_images"])
+        yield Panel(f"{kind}_rates", table=table, title=f"Over- and under-segmentation of {kind}s")
