@@ -11,7 +11,7 @@ import pytest
 
 import ovparts_lib
 from ovparts_lib import cli
-from ovparts_lib.runs import RunFolder
+from ovparts_lib.runs import RunFolder, execute
 from ovparts_lib.runs.parameters import MINIATURE_ROOT, StartHereParameters
 from ovparts_lib.runs.project import package_parent
 
@@ -265,3 +265,13 @@ def test_the_demos_runs_end_with_it(root, tmp_path, number):
         while Path(f"/proc/{(folder / 'kernel').read_text()}/stat").exists():
             assert time.monotonic() < deadline + 60, "a kernel lives on"
             time.sleep(0.1)
+
+
+def test_what_is_said_to_nobody_ends_nothing(monkeypatch):
+    """``ovparts run … 2>&1 | head``: stderr is a pipe without a reader."""
+    reader, writer = os.pipe()
+    os.close(reader)
+    with os.fdopen(writer, "w") as nobody:
+        monkeypatch.setattr(sys, "stderr", nobody)
+        cli._complain("stopped")
+        execute._complain("the end of the traceback\n")
