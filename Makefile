@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-.PHONY: help demo test test-all lint notebooks bench install clean-demo
+.PHONY: help demo test test-all lint notebooks bench gpu-check install clean-demo
 .DEFAULT_GOAL := help
 
 help: ## Show what each command does
@@ -41,6 +41,9 @@ bench: $(INSTALLED) ## Measure speed, FLOPs and memory; appends rows to benchmar
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[test,benchmark]'
 	@$(BIN)/python benchmarks/run_all.py
 	@$(BIN)/python benchmarks/metrics.py
+
+gpu-check: ## Check everything on this machine's GPU, and its speed (8 minutes); needs torch but no installation
+	@PYTHONPATH=.:$$PYTHONPATH $(if $(wildcard $(BIN)/python),$(BIN)/python,$(PYTHON)) benchmarks/gpu_check.py
 
 clean-demo: ## Remove what the demo made
 	@rm -rf outputs/miniature

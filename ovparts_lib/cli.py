@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import os
 import shlex
 import sys
 import time
@@ -14,6 +13,7 @@ from typing import Any
 
 import ovparts_lib
 from ovparts_lib.data.registry import DATASETS
+from ovparts_lib.processes import silence, write
 
 # Everything else is imported when it is needed: `ovparts --help` answers at once.
 
@@ -68,28 +68,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt as stop:
         from ovparts_lib.runs.signals import Terminated
 
-        _complain("\novparts: stopped")
+        write("\novparts: stopped\n", sys.stderr)
         return TERMINATED if isinstance(stop, Terminated) else INTERRUPTED
     except BrokenPipeError:  # `ovparts runs | head` has given what was asked for; a run has not
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python complains of it when it ends
+        silence(sys.stdout)
         if options.action in (_runs, _report):
             return COMPLETE
-        _complain("ovparts: stopped, for what reads its output has gone")
+        write("ovparts: stopped, for what reads its output has gone\n", sys.stderr)
         return FAILED
     except Exception as error:
         if options.traceback:
-            traceback.print_exc()
+            write(traceback.format_exc(), sys.stderr)
         else:
-            _complain(f"ovparts: {_one_line(error)}")
+            write(f"ovparts: {_one_line(error)}\n", sys.stderr)
         return _exit_code(error)
-
-
-def _complain(message: str) -> None:
-    """Say it on stderr, if anybody reads that."""
-    try:
-        print(message, file=sys.stderr, flush=True)
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stderr.fileno())
 
 
 def _run(options: argparse.Namespace) -> int:

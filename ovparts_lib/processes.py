@@ -1,4 +1,4 @@
-"""Processes that this one starts, and what it shares with them: their end, its open files, its temporary files."""
+"""This process among others: the end of those it starts, its open files, and who reads what it says."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import signal
 import sys
 import threading
 import time
+from typing import TextIO
 
 _SECONDS_BETWEEN_LOOKS = 1.0
 _PR_SET_PDEATHSIG = 1
@@ -42,3 +43,18 @@ def allow_open_files() -> int:
     except (OSError, ValueError):  # macOS refuses more than its kernel's own limit
         return soft
     return wanted
+
+
+def write(text: str, stream: TextIO) -> None:
+    """Write to stdout or stderr; when what reads it has gone (``| head``, ``2>&1 | head``), go on in silence."""
+    try:
+        print(text, end="", file=stream, flush=True)
+    except BrokenPipeError:
+        silence(stream)
+
+
+def silence(stream: TextIO) -> None:
+    """Let a stream lead nowhere, or Python complains of a reader that has gone when this process ends."""
+    descriptor = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(descriptor, stream.fileno())
+    os.close(descriptor)

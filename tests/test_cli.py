@@ -11,7 +11,7 @@ import pytest
 
 import ovparts_lib
 from ovparts_lib import cli
-from ovparts_lib.runs import RunFolder, execute
+from ovparts_lib.runs import RunFolder
 from ovparts_lib.runs.parameters import MINIATURE_ROOT, StartHereParameters
 from ovparts_lib.runs.project import package_parent
 
@@ -22,6 +22,8 @@ if params.data_root == "sleep":
     import os, time
     (folder.path / "kernel").write_text(str(os.getpid()))
     time.sleep(300)
+if params.data_root == "fail":
+    raise ValueError("as asked")
 if params.data_root == "talk":
     import time
     for number in range(20):
@@ -217,12 +219,23 @@ def test_a_run_whose_reader_leaves_goes_on_and_its_exit_code_is_true(root, talks
     process.stderr.close()
 
 
+@pytest.mark.parametrize(
+    ("arguments", "code"),
+    [(["run", START], 0), (["run", START, "--set", "data_root=fail"], 1), (["run", "nowhere.yaml"], 2)],
+)
+def test_the_exit_code_is_true_where_nobody_reads_what_went_wrong(root, arguments, code):
+    """``ovparts run … 2>&1 | head -0``"""
+    process = ovparts(*arguments)
+    process.stdout.close()
+    process.stderr.close()
+    assert process.wait(120) == code
+
+
 def test_a_list_whose_reader_leaves_is_no_failure(root, monkeypatch, capsys):
     def gone(*arguments, **options):
         raise BrokenPipeError
 
-    monkeypatch.setattr(cli.os, "dup2", lambda old, new: None)
-    monkeypatch.setattr(cli.sys.stdout, "fileno", lambda: 1, raising=False)
+    monkeypatch.setattr(cli, "silence", lambda stream: None)
     monkeypatch.setattr("ovparts_lib.runs.listing.find_runs", gone)
     monkeypatch.setattr("ovparts_lib.data.registry.verify_dataset", gone)
     assert cli.main(["runs"]) == cli.COMPLETE
@@ -265,13 +278,3 @@ def test_the_demos_runs_end_with_it(root, tmp_path, number):
         while Path(f"/proc/{(folder / 'kernel').read_text()}/stat").exists():
             assert time.monotonic() < deadline + 60, "a kernel lives on"
             time.sleep(0.1)
-
-
-def test_what_is_said_to_nobody_ends_nothing(monkeypatch):
-    """``ovparts run … 2>&1 | head``: stderr is a pipe without a reader."""
-    reader, writer = os.pipe()
-    os.close(reader)
-    with os.fdopen(writer, "w") as nobody:
-        monkeypatch.setattr(sys, "stderr", nobody)
-        cli._complain("stopped")
-        execute._complain("the end of the traceback\n")

@@ -8,11 +8,13 @@ import re
 import sys
 import time
 import uuid
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, TextIO
 
 from ovparts_lib.atomic import disk_full, is_disk_full
+from ovparts_lib.processes import write
 from ovparts_lib.runs.folder import (
     EXECUTION_LOCK,
     EXECUTION_VARIABLE,
@@ -107,7 +109,7 @@ class _Execution:
             self._report_dead_kernel()
         except KeyboardInterrupt as stop:
             code = TERMINATED if isinstance(stop, Terminated) else INTERRUPTED
-            _complain(f"ovparts: {self.params.notebook} was stopped after {self._elapsed()}\n")
+            self._complain(f"{self.params.notebook} was stopped after {self._elapsed()}")
             self._report_resume()
         except OSError as error:
             if not is_disk_full(error):
@@ -146,8 +148,8 @@ class _Execution:
                 kernel_manager_class=InterpreterKernelManager,
                 cwd=project_root(),
                 progress_bar=False,
-                stdout_file=SimpleNamespace(write=_write, flush=lambda: None),
-                stderr_file=SimpleNamespace(write=_complain, flush=lambda: None),
+                stdout_file=_passed_on(sys.stdout),
+                stderr_file=_passed_on(sys.stderr),
                 on_cell_start=self._announce,
                 on_cell_execute=lambda **_: setattr(InterpreterKernelManager, "busy", True),
                 on_cell_executed=lambda **_: setattr(InterpreterKernelManager, "busy", False),
@@ -165,16 +167,16 @@ class _Execution:
         results = read_json(self.folder / "results.json")
         if run_state(self.params) == "complete" and results.get("execution") == self.identity:
             return COMPLETE
-        _complain(
-            f"ovparts: {self.params.notebook} ran to its end, but the run is not complete: results.json was not "
-            "written by this execution. The notebook must end with RunOutput.finish\n"
+        self._complain(
+            f"{self.params.notebook} ran to its end, but the run is not complete: results.json was not written by this "
+            "execution. The notebook must end with RunOutput.finish"
         )
         return FAILED
 
     def _report_cell(self, error: Any) -> None:
-        _complain(
-            f"ovparts: {self.params.notebook} failed in cell [{error.exec_count}] after {self._elapsed()}: "
-            f"{error.ename}: {error.evalue}\n"
+        self._complain(
+            f"{self.params.notebook} failed in cell [{error.exec_count}] after {self._elapsed()}: "
+            f"{error.ename}: {error.evalue}"
         )
         lines = [line for part in error.traceback for line in _COLOUR.sub("", part).splitlines() if line.strip()]
         _quote("the end of the traceback", lines[-_TRACEBACK_LINES:])
@@ -184,7 +186,7 @@ class _Execution:
         from ovparts_lib.runs.kernel import InterpreterKernelManager, describe_exit
 
         status = describe_exit(InterpreterKernelManager.exit_status)
-        _complain(f"ovparts: the kernel of {self.params.notebook} died after {self._elapsed()}: {status}\n")
+        self._complain(f"the kernel of {self.params.notebook} died after {self._elapsed()}: {status}")
         self._report_resume()
 
     def _report_resume(self) -> None:
@@ -193,7 +195,10 @@ class _Execution:
             _quote("the end of log.jsonl", log.read_text(errors="replace").splitlines()[-_LOG_LINES:])
         trains = (getattr(self.params, "iterations", None) or 0) > 0
         advice = "resume from the last checkpoint" if trains else "run it again"
-        _complain(f"  executed so far: {display_path(self.folder / BROKEN)}\n  {advice} with: {self.command}\n")
+        write(f"  executed so far: {display_path(self.folder / BROKEN)}\n  {advice} with: {self.command}\n", sys.stderr)
+
+    def _complain(self, message: str) -> None:
+        write(f"ovparts: {message}\n", sys.stderr)
 
     def _elapsed(self) -> str:
         return format_duration(time.monotonic() - self.begun)
@@ -223,22 +228,14 @@ def _literal(path: Path) -> str:
     return str(path).replace("{", "{{").replace("}", "}}")
 
 
+def _passed_on(stream: TextIO) -> SimpleNamespace:
+    """What papermill writes to a stream, which may lose its reader."""
+    return SimpleNamespace(write=partial(write, stream=stream), flush=lambda: None)
+
+
 def _say(message: str) -> None:
-    _write(f"{message}\n")
-
-
-def _write(text: str, to: TextIO | None = None) -> None:
-    """Print; when what reads our output has gone (``| head``), the run goes on in silence."""
-    to = to or sys.stdout
-    try:
-        print(text, end="", file=to, flush=True)
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), to.fileno())
-
-
-def _complain(text: str) -> None:
-    _write(text, sys.stderr)
+    write(f"{message}\n", sys.stdout)
 
 
 def _quote(title: str, lines: list[str]) -> None:
-    _complain("\n".join([f"  {title}:", *(f"    | {line[:_LONGEST_LINE]}" for line in lines), ""]))
+    write("\n".join([f"  {title}:", *(f"    | {line[:_LONGEST_LINE]}" for line in lines), ""]), sys.stderr)

@@ -159,6 +159,12 @@ class OwnImageParameters(RunParameters):
     allow_untrained: Flag = Field(
         False, description="take a file that lacks something of its system, which then is random, with a warning"
     )
+    templates: Text | None = Field(None, description="prompt templates of a CATSeg file trained with others than 80")
+    test_shortest_edge: Annotated[int, Field(ge=1)] | Literal["as_trained"] | None = Field(
+        "as_trained",
+        description="photographs get this shorter side for CATSeg and PartCATSeg; none keeps their size, as those "
+        "trained on PartImageNet want",
+    )
     background: Flag = Field(True, description="also offer 'none of these words'")
     masks: Annotated[list[Text], Listed, Field(min_length=1)] | None = Field(
         None,

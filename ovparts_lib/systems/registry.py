@@ -56,8 +56,8 @@ def load_system(
         **options: passed on to the system.
 
     Raises:
-        CheckpointError: nothing there, a run that has no weights yet, a file that is no system's, or one that does not
-            hold all of its system.
+        CheckpointError: nothing there, a run that has no weights yet, a file that is no system's, one that does not
+            hold all of its system, or an option that the system has not.
     """
     from ovparts_lib.checkpoints.native import read_metadata, within_its_file
     from ovparts_lib.checkpoints.reading import CheckpointError
@@ -70,6 +70,8 @@ def load_system(
     if name not in SYSTEMS:
         raise CheckpointError(f"{path} holds {name!r}, which is none of the systems here: {', '.join(SYSTEMS)}")
     system = SYSTEMS[name]
+    if unknown := sorted(set(options) - system.loader_options):
+        raise CheckpointError(f"{path} is of {system.title}, which has no {' and no '.join(unknown)}; leave it out")
     with within_its_file(path):
         model, report = system.load(path, clip_path=clip_path, **options)
     if report.initialised and not allow_untrained:

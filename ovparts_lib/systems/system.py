@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import MISSING, asdict, dataclass, fields, is_dataclass
 from importlib import import_module
+from inspect import signature
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, get_type_hints
 
@@ -68,6 +69,12 @@ class System:
     def groups(self) -> Mapping[str, tuple[str, ...]]:
         """Parameter groups that can train, each with the beginnings of its parameters' names."""
         return self.module("model").TRAINABLE_GROUPS
+
+    @property
+    def loader_options(self) -> set[str]:
+        """Names of the arguments that :meth:`load` and, through it, the model take."""
+        both = (getattr(self.module("weights"), f"load_{self.name}"), self.model_class)
+        return {name for function in both for name in signature(function).parameters}
 
     def build(self, size: str | Any = "released", **options: Any) -> nn.Module:
         """A new model, by the name of a size or its hyper-parameters."""

@@ -63,7 +63,9 @@ def load_system(params: OwnImageParameters, output: RunOutput) -> tuple[nn.Modul
     torch.manual_seed(params.seed)
     clip_path = resolve_path(params.clip_weights) if params.clip_weights else None
     path = resolve_path(params.model)
-    model, report = read_system(path, clip_path, allow_untrained=params.allow_untrained)
+    asked = {"templates": (params.templates, None), "test_shortest_edge": (params.test_shortest_edge, "as_trained")}
+    options = {name: value for name, (value, default) in asked.items() if value != default}
+    model, report = read_system(path, clip_path, allow_untrained=params.allow_untrained, **options)
     if report.initialised:
         print(f"Warning: {untrained(report, system_of(model))}: scores and maps that depend on them mean nothing.")
     output.note(weights=describe_weights(report, [params.model, params.clip_weights]))

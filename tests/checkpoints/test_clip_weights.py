@@ -7,7 +7,7 @@ from safetensors.torch import save_file
 from ovparts_lib.checkpoints.clip import huggingface_names, load_clip, load_clip_into, save_clip
 from ovparts_lib.checkpoints.reading import CheckpointError
 from ovparts_lib.models.clip.towers import VIT_B_16, ActivationError, activation_of, build_clip
-from tests.golden.released import manifest
+from tests.golden.released_clipseg import manifest
 from tests.systems.tiny import TINY_CLIP
 
 

@@ -3,14 +3,19 @@
 The weights are 700 MB, so a test session makes each kind once; nobody may change the models they are given.
 """
 
+import copy
 import json
 import tempfile
 from functools import cache
 from pathlib import Path
 
+import numpy as np
 import torch
+import torch.nn.functional as F
 
 from ovparts_lib.systems.catseg.weights import load_catseg
+from ovparts_lib.vocabularies import PartVocabulary, load_vocabulary
+from tests.golden.evaluation import RecordedEvaluation, picture, with_background
 from tests.golden.fill import fill
 
 FOLDER = Path(__file__).parent / "catseg"
@@ -57,3 +62,17 @@ def dinov2_catseg():
     model, report = load_through_a_file(filled_state("partcatseg_catseg_dinov2"))
     model.text_cache = resnet_catseg()[0].text_cache
     return model.eval(), report
+
+
+def recorded_evaluation():
+    """Probabilities of 19 parts, by sliding window."""
+    model, pixels = copy.copy(resnet_catseg()[0]), picture(280, 420, 3)
+    model.sliding_window, model.pooling = True, 1
+    pascal, names = load_vocabulary("pascal_part_116"), read_json("golden_zs_voc_sliding.json")["test_classes"]
+    vocabulary = PartVocabulary("recorded", tuple(names), pascal.objects, pascal.unseen_objects)
+
+    def predict():
+        channels = with_background(model.predict([pixels], vocabulary)[0]).sigmoid()
+        return F.interpolate(channels[None], size=(280, 420), mode="bilinear", align_corners=False)[0, :, ::16, ::16]
+
+    return RecordedEvaluation(model, predict, np.load(FOLDER / "golden_zs_voc_sliding.npz")["sem_seg_all_classes"])

@@ -3,6 +3,7 @@
 The weights are 0.8 and 2.1 GB, so a test session makes each once; nobody may change the models they are given.
 """
 
+import copy
 import json
 import tempfile
 from functools import cache
@@ -10,8 +11,11 @@ from pathlib import Path
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 
 from ovparts_lib.systems.ovseg.weights import load_ovseg
+from ovparts_lib.vocabularies import Vocabulary
+from tests.golden.evaluation import RecordedEvaluation, picture
 from tests.golden.fill import fill
 
 FOLDER = Path(__file__).parent / "ovseg"
@@ -55,3 +59,18 @@ def swin_ovseg():
     """(model, report) of a filled ``ovseg_swinbase_vitL14_ft_mpt.pth``; not kept, for it is large."""
     model, report = load_through_a_file(filled_state("swinB_vitL14"))
     return model.eval(), report
+
+
+def recorded_evaluation():
+    """Class maps of PASCAL VOC's 20 classes with R-101c."""
+    facts, golden = arrays("golden_r101c_vitB_pas20_eval")
+    model, pixels = copy.deepcopy(r101c_ovseg()[0]), picture(375, 500, 1)
+    model.transformer_decoder.query_embed.weight.data *= 32
+    model.ensemble_weight = 0.45
+    vocabulary = Vocabulary("recorded", tuple(facts["class_names"]))
+
+    def predict():
+        maps = model.predict([pixels], vocabulary)[0].class_maps()
+        return F.interpolate(maps[None], size=(375, 500), mode="bilinear", align_corners=False)[0, :, ::16, ::16]
+
+    return RecordedEvaluation(model, predict, golden["semseg_out"])

@@ -9,6 +9,8 @@ import numpy as np
 import torch
 
 from ovparts_lib.systems.partclipseg.weights import load_partclipseg
+from ovparts_lib.vocabularies import load_vocabulary
+from tests.golden.evaluation import RecordedEvaluation, picture, with_background
 from tests.golden.fill import fill
 
 FOLDER = Path(__file__).parent / "partclipseg"
@@ -34,3 +36,13 @@ def released_partclipseg():
         torch.save(content, path)
         model, report = load_partclipseg(path, attention_rule="released", label_resize="floor", loss_mean="batch")
     return model.eval(), report
+
+
+def recorded_evaluation():
+    """Logits of all object-specific parts of Pascal-Part-116."""
+    model, pixels, vocabulary = released_partclipseg()[0], picture(375, 500, 0), load_vocabulary("pascal_part_116")
+    return RecordedEvaluation(
+        model,
+        lambda: with_background(model.predict([pixels], vocabulary)[0])[:, 8::16, 8::16],
+        np.load(FOLDER / "golden_eval_voc.npz")["part_obj_logits"],
+    )

@@ -16,6 +16,8 @@ import torch
 
 from ovparts_lib.systems.scan.sizes import RELEASED, RELEASED_VITB
 from ovparts_lib.systems.scan.weights import load_scan
+from ovparts_lib.vocabularies import Vocabulary
+from tests.golden.evaluation import RecordedEvaluation, picture
 from tests.golden.fill import fill
 
 FOLDER = Path(__file__).parent / "scan"
@@ -66,3 +68,14 @@ def vitb_scan(queries=12):
 def vitl_scan(queries=12, scale=()):
     """(model, report) of a filled ``SCAN.pth``; not kept, for it is large."""
     return load_through_a_file("scan_vitL", replace(RELEASED, queries=queries), scale)
+
+
+def recorded_evaluation():
+    """Masks with ViT-B; the classes that CLIP gives them depend on the recording's random shift."""
+    facts, golden = arrays("golden_vitb_voc20_eval")
+    model = vitb_scan()[0]
+    pixels = picture(*map(int, re.match(r"fill\.image\((\d+), (\d+), (\d+)\)", facts["input"]).groups()))
+    vocabulary = Vocabulary("recorded", tuple(facts["class_names"]))
+    return RecordedEvaluation(
+        model, lambda: model.predict([pixels], vocabulary)[0].logits[:, ::40, ::40], golden["mask_prob"]
+    )

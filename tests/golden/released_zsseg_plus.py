@@ -7,8 +7,12 @@ from pathlib import Path
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 
+from ovparts_lib.data.dataset import ObjectRegion
 from ovparts_lib.systems.zsseg_plus.weights import load_zsseg_plus
+from ovparts_lib.vocabularies import load_vocabulary
+from tests.golden.evaluation import RecordedEvaluation, picture
 from tests.golden.fill import fill
 
 FOLDER = Path(__file__).parent / "zsseg_plus"
@@ -52,3 +56,17 @@ def released_zsseg_plus():
         torch.save(content, path)
         model, report = load_zsseg_plus(path, label_resize="floor", dropout=0.0)
     return model.eval(), report
+
+
+def recorded_evaluation():
+    """Scores of all parts of Pascal-Part-116 for the region of one object."""
+    facts, vocabulary = read_json("golden_voc_eval.json")["input"], load_vocabulary("pascal_part_116")
+    model, pixels = released_zsseg_plus()[0], picture(375, 500, 0)
+    region = ObjectRegion.of(facts["object_id"], scene(375, 500, facts["ellipse"], 1)[0])
+
+    def predict():
+        (scores,) = model.predict([pixels], vocabulary, regions=[[region]])
+        maps = F.interpolate(scores.logits[None], size=(375, 500), mode="bilinear", align_corners=False)
+        return maps[0, :, ::16, ::16]
+
+    return RecordedEvaluation(model, predict, read_arrays("golden_voc_eval.npz")["sem_seg"])

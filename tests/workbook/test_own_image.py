@@ -36,7 +36,7 @@ def folder(tmp_path_factory):
     for name, (height, width) in SIZES.items():
         Image.fromarray(draw.integers(0, 256, (height, width, 3), np.uint8)).save(folder / f"{name}.png")
     torch.manual_seed(0)
-    for system in ("catseg", "zsseg_plus", "partcatseg"):
+    for system in ("clipseg", "catseg", "zsseg_plus", "partcatseg"):
         entry = SYSTEMS[system]
         entry.save(entry.build("miniature"), folder / f"{system}.safetensors")
     return folder
@@ -135,6 +135,44 @@ def test_own_masks_take_the_place_of_proposals(folder, tmp_path):
         workbook.look_at_images(model, words, images, masks=files[:1])
     with pytest.raises(ValueError, match=r"CATSeg classifies no mask proposals.* take OVSeg"):
         workbook.look_at_images(SYSTEMS["catseg"].build("miniature"), words, images, masks=files)
+
+
+@pytest.mark.parametrize("system", ["clipseg", pytest.param("catseg", marks=pytest.mark.slow)])
+def test_any_words_and_any_file_names(folder, tmp_path, system):
+    """Slashes, markup, a phrase of 230 bytes; a photograph whose name is as long as one may be with its ending."""
+    words = ["screen/monitor", "and/or", "<b>x</b>", ("handle of the old blue kettle " * 8)[:230].strip()]
+    photograph = tmp_path / f"{'p' * 236}.png"
+    photograph.write_bytes((folder / "street.png").read_bytes())
+    params = parameters(folder, tmp_path, system, words=words, images=[str(photograph), str(folder / "tall.png")])
+    output = workbook.RunOutput(RunFolder.open(params))
+    model, _ = workbook.load_system(params, output)
+    vocabulary = PartVocabulary.from_words(params.words)
+    assert list(vocabulary.parts) == words
+    views = workbook.look_at_images(model, vocabulary, params.images)
+    output.show(workbook.overlay_panels(views, vocabulary))
+    workbook.save_overlays(views, vocabulary, output.run.figures)
+    output.show(workbook.score_panels(views, vocabulary))
+    output.show(workbook.view_panels(model, views, vocabulary))
+    output.finish()
+    listed = json.loads((output.path / "results.json").read_text(encoding="utf-8"))["figures"]
+    files = {one["file"] for one in listed}
+    assert len(files) == len(listed) >= 6
+    assert all((output.path / file).is_file() and len(Path(file).name.encode()) <= 255 for file in files)
+    (table,) = output.run.figures.glob("overlay_ppp*.csv")
+    assert list(pd.read_csv(table)["word"]) == [*words, "none of them"]
+
+
+def test_what_no_tensor_tells_comes_from_the_run_file(folder, tmp_path):
+    path = tmp_path / "own.yaml"
+    values = parameters(folder, tmp_path, "catseg").model_dump() | {"test_shortest_edge": None, "templates": "single"}
+    path.write_text(yaml.safe_dump(values), encoding="utf-8")
+    params = load_parameters(path)
+    output = workbook.RunOutput(RunFolder.open(params))
+    with pytest.raises(CheckpointError, match=r"1 misshapen: embedding.*\(32, 3, 3, 3\) in the file, \(32, 1, 3, 3\)"):
+        workbook.load_system(params, output)
+    model, _ = workbook.load_system(params.model_copy(update={"templates": None}), output)
+    assert model.size.inputs.shortest_edge is None
+    assert workbook.load_system(parameters(folder, tmp_path, "catseg"), output)[0].size.inputs.shortest_edge == 96
 
 
 def test_a_checkpoint_that_lacks_something_runs_only_when_asked_for_and_warns(folder, tmp_path, monkeypatch, capsys):

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 import torch
 from torch import Tensor
@@ -42,6 +42,7 @@ RELEASED_GROUPS = ("guidance", "aggregator")
 # CAT-Seg's rates. OV-PARTS' code has none for CLIP: fine-tuned there, CLIP would learn at the full rate.
 LR_MULTIPLIERS = {"guidance": 0.01, "clip_attention": 0.01, "clip_visual": 0.01}
 PADDING = ("cut", "stretched")
+TestEdge = int | None | Literal["as_trained"]
 
 
 @dataclass(frozen=True)
@@ -78,6 +79,23 @@ class CatsegSize:
             raise ValueError(
                 "a guidance backbone and guidance dims in the aggregator go together: give both or neither"
             )
+
+    def read_as(self, templates: str | None = None, test_shortest_edge: TestEdge = "as_trained") -> Self:
+        """The size with what no tensor of a file tells.
+
+        Args:
+            templates: key of :data:`models.clip.prompts.TEMPLATES`; None keeps the size's.
+            test_shortest_edge: shorter side that test images get, pixels; None for their own size, and ``as_trained``
+                keeps the size's.
+        """
+        edge = self.inputs.shortest_edge if test_shortest_edge == "as_trained" else test_shortest_edge
+        templates = templates or self.templates
+        return replace(
+            self,
+            inputs=replace(self.inputs, shortest_edge=edge),
+            aggregator=replace(self.aggregator, prompts=len(TEMPLATES[templates])),
+            templates=templates,
+        )
 
 
 RELEASED = CatsegSize()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import replace
 from typing import Annotated, Any, ClassVar, Literal
 
 from ovparts_lib.options import Flag, Listed, Number, Text, Whole, by_dataset, option
@@ -51,6 +50,11 @@ class CostOptions(SystemOptions):
         ge=1,
         description="test images get this shorter side first; none keeps their size, as released on PartImageNet",
     )
+    templates: Literal["imagenet", "imagenet_select"] | None = option(
+        None,
+        description="prompt templates, imagenet (80) or imagenet_select (8, CAT-Seg's short list); none: the model "
+        "size's own",
+    )
     padding: Literal["cut", "stretched"] = option(
         "cut", description="stretched: as released, maps of the padded image drawn over the image, up to 31 pixels off"
     )
@@ -62,8 +66,8 @@ class CostOptions(SystemOptions):
     )
 
     def sized(self, size: Any) -> Any:
-        """The size with test images resized as the parameters say."""
-        return replace(size, inputs=replace(size.inputs, shortest_edge=self.test_shortest_edge))
+        """The size with templates and test images as the parameters say."""
+        return size.read_as(self.templates, self.test_shortest_edge)
 
     def model_options(self) -> dict[str, Any]:
         """Keyword arguments that both systems take."""

@@ -18,8 +18,9 @@ from ovparts_lib.checkpoints.reading import (
     read_tensors,
     refuse_beside,
 )
+from ovparts_lib.models.clip.prompts import TEMPLATES
 from ovparts_lib.systems.catseg.base import CostSegmenter
-from ovparts_lib.systems.catseg.model import RELEASED, RELEASED_DINOV2, Catseg, CatsegSize
+from ovparts_lib.systems.catseg.model import RELEASED, RELEASED_DINOV2, Catseg, CatsegSize, TestEdge
 from ovparts_lib.systems.catseg.names import guidance_name, load_guidance_into, transformer_name, without_prefix
 from ovparts_lib.systems.system import stated_size
 
@@ -50,6 +51,8 @@ def load_catseg(
     clip_path: str | Path | None = None,
     *,
     guidance_path: str | Path | None = None,
+    templates: str | None = None,
+    test_shortest_edge: TestEdge = "as_trained",
     **options: Any,
 ) -> tuple[Catseg, LoadReport]:
     """A CATSeg with the weights of any of four kinds of files; which kind is recognised from the content.
@@ -64,12 +67,12 @@ def load_catseg(
     Args:
         path: file or folder.
         size: hyper-parameters; None for those of the file, which for detectron2's are ``RELEASED`` or
-            ``RELEASED_DINOV2``. What no tensor tells (other prompt templates, pooling, class attention, how pictures
-            are resized) is said here: ``replace(RELEASED, inputs=InputSize(shortest_edge=None))`` for pictures at their
-            own size, as on PartImageNet.
+            ``RELEASED_DINOV2``.
         clip_path: must be None: all these files bring their own CLIP.
         guidance_path: weights of the guidance backbone, where ``size`` asks for another than the file has: for DINOv2
             ``dinov2_vits14_pretrain.pth``.
+        templates: what no tensor tells, see :meth:`CatsegSize.read_as`; ``imagenet_select`` for files of 8 prompts.
+        test_shortest_edge: likewise; None for files of PartImageNet.
         **options: passed on to :class:`Catseg`.
 
     Returns:
@@ -85,13 +88,13 @@ def load_catseg(
     refuse_beside(clip_path, path, "CLIP", "clip_weights")
     state = read_tensors(path)
     if metadata is not None:
-        model = Catseg(size or stated_size(CatsegSize, metadata["size"]), **options)
+        size = size or stated_size(CatsegSize, metadata["size"])
+        model = Catseg(size.read_as(templates, test_shortest_edge), **options)
         refuse_beside(guidance_path, path, "guidance backbone", "guidance_weights")
         return model, load_strictly(model, state, source=str(path), kind="ovparts weights")
     state = canonical(state)
-    file = recognise(state, str(path), size)
-    size = size or file.size
-    model = Catseg(size, **options)
+    file = recognise(state, str(path), (size or RELEASED).read_as(templates, test_shortest_edge))
+    model = Catseg((size or file.size).read_as(templates, test_shortest_edge), **options)
     return model, load_catseg_into(model, state, str(path), file, guidance_path)
 
 
@@ -133,10 +136,30 @@ def require_first_release(state: State, source: str, size: CatsegSize) -> None:
         raise CheckpointError(f"{source} lacks {TRANSFORMER}conv1.weight; {NEEDED}")
     if conv is None:
         raise CheckpointError(f"{source} is no CATSeg checkpoint of a known kind; its first tensors: {list(state)[:5]}")
+    require_templates(state, source, size)
     if tuple(conv.shape) != wanted:
         needed = NEEDED if wanted == released else f"the size that was asked for has {wanted}"
         raise CheckpointError(
             f"{source}: {TRANSFORMER}conv1.weight is a cost embedding of shape {tuple(conv.shape)}; {needed}"
+        )
+
+
+def require_templates(state: State, source: str, size: CatsegSize) -> None:
+    """Check that the cost embedding has a channel for each of the size's templates.
+
+    Raises:
+        CheckpointError: it has as many as other templates; the message names them and how to say so.
+    """
+    conv, given = state.get(f"{TRANSFORMER}conv1.weight"), size.aggregator.prompts
+    others = [
+        name for name, prompts in TEMPLATES.items() if conv is not None and len(prompts) == conv.shape[1] != given
+    ]
+    if others:
+        raise CheckpointError(
+            f"{source}: {TRANSFORMER}conv1.weight is a cost embedding of shape {tuple(conv.shape)}: it was trained "
+            f"with {conv.shape[1]} prompts, not with the {given} of {size.templates!r}. Set templates: "
+            f"{' or '.join(others)}; and if it was trained on PartImageNet also test_shortest_edge: none, for that was "
+            "scored at the pictures' own size"
         )
 
 

@@ -18,7 +18,7 @@ from ovparts_lib.checkpoints.reading import (
     read_tensors,
     refuse_beside,
 )
-from ovparts_lib.systems.catseg.model import CatsegSize
+from ovparts_lib.systems.catseg.model import CatsegSize, TestEdge
 from ovparts_lib.systems.catseg.names import guidance_name, layer_name, transformer_name
 from ovparts_lib.systems.catseg.weights import (
     BACKGROUND,
@@ -29,6 +29,7 @@ from ovparts_lib.systems.catseg.weights import (
     load_but,
     load_catseg_into,
     recognise,
+    require_templates,
 )
 from ovparts_lib.systems.partcatseg.model import RELEASED, PartCatseg, PartCatsegSize
 from ovparts_lib.systems.system import stated_size
@@ -65,6 +66,8 @@ def load_partcatseg(
     *,
     guidance_path: str | Path | None = None,
     second_stage: SecondStage = "pretrained",
+    templates: str | None = None,
+    test_shortest_edge: TestEdge = "as_trained",
     **options: Any,
 ) -> tuple[PartCatseg, LoadReport]:
     """A PartCATSeg with the weights of any of three kinds of files; which kind is recognised from the content.
@@ -80,14 +83,15 @@ def load_partcatseg(
 
     Args:
         path: file or folder.
-        size: hyper-parameters; None for those of the file, or the released ones. What no tensor tells (prompt
-            templates, pooling, how pictures are resized) is said here, as for :func:`load_catseg`.
+        size: hyper-parameters; None for those of the file, or the released ones.
         clip_path: must be None: all these files bring their own CLIP.
         guidance_path: pre-trained weights of the guidance backbone, for DINOv2 ViT-S/14
             ``dinov2_vits14_pretrain.pth``; for files of CAT-Seg with another backbone.
         second_stage: what the second stage starts from when training starts from CAT-Seg: ``pretrained``, copies of
             the first stage's embedding and layers after these were loaded; ``random``, as released, where they are
             copied before the file is read and so hold the first stage's random initial values.
+        templates: as for :func:`load_catseg`.
+        test_shortest_edge: as for :func:`load_catseg`.
         **options: passed on to :class:`PartCatseg`.
 
     Returns:
@@ -107,6 +111,7 @@ def load_partcatseg(
     refuse_beside(clip_path, path, "CLIP", "clip_weights")
     state, source = read_tensors(path), str(path)
     size = size or (RELEASED if metadata is None else _own_size(system, metadata["size"]))
+    size = size.read_as(templates, test_shortest_edge)
     if system == "partcatseg":
         refuse_beside(guidance_path, path, "guidance backbone", "guidance_weights")
         model = PartCatseg(size, **options)
@@ -115,6 +120,7 @@ def load_partcatseg(
         state = canonical(state)
         if any(name.startswith(OWN) for name in state):
             refuse_beside(guidance_path, path, "guidance backbone", "guidance_weights")
+            require_templates(state, source, size)
             model = PartCatseg(size, **options)
             return model, load_but(model, state, source, "PartCATSeg", released_names, dead=(DEAD,))
         file, names = recognise(state, source, size), released_names

@@ -9,7 +9,7 @@ from ovparts_lib.models.clip import text
 from ovparts_lib.models.clip.text import PromptTooLongError, encode_text, first_end, refuse_alike, tokenize
 from ovparts_lib.models.clip.towers import build_clip
 from ovparts_lib.vocabularies import OBJECT_VOCABULARIES, PART_VOCABULARIES, load_vocabulary
-from tests.golden.released import FOLDER, read_json
+from tests.golden.released_clipseg import FOLDER, read_json
 from tests.systems.tiny import TINY_CLIP
 
 PROMPTS = ("dog head", "chest of drawers apron", "bird wing")

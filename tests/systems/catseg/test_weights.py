@@ -11,7 +11,8 @@ from ovparts_lib.models.backbones.guidance import DinoGuidance, SmallGuidance
 from ovparts_lib.systems.catseg.model import MINIATURE_CATSEG, RELEASED, RELEASED_DINOV2, Catseg
 from ovparts_lib.systems.catseg.names import load_guidance_into
 from ovparts_lib.systems.catseg.weights import BACKGROUND, TRANSFORMER, load_catseg, released_names
-from ovparts_lib.systems.registry import SYSTEMS
+from ovparts_lib.systems.partcatseg.weights import load_partcatseg
+from ovparts_lib.systems.registry import SYSTEMS, load_system
 from tests.golden.fill import fill
 from tests.golden.released_catseg import (
     dinov2_catseg,
@@ -101,6 +102,32 @@ def test_a_size_that_is_asked_for_is_what_the_file_must_have():
     # Not taken for upstream's later version, which has one prompt.
     with pytest.raises(CheckpointError, match="neither ResNet-101 nor DINOv2"):
         load_through_a_file({f"{TRANSFORMER}conv1.weight": torch.zeros(128, 1, 7, 7)}, size=size)
+
+
+@pytest.mark.parametrize(
+    ("load", "state"),
+    [(load_catseg, {}), (load_partcatseg, {f"{TRANSFORMER}layers_specific_part.0.x": torch.zeros(1)})],
+)
+def test_a_file_with_other_prompts_says_which_options_it_needs(tmp_path, load, state):
+    """As CAT-Seg's short list leaves one, trained on PartImageNet."""
+    path = tmp_path / "partimagenet.pth"
+    torch.save({"model": {f"{TRANSFORMER}conv1.weight": torch.zeros(128, 8, 7, 7), **state}}, path)
+    needed = r"\(128, 8, 7, 7\).* 8 prompts, not with the 80.*templates: imagenet_select;.* test_shortest_edge: none"
+    with pytest.raises(CheckpointError, match=needed):
+        load(path)
+    # With them, what it lacks besides is what is wrong.
+    with pytest.raises(CheckpointError, match=r"neither ResNet-101 nor DINOv2|does not fit the model: \d+ missing"):
+        load(path, templates="imagenet_select", test_shortest_edge=None)
+
+
+def test_what_no_tensor_tells_is_said_when_a_file_is_read(tmp_path):
+    path = SYSTEMS["catseg"].save(Catseg(MINIATURE_CATSEG), tmp_path / "miniature.safetensors")
+    assert load_system(path)[0].size.inputs.shortest_edge == MINIATURE_CATSEG.inputs.shortest_edge == 96
+    model, _ = load_system(path, test_shortest_edge=None)
+    assert model.size == replace(MINIATURE_CATSEG, inputs=replace(MINIATURE_CATSEG.inputs, shortest_edge=None))
+    other = SYSTEMS["clipseg"].save(SYSTEMS["clipseg"].build("miniature"), tmp_path / "clipseg.safetensors")
+    with pytest.raises(CheckpointError, match="is of CLIPSeg, which has no test_shortest_edge; leave it out"):
+        load_system(other, test_shortest_edge=None)
 
 
 def test_the_lack_of_the_tensor_that_tells_the_version_is_named():

@@ -12,7 +12,7 @@ from ovparts_lib.models.clip.towers import image_hidden_states
 from ovparts_lib.systems.clipseg.weights import fine_tuned_names
 from ovparts_lib.vocabularies import load_vocabulary
 from tests.golden.fill import image
-from tests.golden.released import FOLDER, fine_tuned_clipseg, read_json
+from tests.golden.released_clipseg import FOLDER, fine_tuned_clipseg, read_json
 
 VOCABULARY = load_vocabulary("pascal_part_116")
 

@@ -12,6 +12,8 @@ import numpy as np
 import torch
 
 from ovparts_lib.systems.clipseg.weights import load_clipseg
+from ovparts_lib.vocabularies import load_vocabulary
+from tests.golden.evaluation import RecordedEvaluation, picture, with_background
 from tests.golden.fill import fill
 
 FOLDER = Path(__file__).parent / "clipseg"
@@ -37,3 +39,13 @@ def fine_tuned_clipseg():
         torch.save(content, path)
         model, report = load_clipseg(path)
     return model.eval(), report
+
+
+def recorded_evaluation():
+    """Logits of all parts of Pascal-Part-116."""
+    model, pixels, vocabulary = fine_tuned_clipseg()[0], picture(375, 500, 0), load_vocabulary("pascal_part_116")
+    return RecordedEvaluation(
+        model,
+        lambda: with_background(model.predict([pixels], vocabulary)[0])[:, 8::16, 8::16],
+        np.load(FOLDER / "golden_eval_voc.npz")["logits"],
+    )
