@@ -67,6 +67,9 @@ def test_every_parameter_file_is_valid_short_explained_and_says_only_what_differ
     given = yaml.safe_load("\n".join(lines))
     assert lines[0].startswith("# ") and len(lines) <= 20
     differs = {row["parameter"] for row in params.explained() if row["value"] != row["recipe"]}
+    assert not [value for value in given.values() if isinstance(value, str) and "#" in value], (
+        "a comment without a space"
+    )
     for key in set(given) - {"notebook", "setting", "run", "recipe", "dataset"}:
         assert key in differs or type(params).model_fields[key].is_required(), f"{key} is the recipe's"
         line = next(line for line in lines if line.startswith(f"{key}:"))

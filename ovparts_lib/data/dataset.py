@@ -290,7 +290,8 @@ class ClassTrainingDataset(Dataset):
     def __init__(self, reader: SemanticReader, split: str, transform: Callable[[Any], Any] | None = None) -> None:
         self.reader, self.split, self.transform = reader, split, transform
         self.vocabulary = reader.training_vocabulary(split)
-        self.records, self.skipped = _labelled(reader, split)
+        self.records, unlabelled = _labelled(reader, split)
+        self.skipped = len(unlabelled)
         small = np.uint8 if self.vocabulary.ignore_label <= 255 else np.int32
         self._table = reader.vocabulary.table(self.vocabulary).astype(small)
 
@@ -328,11 +329,18 @@ class ClassEvaluationDataset(Dataset):
 
     def __init__(self, reader: SemanticReader, split: str = "val") -> None:
         self.reader, self.split, self.vocabulary = reader, split, reader.vocabulary
-        self.records, self.skipped_records = _labelled(reader, split)
+        self.records, self._unlabelled = _labelled(reader, split)
+        self.skipped_records = len(self._unlabelled)
         self.image_ids = tuple(record.image_id for record in self.records)
 
     def __len__(self) -> int:
         return len(self.records)
+
+    def skipped_among(self, images: int) -> int:
+        """As :meth:`EvaluationDataset.skipped_among`."""
+        if images >= len(self):
+            return self.skipped_records
+        return sum(image_id <= self.image_ids[images - 1] for image_id in self._unlabelled)
 
     def __getitem__(self, index: int) -> ClassSample:
         """The image at ``index``. Raises DatasetError when a file is wrong."""
@@ -346,13 +354,14 @@ def _transformed(sample: dict[str, Tensor], transform: Callable[[Any], Any] | No
     return {key: value.as_subclass(Tensor) for key, value in sample.items()}
 
 
-def _labelled(reader: SemanticReader, split: str) -> tuple[list[Record], int]:
-    """The records of a split that have a labelled pixel, and how many have none."""
+def _labelled(reader: SemanticReader, split: str) -> tuple[list[Record], list[str]]:
+    """The records of a split that have a labelled pixel, and the images that have none."""
     listed, classes = reader.records(split), range(len(reader.vocabulary.classes))
     records = [record for record in listed if reader.scan(split).has_part(record.image_id, classes)]
     if not records:
         raise DatasetError(f"split {split!r} of {reader.title} has no image with a label", file=reader.root)
-    return records, len(listed) - len(records)
+    kept = {record.image_id for record in records}
+    return records, [record.image_id for record in listed if record.image_id not in kept]
 
 
 def object_records(reader: Reader, split: str, record: Record) -> list[Record]:

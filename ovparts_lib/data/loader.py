@@ -1,4 +1,4 @@
-"""An endless stream of training batches that any run can be resumed in, with any number of workers."""
+"""Training batches without end that any run can be resumed in, with any number of workers."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _ORDER, _TRANSFORM = 0, 1  # what a derived seed is for
 
 
 class Draw(NamedTuple):
-    """One place of the stream: which sample is served there."""
+    """One place among the endless samples: which sample is served there."""
 
     index: int
     position: int
@@ -34,7 +34,7 @@ class ResumableSampler(Sampler[Draw]):
     """Concatenated random permutations of a dataset without end; rank r takes every ``world_size``-th place from r.
 
     Place p holds element p mod length of permutation p div length, and each permutation is drawn from (seed, its
-    number), so the stream can be entered anywhere. Iterating does not move ``position``: whoever consumes the stream
+    number), so iteration can begin anywhere. Iterating does not move ``position``: whoever consumes the samples
     calls :meth:`advance`, so that what workers have fetched ahead is not counted as seen.
 
     Args:
@@ -82,14 +82,14 @@ class ResumableSampler(Sampler[Draw]):
         for what in ("length", "seed"):
             if state[what] != getattr(self, what):
                 raise ValueError(
-                    f"the checkpoint's sampler has {what} {state[what]}, this run {getattr(self, what)}: the stream of "
+                    f"the checkpoint's sampler has {what} {state[what]}, this run {getattr(self, what)}: the order of "
                     "samples would not continue; resume with the dataset and seed the run was started with"
                 )
         self.position = int(state["position"])
 
 
 class TrainingLoader(DataLoader):
-    """A ``DataLoader`` without end that knows how much of the stream has been handed out.
+    """A ``DataLoader`` without end that knows how many samples have been handed out.
 
     Made by :func:`training_loader`. A new iteration continues at ``sampler.position``.
     """
@@ -102,7 +102,7 @@ class TrainingLoader(DataLoader):
             yield batch
 
     def state_dict(self) -> dict[str, int]:
-        """Place in the stream after the batch handed out last; independent of what workers have prepared ahead."""
+        """Place among the samples after the batch handed out last; independent of what workers have prepared ahead."""
         return self.sampler.state_dict()
 
     def load_state_dict(self, state: dict[str, int]) -> None:
@@ -111,7 +111,7 @@ class TrainingLoader(DataLoader):
 
 
 class SeededDataset(Dataset):
-    """Makes the random choices of a dataset's transforms a function of (seed, place in the stream).
+    """Makes the random choices of a dataset's transforms a function of (seed, place among the samples).
 
     Torch's generator is seeded for the sample and put back afterwards, so a loader without workers leaves the random
     numbers of the training process alone. Transforms must draw from torch, as torchvision's do.
@@ -142,7 +142,7 @@ def training_loader(
 ) -> TrainingLoader:
     """Endless batches of a :class:`~ovparts_lib.data.dataset.TrainingDataset`.
 
-    The order of samples and every augmentation depend on the seed and the place in the stream alone: not on workers,
+    The order of samples and every augmentation depend on the seed and the place alone: not on workers,
     not on where a run was interrupted, and not on how many processes share a batch.
 
     Args:

@@ -117,7 +117,7 @@ def evaluate(
     return Evaluation(
         records=records,
         images=count,
-        skipped_records=dataset.skipped_among(count) if level == "parts" else 0,
+        skipped_records=dataset.skipped_among(count),
         dataset_images=len(dataset),
         vocabulary=vocabulary,
         level=level,

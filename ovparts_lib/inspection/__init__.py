@@ -1,11 +1,10 @@
 """Inspection: pictures of what a system did.
 
-Functions that draw return a matplotlib Figure that pyplot does not know; it is shown once, as the value of a notebook
-cell. Functions called ``render_…`` return uint8 pictures at full size.
+Functions that draw return a :class:`Panel`: a matplotlib Figure that pyplot does not know, the table behind it, title
+and caption. Functions called ``render_…`` return uint8 pictures at full size.
 """
 
 from ovparts_lib.inspection.attention import (
-    SOURCES,
     attention_map,
     attention_table,
     clip_attention,
@@ -13,7 +12,6 @@ from ovparts_lib.inspection.attention import (
     peak_patch,
     render_heat,
     score_maps,
-    score_table,
 )
 from ovparts_lib.inspection.attention_statistics import (
     attention_by_class,
@@ -21,35 +19,28 @@ from ovparts_lib.inspection.attention_statistics import (
     attention_comparison,
     attention_statistics,
 )
-from ovparts_lib.inspection.calibration import calibrated_proposals, calibration_table, changed_by_integration
 from ovparts_lib.inspection.charts import frequency_bars, iou_bars, iou_grid, iou_heatmap
 from ovparts_lib.inspection.confusions import part_confusion, part_confusion_table
-from ovparts_lib.inspection.cost import class_attention, class_attention_table, cost_maps, cost_table
+from ovparts_lib.inspection.cost import class_attention, cost_maps
 from ovparts_lib.inspection.curves import run_bars, training_curve
-from ovparts_lib.inspection.ensemble import opinion_table, opinions, search_heatmap
 from ovparts_lib.inspection.figures import save_figure, save_picture
 from ovparts_lib.inspection.overlays import (
+    caption_grid,
     comparison,
-    comparison_grid,
     comparison_table,
     label_grid,
     overlay,
-    picture_grid,
     render_error,
     render_overlay,
 )
 from ovparts_lib.inspection.palette import class_colours
-from ovparts_lib.inspection.part_attention import (
-    composition,
-    composition_table,
-    part_attention,
-    part_attention_table,
-)
-from ovparts_lib.inspection.proposals import proposal_grid, proposal_table
+from ovparts_lib.inspection.panel import Panel
+from ovparts_lib.inspection.part_attention import composition, part_attention, part_attention_table
+from ovparts_lib.inspection.proposals import opinions, proposal_grid, proposal_table, search_heatmap
 from ovparts_lib.inspection.widgets import browse
 
 __all__ = [
-    "SOURCES",
+    "Panel",
     "attention_by_class",
     "attention_changes",
     "attention_comparison",
@@ -57,27 +48,20 @@ __all__ = [
     "attention_statistics",
     "attention_table",
     "browse",
-    "calibrated_proposals",
-    "calibration_table",
-    "changed_by_integration",
+    "caption_grid",
     "class_attention",
-    "class_attention_table",
     "class_colours",
     "clip_attention",
     "comparison",
-    "comparison_grid",
     "comparison_table",
     "composition",
-    "composition_table",
     "cost_maps",
-    "cost_table",
     "decoder_attention",
     "frequency_bars",
     "iou_bars",
     "iou_grid",
     "iou_heatmap",
     "label_grid",
-    "opinion_table",
     "opinions",
     "overlay",
     "part_attention",
@@ -85,7 +69,6 @@ __all__ = [
     "part_confusion",
     "part_confusion_table",
     "peak_patch",
-    "picture_grid",
     "proposal_grid",
     "proposal_table",
     "render_error",
@@ -95,7 +78,6 @@ __all__ = [
     "save_figure",
     "save_picture",
     "score_maps",
-    "score_table",
     "search_heatmap",
     "training_curve",
 ]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal
+from itertools import product
 
 import matplotlib as mpl
 import numpy as np
@@ -16,47 +16,35 @@ from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from ovparts_lib.inspection.figures import as_picture, new_figure, panel_aspect, panel_picture, styled
+from ovparts_lib.inspection.figures import as_picture, panel_picture, picture_panels, styled
+from ovparts_lib.inspection.panel import Panel
 from ovparts_lib.systems.scores import AttentionMaps, Scores
 
-Source = Literal["class_token", "peak", "received"]
-SOURCES: dict[Source, str] = {
-    "class_token": "from the class token",
-    "peak": "from the patch where the word scores highest (cross)",
-    "received": "received, mean over all asking patches",
-}
+ASKING = "from the patch where the word scores highest (cross)"
 _COLOUR_MAP = "inferno"  # even in lightness, also for colour-blind eyes
 
 
-def attention_map(attention: Tensor, grid: tuple[int, int], source: Source | tuple[int, int]) -> np.ndarray:
-    """One map over the patches from a layer's attention weights, averaged over heads.
+def attention_map(attention: Tensor, grid: tuple[int, int], place: tuple[int, int]) -> np.ndarray:
+    """What a patch attends to: a row of a layer's attention weights, averaged over heads.
 
     Args:
-        attention: softmax weights (heads, t, t) or (t, t), rows asking; token 0 is the class token.
+        attention: softmax weights (heads, t, t), rows asking; token 0 is the class token.
         grid: patches (gh, gw), t = 1 + gh * gw.
-        source: ``class_token``, ``received``, or the (row, column) of the asking patch.
+        place: (row, column) of the asking patch.
 
     Returns:
-        float64 (gh, gw). A row sums to at most 1: the share that goes to the class token is not shown.
+        float64 (gh, gw). It sums to at most 1: the share that goes to the class token is not shown.
 
     Raises:
         ValueError: the number of tokens does not fit the grid, or no such patch.
     """
-    weights = attention.detach().double().cpu()
-    weights = weights.mean(0) if weights.ndim == 3 else weights
-    height, width = grid
+    weights = attention.detach().double().cpu().mean(0)
+    (height, width), (row, column) = grid, place
     if tuple(weights.shape) != (1 + height * width,) * 2:
         raise ValueError(f"attention over {tuple(weights.shape)} tokens does not fit a grid of {height} x {width}")
-    if source == "class_token":
-        chosen = weights[0, 1:]
-    elif source == "received":
-        chosen = weights[1:, 1:].mean(0)
-    else:
-        row, column = source
-        if not (0 <= row < height and 0 <= column < width):
-            raise ValueError(f"there is no patch {source} in a grid of {height} x {width}")
-        chosen = weights[1 + row * width + column, 1:]
-    return chosen.reshape(height, width).numpy()
+    if not (0 <= row < height and 0 <= column < width):
+        raise ValueError(f"there is no patch {place} in a grid of {height} x {width}")
+    return weights[1 + row * width + column, 1:].reshape(height, width).numpy()
 
 
 def peak_patch(logits: Tensor, grid: tuple[int, int]) -> tuple[int, int]:
@@ -97,82 +85,51 @@ def render_heat(
 
 
 @styled
-def decoder_attention(
-    image: Tensor | np.ndarray,
-    scores: Scores,
-    attention: AttentionMaps,
-    *,
-    words: Sequence[str] | None = None,
-    layers: Sequence[int] | None = None,
-    source: Source = "peak",
-) -> Figure:
-    """Self-attention of the decoder: a row per word, a column per layer, mean over heads.
+def decoder_attention(image: Tensor | np.ndarray, scores: Scores, attention: AttentionMaps, name: str) -> Panel:
+    """Self-attention of the decoder: a row per word, those that score highest first, and a column per layer.
+
+    Each map is the mean over heads, from the patch in which the word scores highest.
 
     Args:
         image: the picture the scores belong to.
         scores: a channel per query of ``attention``.
         attention: ``maps["attention"]`` from ``inspect``.
-        words: of ``attention.queries``; by default the four that score highest.
-        layers: of ``attention.decoder``; all by default.
-        source: who asks; see ``SOURCES``.
-
-    Raises:
-        ValueError: no such word, layer or source.
+        name: of the picture.
     """
-    indices = _query_indices(scores, attention, words)
-    layers = _known(layers, attention.decoder, "decoder layer")
+    indices, layers, maps = _best_first(scores)[:4], sorted(attention.decoder), {}
     picture = panel_picture(image, 640)
-    figure, axes = _panels(picture, len(indices), len(layers))
-    for row, index in enumerate(indices):
-        place = _asking(source, scores.logits[index], attention.grid)
-        for column, layer in enumerate(layers):
-            ax = axes[row, column]
-            _heat(figure, ax, picture, attention_map(attention.decoder[layer][index], attention.grid, place))
-            _mark(ax, place, attention.grid, picture)
-            ax.set_title(f"“{attention.queries[index]}”, layer {layer}")
-    figure.suptitle(f"Decoder self-attention, mean over heads, {SOURCES[source]}", fontsize=10.5)
-    return figure
+    columns = len(layers) if len(layers) > 1 else 4  # words stand side by side where there is one layer
+    figure, axes = picture_panels(len(indices) * len(layers), columns, picture, width=3.6, gap=0.62)
+    for ax, (index, layer) in zip(axes.ravel(), product(indices, layers), strict=False):
+        place, word = peak_patch(scores.logits[index], attention.grid), attention.queries[index]
+        values = attention_map(attention.decoder[layer][index], attention.grid, place)
+        maps[f"{word}, layer {layer}"] = values
+        _heat(figure, ax, picture, values, place, f"“{word}”, layer {layer}")
+    figure.suptitle(f"Decoder self-attention, mean over heads, {ASKING}", fontsize=10.5)
+    caption = f"Where the decoder looks, {ASKING}, layer by layer; each map up to its own peak."
+    return Panel(f"attention_decoder_{name}", figure, attention_table(maps), f"Decoder attention: {name}", caption)
 
 
 @styled
-def clip_attention(
-    image: Tensor | np.ndarray,
-    scores: Scores,
-    attention: AttentionMaps,
-    *,
-    blocks: Sequence[int] | None = None,
-    source: Source = "class_token",
-    word: str | None = None,
-    columns: int = 5,
-) -> Figure:
-    """Self-attention of CLIP's image tower, a panel per block, mean over heads.
+def clip_attention(image: Tensor | np.ndarray, scores: Scores, attention: AttentionMaps, name: str) -> Panel:
+    """Self-attention of CLIP's image tower, a panel per block, mean over heads, from the best word's best patch.
 
     Args:
         image: the picture the scores belong to.
         scores: a channel per query of ``attention``.
         attention: ``maps["attention"]`` from ``inspect``.
-        blocks: of ``attention.clip``; all by default.
-        source: who asks; see ``SOURCES``.
-        word: for ``peak``, the word whose best patch asks; the highest scoring by default.
-        columns: panels side by side.
-
-    Raises:
-        ValueError: no such word, block or source.
+        name: of the picture.
     """
-    blocks = _known(blocks, attention.clip, "block")
-    index = _query_indices(scores, attention, None if word is None else [word])[0]
-    place = _asking(source, scores.logits[index], attention.grid)
-    picture, columns = panel_picture(image, 640), min(columns, len(blocks))
-    figure, axes = _panels(picture, -(-len(blocks) // columns), columns)
-    for ax in axes.ravel()[len(blocks) :]:
-        ax.set_axis_off()
-    for ax, block in zip(axes.ravel(), blocks, strict=False):
-        _heat(figure, ax, picture, attention_map(attention.clip[block], attention.grid, place))
-        _mark(ax, place, attention.grid, picture)
-        ax.set_title(f"block {block}")
-    asks = SOURCES[source].replace("the word", f"“{attention.queries[index]}”")
+    best, picture = _best_first(scores)[0], panel_picture(image, 640)
+    place = peak_patch(scores.logits[best], attention.grid)
+    maps = {f"block {k}": attention_map(attention.clip[k], attention.grid, place) for k in sorted(attention.clip)}
+    figure, axes = picture_panels(len(maps), 5, picture, width=3.6, gap=0.62)
+    for ax, (title, values) in zip(axes.ravel(), maps.items(), strict=False):
+        _heat(figure, ax, picture, values, place, title)
+    asks = ASKING.replace("the word", f"“{attention.queries[best]}”")
     figure.suptitle(f"CLIP image tower, self-attention, mean over heads, {asks}", fontsize=10.5)
-    return figure
+    caption = f"Where CLIP's image tower looks, {asks}, block by block; each map up to its own peak."
+    return Panel(f"attention_clip_{name}", figure, attention_table(maps), f"CLIP attention: {name}", caption)
 
 
 @styled
@@ -180,51 +137,50 @@ def score_maps(
     image: Tensor | np.ndarray,
     scores: Scores,
     words: Sequence[str],
+    name: str,
     *,
     chosen: Sequence[str] | None = None,
     columns: int = 4,
-) -> Figure:
-    """The sigmoid of each word's logit over the picture, all on the scale 0..1.
+) -> Panel:
+    """What each word scores over the picture, all on one scale: the sigmoid of logits, or what masks add up to.
 
     Args:
         image: the picture the scores belong to.
         scores: a channel per entry of ``scores.class_ids``.
         words: names by class id, such as ``vocabulary.classes``.
+        name: of the picture.
         chosen: the words to show; by default all, those with the highest peak first, up to twelve.
         columns: panels side by side.
+
+    Returns:
+        With a table of each word's peak, mean, and share of the map above one half.
 
     Raises:
         ValueError: a chosen word has no score.
     """
-    names, maps = [words[number] for number in scores.class_ids], _sigmoid(scores.class_maps())
+    names, maps = [words[number] for number in scores.class_ids], scores.class_maps().detach().float()
+    maps, kind = (maps, "score") if scores.are_probabilities else (maps.sigmoid(), "sigmoid of the logit")
+    maps = maps.cpu().numpy()
     if chosen is None:
-        order = np.argsort(-maps.max(axis=(1, 2)), kind="stable")[:12]
+        order = np.argsort(-maps.max(axis=(1, 2)), kind="stable")[:12].tolist()
     else:
-        order = [_index(word, names, "score map") for word in chosen]
-    picture, columns = panel_picture(image, 640), min(columns, len(order))
-    figure, axes = _panels(picture, -(-len(order) // columns), columns, bars=False)
-    for ax in axes.ravel()[len(order) :]:
-        ax.set_axis_off()
+        missing = [word for word in chosen if word not in names]
+        if missing:
+            raise ValueError(f"there is no score map for {missing[0]!r}; there are {', '.join(names)}")
+        order = [names.index(word) for word in chosen]
+    top = max(1.0, float(maps.max()))
+    picture = panel_picture(image, 640)
+    figure, axes = picture_panels(len(order), columns, picture, width=3.6, gap=0.28)
     for ax, index in zip(axes.ravel(), order, strict=False):
-        ax.imshow(render_heat(picture, maps[index], top=1.0))
-        ax.set_axis_off()
+        ax.imshow(render_heat(picture, maps[index], top=top))
         ax.set_title(f"{names[index]} (peak {maps[index].max():.2f})")
-    bar = ScalarMappable(Normalize(0, 1), _COLOUR_MAP)
-    figure.colorbar(bar, ax=axes, shrink=0.8, aspect=30, pad=0.01, label="sigmoid of the logit")
-    return figure
-
-
-def score_table(scores: Scores, words: Sequence[str]) -> pd.DataFrame:
-    """Data behind :func:`score_maps`: per word its peak, mean, and the share of the map above one half."""
-    maps = _sigmoid(scores.class_maps())
-    return pd.DataFrame(
-        {
-            "word": [words[number] for number in scores.class_ids],
-            "peak": maps.max(axis=(1, 2)),
-            "mean": maps.mean(axis=(1, 2)),
-            "share_above_half": (maps > 0.5).mean(axis=(1, 2)),
-        }
-    )
+    bar = ScalarMappable(Normalize(0, top), _COLOUR_MAP)
+    figure.colorbar(bar, ax=axes, shrink=0.8, aspect=30, pad=0.01, label=kind)
+    shown = maps[order]
+    table = pd.DataFrame({"word": [names[index] for index in order], "peak": shown.max(axis=(1, 2))})
+    table = table.assign(mean=shown.mean(axis=(1, 2)), share_above_half=(shown > 0.5).mean(axis=(1, 2)))
+    caption = f"{kind.capitalize()} of each word, all on one scale from 0 to {top:.2g}."
+    return Panel(f"scores_{name}", figure, table, f"Score maps: {name}", caption)
 
 
 def attention_table(maps: dict[str, np.ndarray]) -> pd.DataFrame:
@@ -233,54 +189,26 @@ def attention_table(maps: dict[str, np.ndarray]) -> pd.DataFrame:
     return pd.DataFrame(cells, columns=["map", "row", "column", "attention"])
 
 
-def _sigmoid(logits: Tensor) -> np.ndarray:
-    return logits.detach().float().sigmoid().cpu().numpy()
+def _best_first(scores: Scores) -> list[int]:
+    """Channels in descending order of their peaks."""
+    return scores.logits.detach().amax((1, 2)).argsort(descending=True, stable=True).tolist()
 
 
-def _query_indices(scores: Scores, attention: AttentionMaps, words: Sequence[str] | None) -> list[int]:
-    if words is not None:
-        return [_index(word, attention.queries, "query") for word in words]
-    return [int(i) for i in scores.logits.detach().amax((1, 2)).argsort(descending=True, stable=True)[:4]]
-
-
-def _index(word: str, names: Sequence[str], kind: str) -> int:
-    if word not in names:
-        raise ValueError(f"there is no {kind} for {word!r}; there are {', '.join(names)}")
-    return list(names).index(word)
-
-
-def _known(asked: Sequence[int] | None, maps: dict[int, Tensor], kind: str) -> list[int]:
-    missing = [number for number in asked or () if number not in maps]
-    if missing or not maps:
-        raise ValueError(f"no attention was kept of {kind} {missing[:1] or ''}; there are {sorted(maps)}")
-    return list(asked) if asked is not None else sorted(maps)
-
-
-def _asking(source: Source, logits: Tensor, grid: tuple[int, int]) -> Source | tuple[int, int]:
-    if source not in SOURCES:
-        raise ValueError(f"source must be one of {', '.join(SOURCES)}, not {source!r}")
-    return peak_patch(logits, grid) if source == "peak" else source
-
-
-def _panels(picture: np.ndarray, rows: int, columns: int, *, bars: bool = True) -> tuple[Figure, np.ndarray]:
-    aspect = panel_aspect(picture)
-    width = min(11.0, 3.6 * columns + 0.6)
-    panel = min(width / columns * aspect, 5.0)
-    figure = new_figure(width, rows * (panel + (0.62 if bars else 0.28)) + (0.4 if bars else 0.1), pictures=True)
-    return figure, figure.subplots(rows, columns, squeeze=False)
-
-
-def _heat(figure: Figure, ax: Axes, picture: np.ndarray, values: np.ndarray) -> None:
+def _heat(
+    figure: Figure,
+    ax: Axes,
+    picture: np.ndarray,
+    values: np.ndarray,
+    place: tuple[int, int],
+    title: str,
+) -> None:
+    """A map with its own colour bar; a cross marks the patch that asks."""
     top = float(values.max())
     ax.imshow(render_heat(picture, values, top=top))
-    ax.set_axis_off()
+    ax.set_title(title)
     scale = ScalarMappable(Normalize(0, top or 1.0), _COLOUR_MAP)
     bar = figure.colorbar(scale, ax=ax, location="bottom", shrink=0.7, aspect=25, pad=0.02)
     bar.set_ticks([0, top or 1.0], labels=["0", f"{top:.2g}"])
-
-
-def _mark(ax: Axes, place: Source | tuple[int, int], grid: tuple[int, int], picture: np.ndarray) -> None:
-    if isinstance(place, tuple):
-        y, x = ((place[i] + 0.5) / grid[i] * picture.shape[i] for i in (0, 1))
-        ax.plot(x, y, marker="x", markersize=9, markeredgewidth=3.5, color="black")
-        ax.plot(x, y, marker="x", markersize=8, markeredgewidth=1.6, color="cyan")
+    y, x = ((place[i] + 0.5) / values.shape[i] * picture.shape[i] for i in (0, 1))
+    ax.plot(x, y, marker="x", markersize=9, markeredgewidth=3.5, color="black")
+    ax.plot(x, y, marker="x", markersize=8, markeredgewidth=1.6, color="cyan")

@@ -7,27 +7,26 @@ part, of its generic name's query and of its object's query, where a system has 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 
 import numpy as np
 import pandas as pd
 import torch
 import torch.nn.functional as F
-from matplotlib.figure import Figure
 from torch import Tensor
 
 from ovparts_lib.inspection.figures import as_labels, new_figure, styled
 from ovparts_lib.inspection.palette import SEEN, UNSEEN
+from ovparts_lib.inspection.panel import Panel
 from ovparts_lib.models.attention_overlap import memberships, overlap, strength
 from ovparts_lib.systems.scores import AttentionMaps, Scores
 from ovparts_lib.vocabularies import PartVocabulary
 
 MEASURES = {
-    "strength": "strength: peak of the part's map",
     "shared": "overlap: share of claimed patches that another part claims too",
-    "on_part": "share of attention on the part itself",
+    "strength": "strength: peak of the part's map",
 }
-# Separation is to lower the first two and enhancement to raise the third; the last says whether that serves the part.
+# Separation is to lower the first two, enhancement to raise the third; the last says whether that serves the part.
 CHANGING = ("object_overlap", "shared", "strength", "on_part")
 
 
@@ -153,41 +152,39 @@ def pooled_map(weights: Tensor, asking: Tensor) -> Tensor:
 
 @styled
 def attention_comparison(
-    tables: Mapping[str, pd.DataFrame], *, measures: Iterable[str] = ("shared", "strength"), unseen: Iterable[str] = ()
-) -> Figure:
+    tables: Mapping[str, pd.DataFrame], name: str, title: str, *, unseen: Collection[str] = ()
+) -> Panel:
     """Overlap and strength of each part, before and after training, or of several runs: a panel per measure.
 
     Args:
         tables: of :func:`attention_by_class`, by name; a line joins the same part's values.
-        measures: columns to draw, of ``MEASURES``.
+        name: of the panel.
+        title: of the panel.
         unseen: objects whose parts are marked with an asterisk.
-
-    Raises:
-        ValueError: no tables, or no such measure.
     """
-    measures, unseen = list(measures), set(unseen)
-    if not tables or not measures or not set(measures) <= set(MEASURES):
-        raise ValueError(f"at least one table and one measure of {', '.join(MEASURES)} are needed, not {measures}")
-    indexed = {name: table.set_index("part") for name, table in tables.items()}
+    indexed = {key: table.set_index("part") for key, table in tables.items()}
     owners = {part: owner for table in indexed.values() for part, owner in table["object"].items()}
     parts = list(owners)
-    figure = new_figure(min(11.0, 4.6 * len(measures) + 1.4), 0.2 * len(parts) + 1.2)
-    axes = figure.subplots(1, len(measures), squeeze=False, sharey=True)[0]
+    figure = new_figure(min(11.0, 4.6 * len(MEASURES) + 1.4), 0.2 * len(parts) + 1.2)
+    axes = figure.subplots(1, len(MEASURES), squeeze=False, sharey=True)[0]
     colours = ["#9A9A9A", SEEN, UNSEEN, "#2CA02C", "#7E57C2"]
-    for ax, measure in zip(axes, measures, strict=True):
+    for ax, measure in zip(axes, MEASURES, strict=True):
         values = np.array([table[measure].reindex(parts).to_numpy(float) for table in indexed.values()])
         for place in range(len(parts)):
             ax.plot(values[:, place], [place] * len(indexed), color="#CFCFCF", linewidth=1.2, zorder=1)
-        for number, name in enumerate(indexed):
+        for number, key in enumerate(indexed):
             colour = colours[number % len(colours)]
-            ax.scatter(values[number], range(len(parts)), s=20, color=colour, marker="os^Dv"[number % 5], label=name)
+            ax.scatter(values[number], range(len(parts)), s=20, color=colour, marker="os^Dv"[number % 5], label=key)
         ax.set_xlabel(MEASURES[measure])
         ax.set_xlim(left=0)
         ax.grid(axis="x", color="#E4E4E4", linewidth=0.7)
     axes[0].set_yticks(range(len(parts)), [f"{part} *" if owners[part] in unseen else part for part in parts])
     axes[0].invert_yaxis()
     figure.legend(*axes[0].get_legend_handles_labels(), loc="outside upper center", ncols=len(indexed))
-    return figure
+    rows = pd.concat([table.assign(run=key) for key, table in tables.items()], ignore_index=True)
+    rows["group"] = np.where(rows["object"].isin(unseen), "unseen", "seen")
+    caption = "Overlap (less is more separate) and strength of each part; parts marked * are of unseen objects."
+    return Panel(name, figure, rows, title, caption)
 
 
 def layer_of(attention: AttentionMaps, layer: int | None) -> Tensor:

@@ -13,48 +13,58 @@ from matplotlib.patches import Patch
 
 from ovparts_lib.inspection.figures import new_figure, styled, wrapped
 from ovparts_lib.inspection.palette import HATCH, SEEN, UNSEEN
+from ovparts_lib.inspection.panel import Panel
+from ovparts_lib.vocabularies import PartVocabulary, Vocabulary
 
 _ROWS = 46  # bars above one another before a chart goes on beside itself
 
 
 @styled
-def iou_bars(table: pd.DataFrame, *, column: str = "IoU", title: str | None = None) -> Figure:
+def iou_bars(table: pd.DataFrame) -> Panel:
     """IoU of every class as horizontal bars, grouped by object; unseen objects are orange and hatched.
 
     Args:
         table: as :func:`ovparts_lib.evaluation.class_table` gives it; classes without a value are counted, not drawn.
-        column: what to draw, in percent.
-        title: replaces mode and protocol.
     """
-    shown = table[table[column].notna()]
+    shown = table[table["IoU"].notna()]
     left_out = len(table) - len(shown)
     note = f"; not shown: {left_out} without labels" if left_out else ""
-    title = title or f"{column} per class{_origin(table)}{note}"
-    return _grouped_bars(shown, column, title, f"{column} (%)", limit=100)
+    figure = _grouped_bars(shown, "IoU", f"IoU per class{_origin(table)}{note}", "IoU (%)", limit=100)
+    mode, protocol = _mode(table), table["protocol"].iloc[0]
+    unseen = "; hatched classes are unseen" if not table["seen"].all() else ""
+    caption = f"Parts are grouped by object{unseen}. Protocol {protocol}."
+    return Panel(f"iou_bars_{mode}", figure, table, f"IoU per class, {mode.replace('_', '-')}", caption)
 
 
 @styled
-def frequency_bars(frequencies: pd.DataFrame) -> Figure:
-    """How many images show each class, parts grouped by object, from :func:`ovparts_lib.data.class_frequencies`."""
-    shown = frequencies[frequencies["images"] > 0]
+def frequency_bars(frequencies: pd.DataFrame, vocabulary: Vocabulary, split: str) -> Panel:
+    """How many images show each class, parts grouped by object, the unseen ones hatched.
+
+    Args:
+        frequencies: of :func:`ovparts_lib.data.class_frequencies`; classes that never occur are counted, not drawn.
+        vocabulary: of its classes.
+        split: that was counted.
+    """
+    shown = frequencies[frequencies["images"] > 0].reset_index(drop=True)
     left_out = len(frequencies) - len(shown)
     note = f"; not shown: {left_out} that never occur" if left_out else ""
-    kind = "part" if "part" in shown else "class"
-    generic = [name.partition("'s ")[2] or name for name in shown[kind]]
-    owners = shown["object"] if kind == "part" else shown["class"]
-    shown = shown.assign(generic=generic, object=owners)
-    return _grouped_bars(shown, "images", f"Images per {kind}{note}", "images", limit=None)
+    kind = "part" if isinstance(vocabulary, PartVocabulary) else "class"
+    pairs = vocabulary.pairs if isinstance(vocabulary, PartVocabulary) else [(n, n) for n in vocabulary.classes]
+    owners = dict(zip(vocabulary.classes, pairs, strict=True))
+    drawn = shown.assign(object=[owners[n][0] for n in shown[kind]], generic=[owners[n][1] for n in shown[kind]])
+    figure = _grouped_bars(drawn, "images", f"Images per {kind}{note}", "images", limit=None)
+    caption = f"Images in which each {kind} is labelled; unseen ones are hatched."
+    return Panel(f"class_frequencies_{split}", figure, shown, f"Class frequencies of {split}", caption)
 
 
 @styled
-def iou_heatmap(table: pd.DataFrame, *, column: str = "IoU") -> Figure:
+def iou_heatmap(table: pd.DataFrame) -> Panel:
     """Object by generic part: empty where the object has no such part, rows of unseen objects marked.
 
     Args:
         table: as :func:`ovparts_lib.evaluation.class_table` gives it.
-        column: what to colour, in percent.
     """
-    grid, seen = iou_grid(table, column), table.groupby("object")["seen"].first()
+    grid, seen = iou_grid(table), table.groupby("object")["seen"].first()
     # The shorter list goes across, so that numbers stay legible at notebook width.
     across = grid if grid.shape[1] <= 24 else grid.T
     cell = min(0.52, 9.6 / across.shape[1])
@@ -73,7 +83,7 @@ def iou_heatmap(table: pd.DataFrame, *, column: str = "IoU") -> Figure:
         linecolor="#E4E4E4",
         xticklabels=True,
         yticklabels=True,
-        cbar_kws={"label": f"{column} (%)", "shrink": min(0.6, 14 / len(across)), "aspect": 25, "pad": 0.01},
+        cbar_kws={"label": "IoU (%)", "shrink": min(0.6, 14 / len(across)), "aspect": 25, "pad": 0.01},
     )
     ax.set(xlabel="", ylabel="")
     ax.tick_params(length=0)
@@ -85,14 +95,16 @@ def iou_heatmap(table: pd.DataFrame, *, column: str = "IoU") -> Figure:
     for label, name in zip(objects.get_ticklabels(), grid.index, strict=True):
         if not seen[name]:
             label.set(color="#B35900", fontweight="bold")
-    ax.set_title(f"{column} by object and part{_origin(table)}    * unseen object", loc="left")
-    return figure
+    ax.set_title(f"IoU by object and part{_origin(table)}    * unseen object", loc="left")
+    mode, protocol = _mode(table), table["protocol"].iloc[0]
+    caption = f"Objects, unseen ones marked *, against generic parts. Protocol {protocol}."
+    return Panel(f"iou_heatmap_{mode}", figure, table, f"IoU by object and part, {mode.replace('_', '-')}", caption)
 
 
-def iou_grid(table: pd.DataFrame, column: str = "IoU") -> pd.DataFrame:
+def iou_grid(table: pd.DataFrame) -> pd.DataFrame:
     """Data behind :func:`iou_heatmap`: objects (seen ones first) by generic parts (most shared first)."""
-    shown = table[table[column].notna()]
-    grid = shown.pivot(index="object", columns="generic", values=column)
+    shown = table[table["IoU"].notna()]
+    grid = shown.pivot(index="object", columns="generic", values="IoU")
     seen = shown.groupby("object")["seen"].first()
     grid = grid.loc[sorted(grid.index, key=lambda name: (not seen[name], name))]
     return grid[sorted(grid.columns, key=lambda name: (-grid[name].notna().sum(), name))]
@@ -111,9 +123,10 @@ def _grouped_bars(table: pd.DataFrame, column: str, title: str, unit: str, limit
         _bar_block(ax, block, column, top, fullest)
         ax.set_xlabel(unit)
     figure.suptitle(title, fontsize=10.5)
-    unseen = Patch(facecolor=UNSEEN, hatch=HATCH, edgecolor="white", label="unseen")
-    handles = [Patch(facecolor=SEEN, label="seen"), unseen]
-    figure.legend(handles=handles, loc="outside lower center", ncols=2)
+    if not table["seen"].all():
+        unseen = Patch(facecolor=UNSEEN, hatch=HATCH, edgecolor="white", label="unseen")
+        handles = [Patch(facecolor=SEEN, label="seen"), unseen]
+        figure.legend(handles=handles, loc="outside lower center", ncols=2)
     return figure
 
 
@@ -121,7 +134,8 @@ def _in_columns(table: pd.DataFrame) -> pd.DataFrame:
     """Classes that are no parts, as groups of a column's length; of a long list the first four columns."""
     table = table.sort_values("seen", ascending=False, kind="stable").head(4 * (_ROWS - 1))
     number = table.groupby("seen").cumcount() // (_ROWS - 1) + 1
-    return table.assign(object=[f"{'seen' if s else 'unseen'} {n}" for s, n in zip(table["seen"], number, strict=True)])
+    names = {True: "seen", False: "unseen"} if not table["seen"].all() else {True: ""}
+    return table.assign(object=[f"{names[s]} {n}".strip() for s, n in zip(table["seen"], number, strict=True)])
 
 
 def _blocks(table: pd.DataFrame) -> list[list[tuple[str, pd.DataFrame]]]:
@@ -167,6 +181,10 @@ def _bar_block(ax: Axes, block: list[tuple[str, pd.DataFrame]], column: str, top
     ax.set_yticks(ticks, names, size=7.5)
     ax.tick_params(axis="y", length=0)
     ax.spines["left"].set_visible(False)
+
+
+def _mode(table: pd.DataFrame) -> str:
+    return str(table["mode"].iloc[0])
 
 
 def _origin(table: pd.DataFrame) -> str:

@@ -2,45 +2,36 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import numpy as np
 import pandas as pd
 import seaborn as sns
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 
 from ovparts_lib.evaluation.stored import Evaluation
 from ovparts_lib.inspection.figures import layout_later, new_figure, styled, wrapped
+from ovparts_lib.inspection.panel import Panel
+
+_COLUMNS = 3  # panels side by side
 
 
 @styled
-def part_confusion(
-    evaluation: Evaluation, *, objects: Sequence[str] | None = None, mode: str | None = None, columns: int = 3
-) -> Figure:
-    """What the labelled pixels of each part were taken for, in percent of the part's pixels; a panel per object.
+def part_confusion(evaluation: Evaluation, mode: str) -> Panel:
+    """What the labelled pixels of each part were taken for, in percent of the part's pixels.
+
+    A panel per object that has two or more labelled parts.
 
     Args:
         evaluation: the counts.
-        objects: objects to show; by default all that have two or more labelled parts.
-        mode: a mode of the evaluation; the first by default.
-        columns: panels side by side.
-
-    Raises:
-        ValueError: no such mode, or nothing to show.
-        UnknownClassError: no such object.
+        mode: one of its modes.
     """
-    mode = _mode_of(evaluation, mode)
     vocabulary, counts = evaluation.vocabulary, evaluation.matrices[mode].numpy()
-    if objects is None:
-        labelled = counts[:, :-1].sum(axis=0) > 0
-        objects = [
-            name for i, name in enumerate(vocabulary.objects) if sum(labelled[list(vocabulary.parts_of(i))]) >= 2
-        ]
+    labelled = counts[:, :-1].sum(axis=0) > 0
+    objects = [n for i, n in enumerate(vocabulary.objects) if sum(labelled[list(vocabulary.parts_of(i))]) >= 2]
+    title = f"Confusion between parts, {mode.replace('_', '-')}"
     if not objects:
-        raise ValueError("no object has two labelled parts, so there is no confusion to show")
+        return Panel("part_confusion", title=title, caption="no object has two labelled parts")
     tables = [part_confusion_table(evaluation, name, mode) for name in objects]
-    columns = min(columns, len(tables))
+    columns = min(_COLUMNS, len(tables))
     size = max(len(table.columns) for table in tables)
     side = max(2.6, min(11.5 / columns, 0.36 * size + 1.6)) if columns > 1 else max(4.2, 0.5 * size + 1.8)
     figure = new_figure(side * columns, -(-len(tables) // columns) * (0.8 * side + 0.35) + 0.4)
@@ -52,16 +43,18 @@ def part_confusion(
             unseen = " *" if name in vocabulary.unseen_objects else ""
             _confusion_panel(ax, table, f"{name}{unseen}", large=columns == 1)
     figure.suptitle(f"Taken for, % of the part's pixels; {mode}; * unseen object", fontsize=10.5)
-    return figure
+    data = pd.concat(dict(zip(objects, tables, strict=True)), names=["object", "part"]).reset_index()
+    caption = "Each row says what a part's labelled pixels were taken for, in percent; * marks unseen objects."
+    return Panel("part_confusion", figure, data, title, caption)
 
 
-def part_confusion_table(evaluation: Evaluation, object_name: str, mode: str | None = None) -> pd.DataFrame:
+def part_confusion_table(evaluation: Evaluation, object_name: str, mode: str) -> pd.DataFrame:
     """Data behind :func:`part_confusion`: rows ground truth, columns prediction, in percent of the row.
 
     Columns are the object's parts and, where they were predicted, ``other objects`` and ``background``. Rows of parts
     without labelled pixels are left out; the others sum to 100.
     """
-    vocabulary, mode = evaluation.vocabulary, _mode_of(evaluation, mode)
+    vocabulary = evaluation.vocabulary
     own = list(vocabulary.parts_of(vocabulary.object_id(object_name)))
     counts = evaluation.matrices[mode].numpy()[:, own].T.astype(np.float64)
     names = [vocabulary.pairs[part][1] for part in own]
@@ -99,9 +92,3 @@ def _confusion_panel(ax: Axes, table: pd.DataFrame, title: str, *, large: bool) 
     ax.tick_params(length=0, labelsize=8 if large else 7)
     ax.set_xticklabels(ax.get_xticklabels(), rotation=50, ha="right", rotation_mode="anchor")
     ax.set_yticklabels(ax.get_yticklabels(), rotation=0)
-
-
-def _mode_of(evaluation: Evaluation, mode: str | None) -> str:
-    if mode is not None and mode not in evaluation.matrices:
-        raise ValueError(f"the evaluation has no mode {mode!r}; it has {', '.join(evaluation.modes)}")
-    return mode or evaluation.modes[0]

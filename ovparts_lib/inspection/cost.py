@@ -8,20 +8,26 @@ import numpy as np
 import pandas as pd
 import seaborn as sns
 import torch
-from matplotlib.figure import Figure
 from torch import Tensor
 
 from ovparts_lib.inspection.attention import render_heat
-from ovparts_lib.inspection.figures import new_figure, panel_aspect, panel_picture, styled
+from ovparts_lib.inspection.figures import new_figure, panel_picture, picture_panels, styled
+from ovparts_lib.inspection.panel import Panel
 from ovparts_lib.systems.scores import CostMaps, Scores
 
-OTHERS = 6  # classes shown in class attention beside the words
+_OTHERS = 6  # classes shown in class attention beside the words
 
 
 @styled
 def cost_maps(
-    image: Tensor | np.ndarray, scores: Scores, cost: CostMaps, *, words: Sequence[str] | None = None
-) -> Figure:
+    image: Tensor | np.ndarray,
+    scores: Scores,
+    cost: CostMaps,
+    name: str,
+    *,
+    words: Sequence[str] | None = None,
+    generic: bool = False,
+) -> Panel:
     """The picture, each word's cost map and the map after aggregation; a row per word.
 
     Cost maps are cosine similarities, stretched from their own least to their own largest value, for they differ little
@@ -31,15 +37,20 @@ def cost_maps(
         image: the picture the scores belong to.
         scores: from ``inspect``; says what of the image the maps cover.
         cost: ``maps["cost"]``, or ``maps["generic_cost"]`` of a system with such a stage.
+        name: of the picture.
         words: of ``cost.queries``; by default the four that score highest.
+        generic: whether ``cost`` is of generic parts and objects.
+
+    Returns:
+        With a table of both maps, whole: a row per word, map and position; ``map`` is ``before`` (``value`` is a
+        cosine) or ``after`` (a sigmoid), each at its own resolution.
 
     Raises:
         ValueError: no such word.
     """
     indices = _indices(cost, words)
     picture = panel_picture(image)
-    figure = new_figure(9.0, len(indices) * (3.0 * panel_aspect(picture) + 0.4) + 0.2, pictures=True)
-    axes = figure.subplots(len(indices), 3, squeeze=False)
+    figure, axes = picture_panels(3 * len(indices), 3, picture, width=3.0)
     for row, index in zip(axes, indices, strict=True):
         before = _covering(cost.before[index], scores)
         after = _covering(cost.after[index].sigmoid(), scores)
@@ -49,24 +60,37 @@ def cost_maps(
         row[0].set_title(f"“{cost.queries[index]}”")
         row[1].set_title(f"cosine {before.min():.2f} to {before.max():.2f}")
         row[2].set_title(f"after aggregation, peak {after.max():.2f}")
-        for ax in row:
-            ax.set_axis_off()
-    return figure
+    cells = [
+        (word, stage, *place, value)
+        for stage, maps in (("before", cost.before), ("after", cost.after.sigmoid()))
+        for word, values in zip(cost.queries, maps.float().cpu().numpy(), strict=True)
+        for place, value in np.ndenumerate(values)
+    ]
+    table = pd.DataFrame(cells, columns=["word", "map", "row", "column", "value"])
+    caption = "Similarity of every patch with the words (mean over prompt templates), and the scores after aggregation."
+    file, title = _stage(generic)
+    return Panel(f"cost{file}_{name}", figure, table, f"Cost maps{title}: {name}", caption)
 
 
 @styled
-def class_attention(cost: CostMaps, *, layer: int | None = None, others: int = OTHERS) -> Figure:
-    """How much each word attends to itself, to the others shown and to whom else, mean over pixels and heads.
+def class_attention(cost: CostMaps, name: str, *, generic: bool = False) -> Panel:
+    """How much each word attends to itself, to the others shown and to the classes that it attends to most.
+
+    Of the last layer, mean over pixels and heads.
 
     Args:
         cost: ``maps["cost"]`` or ``maps["generic_cost"]`` from ``inspect``.
-        layer: of its ``class_attention``; the last by default.
-        others: how many of the classes that are not among the words to show, those attended to most.
+        name: of the picture.
+        generic: whether ``cost`` is of generic parts and objects.
 
-    Raises:
-        ValueError: there is no class attention, or no such layer.
+    Returns:
+        With a table of a row per word; a column per word, then per other class, most first.
     """
-    table = class_attention_table(cost, layer, others)
+    weights = cost.class_attention[max(cost.class_attention)]
+    queries = list(cost.queries)
+    table = pd.DataFrame(weights.float().cpu().numpy(), index=pd.Index(queries, name="attending"), columns=cost.classes)
+    rest = table.drop(columns=queries).max().sort_values(ascending=False, kind="stable")
+    table = table[[*queries, *rest.index[:_OTHERS]]]
     figure = new_figure(0.55 * table.shape[1] + 3.4, 0.5 * len(table) + 2.6)
     ax = figure.subplots()
     sns.heatmap(
@@ -74,31 +98,19 @@ def class_attention(cost: CostMaps, *, layer: int | None = None, others: int = O
     )
     ax.set(xlabel="attended to", ylabel="attending")
     ax.tick_params(axis="y", rotation=0)
-    return figure
+    caption = (
+        "How much each word (row) attends to itself and the others in the last layer of class aggregation, mean over "
+        "pixels and heads; the columns behind the words are the other classes attended to most."
+    )
+    file, title = _stage(generic)
+    return Panel(
+        f"class_attention{file}_{name}", figure, table.reset_index(), f"Class attention{title}: {name}", caption
+    )
 
 
-def class_attention_table(cost: CostMaps, layer: int | None = None, others: int = OTHERS) -> pd.DataFrame:
-    """Data behind :func:`class_attention`: a row per word; a column per word, then per other class, most first."""
-    if not cost.class_attention or (layer is not None and layer not in cost.class_attention):
-        raise ValueError(f"no class attention of layer {layer}; there are {sorted(cost.class_attention)}")
-    weights = cost.class_attention[max(cost.class_attention) if layer is None else layer]
-    table = pd.DataFrame(weights.float().cpu().numpy(), index=list(cost.queries), columns=list(cost.classes))
-    rest = table.drop(columns=list(cost.queries)).max().sort_values(ascending=False, kind="stable")
-    return table[[*cost.queries, *rest.index[:others]]]
-
-
-def cost_table(cost: CostMaps) -> pd.DataFrame:
-    """Data behind :func:`cost_maps`: a row per word, map and position.
-
-    ``map`` is ``before`` (``value`` is a cosine) or ``after`` (a sigmoid); each has its own resolution.
-    """
-    cells = [
-        (word, name, *place, value)
-        for name, maps in (("before", cost.before), ("after", cost.after.sigmoid()))
-        for word, values in zip(cost.queries, maps.float().cpu().numpy(), strict=True)
-        for place, value in np.ndenumerate(values)
-    ]
-    return pd.DataFrame(cells, columns=["word", "map", "row", "column", "value"])
+def _stage(generic: bool) -> tuple[str, str]:
+    """What is added to a panel's name and title for the first of two stages."""
+    return ("_generic", ", generic parts and objects") if generic else ("", "")
 
 
 def _covering(values: Tensor, scores: Scores) -> np.ndarray:

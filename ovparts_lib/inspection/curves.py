@@ -8,21 +8,25 @@ import numpy as np
 import pandas as pd
 import seaborn as sns
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 from matplotlib.ticker import LogFormatter, NullFormatter
 
 from ovparts_lib.inspection.figures import new_figure, styled
 from ovparts_lib.inspection.palette import HATCH, SEEN, UNSEEN
+from ovparts_lib.inspection.panel import Panel
 
 
 @styled
-def training_curve(history: pd.DataFrame) -> Figure:
+def training_curve(history: pd.DataFrame, name: str = "training", title: str = "Training") -> Panel:
     """Loss, learning rate and, where there are any, evaluations over the steps of a training run.
 
     Args:
         history: as :func:`ovparts_lib.training.history_frame` gives it: ``step``, ``loss``, ``learning_rate``,
             ``evaluation/<figure>``; a column that is missing is not drawn.
+        name: of the panel.
+        title: of the panel.
     """
+    if history.empty:
+        return Panel(name, title=title, caption="nothing was trained")
     scores = [name for name in history if name.startswith("evaluation/") and history[name].notna().any()]
     rows = ["loss"] + ["evaluation"] * bool(scores) + ["learning_rate"] * ("learning_rate" in history)
     heights = {"loss": 2.2, "evaluation": 2.0, "learning_rate": 1.1}
@@ -38,17 +42,26 @@ def training_curve(history: pd.DataFrame) -> Figure:
         ax.grid(axis="y", color="#E4E4E4", linewidth=0.7)
     axes[-1].set_xlabel("step")
     figure.align_ylabels(axes)
-    return figure
+    caption = f"{' and '.join(row.replace('_', ' ') for row in rows if row != 'evaluation').capitalize()} per step"
+    scored = "; marks where the model was scored during training" if scores else ""
+    return Panel(name, figure, history, title, f"{caption}{scored}.")
 
 
 @styled
-def run_bars(table: pd.DataFrame, *, columns: Sequence[str] = ("seen", "unseen", "harmonic")) -> Figure:
-    """Group means of several runs, a panel per mode.
+def run_bars(table: pd.DataFrame, name: str, title: str, caption: str) -> Panel:
+    """Group means of several runs, a panel per mode: seen, unseen and harmonic, or mIoU where there are no groups.
 
     Args:
-        table: a row per run and mode: ``label``, ``mode`` and the ``columns``, in percent.
-        columns: what to draw, three at most.
+        table: a row per run and mode: ``label``, ``mode``, ``seen``, ``unseen``, ``harmonic`` and, where none of these
+            is defined, ``mIoU``, in percent.
+        name: of the panel.
+        title: of the panel.
+        caption: of the panel.
     """
+    if table.empty:
+        return Panel(name, title=title, caption="nothing has been scored yet")
+    columns = ["seen", "unseen", "harmonic"]
+    columns = columns if table[columns].notna().any(axis=None) else ["mIoU"]
     modes = list(dict.fromkeys(table["mode"]))
     labels = list(dict.fromkeys(table["label"]))
     figure = new_figure(min(11.0, 5.2 * len(modes) + 0.8), max(2.0, 0.27 * len(columns) * len(labels) + 1.3))
@@ -73,7 +86,7 @@ def run_bars(table: pd.DataFrame, *, columns: Sequence[str] = ("seen", "unseen",
         ax.set(xlim=(0, limit), title=mode, xlabel="mIoU (%)", yticks=range(len(labels)), yticklabels=labels)
     axes[0].invert_yaxis()
     figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=len(columns))
-    return figure
+    return Panel(name, figure, table, title, caption)
 
 
 def _curve(ax: Axes, history: pd.DataFrame, column: str) -> None:

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from functools import lru_cache, wraps
 from io import BytesIO
 from pathlib import Path
-from typing import Any, ParamSpec
+from typing import Any, ParamSpec, TypeVar
 
 import matplotlib as mpl
 import numpy as np
@@ -54,7 +54,7 @@ _FALLBACKS = (
 _GLYPH = re.compile(r"Glyph (\d+) .*missing from")
 _LONGEST_SIDE = 100.0  # inches
 
-_P = ParamSpec("_P")
+_P, _Drawn = ParamSpec("_P"), TypeVar("_Drawn")
 
 
 class NotebookFigure(Figure):
@@ -67,11 +67,11 @@ class NotebookFigure(Figure):
         return figure_png(self, self.dpi)
 
 
-def styled(draw: Callable[_P, Figure]) -> Callable[_P, Figure]:
+def styled(draw: Callable[_P, _Drawn]) -> Callable[_P, _Drawn]:
     """Draw in the workbook's style without changing anybody's settings."""
 
     @wraps(draw)
-    def drawn(*args: _P.args, **kwargs: _P.kwargs) -> Figure:
+    def drawn(*args: _P.args, **kwargs: _P.kwargs) -> _Drawn:
         with style.context(workbook_style()):
             return draw(*args, **kwargs)
 
@@ -108,6 +108,32 @@ def new_figure(width: float, height: float, *, pictures: bool = False) -> Figure
     figure = NotebookFigure(figsize=size, dpi=100, layout="compressed" if pictures else "constrained")
     FigureCanvasAgg(figure)
     return figure
+
+
+def picture_panels(
+    count: int, columns: int, picture: np.ndarray, *, width: float = 2.75, gap: float = 0.45, tallest: float = 5.0
+) -> tuple[Figure, np.ndarray]:
+    """A grid of panels for one picture, without axes.
+
+    Args:
+        count: panels.
+        columns: panels side by side, if there are as many.
+        picture: uint8 (h, w, 3), whose shape the panels have.
+        width: of a panel in inches; less where the figure would be wider than a notebook.
+        gap: height between panels, for titles.
+        tallest: a panel, in inches.
+
+    Returns:
+        The figure and its axes (rows, columns).
+    """
+    columns = max(1, min(columns, count))
+    rows, total = -(-count // columns), min(11.0, width * columns + 0.2)
+    panel = min(total / columns * panel_aspect(picture), tallest)
+    figure = new_figure(total, rows * (panel + gap) + 0.2, pictures=True)
+    axes = figure.subplots(rows, columns, squeeze=False)
+    for ax in axes.ravel():
+        ax.set_axis_off()
+    return figure, axes
 
 
 @contextmanager

@@ -12,8 +12,20 @@ from matplotlib.patches import Patch
 from scipy.ndimage import maximum_filter, minimum_filter, uniform_filter
 from torch import Tensor
 
-from ovparts_lib.inspection.figures import as_labels, as_picture, new_figure, panel_aspect, styled, thinned, wrapped
+from ovparts_lib.inspection.figures import (
+    as_labels,
+    as_picture,
+    new_figure,
+    panel_aspect,
+    panel_picture,
+    picture_panels,
+    styled,
+    thinned,
+    wrapped,
+)
 from ovparts_lib.inspection.palette import RIGHT, UNLABELLED, WRONG, class_colours
+from ovparts_lib.inspection.panel import Panel
+from ovparts_lib.systems.scores import BACKGROUND
 from ovparts_lib.vocabularies import Vocabulary
 
 _DIMMED = 0.45  # brightness that is left of unlabelled pixels' surroundings in an error picture
@@ -21,6 +33,10 @@ _CROWDED = 0.4  # share of lines around a pixel above which lines hide what they
 _LEGEND_ROWS, _LEGEND_WORDS = 24, 48  # lines in a column beside a picture; words in a legend
 _WORD = 26  # characters on a line of a legend
 _PANEL = 960  # pixels of a picture's longer side in a figure
+_GIVEN = {
+    "oracle_obj": "Objects and their masks are given; only an object's own parts compete inside it.",
+    "pred_all": "Nothing is given; all classes compete everywhere, and 'none of them' where a system has that.",
+}
 
 
 def render_overlay(
@@ -58,58 +74,84 @@ def render_overlay(
 
 
 @styled
-def overlay(
-    image: Tensor | np.ndarray,
-    label_map: Tensor | np.ndarray,
-    vocabulary: Vocabulary,
-    *,
-    title: str | None = None,
-    opacity: float = 0.6,
-) -> Figure:
-    """A label map on its picture, with a legend of the words that occur, largest first."""
+def overlay(image: Tensor | np.ndarray, label_map: Tensor | np.ndarray, vocabulary: Vocabulary, name: str) -> Panel:
+    """A label map on its picture, with a legend of the words that occur, largest first.
+
+    Args:
+        image: the picture.
+        label_map: integer (H, W), ids of ``vocabulary``; others leave the picture as it is.
+        vocabulary: of the ids.
+        name: of the picture.
+
+    Returns:
+        With a table of the pixels that each word wins, and their share in percent.
+    """
     picture = as_picture(image)
     labels = as_labels(label_map, picture.shape[:2])
-    words = _present([labels], vocabulary)
-    painted = render_overlay(
-        thinned(picture, _PANEL), thinned(labels, _PANEL), class_colours(vocabulary), opacity=opacity
-    )
+    words, painted = _present([labels], vocabulary), _painted(picture, labels, class_colours(vocabulary))
     lines = sum(_legend_word(vocabulary.classes[part]).count("\n") + 1 for part in words[:_LEGEND_WORDS])
     columns = -(-lines // _LEGEND_ROWS)
     width, height = _panel_size(painted, 6.4, 5.4)
     figure = new_figure(width + 0.2 + 2.2 * columns, max(height + 0.35, 0.21 * min(lines, _LEGEND_ROWS) + 0.4))
-    _show(figure.add_subplot(), painted, title)
+    _show(figure.add_subplot(), painted, name)
     _legend(figure, words, vocabulary, "outside right upper", columns)
-    return figure
+    count = len(vocabulary.classes)
+    pixels = np.bincount(np.where((labels >= 0) & (labels < count), labels, count).ravel(), minlength=count + 1)
+    table = pd.DataFrame({"word": [*vocabulary.classes, BACKGROUND], "pixels": pixels})
+    table["percent"] = 100 * pixels / pixels.sum()
+    caption = "The word with the highest score at each pixel; plain where none of the words wins."
+    return Panel(f"overlay_{name}", figure, table, f"Words: {name}", caption)
 
 
 @styled
 def comparison(
-    image: Tensor | np.ndarray,
-    ground_truth: Tensor | np.ndarray,
-    prediction: Tensor | np.ndarray,
-    vocabulary: Vocabulary,
-    *,
-    title: str | None = None,
-) -> Figure:
-    """Ground truth, prediction and error of one picture, with the picture's own mean IoU.
-
-    Green is right, red wrong (also where nothing was predicted), grey has no label. The IoU is the mean over the
-    classes labelled in this picture, on labelled pixels; published figures are never means over pictures.
-    """
-    return _comparisons([image], [ground_truth], [prediction], vocabulary, [title])
-
-
-@styled
-def comparison_grid(
     images: Sequence[Tensor | np.ndarray],
     ground_truths: Sequence[Tensor | np.ndarray],
     predictions: Sequence[Tensor | np.ndarray],
     vocabulary: Vocabulary,
-    *,
-    titles: Sequence[str] | None = None,
-) -> Figure:
-    """Several pictures, a row each, as :func:`comparison` shows one; the legend is common."""
-    return _comparisons(images, ground_truths, predictions, vocabulary, titles or [None] * len(images))
+    names: Sequence[str],
+    mode: str,
+) -> Panel:
+    """Ground truth, prediction and error of pictures, a row each, with the picture's own mean IoU.
+
+    Green is right, red wrong (also where nothing was predicted), grey has no label. The IoU is the mean over the
+    classes labelled in this picture, on labelled pixels; published figures are never means over pictures.
+
+    Args:
+        images: the pictures.
+        ground_truths: a label map for each.
+        predictions: another.
+        vocabulary: of the labels.
+        names: of the pictures.
+        mode: ``oracle_obj`` or ``pred_all``, in which they were predicted.
+
+    Returns:
+        With a table of :func:`comparison_table`'s rows.
+    """
+    colours, pictures = class_colours(vocabulary), [as_picture(image) for image in images]
+    truths = [as_labels(m, p.shape[:2]) for m, p in zip(ground_truths, pictures, strict=True)]
+    guesses = [as_labels(m, p.shape[:2]) for m, p in zip(predictions, pictures, strict=True)]
+    words = _present([*truths, *guesses], vocabulary)
+    tables = [comparison_table(*maps, vocabulary) for maps in zip(truths, guesses, strict=True)]
+    width = 11.0
+    heights = [min(width / 3 * panel_aspect(p), 4.6) + 0.25 for p in pictures]
+    figure = new_figure(width, sum(heights) + _legend_height(words, width), pictures=True)
+    axes = figure.subplots(len(pictures), 3, squeeze=False, gridspec_kw={"height_ratios": heights})
+    for row, picture, truth, guess, name, table in zip(axes, pictures, truths, guesses, names, tables, strict=True):
+        _show(row[0], _painted(picture, truth, colours), f"{wrapped(name, 30, lines=1)}: ground truth")
+        _show(row[1], _painted(picture, guess, colours), "prediction")
+        verdict = "no labels" if table["IoU"].isna().all() else f"mean IoU {table['IoU'].mean():.1f} %"
+        small = (thinned(array, _PANEL) for array in (picture, truth, guess))
+        _show(row[2], render_error(*small, vocabulary.ignore_label), f"error, {verdict}")
+    verdicts = [
+        Patch(color=np.array(c) / 255, label=t)
+        for c, t in ((RIGHT, "right"), (WRONG, "wrong"), (UNLABELLED, "no label"))
+    ]
+    _legend(figure, words, vocabulary, "outside lower center", _columns_below(words, width), verdicts)
+    data = pd.concat([table.assign(image=name) for table, name in zip(tables, names, strict=True)], ignore_index=True)
+    title = f"Ground truth, prediction, error: {mode.replace('_', '-')}"
+    caption = f"{_GIVEN[mode]} Green is right, red is wrong, grey has no label."
+    return Panel(f"comparison_{mode}", figure, data, title, caption)
 
 
 @styled
@@ -117,12 +159,13 @@ def label_grid(
     images: Sequence[Tensor | np.ndarray],
     label_maps: Sequence[Tensor | np.ndarray],
     vocabulary: Vocabulary,
+    names: Sequence[str],
+    split: str,
     *,
-    titles: Sequence[str] | None = None,
     columns: int = 4,
-) -> Figure:
-    """Several label maps on their pictures, with one legend of the words that occur in any of them."""
-    colours, titles = class_colours(vocabulary), titles or [None] * len(images)
+) -> Panel:
+    """Several label maps on their pictures, with one legend, and a table of the pixels of each class in each."""
+    colours = class_colours(vocabulary)
     pictures = [as_picture(image) for image in images]
     labels = [as_labels(label_map, p.shape[:2]) for label_map, p in zip(label_maps, pictures, strict=True)]
     words = _present(labels, vocabulary)
@@ -135,25 +178,29 @@ def label_grid(
     axes = figure.subplots(rows, columns, squeeze=False, gridspec_kw={"height_ratios": heights}).ravel()
     for ax in axes[len(painted) :]:
         ax.set_axis_off()
-    for ax, picture, title in zip(axes, painted, titles, strict=False):
-        _show(ax, picture, title)
+    for ax, picture, name in zip(axes, painted, names, strict=False):
+        _show(ax, picture, name)
     _legend(figure, words, vocabulary, "outside lower center", _columns_below(words, width))
-    return figure
+    found = [np.unique(m[(m >= 0) & (m < len(vocabulary.classes))], return_counts=True) for m in labels]
+    cells = [
+        (name, vocabulary.classes[label], count)
+        for name, pair in zip(names, found, strict=True)
+        for label, count in zip(*pair, strict=True)
+    ]
+    table = pd.DataFrame(cells, columns=["image", "class", "pixels"])
+    caption = "Labels laid over their pictures; the legend names the classes that occur."
+    return Panel(f"samples_{split}", figure, table, f"Samples of {split}", caption)
 
 
 @styled
-def picture_grid(images: Sequence[Tensor | np.ndarray], titles: Sequence[str], *, columns: int = 4) -> Figure:
-    """Several pictures with their titles, wrapped to the width of a picture."""
-    pictures = [as_picture(image) for image in images]
-    columns = min(columns, len(pictures))
-    rows = -(-len(pictures) // columns)
-    figure = new_figure(11.0, 3.3 * rows, pictures=True)
-    axes = figure.subplots(rows, columns, squeeze=False).ravel()
-    for ax in axes[len(pictures) :]:
-        ax.set_axis_off()
-    for ax, picture, title in zip(axes, pictures, titles, strict=False):
-        _show(ax, thinned(picture, _PANEL), wrapped(title, 34, lines=6))
-    return figure
+def caption_grid(images: Sequence[Tensor | np.ndarray], captions: Sequence[str], *, columns: int = 4) -> Panel:
+    """Several pictures with their captions, wrapped to the width of a picture."""
+    figure, axes = picture_panels(len(images), columns, np.empty((1, 1, 3)), gap=0.9)
+    for ax, image, caption in zip(axes.ravel(), images, captions, strict=False):
+        _show(ax, panel_picture(image, _PANEL), wrapped(caption, 34, lines=6))
+    table = pd.DataFrame({"picture": range(1, len(captions) + 1), "caption": captions})
+    text = "Random picture-caption pairs as MiniClip sees them."
+    return Panel("captions", figure, table, "Pictures and captions", text)
 
 
 def render_error(
@@ -189,37 +236,6 @@ def comparison_table(
         counts = {"labelled": int(wanted.sum()), "predicted": int(given.sum()), "right": right}
         rows.append({"part": vocabulary.classes[part], **counts, "IoU": iou})
     return pd.DataFrame(rows, columns=["part", "labelled", "predicted", "right", "IoU"])
-
-
-def _comparisons(
-    images: Sequence[Tensor | np.ndarray],
-    ground_truths: Sequence[Tensor | np.ndarray],
-    predictions: Sequence[Tensor | np.ndarray],
-    vocabulary: Vocabulary,
-    titles: Sequence[str | None],
-) -> Figure:
-    colours, pictures = class_colours(vocabulary), [as_picture(image) for image in images]
-    truths = [as_labels(m, p.shape[:2]) for m, p in zip(ground_truths, pictures, strict=True)]
-    guesses = [as_labels(m, p.shape[:2]) for m, p in zip(predictions, pictures, strict=True)]
-    words = _present([*truths, *guesses], vocabulary)
-    width = 11.0
-    heights = [min(width / 3 * panel_aspect(p), 4.6) + 0.25 for p in pictures]
-    figure = new_figure(width, sum(heights) + _legend_height(words, width), pictures=True)
-    axes = figure.subplots(len(pictures), 3, squeeze=False, gridspec_kw={"height_ratios": heights})
-    for row, picture, truth, guess, title in zip(axes, pictures, truths, guesses, titles, strict=True):
-        iou = comparison_table(truth, guess, vocabulary)["IoU"].mean()
-        name = f"{wrapped(title, 30, lines=1)}: ground truth" if title else "ground truth"
-        _show(row[0], _painted(picture, truth, colours), name)
-        _show(row[1], _painted(picture, guess, colours), "prediction")
-        verdict = "no labels" if np.isnan(iou) else f"mean IoU {iou:.1f} %"
-        small = (thinned(array, _PANEL) for array in (picture, truth, guess))
-        _show(row[2], render_error(*small, vocabulary.ignore_label), f"error, {verdict}")
-    verdicts = [
-        Patch(color=np.array(c) / 255, label=t)
-        for c, t in ((RIGHT, "right"), (WRONG, "wrong"), (UNLABELLED, "no label"))
-    ]
-    _legend(figure, words, vocabulary, "outside lower center", _columns_below(words, width), verdicts)
-    return figure
 
 
 def _painted(picture: np.ndarray, labels: np.ndarray, colours: np.ndarray) -> np.ndarray:

@@ -15,7 +15,8 @@ from torch import Tensor
 
 from ovparts_lib.inspection.attention import render_heat
 from ovparts_lib.inspection.attention_statistics import layer_of, patch_labels, pooled_map
-from ovparts_lib.inspection.figures import new_figure, panel_aspect, panel_picture, styled
+from ovparts_lib.inspection.figures import panel_picture, picture_panels, styled
+from ovparts_lib.inspection.panel import Panel
 from ovparts_lib.systems.scores import AttentionMaps, Scores
 from ovparts_lib.vocabularies import PartVocabulary
 
@@ -70,7 +71,7 @@ def part_attention_table(
 
 
 @styled
-def part_attention(image: Tensor | np.ndarray, tables: Mapping[str, pd.DataFrame]) -> Figure:
+def part_attention(image: Tensor | np.ndarray, tables: Mapping[str, pd.DataFrame], name: str, title: str) -> Panel:
     """What each part's patches attend to: a row per part, and each query's map, those of several tables side by side.
 
     Each map is shown up to its own peak, which its title gives: where it looks is seen, how strongly is read.
@@ -78,67 +79,38 @@ def part_attention(image: Tensor | np.ndarray, tables: Mapping[str, pd.DataFrame
     Args:
         image: the picture.
         tables: of :func:`part_attention_table` for this picture, by name, such as ``before`` and ``after`` training.
-
-    Raises:
-        ValueError: no table has a row.
+        name: of the panel.
+        title: of the panel.
     """
     if not any(len(table) for table in tables.values()):
-        raise ValueError("there is no attention to draw: none of the parts that were scored has a patch")
-    merged = pd.concat([table.assign(table=name) for name, table in tables.items()])
+        return Panel(name, title=title, caption="no part as large as a patch")
+    merged = pd.concat([table.assign(stage=key) for key, table in tables.items()], ignore_index=True)
     lines = []
     for part, of_part in merged.groupby("part", sort=False):
         shown = []
         for query, of_query in of_part.groupby("query", sort=False):
-            for name, of_table in of_query.groupby("table", sort=False):
+            for key, of_table in of_query.groupby("stage", sort=False):
                 values = _as_map(of_table, "attention")
-                when = f"{name}: " if len(tables) > 1 else ""
+                when = f"{key}: " if len(tables) > 1 else ""
                 shown.append((f"{query}\n{when}peak {values.max():.2g}", values))
         asking = _as_map(of_part[of_part["query"] == of_part["query"].iloc[0]].drop_duplicates(["row", "column"]))
         lines.append([(f"asking:\n{part}", asking), *shown])
-    return _heat_maps(image, lines)
-
-
-def composition_table(
-    scores: Scores, generic_parts: Scores, part_map: Tensor | np.ndarray, vocabulary: PartVocabulary
-) -> pd.DataFrame:
-    """How an object-specific part's scores compare with those it is made of.
-
-    Args:
-        scores: with the background, so that objects are scored too.
-        generic_parts: ``maps["generic_parts"]`` from ``inspect``.
-        part_map: ground truth, integer (H, W) of the image's size, ids of ``vocabulary``.
-        vocabulary: of the ids.
-
-    Returns:
-        A row per part in ``scores`` and map (see :func:`composition`): ``part``, ``map``; of the probabilities the
-        ``peak``, the ``mean``, the means ``inside`` and ``outside`` the labelled part (NaN where there is no such
-        pixel), and ``share_above_half``.
-
-    Raises:
-        ValueError: the scores hold no objects.
-    """
-    labels, rows = patch_labels(part_map, scores.image_size, scores.logits.shape[-2:]).numpy(), []
-    for part in scores.class_ids:
-        inside = labels == part
-        for name, values in _composition(scores, generic_parts, part, vocabulary).items():
-            rows.append(
-                {
-                    "part": vocabulary.parts[part],
-                    "map": name,
-                    "peak": float(values.max()),
-                    "mean": float(values.mean()),
-                    "inside": float(values[inside].mean()) if inside.any() else np.nan,
-                    "outside": float(values[~inside].mean()) if not inside.all() else np.nan,
-                    "share_above_half": float((values > 0.5).mean()),
-                }
-            )
-    return pd.DataFrame(rows)
+    caption = (
+        "Where the patches of a part look, for the part, its generic name's query and its object's query; each map up "
+        "to its own peak."
+    )
+    return Panel(name, _heat_maps(image, lines), merged, title, caption)
 
 
 @styled
 def composition(
-    image: Tensor | np.ndarray, scores: Scores, generic_parts: Scores, vocabulary: PartVocabulary
-) -> Figure:
+    image: Tensor | np.ndarray,
+    scores: Scores,
+    generic_parts: Scores,
+    part_map: Tensor | np.ndarray,
+    vocabulary: PartVocabulary,
+    name: str,
+) -> Panel:
     """The object, the generic part, their product, and the object-specific part: a row per part.
 
     What PartCLIPSeg's queries say by themselves, beside what its second stage makes of the two: if that only combined
@@ -148,16 +120,40 @@ def composition(
         image: the picture the scores belong to.
         scores: with the background, so that objects are scored too.
         generic_parts: ``maps["generic_parts"]`` from ``inspect``.
-        vocabulary: of its part ids.
+        part_map: ground truth, integer (H, W) of the image's size, ids of ``vocabulary``.
+        vocabulary: of the ids.
+        name: of the picture.
+
+    Returns:
+        With a table of a row per part in ``scores`` and map: ``part``, ``map``; of the probabilities the ``peak``, the
+        ``mean``, the means ``inside`` and ``outside`` the labelled part (NaN where there is no such pixel), and
+        ``share_above_half``.
 
     Raises:
         ValueError: the scores hold no objects.
     """
-    lines = []
+    labels, lines, rows = patch_labels(part_map, scores.image_size, scores.logits.shape[-2:]).numpy(), [], []
     for part in scores.class_ids:
-        maps = _composition(scores, generic_parts, part, vocabulary)
-        lines.append([(f"{name}\npeak {values.max():.2f}", values) for name, values in maps.items()])
-    return _heat_maps(image, lines)
+        inside, maps = labels == part, _composition(scores, generic_parts, part, vocabulary)
+        lines.append([(f"{kind}\npeak {values.max():.2f}", values) for kind, values in maps.items()])
+        for kind, values in maps.items():
+            rows.append(
+                {
+                    "part": vocabulary.parts[part],
+                    "map": kind,
+                    "peak": float(values.max()),
+                    "mean": float(values.mean()),
+                    "inside": float(values[inside].mean()) if inside.any() else np.nan,
+                    "outside": float(values[~inside].mean()) if not inside.all() else np.nan,
+                    "share_above_half": float((values > 0.5).mean()),
+                }
+            )
+    caption = (
+        "What the object's and the generic part's query say by themselves, their product, and what the second stage "
+        "makes of the pair: probabilities, each map up to its own peak."
+    )
+    title = f"Object, generic part, and object-specific part: {name}"
+    return Panel(f"composition_{name}", _heat_maps(image, lines), pd.DataFrame(rows), title, caption)
 
 
 def _composition(scores: Scores, generic_parts: Scores, part: int, vocabulary: PartVocabulary) -> dict[str, np.ndarray]:
@@ -184,14 +180,10 @@ def _as_map(rows: pd.DataFrame, column: str = "asking") -> np.ndarray:
 def _heat_maps(image: Tensor | np.ndarray, lines: list[list[tuple[str, np.ndarray]]]) -> Figure:
     """Lines of maps (h, w) with their titles over the picture, each up to its own peak."""
     picture, columns = panel_picture(image), max(map(len, lines))
-    width = min(11.0, 2.6 * columns)
-    panel = width / columns * panel_aspect(picture)
-    figure = new_figure(width, len(lines) * (panel + 0.45), pictures=True)
-    axes = figure.subplots(len(lines), columns, squeeze=False)
-    for ax in axes.ravel():
-        ax.set_axis_off()
+    figure, axes = picture_panels(columns * len(lines), columns, picture, width=2.6)
+    size = min(9.5, 5.2 * figure.get_figwidth() / columns)
     for line, maps in zip(axes, lines, strict=True):
         for ax, (title, values) in zip(line, maps, strict=False):
             ax.imshow(render_heat(picture, values))
-            ax.set_title(title, fontsize=min(9.5, 5.2 * width / columns))
+            ax.set_title(title, fontsize=size)
     return figure

@@ -169,7 +169,7 @@ class _Execution:
             return COMPLETE
         self._complain(
             f"{self.params.notebook} ran to its end, but the run is not complete: results.json was not written by this "
-            "execution. The notebook must end with RunFolder.finish"
+            "execution. The notebook must end with RunOutput.finish"
         )
         return FAILED
 

@@ -166,6 +166,10 @@ class OwnImageParameters(RunParameters):
         "trained on PartImageNet want",
     )
     background: Flag = Field(True, description="also offer 'none of these words'")
+    masks: Annotated[list[Text], Listed, Field(min_length=1)] | None = Field(
+        None,
+        description="own masks for each photograph in place of a system's proposals: a folder of PNG files or an array",
+    )
     attention: Flag = Field(True, description="draw attention maps")
 
 

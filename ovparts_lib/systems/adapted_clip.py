@@ -7,7 +7,7 @@ and its released training code.
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from typing import Any
 
 import open_clip
@@ -15,6 +15,7 @@ import torch
 import torch.distributed
 import torch.nn.functional as F
 from torch import Tensor, nn
+from tqdm.auto import trange
 
 from ovparts_lib.models.clip.text import encode_text, tokenize
 from ovparts_lib.models.clip.token_masks import mask_prompts, patch_masks
@@ -125,6 +126,38 @@ def rate_factor(step: int, iterations: int, warmup: int = 100) -> float:
     if step < warmup:
         return (step + 1) / warmup
     return 0.5 * (1 + math.cos(math.pi * (step - warmup) / (iterations - warmup)))
+
+
+def adapt(
+    model: AdaptedClip, batches: Iterator[dict[str, Any]], iterations: int, learning_rate: float, weight_decay: float
+) -> list[float]:
+    """Train what the model has chosen to train, with the released optimiser and schedule.
+
+    Args:
+        model: the CLIP.
+        batches: of :meth:`AdaptedClip.loss`, without end.
+        iterations: steps.
+        learning_rate: after the warm-up of 100 steps, or a tenth of them if that is less; then a cosine to 0.
+        weight_decay: of matrices.
+
+    Returns:
+        The loss of each step.
+    """
+    optimiser = torch.optim.AdamW(model.parameter_groups(weight_decay), lr=learning_rate)
+    warmup, losses = max(1, min(100, iterations // 10)), []
+    for step in trange(iterations, desc="Adapting CLIP", unit="step"):
+        for group in optimiser.param_groups:
+            group["lr"] = learning_rate * rate_factor(step, iterations, warmup)
+        loss = model.loss(next(batches))["loss_contrastive"]
+        if not torch.isfinite(loss):
+            raise RuntimeError(f"the loss of step {step + 1} is not finite; lower the learning rate")
+        optimiser.zero_grad(set_to_none=True)
+        loss.backward()
+        optimiser.step()
+        model.after_step()
+        losses.append(loss.item())
+    model.requires_grad_(False)
+    return losses
 
 
 @torch.inference_mode()

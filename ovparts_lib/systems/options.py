@@ -177,6 +177,11 @@ class SystemOptions(Options):
         """The values of some options, by name."""
         return {name: getattr(self, name) for name in names}
 
+    @property
+    def scores_before(self) -> bool:
+        """Whether the weights that training begins from are scored."""
+        return bool(self.iterations) and self.evaluate_before_training
+
     def model_options(self) -> dict[str, Any]:
         """Keyword arguments that the system is built with."""
         return {}
@@ -191,6 +196,10 @@ class SystemOptions(Options):
 
     def loading_options(self) -> dict[str, Any]:
         """What else the system's loader takes, for checkpoints that training begins from."""
+        return {}
+
+    def adaptation_options(self) -> dict[str, Any]:
+        """Arguments of the system's ``fine_tuning.adapt_clip``, which adapts its CLIP to crops; none: it is left."""
         return {}
 
     def schedule_options(self) -> dict[str, Any]:
@@ -245,7 +254,7 @@ class SystemOptions(Options):
             )
         for key in ("dataset", "test_dataset"):
             name = getattr(self, key)
-            if name is not None and DATASETS[name].kind not in self.kinds:
+            if name is not None and DATASETS[name].kind not in (*self.kinds, "own"):
                 broken.append(f"{key}: {name} has labels of kind {DATASETS[name].kind}, not {' or '.join(self.kinds)}")
         train, test = DATASETS[self.dataset].train_splits, DATASETS[self.scored_dataset].test_splits
         if self.iterations and self.train_split not in train:
@@ -258,10 +267,10 @@ class SystemOptions(Options):
                 "on val_few_shot, which leaves out those it has seen"
             )
         trains, scored = (DATASETS[name].kind == "semantic" for name in (self.dataset, self.scored_dataset))
-        if trains != scored:
+        if "own" not in (self.dataset, self.scored_dataset) and trains != scored:
             broken.append(f"dataset, test_dataset: of {self.dataset} and {self.scored_dataset} only one has parts")
         wrong = [name for name in self.protocols if (name in OBJECT_PROTOCOLS) != scored]
-        if wrong:
+        if wrong and self.scored_dataset != "own":  # whose class list says what it has
             what = f"whole objects; use {', '.join(OBJECT_PROTOCOLS)}" if scored else "parts"
             broken.append(f"protocols: {', '.join(wrong)} cannot read {self.scored_dataset}, which has {what}")
         if self.ground_truth == "double_resized" and scored:

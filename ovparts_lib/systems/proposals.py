@@ -22,6 +22,7 @@ class ProposalMaps:
         boxes: int64 (v, 4), x0, y0, x1, y1 of the crops, the last two exclusive.
         combined: (k, n), how the two were combined: what each mask counts for each class.
         classes: the texts of the n classes.
+        threshold: above which a pixel belongs to a mask's crop.
     """
 
     image: Tensor
@@ -32,6 +33,7 @@ class ProposalMaps:
     boxes: Tensor | None
     combined: Tensor
     classes: tuple[str, ...]
+    threshold: float = 0.5
 
 
 @dataclass

@@ -10,7 +10,7 @@ from typing import Any
 import pandas as pd
 
 
-class Journal:
+class TrainingLog:
     """Appends to ``log.jsonl``; an entry is about one step (``{"step": 20, "loss": 0.7, …}``).
 
     Args:

@@ -31,8 +31,9 @@ from ovparts_lib.training.distribution import (
     on_rank_zero,
     within_patience,
 )
+from ovparts_lib.training.endless import EndlessBatches
 from ovparts_lib.training.interruption import Interruption, TrainingInterrupted
-from ovparts_lib.training.log import Journal, remove_log
+from ovparts_lib.training.log import TrainingLog, remove_log
 from ovparts_lib.training.non_finite import non_finite_loss
 from ovparts_lib.training.optimisers import build_optimiser, check_gradients, set_learning_rate
 from ovparts_lib.training.progress import Pace, Progress
@@ -45,7 +46,6 @@ from ovparts_lib.training.randomness import (
 )
 from ovparts_lib.training.settings import TrainingSettings
 from ovparts_lib.training.state import capture_state, check_state, frozen_digest, restore_state
-from ovparts_lib.training.stream import BatchStream
 
 Evaluate = Callable[[nn.Module, int], dict[str, float]]
 
@@ -56,7 +56,7 @@ class TrainingResult:
 
     Attributes:
         step: updates made in all, also before a resume.
-        history: the log as a table, one row per logged or evaluated step; see ``journal.history_frame``.
+        history: the log as a table, one row per logged or evaluated step; see ``history_frame``.
         seconds: wall time in all, also before a resume.
         checkpoint: the last checkpoint (trainable tensors, optimiser, generators).
         peak_memory_mib: most memory used by this process, in MiB: allocated on CUDA, resident on the CPU.
@@ -89,7 +89,7 @@ def train(
     Args:
         model: has ``loss(batch) -> dict[str, Tensor]`` of scalar terms, whose sum is minimised, and
             ``parameter_groups(weight_decay)``. Parameters that require no gradient are not touched and not saved.
-        loader: endless batches for ``model.loss``; see ``stream.BatchStream``.
+        loader: endless batches for ``model.loss``; see ``endless.EndlessBatches``.
         settings: optimisation, precision and pace.
         run_dir: folder of the run.
         evaluate: called on rank 0 as ``evaluate(model, step)`` every ``evaluate_every`` steps, with the model in
@@ -113,7 +113,7 @@ def train(
     with deterministic_kernels(settings.deterministic), within_patience(fabric), Interruption() as interruption:
         # Data, optimiser, precision, devices.
         seed_generators(settings.seed + fabric.global_rank)
-        stream = BatchStream(loader, settings, rank=fabric.global_rank, world_size=fabric.world_size)
+        endless = EndlessBatches(loader, settings, rank=fabric.global_rank, world_size=fabric.world_size)
         optimiser = build_optimiser(model, settings)
         frozen, was_training = frozen_digest(model), model.training
         module, optimiser = fabric.setup(LossModule(model), optimiser)
@@ -130,24 +130,24 @@ def train(
             saved = read_checkpoint(path)
             check_state(saved, model, optimiser, settings, frozen, source=str(path))
             own = restore_state(saved, fabric, model, optimiser)
-            stream.restore(own["loader"], source=str(path))
+            endless.restore(own["loader"], source=str(path))
             set_random_state(own["random"])
             step, seconds = saved["step"], saved["seconds"]
             del saved, own
 
         run_dir.mkdir(parents=True, exist_ok=True)
-        journal = on_rank_zero(fabric, Journal, log, step)
+        training_log = on_rank_zero(fabric, TrainingLog, log, step)
         bar = Progress(settings.iterations, step, shown=progress and fabric.is_global_zero)
         pace = Pace(seconds)
 
         def evaluate_now() -> None:
-            if journal.was_evaluated(step):  # before an earlier process was stopped
+            if training_log.was_evaluated(step):  # before an earlier process was stopped
                 return
             model.eval()
             with isolated_generators(), interruption.at_once(_resumable(step, path)):
                 metrics = evaluate(model, step)
             model.train()
-            journal.write({"step": step, "evaluation": metrics, "seconds": pace.seconds})
+            training_log.write({"step": step, "evaluation": metrics, "seconds": pace.seconds})
             bar.say(f"step {step}  " + "  ".join(f"{name} {value:.4g}" for name, value in metrics.items()))
 
         try:
@@ -164,13 +164,13 @@ def train(
                 random = random_state()
                 batches, losses = [], []
                 for index in range(settings.accumulate):
-                    batch = move_batch(stream.take(), fabric.device)
+                    batch = move_batch(endless.take(), fabric.device)
                     with fabric.no_backward_sync(module, enabled=index + 1 < settings.accumulate):
                         terms = module(OpaqueBatch(batch))
                         fabric.backward(sum(terms.values()) / settings.accumulate)
                     batches.append(batch)
                     losses.append({name: term.detach() for name, term in terms.items()})
-                if stream.taken == settings.accumulate:  # the first step of this process
+                if endless.taken == settings.accumulate:  # the first step of this process
                     check_gradients(model, distributed=fabric.world_size > 1)
                 clip = math.inf if settings.gradient_clip is None else settings.gradient_clip
                 norm = fabric.clip_gradients(module, optimiser, max_norm=clip, error_if_nonfinite=False)
@@ -211,7 +211,7 @@ def train(
                         "images_per_second": images_per_second,
                         "peak_memory_mib": peak_memory_mib(fabric.device),
                     }
-                    on_rank_zero(fabric, journal.write, entry)
+                    on_rank_zero(fabric, training_log.write, entry)
                     bar.report(entry, seconds_left=(settings.iterations - step) * seconds_per_step)
 
                 evaluating = evaluate is not None and _is_due(step, settings.evaluate_every)
@@ -224,20 +224,20 @@ def train(
                         step=step,
                         seconds=pace.seconds,
                         frozen=frozen,
-                        place=stream.state(),
+                        place=endless.state(),
                     )
                     path = on_rank_zero(fabric, write_checkpoint, state, checkpoints, step)
                 if stop:
                     raise TrainingInterrupted(_resumable(step, path), interruption.signal_number or signal.SIGTERM)
         finally:
             bar.close()
-            stream.close()
+            endless.close()
 
         if interruption.requested:  # while the last checkpoint was written
             raise TrainingInterrupted(_resumable(step, path), interruption.signal_number)
 
     model.train(was_training)
-    history = on_rank_zero(fabric, journal.history)
+    history = on_rank_zero(fabric, training_log.history)
     return TrainingResult(step, history, pace.seconds, path, peak_memory_mib(fabric.device))
 
 

@@ -1,46 +1,38 @@
-"""What the notebooks call: each function does what one cell says, from the parameters to the run folder."""
+"""What the notebooks call: each function does what one cell says, and gives panels that the run's output shows."""
 
-from ovparts_lib.workbook.ablations import ablation_table
+from ovparts_lib.workbook.ablations import oracle_ablations
 from ovparts_lib.workbook.attention import (
     attention_beside,
     attention_change,
-    attention_means,
-    composition_figures,
+    attention_of_parts,
+    composition_panels,
     measure_attention,
-    part_attention_figures,
+    part_attention_panels,
 )
+from ovparts_lib.workbook.clip_adaptation import adapt_clip
 from ovparts_lib.workbook.data import (
     build_data,
-    class_frequency_table,
-    frequency_chart,
+    frequency_panel,
     instance_counts,
     leakage_table,
     open_data,
-    show_samples,
+    sample_panel,
     split_table,
     verify_data,
 )
 from ovparts_lib.workbook.ensemble import search_ensemble
-from ovparts_lib.workbook.miniature import (
-    caption_grid,
-    captioned_pictures,
-    glance_at_miniature,
-    miniclip,
-    miniclip_accuracy,
-    miniclip_figure,
-    render,
-)
+from ovparts_lib.workbook.miniature import captioned_pictures, miniclip, miniclip_accuracy, render
 from ovparts_lib.workbook.output import RunOutput, parameter_table
 from ovparts_lib.workbook.own_image import (
-    attention_of_views,
     browse,
     load_system,
     look_at_images,
-    overlay_figures,
-    own_words,
-    score_map_figures,
+    overlay_panels,
+    save_overlays,
+    score_panels,
+    view_panels,
 )
-from ovparts_lib.workbook.pictures import attention_figures, comparison_figures
+from ovparts_lib.workbook.pictures import comparison_panels, inspection_panels
 from ovparts_lib.workbook.prompt_tuning import tune_prompts
 from ovparts_lib.workbook.protocols import (
     describe_protocols,
@@ -51,51 +43,45 @@ from ovparts_lib.workbook.protocols import (
     under_every_protocol,
     why_they_differ,
 )
-from ovparts_lib.workbook.results import beside_published, compare_runs, comparison_figure, paired_differences
+from ovparts_lib.workbook.results import beside_published, compare_runs, paired_differences, stored_evaluations
 from ovparts_lib.workbook.scoring import (
-    class_figures,
+    class_charts,
     class_tables,
     confidence_intervals,
-    evaluate_before,
     evaluate_stage,
+    evaluation_options,
     quick_scores,
     seen_in_training,
-    summarise,
-    training_figures,
+    summaries,
 )
-from ovparts_lib.workbook.shifted_clip import fine_tune_shifted_clip
-from ovparts_lib.workbook.start_here import environment_table, runs_table
-from ovparts_lib.workbook.systems import build_model, train, trainable_table
+from ovparts_lib.workbook.start_here import environment_table, glance_at_miniature, runs_table, systems_table
+from ovparts_lib.workbook.systems import build_model, device_of, train, trainable_table
 
 __all__ = [
     "RunOutput",
-    "ablation_table",
+    "adapt_clip",
     "attention_beside",
     "attention_change",
-    "attention_figures",
-    "attention_means",
-    "attention_of_views",
+    "attention_of_parts",
     "beside_published",
     "browse",
     "build_data",
     "build_model",
-    "caption_grid",
     "captioned_pictures",
-    "class_figures",
-    "class_frequency_table",
+    "class_charts",
     "class_tables",
     "compare_runs",
-    "comparison_figure",
-    "comparison_figures",
-    "composition_figures",
+    "comparison_panels",
+    "composition_panels",
     "confidence_intervals",
     "describe_protocols",
+    "device_of",
     "environment_table",
-    "evaluate_before",
     "evaluate_stage",
-    "fine_tune_shifted_clip",
-    "frequency_chart",
+    "evaluation_options",
+    "frequency_panel",
     "glance_at_miniature",
+    "inspection_panels",
     "instance_counts",
     "intervals_by_protocol",
     "leakage_table",
@@ -105,29 +91,31 @@ __all__ = [
     "measure_attention",
     "miniclip",
     "miniclip_accuracy",
-    "miniclip_figure",
     "open_data",
-    "overlay_figures",
-    "own_words",
+    "oracle_ablations",
+    "overlay_panels",
     "paired_differences",
     "parameter_table",
-    "part_attention_figures",
+    "part_attention_panels",
     "quick_scores",
     "render",
     "runs_table",
-    "score_map_figures",
+    "sample_panel",
+    "save_overlays",
+    "score_panels",
     "search_ensemble",
     "seen_in_training",
     "segmentation_rates",
     "semantics_guided",
-    "show_samples",
     "split_table",
-    "summarise",
+    "stored_evaluations",
+    "summaries",
+    "systems_table",
     "train",
     "trainable_table",
-    "training_figures",
     "tune_prompts",
     "under_every_protocol",
     "verify_data",
+    "view_panels",
     "why_they_differ",
 ]

@@ -8,10 +8,8 @@ import pandas as pd
 from torch import nn
 
 from ovparts_lib.evaluation import evaluate, score_all
-from ovparts_lib.systems.registry import SYSTEMS
-from ovparts_lib.workbook.data import PartData
-from ovparts_lib.workbook.output import RunOutput
-from ovparts_lib.workbook.scoring import evaluation_options
+from ovparts_lib.inspection import Panel
+from ovparts_lib.systems.registry import system_of
 
 ABLATIONS = {
     "as predicted": (None, "the system as it is"),
@@ -20,23 +18,28 @@ ABLATIONS = {
 }
 
 
-def ablation_table(model: nn.Module, data: PartData, params: Any, output: RunOutput) -> pd.DataFrame:
+def oracle_ablations(model: nn.Module, dataset: Any, images: int, protocol: str, **options: Any) -> Panel:
     """Score the first test images in oracle-obj as predicted, with annotated masks, and with annotated names.
 
+    Args:
+        model: a two-stage system.
+        dataset: the test images.
+        images: how many; 0 for none.
+        protocol: by name.
+        **options: of :func:`ovparts_lib.evaluation.evaluate`.
+
     Returns:
-        A row each, in percent, with what it tells; empty where ``params.ablation_images`` is 0.
+        A table with a row each, in percent, with what it tells.
     """
-    if not params.ablation_images:
-        print("ablations are switched off (ablation_images)")
-        return pd.DataFrame()
-    vocabulary = data.evaluation.vocabulary
-    ablated = SYSTEMS[params.system].module("ablations").oracle_ablations
-    options = evaluation_options(params) | {"limit": params.ablation_images, "modes": ("oracle_obj",)}
-    rows = []
+    title = f"Oracle ablations, first {images} test images, oracle-obj"
+    if not images:
+        return Panel("ablations", title=title, caption="switched off (ablation_images)")
+    ablated, rows = system_of(model).module("ablations").oracle_ablations, []
+    vocabulary = dataset.vocabulary
+    options |= {"limit": images, "modes": ("oracle_obj",)}
     for name, (kind, tells) in ABLATIONS.items():
         given = {} if kind is None else {"predict": lambda sample, k=kind: ablated(model, sample, vocabulary)[k]}
-        result = score_all(evaluate(model, data.evaluation, **options, **given), params.protocols[:1])[0]
+        result = score_all(evaluate(model, dataset, **options, **given), [protocol])[0]
         figures = {key: result.summary[key] for key in ("seen", "unseen", "harmonic", "mIoU")}
         rows.append({"given": name, **figures, "protocol": result.protocol, "tells": tells})
-    title = f"Oracle ablations, first {params.ablation_images} test images, oracle-obj"
-    return output.table(pd.DataFrame(rows), "ablations", title=title)
+    return Panel("ablations", table=pd.DataFrame(rows), title=title)

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import pandas as pd
-from matplotlib.figure import Figure
 
+from ovparts_lib import inspection
 from ovparts_lib.data import (
     ClassEvaluationDataset,
     ClassTrainingDataset,
@@ -32,15 +31,16 @@ from ovparts_lib.data.audit import (
 from ovparts_lib.data.dataset import read_classes
 from ovparts_lib.data.few_shot import ShotList, with_drawn_shots
 from ovparts_lib.data.registry import find_dataset, open_reader, verify_dataset
-from ovparts_lib.inspection import frequency_bars, label_grid
+from ovparts_lib.inspection import Panel
 from ovparts_lib.runs import resolve_path
+from ovparts_lib.systems.options import SystemOptions
 from ovparts_lib.systems.registry import SYSTEMS
 from ovparts_lib.vocabularies import PartVocabulary, Vocabulary, load_vocabulary
 from ovparts_lib.workbook.output import RunOutput
 
 
 @dataclass(frozen=True)
-class PartData:
+class OpenedData:
     """A verified dataset, opened for a run.
 
     Attributes:
@@ -51,38 +51,35 @@ class PartData:
     training: TrainingDataset | ClassTrainingDataset | None
     evaluation: EvaluationDataset | ClassEvaluationDataset
 
-    @property
-    def of_parts(self) -> bool:
-        """Whether classes are parts, rather than whole objects and stuff."""
-        return isinstance(self.evaluation.vocabulary, PartVocabulary)
-
-    def overview(self) -> pd.DataFrame:
+    def overview(self) -> Panel:
         """One row for training and one for evaluation: split, images or records, classes, what was skipped."""
-        rows = []
-        if self.training is not None:
-            vocabulary = self.training.vocabulary
-            rows.append(
-                {
-                    "used for": "training",
-                    "split": self.training.split,
-                    "images": len(self.training),
-                    "skipped": self.training.skipped,
-                    **_sizes(vocabulary),
-                    "vocabulary": vocabulary.hash,
-                }
-            )
-        vocabulary = self.evaluation.vocabulary
-        rows.append(
+        used = {} if self.training is None else {"training": (self.training, self.training.skipped)}
+        used["evaluation"] = self.evaluation, self.evaluation.skipped_records
+        rows = [
             {
-                "used for": "evaluation",
-                "split": self.evaluation.split,
-                "images": len(self.evaluation),
-                "skipped": self.evaluation.skipped_records,
-                **_sizes(vocabulary),
-                "vocabulary": vocabulary.hash,
+                "used for": use,
+                "split": dataset.split,
+                "images": len(dataset),
+                "skipped": skipped,
+                **_sizes(dataset.vocabulary),
+                "vocabulary": dataset.vocabulary.hash,
             }
-        )
-        return pd.DataFrame(rows)
+            for use, (dataset, skipped) in used.items()
+        ]
+        return Panel("data", table=pd.DataFrame(rows), title="Data of this run")
+
+    def trained_classes(self, dataset: str) -> Vocabulary:
+        """The classes that training has shown: those with a labelled pixel.
+
+        Args:
+            dataset: that a checkpoint was trained on, whose whole list is taken where nothing trains here.
+        """
+        if self.training is None:
+            return load_vocabulary(dataset)
+        frequencies = class_frequencies(self.training.reader, self.training.split)
+        shown = frequencies.loc[frequencies["images"] > 0].iloc[:, 0]
+        vocabulary = self.training.vocabulary
+        return Vocabulary(f"{vocabulary.name}_labelled", tuple(shown), frozenset(), vocabulary.ignore_label)
 
 
 def _sizes(vocabulary: Vocabulary) -> dict[str, int]:
@@ -92,31 +89,31 @@ def _sizes(vocabulary: Vocabulary) -> dict[str, int]:
     return {"classes": len(vocabulary.classes)}
 
 
-def verify_data(params: Any, output: RunOutput) -> tuple[Reader, VerificationReport]:
-    """Check every file of the dataset at ``params.data_root``, keep the report as a table, and open the dataset."""
-    reader, report = _verify(params.dataset, params.data_root, output, "verification")
+def verify_data(dataset: str, data_root: str, output: RunOutput) -> tuple[Reader, VerificationReport]:
+    """Check every file of the dataset at ``data_root``, keep the report as a table, and open the dataset."""
+    reader, report = _verify(dataset, data_root, output, "verification")
     output.run.record_once(dataset_fingerprint=report.fingerprint)
     return reader, report
 
 
-def build_data(params: Any, output: RunOutput) -> None:
-    """Build ADE20K-Part-234 at ``params.data_root`` from the full release of ADE20K, if the parameters name one.
+def build_data(source: str | None, data_root: str) -> Iterator[Panel]:
+    """Build ADE20K-Part-234 at ``data_root`` from the full release of ADE20K at ``source``, if there is one.
 
     Raises:
-        DatasetError: ``params.source`` is not the release, or ``params.data_root`` holds something else.
+        DatasetError: ``source`` is not the release, or ``data_root`` holds something else.
     """
-    if params.source is None:
-        print(f"nothing to build: {params.data_root} is taken as it is (source)")
+    if source is None:
+        yield Panel("build_counts", title="Build", caption=f"{data_root} is taken as it is (source)")
         return
-    report = build_ade20k_part_234(resolve_path(params.source), resolve_path(params.data_root))
+    report = build_ade20k_part_234(resolve_path(source), resolve_path(data_root))
     print(report)
-    output.table(report.counts_frame(), "build_counts", title="What the build found")
-    output.table(report.objects_frame(), "build_objects", title="Objects found")
-    output.table(report.to_frame(), "build_parts", title="Parts found")
-    output.table(report.problems_frame(), "build_problems", title="Pictures left out")
+    yield Panel("build_counts", table=report.counts_frame(), title="What the build found")
+    yield Panel("build_objects", table=report.objects_frame(), title="Objects found")
+    yield Panel("build_parts", table=report.to_frame(), title="Parts found")
+    yield Panel("build_problems", table=report.problems_frame(), title="Pictures left out", caption="none")
 
 
-def open_data(params: Any, output: RunOutput) -> PartData:
+def open_data(params: SystemOptions, output: RunOutput) -> OpenedData:
     """Verify and open the training and test split of a run.
 
     Raises:
@@ -140,18 +137,19 @@ def open_data(params: Any, output: RunOutput) -> PartData:
         evaluation = EvaluationDataset(scored, params.test_split, empty_samples=params.empty_samples)
     else:
         evaluation = ClassEvaluationDataset(scored, params.test_split)
-    data = PartData(training, evaluation)
+    data = OpenedData(training, evaluation)
     if training is not None and params.test_dataset:
         _refuse_shared_pictures(training, scored.records(params.test_split))
-    if training is not None and params.test_dataset and data.of_parts:
+    if training is not None and params.test_dataset and isinstance(scored.vocabulary, PartVocabulary):
         known = words_known_from_training(training.vocabulary, scored.vocabulary)
         print(f"{len(known)} parts that {params.test_dataset} calls unseen are classes of the training data")
-        output.table(known, "words_known_from_training", title="Unseen test classes that training has shown")
+        title = "Unseen test classes that training has shown"
+        output.keep(Panel("words_known_from_training", table=known, title=title))
     output.note(vocabulary_hash=data.evaluation.vocabulary.hash)
     return data
 
 
-def with_shots(params: Any, reader: Reader) -> tuple[Reader, ShotList | None]:
+def with_shots(params: SystemOptions, reader: Reader) -> tuple[Reader, ShotList | None]:
     """The training data with the run's drawn few-shot list, if it draws one, and the list."""
     if params.shots is None:
         return reader, None
@@ -162,9 +160,9 @@ def _show_draw(drawn: ShotList, output: RunOutput) -> None:
     short = drawn.shortfalls
     missing = f"; fewer there are of {', '.join(f'{name} ({count})' for name, count in short.items())}" if short else ""
     print(f"drawn: {len(drawn.image_ids)} images, {drawn.shots} for each {drawn.per}{missing}")
-    output.table(drawn.to_frame(), "shots", title=f"Images drawn for each {drawn.per}")
-    images = [(name, image_id) for name, ids in drawn.drawn.items() for image_id in ids]
-    output.table(pd.DataFrame(images, columns=[drawn.per, "image"]), "shot_images", title="The images drawn")
+    output.keep(Panel("shots", table=drawn.to_frame(), title=f"Images drawn for each {drawn.per}"))
+    images = pd.DataFrame([(n, i) for n, ids in drawn.drawn.items() for i in ids], columns=[drawn.per, "image"])
+    output.keep(Panel("shot_images", table=images, title="The images drawn"))
 
 
 def _refuse_shared_pictures(training: TrainingDataset, tested: Sequence[Record]) -> None:
@@ -186,12 +184,12 @@ def _refuse_shared_pictures(training: TrainingDataset, tested: Sequence[Record])
 def _verify(dataset: str, root: str, output: RunOutput, table: str) -> tuple[Reader, VerificationReport]:
     path = resolve_path(root)
     report = verify_dataset(dataset, path)
-    output.table(report.to_frame(), table, title=f"What the verification of {report.dataset} found")
+    output.keep(Panel(table, table=report.to_frame(), title=f"What the verification of {report.dataset} found"))
     output.note(**{f"{table}_counts": report.counts})
     return open_reader(dataset, path), report
 
 
-def open_training(params: Any, reader: Reader) -> TrainingDataset | ClassTrainingDataset:
+def open_training(params: SystemOptions, reader: Reader) -> TrainingDataset | ClassTrainingDataset:
     """The training split of a run, with the run's augmentation."""
     size = SYSTEMS[params.system].sizes[params.model_size]
     transform = training_transform(
@@ -208,43 +206,25 @@ def open_training(params: Any, reader: Reader) -> TrainingDataset | ClassTrainin
     return TrainingDataset(reader, params.train_split, transform, per_object=per_object)
 
 
-def show_samples(reader: Reader, split: str, count: int, output: RunOutput) -> None:
-    """Pictures under their labels, spread evenly over a split, with the pixels of each class as CSV."""
-    records = {record.image_id: record for record in reader.records(split)}
-    chosen = [list(records.values())[i] for i in np.linspace(0, len(records) - 1, min(count, len(records))).astype(int)]
-    samples = [read_classes(reader, record) for record in chosen]
-    figure = label_grid(
-        [image for image, _ in samples],
-        [label_map for _, label_map in samples],
-        reader.vocabulary,
-        titles=[record.image_id for record in chosen],
-    )
-    rows, column = [], "part" if isinstance(reader.vocabulary, PartVocabulary) else "class"
-    for record, (_, label_map) in zip(chosen, samples, strict=True):
-        labels, pixels = np.unique(label_map[label_map != reader.vocabulary.ignore_label], return_counts=True)
-        names = [reader.vocabulary.classes[label] for label in labels]
-        rows.append(pd.DataFrame({"image": record.image_id, column: names, "pixels": pixels}))
-    output.figure(
-        figure,
-        f"samples_{split}",
-        title=f"Samples of {split}",
-        caption="Labels laid over their pictures; the legend names the classes that occur.",
-        data=pd.concat(rows, ignore_index=True),
-    )
+def sample_panel(reader: Reader, split: str, count: int) -> Panel:
+    """Pictures under their labels, spread evenly over a split."""
+    records = list({record.image_id: record for record in reader.records(split)}.values())
+    chosen = [records[i] for i in np.linspace(0, len(records) - 1, min(count, len(records))).astype(int)]
+    images, label_maps = zip(*(read_classes(reader, record) for record in chosen), strict=True)
+    return inspection.label_grid(images, label_maps, reader.vocabulary, [r.image_id for r in chosen], split)
 
 
-def class_frequency_table(reader: Reader, split: str) -> pd.DataFrame:
-    """How often each class occurs in a split; those that never occur are left out."""
-    frequencies = class_frequencies(reader, split)
-    return frequencies[frequencies["images"] > 0].reset_index(drop=True)
+def frequency_panel(reader: Reader, split: str) -> Panel:
+    """How often each class occurs in a split."""
+    return inspection.frequency_bars(class_frequencies(reader, split), reader.vocabulary, split)
 
 
-def instance_counts(reader: Reader, output: RunOutput) -> pd.DataFrame:
+def instance_counts(reader: Reader) -> Panel:
     """Instances of each object in the training and validation images, and how many of them have parts."""
-    return output.table(instance_table(reader), "instances", title="Object instances")
+    return Panel("instances", table=instance_table(reader), title="Object instances")
 
 
-def leakage_table(training: Vocabulary, tests: Sequence[str]) -> pd.DataFrame:
+def leakage_table(training: Vocabulary, tests: Sequence[str]) -> Panel:
     """How much of each object-level test list a training list names already; a row per test list."""
     rows = []
     for name in tests:
@@ -259,25 +239,10 @@ def leakage_table(training: Vocabulary, tests: Sequence[str]) -> pd.DataFrame:
                 "such as": "; ".join(unseen[:6]),
             }
         )
-    return pd.DataFrame(rows)
+    return Panel("leakage", table=pd.DataFrame(rows), title="Test classes that the training list names")
 
 
-def labelled_classes(params: Any, data: PartData) -> Vocabulary:
-    """The classes that training has shown: those with a labelled pixel; of a checkpoint, its data set's whole list."""
-    if data.training is None:
-        return load_vocabulary(params.dataset)
-    frequencies = class_frequencies(data.training.reader, data.training.split)
-    vocabulary = data.training.vocabulary
-    shown = [name for name, images in zip(frequencies.iloc[:, 0], frequencies["images"], strict=True) if images]
-    return Vocabulary(f"{vocabulary.name}_labelled", tuple(shown), frozenset(), vocabulary.ignore_label)
-
-
-def frequency_chart(frequencies: pd.DataFrame) -> Figure:
-    """Images per class, parts grouped by object, unseen classes marked."""
-    return frequency_bars(frequencies)
-
-
-def split_table(reader: Reader) -> pd.DataFrame:
+def split_table(reader: Reader) -> Panel:
     """Records and images of every split, and how many records have no part to train or score."""
     rows = []
     for split in reader.splits:
@@ -298,7 +263,7 @@ def split_table(reader: Reader) -> pd.DataFrame:
                 "classes": len(vocabulary.classes),
             }
         )
-    return pd.DataFrame(rows)
+    return Panel("splits", table=pd.DataFrame(rows), title="Splits")
 
 
 def _what_a_record_is(record: Record) -> str:

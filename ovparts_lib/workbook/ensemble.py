@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import pandas as pd
@@ -13,52 +14,47 @@ from ovparts_lib import inspection
 from ovparts_lib.evaluation import protocol_named
 from ovparts_lib.evaluation.objects import score_objects
 from ovparts_lib.evaluation.scoring import score_image
-from ovparts_lib.systems.registry import SYSTEMS
-from ovparts_lib.workbook.data import PartData
-from ovparts_lib.workbook.output import RunOutput
+from ovparts_lib.inspection import Panel
+from ovparts_lib.systems.registry import system_of
+from ovparts_lib.vocabularies import PartVocabulary
 
 
-def search_ensemble(model: nn.Module, data: PartData, params: Any, output: RunOutput) -> pd.DataFrame:
+def search_ensemble(
+    model: nn.Module, dataset: Any, images: int, thresholds: Sequence[float], weights: Sequence[float], protocol: str
+) -> Panel:
     """Score every pair of threshold and weight on the first test images, with one pass of the network per threshold.
 
     What is best here is chosen on test images, as the published settings were: a figure at the chosen pair is no
     figure of a system that has never seen them.
 
+    Args:
+        model: a system of proposals and CLIP.
+        dataset: the test images.
+        images: how many of them; 0 for no search.
+        thresholds: of masks.
+        weights: of CLIP.
+        protocol: by name.
+
     Returns:
-        A row per pair: threshold, weight, mIoU under the first protocol (percent).
+        A heat map, and a table of a row per pair: threshold, weight, mIoU in percent, the best first.
     """
-    if not params.search_images:
-        print("no search of threshold and weight, as the parameters say (search_images)")
-        return pd.DataFrame()
-    vocabulary, device = data.evaluation.vocabulary, next(model.parameters()).device
-    protocol, sweep = protocol_named(params.protocols[0]), SYSTEMS[params.system].module("search").sweep
+    if not images:
+        title = "Mask threshold and weight of CLIP"
+        return Panel("ensemble_search", title=title, caption="no search (search_images)")
+    vocabulary, device = dataset.vocabulary, next(model.parameters()).device
+    sweep = system_of(model).module("search").sweep
     counts: dict[tuple[float, float], torch.Tensor] = {}
     model.eval()
-    for index in tqdm(range(min(params.search_images, len(data.evaluation))), desc="Searching", unit="image"):
-        sample = data.evaluation[index]
-        for threshold, weight, scores in sweep(
-            model, sample.image.to(device), vocabulary, params.thresholds, params.weights
-        ):
-            if data.of_parts:
+    for index in tqdm(range(min(images, len(dataset))), desc="Searching", unit="image"):
+        sample = dataset[index]
+        for *pair, scores in sweep(model, sample.image.to(device), vocabulary, thresholds, weights):
+            if isinstance(vocabulary, PartVocabulary):
                 found = score_image(scores, sample, vocabulary, ("pred_all",))
             else:
                 found = score_objects(scores, sample, vocabulary)
-            pair = (threshold, weight)
-            counts[pair] = found.matrices["pred_all"] + counts.get(pair, 0)
-    rows = [
-        {
-            "threshold": threshold,
-            "weight": weight,
-            "mIoU": protocol.read(matrix.cpu().numpy(), vocabulary, "pred_all").summary["mIoU"],
-        }
-        for (threshold, weight), matrix in counts.items()
-    ]
-    table = pd.DataFrame(rows)
-    output.figure(
-        inspection.search_heatmap(table),
-        "ensemble_search",
-        title="Mask threshold and weight of CLIP",
-        caption=f"mIoU of {params.search_images} test images, protocol {protocol.name}; the best is outlined.",
-        data=table,
-    )
-    return table.sort_values("mIoU", ascending=False).reset_index(drop=True)
+            counts[tuple(pair)] = found.matrices["pred_all"] + counts.get(tuple(pair), 0)
+    read = protocol_named(protocol).read
+    rows = [(*pair, read(m.cpu().numpy(), vocabulary, "pred_all").summary["mIoU"]) for pair, m in counts.items()]
+    table = pd.DataFrame(rows, columns=["threshold", "weight", "mIoU"]).sort_values("mIoU", ascending=False)
+    caption = f"mIoU of {images} test images, protocol {protocol}; the best are outlined."
+    return inspection.search_heatmap(table.reset_index(drop=True), caption)

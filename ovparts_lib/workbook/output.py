@@ -1,17 +1,20 @@
-"""What a notebook leaves in its run folder: figures, tables, and the results that make the run complete."""
+"""What a notebook leaves in its run folder: panels, and the results that make the run complete."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 from IPython.display import display
-from matplotlib.figure import Figure
+from pandas.io.formats.style import Styler
 
 from ovparts_lib.atomic import safe_name, write_atomically
-from ovparts_lib.inspection import save_figure
+from ovparts_lib.inspection import Panel, save_figure
 from ovparts_lib.runs import RunFolder, RunParameters
+
+_ROWS = 250  # of a table in a notebook; its file holds all
 
 
 def parameter_table(params: RunParameters) -> pd.DataFrame:
@@ -37,8 +40,7 @@ class RunOutput:
 
     def __init__(self, run: RunFolder) -> None:
         self.run = run
-        self._figures: dict[str, dict[str, str]] = {}
-        self._tables: dict[str, dict[str, str]] = {}
+        self._kept: dict[str, dict[str, dict[str, str]]] = {"figures": {}, "tables": {}}
 
     @property
     def path(self) -> Path:
@@ -49,36 +51,46 @@ class RunOutput:
         """Add facts to the run's ``provenance.json``."""
         self.run.record(**facts)
 
-    def figure(self, figure: Figure, name: str, *, title: str, caption: str, data: pd.DataFrame | None = None) -> None:
-        """Show a figure and save it as ``figures/<name>.png``, with its data as CSV beside it.
+    def show(self, panels: Panel | Iterable[Panel]) -> None:
+        """Show panels one after the other, each saved as by :meth:`keep`; say why where there is nothing to show."""
+        for panel in [panels] if isinstance(panels, Panel) else panels:
+            if panel.figure is None and panel.table.empty:
+                print(f"{panel.title}: {panel.caption or 'nothing to show'}")
+                continue
+            self.keep(panel)
+            display(panel.figure if panel.figure is not None else shown_table(panel))
 
-        The file's name is the :func:`ovparts_lib.atomic.safe_name` of ``name``, which may hold a user's text.
+    def keep(self, panel: Panel) -> None:
+        """Save ``figures/<name>.png`` with its data as CSV beside it, or ``tables/<name>.csv`` of a table alone.
+
+        The file's name is the :func:`ovparts_lib.atomic.safe_name` of the panel's.
         """
-        file = f"{safe_name(name)}.png"
-        save_figure(figure, self.run.figures / file, data)
-        self._figures[name] = {"file": f"figures/{file}", "title": title, "caption": caption}
-        display(figure)
+        name = safe_name(panel.name)
+        if panel.figure is not None:
+            save_figure(panel.figure, self.run.figures / f"{name}.png", panel.table)
+            entry = {"file": f"figures/{name}.png", "title": panel.title, "caption": panel.caption}
+            self._kept["figures"][panel.name] = entry
+        else:
+            write_atomically(self.run.tables / f"{name}.csv", panel.table.to_csv(index=False))
+            self._kept["tables"][panel.name] = {"file": f"tables/{name}.csv", "title": panel.title}
 
-    def table(self, frame: pd.DataFrame, name: str, *, title: str) -> pd.DataFrame:
-        """Save a table as ``tables/<name>.csv``, named as figures are, and give it back to be shown."""
-        file = f"{safe_name(name)}.csv"
-        write_atomically(self.run.tables / file, frame.to_csv(index=False))
-        self._tables[name] = {"file": f"tables/{file}", "title": title}
-        return frame
-
-    def finish(self, headline: list[dict[str, Any]] | None = None, **facts: Any) -> None:
+    def finish(self, headline: Sequence[Panel] = (), **facts: Any) -> None:
         """Write ``results.json``, last of all, and say where it is.
 
         Args:
-            headline: the rows a results table shows, as :func:`ovparts_lib.workbook.scoring.summarise` gives them.
+            headline: the tables whose rows a results table shows, as :func:`ovparts_lib.workbook.scoring.summaries`
+                gives them; each row says its protocol.
             facts: further plain data for ``results.json``.
         """
-        path = self.run.finish(
-            {
-                "headline": headline or [],
-                "figures": list(self._figures.values()),
-                "tables": list(self._tables.values()),
-                **facts,
-            }
-        )
-        print(f"complete: {path}")
+        names = {"stage": "label", "vocabulary_hash": "vocabulary"}
+        rows = [row for panel in headline for row in panel.table.rename(columns=names).to_dict("records")]
+        kept = {kind: list(entries.values()) for kind, entries in self._kept.items()}
+        print(f"complete: {self.run.finish({'headline': rows, **kept, **facts})}")
+
+
+def shown_table(panel: Panel) -> Styler:
+    """A panel's table as notebooks show it: whole texts, two decimals, no more rows than a person looks through."""
+    count = len(panel.table)
+    title = panel.title if count <= _ROWS else f"{panel.title}: the first {_ROWS} of {count} rows"
+    shown = panel.table.head(_ROWS).reset_index(drop=True)
+    return shown.style.format(precision=2, na_rep="–").hide(axis="index").set_caption(title)

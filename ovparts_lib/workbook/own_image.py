@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
 import torch
 from matplotlib.figure import Figure
 from torch import Tensor, nn
@@ -17,14 +16,17 @@ from ovparts_lib import inspection
 from ovparts_lib.atomic import safe_name
 from ovparts_lib.checkpoints.reading import LoadReport
 from ovparts_lib.data import read_image
+from ovparts_lib.data.masks import read_masks
 from ovparts_lib.evaluation import pred_all_map
+from ovparts_lib.inspection import Panel
 from ovparts_lib.runs import resolve_path
+from ovparts_lib.runs.parameters import OwnImageParameters
+from ovparts_lib.systems.registry import SYSTEMS, system_of, untrained
 from ovparts_lib.systems.registry import load_system as read_system
-from ovparts_lib.systems.registry import system_of, untrained
-from ovparts_lib.systems.scores import BACKGROUND, Scores
+from ovparts_lib.systems.scores import Scores
 from ovparts_lib.vocabularies import PartVocabulary
 from ovparts_lib.workbook.output import RunOutput
-from ovparts_lib.workbook.pictures import save_full_size_attention, show_attention, show_proposals
+from ovparts_lib.workbook.pictures import image_panels
 from ovparts_lib.workbook.systems import describe_weights, device_of
 
 WORDS_PER_FIGURE = 12
@@ -39,15 +41,17 @@ class View:
         image: uint8 (3, H, W) RGB.
         scores: a score map per word.
         label_map: int64 (H, W), the winning word per pixel; ``len(words.parts)`` where none of them wins.
+        masks: bool (k, H, W), the user's own; None for what the system finds.
     """
 
     name: str
     image: Tensor
     scores: Scores
     label_map: Tensor
+    masks: Tensor | None = None
 
 
-def load_system(params: Any, output: RunOutput) -> tuple[nn.Module, LoadReport]:
+def load_system(params: OwnImageParameters, output: RunOutput) -> tuple[nn.Module, LoadReport]:
     """The system whose weights ``params.model`` names, on the run's device.
 
     What a file lacks, if ``params.allow_untrained`` takes such a file, is drawn from ``params.seed`` and named in a
@@ -68,24 +72,43 @@ def load_system(params: Any, output: RunOutput) -> tuple[nn.Module, LoadReport]:
     return model.to(device_of(params)).eval(), report
 
 
-def own_words(params: Any, output: RunOutput) -> PartVocabulary:
-    """The words as a vocabulary, in the order given."""
-    words = PartVocabulary.from_words(params.words)
-    output.note(vocabulary_hash=words.hash, words=list(words.parts))
-    return words
-
-
-def look_at_images(model: nn.Module, words: PartVocabulary, params: Any) -> list[View]:
+def look_at_images(
+    model: nn.Module,
+    words: PartVocabulary,
+    images: Sequence[str],
+    *,
+    background: bool = True,
+    masks: Sequence[str] | None = None,
+) -> list[View]:
     """Score every word on every photograph.
 
+    Args:
+        model: the system.
+        words: what to look for.
+        images: files.
+        background: also offer "none of these words".
+        masks: own masks of each photograph, see :func:`ovparts_lib.data.masks.read_masks`, for a system that takes them
+            in place of its proposals.
+
     Raises:
-        DatasetError: a photograph is missing or damaged.
+        DatasetError: a photograph or its masks are missing or damaged.
+        ValueError: masks for a system that has no proposals, or for another number of photographs.
     """
+    if masks is not None and "masks" not in model.image_inputs:
+        able = ", ".join(system.title for system in SYSTEMS.values() if "masks" in system.model_class.image_inputs)
+        raise ValueError(
+            f"{system_of(model).title} classifies no mask proposals, so own masks cannot replace them; take {able}, or "
+            "leave masks out"
+        )
+    if masks is not None and len(masks) != len(images):
+        raise ValueError(f"masks: {len(masks)} given for {len(images)} photographs; give a folder or file for each")
     views = []
-    for source, name in zip(params.images, unique_names(params.images), strict=True):
+    for number, (source, name) in enumerate(zip(images, unique_names(images), strict=True)):
         image = read_image(resolve_path(source))
-        scores = model.predict([image], words, background=params.background)[0]
-        views.append(View(name, image, scores, pred_all_map(scores, vocabulary=words).cpu()))
+        own = None if masks is None else read_masks(resolve_path(masks[number]), tuple(image.shape[-2:]))
+        given: dict[str, Any] = {} if own is None else {"masks": [own]}
+        scores = model.predict([image], words, background=background, **given)[0]
+        views.append(View(name, image, scores, pred_all_map(scores, vocabulary=words).cpu(), own))
     return views
 
 
@@ -102,64 +125,42 @@ def unique_names(files: Sequence[str]) -> list[str]:
     return names
 
 
-def overlay_figures(views: list[View], words: PartVocabulary, output: RunOutput) -> None:
-    """Which word wins where: a figure with a legend per photograph, and the overlay alone at full size."""
-    colours = inspection.class_colours(words)
+def overlay_panels(views: Sequence[View], words: PartVocabulary) -> Iterator[Panel]:
+    """Which word wins where: a figure with a legend per photograph."""
+    return (inspection.overlay(view.image, view.label_map, words, view.name) for view in views)
+
+
+def save_overlays(views: Sequence[View], words: PartVocabulary, folder: Path) -> None:
+    """The overlay of each photograph alone at its full size, ``overlay_<name>_full.png``."""
     for view in views:
-        output.figure(
-            inspection.overlay(view.image, view.label_map, words, title=view.name),
-            f"overlay_{view.name}",
-            title=f"Words: {view.name}",
-            caption="The word with the highest score at each pixel; plain where none of the words wins.",
-            data=word_table(view, words),
-        )
-        painted = inspection.render_overlay(view.image, view.label_map, colours)
-        inspection.save_picture(painted, output.run.figures / f"{safe_name(f'overlay_{view.name}_full')}.png")
+        painted = inspection.render_overlay(view.image, view.label_map, inspection.class_colours(words))
+        inspection.save_picture(painted, folder / f"{safe_name(f'overlay_{view.name}_full')}.png")
 
 
-def word_table(view: View, words: PartVocabulary) -> pd.DataFrame:
-    """Pixels that each word wins on a photograph, and their share of it."""
-    pixels = torch.bincount(view.label_map.flatten(), minlength=len(words.parts) + 1).numpy()
-    names = [*words.parts, BACKGROUND]
-    return pd.DataFrame({"word": names, "pixels": pixels, "percent": 100 * pixels / pixels.sum()})
-
-
-def score_map_figures(views: list[View], words: PartVocabulary, output: RunOutput) -> None:
-    """A score map per word, in the order given; a table of peaks beside them."""
+def score_panels(views: Sequence[View], words: PartVocabulary) -> Iterator[Panel]:
+    """A score map per word, in the order given."""
     for view in views:
         for start in range(0, len(words.parts), WORDS_PER_FIGURE):
             number = f"_{start // WORDS_PER_FIGURE + 1}" if len(words.parts) > WORDS_PER_FIGURE else ""
             chosen = words.parts[start : start + WORDS_PER_FIGURE]
-            output.figure(
-                inspection.score_maps(view.image, view.scores, words.parts, chosen=chosen),
-                f"scores_{view.name}{number}",
-                title=f"Score maps: {view.name}",
-                caption="Sigmoid of each word's logit, all on one scale from 0 to 1.",
-                data=inspection.score_table(view.scores, words.parts),
-            )
+            name = f"{view.name}{number}"
+            yield inspection.score_maps(view.image, view.scores, words.parts, name, chosen=chosen)
 
 
-def attention_of_views(
-    model: nn.Module, views: list[View], words: PartVocabulary, params: Any, output: RunOutput
-) -> None:
-    """Attention maps for the highest scoring words of each photograph, if the parameters ask for them."""
-    if not params.attention:
-        print("attention maps are switched off (attention)")
-        return
+def view_panels(model: nn.Module, views: Sequence[View], words: PartVocabulary) -> Iterator[Panel]:
+    """What the system can show of the highest scoring words of each photograph: attention, cost maps, proposals."""
     for view in views:
-        if model.needs_regions:
-            show_proposals(model, view.image, words, view.name, output)
-            continue
         peaks = view.scores.class_maps().amax(dim=(1, 2))
         best = [view.scores.class_ids[int(index)] for index in peaks.argsort(descending=True)]
-        scores, maps = show_attention(model, view.image, words, best, view.name, output)
-        save_full_size_attention(view.image, scores, maps, view.name, output)
+        yield from image_panels(model, view.image, words, best, view.name, masks=view.masks)
 
 
-def browse(views: list[View], words: PartVocabulary) -> Any:
+def browse(views: Sequence[View], words: PartVocabulary) -> Any:
     """A viewer with a slider over the photographs and a choice of word; plain pictures where no widgets run."""
 
     def draw(index: int, word: str) -> Figure:
-        return inspection.score_maps(views[index].image, views[index].scores, words.parts, chosen=[word], columns=1)
+        view = views[index]
+        panel = inspection.score_maps(view.image, view.scores, words.parts, view.name, chosen=[word], columns=1)
+        return panel.figure
 
     return inspection.browse(draw, [view.name for view in views], word=words.parts)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Iterator
 
 import pandas as pd
 
@@ -18,99 +18,105 @@ from ovparts_lib.evaluation import (
     score_all,
 )
 from ovparts_lib.evaluation.sg_iou import load_fathers, sg_iou
+from ovparts_lib.inspection import Panel
 from ovparts_lib.runs import resolve_path
-from ovparts_lib.workbook.output import RunOutput
+from ovparts_lib.vocabularies import PartVocabulary
 
 HEADLINE = ("seen", "unseen", "harmonic", "mIoU")
 
 
-def load_evaluation(params: Any, output: RunOutput) -> Evaluation:
+def load_evaluation(folder: str, stage: str) -> Evaluation:
     """The counts that a run has stored.
+
+    Args:
+        folder: of the run.
+        stage: ``before`` or ``after`` training, or ``checkpoint``.
 
     Raises:
         MatrixFileError: the run has no such evaluation, or its file is damaged.
     """
-    evaluation = Evaluation.load(resolve_path(params.scored_run) / "evaluation" / params.stage)
-    output.note(scored_run=params.scored_run, stage=params.stage, vocabulary_hash=evaluation.vocabulary.hash)
-    return evaluation
+    return Evaluation.load(resolve_path(folder) / "evaluation" / stage)
 
 
-def describe_protocols() -> pd.DataFrame:
+def describe_protocols() -> Panel:
     """Every protocol with its version, the modes it reads and its rule in words."""
-    rows = [
-        {"protocol": name, "version": each.version, "modes": ", ".join(each.modes), "rule": each.description}
-        for name, each in PROTOCOLS.items()
-    ]
-    return pd.DataFrame(rows)
+    rows = [(name, each.version, ", ".join(each.modes), each.description) for name, each in PROTOCOLS.items()]
+    table = pd.DataFrame(rows, columns=["protocol", "version", "modes", "rule"])
+    return Panel("rules", table=table, title="The protocols")
 
 
-def under_every_protocol(evaluation: Evaluation, output: RunOutput) -> pd.DataFrame:
+def under_every_protocol(evaluation: Evaluation) -> Iterator[Panel]:
     """The evaluation under every protocol that can read it: all figures as a table, the headline as a chart per mode.
 
-    Returns:
-        The headline figures: a row per mode and protocol.
+    A figure that was not computed (boundaries, unless asked for) has no row.
     """
-    long = protocol_comparison(evaluation)
-    output.table(long, "protocols", title="All figures under every protocol")
-    wide = long[long["figure"].isin(HEADLINE)].pivot_table(
+    long = protocol_comparison(evaluation).dropna(subset="value")
+    headline = long[long["figure"].isin(HEADLINE)]
+    wide = headline.pivot_table(
         index=["mode", "protocol", "version"], columns="figure", values="value", dropna=False, sort=False
     )
-    table = wide.dropna(how="all").reset_index()[["mode", "protocol", "version", *HEADLINE]]
+    table = wide.dropna(how="all").reset_index().reindex(columns=["mode", "protocol", "version", *HEADLINE])
+    yield Panel("headline", table=table, title="One set of predictions under every protocol")
+    caption = (
+        "The same stored counts, read by each protocol. Bars of different protocols are not comparable as results: "
+        "their difference is the protocol."
+    )
     for mode, rows in table.groupby("mode", sort=False):
-        output.figure(
-            inspection.run_bars(rows.assign(label=rows["protocol"])),
-            f"protocols_{mode}",
-            title=f"One set of predictions under every protocol, {mode.replace('_', '-')}",
-            caption="The same stored counts, read by each protocol. Bars of different protocols are not comparable as "
-            "results: their difference is the protocol.",
-            data=rows,
-        )
-    return table
+        title = f"One set of predictions under every protocol, {mode.replace('_', '-')}"
+        yield inspection.run_bars(rows.assign(label=rows["protocol"]), f"protocols_{mode}", title, caption)
+    yield Panel("protocols", table=long, title="All figures under every protocol")
 
 
-def semantics_guided(evaluation: Evaluation, output: RunOutput) -> pd.DataFrame:
-    """SG-IoU beside the vanilla metric, and which classes gain, for class lists with a table of fathers.
-
-    Returns:
-        A row per metric: mIoU, fwIoU, mACC, pACC in percent; empty where the class list has no table.
-    """
+def semantics_guided(evaluation: Evaluation) -> Iterator[Panel]:
+    """SG-IoU beside the vanilla metric, and which classes gain, for class lists with a table of fathers."""
     vocabulary = evaluation.vocabulary
     fathers = load_fathers(vocabulary.name)
     if not fathers:
-        print(f"SG-IoU is the vanilla IoU for {vocabulary.name}: no class is listed as a kind of another")
-        return pd.DataFrame()
+        caption = f"it is the vanilla IoU for {vocabulary.name}: no class is listed as a kind of another"
+        yield Panel("sg_iou", title="SG-IoU", caption=caption)
+        return
     found = sg_iou(evaluation.matrices["pred_all"].numpy(), vocabulary.classes, fathers)
+    table = pd.DataFrame(found.summary).T.rename_axis("metric").reset_index()
+    yield Panel("sg_iou", table=table, title="SG-IoU beside the vanilla metric, percent")
     names = [", ".join(vocabulary.classes[each] for each in fathers.get(i, ())) for i in range(len(vocabulary.classes))]
     gains = found.classes.assign(fathers=names).rename_axis("class").reset_index()
     gains = gains[gains["gain"] > 0].sort_values("gain", ascending=False)
-    output.table(gains, "sg_iou_classes", title="Classes that gain from SG-IoU, percentage points")
-    table = pd.DataFrame(found.summary).T.rename_axis("metric").reset_index()
-    return output.table(table, "sg_iou", title="SG-IoU beside the vanilla metric, percent")
+    title = "Classes that gain from SG-IoU, percentage points"
+    yield Panel("sg_iou_classes", table=gains, title=title, caption="none does")
 
 
-def why_they_differ(evaluation: Evaluation, output: RunOutput) -> pd.DataFrame:
+def why_they_differ(evaluation: Evaluation) -> Panel:
     """Each rule in which a protocol departs from the recommended one; ``options`` says how scoring was done here."""
-    table = protocol_notes(evaluation)
-    return output.table(table, "differences", title="Why the figures differ")
+    return Panel("differences", table=protocol_notes(evaluation), title="Why the figures differ")
 
 
-def intervals_by_protocol(evaluation: Evaluation, params: Any, output: RunOutput) -> pd.DataFrame:
-    """Confidence intervals over images of the headline figures, under every protocol."""
+def intervals_by_protocol(evaluation: Evaluation, samples: int, seed: int) -> Panel:
+    """Confidence intervals over images of the headline figures, under every protocol.
+
+    Args:
+        evaluation: the counts.
+        samples: sets of images drawn.
+        seed: of the draw.
+    """
     tables = [
-        bootstrap(evaluation, result.protocol, result.mode, samples=params.intervals, seed=params.seed)
+        bootstrap(evaluation, result.protocol, result.mode, samples=samples, seed=seed)
         for result in score_all(evaluation)
     ]
     table = pd.concat(tables, ignore_index=True)
-    table = table[table["figure"].isin(HEADLINE)].reset_index(drop=True)
-    output.table(table, "intervals", title="95 % confidence intervals over images, by protocol")
-    return table[["mode", "protocol", "figure", "value", "low", "high"]]
+    table = table[table["figure"].isin(HEADLINE)][["mode", "protocol", "figure", "value", "low", "high"]]
+    return Panel("intervals", table=table, title="95 % confidence intervals over images, by protocol")
 
 
-def segmentation_rates(evaluation: Evaluation, output: RunOutput) -> pd.DataFrame:
-    """Over- and under-segmentation of each object in each mode; those of parts go into a table of their own."""
-    objects = [object_rates(evaluation, mode) for mode in evaluation.modes]
-    parts = [part_rates(evaluation, mode) for mode in evaluation.modes]
-    output.table(pd.concat(parts, ignore_index=True), "part_rates", title="Over- and under-segmentation of parts")
-    return output.table(
-        pd.concat(objects, ignore_index=True), "object_rates", title="Over- and under-segmentation of objects"
-    )
+def segmentation_rates(evaluation: Evaluation) -> Iterator[Panel]:
+    """Over- and under-segmentation of each object in pred-all (given the object, nothing goes astray), and of parts."""
+    if not isinstance(evaluation.vocabulary, PartVocabulary):
+        yield Panel("object_rates", title="Over- and under-segmentation", caption="of parts and their objects only")
+        return
+    rates = {
+        "object": [object_rates(evaluation, "pred_all")],
+        "part": [part_rates(evaluation, mode) for mode in evaluation.modes],
+    }
+    for kind, tables in rates.items():
+        table = pd.concat(tables, ignore_index=True)
+        table = table[table["images"] > 0].drop(columns=["vocabulary_hash", "options", "records", "scored_images"])
+        yield Panel(f"{kind}_rates", table=table, title=f"Over- and under-segmentation of {kind}s")

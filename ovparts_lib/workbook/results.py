@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import pandas as pd
-from IPython.display import Markdown, display
 
 from ovparts_lib import inspection
 from ovparts_lib.evaluation import (
@@ -18,92 +18,125 @@ from ovparts_lib.evaluation import (
     score_all,
     summary_table,
 )
+from ovparts_lib.inspection import Panel
 from ovparts_lib.runs import find_runs, resolve_path
 from ovparts_lib.runs.listing import RunRecord
-from ovparts_lib.workbook.output import RunOutput
 
 FIGURES = ["seen", "unseen", "harmonic", "mIoU"]
 BESIDE = ["source", "system", "detail", "setting", "dataset", "mode", *FIGURES, "protocol", "evidence"]
 
 
-def compare_runs(params: Any) -> pd.DataFrame:
-    """All scored runs under one protocol, computed anew from their confusion matrices.
+@dataclass(frozen=True)
+class Stored:
+    """The counts of one evaluation of a complete run.
 
-    Returns:
-        A row per run, stage and mode: setting, run, system, dataset, stage, mode, the group means with the classes
-        averaged, records, protocol, version, vocabulary. Empty if nothing has been scored.
-
-    Raises:
-        ProtocolMismatchError: the runs differ in vocabulary; name the settings that belong together.
+    Attributes:
+        run: the run.
+        stage: ``before`` or ``after`` training, or ``checkpoint``.
+        evaluation: the counts.
     """
-    tables, about = {}, {}
-    for key, (run, stage, evaluation) in _evaluations(params).items():
-        results = score_all(evaluation, [params.protocol])
-        if not results:
-            continue
-        tables[key] = summary_table(results)
-        about[key] = {
-            "setting": run.setting,
-            "run": run.run,
-            "system": run.notebook.partition("_")[2],
-            "dataset": _scored_on(run.params),
-            "stage": stage,
-            "data": run.provenance.get("dataset_fingerprint", ""),
-            "scored_images": evaluation.images,
-        }
-    if not tables:
-        return pd.DataFrame(columns=["setting", "run", "system", "dataset", "stage", "mode", *FIGURES, "protocol"])
-    _refuse_other_data(about)
-    merged = merge_tables(tables)
-    facts = pd.DataFrame([about[key] for key in merged["run"]])
-    return pd.concat([facts, merged.drop(columns="run")], axis=1)
+
+    run: RunRecord
+    stage: str
+    evaluation: Evaluation
+
+    @property
+    def scored_on(self) -> str:
+        """The dataset scored on."""
+        return self.run.params.get("test_dataset") or self.run.params.get("dataset", "")
+
+    @property
+    def system(self) -> str:
+        """The system's name, which its notebook has too."""
+        return self.run.notebook.partition("_")[2]
+
+    @property
+    def published_setting(self) -> str:
+        """The setting's name in the published tables, which say of a cross-dataset run from where to where."""
+        if self.run.params.get("test_dataset"):
+            return f"cross_dataset_{self.run.params['dataset']}_to_{self.run.params['test_dataset']}"
+        return self.run.params.get("setting", "")
 
 
-def _evaluations(params: Any) -> dict[str, tuple[RunRecord, str, Evaluation]]:
-    """Stored counts of all complete runs: (run, stage, counts) by ``setting/run/stage``."""
+def stored_evaluations(outputs: str, settings: Sequence[str]) -> dict[str, Stored]:
+    """Counts of all complete runs of some settings, of all for none, by ``setting/run/stage``."""
     found = {}
-    for run in find_runs(resolve_path(params.outputs), params.settings):
+    for run in find_runs(resolve_path(outputs), settings):
         if run.state == "complete":
             for matrices in sorted((run.path / "evaluation").glob("*/matrices.npz")):
                 stage = matrices.parent.name
-                found[f"{run.setting}/{run.run}/{stage}"] = (run, stage, Evaluation.load(matrices))
+                found[f"{run.setting}/{run.run}/{stage}"] = Stored(run, stage, Evaluation.load(matrices))
     return found
 
 
-def paired_differences(params: Any, output: RunOutput) -> pd.DataFrame:
+def compare_runs(evaluations: Mapping[str, Stored], protocol: str) -> Iterator[Panel]:
+    """All evaluations under one protocol, computed anew from their counts: a chart, and a table of all figures.
+
+    Raises:
+        ProtocolMismatchError: the runs differ in vocabulary or in images; name the settings that belong together.
+    """
+    tables, about = {}, {}
+    for key, stored in evaluations.items():
+        results = score_all(stored.evaluation, [protocol])
+        if results:
+            tables[key] = summary_table(results)
+            about[key] = {
+                "setting": stored.run.setting,
+                "run": stored.run.run,
+                "system": stored.system,
+                "dataset": stored.scored_on,
+                "stage": stored.stage,
+                "data": stored.run.provenance.get("dataset_fingerprint", ""),
+                "scored_images": stored.evaluation.images,
+            }
+    title = f"Runs under the protocol {protocol}"
+    if not tables:
+        yield Panel("runs", title=title, caption="nothing has been scored yet")
+        return
+    _refuse_other_data(about)
+    merged = merge_tables(tables)
+    table = pd.concat([pd.DataFrame([about[key] for key in merged["run"]]), merged.drop(columns="run")], axis=1)
+    shown = table[["setting", "run", "stage", "mode", *FIGURES, "protocol"]]
+    yield Panel("runs_shown", table=shown, title=title)
+    caption = "mIoU over seen and unseen part classes, and their harmonic mean, per run and stage."
+    yield inspection.run_bars(table.assign(label=table["run"] + ", " + table["stage"]), "runs", title, caption)
+
+
+def paired_differences(
+    evaluations: Mapping[str, Stored], protocol: str, baseline: str | None, samples: int, seed: int
+) -> Panel:
     """Every final evaluation minus the baseline's, on the same images, with 95 % intervals.
 
-    The same images are drawn for both, so that what makes an image hard cancels out. The baseline is
-    ``params.baseline``, or the first evaluation found.
+    The same images are drawn for both, so that what makes an image hard cancels out.
+
+    Args:
+        evaluations: of :func:`stored_evaluations`.
+        protocol: by name.
+        baseline: ``setting/run/stage``; None for the first evaluation.
+        samples: sets of images drawn.
+        seed: of the draw.
 
     Returns:
-        A row per evaluation, mode and figure; empty where there is nothing to compare.
+        A table of a row per evaluation, mode and figure.
 
     Raises:
         ValueError: there is no such baseline, or the images differ.
     """
-    final = {key: one[2] for key, one in _evaluations(params).items() if one[1] != "before"}
-    if params.baseline is not None and params.baseline not in final:
-        raise ValueError(
-            f"baseline {params.baseline!r} is none of the evaluations: {', '.join(final) or 'there are none'}"
-        )
-    baseline = params.baseline or next(iter(final), None)
-    others = [key for key in final if key != baseline]
-    if not others:
-        print("a comparison needs two scored runs")
-        return pd.DataFrame()
-    tables = []
-    for key in others:
-        for result in score_all(final[key], [params.protocol]):
-            table = compare(
-                final[baseline], final[key], params.protocol, result.mode, samples=params.intervals, seed=params.seed
-            )
+    final = {key: stored.evaluation for key, stored in evaluations.items() if stored.stage != "before"}
+    if baseline is not None and baseline not in final:
+        raise ValueError(f"baseline {baseline!r} is none of the evaluations: {', '.join(final) or 'there are none'}")
+    baseline, tables = baseline or next(iter(final), None), []
+    for key in [key for key in final if key != baseline]:
+        for result in score_all(final[key], [protocol]):
+            table = compare(final[baseline], final[key], protocol, result.mode, samples=samples, seed=seed)
             table = table[table["figure"].isin(FIGURES)].rename(columns={"first": "baseline", "second": "run"})
             tables.append(table.assign(evaluation=key, against=baseline))
-    merged = pd.concat(tables, ignore_index=True)
+    title = f"Differences from {baseline}, 95 % intervals over images"
+    if not tables:
+        return Panel("differences", title=title, caption="a comparison needs two scored runs")
     columns = ["evaluation", "against", "mode", "figure", "baseline", "run", "value", "low", "high", "protocol"]
-    merged = merged[columns].rename(columns={"value": "difference"})
-    return output.table(merged, "differences", title=f"Differences from {baseline}, 95 % intervals over images")
+    merged = pd.concat(tables, ignore_index=True)[columns].rename(columns={"value": "difference"})
+    return Panel("differences", table=merged, title=title)
 
 
 def _refuse_other_data(about: dict[str, dict[str, Any]]) -> None:
@@ -118,72 +151,40 @@ def _refuse_other_data(about: dict[str, dict[str, Any]]) -> None:
         )
 
 
-def comparison_figure(ours: pd.DataFrame, params: Any, output: RunOutput) -> None:
-    """Seen, unseen and harmonic mIoU of every run and stage, a panel per mode; nothing where nothing was scored."""
-    if ours.empty:
-        print("nothing has been scored yet")
-        return
-    output.figure(
-        inspection.run_bars(ours.assign(label=ours["run"] + ", " + ours["stage"])),
-        "runs",
-        title=f"Runs under the protocol {params.protocol}",
-        caption="mIoU over seen and unseen part classes, and their harmonic mean, per run and stage.",
-        data=ours,
-    )
-
-
-def beside_published(params: Any, output: RunOutput) -> None:
+def beside_published(evaluations: Mapping[str, Stored]) -> Iterator[Panel]:
     """Our runs and the published figures of the same dataset and setting: a table per protocol, never one of several.
 
     Our figures are read from stored counts under the very protocol of the published ones. Published figures whose
     protocol the source does not say stand in a table of their own, with nothing beside them.
     """
-    if not params.published:
-        print("published figures are not shown (published)")
-        return
-    runs = [(run, stage, one) for run, stage, one in _evaluations(params).values() if stage != "before"]
-    wanted = {(_published_setting(run.params), _scored_on(run.params)) for run, _, _ in runs}
-    found = [published_results(dataset, setting) for setting, dataset in sorted(wanted)]
+    final = [stored for stored in evaluations.values() if stored.stage != "before"]
+    settings = sorted({(stored.published_setting, stored.scored_on) for stored in final})
+    found = [published_results(dataset, setting) for setting, dataset in settings]
     published = pd.concat([rows for rows in found if len(rows)] or [published_results().iloc[:0]], ignore_index=True)
     if published.empty:
-        print("nothing is published for the datasets and settings of these runs")
+        yield Panel("published", title="Published figures", caption="none for the datasets and settings of these runs")
         return
     published["detail"] = (published["backbone"] + " " + published["finetuning"]).str.strip()
     for protocol, rows in published.groupby("protocol", sort=False):
-        name = protocol or "protocol_not_stated"
-        mine = _read_under(protocol, runs) if protocol else []
-        table = pd.concat([pd.DataFrame(mine), rows], ignore_index=True).reindex(columns=BESIDE)
-        heading = f"Protocol {protocol}" if protocol else "Protocol not stated by the source"
-        display(Markdown(f"**{heading}**"), output.table(table, f"published_{name}", title=f"Published: {heading}"))
+        ours = pd.DataFrame(_read_under(protocol, final) if protocol else [])
+        table = pd.concat([ours, rows], ignore_index=True).reindex(columns=BESIDE)
+        title = f"Published, protocol {protocol}" if protocol else "Published, protocol not stated by the source"
+        yield Panel(f"published_{protocol or 'protocol_not_stated'}", table=table, title=title)
 
 
-def _read_under(protocol: str, runs: Sequence[tuple[RunRecord, str, Evaluation]]) -> list[dict[str, Any]]:
-    rows = []
-    for run, stage, evaluation in runs:
-        for result in score_all(evaluation, [protocol]):
-            figures = {key: result.summary[key] for key in FIGURES}
-            rows.append(
-                {
-                    "source": "this workbook",
-                    "system": run.notebook.partition("_")[2],
-                    "detail": f"{run.run}, {stage}",
-                    "setting": _published_setting(run.params),
-                    "dataset": _scored_on(run.params),
-                    "mode": result.mode,
-                    "protocol": protocol,
-                    "evidence": f"measured here, {evaluation.images} images",
-                }
-                | figures
-            )
-    return rows
-
-
-def _scored_on(params: dict[str, Any]) -> str:
-    return params.get("test_dataset") or params.get("dataset", "")
-
-
-def _published_setting(params: dict[str, Any]) -> str:
-    """The setting's name in the published tables, which say of a cross-dataset run from where to where."""
-    if params.get("test_dataset"):
-        return f"cross_dataset_{params['dataset']}_to_{params['test_dataset']}"
-    return params.get("setting", "")
+def _read_under(protocol: str, final: Sequence[Stored]) -> list[dict[str, Any]]:
+    return [
+        {
+            "source": "this workbook",
+            "system": stored.system,
+            "detail": f"{stored.run.run}, {stored.stage}",
+            "setting": stored.published_setting,
+            "dataset": stored.scored_on,
+            "mode": result.mode,
+            "protocol": protocol,
+            "evidence": f"measured here, {stored.evaluation.images} images",
+        }
+        | {key: result.summary[key] for key in FIGURES}
+        for stored in final
+        for result in score_all(stored.evaluation, [protocol])
+    ]

@@ -14,25 +14,27 @@ from torch import nn
 from ovparts_lib.checkpoints.native import load_weights, within_its_file
 from ovparts_lib.checkpoints.reading import RUN_WEIGHTS, CheckpointError, LoadReport, file_hash
 from ovparts_lib.data import TrainingDataset, training_loader
+from ovparts_lib.inspection import Panel
+from ovparts_lib.options import Options
 from ovparts_lib.runs import resolve_path
 from ovparts_lib.runs.project import display_path
+from ovparts_lib.systems.options import SystemOptions
 from ovparts_lib.systems.registry import SYSTEMS, system_of, untrained
 from ovparts_lib.training import TrainingResult, TrainingSettings, history_frame, launch, read_log
 from ovparts_lib.training import train as run_loop
 from ovparts_lib.training.interruption import run_beside
-from ovparts_lib.workbook.data import PartData
 from ovparts_lib.workbook.output import RunOutput
 
 Evaluate = Callable[[nn.Module, int], dict[str, float]]
 
 
-def device_of(params: Any) -> torch.device:
+def device_of(params: Options) -> torch.device:
     """The device a run uses: ``auto`` takes the first CUDA device if there is one."""
     found = "cuda" if torch.cuda.is_available() else "cpu"
     return torch.device(found if params.device == "auto" else params.device)
 
 
-def build_model(params: Any, output: RunOutput | None = None) -> tuple[nn.Module, LoadReport]:
+def build_model(params: SystemOptions, output: RunOutput | None = None) -> tuple[nn.Module, LoadReport]:
     """The run's system with the weights it begins from, or those of the checkpoint it scores.
 
     With CLIP weights alone the rest is new. What no file holds is drawn from ``params.seed``.
@@ -62,7 +64,7 @@ def build_model(params: Any, output: RunOutput | None = None) -> tuple[nn.Module
     return model.to(device_of(params)), report
 
 
-def weight_hashes(params: Any) -> dict[str, str]:
+def weight_hashes(params: SystemOptions) -> dict[str, str]:
     """SHA-256 of every file that the run's weights come from, by parameter."""
     keys = ("checkpoint", "initialise_from", "clip_weights")
     files = {key: getattr(params, key) for key in keys} | params.weight_paths()
@@ -79,28 +81,19 @@ def describe_weights(report: LoadReport, sources: list[str | None]) -> dict[str,
     }
 
 
-def trainable_table(model: nn.Module) -> pd.DataFrame:
+def trainable_table(model: nn.Module) -> Panel:
     """Tensors and parameters of each part of the model, and whether they train."""
-    rows = []
-    groups = {**system_of(model).groups, "rest of CLIP": ("clip.",), "rest": ("",)}
-    counted: set[str] = set()
-    for group, beginnings in groups.items():
-        members = {n: p for n, p in model.named_parameters() if n.startswith(beginnings) and n not in counted}
-        counted |= members.keys()
-        if not members:
-            continue
-        rows.append(
-            {
-                "group": group,
-                "trains": any(parameter.requires_grad for parameter in members.values()),
-                "tensors": len(members),
-                "parameters": sum(parameter.numel() for parameter in members.values()),
-            }
-        )
-    return pd.DataFrame(rows)
+    rows, left = [], dict(model.named_parameters())
+    for group, beginnings in {**system_of(model).groups, "rest of CLIP": ("clip.",), "rest": ("",)}.items():
+        members = [left.pop(name) for name in list(left) if name.startswith(beginnings)]
+        if members:
+            trains = any(parameter.requires_grad for parameter in members)
+            rows.append((group, trains, len(members), sum(parameter.numel() for parameter in members)))
+    table = pd.DataFrame(rows, columns=["group", "trains", "tensors", "parameters"])
+    return Panel("trainable", table=table, title="What trains")
 
 
-def training_settings(params: Any) -> TrainingSettings:
+def training_settings(params: SystemOptions) -> TrainingSettings:
     """The training loop's settings from a run's parameters."""
     return TrainingSettings(
         iterations=params.iterations,
@@ -122,7 +115,11 @@ def training_settings(params: Any) -> TrainingSettings:
 
 
 def train(
-    model: nn.Module, data: PartData, params: Any, output: RunOutput, evaluate: Evaluate | None = None
+    model: nn.Module,
+    dataset: TrainingDataset | None,
+    params: SystemOptions,
+    output: RunOutput,
+    evaluate: Evaluate | None = None,
 ) -> pd.DataFrame:
     """Train as the parameters say, or go on where an interrupted run stopped; leave the weights in the run folder.
 
@@ -139,7 +136,7 @@ def train(
         print("nothing to train: iterations is 0")
         return history_frame([])
     if params.devices == 1:
-        return train_in_process(model, data.training, params, output.path, evaluate).history
+        return train_in_process(model, dataset, params, output.path, evaluate).history
     command = [sys.executable, "-m", "ovparts_lib.workbook.distributed", str(output.path / "params.yaml")]
     run_beside(command)
     state, _ = load_weights(output.path / RUN_WEIGHTS, params.system)
@@ -148,7 +145,7 @@ def train(
 
 
 def train_in_process(
-    model: nn.Module, dataset: TrainingDataset, params: Any, folder: Path, evaluate: Evaluate | None = None
+    model: nn.Module, dataset: TrainingDataset, params: SystemOptions, folder: Path, evaluate: Evaluate | None = None
 ) -> TrainingResult:
     """Train in this process, one of ``params.devices``, and leave ``weights.safetensors`` in the run folder."""
     settings = training_settings(params)

@@ -123,6 +123,19 @@ def test_a_coco_picture_without_labels_is_not_written(prepared):
     assert not (root / "stuffthingmaps_detectron2/train2017/2.png").exists()
 
 
+def test_pictures_without_labels_are_counted_where_they_are_left_out(prepared):
+    root, _ = prepared("coco_stuff_171")
+    labelled = sorted((root / "stuffthingmaps_detectron2/val2017").glob("*.png"))[0]
+    names = [f"{labelled.stem}_{letter}" for letter in "abc"]
+    for name, label in zip(names, (255, 0, 255), strict=True):
+        Image.fromarray(np.full(SIZE, label, np.uint8)).save(labelled.with_name(f"{name}.png"))
+        image = next(path for path in (root / "val2017").iterdir() if path.stem == labelled.stem)
+        shutil.copy(image, image.with_name(f"{name}{image.suffix}"))
+    dataset = ClassEvaluationDataset(open_reader("coco_stuff_171", root))
+    assert dataset.image_ids == (labelled.stem, names[1]) and dataset.skipped_records == 2
+    assert [dataset.skipped_among(count) for count in (1, 2)] == [0, 2]
+
+
 def test_large_ade_pictures_are_stored_at_512_with_their_labels(tmp_path):
     folder = tmp_path / "ADE/validation"
     codes = np.where(np.arange(1000) < 500, 2978, 312)[None].repeat(600, axis=0)

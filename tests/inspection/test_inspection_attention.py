@@ -10,7 +10,6 @@ from ovparts_lib.inspection import (
     peak_patch,
     render_heat,
     score_maps,
-    score_table,
 )
 from ovparts_lib.systems.scores import AttentionMaps, Scores
 
@@ -47,17 +46,14 @@ def titles(figure):
 def test_maps_are_rows_of_the_mean_over_heads():
     attention = softmax(5, TOKENS, TOKENS)
     mean = attention.double().mean(0).numpy()
-    np.testing.assert_allclose(attention_map(attention, GRID, "class_token").ravel(), mean[0, 1:])
     np.testing.assert_allclose(attention_map(attention, GRID, (2, 1)).ravel(), mean[1 + 2 * 4 + 1, 1:])
-    np.testing.assert_allclose(attention_map(attention, GRID, "received").ravel(), mean[1:, 1:].mean(0))
-    np.testing.assert_allclose(attention_map(attention[0], GRID, "class_token").ravel(), attention[0, 0, 1:])
 
 
 def test_wrong_grids_and_places_are_named():
     with pytest.raises(ValueError, match=r"does not fit a grid of 4 x 4"):
-        attention_map(softmax(TOKENS, TOKENS), (4, 4), "class_token")
+        attention_map(softmax(2, TOKENS, TOKENS), (4, 4), (0, 0))
     with pytest.raises(ValueError, match=r"there is no patch \(3, 0\) in a grid of 3 x 4"):
-        attention_map(softmax(TOKENS, TOKENS), GRID, (3, 0))
+        attention_map(softmax(2, TOKENS, TOKENS), GRID, (3, 0))
 
 
 def test_the_asking_patch_holds_the_largest_logit():
@@ -77,65 +73,70 @@ def test_heat_is_painted_at_full_size_where_the_attention_is():
 
 
 def test_decoder_figure_says_word_layer_and_who_asks():
-    figure = decoder_attention(image(), *scores_with_attention(), words=["dog head"])
-    assert titles(figure) == ["“dog head”, layer 0", "“dog head”, layer 1"]
+    figure = decoder_attention(image(), *scores_with_attention(), "p").figure
+    words = ("cat tail", "dog head", "cat head")  # those that score highest first
+    assert titles(figure) == [f"“{word}”, layer {layer}" for word in words for layer in (0, 1)]
     assert figure.get_suptitle() == (
         "Decoder self-attention, mean over heads, from the patch where the word scores highest (cross)"
     )
     panels = [ax for ax in figure.axes if ax.get_title()]
     assert len(figure.axes) == 2 * len(panels)  # a colour bar each
-    x, y = panels[0].lines[-1].get_data()
+    x, y = panels[2].lines[-1].get_data()
     assert (x[0], y[0]) == (pytest.approx(1.5 / 4 * 40), pytest.approx(1.5 / 3 * 30))
 
 
-def test_words_that_score_highest_come_first_and_layers_can_be_chosen():
-    figure = decoder_attention(image(), *scores_with_attention(), layers=[1], source="received")
-    assert titles(figure) == ["“cat tail”, layer 1", "“dog head”, layer 1", "“cat head”, layer 1"]
-    assert figure.get_suptitle().endswith("received, mean over all asking patches")
+def test_words_stand_side_by_side_where_there_is_one_layer():
+    scores, maps = scores_with_attention()
+    maps.decoder = {1: maps.decoder[1]}
+    panel = decoder_attention(image(), scores, maps, "p")
+    assert titles(panel.figure) == ["“cat tail”, layer 1", "“dog head”, layer 1", "“cat head”, layer 1"]
+    tops = {round(ax.get_position().y1, 3) for ax in panel.figure.axes if ax.get_title()}
+    assert len(tops) == 1
 
 
 def test_clip_figure_says_block_and_who_asks():
-    figure = clip_attention(image(), *scores_with_attention())
+    figure = clip_attention(image(), *scores_with_attention(), "p").figure
     assert titles(figure) == [f"block {block}" for block in range(1, 7)]
-    assert figure.get_suptitle() == "CLIP image tower, self-attention, mean over heads, from the class token"
-    asked = clip_attention(image(), *scores_with_attention(), blocks=[6], source="peak", word="cat head")
-    assert asked.get_suptitle().endswith("from the patch where “cat head” scores highest (cross)")
+    assert figure.get_suptitle().endswith("from the patch where “cat tail” scores highest (cross)")
 
 
 def test_the_colour_bar_ends_at_the_largest_weight():
-    scores = scores_with_attention()
-    figure = clip_attention(image(), *scores, blocks=[3])
-    top = attention_map(scores[1].clip[3], GRID, "class_token").max()
-    bar = next(ax for ax in figure.axes if not ax.get_title())
+    scores, maps = scores_with_attention()
+    maps.clip = {3: maps.clip[3]}
+    panel = clip_attention(image(), scores, maps, "p")
+    top = attention_map(maps.clip[3], GRID, (0, 0)).max()
+    bar = next(ax for ax in panel.figure.axes if not ax.get_title())
     assert bar.get_xlim() == (0, pytest.approx(top))
-
-
-def test_what_is_not_there_is_named():
-    scores = scores_with_attention()
-    with pytest.raises(ValueError, match="there is no query for 'car'; there are cat head, cat tail, dog head"):
-        decoder_attention(image(), *scores, words=["car"])
-    with pytest.raises(ValueError, match=r"no attention was kept of decoder layer \[7\]; there are \[0, 1\]"):
-        decoder_attention(image(), *scores, layers=[7])
-    with pytest.raises(ValueError, match=r"no attention was kept of block \[12\]"):
-        clip_attention(image(), *scores, blocks=[12])
-    with pytest.raises(ValueError, match="source must be one of class_token, peak, received"):
-        clip_attention(image(), *scores, source="cls")
+    assert panel.table["attention"].max() == pytest.approx(top)
 
 
 def test_score_maps_show_every_word_on_one_scale():
     words = ("cat's head", "cat's tail", "dog's head")
-    figure = score_maps(image(), scores_with_attention()[0], words)
+    figure = score_maps(image(), scores_with_attention()[0], words, "p").figure
     sigmoid = 1 / (1 + np.exp(-np.array([5.0, 3.0, 1.0])))
     expected = [f"{w} (peak {s:.2f})" for w, s in zip(("cat's tail", "dog's head", "cat's head"), sigmoid, strict=True)]
     assert titles(figure) == expected
     assert figure.axes[-1].get_ylim() == (0, 1)
-    assert titles(score_maps(image(), scores_with_attention()[0], words, chosen=["dog's head"])) == expected[1:2]
+    chosen = score_maps(image(), scores_with_attention()[0], words, "p", chosen=["dog's head"])
+    assert titles(chosen.figure) == expected[1:2]
     with pytest.raises(ValueError, match="there is no score map for 'car'"):
-        score_maps(image(), scores_with_attention()[0], words, chosen=["car"])
+        score_maps(image(), scores_with_attention()[0], words, "p", chosen=["car"])
+
+
+def test_probabilities_are_shown_as_they_are():
+    scores = Scores(torch.full((1, 6, 8), 0.25), (0,), None, (30, 40), probabilities=True)
+    panel = score_maps(image(), scores, ("a",), "p")
+    assert panel.table["peak"].tolist() == [0.25]
+    masks = Scores(torch.full((2, 6, 8), 0.5), (0,), None, (30, 40), class_weights=torch.tensor([[1.0, 2.0]]))
+    panel = score_maps(image(), masks, ("a",), "p")  # masks may add up to more than 1
+    assert panel.table["peak"].tolist() == [1.5]
+    assert panel.figure.axes[-1].get_ylim() == (0, 1.5)
 
 
 def test_data_behind_the_figures():
-    table = score_table(scores_with_attention()[0], ("a", "b", "c")).set_index("word")
+    panel = score_maps(image(), scores_with_attention()[0], ("a", "b", "c"), "p")
+    assert panel.name == "scores_p"
+    table = panel.table.set_index("word")
     assert table.loc["b", "peak"] == pytest.approx(1 / (1 + np.exp(-5.0)))
     assert table.loc["b", "share_above_half"] == pytest.approx(1 / 48)
     long = attention_table({"layer 0": np.arange(12).reshape(GRID), "layer 1": np.zeros(GRID)})

@@ -79,14 +79,14 @@ def test_the_comparison_draws_every_part_of_every_table():
     before = pd.DataFrame({"object": ["dog", "car"], "part": ["dog's head", "car's wheel"], "shared": [0.5, np.nan]})
     after = before.assign(shared=[0.2, 0.1], strength=[1e-3, 2e-3])
     tables = {"before": before.assign(strength=[5e-4, 1e-3]), "after": after}
-    figure = attention_comparison(tables, unseen=["car"])
+    panel = attention_comparison(tables, "parts", "Parts", unseen=["car"])
+    figure = panel.figure
+    assert panel.table["group"].tolist() == ["seen", "unseen"] * 2
     shared, strong = figure.axes
     assert [label.get_text() for label in shared.get_yticklabels()] == ["dog's head", "car's wheel *"]
     assert [points.get_offsets()[0, 0] for points in shared.collections] == [0.5, 0.2]
     assert [points.get_offsets()[1, 0] for points in strong.collections] == [1e-3, 2e-3]
     assert [text.get_text() for text in figure.legends[0].get_texts()] == ["before", "after"]
-    with pytest.raises(ValueError, match="one measure of strength, shared, on_part are needed"):
-        attention_comparison(tables, measures=["iou"])
 
 
 def test_changes_stand_beside_what_was_and_what_is():

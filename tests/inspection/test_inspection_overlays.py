@@ -2,12 +2,10 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from matplotlib.figure import Figure
 
 from ovparts_lib.inspection import (
     class_colours,
     comparison,
-    comparison_grid,
     comparison_table,
     label_grid,
     overlay,
@@ -97,8 +95,10 @@ def test_wrong_pictures_are_named(image, labels, message):
 
 
 def test_the_legend_names_what_occurs_largest_first():
-    figure = overlay(picture(), quarters(), TOY, title="a picture")
-    assert isinstance(figure, Figure)
+    panel = overlay(picture(), quarters(), TOY, "a picture")
+    figure = panel.figure
+    assert panel.table["pixels"].tolist() == [0, 1200, 600, 600]
+    assert panel.table["word"].iloc[-1] == "none of them"
     assert legend_words(figure) == ["cat's tail", "dog's head"]
     assert titles(figure) == ["a picture"]
     swatch = figure.legends[0].legend_handles[0].get_facecolor()
@@ -106,7 +106,7 @@ def test_the_legend_names_what_occurs_largest_first():
 
 
 def test_the_legend_stands_beside_the_picture():
-    figure = overlay(picture(), quarters(), TOY)
+    figure = overlay(picture(), quarters(), TOY, "p").figure
     figure.canvas.draw()
     legend, axes = figure.legends[0].get_window_extent(), figure.axes[0].get_window_extent()
     assert legend.x0 >= axes.x1 - 1
@@ -114,13 +114,13 @@ def test_the_legend_stands_beside_the_picture():
 
 
 def test_a_picture_of_nothing_has_no_legend():
-    assert overlay(picture(), np.full((40, 60), IGNORE), TOY).legends == []
+    assert overlay(picture(), np.full((40, 60), IGNORE), TOY, "p").figure.legends == []
 
 
 def test_long_legends_name_the_largest_and_count_the_rest():
     vocabulary = load_vocabulary("pascal_part_116")
     labels = np.repeat(np.arange(116), 30).reshape(60, 58)
-    figure = overlay(picture(60, 58), labels, vocabulary)
+    figure = overlay(picture(60, 58), labels, vocabulary, "p").figure
     words = legend_words(figure)
     assert len(words) == 49
     assert words[-1] == "and 68 smaller"
@@ -134,11 +134,11 @@ def test_comparison_says_the_iou_of_the_picture():
     truth, guess = quarters(), quarters()
     guess[:10] = 0  # half of cat's tail is taken for cat's head
     guess[30:, 40:] = 1  # painted where nothing is labelled: not judged
-    figure = comparison(picture(), truth, guess, TOY, title="p1")
+    figure = comparison([picture()], [truth], [guess], TOY, ["p1"], "pred_all").figure
     assert titles(figure) == ["p1: ground truth", "prediction", "error, mean IoU 75.0 %"]
     assert legend_words(figure) == ["cat's tail", "dog's head", "cat's head", "right", "wrong", "no label"]
     nothing = np.full((40, 60), IGNORE)
-    assert titles(comparison(picture(), nothing, guess, TOY))[2] == "error, no labels"
+    assert titles(comparison([picture()], [nothing], [guess], TOY, ["p1"], "pred_all").figure)[2] == "error, no labels"
 
 
 def test_comparison_table_counts_pixels():
@@ -169,10 +169,12 @@ def test_grids_hold_every_picture_once():
     images = [picture(40, 60), picture(60, 40), picture(50, 50)]
     labels = [quarters(40, 60), quarters(60, 40), quarters(50, 50)]
     names = ["a", "b", "c"]
-    grid = label_grid(images, labels, TOY, titles=names, columns=2)
+    panel = label_grid(images, labels, TOY, names, "val", columns=2)
+    grid = panel.figure
+    assert panel.table["pixels"].tolist() == [1200, 600, 1200, 600, 1250, 625]
     assert [title for title in titles(grid) if title] == names
     assert legend_words(grid) == ["cat's tail", "dog's head"]
-    rows = comparison_grid(images, labels, labels, TOY, titles=names)
+    rows = comparison(images, labels, labels, TOY, names, "oracle_obj").figure
     assert titles(rows)[::3] == ["a: ground truth", "b: ground truth", "c: ground truth"]
     assert titles(rows)[2::3] == ["error, mean IoU 100.0 %"] * 3
 
@@ -194,18 +196,19 @@ def test_a_picture_three_pixels_wide_keeps_its_shape():
 @pytest.mark.parametrize(("height", "width"), [(1, 300), (300, 1), (3, 4000), (4000, 3)])
 def test_extreme_shapes_make_figures_of_sensible_size(height, width):
     image, labels = picture(height, width), np.zeros((height, width), np.int64)
-    for figure in (
-        overlay(image, labels, TOY),
-        comparison(image, labels, labels, TOY),
-        label_grid([image], [labels], TOY),
+    for panel in (
+        overlay(image, labels, TOY, "p"),
+        comparison([image], [labels], [labels], TOY, ["p"], "pred_all"),
+        label_grid([image], [labels], TOY, ["p"], "val"),
     ):
+        figure = panel.figure
         assert figure.get_figwidth() <= 12
         assert figure.get_figheight() <= 12
         figure.canvas.draw()
 
 
 def test_a_figure_draws_no_more_pixels_of_a_large_photograph_than_it_shows():
-    figure = overlay(np.zeros((4000, 6000, 3), np.uint8), np.zeros((4000, 6000), np.int64), TOY)
+    figure = overlay(np.zeros((4000, 6000, 3), np.uint8), np.zeros((4000, 6000), np.int64), TOY, "p").figure
     assert figure.axes[0].images[0].get_array().shape == (572, 858, 3)  # every seventh pixel
 
 
@@ -213,7 +216,7 @@ def test_long_words_leave_room_for_the_picture():
     words = [f"a very long description of part number {i}, as nobody would write it by hand" for i in range(17)]
     vocabulary = PartVocabulary.from_words(words)
     labels = np.repeat(np.arange(17), 20).reshape(17, 20).repeat(10, 0).repeat(10, 1)
-    figure = overlay(picture(170, 200), labels, vocabulary)
+    figure = overlay(picture(170, 200), labels, vocabulary, "p").figure
     figure.canvas.draw()
     axes, legend = figure.axes[0].get_window_extent(), figure.legends[0].get_window_extent()
     assert axes.width > 0.4 * figure.bbox.width

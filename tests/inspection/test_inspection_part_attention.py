@@ -5,7 +5,6 @@ import torch
 
 from ovparts_lib.inspection import (
     composition,
-    composition_table,
     part_attention,
     part_attention_table,
     save_figure,
@@ -15,6 +14,10 @@ from tests.inspection.attending import WORDS, looking_at, part_map, scores_of
 
 IMAGE = np.full((60, 80, 3), 100, np.uint8)
 NAMES = (("part", "head"), ("part", "tail"), ("object", "dog"))
+
+
+def drawn(tables):
+    return part_attention(IMAGE, tables, "maps", "Maps").figure
 
 
 def of_dog(head=((2, 0),), tail=((2, 3),)):
@@ -52,7 +55,7 @@ def test_the_layer_is_the_last_unless_said():
 
 
 def test_each_part_is_shown_with_its_two_queries():
-    figure = part_attention(IMAGE, {"after": part_attention_table(*of_dog(), part_map(), WORDS)})
+    figure = drawn({"after": part_attention_table(*of_dog(), part_map(), WORDS)})
     assert [ax.get_title().replace("\n", " ") for ax in figure.axes] == [
         "asking: dog's head",
         "both queries peak 1",
@@ -64,14 +67,14 @@ def test_each_part_is_shown_with_its_two_queries():
         "object query “dog” peak 1",
     ]
     # a system with a query per part
-    alone = part_attention(IMAGE, {"after": part_attention_table(*scores_of([[(2, 0)]], (0,)), part_map(), WORDS)})
+    alone = drawn({"after": part_attention_table(*scores_of([[(2, 0)]], (0,)), part_map(), WORDS)})
     assert [ax.get_title() for ax in alone.axes] == ["asking:\ndog's head", "query “dog head”\npeak 1"]
 
 
 def test_two_moments_stand_side_by_side():
     before = part_attention_table(*of_dog([(2, 0), (5, 7), (0, 0), (0, 1)]), part_map(), WORDS)
     after = part_attention_table(*of_dog(), part_map(), WORDS)
-    figure = part_attention(IMAGE, {"before": before, "after": after})
+    figure = drawn({"before": before, "after": after})
     assert [ax.get_title() for ax in figure.axes[:7]] == [
         "asking:\ndog's head",
         "both queries\nbefore: peak 0.25",
@@ -89,11 +92,12 @@ def test_two_moments_stand_side_by_side():
 
 def test_a_figure_and_the_csv_beside_it_say_the_same(tmp_path):
     table = part_attention_table(*of_dog(), part_map(), WORDS)
-    save_figure(part_attention(IMAGE, {"after": table}), tmp_path / "maps.png", table)
+    panel = part_attention(IMAGE, {"after": table}, "maps", "Maps")
+    save_figure(panel.figure, tmp_path / "maps.png", panel.table)
     read = pd.read_csv(tmp_path / "maps.csv")
-    pd.testing.assert_frame_equal(read, table, check_dtype=False)
-    again = part_attention(IMAGE, {"after": read})
-    for ours, theirs in zip(part_attention(IMAGE, {"after": table}).axes, again.axes, strict=True):
+    pd.testing.assert_frame_equal(read, table.assign(stage="after"), check_dtype=False)
+    again = drawn({"after": read.drop(columns="stage")})
+    for ours, theirs in zip(panel.figure.axes, again.axes, strict=True):
         assert (np.asarray(ours.images[0].get_array()) == np.asarray(theirs.images[0].get_array())).all()
 
 
@@ -102,8 +106,8 @@ def test_parts_too_small_for_a_patch_are_not_shown():
     assert empty.empty
     assert list(empty.columns) == ["part", "query", "row", "column", "asking", "attention"]
     for tables in ({}, {"after": empty}):
-        with pytest.raises(ValueError, match="none of the parts that were scored has a patch"):
-            part_attention(IMAGE, tables)
+        panel = part_attention(IMAGE, tables, "maps", "Maps")
+        assert panel.figure is None and panel.caption == "no part as large as a patch"
 
 
 # --- what a part is composed of ---------------------------------------------------------------------------------------
@@ -125,7 +129,7 @@ def composed(parts=(1, 2)):
 
 
 def test_a_part_is_compared_with_the_product_of_its_queries():
-    table = composition_table(*composed(), part_map(), WORDS)
+    table = composition(IMAGE, *composed(), part_map(), WORDS, "p").table
     tail, wheel = table[:4].set_index("map"), table[4:].set_index("map")
     assert set(table["part"][:4]) == {"dog's tail"}
     assert set(table["part"][4:]) == {"car's wheel"}
@@ -140,13 +144,13 @@ def test_a_part_is_compared_with_the_product_of_its_queries():
     assert tail.loc["“dog's tail”", "inside"] == pytest.approx(0.9)
     assert tail.loc["“dog's tail”", "outside"] == pytest.approx((0.9 + 2 * 0.1) / 3)
     assert tail.loc["“dog's tail”", "share_above_half"] == 0.5
-    missing = composition_table(*composed(), np.full((60, 80), 65535), WORDS)
+    missing = composition(IMAGE, *composed(), np.full((60, 80), 65535), WORDS, "p").table
     assert missing["inside"].isna().all()
     assert missing["outside"].equals(missing["mean"])
 
 
 def test_the_four_maps_of_a_part_are_drawn():
-    figure = composition(IMAGE, *composed(), WORDS)
+    figure = composition(IMAGE, *composed(), part_map(), WORDS, "p").figure
     assert [ax.get_title() for ax in figure.axes[:4]] == [
         "object “dog”\npeak 0.80",
         "generic part “tail”\npeak 0.50",
@@ -162,4 +166,4 @@ def test_scores_without_objects_are_refused():
     scores, generic_parts = composed()
     scores.objects = None
     with pytest.raises(ValueError, match="the scores hold no objects; inspect with the background"):
-        composition_table(scores, generic_parts, part_map(), WORDS)
+        composition(IMAGE, scores, generic_parts, part_map(), WORDS, "p")

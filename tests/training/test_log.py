@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from ovparts_lib.training import history_frame, read_log
-from ovparts_lib.training.log import Journal, remove_log
+from ovparts_lib.training.log import TrainingLog, remove_log
 
 
 def train_line(step):
@@ -15,9 +15,9 @@ def train_line(step):
 
 
 def test_the_log_is_one_json_object_a_line(tmp_path):
-    journal = Journal(tmp_path / "log.jsonl", 0)
-    journal.write(train_line(1))
-    journal.write({"step": 1, "evaluation": {"mIoU": np.float32(0.5), "unseen": math.nan}})
+    training_log = TrainingLog(tmp_path / "log.jsonl", 0)
+    training_log.write(train_line(1))
+    training_log.write({"step": 1, "evaluation": {"mIoU": np.float32(0.5), "unseen": math.nan}})
     lines = (tmp_path / "log.jsonl").read_text().splitlines()
     assert [json.loads(line) for line in lines] == [
         {"step": 1, "loss": 1.0, "losses": {"loss_sem_seg": 1.0}},
@@ -28,12 +28,12 @@ def test_the_log_is_one_json_object_a_line(tmp_path):
 
 def test_a_resumed_run_rewrites_what_came_after_its_checkpoint(tmp_path):
     path = tmp_path / "log.jsonl"
-    journal = Journal(path, 0)
+    training_log = TrainingLog(path, 0)
     for step in (1, 2, 3, 4):
-        journal.write(train_line(step))
+        training_log.write(train_line(step))
     with path.open("a") as file:
         file.write('{"step": 5, "lo')  # the process was killed here
-    resumed = Journal(path, 2)
+    resumed = TrainingLog(path, 2)
     resumed.write(train_line(3))
     assert [entry["step"] for entry in read_log(path)] == [1, 2, 3]
     assert resumed.history()["step"].tolist() == [1, 2, 3]
@@ -56,18 +56,18 @@ def test_a_log_damaged_in_the_middle_is_an_error_naming_the_line(tmp_path):
 
 
 def test_a_full_disk_names_the_log(tmp_path, monkeypatch):
-    journal = Journal(tmp_path / "log.jsonl", 0)
+    training_log = TrainingLog(tmp_path / "log.jsonl", 0)
 
     def full(*arguments, **options):
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(Path, "open", full)
     with pytest.raises(OSError, match=r"the log .*log\.jsonl could not be written: No space left on device"):
-        journal.write(train_line(1))
+        training_log.write(train_line(1))
 
 
 def test_a_run_that_begins_anew_has_no_log(tmp_path):
-    Journal(tmp_path / "log.jsonl", 0).write(train_line(1))
+    TrainingLog(tmp_path / "log.jsonl", 0).write(train_line(1))
     remove_log(tmp_path / "log.jsonl")
     assert read_log(tmp_path / "log.jsonl") == []
     remove_log(tmp_path / "log.jsonl")

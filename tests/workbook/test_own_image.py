@@ -15,11 +15,13 @@ from PIL import Image
 from ovparts_lib import workbook
 from ovparts_lib.checkpoints.reading import CheckpointError
 from ovparts_lib.data import read_image
+from ovparts_lib.data.records import DatasetError
 from ovparts_lib.runs import RunFolder, load_parameters
 from ovparts_lib.runs.execute import execute
 from ovparts_lib.runs.parameters import OwnImageParameters
 from ovparts_lib.systems.registry import SYSTEMS
 from ovparts_lib.systems.system import System
+from ovparts_lib.vocabularies import PartVocabulary
 from ovparts_lib.workbook import own_image
 
 ROOT = Path(__file__).parents[2]
@@ -60,17 +62,18 @@ def test_photographs_and_words_are_all_that_is_needed(folder, tmp_path, system):
     model, report = workbook.load_system(params, output)
     assert type(model) is SYSTEMS[system].model_class
     assert report.initialised == ()
-    words = workbook.own_words(params, output)
+    words = PartVocabulary.from_words(params.words)
     assert words.parts == ("unicorn's horn", "unicorn's hoof", "kettle's spout", "kettle's lid", "kettle's handle")
-    views = workbook.look_at_images(model, words, params)
+    views = workbook.look_at_images(model, words, params.images)
     assert {view.name: tuple(view.label_map.shape) for view in views} == SIZES
     for view in views:
         assert torch.equal(view.image, read_image(folder / f"{view.name}.png"))
         assert view.scores.image_size == SIZES[view.name]
         assert 0 <= view.label_map.min() <= view.label_map.max() <= len(words.parts)
-    workbook.overlay_figures(views, words, output)
-    workbook.score_map_figures(views, words, output)
-    workbook.attention_of_views(model, views, words, params, output)
+    output.show(workbook.overlay_panels(views, words))
+    workbook.save_overlays(views, words, output.run.figures)
+    output.show(workbook.score_panels(views, words))
+    output.show(workbook.view_panels(model, views, words))
     output.finish()
 
     figures = tmp_path / "own" / system / "figures"
@@ -95,15 +98,43 @@ def test_a_system_that_is_told_objects_finds_them_and_shows_its_proposals(folder
     params = parameters(folder, tmp_path, "zsseg_plus")
     output = workbook.RunOutput(RunFolder.open(params))
     model, _ = workbook.load_system(params, output)
-    words = workbook.own_words(params, output)
-    views = workbook.look_at_images(model, words, params)
+    words = PartVocabulary.from_words(params.words)
+    views = workbook.look_at_images(model, words, params.images)
     assert {view.name: tuple(view.label_map.shape) for view in views} == SIZES
-    workbook.attention_of_views(model, views, words, params, output)
+    output.show(workbook.view_panels(model, views, words))
     for name in SIZES:
         proposals = pd.read_csv(output.run.figures / f"proposals_{name}.csv")
         assert len(proposals) % model.size.queries == 0
         assert set(proposals["stage1"]) <= set(words.parts)
         assert (output.run.figures / f"proposals_{name}.png").is_file()
+
+
+def test_own_masks_take_the_place_of_proposals(folder, tmp_path):
+    """OVSeg names a user's masks; what is in none of them is none of the words; other systems refuse them."""
+    masks = {name: np.zeros((2, *size), bool) for name, size in SIZES.items()}
+    for name, (height, width) in SIZES.items():
+        masks[name][0, : height // 2], masks[name][1, height // 2 :, : width // 2] = True, True
+        np.save(tmp_path / f"{name}.npy", masks[name])
+    files = [str(tmp_path / f"{name}.npy") for name in SIZES]
+    images = [str(folder / f"{name}.png") for name in SIZES]
+    torch.manual_seed(0)
+    model, words = SYSTEMS["ovseg"].build("miniature").eval(), PartVocabulary.from_words(WORDS)
+    views = workbook.look_at_images(model, words, images, masks=files)
+    for view in views:
+        outside = ~masks[view.name].any(0)
+        assert (view.label_map.numpy()[outside] == len(words.parts)).mean() > 0.9  # borders are interpolated
+        for mask in masks[view.name]:
+            inside = np.unique(view.label_map.numpy()[mask], return_counts=True)
+            assert inside[1].max() > 0.9 * mask.sum()  # one word a mask
+    (panel,) = workbook.view_panels(model, views[:1], words)
+    assert panel.name == "proposals_street" and set(panel.table["mask"]) == {0, 1}
+    assert "proposal network" not in panel.table
+    with pytest.raises(DatasetError, match=r"tall.npy: mask 0: is 47 x 130 pixels, the picture 117 x 61"):
+        workbook.look_at_images(model, words, images, masks=files[::-1])
+    with pytest.raises(ValueError, match="1 given for 2 photographs"):
+        workbook.look_at_images(model, words, images, masks=files[:1])
+    with pytest.raises(ValueError, match=r"CATSeg classifies no mask proposals.* take OVSeg"):
+        workbook.look_at_images(SYSTEMS["catseg"].build("miniature"), words, images, masks=files)
 
 
 @pytest.mark.parametrize("system", ["clipseg", pytest.param("catseg", marks=pytest.mark.slow)])
@@ -115,12 +146,13 @@ def test_any_words_and_any_file_names(folder, tmp_path, system):
     params = parameters(folder, tmp_path, system, words=words, images=[str(photograph), str(folder / "tall.png")])
     output = workbook.RunOutput(RunFolder.open(params))
     model, _ = workbook.load_system(params, output)
-    vocabulary = workbook.own_words(params, output)
+    vocabulary = PartVocabulary.from_words(params.words)
     assert list(vocabulary.parts) == words
-    views = workbook.look_at_images(model, vocabulary, params)
-    workbook.overlay_figures(views, vocabulary, output)
-    workbook.score_map_figures(views, vocabulary, output)
-    workbook.attention_of_views(model, views, vocabulary, params, output)
+    views = workbook.look_at_images(model, vocabulary, params.images)
+    output.show(workbook.overlay_panels(views, vocabulary))
+    workbook.save_overlays(views, vocabulary, output.run.figures)
+    output.show(workbook.score_panels(views, vocabulary))
+    output.show(workbook.view_panels(model, views, vocabulary))
     output.finish()
     listed = json.loads((output.path / "results.json").read_text(encoding="utf-8"))["figures"]
     files = {one["file"] for one in listed}

@@ -24,12 +24,10 @@ def stage(tmp_path, monkeypatch):
         return Evaluation(matrices, np.zeros(2, np.int64), 0, 0, 0, 0, vocabulary=WORDS)
 
     monkeypatch.setattr(scoring, "evaluate", evaluate)
-    monkeypatch.setattr(scoring, "evaluation_options", lambda params: {})
-    data = SimpleNamespace(evaluation=SimpleNamespace(vocabulary=WORDS))
-    output, params = SimpleNamespace(path=tmp_path), SimpleNamespace(workers=0)
+    dataset, output = SimpleNamespace(vocabulary=WORDS), SimpleNamespace(path=tmp_path)
 
     def run(model):
-        scoring.evaluate_stage(model, data, params, output, "before")
+        scoring.evaluate_stage("before", model, dataset, output)
         return len(calls)
 
     run.file = tmp_path / "evaluation" / "before" / "matrices.npz"

@@ -175,7 +175,10 @@ class Ovseg(MaskClassifier):
         # ensemble
         combined = self.combine(proposals, clip, regions)
         valid, boxes = (None, None) if regions is None else (regions.valid, regions.boxes)
-        return {"proposals": ProposalMaps(image, probabilities, proposals, clip, valid, boxes, combined, classes)}
+        maps = ProposalMaps(
+            image, probabilities, proposals, clip, valid, boxes, combined, classes, self.crop_rule.threshold
+        )
+        return {"proposals": maps}
 
     def propose(self, image: Tensor, text: Tensor) -> tuple[Tensor, Tensor]:
         """Mask proposals of one image and their class logits.

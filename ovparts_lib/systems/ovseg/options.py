@@ -7,7 +7,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
-from ovparts_lib.options import Flag, Listed, Number, Whole, option
+from ovparts_lib.options import Flag, Listed, Number, Text, Whole, option
 from ovparts_lib.systems.shared_options import SWIN, MaskClassifierOptions, scored_on
 
 Group = Literal["backbone", "proposals", "no_object"]
@@ -76,6 +76,22 @@ class OvsegOptions(MaskClassifierOptions):
     fusion: Literal["sum", "best_mask"] = option(
         "sum", description="pixels sum the classes of all masks, or (the released demo) each class has one mask"
     )
+    adaptation: Annotated[list[Literal["fine_tuning", "mask_prompts"]], Listed, Field(min_length=1)] = option(
+        ["fine_tuning", "mask_prompts"], description="how CLIP is adapted to masked crops: one way after the other"
+    )
+    adaptation_iterations: Whole = option(
+        0, ge=0, description="steps of each way; 17,270 were released for ViT-L/14, 4,315 for ViT-B/16; 0: none"
+    )
+    adaptation_pairs: Text = option(
+        "proposals",
+        description="what CLIP is adapted on: proposals, those it finds most like each labelled class; labels, the "
+        "labelled masks themselves; or a table of pairs mined elsewhere (.tsv with filepath and title)",
+    )
+    adaptation_batch_size: Whole = option(
+        _by_backbone(128, 512), 16, ge=2, description="crops of a step of the adaptation"
+    )
+    fine_tuning_rate: Number = option(5e-6, 5e-5, gt=0, description="AdamW learning rate of the image tower")
+    mask_prompts_rate: Number = option(0.05, 0.01, gt=0, description="AdamW learning rate of the mask prompts")
     thresholds: Annotated[list[Number], Listed, Field(min_length=1)] = option(
         [0.35, 0.4, 0.45], [0.3, 0.4, 0.5], description="mask thresholds of the search"
     )
@@ -90,6 +106,18 @@ class OvsegOptions(MaskClassifierOptions):
         """Keyword arguments of :class:`~ovparts_lib.systems.ovseg.model.Ovseg`."""
         names = ("without_crop", "mask_prompts", "mask_expand", "mask_fill", "mask_matting", "fusion")
         return super().model_options() | self.chosen(*names, "no_object_weight", "mask_weight")
+
+    def adaptation_options(self) -> dict[str, Any]:
+        """Arguments of :func:`~ovparts_lib.systems.ovseg.fine_tuning.adapt_clip`."""
+        if not self.adaptation_iterations:
+            return {}
+        rates = {"fine_tuning": self.fine_tuning_rate, "mask_prompts": self.mask_prompts_rate}
+        return {
+            "rates": {way: rates[way] for way in self.adaptation},
+            "pairs": self.adaptation_pairs,
+            "iterations": self.adaptation_iterations,
+            "batch_size": self.adaptation_batch_size,
+        }
 
     def rules(self) -> list[str]:
         """Also a search within the ranges of what it searches."""

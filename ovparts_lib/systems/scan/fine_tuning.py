@@ -6,59 +6,56 @@ labelled mask and its class in the first of the model's templates: a choice of o
 
 from __future__ import annotations
 
+from itertools import count
+from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import torch
 from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
 from torchvision import tv_tensors
 from torchvision.transforms import v2
-from tqdm.auto import trange
 
 from ovparts_lib.images import resize_image
 from ovparts_lib.models.clip.pair_crops import clip_pixels, masked_crop, pair_transform
-from ovparts_lib.systems.adapted_clip import rate_factor
-from ovparts_lib.systems.scan.adaptation import ShiftedClip
+from ovparts_lib.systems.adapted_clip import adapt
+from ovparts_lib.systems.scan.adaptation import ShiftedClip, save_shifted
 from ovparts_lib.systems.scan.model import Scan
+from ovparts_lib.systems.scan.weights import fuse_clip
 
+__all__ = ["FILE", "adapt_clip", "context_pair", "fuse_clip"]
 WEIGHT_DECAY = 0.2
+FILE = "shifted_clip.safetensors"
 
 
-def fine_tune(
-    model: Scan, training: Dataset, *, iterations: int, batch_size: int, learning_rate: float, seed: int
-) -> tuple[ShiftedClip, list[float]]:
-    """Fine-tune the image tower and the temperature of ``model.clip``, in place.
+def adapt_clip(
+    model: Scan, training: Dataset, folder: Path, *, iterations: int, batch_size: int, learning_rate: float, seed: int
+) -> pd.DataFrame:
+    """Fine-tune the image tower and the temperature of ``model.clip``, in place, and write it alone as ``FILE``.
 
     Args:
         model: its CLIP learns; its frozen copy stays the original, which also gives the context.
         training: samples with ``image``, ``part_map`` and ``vocabulary``, as training on masks takes them.
+        folder: of the file.
         iterations: steps of AdamW.
         batch_size: crops of a step, each of another image.
-        learning_rate: after the warm-up of 100 steps, or a tenth of them if that is less; then a cosine to 0.
+        learning_rate: see :func:`adapt`.
         seed: of the choice of images, masks, crops and overwritten tokens.
 
     Returns:
-        What :func:`save_shifted` writes, and the loss of each step.
+        ``way``, ``step`` and ``loss``.
     """
     torch.manual_seed(seed)
     size = model.size
     shifted = ShiftedClip(
         model.clip, size.clip, shift_blocks=size.shift_blocks, shift_ratio=model.shift_ratio, seed=seed
     ).to(model.device)
-    optimiser = torch.optim.AdamW(shifted.parameter_groups(WEIGHT_DECAY), lr=learning_rate)
-    warmup, losses = max(1, min(100, iterations // 10)), []
-    for step in trange(iterations, desc="Fine-tuning CLIP", unit="step"):
-        for group in optimiser.param_groups:
-            group["lr"] = learning_rate * rate_factor(step, iterations, warmup)
-        loss = shifted.loss(_batch(training, batch_size, size.clip.image_size, model.templates[0]))["loss_contrastive"]
-        optimiser.zero_grad(set_to_none=True)
-        loss.backward()
-        optimiser.step()
-        shifted.after_step()
-        losses.append(loss.item())
-    model.clip.requires_grad_(False)
-    return shifted, losses
+    batches = (_batch(training, batch_size, size.clip.image_size, model.templates[0]) for _ in count())
+    losses = adapt(shifted, batches, iterations, learning_rate, WEIGHT_DECAY)
+    save_shifted(shifted, folder / FILE)
+    return pd.DataFrame({"way": "contextual_shift", "step": range(1, len(losses) + 1), "loss": losses})
 
 
 def context_pair(sample: dict[str, Any], side: int) -> dict[str, Tensor | str] | None:

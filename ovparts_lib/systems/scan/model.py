@@ -227,7 +227,9 @@ class Scan(MaskClassifier):
             clip = clip_classes(TEMPERATURE * regions @ text.T)
             combined = self.combine(logits, clip, valid)
         return {
-            "proposals": ProposalMaps(image, masks, proposals, clip, valid, boxes, combined, classes),
+            "proposals": ProposalMaps(
+                image, masks, proposals, clip, valid, boxes, combined, classes, self.crop_rule.threshold
+            ),
             "calibration": CalibrationMaps(proposal_classes(before), proposals, kept, shifted, self.size.grid),
         }
 

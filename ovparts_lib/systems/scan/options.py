@@ -134,6 +134,16 @@ class ScanOptions(MaskClassifierOptions):
         """The CLIP that is fused into a checkpoint."""
         return {"fused_path": self.fused_clip}
 
+    def adaptation_options(self) -> dict[str, Any]:
+        """Steps, crops of a step and learning rate of the fine-tuning of CLIP; none where it is left out."""
+        if not self.shift_iterations:
+            return {}
+        return {
+            "iterations": self.shift_iterations,
+            "batch_size": self.shift_batch_size,
+            "learning_rate": self.shift_learning_rate,
+        }
+
     def rules(self) -> list[str]:
         """Also a CLIP that is fused into a checkpoint only."""
         broken = super().rules()

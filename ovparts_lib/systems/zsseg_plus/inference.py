@@ -236,7 +236,10 @@ def score_image(
             arguments = logits[number], proposals.mask_logits[-1, number], stage2
             results.append(score_object(model, prepared, *arguments, vocabulary, texts, class_ids, inspected))
     if regions is not None:
-        return [(Scores(values, tuple(class_ids), None, prepared.image_size), maps) for values, maps in results]
+        return [
+            (Scores(values, tuple(class_ids), None, prepared.image_size, probabilities=True), maps)
+            for values, maps in results
+        ]
     # every object's scores inside its mask
     whole = torch.zeros(len(class_ids), *prepared.size, device=model.device)
     background = torch.ones(prepared.size, device=model.device)
@@ -245,7 +248,7 @@ def score_image(
     found = {kind: joined([maps[kind] for _, maps in results]) for kind in (results[0][1] if results else ())}
     if inspected and not results:
         found = {"proposals": proposal_maps(prepared.pixels, *unprompted, prepared.padded_size, vocabulary.parts)}
-    return [(Scores(whole, tuple(class_ids), background, prepared.image_size), found)]
+    return [(Scores(whole, tuple(class_ids), background, prepared.image_size, probabilities=True), found)]
 
 
 def _found(

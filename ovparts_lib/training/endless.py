@@ -1,4 +1,4 @@
-"""The endless stream of batches, and the place in it that training has reached."""
+"""Batches without end, and the place among them that training has reached."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from ovparts_lib.training.settings import TrainingSettings
 from ovparts_lib.training.state import ResumeError
 
 
-class BatchStream:
+class EndlessBatches:
     """Takes batches from a loader and knows the place after the last one taken, whatever workers have fetched ahead.
 
     Args:
@@ -31,7 +31,7 @@ class BatchStream:
 
     def __init__(self, loader: DataLoader, settings: TrainingSettings, *, rank: int, world_size: int) -> None:
         if not (hasattr(loader, "state_dict") and hasattr(loader, "load_state_dict")):
-            raise ValueError(f"a {type(loader).__name__} cannot resume at a place in its stream; use training_loader")
+            raise ValueError(f"a {type(loader).__name__} cannot resume among its samples; use training_loader")
         made_for = getattr(loader.sampler, "rank", 0), getattr(loader.sampler, "world_size", 1)
         if made_for != (rank, world_size):
             raise ValueError(
@@ -66,7 +66,7 @@ class BatchStream:
         """The next batch.
 
         Raises:
-            RuntimeError: the stream ended, or too few files may be open.
+            RuntimeError: the batches ended, or too few files may be open.
         """
         try:
             batch = self._first() if self._batches is None else next(self._batches)
