@@ -25,7 +25,7 @@ from PIL import Image
 from ovparts_lib.atomic import replacing, write_atomically
 from ovparts_lib.data.ade20k_release import ReleaseClasses, ReleasePhoto
 from ovparts_lib.data.cache import files_key, read_cache, write_cache
-from ovparts_lib.data.coco_instances import encode_rle
+from ovparts_lib.data.coco_writing import annotation, encode_rle, write_coco
 from ovparts_lib.data.readers.ade20k_part_234 import MARKER, ADE20KPart234
 from ovparts_lib.data.records import DatasetError
 from ovparts_lib.data.scan import parallel_map
@@ -127,9 +127,7 @@ class BuildReport:
         return "\n".join(lines + ([f"  … and {len(self.problems) - 10} more"] if len(self.problems) > 10 else []))
 
 
-def build_ade20k_part_234(
-    source: str | Path, target: str | Path, *, link_pictures: bool = False, progress: bool = False
-) -> BuildReport:
+def build_ade20k_part_234(source: str | Path, target: str | Path, *, progress: bool = False) -> BuildReport:
     """Write ADE20K-Part-234 in the released layout from the full release of ADE20K.
 
     A picture with a missing or wrong file is left out and reported, and does not stop the build. Every file is written
@@ -138,7 +136,6 @@ def build_ade20k_part_234(
     Args:
         source: ``ADE20K_2021_17_01``, or a folder that holds it.
         target: where to write the dataset; empty, not there yet, or built before.
-        link_pictures: make links to the pictures of the release rather than copies.
         progress: show a progress bar.
 
     Returns:
@@ -149,7 +146,7 @@ def build_ade20k_part_234(
     """
     pictures = find_pictures(source)
     target = Path(target).expanduser()
-    _claim(target, link_pictures)
+    _claim(target)
     vocabulary = load_vocabulary("ade20k_part_234")
     classes = ReleaseClasses.load(vocabulary)
     report = BuildReport(Path(source).expanduser(), target, vocabulary)
@@ -157,7 +154,7 @@ def build_ade20k_part_234(
         for folder in (IMAGES, PARTS):
             (target / folder / FOLDERS[name]).mkdir(parents=True, exist_ok=True)
         results = parallel_map(
-            lambda path, name=name: _convert(ReleasePhoto(path, classes), target, name, link_pictures),
+            lambda path, name=name: _convert(ReleasePhoto(path, classes), target, name),
             paths,
             progress=progress,
             what=f"building {name}",
@@ -212,7 +209,7 @@ def _pictures_in(folder: Path) -> list[Path]:
     return paths
 
 
-def _claim(target: Path, link_pictures: bool) -> None:
+def _claim(target: Path) -> None:
     """Mark a folder as built here, or refuse one that holds anything else, such as the released archive."""
     if target.exists() and not target.is_dir():
         raise DatasetError("is a file", file=target, what_to_do="Name a folder to write the dataset to.")
@@ -223,11 +220,11 @@ def _claim(target: Path, link_pictures: bool) -> None:
             what_to_do="Name an empty folder.",
         )
     target.mkdir(parents=True, exist_ok=True)
-    marker = {"dataset": TITLE, "built_from": RELEASE, "rules": RULES, "link_pictures": link_pictures}
+    marker = {"dataset": TITLE, "built_from": RELEASE, "rules": RULES}
     write_atomically(target / MARKER, json.dumps(marker, indent=1))
 
 
-def _convert(photo: ReleasePhoto, target: Path, name: str, link_pictures: bool) -> dict[str, Any] | Problem:
+def _convert(photo: ReleasePhoto, target: Path, name: str) -> dict[str, Any] | Problem:
     """Write picture and part labels of one photograph; what the instance file and the report need, or what is wrong.
 
     ``instances`` of the result is None for a photograph without part pixels, which is not taken.
@@ -243,13 +240,13 @@ def _convert(photo: ReleasePhoto, target: Path, name: str, link_pictures: bool) 
             entry, part_map = _entry_of(photo)
             if entry["instances"] is not None:
                 write_atomically(labels, _png(part_map))
-                _put_picture(photo.picture, picture, link_pictures)
+                _copy(photo.picture, picture)
             write_cache(cache, stem, key, entry)
         elif entry["instances"] is not None:
             if not labels.is_file():
                 write_atomically(labels, _png(photo.part_map()))
-            if not picture.is_file() or picture.is_symlink() != link_pictures:
-                _put_picture(photo.picture, picture, link_pictures)
+            if not picture.is_file():
+                _copy(photo.picture, picture)
     except DatasetError as error:
         return Problem.of(error)
     return entry
@@ -277,21 +274,9 @@ def _entry_of(photo: ReleasePhoto) -> tuple[dict[str, Any], np.ndarray]:
                 entry["hidden"] += 1
                 continue
             parts = np.unique(part_map[region])
-            entry["instances"].append(_annotation(item.object_id, region, parts[parts != ignore].tolist()))
+            instance = annotation(item.object_id, region, encode_rle(region))
+            entry["instances"].append(instance | {"part_category_id": parts[parts != ignore].tolist()})
     return entry, part_map
-
-
-def _annotation(object_id: int, region: np.ndarray, parts: list[int]) -> dict[str, Any]:
-    rows, columns = np.flatnonzero(region.any(axis=1)), np.flatnonzero(region.any(axis=0))
-    top, left = int(rows[0]), int(columns[0])
-    return {
-        "category_id": object_id,
-        "bbox": [left, top, int(columns[-1]) + 1 - left, int(rows[-1]) + 1 - top],
-        "area": int(region.sum()),
-        "iscrowd": 0,
-        "segmentation": encode_rle(region),
-        "part_category_id": parts,
-    }
 
 
 def _png(part_map: np.ndarray) -> bytes:
@@ -300,13 +285,9 @@ def _png(part_map: np.ndarray) -> bytes:
     return content.getvalue()
 
 
-def _put_picture(source: Path, picture: Path, link: bool) -> None:
+def _copy(source: Path, picture: Path) -> None:
     with replacing(picture) as partial:
-        if link:
-            partial.unlink()
-            partial.symlink_to(source.resolve())
-        else:
-            shutil.copyfile(source, partial)
+        shutil.copyfile(source, partial)
 
 
 def _remove_dropped(target: Path, name: str, kept: set[str]) -> None:
@@ -322,24 +303,12 @@ def _build_cache(target: Path, name: str) -> Path:
 
 
 def _write_instances(target: Path, name: str, found: Iterable[dict[str, Any]], vocabulary: PartVocabulary) -> None:
-    images, annotations = [], []
-    for entry in found:
-        if entry["instances"] is None:
-            continue
-        number = len(images) + 1
-        images.append(
-            {
-                "id": number,
-                "file_name": f"{entry['name']}.jpg",
-                "height": entry["height"],
-                "width": entry["width"],
-            }
-        )
-        for instance in entry["instances"]:
-            annotations.append({"id": len(annotations) + 1, "image_id": number, **instance})
-    categories = [{"id": index, "name": owner} for index, owner in enumerate(vocabulary.objects)]
-    content = {"images": images, "annotations": annotations, "categories": categories}
-    write_atomically(target / f"ade20k_instance_{name}.json", json.dumps(content))
+    pictures = (
+        (f"{entry['name']}.jpg", (entry["height"], entry["width"]), entry["instances"])
+        for entry in found
+        if entry["instances"] is not None
+    )
+    write_coco(target / f"ade20k_instance_{name}.json", pictures, vocabulary.objects)
 
 
 def _count(report: BuildReport, name: str, pictures: int, found: list[dict[str, Any]]) -> None:

@@ -209,12 +209,6 @@ def rasterise_columns(instance: CocoInstance, image: CocoImage, path: Path) -> t
     return _decode_columns(runs, *size)
 
 
-def encode_rle(mask: np.ndarray) -> dict[str, Any]:
-    """Compressed RLE of a mask, bool (H, W), as it stands in an annotation file."""
-    rle = coco_mask.encode(np.asfortranarray(mask, np.uint8))
-    return {"size": list(rle["size"]), "counts": rle["counts"].decode("ascii")}
-
-
 def compressed_counts(text: str) -> np.ndarray:
     """Run lengths, int64, of a compressed RLE string.
 

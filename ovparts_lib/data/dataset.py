@@ -119,15 +119,7 @@ class TrainingDataset(Dataset):
             "part_map": tv_tensors.Mask(torch.from_numpy(self._part_table[part_map])),
             "object_map": tv_tensors.Mask(torch.from_numpy(self._object_table[object_map])),
         }
-        if self.transform is not None:
-            sample = self.transform(sample)
-        return {
-            "image": sample["image"].as_subclass(Tensor),
-            "part_map": sample["part_map"].as_subclass(Tensor),
-            "object_map": sample["object_map"].as_subclass(Tensor),
-            "image_id": record.image_id,
-            "vocabulary": self.vocabulary,
-        }
+        return _transformed(sample, self.transform) | {"image_id": record.image_id, "vocabulary": self.vocabulary}
 
 
 @dataclass(frozen=True, eq=False)
@@ -313,10 +305,7 @@ class ClassTrainingDataset(Dataset):
             "image": tv_tensors.Image(image),
             "part_map": tv_tensors.Mask(torch.from_numpy(self._table[label_map])),
         }
-        if self.transform is not None:
-            sample = self.transform(sample)
-        plain = {key: value.as_subclass(Tensor) for key, value in sample.items()}
-        return plain | {"image_id": record.image_id, "vocabulary": self.vocabulary}
+        return _transformed(sample, self.transform) | {"image_id": record.image_id, "vocabulary": self.vocabulary}
 
 
 class ClassEvaluationDataset(Dataset):
@@ -352,6 +341,11 @@ class ClassEvaluationDataset(Dataset):
         return ClassSample(image, torch.from_numpy(label_map.astype(np.int64)), record.image_id)
 
 
+def _transformed(sample: dict[str, Tensor], transform: Callable[[Any], Any] | None) -> dict[str, Tensor]:
+    sample = sample if transform is None else transform(sample)
+    return {key: value.as_subclass(Tensor) for key, value in sample.items()}
+
+
 def _labelled(reader: SemanticReader, split: str) -> tuple[list[Record], int]:
     """The records of a split that have a labelled pixel, and how many have none."""
     listed, classes = reader.records(split), range(len(reader.vocabulary.classes))
@@ -369,24 +363,24 @@ def object_records(reader: Reader, split: str, record: Record) -> list[Record]:
     return [replace(record, object_id=number) for number in objects]
 
 
-def read_sample(reader: Reader, record: Record) -> tuple[Tensor, np.ndarray, np.ndarray]:
-    """Picture uint8 (3, H, W), object map and part map (H, W) of a record, checked to be of one size.
+def read_sample(reader: Reader, record: Record) -> tuple[Tensor, *tuple[np.ndarray, ...]]:
+    """Picture uint8 (3, H, W) and the label maps (H, W) of a record, checked to be of one size.
+
+    They are object map and part map; of an object-level dataset, the map of its classes.
 
     Raises:
         DatasetError: a file is missing, damaged or out of range, or the sizes differ.
     """
-    object_map, part_map = reader.label_maps(record)
-    image = read_image(record.image_path, part_map.shape)
-    check_same_size(record.image_path, tuple(image.shape[-2:]), record.part_path, part_map.shape)
-    return image, object_map, part_map
+    label_maps = reader.label_maps(record)
+    image = read_image(record.image_path, label_maps[-1].shape)
+    check_same_size(record.image_path, tuple(image.shape[-2:]), record.part_path, label_maps[-1].shape)
+    return image, *label_maps
 
 
 def read_classes(reader: Reader, record: Record) -> tuple[Tensor, np.ndarray]:
     """Picture uint8 (3, H, W) and class of every pixel (H, W), a part or a whole object, as :func:`read_sample`."""
-    label_map = reader.label_maps(record)[-1]
-    image = read_image(record.image_path, label_map.shape)
-    check_same_size(record.image_path, tuple(image.shape[-2:]), record.part_path, label_map.shape)
-    return image, label_map
+    image, *label_maps = read_sample(reader, record)
+    return image, label_maps[-1]
 
 
 def collate_training(samples: Sequence[dict[str, Any]]) -> Batch:

@@ -91,9 +91,8 @@ def draw_shots(
     *,
     per: ShotsPer = "object",
     shortfall: Shortfall = "error",
-    split: str | None = None,
 ) -> ShotList:
-    """Draw a few-shot list from a dataset; see the module's rule.
+    """Draw a few-shot list from a dataset's ``few_shot_source``, its training images; see the module's rule.
 
     Args:
         reader: the dataset on disk.
@@ -102,8 +101,6 @@ def draw_shots(
         per: ``object``: every object that has parts is a class; ``part``: every part is.
         shortfall: what to do when a class has fewer images than ``shots``: ``error``, or ``report``: take all there
             are; ``ShotList.shortfalls`` then counts them.
-        split: the split to draw from; by default the reader's ``few_shot_source`` (PartImageNet, whose zero-shot
-            training split leaves images out that few-shot training may use), or ``train``.
 
     Raises:
         ValueError: an unknown option, or a number out of range.
@@ -113,7 +110,7 @@ def draw_shots(
         raise ValueError(f"per is 'object' or 'part', not {per!r}")
     if shortfall not in ("error", "report"):
         raise ValueError(f"shortfall is 'error' or 'report', not {shortfall!r}")
-    source = split or reader.few_shot_source
+    source = reader.few_shot_source
     vocabulary, counts = reader.vocabulary, reader.scan(source)
     images = dict.fromkeys(record.image_id for record in reader.records(source))
     if per == "object":

@@ -38,6 +38,9 @@ COLOUR_FAMILIES: dict[str, tuple[Range, Range, Range]] = {
 }
 
 
+TEXTURES = ("plain", "stripes", "spots", "patches")
+
+
 @dataclass(frozen=True)
 class Tint:
     """A colour slot derived from another: its value (brightness) multiplied by a random factor."""
@@ -124,7 +127,7 @@ class Figure:
 
     name: str
     views: tuple[View, ...]
-    slots: Mapping[str, Slot]
+    colours: Mapping[str, Slot]
     textures: tuple[str, ...] = ("plain",)
 
 
@@ -174,7 +177,7 @@ def pose_figure(figure: Figure, rng: np.random.Generator) -> Pose:
     """
     weights = np.array([view.weight for view in figure.views])
     view = figure.views[rng.choice(len(weights), p=weights / weights.sum())]
-    palette, words = _draw_palette(figure.slots, rng)
+    palette, words = _draw_palette(figure.colours, rng)
     texture = figure.textures[rng.integers(len(figure.textures))]
     accent_family = ("white", "black", "brown", "grey", "cream")[rng.integers(5)]
     accent = draw_colour(rng, accent_family)
@@ -203,7 +206,7 @@ def pose_figure(figure: Figure, rng: np.random.Generator) -> Pose:
                   part.label is not None and owner_label == part.label)
         )  # fmt: skip
     pieces.sort(key=lambda piece: piece.order)
-    return Pose(figure.name, view, tuple(pieces), words[next(iter(figure.slots))])
+    return Pose(figure.name, view, tuple(pieces), words[next(iter(figure.colours))])
 
 
 def _draw_palette(slots: Mapping[str, Slot], rng: np.random.Generator) -> tuple[dict[str, Colour], dict[str, str]]:

@@ -39,6 +39,7 @@ class MiniatureSummary:
 
     Attributes:
         root: its folder, in the released layout.
+        dataset: the dataset whose layout and words it has.
         train: number of training images.
         val: number of validation images.
         seed: seed of the random streams.
@@ -46,10 +47,10 @@ class MiniatureSummary:
         few_shot: images in the 16-shot list.
         objects: images per object, training folder.
         reused: it was there already.
-        dataset: the dataset whose layout and words it has.
     """
 
     root: Path
+    dataset: str
     train: int
     val: int
     seed: int
@@ -57,7 +58,6 @@ class MiniatureSummary:
     few_shot: int
     objects: dict[str, int]
     reused: bool = False
-    dataset: str = PASCAL
 
 
 def render_miniature(
@@ -97,36 +97,32 @@ def render_miniature(
         raise ValueError(f"the miniature needs at least one image a split; got train={train}, val={val}")
     if dataset not in LAYOUTS:
         raise ValueError(f"the miniature has no layout {dataset!r}; there are {', '.join(LAYOUTS)}")
-    settings = {"train": train, "val": val, "seed": seed, "renderer": renderer_fingerprint()}
-    kept = settings | ({} if dataset == PASCAL else {"dataset": dataset})
+    settings = {
+        "dataset": dataset, "train": train, "val": val, "seed": seed, "renderer": renderer_fingerprint(),
+    }  # fmt: skip
     if root.exists() and any(root.iterdir()):
         found = _read_summary(root)
         whole = _count_files(root) >= found["files"]
-        if found["settings"] == kept and whole:
-            return MiniatureSummary(root, **settings, **found["counts"], reused=True, dataset=dataset)
+        if found["settings"] == settings and whole:
+            return MiniatureSummary(root, **settings, **found["counts"], reused=True)
         if not overwrite and not whole:
             raise MiniatureError(f"{root} holds a miniature with files missing; delete it, and render it again")
         if not overwrite:
-            there, wanted = {"dataset": PASCAL} | found["settings"], {"dataset": dataset} | settings
-            told = ", ".join(f"{key} {there.get(key)} there, {value} wanted" for key, value in wanted.items()
+            there = found["settings"]
+            told = ", ".join(f"{key} {there.get(key)} there, {value} wanted" for key, value in settings.items()
                              if there.get(key) != value)  # fmt: skip
             raise MiniatureError(
                 f"{root} holds a miniature with other settings ({told}); choose another folder or delete this one"
             )
     with replacing_folder(root) as draft:
-        counts = _write_all(draft, dataset, kept, processes, progress)
-    return MiniatureSummary(root, **settings, **counts, dataset=dataset)
-
-
-def read_captions(root: str | Path) -> dict[str, str]:
-    """Captions by image id of a rendered miniature."""
-    return _read_summary(Path(root))["captions"]
+        counts = _write_all(draft, settings, processes, progress)
+    return MiniatureSummary(root, **settings, **counts)
 
 
 def renderer_fingerprint() -> str:
-    """12 hexadecimal digits that change whenever the drawing code does."""
-    digest = hashlib.sha256()
-    for source in sorted(Path(__file__).parent.glob("*.py")):
+    """12 hexadecimal digits that change whenever the drawing code or a figure does."""
+    digest, folder = hashlib.sha256(), Path(__file__).parent
+    for source in sorted((*folder.glob("*.py"), *folder.glob("figures/*.yaml"))):
         if source.stem not in ("layout", "pictures"):
             digest.update(source.read_bytes())
     return digest.hexdigest()[:12]
@@ -135,20 +131,21 @@ def renderer_fingerprint() -> str:
 def _read_summary(root: Path) -> dict:
     try:
         found = json.loads((root / SUMMARY_FILE).read_text(encoding="utf-8"))
-        return {"files": found.get("files", 0)} | {key: found[key] for key in ("settings", "counts", "captions")}
+        return {"files": found.get("files", 0), "settings": found["settings"], "counts": found["counts"]}
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise MiniatureError(
             f"{root} holds files but no readable {SUMMARY_FILE}, so it is no finished miniature; choose another folder"
         ) from error
 
 
-def _write_all(root: Path, dataset: str, settings: dict, processes: int, progress: bool) -> dict:
-    layout = LAYOUTS[dataset]
+def _write_all(root: Path, settings: dict, processes: int, progress: bool) -> dict:
+    layout = LAYOUTS[settings["dataset"]]
     for folder in layout.folders:
         (root / folder).mkdir(parents=True)
-    jobs = [(split, index) for split in ("train", "val") for index in range(settings[split])]
-    results = _map(partial(_write_one, dataset, root, settings["seed"]), jobs, processes)
-    pictures = list(tqdm(results, "rendering the miniature", len(jobs), disable=not progress, unit="image"))
+    splits = ["train"] * settings["train"] + ["val"] * settings["val"]
+    numbers = [*range(settings["train"]), *range(settings["val"])]
+    results = _map(partial(layout.write, root, settings["seed"]), splits, numbers, processes)
+    pictures = list(tqdm(results, "rendering the miniature", len(splits), disable=not progress, unit="image"))
     layout.finish(root, pictures)
     shots = write_shot_list(root, layout, pictures, settings["seed"])
     occurrences = [name for picture in pictures if picture.split == "train" for name in picture.objects]
@@ -163,16 +160,12 @@ def _count_files(root: Path) -> int:
     return sum(path.is_file() for path in root.rglob("*"))
 
 
-def _map(function: partial, jobs: list, processes: int) -> Iterator:
+def _map(function: partial, splits: list[str], numbers: list[int], processes: int) -> Iterator[Written]:
     if processes == 1:
-        yield from map(function, jobs)
+        yield from map(function, splits, numbers)
         return
     # "spawn": forking a process that already runs torch's threads (a notebook kernel) can dead-lock.
     with ProcessPoolExecutor(
         processes, mp_context=multiprocessing.get_context("spawn"), initializer=end_with_parent
     ) as pool:
-        yield from pool.map(function, jobs, chunksize=16)
-
-
-def _write_one(dataset: str, root: Path, seed: int, job: tuple[str, int]) -> Written:
-    return LAYOUTS[dataset].write(root, seed, *job)
+        yield from pool.map(function, splits, numbers, chunksize=16)

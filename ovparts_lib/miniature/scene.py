@@ -10,20 +10,15 @@ import numpy as np
 from ovparts_lib.miniature.backgrounds import finish, paint_background
 from ovparts_lib.miniature.canvas import NOTHING, Canvas
 from ovparts_lib.miniature.figure import Figure, Pose, pose_figure, scale_colour
-from ovparts_lib.miniature.figures_animals import ANIMALS
-from ovparts_lib.miniature.figures_beings import BEINGS
-from ovparts_lib.miniature.figures_things import PARTLESS, THINGS
-from ovparts_lib.miniature.figures_vehicles import VEHICLES
+from ovparts_lib.miniature.figure_files import load_figures
 from ovparts_lib.miniature.shapes import ellipse
-from ovparts_lib.vocabularies import PartVocabulary, load_vocabulary
+from ovparts_lib.vocabularies import PartVocabulary
 
-FIGURES: dict[str, Figure] = {
-    figure.name: figure
-    for figure in sorted((*ANIMALS, *BEINGS, *VEHICLES, *THINGS, *PARTLESS), key=lambda figure: figure.name)
-}
+FIGURES = load_figures()
 SIZES = ((176, 132), (192, 128), (160, 128), (176, 144), (132, 176), (160, 160))
 SPLITS = ("train", "val", "captions")
-VISIBLE_PIXELS = 4
+LEAST_PIXELS = 12  # of an object that a caption tells of
+VISIBLE_PIXELS = 4  # and of a part
 
 
 @dataclass(frozen=True)
@@ -58,6 +53,25 @@ class Scene:
     place: str
 
 
+@dataclass(frozen=True)
+class Painted:
+    """Figures on a canvas, from far to near, and their label maps, uint8 (h, w), 255 = none."""
+
+    poses: tuple[Pose, ...]
+    part_map: np.ndarray
+    object_map: np.ndarray
+    instance_map: np.ndarray
+    vocabulary: PartVocabulary
+
+    def things(self, least: int) -> tuple[Thing, ...]:
+        """The figures of which at least so many pixels can be seen."""
+        things = (
+            visible_thing(pose, self.part_map[self.instance_map == number], self.vocabulary)
+            for number, pose in enumerate(self.poses)
+        )
+        return tuple(thing for thing in things if thing.pixels >= least)
+
+
 @dataclass
 class Placed:
     """A pose with the affine map that takes it to pixels: ``points @ matrix + offset``."""
@@ -77,32 +91,27 @@ def generator(seed: int, split: str, index: int) -> np.random.Generator:
     return np.random.Generator(np.random.PCG64(sequence))
 
 
-def render_scene(rng: np.random.Generator, vocabulary: PartVocabulary | None = None) -> Scene:
-    """Draw a random scene with one to four objects."""
-    vocabulary = vocabulary or load_vocabulary("pascal_part_116")
+def render_scene(rng: np.random.Generator, vocabulary: PartVocabulary) -> Scene:
+    """Draw a random scene with one to four objects of Pascal-Part-116's vocabulary."""
     width, height = SIZES[rng.integers(len(SIZES))]
     count = int(rng.choice([1, 2, 3, 4], p=[0.6, 0.3, 0.08, 0.02]))
     names = draw_names(rng, count)
     canvas = Canvas(width, height)
     place = paint_background(canvas, rng)
-    placed = arrange([pose_figure(FIGURES[name], rng) for name in names], width, height, rng)
-    for number, item in enumerate(placed):
-        paint_figure(canvas, item, vocabulary, number, rng)
-    part_map, object_map, instances = canvas.label_maps()
-    things = tuple(
-        thing
-        for number, item in enumerate(placed)
-        if (thing := visible_thing(item.pose, part_map[instances == number], vocabulary)).pixels >= 12
-    )
-    return Scene(finish(canvas.image(), rng), part_map, object_map, instances, things, place)
+    painted = paint_figures(canvas, [pose_figure(FIGURES[name], rng) for name in names], vocabulary, rng)
+    image = finish(canvas.image(), rng)
+    return Scene(image, painted.part_map, painted.object_map, painted.instance_map, painted.things(LEAST_PIXELS), place)
 
 
 def draw_names(rng: np.random.Generator, count: int) -> list[str]:
     """Objects of a scene: mostly those with parts, the four without now and then; repeats are allowed."""
     names = list(FIGURES)
-    partless = {figure.name for figure in PARTLESS}
-    weights = np.array([0.35 if name in partless else 1.0 for name in names])
+    weights = np.array([1.0 if _has_parts(FIGURES[name]) else 0.35 for name in names])
     return [names[i] for i in rng.choice(len(names), count, p=weights / weights.sum())]
+
+
+def _has_parts(figure: Figure) -> bool:
+    return any(part.label is not None for view in figure.views for part in view.parts)
 
 
 def arrange(poses: Sequence[Pose], width: int, height: int, rng: np.random.Generator) -> list[Placed]:
@@ -137,6 +146,16 @@ def arrange(poses: Sequence[Pose], width: int, height: int, rng: np.random.Gener
             at = np.array([x, y]) - (low + high) / 2 * scale
         placed.append(Placed(pose, matrix * scale, at))
     return sorted(placed, key=lambda item: max(points[:, 1].max() for points in item.points()))
+
+
+def paint_figures(
+    canvas: Canvas, poses: Sequence[Pose], vocabulary: PartVocabulary, rng: np.random.Generator
+) -> Painted:
+    """Place figures on a canvas and paint them, with labels as the vocabulary numbers their objects and parts."""
+    placed = arrange(poses, canvas.width, canvas.height, rng)
+    for number, item in enumerate(placed):
+        paint_figure(canvas, item, vocabulary, number, rng)
+    return Painted(tuple(item.pose for item in placed), *canvas.label_maps(), vocabulary)
 
 
 def paint_figure(

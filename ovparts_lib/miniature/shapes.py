@@ -81,6 +81,14 @@ def blob(points: Points, steps: int = 5) -> np.ndarray:
 
 
 @cache
+def tube(x0: float, y0: float, x1: float, y1: float, width: float) -> np.ndarray:
+    """A straight bar of a width from one point to another, as a polygon in the coordinates of the points."""
+    length = ((x1 - x0) ** 2 + (y1 - y0) ** 2) ** 0.5
+    ax, ay = (y0 - y1) / length * width / 2, (x1 - x0) / length * width / 2
+    return poly(((x0 + ax, y0 + ay), (x1 + ax, y1 + ay), (x1 - ax, y1 - ay), (x0 - ax, y0 - ay)))
+
+
+@cache
 def wool(bumps: int = 13, depth: float = 0.06) -> np.ndarray:
     """Centred ellipse with a scalloped edge, as children draw sheep and tree crowns."""
     turn = np.linspace(0, 2 * np.pi, bumps * 6, endpoint=False)

@@ -4,7 +4,7 @@ import json
 
 import numpy as np
 
-from ovparts_lib.data.coco_instances import encode_rle
+from ovparts_lib.data.coco_writing import encode_rle
 from ovparts_lib.vocabularies import load_vocabulary
 from tests.data.released_layout import picture, save
 

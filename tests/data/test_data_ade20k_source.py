@@ -184,15 +184,6 @@ def test_a_stopped_build_goes_on(source, target, monkeypatch):
     assert done == ["ADE_val_00000001"]
 
 
-def test_pictures_can_be_links(source, target):
-    build_ade20k_part_234(source, target, link_pictures=True)
-    picture = target / "images/training/ADE_train_00000007.jpg"
-    assert picture.is_symlink() and picture.resolve() == (source / f"{STREET}.jpg").resolve()
-    assert verify_dataset("ade20k_part_234", target).ok
-    build_ade20k_part_234(source, target)
-    assert not picture.is_symlink()
-
-
 def cut(path):
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
 

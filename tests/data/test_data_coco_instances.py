@@ -14,11 +14,11 @@ from ovparts_lib.data.coco_instances import (
     CocoImage,
     CocoInstance,
     compressed_counts,
-    encode_rle,
     rasterise,
     rasterise_columns,
     read_coco,
 )
+from ovparts_lib.data.coco_writing import encode_rle
 from ovparts_lib.data.records import DatasetError
 
 # of pycocotools' own decoder, which only these tests use

@@ -107,7 +107,7 @@ def test_an_archive_becomes_label_files_that_are_read_and_verified(prepared, nam
     assert set(reader.splits) <= set(DATASETS[name].splits) and reader.title == DATASETS[name].title
     for split in reader.splits:
         for record in reader.records(split):
-            label_map = reader.label_map(record)
+            (label_map,) = reader.label_maps(record)
             assert label_map.dtype == (np.uint16 if vocabulary.ignore_label > 255 else np.uint8)
             np.testing.assert_array_equal(label_map, expected)
     sample = ClassEvaluationDataset(reader)[0]

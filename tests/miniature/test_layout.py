@@ -5,11 +5,7 @@ import pytest
 from PIL import Image
 
 from ovparts_lib.data.readers.pascal_part_116 import PascalPart116
-from ovparts_lib.miniature.layout import (
-    MiniatureError,
-    read_captions,
-    render_miniature,
-)
+from ovparts_lib.miniature.layout import MiniatureError, render_miniature
 from ovparts_lib.miniature.layouts.pascal_part_116 import LAYOUT
 from ovparts_lib.miniature.layouts.writing import Written, few_shot_ids
 
@@ -114,7 +110,7 @@ def test_rejects_an_empty_split(tmp_path):
 
 
 def test_captions_name_the_objects_present(miniature):
-    captions = read_captions(miniature.root)
+    captions = json.loads((miniature.root / "miniature.json").read_text())["captions"]
     assert len(captions) == 19
     record = {record.image_id: record for record in PascalPart116(miniature.root).records("val")}
     vocabulary = PascalPart116(miniature.root).vocabulary

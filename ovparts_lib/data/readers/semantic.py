@@ -132,13 +132,9 @@ class SemanticReader(Reader):
         """The records of a split, one per image. Raises DatasetError as :meth:`pairs`."""
         return self.pairs(self.split(split).folder)
 
-    def label_map(self, record: Record) -> np.ndarray:
-        """Class of every pixel, uint8 or uint16 (H, W). Raises DatasetError as :meth:`read_label`."""
-        return self.read_label(record, "label")
-
     def label_maps(self, record: Record) -> tuple[np.ndarray]:
-        """The one label map of the record's image."""
-        return (self.label_map(record),)
+        """The one label map of the record's image, uint8 or uint16 (H, W); DatasetError as :meth:`read_label`."""
+        return (self.read_label(record, "label"),)
 
     def read_label(self, record: Record, kind: str) -> np.ndarray:
         """The label map; ``kind`` is ``label``.

@@ -8,10 +8,11 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from ovparts_lib.miniature.layouts.counterparts import ADE20K_PART_234, drawn_words
+from ovparts_lib.data.coco_writing import annotation
+from ovparts_lib.miniature.layouts.counterparts import TABLES, drawn_words
 from ovparts_lib.miniature.layouts.drawing import draw
-from ovparts_lib.miniature.layouts.segmentations import annotation
-from ovparts_lib.miniature.layouts.writing import Layout, Written, write_coco
+from ovparts_lib.miniature.layouts.segmentations import segmentation
+from ovparts_lib.miniature.layouts.writing import Layout, Written, write_annotations
 from ovparts_lib.miniature.scene import generator
 from ovparts_lib.vocabularies import load_vocabulary
 
@@ -23,14 +24,14 @@ FOLDERS = {"train": "training", "val": "validation"}
 def write_picture(root: Path, seed: int, split: str, index: int) -> Written:
     """Draw picture ``index`` of a split and write it with its part map; its instances go into the COCO file later."""
     rng, vocabulary = generator(seed, split, index), load_vocabulary(DATASET)
-    drawing = draw(rng, DATASET, list(ADE20K_PART_234))
+    drawing = draw(rng, DATASET, list(TABLES[DATASET]))
     image_id, folder = f"mini_{split}_{index:06d}", FOLDERS[split]
     name = f"{IMAGES}/{folder}/{image_id}.jpg"
     Image.fromarray(drawing.image).save(root / name, quality=int(rng.integers(80, 96)))
     part_map = drawn_words(DATASET).part_table(vocabulary)[drawing.part_map].astype(np.uint16)
     Image.fromarray(part_map).save(root / PARTS / folder / f"{image_id}.png")
     annotations = tuple(
-        annotation(vocabulary.object_id(owner), mask, form=index + number)
+        annotation(vocabulary.object_id(owner), mask, segmentation(mask, index + number))
         for number, (owner, mask) in enumerate(drawing.instances)
     )
     objects = tuple(sorted({owner for owner, _ in drawing.instances}))
@@ -41,7 +42,7 @@ def finish(root: Path, pictures: Sequence[Written]) -> None:
     """Write the instances of both splits."""
     for split in FOLDERS:
         of_split = [picture for picture in pictures if picture.split == split]
-        write_coco(root / f"ade20k_instance_{split}.json", of_split, load_vocabulary(DATASET).objects)
+        write_annotations(root / f"ade20k_instance_{split}.json", of_split, load_vocabulary(DATASET).objects)
 
 
 LAYOUT = Layout(

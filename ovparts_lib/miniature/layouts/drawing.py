@@ -11,9 +11,7 @@ from ovparts_lib.miniature.canvas import NOTHING, Canvas
 from ovparts_lib.miniature.captions import scene_caption
 from ovparts_lib.miniature.figure import pose_figure
 from ovparts_lib.miniature.layouts.counterparts import TABLES, drawn_words, rename
-from ovparts_lib.miniature.scene import FIGURES, SIZES, arrange, paint_figure, visible_thing
-
-LEAST_PIXELS = 12  # of an object that a caption tells of, as in the scenes of Pascal's layout
+from ovparts_lib.miniature.scene import FIGURES, LEAST_PIXELS, SIZES, paint_figures
 
 
 @dataclass(frozen=True)
@@ -50,15 +48,10 @@ def draw(rng: np.random.Generator, dataset: str, figures: list[str], *, most: in
         canvas = Canvas(width, height)
         place = paint_background(canvas, rng)
         poses = [pose_figure(FIGURES[figures[i]], rng) for i in rng.integers(len(figures), size=count)]
-        placed = arrange([rename(pose, table) for pose in poses], width, height, rng)
-        for number, item in enumerate(placed):
-            paint_figure(canvas, item, words, number, rng)
-        part_map, _, numbers = canvas.label_maps()
-        if (part_map != NOTHING).any():
+        painted = paint_figures(canvas, [rename(pose, table) for pose in poses], words, rng)
+        if (painted.part_map != NOTHING).any():
             break
-    instances = tuple(
-        (item.pose.name, numbers == number) for number, item in enumerate(placed) if (numbers == number).any()
-    )
-    things = (visible_thing(item.pose, part_map[numbers == number], words) for number, item in enumerate(placed))
-    told = tuple(thing for thing in things if thing.pixels >= LEAST_PIXELS)
-    return Drawing(finish(canvas.image(), rng), part_map, instances, scene_caption(told, place, rng))
+    masks = ((pose.name, painted.instance_map == number) for number, pose in enumerate(painted.poses))
+    instances = tuple((name, mask) for name, mask in masks if mask.any())
+    image = finish(canvas.image(), rng)
+    return Drawing(image, painted.part_map, instances, scene_caption(painted.things(LEAST_PIXELS), place, rng))

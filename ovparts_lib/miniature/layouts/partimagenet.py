@@ -13,11 +13,12 @@ from pathlib import Path
 
 from PIL import Image
 
+from ovparts_lib.data.coco_writing import annotation
 from ovparts_lib.data.partimagenet_facts import PART_CATEGORIES, SYNSET_FILE, SYNSETS
 from ovparts_lib.miniature.layouts.counterparts import TABLES, drawn_words
 from ovparts_lib.miniature.layouts.drawing import draw
-from ovparts_lib.miniature.layouts.segmentations import annotation
-from ovparts_lib.miniature.layouts.writing import Layout, Written, write_coco
+from ovparts_lib.miniature.layouts.segmentations import segmentation
+from ovparts_lib.miniature.layouts.writing import Layout, Written, write_annotations
 from ovparts_lib.miniature.scene import generator
 from ovparts_lib.vocabularies import load_vocabulary
 
@@ -40,7 +41,7 @@ def write_picture(dataset: str, root: Path, seed: int, split: str, index: int) -
         mask = drawing.part_map == part_id
         if mask.any():
             category = part_category(dataset, owner, words.pairs[part_id][1])
-            annotations.append(annotation(category, mask, form=index + len(annotations)))
+            annotations.append(annotation(category, mask, segmentation(mask, index + len(annotations))))
     return Written(split, image_id, name, drawing.caption, (owner,), drawing.part_map.shape, tuple(annotations))
 
 
@@ -59,7 +60,7 @@ def finish(dataset: str, root: Path, pictures: Sequence[Written]) -> None:
     for split in SPLITS:
         of_split = [picture for picture in pictures if picture.split == split]
         folder = root / "annotations" / split if dataset == "partimagenet_seg" else root
-        write_coco(folder / f"{split}.json", of_split, PART_CATEGORIES)
+        write_annotations(folder / f"{split}.json", of_split, PART_CATEGORIES)
     lines = [f"{synset} {name}\n" for synset, name in SYNSETS.items()]
     (root / SYNSET_FILE).write_text("".join(lines), encoding="utf-8")
 

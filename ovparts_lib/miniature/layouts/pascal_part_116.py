@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -32,14 +31,9 @@ def write_picture(root: Path, seed: int, split: str, index: int) -> Written:
     )
 
 
-def finish(root: Path, pictures: Sequence[Written]) -> None:
-    """Nothing is left to write: labels lie beside the pictures."""
-
-
 LAYOUT = Layout(
     released_folder="PascalPart116",
     folders=tuple(f"{folder}/{split}" for folder in (IMAGES, OBJECTS, PARTS) for split in ("train", "val")),
     classes=load_vocabulary("pascal_part_116").objects_with_parts,
     write=write_picture,
-    finish=finish,
 )

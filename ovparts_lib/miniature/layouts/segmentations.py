@@ -8,36 +8,26 @@ import numpy as np
 from pycocotools import mask as coco_mask
 from skimage.measure import find_contours
 
+from ovparts_lib.data.coco_writing import encode_rle
+
 FORMS = ("polygons", "rle", "compressed rle")
 
 
-def annotation(category_id: int, mask: np.ndarray, *, form: int) -> dict[str, Any]:
-    """A COCO annotation of a mask, bool (h, w) with at least one pixel, without its own and its image's id.
+def segmentation(mask: np.ndarray, number: int) -> list[list[float]] | dict[str, Any]:
+    """A mask, bool (h, w), in a form that a COCO file may hold it in.
 
     Args:
-        category_id: what the mask shows.
-        mask: the pixels. One with a hole in it is never written as polygons, which could not say so.
-        form: any number; consecutive numbers take the forms in turn.
+        mask: the pixels.
+        number: consecutive numbers take ``FORMS`` in turn, but for ``rle`` where polygons, which cannot have holes,
+            would not give the mask back exactly.
     """
-    rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
-    return {
-        "category_id": category_id,
-        "iscrowd": 0,
-        "bbox": [int(columns[0]), int(rows[0]), int(np.ptp(columns)) + 1, int(np.ptp(rows)) + 1],
-        "area": int(mask.sum()),
-        "segmentation": segmentation(mask, FORMS[form % len(FORMS)]),
-    }
-
-
-def segmentation(mask: np.ndarray, form: str) -> list[list[float]] | dict[str, Any]:
-    """A mask, bool (h, w), in one of ``FORMS``; ``rle`` where polygons would not give it back exactly."""
+    form = FORMS[number % len(FORMS)]
     if form == "polygons":
         polygons = outlines(mask)
         if np.array_equal(coco_mask.decode(coco_mask.merge(coco_mask.frPyObjects(polygons, *mask.shape))), mask):
             return polygons
     if form == "compressed rle":
-        encoded = coco_mask.encode(np.asfortranarray(mask, np.uint8))
-        return {"size": list(mask.shape), "counts": encoded["counts"].decode("ascii")}
+        return encode_rle(mask)
     return {"size": list(mask.shape), "counts": run_lengths(mask)}
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from functools import cache, partial
 from pathlib import Path
 
@@ -11,21 +10,13 @@ from PIL import Image
 
 from ovparts_lib.data.readers.semantic import LAYOUTS as PLACES
 from ovparts_lib.data.registry import DATASETS
-from ovparts_lib.miniature.backgrounds import finish as finish_picture
+from ovparts_lib.miniature.backgrounds import finish
 from ovparts_lib.miniature.canvas import NOTHING, Canvas
 from ovparts_lib.miniature.captions import scene_caption
 from ovparts_lib.miniature.figure import pose_figure
 from ovparts_lib.miniature.layouts.stuff import STUFF, paint_stuff
 from ovparts_lib.miniature.layouts.writing import Layout, Written
-from ovparts_lib.miniature.scene import (
-    FIGURES,
-    SIZES,
-    arrange,
-    draw_names,
-    generator,
-    paint_figure,
-    visible_thing,
-)
+from ovparts_lib.miniature.scene import FIGURES, SIZES, draw_names, generator, paint_figures
 from ovparts_lib.vocabularies import load_vocabulary
 
 # Two benchmarks share a folder, and only one of them can be drawn into it.
@@ -81,23 +72,18 @@ def write_picture(dataset: str, root: Path, seed: int, split: str, index: int) -
     canvas = Canvas(width, height)
     place, stuff = paint_stuff(canvas, rng)
     names = draw_names(rng, int(rng.choice([1, 2, 3], p=[0.5, 0.35, 0.15])))
-    placed = arrange([pose_figure(FIGURES[name], rng) for name in names], width, height, rng)
-    for number, item in enumerate(placed):
-        paint_figure(canvas, item, words, number, rng)
-    part_map, objects, instances = canvas.label_maps()
+    painted = paint_figures(canvas, [pose_figure(FIGURES[name], rng) for name in names], words, rng)
 
     # Ids of the drawing to those of the dataset.
     classes, ignore = classes_drawn(dataset), load_vocabulary(dataset).ignore_label
     left_out = held_out(dataset, split)
     labels = np.full((height, width), ignore, np.uint16 if ignore > 255 else np.uint8)
     for number, name in enumerate(STUFF):
-        labels[(stuff == number) & (objects == NOTHING)] = classes.get(name, ignore)
+        labels[(stuff == number) & (painted.object_map == NOTHING)] = classes.get(name, ignore)
     for number, name in enumerate(words.objects):
-        labels[objects == number] = ignore if name in left_out else classes.get(name, ignore)
+        labels[painted.object_map == number] = ignore if name in left_out else classes.get(name, ignore)
 
-    found = (visible_thing(item.pose, part_map[instances == n], words) for n, item in enumerate(placed))
-    things = tuple(thing for thing in found if thing.pixels)
-    picture = finish_picture(canvas.image(), rng)
+    picture = finish(canvas.image(), rng)
     image_id, places = f"mini_{split}_{index:06d}", PLACES[dataset]
     name = f"{places.get(split, places['val']).images}/{image_id}.jpg"
     Image.fromarray(picture).save(root / name, quality=int(rng.integers(80, 96)))
@@ -105,11 +91,7 @@ def write_picture(dataset: str, root: Path, seed: int, split: str, index: int) -
         suffix = ".tif" if ignore > 255 else ".png"
         Image.fromarray(labels).save(root / places[split].labels / f"{image_id}{suffix}")
     present = tuple(load_vocabulary(dataset).classes[i] for i in np.unique(labels) if i != ignore)
-    return Written(split, image_id, name, scene_caption(things, place, rng), present, labels.shape)
-
-
-def finish(root: Path, pictures: Sequence[Written]) -> None:
-    """Nothing is left to write: labels lie beside the pictures."""
+    return Written(split, image_id, name, scene_caption(painted.things(1), place, rng), present, labels.shape)
 
 
 def _folders(dataset: str) -> tuple[str, ...]:
@@ -117,6 +99,4 @@ def _folders(dataset: str) -> tuple[str, ...]:
     return tuple(dict.fromkeys(folder for place in places for folder in (place.images, place.labels)))
 
 
-LAYOUTS = {
-    name: Layout(DATASETS[name].folder, _folders(name), (), partial(write_picture, name), finish) for name in NAMES
-}
+LAYOUTS = {name: Layout(DATASETS[name].folder, _folders(name), (), partial(write_picture, name)) for name in NAMES}

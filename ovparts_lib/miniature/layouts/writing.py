@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from ovparts_lib.data.coco_writing import write_coco
 from ovparts_lib.data.few_shot import draw_from
 
 SHOTS = 16
@@ -45,14 +46,14 @@ class Layout:
         folders: what to make below the root before pictures are written, for each split.
         classes: the classes of the few-shot draw, in its order.
         write: ``write(root, seed, split, index)`` writes the files of one picture; it runs in other processes too.
-        finish: ``finish(root, pictures)`` writes what is about all pictures.
+        finish: ``finish(root, pictures)`` writes what is about all pictures; nothing where labels lie beside them.
     """
 
     released_folder: str
     folders: tuple[str, ...]
     classes: tuple[str, ...]
     write: Callable[[Path, int, str, int], Written]
-    finish: Callable[[Path, Sequence[Written]], None]
+    finish: Callable[[Path, Sequence[Written]], None] = lambda root, pictures: None
 
 
 def few_shot_ids(classes: Sequence[str], pictures: Sequence[Written], seed: int) -> list[str]:
@@ -70,16 +71,8 @@ def write_shot_list(root: Path, layout: Layout, pictures: Sequence[Written], see
     return len(shots)
 
 
-def write_coco(path: Path, pictures: Sequence[Written], categories: Sequence[str]) -> None:
-    """Write a COCO file of pictures, whose file names it gives without their folders; ids count from 1."""
-    images, annotations = [], []
-    for number, picture in enumerate(pictures, 1):
-        height, width = picture.size
-        name = picture.file_name.rsplit("/", 1)[-1]
-        images.append({"id": number, "file_name": name, "height": height, "width": width})
-        for entry in picture.annotations:
-            annotations.append({"id": len(annotations) + 1, "image_id": number, **entry})
-    listed = [{"id": number, "name": name} for number, name in enumerate(categories)]
+def write_annotations(path: Path, pictures: Sequence[Written], categories: Sequence[str]) -> None:
+    """Write a COCO file of pictures, whose file names it gives without their folders."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    content = {"images": images, "annotations": annotations, "categories": listed}
-    path.write_text(json.dumps(content), encoding="utf-8")
+    listed = ((picture.file_name.rsplit("/", 1)[-1], picture.size, picture.annotations) for picture in pictures)
+    write_coco(path, listed, categories)
