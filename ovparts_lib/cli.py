@@ -291,7 +291,7 @@ def _parser() -> argparse.ArgumentParser:
     prepare.add_argument("source", metavar="SOURCE", help="the archive, unpacked, as its authors distribute it")
     prepare.add_argument("target", metavar="TARGET", help="the benchmark's folder, often SOURCE itself")
 
-    clip = command("train-miniclip", _train_miniclip, "train the miniature's CLIP anew, for half an hour", MINICLIP_EPILOG)
+    clip = command("train-miniclip", _train_miniclip, "train the miniature's CLIP anew (an hour)", MINICLIP_EPILOG)
     clip.add_argument("to", metavar="FILE", type=Path, help="weights to write (.safetensors), and facts beside them")
     clip.add_argument("--iterations", type=_positive, default=8000, help="training steps (%(default)s)")
     clip.add_argument("--seed", type=int, default=0, help="of weights and pictures (%(default)s)")

@@ -24,11 +24,11 @@ from ovparts_lib.miniature.figure import Pose, pose_figure
 from ovparts_lib.miniature.scene import (
     FIGURES,
     Placed,
-    arrange,
     draw_names,
     flip_and_tilt,
     generator,
     paint_figure,
+    paint_figures,
     render_scene,
     visible_thing,
 )
@@ -111,9 +111,9 @@ def render_picture(index: int, *, seed: int, size: int, shares: dict[Kind, float
 
 
 def _scene_picture(rng: np.random.Generator, size: int) -> CaptionedPicture:
-    scene = render_scene(rng)
+    scene = render_scene(rng, _vocabulary())
     while not scene.things:
-        scene = render_scene(rng)
+        scene = render_scene(rng, _vocabulary())
     picture = Image.fromarray(scene.image).resize((size, size), Image.Resampling.BILINEAR)
     captions = tuple(scene_caption(scene.things, scene.place, rng) for _ in range(CAPTIONS_PER_PICTURE))
     return CaptionedPicture(np.array(picture), captions, "scene", scene.things[0].name, None)
@@ -160,19 +160,18 @@ def _draw_around(
     """
     canvas = Canvas(size, size)
     paint_background(canvas, rng)
-    if rng.random() < 0.3:
-        behind = [pose_figure(FIGURES[name], rng) for name in draw_names(rng, int(rng.integers(1, 3)))]
-        for item in arrange(behind, size, size, rng):
-            paint_figure(canvas, item, _vocabulary(), 1, rng)
+    count = int(rng.integers(1, 3)) if rng.random() < 0.3 else 0
+    behind = [pose_figure(FIGURES[name], rng) for name in draw_names(rng, count)]
+    paint_figures(canvas, behind, _vocabulary(), rng)
     matrix = flip_and_tilt(pose, rng)
     turned = points @ matrix
     low, high = turned.min(0), turned.max(0)
     scale = size / (margin * max((high - low).max(), 0.02))
     slack = (margin - 1) / margin * size * 0.35
     at = size / 2 - (low + high) / 2 * scale + rng.uniform(-slack, slack, 2)
-    paint_figure(canvas, Placed(pose, matrix * scale, at), _vocabulary(), 0, rng)
+    paint_figure(canvas, Placed(pose, matrix * scale, at), _vocabulary(), len(behind), rng)
     part_map, _, instances = canvas.label_maps()
-    return finish(canvas.image(), rng), np.where(instances == 0, part_map, 255)
+    return finish(canvas.image(), rng), np.where(instances == len(behind), part_map, 255)
 
 
 def _map(render: partial, count: int, processes: int) -> Iterator[CaptionedPicture]:

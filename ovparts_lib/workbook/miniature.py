@@ -16,8 +16,7 @@ from ovparts_lib.data.registry import find_dataset
 from ovparts_lib.miniature.layout import render_miniature
 from ovparts_lib.miniature.miniclip import MiniClipResult, MiniClipSettings, train_miniclip
 from ovparts_lib.miniature.naming import close_up_naming, held_out_scenes, patch_naming
-from ovparts_lib.miniature.pictures import CaptionedPictures
-from ovparts_lib.miniature.shipped import TEST_SEED, load_miniclip, miniclip_facts
+from ovparts_lib.miniature.shipped import load_miniclip, miniclip_facts
 from ovparts_lib.models.clip.towers import MINIATURE
 from ovparts_lib.runs import resolve_path
 from ovparts_lib.vocabularies import load_vocabulary
