@@ -56,7 +56,7 @@ examples:
 MINICLIP_EPILOG = """The package brings one; this is how it was made.
 
 example:
-  ovparts train-miniclip ovparts_lib/miniature/miniclip.safetensors --state outputs/miniclip.pt
+  ovparts train-miniclip ovparts_lib/miniature/miniclip.safetensors
 """
 
 
@@ -218,7 +218,7 @@ def _train_miniclip(options: argparse.Namespace) -> int:
 
     settings = MiniClipSettings(iterations=options.iterations, seed=options.seed)
     commit = (git_state(project_root()) or {}).get("commit", "")
-    make_miniclip(options.to, settings, state=options.state, commit=commit, device=options.device)
+    make_miniclip(options.to, settings, commit=commit, device=options.device)
     print(f"written: {options.to} and {options.to.with_suffix('.json').name}")
     return COMPLETE
 
@@ -291,11 +291,10 @@ def _parser() -> argparse.ArgumentParser:
     prepare.add_argument("source", metavar="SOURCE", help="the archive, unpacked, as its authors distribute it")
     prepare.add_argument("target", metavar="TARGET", help="the benchmark's folder, often SOURCE itself")
 
-    clip = command("train-miniclip", _train_miniclip, "train the miniature's CLIP anew, for hours", MINICLIP_EPILOG)
+    clip = command("train-miniclip", _train_miniclip, "train the miniature's CLIP anew (an hour)", MINICLIP_EPILOG)
     clip.add_argument("to", metavar="FILE", type=Path, help="weights to write (.safetensors), and facts beside them")
     clip.add_argument("--iterations", type=_positive, default=8000, help="training steps (%(default)s)")
     clip.add_argument("--seed", type=int, default=0, help="of weights and pictures (%(default)s)")
-    clip.add_argument("--state", metavar="FILE", type=Path, help="kept up to date; training goes on from it")
     clip.add_argument("--device", default="cpu", help="where to train (%(default)s)")
 
     with_outputs(command("runs", _runs, "list all runs and their states"))

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 
 import numpy as np
 
-from ovparts_lib.miniature.figure import COLOUR_FAMILIES
 from ovparts_lib.miniature.scene import Thing
 
 # Two spellings: Pascal's class name, which prompts use, and the one people write.
@@ -57,17 +55,17 @@ def plural(noun: str) -> str:
 
 def spell(name: str, rng: np.random.Generator) -> str:
     """One of an object's spellings."""
-    return choose(SPELLINGS.get(name, (name,)), rng)
+    return _choose(SPELLINGS.get(name, (name,)), rng)
 
 
 def part_caption(name: str, part: str, colour: str, rng: np.random.Generator) -> str:
     """A caption of a close-up of one part, often in the very form systems prompt with (``"dog head"``)."""
-    return choose(PART_TEMPLATES, rng).format(part=part, a_part=_counted(part, 1), **_thing_words(name, colour, rng))
+    return _choose(PART_TEMPLATES, rng).format(part=part, a_part=_counted(part, 1), **_thing_words(name, colour, rng))
 
 
 def object_caption(thing: Thing, rng: np.random.Generator) -> str:
     """A caption of a picture of one object, naming up to three of its visible parts."""
-    template = choose(OBJECT_TEMPLATES if thing.parts else OBJECT_TEMPLATES[:3], rng)
+    template = _choose(OBJECT_TEMPLATES if thing.parts else OBJECT_TEMPLATES[:3], rng)
     return template.format(
         parts=list_parts(thing, rng, 3) if thing.parts else "", **_thing_words(thing.name, thing.colour, rng)
     )
@@ -82,7 +80,7 @@ def scene_caption(things: Sequence[Thing], place: str, rng: np.random.Generator)
         parts = list_parts(thing, rng, most) if thing.parts and rng.random() < 0.9 - 0.2 * len(things) else ""
         phrases.append(f"{words} with {parts}" if parts else words)
     link = (" and ", " next to ", ", ")[rng.integers(3)]
-    caption = choose(SCENE_TEMPLATES, rng).format(things=link.join(phrases), place=choose(PLACES[place], rng))
+    caption = _choose(SCENE_TEMPLATES, rng).format(things=link.join(phrases), place=_choose(PLACES[place], rng))
     return caption.strip()
 
 
@@ -111,18 +109,8 @@ def _thing_words(name: str, colour: str, rng: np.random.Generator) -> dict[str, 
     return {"thing": thing, "a_thing": with_article(thing), "a_colour_thing": coloured(name, colour, rng)}
 
 
-def choose(choices: Sequence[str], rng: np.random.Generator) -> str:
-    """One of the choices, each as likely."""
+def _choose(choices: Sequence[str], rng: np.random.Generator) -> str:
     return choices[rng.integers(len(choices))]
-
-
-def all_words() -> list[str]:
-    """Texts that together hold every word a caption can have, names of the vocabulary apart; plurals included."""
-    templates = [*PART_TEMPLATES, *OBJECT_TEMPLATES, *SCENE_TEMPLATES]
-    frames = [re.sub(r"{.*?}", " ", template) for template in templates]
-    spellings = [word for words in SPELLINGS.values() for word in words]
-    places = [word for words in PLACES.values() for word in words]
-    return [*frames, *spellings, *places, *NUMBERS.values(), *COLOUR_FAMILIES, "a an and next to , in"]
 
 
 def _join(words: Sequence[str]) -> str:

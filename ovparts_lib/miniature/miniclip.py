@@ -1,35 +1,29 @@
-"""MiniClip: the miniature's CLIP, trained from nothing on pictures and captions of all objects and parts.
+"""MiniClip: the miniature's CLIP, trained from nothing on drawn pictures and captions of all objects and parts.
 
-It plays the part of web-scale pre-training: pictures with words, seen and unseen ones alike, never a mask. A plain loop
-on one device, that can be stopped and gone on with.
+A plain loop on one device. It plays the part of web-scale pre-training: pictures with captions, never a mask.
 """
 
 from __future__ import annotations
 
-import json
 import math
 import time
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
-from pathlib import Path
-from typing import Any
+from dataclasses import dataclass
 
 import numpy as np
 import open_clip
 import pandas as pd
 import torch
-from torch import nn
+import torch.nn.functional as F
+from torch import Tensor, nn
 from tqdm.auto import tqdm
 
-from ovparts_lib.atomic import replacing
-from ovparts_lib.miniature.miniclip_losses import miniclip_losses
-from ovparts_lib.miniature.naming import held_out_scenes, patch_naming
-from ovparts_lib.miniature.pictures import CaptionedPicture, ScenePool, cut_out
-from ovparts_lib.miniature.token_rows import TokenRows
-from ovparts_lib.miniature.words import Words
-from ovparts_lib.models.clip.towers import MINIATURE, ClipSize, build_clip
+from ovparts_lib.images import IMAGENET_MEAN, IMAGENET_STD
+from ovparts_lib.miniature.caption_batches import CaptionBatches
+from ovparts_lib.miniature.pictures import CaptionedPictures
+from ovparts_lib.models.clip.dense import value_block
+from ovparts_lib.models.clip.text import encode_text, tokenize
+from ovparts_lib.models.clip.towers import MINIATURE, ClipSize, build_clip, image_hidden_states
 from ovparts_lib.training.muon import Muon
-from ovparts_lib.vocabularies import PartVocabulary, load_vocabulary
 
 
 @dataclass(frozen=True)
@@ -38,94 +32,100 @@ class MiniClipSettings:
 
     Attributes:
         iterations: optimiser steps.
-        picture_sizes: sides in pixels of the pictures of a step, one of them drawn for each step.
-        patches: patches a step, so that the batch is larger where pictures are smaller.
-        pool: scenes that pictures are cut out of at any time.
-        fresh_scenes: of these, how many are new in each step.
+        batch_size: pictures a step; each with one of its captions, drawn anew every time.
+        other_captions: captions of other close-ups among which each picture has to find its own too. They are short,
+            and the text tower is small: more to be told apart from costs little.
+        patch_share: share of the patches that are encoded, others in every step; half of them cost half as much and
+            teach nearly as much (Li et al., CVPR 2023).
         learning_rate: AdamW's, for tables, norms, biases, patches and projections.
         matrix_learning_rate: Muon's, for the matrices of the transformer blocks.
         weight_decay: decoupled; none for tables, norms and biases.
-        warmup: steps of linear warm-up. The rate then stays until the last part of the training.
-        decay: share of the steps, the last ones, in which it falls to zero linearly.
-        seed: of the weights, the scenes and all else.
+        warmup: steps of linear warm-up; a cosine to zero follows.
+        common: length of what all texts share, in lengths of what they do not, see :func:`add_common_direction`.
+        seed: of the weights, the order of pictures and all else.
     """
 
-    iterations: int = 6000
-    picture_sizes: tuple[int, ...] = (48, 48, 64, 96)
-    patches: int = 2304
-    pool: int = 2048
-    fresh_scenes: int = 2
+    iterations: int = 8000
+    batch_size: int = 64
+    other_captions: int = 192
+    patch_share: float = 0.5
     learning_rate: float = 1e-3
     matrix_learning_rate: float = 0.02
     weight_decay: float = 0.05
-    warmup: int = 50
-    decay: float = 0.25
+    warmup: int = 30
+    common: float = 3.0
     seed: int = 0
 
-    def rate(self, step: int) -> float:
-        """Factor of both learning rates in a step, from 1."""
-        left = (self.iterations - step + 1) / max(self.decay * self.iterations, 1)
-        return min(step / self.warmup, 1.0, left)
+    @property
+    def guessing_loss(self) -> float:
+        """The loss of a model that tells nothing apart."""
+        return (math.log(self.batch_size + self.other_captions) + math.log(self.batch_size)) / 2
 
 
 @dataclass
 class MiniClipResult:
-    """A trained MiniClip: the model, in evaluation mode, and what was logged (``step``, ``loss``, ``seconds``, …)."""
+    """A trained MiniClip.
+
+    Attributes:
+        clip: the model, in evaluation mode.
+        history: columns ``step``, ``loss``, ``learning_rate``, ``seconds``.
+        tokens: numbers of the tokens that captions use, ascending; the embeddings of the others are zero.
+    """
 
     clip: open_clip.CLIP
     history: pd.DataFrame
+    tokens: Tensor
 
 
 def train_miniclip(
+    pictures: CaptionedPictures,
     size: ClipSize = MINIATURE,
     *,
-    vocabulary: PartVocabulary | None = None,
     settings: MiniClipSettings = MiniClipSettings(),
     device: str | torch.device = "cpu",
     progress: bool = True,
-    state: Path | None = None,
-    log_every: int = 50,
-    check_every: int = 500,
+    log_every: int = 20,
 ) -> MiniClipResult:
-    """Train a CLIP of the given size.
+    """Train a CLIP of the given size contrastively.
 
     Args:
+        pictures: captioned pictures of ``size.image_size``.
         size: hyper-parameters of the model.
-        vocabulary: whose objects and parts are drawn and named; None for Pascal-Part-116's.
         settings: the recipe.
         device: where to train.
         progress: show a progress bar.
-        state: file the training is written to, and gone on from if it is there. Before the learning rate falls, the
-            state of a training is that of a longer one too.
-        log_every: steps between entries of the history, and between writings of the state.
-        check_every: steps between entries with the accuracy of patches.
+        log_every: steps between entries of the history.
 
     Raises:
-        ValueError: the state is of another recipe.
-        FloatingPointError: the loss is no number any more.
+        ValueError: the pictures have another size than the model takes.
     """
-    vocabulary = vocabulary or load_vocabulary("pascal_part_116")
+    if pictures.size != size.image_size:
+        raise ValueError(f"the pictures are {pictures.size} pixels wide, the model takes {size.image_size}")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(settings.seed)
         clip = build_clip(size)
-        smooth_positions(clip)
+        _smooth_positions(clip)
     clip.to(device).train()
-    words = Words(vocabulary)
-    texts = TokenRows(clip, words.texts())
+    texts = CaptionBatches(pictures, clip)
     optimisers = _optimisers(clip, texts.rows, settings)
-    entries, first, before = _resume(state, size, settings, clip, texts, optimisers)
-    pool = ScenePool(vocabulary, settings.pool, settings.fresh_scenes, settings.seed)
-    held_out = held_out_scenes(vocabulary, 100) if check_every else ()
-    start, recent = time.perf_counter() - before, []
-    steps = range(first + 1, settings.iterations + 1)
-    for step in tqdm(steps, "training MiniClip", disable=not progress, unit="step"):
-        for optimiser in optimisers:
-            for group in optimiser.param_groups:
-                group["lr"] = group["full_rate"] * settings.rate(step)
-        rng = np.random.default_rng(np.random.SeedSequence(settings.seed, spawn_key=(1, step)))
-        pictures = draw_pictures(pool, words, settings, size.patch_size, step, rng)
-        losses = miniclip_losses(clip, texts, words, pictures, rng)
-        loss = sum(losses.values())
+    base_rates = [[group["lr"] for group in optimiser.param_groups] for optimiser in optimisers]
+    draw = torch.Generator().manual_seed(settings.seed)
+    entries, start, recent = [], time.perf_counter(), []
+    for step in tqdm(range(1, settings.iterations + 1), "training MiniClip", disable=not progress, unit="step"):
+        factor = _schedule(step, settings)
+        for optimiser, rates in zip(optimisers, base_rates, strict=True):
+            for group, rate in zip(optimiser.param_groups, rates, strict=True):
+                group["lr"] = rate * factor
+        chosen = torch.randint(len(pictures), (settings.batch_size,), generator=draw)
+        captions = [texts.draw(chosen, draw), texts.draw_close_ups(settings.other_captions, draw)]
+        pixels = normalise(_flipped(pictures.pictures[chosen], draw).to(device))
+        # encoded apart: a batch is as long as its longest caption, and captions of scenes are long
+        words = F.normalize(torch.cat([texts.encode(part) for part in captions if len(part)]), dim=-1)
+        true = texts.true_of(chosen, torch.cat(captions)).to(device)
+        scale = clip.logit_scale.exp().clamp(max=100)
+        kept = _drawn_patches(len(chosen), clip, settings.patch_share, draw).to(device)
+        views = [scale * F.normalize(view, dim=-1) @ words.T for view in embed_twice(clip, pixels, kept)]
+        loss = sum(contrastive_loss(logits, true) for logits in views) / len(views)
         if not math.isfinite(loss.item()):
             raise FloatingPointError(f"MiniClip's loss is {loss.item()} at step {step}; try a lower learning rate")
         for optimiser in optimisers:
@@ -134,34 +134,83 @@ def train_miniclip(
         nn.utils.clip_grad_norm_([p for o in optimisers for g in o.param_groups for p in g["params"]], 1.0)
         for optimiser in optimisers:
             optimiser.step()
-        recent.append({"loss": loss.item()} | {name: value.item() for name, value in losses.items()})
+        recent.append(loss.item())
         if step % log_every == 0 or step == settings.iterations:
-            entry = {"step": step, **pd.DataFrame(recent).mean().round(4).to_dict()}
-            if check_every and (step % check_every == 0 or step == settings.iterations):
-                texts.write_back()
-                table = patch_naming(clip.eval(), held_out, vocabulary)["among_all_parts"]
-                entry |= {f"evaluation/patches_{group}": round(float(value), 2) for group, value in table.items()}
-                clip.train()
-            entries.append(entry | {"seconds": round(time.perf_counter() - start, 1)})
+            rate = settings.learning_rate * factor
+            seconds = time.perf_counter() - start
+            entries.append({"step": step, "loss": float(np.mean(recent)), "learning_rate": rate, "seconds": seconds})
             recent = []
-            if state is not None:
-                _save(state, step, size, settings, clip, texts, optimisers, entries)
-    texts.write_back()
-    return MiniClipResult(clip.eval(), pd.DataFrame(entries))
+    texts.write_back(clip)
+    add_common_direction(clip.eval(), pictures, settings.common)
+    return MiniClipResult(clip.eval(), pd.DataFrame(entries), texts.used)
 
 
-def draw_pictures(
-    pool: ScenePool, words: Words, settings: MiniClipSettings, patch: int, step: int, rng: np.random.Generator
-) -> list[CaptionedPicture]:
-    """The pictures of a step, all of one size."""
-    size = int(rng.choice(settings.picture_sizes))
-    count = max(round(settings.patches / (size // patch) ** 2), 2)
-    places = rng.integers(pool.size, size=count)
-    return [cut_out(pool.at(step, int(place)), words, size, rng) for place in places]
+def embed_twice(clip: open_clip.CLIP, pixels: Tensor, kept: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """Two embeddings of each picture, (n, embed_dim) each, from one pass: CLIP's own, and the mean of its patches.
+
+    The first is read at the class token; the second is the mean of the dense features that cost-aggregation systems
+    compare with words (:mod:`ovparts_lib.models.clip.dense`). At web scale patches come to mean something by
+    themselves; in a training this short they have to be asked to. ``kept`` are the patches that are encoded,
+    (n, k), as :func:`ovparts_lib.models.clip.towers.embed_patches` takes them.
+    """
+    visual = clip.visual
+    depth = len(visual.transformer.resblocks)
+    states = image_hidden_states(visual, pixels, (depth - 1, depth), kept_patches=kept).states
+    patches = value_block(visual.transformer.resblocks[-1], states[depth - 1][:, 1:])
+    return visual.ln_post(states[depth][:, 0]) @ visual.proj, (visual.ln_post(patches) @ visual.proj).mean(1)
 
 
 @torch.no_grad()
-def smooth_positions(clip: open_clip.CLIP) -> None:
+def add_common_direction(clip: open_clip.CLIP, pictures: CaptionedPictures, length: float) -> None:
+    """Give all texts a direction in common that no picture has, as the texts of CLIPs trained at web scale have one.
+
+    Those lie in a narrow cone, apart from the images (Liang et al., "Mind the Gap", NeurIPS 2022). A training as short
+    as this one, with few captions to tell apart and a low temperature, ends without it; but systems rely on it: the
+    second stage of PartCATSeg projects features of no class in particular into the space of texts and compares them
+    with each, which can say "here" only along what texts share. Where pictures have nothing of the direction, the
+    order of texts by their similarity to a picture stays the same.
+
+    Args:
+        clip: trained; the bias of its text tower's last norm changes.
+        pictures: the first of these say what direction is free.
+        length: of the direction, in mean lengths of a caption's embedding.
+    """
+    device = clip.logit_scale.device
+    views = embed_twice(clip, normalise(pictures.pictures[:1024].to(device)))
+    images = F.normalize(torch.cat(views), dim=-1).double()
+    # the least of the eigenvectors: what the last norm takes away from every image
+    free = torch.linalg.eigh(images.T @ images).eigenvectors[:, 0]
+    free = free * free[free.abs().argmax()].sign()
+    captions = [caption for (caption, *_) in pictures.captions[:1024]]
+    mean_length = encode_text(clip, tokenize(captions, clip.context_length)).norm(dim=-1).mean()
+    shift = torch.linalg.solve(clip.text_projection.T.double(), length * mean_length * free)
+    clip.ln_final.bias += shift.to(clip.ln_final.bias.dtype)
+
+
+def contrastive_loss(logits: Tensor, true: Tensor) -> Tensor:
+    """Symmetric InfoNCE in which one picture may have several true captions, and one caption several pictures.
+
+    Args:
+        logits: (n, m) of n pictures and m >= n captions, the first n of them the pictures' own. A picture finds its own
+            among all captions; the first n captions find theirs among the pictures.
+        true: bool, same shape; every row, and each of the first n columns, has at least one True, the target mass is
+            shared among them.
+    """
+    of_picture = true / true.sum(1, keepdim=True)
+    rows = -(of_picture * logits.log_softmax(1)).sum(1).mean()
+    own, logits = true[:, : len(true)], logits[:, : len(true)]
+    of_caption = own / own.sum(0, keepdim=True)
+    return (rows - (of_caption * logits.log_softmax(0)).sum(0).mean()) / 2
+
+
+def normalise(pictures: Tensor) -> Tensor:
+    """uint8 (n, 3, h, w) to what the image tower takes: the mean and deviation CLIPSeg uses too."""
+    mean, deviation = (torch.tensor(v, device=pictures.device).view(3, 1, 1) for v in (IMAGENET_MEAN, IMAGENET_STD))
+    return (pictures.float() / 255 - mean) / deviation
+
+
+@torch.no_grad()
+def _smooth_positions(clip: open_clip.CLIP) -> None:
     """Start from sines and cosines of row and column: neighbours are alike, and other grids can be interpolated."""
     table = clip.visual.positional_embedding
     side, quarter = round((len(table) - 1) ** 0.5), table.shape[1] // 4
@@ -174,7 +223,8 @@ def smooth_positions(clip: open_clip.CLIP) -> None:
 def _optimisers(clip: open_clip.CLIP, rows: nn.Parameter, settings: MiniClipSettings) -> list[torch.optim.Optimizer]:
     named = {name: p for name, p in clip.named_parameters() if name != "token_embedding.weight"}
     matrices = [p for name, p in named.items() if p.ndim == 2 and "resblocks" in name]
-    rest = {name: p for name, p in named.items() if not (p.ndim == 2 and "resblocks" in name)}
+    taken = {id(p) for p in matrices}
+    rest = {name: p for name, p in named.items() if id(p) not in taken}
     exempt = [p for name, p in rest.items() if p.ndim < 2 or "embedding" in name]
     decayed = [p for name, p in rest.items() if not (p.ndim < 2 or "embedding" in name)]
     adam = torch.optim.AdamW(
@@ -182,52 +232,20 @@ def _optimisers(clip: open_clip.CLIP, rows: nn.Parameter, settings: MiniClipSett
          {"params": [*exempt, rows], "weight_decay": 0.0}],
         lr=settings.learning_rate, betas=(0.9, 0.98),
     )  # fmt: skip
-    optimisers = [adam, Muon(matrices, lr=settings.matrix_learning_rate, weight_decay=settings.weight_decay)]
-    for optimiser in optimisers:
-        for group in optimiser.param_groups:
-            group["full_rate"] = group["lr"]
-    return optimisers
+    return [adam, Muon(matrices, lr=settings.matrix_learning_rate, weight_decay=settings.weight_decay)]
 
 
-def _recipe(size: ClipSize, settings: MiniClipSettings) -> str:
-    """What must be equal for one training to go on from another's state: all but its length."""
-    return json.dumps([asdict(size), asdict(replace(settings, iterations=0))])
+def _schedule(step: int, settings: MiniClipSettings) -> float:
+    return min(step / settings.warmup, 1.0) * 0.5 * (1 + math.cos(math.pi * (step - 1) / settings.iterations))
 
 
-def _save(
-    path: Path, step: int, size: ClipSize, settings: MiniClipSettings, clip: open_clip.CLIP, texts: TokenRows,
-    optimisers: Sequence[torch.optim.Optimizer], entries: list[dict[str, Any]],
-) -> None:  # fmt: skip
-    weights = {name: value for name, value in clip.state_dict().items() if name != "token_embedding.weight"}
-    content = {
-        "step": step,
-        "falling": settings.rate(step) < 1 and step > settings.warmup,
-        "iterations": settings.iterations,
-        "recipe": _recipe(size, settings),
-        "clip": weights,
-        "rows": texts.rows.detach(),
-        "optimisers": [optimiser.state_dict() for optimiser in optimisers],
-        "entries": entries,
-    }
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with replacing(path) as draft:
-        torch.save(content, draft)
+def _drawn_patches(count: int, clip: open_clip.CLIP, share: float, generator: torch.Generator) -> Tensor:
+    """Random patches of each of ``count`` pictures, int64 (count, k), ascending."""
+    patches = len(clip.visual.positional_embedding) - 1
+    kept = max(1, round(share * patches))
+    return torch.rand(count, patches, generator=generator).argsort(1)[:, :kept].sort(1).values
 
 
-def _resume(
-    path: Path | None, size: ClipSize, settings: MiniClipSettings, clip: open_clip.CLIP, texts: TokenRows,
-    optimisers: Sequence[torch.optim.Optimizer],
-) -> tuple[list[dict[str, Any]], int, float]:  # fmt: skip
-    """Entries, step and seconds to go on from."""
-    if path is None or not path.exists():
-        return [], 0, 0.0
-    content = torch.load(path, weights_only=True)
-    longer = content["iterations"] != settings.iterations and content["falling"]
-    if content["recipe"] != _recipe(size, settings) or longer:
-        raise ValueError(f"{path} is of another recipe; move it away, or train with that one")
-    clip.load_state_dict(content["clip"], strict=False)
-    with torch.no_grad():
-        texts.rows.copy_(content["rows"])
-    for optimiser, state in zip(optimisers, content["optimisers"], strict=True):
-        optimiser.load_state_dict(state)
-    return content["entries"], content["step"], content["entries"][-1]["seconds"]
+def _flipped(pictures: Tensor, generator: torch.Generator) -> Tensor:
+    flip = torch.rand(len(pictures), generator=generator) < 0.5
+    return torch.where(flip[:, None, None, None], pictures.flip(-1), pictures)

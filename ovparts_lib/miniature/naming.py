@@ -12,9 +12,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ovparts_lib.images import square_pixels
-from ovparts_lib.miniature.pictures import cut_out
+from ovparts_lib.miniature.miniclip import normalise
+from ovparts_lib.miniature.pictures import CaptionedPictures
 from ovparts_lib.miniature.scene import Scene, generator, render_scene
-from ovparts_lib.miniature.words import Words
 from ovparts_lib.models.clip.dense import dense_image_features
 from ovparts_lib.models.clip.prompts import MINIATURE
 from ovparts_lib.models.clip.text import encode_text, tokenize
@@ -59,18 +59,15 @@ def patch_naming(clip: open_clip.CLIP, scenes: Sequence[Scene], vocabulary: Part
 
 
 @torch.no_grad()
-def close_up_naming(
-    clip: open_clip.CLIP, scenes: Sequence[Scene], vocabulary: PartVocabulary, size: int
-) -> pd.DataFrame:
-    """The same of close-ups of parts and the class token, one for each scene, ``size`` pixels wide."""
-    words, rng = Words(vocabulary), np.random.default_rng(0)
-    pictures = [cut_out(scene, words, size, rng, {"part": 1.0}) for scene in scenes]
-    pictures = [picture for picture in pictures if picture.part is not None]
-    images = [torch.tensor(picture.picture).permute(2, 0, 1) for picture in pictures]
-    pixels = square_pixels(images, size, clip.logit_scale.device)
-    embeddings = torch.cat([clip.visual(part) for part in pixels.split(128)])
-    similarity = F.normalize(embeddings, dim=-1) @ _part_texts(clip, vocabulary).T
-    return naming_table(similarity.cpu(), torch.tensor([picture.part for picture in pictures]), vocabulary)
+def close_up_naming(clip: open_clip.CLIP, pictures: CaptionedPictures, vocabulary: PartVocabulary) -> pd.DataFrame:
+    """The same of close-ups of parts and the class token; of the pictures, only close-ups count."""
+    shown = [number for number, (kind, _, _) in enumerate(pictures.topics) if kind == "part"]
+    truth = torch.tensor([vocabulary.pairs.index(pictures.topics[number][1:]) for number in shown])
+    device = clip.logit_scale.device
+    batches = torch.tensor(shown).split(128)
+    images = torch.cat([clip.visual(normalise(pictures.pictures[batch].to(device))) for batch in batches])
+    similarity = F.normalize(images, dim=-1) @ _part_texts(clip, vocabulary).T
+    return naming_table(similarity.cpu(), truth, vocabulary)
 
 
 def naming_table(similarity: Tensor, truth: Tensor, vocabulary: PartVocabulary) -> pd.DataFrame:

@@ -1,144 +1,187 @@
-"""Captioned pictures for MiniClip: cut out of scenes, of all objects, seen and unseen, and drawn anew all the time.
+"""Picture-caption pairs for MiniClip: scenes, single objects and close-ups of parts, of all objects, seen and unseen.
 
-Labels serve here only to tell what can be seen in a picture, so that a caption names it; no mask leaves this module.
+Labels serve here only to check that what a caption names can be seen; no mask leaves this module.
 """
 
 from __future__ import annotations
 
+import multiprocessing
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
+from functools import cache, partial
 from typing import Literal
 
 import numpy as np
+import torch
 from PIL import Image
+from tqdm.auto import tqdm
 
-from ovparts_lib.miniature.captions import choose, object_caption, part_caption, scene_caption, with_article
-from ovparts_lib.miniature.scene import Scene, Thing, generator, render_scene
-from ovparts_lib.miniature.words import PLACE_WORDS, Words
-from ovparts_lib.vocabularies import PartVocabulary
+from ovparts_lib.miniature.backgrounds import finish, paint_background
+from ovparts_lib.miniature.canvas import Canvas
+from ovparts_lib.miniature.captions import object_caption, part_caption, scene_caption
+from ovparts_lib.miniature.figure import Pose, pose_figure
+from ovparts_lib.miniature.scene import (
+    FIGURES,
+    Placed,
+    draw_names,
+    flip_and_tilt,
+    generator,
+    paint_figure,
+    paint_figures,
+    render_scene,
+    visible_thing,
+)
+from ovparts_lib.vocabularies import PartVocabulary, load_vocabulary
 
-Kind = Literal["scene", "window", "object", "part"]
-SHARES: dict[Kind, float] = {"scene": 0.1, "window": 0.35, "object": 0.15, "part": 0.4}
-# A quarter of a patch of 8 x 8 pixels: what is smaller is not said to be seen.
-LEAST_PIXELS = 16
+Kind = Literal["scene", "object", "part"]
+SHARES: dict[Kind, float] = {"scene": 0.2, "object": 0.25, "part": 0.55}
+CAPTIONS_PER_PICTURE = 4
 
 
 @dataclass(frozen=True)
 class CaptionedPicture:
-    """A square picture and what is said of it.
+    """One picture, several captions of it, and what it is about (``part`` only for close-ups).
 
-    Attributes:
-        picture: uint8 (size, size, 3).
-        caption: a sentence.
-        words: which of the :class:`Words` are true of it, bool (count,).
-        kind: whole scene, window of one, cut around an object, or around a part.
-        part: the part that a picture around a part was cut around.
+    ``picture`` is uint8 (size, size, 3).
     """
 
     picture: np.ndarray
-    caption: str
-    words: np.ndarray
+    captions: tuple[str, ...]
     kind: Kind
-    part: int | None
+    object: str
+    part: str | None
 
 
-class ScenePool:
-    """A window of ``size`` scenes that moves over an endless stream of them, a few with every training step.
+class CaptionedPictures:
+    """Captioned pictures, rendered once and held in memory as uint8 (a 64-pixel picture takes 12 KiB).
 
     Args:
-        vocabulary: whose objects are drawn.
-        size: scenes to draw from at any time.
-        fresh: new scenes a step.
-        seed: of the stream; scene ``i`` depends on (seed, i) only.
+        count: number of pictures.
+        size: side of the square pictures in pixels.
+        seed: picture ``i`` depends on (seed, i), size and shares only.
+        shares: relative frequency of scenes, object pictures and part close-ups.
+        processes: worker processes that render.
+        progress: show a progress bar.
+
+    Attributes:
+        pictures: uint8 (count, 3, size, size), RGB.
+        captions: the captions of each picture.
+        topics: (kind, object, part) of each picture; None where a scene has no single object, an object no part.
     """
 
-    def __init__(self, vocabulary: PartVocabulary, size: int, fresh: int, seed: int) -> None:
-        self.vocabulary, self.size, self.fresh, self.seed = vocabulary, size, fresh, seed
-        self._scenes: dict[int, Scene] = {}
+    def __init__(
+        self,
+        count: int,
+        *,
+        size: int = 64,
+        seed: int = 0,
+        shares: dict[Kind, float] = SHARES,
+        processes: int = 1,
+        progress: bool = True,
+    ) -> None:
+        if count < 1:
+            raise ValueError(f"at least one picture is needed; got count={count}")
+        unknown = set(shares) - set(SHARES)
+        if unknown or not sum(shares.values()) > 0 or min(shares.values()) < 0:
+            raise ValueError(f"shares must be non-negative numbers for {', '.join(SHARES)}; got {shares}")
+        self.seed, self.size, self.shares = seed, size, dict(shares)
+        self.pictures = torch.empty(count, 3, size, size, dtype=torch.uint8)
+        self.captions: list[tuple[str, ...]] = []
+        self.topics: list[tuple[Kind, str | None, str | None]] = []
+        render = partial(render_picture, seed=seed, size=size, shares=self.shares)
+        shown = tqdm(_map(render, count, processes), "drawing captioned pictures", count, disable=not progress)
+        for index, made in enumerate(shown):
+            self.pictures[index] = torch.from_numpy(made.picture).permute(2, 0, 1)
+            self.captions.append(made.captions)
+            self.topics.append((made.kind, None if made.kind == "scene" else made.object, made.part))
 
-    def at(self, step: int, place: int) -> Scene:
-        """The scene at ``place`` of the window of a step, places 0 to ``size - 1``; rendered when first asked for."""
-        first = step * self.fresh
-        for number in range(first - self.fresh, first):
-            self._scenes.pop(number, None)
-        number = first + place
-        if number not in self._scenes:
-            self._scenes[number] = render_scene(generator(self.seed, "captions", number), self.vocabulary)
-        return self._scenes[number]
-
-
-def cut_out(
-    scene: Scene, words: Words, size: int, rng: np.random.Generator, shares: dict[Kind, float] = SHARES
-) -> CaptionedPicture:
-    """A random square picture of a scene, ``size`` pixels wide, with a caption of what can be seen in it."""
-    kind: Kind = list(shares)[rng.choice(len(shares), p=np.array(list(shares.values())) / sum(shares.values()))]
-    kind, box, part = _box(scene, kind, size, rng)
-    picture = Image.fromarray(scene.image).resize((size, size), Image.Resampling.BILINEAR, box=box)
-    columns, rows = (
-        (low + (np.arange(size) + 0.5) * (high - low) / size).astype(int)
-        for low, high in zip(box[:2], box[2:], strict=True)
-    )
-    part_map, object_map = (labels[np.ix_(rows, columns)] for labels in (scene.part_map, scene.object_map))
-    shown = words.shown(part_map, object_map, scene.place, LEAST_PIXELS)
-    if part is not None and not shown[part]:
-        kind, part = "window", None
-    colours = {thing.name: thing.colour for thing in scene.things}
-    if part is not None:
-        thing, name = words.parts[part]
-        caption = part_caption(thing, name, colours.get(thing, "white"), rng)
-    else:
-        caption = _caption(scene, _things(shown, object_map, words, colours), rng)
-    return CaptionedPicture(np.asarray(picture), caption, shown, kind, part)
+    def __len__(self) -> int:
+        return len(self.pictures)
 
 
-def _box(
-    scene: Scene, kind: Kind, size: int, rng: np.random.Generator
-) -> tuple[Kind, tuple[float, float, float, float], int | None]:
-    """What is cut out: left, top, right, bottom in pixels of the scene; and the part it is about."""
-    height, width = scene.part_map.shape
-    if kind in ("object", "part"):
-        labels = scene.instance_map if kind == "object" else scene.part_map
-        ids, counts = np.unique(labels, return_counts=True)
-        large = ids[(ids != 255) & (counts >= LEAST_PIXELS * (4 if kind == "object" else 1))]
-        if len(large):
-            chosen = int(large[rng.integers(len(large))])
-            rows, columns = np.nonzero(labels == chosen)
-            extent = max(np.ptp(rows), np.ptp(columns)) + 1
-            side = max(extent * rng.uniform(1.0, 1.7 if kind == "object" else 2.2), size / 2.2)
-            centre = [(axis.min() + axis.max() + 1) / 2 + rng.uniform(-0.15, 0.15) * side for axis in (columns, rows)]
-            return kind, _within(centre, side, width, height), chosen if kind == "part" else None
-        kind = "window"
-    if kind == "window":
-        side = min(size * rng.uniform(0.9, 2.0), width, height)
-        centre = [rng.uniform(0, 1) * length for length in (width, height)]
-        return kind, _within(centre, side, width, height), None
-    return kind, (0, 0, width, height), None
+def render_picture(index: int, *, seed: int, size: int, shares: dict[Kind, float] = SHARES) -> CaptionedPicture:
+    """Draw captioned picture number ``index`` of the stream ``seed``."""
+    rng = generator(seed, "captions", index)
+    weights = np.array([shares.get(kind, 0.0) for kind in SHARES])
+    kind = list(SHARES)[rng.choice(len(weights), p=weights / weights.sum())]
+    if kind == "scene":
+        return _scene_picture(rng, size)
+    return _object_picture(rng, size) if kind == "object" else _part_picture(rng, size)
 
 
-def _within(centre: list[float], side: float, width: int, height: int) -> tuple[float, float, float, float]:
-    """A box of the given side around a centre, moved into the scene, and cut where it is too large for it."""
-    spans = []
-    for middle, length in zip(centre, (width, height), strict=True):
-        extent = min(side, length)
-        low = float(np.clip(middle - extent / 2, 0, length - extent))
-        spans.append((low, min(low + extent, float(length))))
-    (left, right), (top, bottom) = spans
-    return left, top, right, bottom
+def _scene_picture(rng: np.random.Generator, size: int) -> CaptionedPicture:
+    scene = render_scene(rng, _vocabulary())
+    while not scene.things:
+        scene = render_scene(rng, _vocabulary())
+    picture = Image.fromarray(scene.image).resize((size, size), Image.Resampling.BILINEAR)
+    captions = tuple(scene_caption(scene.things, scene.place, rng) for _ in range(CAPTIONS_PER_PICTURE))
+    return CaptionedPicture(np.array(picture), captions, "scene", scene.things[0].name, None)
 
 
-def _things(shown: np.ndarray, object_map: np.ndarray, words: Words, colours: dict[str, str]) -> tuple[Thing, ...]:
-    """The objects of a picture as a caption may tell of them; how many of a part there are is not counted."""
-    parts = np.flatnonzero(shown[: len(words.parts)])
-    things = []
-    for number in np.flatnonzero(shown[words.first_object : words.first_generic]):
-        name = words.objects[number]
-        own = {words.parts[part][1]: 1 for part in parts if words.part_to_object[part] == number}
-        things.append(Thing(name, colours.get(name, "white"), own, int((object_map == number).sum())))
-    return tuple(things)
+def _object_picture(rng: np.random.Generator, size: int) -> CaptionedPicture:
+    name = draw_names(rng, 1)[0]
+    while True:
+        pose = pose_figure(FIGURES[name], rng)
+        everything = np.concatenate([piece.points for piece in pose.pieces])
+        picture, part_map = _draw_around(pose, everything, rng.uniform(1.0, 1.7), size, rng)
+        thing = visible_thing(pose, part_map, _vocabulary())
+        if thing.parts or not _vocabulary().parts_of(_vocabulary().object_id(name)):
+            break
+    captions = tuple(object_caption(thing, rng) for _ in range(CAPTIONS_PER_PICTURE))
+    return CaptionedPicture(picture, captions, "object", name, None)
 
 
-def _caption(scene: Scene, things: tuple[Thing, ...], rng: np.random.Generator) -> str:
-    if not things:
-        return f"a photo of {with_article(choose(PLACE_WORDS[scene.place], rng))}"
-    if len(things) == 1 and rng.random() < 0.5:
-        return object_caption(things[0], rng)
-    return scene_caption(things, scene.place, rng)
+def _part_picture(rng: np.random.Generator, size: int) -> CaptionedPicture:
+    vocabulary = _vocabulary()
+    part_id = int(rng.integers(len(vocabulary.parts)))
+    name, part = vocabulary.pairs[part_id]
+    least = 0.02 * size * size
+    while True:
+        pose = pose_figure(FIGURES[name], rng)
+        pieces = [piece for piece in pose.pieces if piece.label == part]
+        if not pieces:
+            continue
+        chosen = [pieces[rng.integers(len(pieces))]] if rng.random() < 0.4 else pieces
+        around = np.concatenate([piece.points for piece in chosen])
+        picture, part_map = _draw_around(pose, around, rng.uniform(1.05, 2.2), size, rng)
+        if (part_map == part_id).sum() >= least:
+            break
+    captions = tuple(part_caption(name, part, pose.colour_word, rng) for _ in range(CAPTIONS_PER_PICTURE))
+    return CaptionedPicture(picture, captions, "part", name, part)
+
+
+def _draw_around(
+    pose: Pose, points: np.ndarray, margin: float, size: int, rng: np.random.Generator
+) -> tuple[np.ndarray, np.ndarray]:
+    """Draw a figure so that ``points`` fill the square but for a margin; returns picture and part map (size, size).
+
+    Sometimes other figures stand behind it.
+    """
+    canvas = Canvas(size, size)
+    paint_background(canvas, rng)
+    count = int(rng.integers(1, 3)) if rng.random() < 0.3 else 0
+    behind = [pose_figure(FIGURES[name], rng) for name in draw_names(rng, count)]
+    paint_figures(canvas, behind, _vocabulary(), rng)
+    matrix = flip_and_tilt(pose, rng)
+    turned = points @ matrix
+    low, high = turned.min(0), turned.max(0)
+    scale = size / (margin * max((high - low).max(), 0.02))
+    slack = (margin - 1) / margin * size * 0.35
+    at = size / 2 - (low + high) / 2 * scale + rng.uniform(-slack, slack, 2)
+    paint_figure(canvas, Placed(pose, matrix * scale, at), _vocabulary(), len(behind), rng)
+    part_map, _, instances = canvas.label_maps()
+    return finish(canvas.image(), rng), np.where(instances == len(behind), part_map, 255)
+
+
+def _map(render: partial, count: int, processes: int) -> Iterator[CaptionedPicture]:
+    if processes == 1:
+        yield from map(render, range(count))
+        return
+    with ProcessPoolExecutor(processes, mp_context=multiprocessing.get_context("spawn")) as pool:
+        yield from pool.map(render, range(count), chunksize=64)
+
+
+@cache
+def _vocabulary() -> PartVocabulary:
+    return load_vocabulary("pascal_part_116")

@@ -1,29 +1,29 @@
 """The MiniClip that comes with the package: its file, what is known of its training, and how it is read.
 
 The file holds half precision, and of CLIP's 49408 token embeddings only those of words that captions use; the others
-are zero when it is read. A text of other words is therefore told apart by their number alone: :func:`unknown_words`.
+are zero when it is read. Texts of other words are therefore told apart by their length alone.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+import os
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import open_clip
+import pandas as pd
 import torch
 
 from ovparts_lib.checkpoints.native import load_weights, save_weights
-from ovparts_lib.miniature.miniclip import MiniClipSettings, train_miniclip
+from ovparts_lib.miniature.miniclip import MiniClipResult, MiniClipSettings, train_miniclip
 from ovparts_lib.miniature.naming import close_up_naming, held_out_scenes, patch_naming
-from ovparts_lib.miniature.token_rows import known_tokens
-from ovparts_lib.miniature.words import Words
-from ovparts_lib.models.clip.text import tokenize
+from ovparts_lib.miniature.pictures import CaptionedPictures
 from ovparts_lib.models.clip.towers import MINIATURE, ClipSize, build_clip
-from ovparts_lib.vocabularies import PartVocabulary, load_vocabulary
+from ovparts_lib.vocabularies import load_vocabulary
 
 FILE = Path(__file__).with_name("miniclip.safetensors")
 TEST_SEED = 2  # of the scenes whose patches and close-ups the stated accuracy is of
@@ -36,52 +36,66 @@ def make_miniclip(
     settings: MiniClipSettings,
     size: ClipSize = MINIATURE,
     *,
+    pictures: int = 25_600,
+    test_pictures: int = 400,
     commit: str = "",
-    test_scene_count: int = 400,
     **training: Any,
 ) -> None:
-    """Train a MiniClip and write it with all that is known of it; see :func:`train_miniclip`, :func:`save_miniclip`."""
-    result = train_miniclip(size, settings=settings, **training)
-    vocabulary = load_vocabulary("pascal_part_116")
-    scenes = held_out_scenes(vocabulary, test_scene_count, TEST_SEED)
-    tables = {
-        "patches": patch_naming(result.clip, scenes, vocabulary),
-        "patches_of_first_scenes": patch_naming(result.clip, scenes[:FIRST_SCENES], vocabulary),
-        "close_ups": close_up_naming(result.clip, scenes, vocabulary, size.image_size),
-    }
+    """Train a MiniClip and write it with all that is known of it; see :func:`train_miniclip`, :func:`save_miniclip`.
+
+    Args:
+        path: of the weights, ``.safetensors``.
+        settings: the recipe.
+        size: hyper-parameters.
+        pictures: drawn pictures with captions that it learns from.
+        test_pictures: scenes, and close-ups of parts, that its accuracy is stated for.
+        commit: of the code.
+        training: what else :func:`train_miniclip` takes.
+    """
+    drawn = CaptionedPictures(pictures, size=size.image_size, seed=settings.seed, processes=os.cpu_count() or 1)
+    result = train_miniclip(drawn, size, settings=settings, **training)
     facts = {
-        "settings": asdict(settings),
+        "settings": asdict(settings) | {"pictures": pictures},
         "commit": commit,
-        "seconds": float(result.history["seconds"].iloc[-1]),
-        "accuracy": {name: table.round(2).to_dict("index") for name, table in tables.items()},
-        "history": json.loads(result.history.to_json(orient="records")),
+        "seconds": round(float(result.history["seconds"].iloc[-1])),
+        "accuracy": accuracy(result.clip, size, test_pictures),
+        "history": json.loads(result.history.iloc[::5].round(4).to_json(orient="records")),
     }
-    save_miniclip(result.clip, size, facts, path)
+    save_miniclip(result, size, facts, path)
 
 
-def save_miniclip(
-    clip: open_clip.CLIP, size: ClipSize, facts: Mapping[str, Any], path: Path, vocabulary: PartVocabulary | None = None
-) -> None:
+def accuracy(clip: open_clip.CLIP, size: ClipSize, count: int) -> dict[str, dict[str, dict[str, float]]]:
+    """How a MiniClip names patches of ``count`` scenes, of the first of these, and close-ups it has not seen."""
+    vocabulary = load_vocabulary("pascal_part_116")
+    scenes = held_out_scenes(vocabulary, count, TEST_SEED)
+    close_ups = CaptionedPictures(count, size=size.image_size, seed=TEST_SEED, shares={"part": 1.0}, progress=False)
+    tables = {
+        "patches": patch_naming(clip, scenes, vocabulary),
+        "patches_of_first_scenes": patch_naming(clip, scenes[:FIRST_SCENES], vocabulary),
+        "close_ups": close_up_naming(clip, close_ups, vocabulary),
+    }
+    return {name: table.round(2).to_dict("index") for name, table in tables.items()}
+
+
+def save_miniclip(result: MiniClipResult, size: ClipSize, facts: Mapping[str, Any], path: Path) -> None:
     """Write a MiniClip, and beside it, as JSON, what is known of its training, with the hash of the file.
 
     Args:
-        clip: trained on the words of the vocabulary.
+        result: the model, and the tokens it knows.
         size: its hyper-parameters.
         facts: recipe, seed, commit, seconds, history, accuracy; anything JSON can say.
         path: of the weights, ``.safetensors``.
-        vocabulary: None for Pascal-Part-116's.
     """
-    state = clip.state_dict()
-    numbers = known_tokens(Words(vocabulary or load_vocabulary("pascal_part_116")).texts())
+    state = result.clip.state_dict()
     tensors = {name: tensor.half() for name, tensor in state.items() if name != _TABLE}
-    tensors |= {"tokens": numbers.int(), "token_rows": state[_TABLE].cpu()[numbers].half()}
+    tensors |= {"tokens": result.tokens.int(), "token_rows": state[_TABLE].cpu()[result.tokens].half()}
     save_weights(tensors, path, {"system": "miniclip", "size": asdict(size)})
     described = {"sha256": hashlib.sha256(path.read_bytes()).hexdigest(), "size": asdict(size), **facts}
     path.with_suffix(".json").write_text(json.dumps(described, indent=1) + "\n", encoding="utf-8")
 
 
-def load_miniclip(path: Path = FILE) -> tuple[open_clip.CLIP, ClipSize]:
-    """A MiniClip in evaluation mode, float32, and its size.
+def load_miniclip(path: Path = FILE) -> tuple[MiniClipResult, ClipSize]:
+    """A MiniClip in evaluation mode, float32, with the history of its training, and its size.
 
     Raises:
         CheckpointError: the file is not one of :func:`save_miniclip`.
@@ -89,18 +103,13 @@ def load_miniclip(path: Path = FILE) -> tuple[open_clip.CLIP, ClipSize]:
     tensors, metadata = load_weights(path, "miniclip")
     size = ClipSize(**metadata["size"])
     clip = build_clip(size)
+    tokens = tensors.pop("tokens").long()
     table = torch.zeros_like(clip.token_embedding.weight)
-    table[tensors.pop("tokens").long()] = tensors.pop("token_rows").float()
+    table[tokens] = tensors.pop("token_rows").float()
     clip.load_state_dict({_TABLE: table, **{name: tensor.float() for name, tensor in tensors.items()}})
-    return clip.eval(), size
+    return MiniClipResult(clip.eval(), pd.DataFrame(miniclip_facts(path)["history"]), tokens), size
 
 
 def miniclip_facts(path: Path = FILE) -> dict[str, Any]:
     """What was written beside the weights: hash, size, recipe, history, accuracy."""
     return json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
-
-
-def unknown_words(texts: Sequence[str], path: Path = FILE) -> list[str]:
-    """Those of the texts that hold a token which no caption of MiniClip's had."""
-    known = load_weights(path, "miniclip")[0]["tokens"]
-    return [text for text in texts if not bool(torch.isin(tokenize([text]), known).all())]

@@ -12,7 +12,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from ovparts_lib.data.registry import DATASETS
-from ovparts_lib.options import Flag, Listed, Name, Number, Protocol, Text, Whole, Words
+from ovparts_lib.options import Flag, Listed, Name, Protocol, Text, Whole, Words
 from ovparts_lib.runs.base_parameters import RunParameters
 from ovparts_lib.runs.system_parameters import system_parameters
 from ovparts_lib.systems.options import MINIATURE_WORLD, MINICLIP, Dataset
@@ -37,7 +37,7 @@ class MiniatureParameters(RunParameters):
     notebook: Literal["01_miniature"] = "01_miniature"
     data_root: Text = Field(MINIATURE_ROOT, description="where the rendered data set is written")
     train_images: Whole = Field(1000, ge=1, description="training images to render")
-    val_images: Whole = Field(200, ge=1, description="validation images to render")
+    val_images: Whole = Field(120, ge=1, description="validation images to render")
     render_seed: Whole = Field(0, ge=0, description="seed of the renderer")
     layouts: Annotated[list[Dataset], Listed] = Field(
         [
@@ -50,13 +50,13 @@ class MiniatureParameters(RunParameters):
         ],
         description="other data sets in whose layout it is rendered too, into folders beside data_root",
     )
-    layout_train_images: Whole = Field(240, ge=1, description="training images of each of those")
-    layout_val_images: Whole = Field(60, ge=1, description="validation images of each of those")
+    layout_train_images: Whole = Field(200, ge=1, description="training images of each of those")
+    layout_val_images: Whole = Field(40, ge=1, description="validation images of each of those")
     samples: Whole = Field(8, ge=1, le=64, description="pictures shown")
     clip_weights: Text = Field(MINICLIP, description="where MiniClip is written")
-    clip_test_pictures: Whole = Field(200, ge=1, description="held-out scenes that MiniClip is tested on")
+    clip_test_pictures: Whole = Field(200, ge=1, description="held-out scenes and close-ups that MiniClip is tested on")
     clip_iterations: Whole = Field(0, ge=0, description="steps of a new MiniClip; 0: the one that comes with it")
-    clip_learning_rate: Number = Field(1e-3, gt=0, description="peak learning rate of MiniClip")
+    clip_pictures: Whole = Field(25_600, ge=2, description="pictures and captions that a new MiniClip learns from")
 
 
 class DataParameters(RunParameters):

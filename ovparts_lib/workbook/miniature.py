@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 
-import numpy as np
 import pandas as pd
 import torch
 
@@ -16,9 +15,8 @@ from ovparts_lib.inspection import Panel
 from ovparts_lib.miniature.layout import render_miniature
 from ovparts_lib.miniature.miniclip import MiniClipResult, MiniClipSettings, train_miniclip
 from ovparts_lib.miniature.naming import close_up_naming, held_out_scenes, patch_naming
-from ovparts_lib.miniature.pictures import cut_out
-from ovparts_lib.miniature.shipped import load_miniclip, miniclip_facts
-from ovparts_lib.miniature.words import Words
+from ovparts_lib.miniature.pictures import CaptionedPictures
+from ovparts_lib.miniature.shipped import TEST_SEED, load_miniclip, miniclip_facts
 from ovparts_lib.models.clip.towers import MINIATURE
 from ovparts_lib.runs import resolve_path
 from ovparts_lib.runs.parameters import MiniatureParameters
@@ -53,15 +51,12 @@ def render(params: MiniatureParameters) -> PascalPart116:
 
 def captioned_pictures(count: int, seed: int) -> Panel:
     """Some pictures and captions of the kind that MiniClip is trained on."""
-    vocabulary, rng = load_vocabulary("pascal_part_116"), np.random.default_rng(seed)
-    words = Words(vocabulary)
-    shown = [cut_out(scene, words, MINIATURE.image_size, rng) for scene in held_out_scenes(vocabulary, count)]
-    images = [picture.picture.transpose(2, 0, 1) for picture in shown]
-    return inspection.caption_grid(images, [picture.caption for picture in shown])
+    drawn = CaptionedPictures(count, size=MINIATURE.image_size, seed=seed, progress=False)
+    return inspection.caption_grid(list(drawn.pictures.numpy()), [captions[0] for captions in drawn.captions])
 
 
 def miniclip(
-    path: str, output: RunOutput, *, iterations: int, learning_rate: float, seed: int, device: torch.device
+    path: str, output: RunOutput, *, iterations: int, pictures: int, seed: int, device: torch.device
 ) -> MiniClipResult:
     """The MiniClip that comes with the package, or one trained anew; written where the systems look for it.
 
@@ -69,34 +64,38 @@ def miniclip(
         path: where it is written.
         output: of the run.
         iterations: steps of a new one; 0 takes the package's.
-        learning_rate: its peak.
+        pictures: drawn pictures with captions that a new one learns from.
         seed: of a new one.
         device: it is on.
     """
     size = MINIATURE
     if iterations:
-        settings = MiniClipSettings(iterations=iterations, learning_rate=learning_rate, seed=seed)
-        result = train_miniclip(size, settings=settings, device=device, state=output.path / "miniclip.pt")
-        about = {"steps": iterations}
+        drawn = CaptionedPictures(pictures, size=size.image_size, seed=seed, processes=os.cpu_count() or 1)
+        settings = MiniClipSettings(iterations=iterations, seed=seed)
+        result = train_miniclip(drawn, size, settings=settings, device=device)
+        about = {"steps": iterations, "pictures": pictures}
     else:
-        clip, size = load_miniclip()
+        result, size = load_miniclip()
+        result.clip.to(device)
         facts = miniclip_facts()
-        result = MiniClipResult(clip.to(device), pd.DataFrame(facts["history"]))
         about = {name: facts[name] for name in ("sha256", "commit", "settings")}
     save_clip(result.clip, size, resolve_path(path))
     steps, seconds = (result.history[column].iloc[-1] for column in ("step", "seconds"))
-    print(f"{'trained now' if iterations else 'of the package'}: {steps} steps, {seconds:.0f} s")
+    print(f"{'trained now' if iterations else 'of the package'}: {steps:.0f} steps, {seconds:.0f} s")
     output.note(miniclip=about)
     return result
 
 
-def miniclip_accuracy(result: MiniClipResult, scenes: int) -> Panel:
-    """How often MiniClip names a patch, and a close-up, of scenes it has not seen, in percent, beside chance."""
+def miniclip_accuracy(result: MiniClipResult, pictures: int) -> Panel:
+    """How often MiniClip names a patch, and a close-up, of pictures it has not seen, in percent, beside chance."""
     vocabulary = load_vocabulary("pascal_part_116")
-    drawn = held_out_scenes(vocabulary, scenes)
+    scenes = held_out_scenes(vocabulary, pictures)
+    close_ups = CaptionedPictures(
+        pictures, size=MINIATURE.image_size, seed=TEST_SEED, shares={"part": 1.0}, progress=False
+    )
     tables = {
-        "patch": patch_naming(result.clip, drawn, vocabulary),
-        "close-up": close_up_naming(result.clip, drawn, vocabulary, MINIATURE.image_size),
+        "patch": patch_naming(result.clip, scenes, vocabulary),
+        "close-up": close_up_naming(result.clip, close_ups, vocabulary),
     }
     table = pd.concat(tables, names=["of a"]).reset_index()
     return Panel("miniclip_accuracy", table=table, title="MiniClip: naming patches and close-ups of parts, percent")

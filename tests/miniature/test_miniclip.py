@@ -1,149 +1,126 @@
 import hashlib
 import json
+import math
 
 import numpy as np
 import pytest
 import torch
 
-from ovparts_lib.miniature import miniclip, shipped
-from ovparts_lib.miniature.miniclip import MiniClipSettings, train_miniclip
-from ovparts_lib.miniature.miniclip_losses import contrastive_loss, word_losses
+from ovparts_lib.miniature import shipped
+from ovparts_lib.miniature.caption_batches import CaptionBatches
+from ovparts_lib.miniature.miniclip import (
+    MiniClipSettings,
+    add_common_direction,
+    contrastive_loss,
+    normalise,
+    train_miniclip,
+)
 from ovparts_lib.miniature.naming import close_up_naming, held_out_scenes, naming_table, patch_naming
-from ovparts_lib.miniature.pictures import ScenePool, cut_out
-from ovparts_lib.miniature.scene import generator, render_scene
-from ovparts_lib.miniature.token_rows import TokenRows, known_tokens
-from ovparts_lib.miniature.words import Words
+from ovparts_lib.miniature.pictures import CaptionedPictures, render_picture
 from ovparts_lib.models.clip.text import encode_text, tokenize
 from ovparts_lib.models.clip.towers import MINIATURE, ClipSize, build_clip
 from ovparts_lib.training.muon import Muon, orthogonalise
 from ovparts_lib.vocabularies import load_vocabulary
 
 VOCABULARY = load_vocabulary("pascal_part_116")
-WORDS = Words(VOCABULARY)
-TINY = ClipSize("tiny", 32, 64, 16, 32, 2, 1, 32, 1, 1)
-BRIEF = MiniClipSettings(iterations=20, picture_sizes=(48, 64), patches=144, pool=12, fresh_scenes=1, warmup=5)
+TINY = ClipSize("tiny", 32, 32, 8, 32, 2, 1, 32, 1, 1)
+BRIEF = MiniClipSettings(iterations=40, batch_size=32, warmup=5)
 
 
 @pytest.fixture(scope="module")
-def scenes():
-    return held_out_scenes(VOCABULARY, 24)
+def pictures():
+    return CaptionedPictures(160, size=32, seed=1, progress=False)
 
 
-def short(**changes):
-    return MiniClipSettings(
-        **(
-            {"iterations": 3, "picture_sizes": (48,), "patches": 72, "pool": 4, "fresh_scenes": 1, "warmup": 2}
-            | changes
-        )
-    )
+def test_a_short_training_beats_guessing(pictures):
+    result = train_miniclip(pictures, TINY, settings=BRIEF, progress=False)
+    assert result.history["step"].iloc[-1] == 40
+    assert BRIEF.guessing_loss == pytest.approx((math.log(32 + 192) + math.log(32)) / 2)
+    assert result.history["loss"].iloc[-1] < BRIEF.guessing_loss - 0.2
 
 
-def train(settings, **options):
-    return train_miniclip(TINY, settings=settings, progress=False, check_every=0, **options)
+def test_training_is_deterministic_by_seed(pictures):
+    short = MiniClipSettings(iterations=3, batch_size=16, warmup=1)
+    states = [train_miniclip(pictures, TINY, settings=short, progress=False).clip.state_dict() for _ in range(2)]
+    assert all(torch.equal(states[0][name], states[1][name]) for name in states[0])
+    other = MiniClipSettings(iterations=3, batch_size=16, warmup=1, seed=1)
+    changed = train_miniclip(pictures, TINY, settings=other, progress=False).clip.state_dict()
+    assert not torch.equal(states[0]["visual.proj"], changed["visual.proj"])
 
 
-def test_a_short_training_beats_guessing(tmp_path):
+def test_only_words_of_captions_have_embeddings(pictures):
+    short = MiniClipSettings(iterations=2, batch_size=16, warmup=1)
+    result = train_miniclip(pictures, TINY, settings=short, progress=False)
+    rows = result.clip.token_embedding.weight.any(1).nonzero().flatten()
+    captions = [caption for of_picture in pictures.captions for caption in of_picture]
+    assert rows.tolist() == tokenize(captions).unique().tolist() == result.tokens.tolist()
+
+
+def test_a_trained_miniclip_is_written_with_what_is_known_of_it(tmp_path):
     path = tmp_path / "miniclip.safetensors"
-    shipped.make_miniclip(path, BRIEF, commit="abc", test_scene_count=6, size=TINY, log_every=5, check_every=0)
+    brief = MiniClipSettings(iterations=4, batch_size=16, warmup=1)
+    shipped.make_miniclip(path, brief, TINY, pictures=48, test_pictures=12, commit="abc", log_every=1, progress=False)
     facts = shipped.miniclip_facts(path)
-    first, *_, last = facts["history"]
-    assert (last["step"], facts["commit"]) == (20, "abc") and facts["settings"]["pool"] == 12
-    assert last["loss"] < first["loss"] - 0.4
+    assert (facts["commit"], facts["settings"]["pictures"], facts["settings"]["iterations"]) == ("abc", 48, 4)
     assert facts["sha256"] == hashlib.sha256(path.read_bytes()).hexdigest()
     assert set(facts["accuracy"]) == {"patches", "patches_of_first_scenes", "close_ups"}
-    clip, size = shipped.load_miniclip(path)
-    assert size == TINY and clip.token_embedding.weight.shape == (49408, 32)
+    result, size = shipped.load_miniclip(path)
+    clip = result.clip
+    assert size == TINY and len(result.history) == len(facts["history"])
+    drawn = CaptionedPictures(48, size=32, seed=0, progress=False)
+    trained = train_miniclip(drawn, TINY, settings=brief, progress=False).clip
+    for name, tensor in trained.state_dict().items():
+        torch.testing.assert_close(clip.state_dict()[name], tensor.half().float(), rtol=0, atol=0)
 
 
-def test_training_is_deterministic_by_seed():
-    states = [train(short()).clip.state_dict() for _ in range(2)]
-    assert all(torch.equal(states[0][name], states[1][name]) for name in states[0])
-    assert not torch.equal(states[0]["visual.proj"], train(short(seed=1)).clip.state_dict()["visual.proj"])
-
-
-def test_a_stopped_training_goes_on_to_the_same_end(tmp_path, monkeypatch):
-    whole = train(short(iterations=8, decay=0.5)).clip.state_dict()
-    state = tmp_path / "state.pt"
-    draw = miniclip.draw_pictures
-
-    def interrupted(pool, words, settings, patch, step, rng):
-        if step == 4:
-            raise KeyboardInterrupt
-        return draw(pool, words, settings, patch, step, rng)
-
-    monkeypatch.setattr(miniclip, "draw_pictures", interrupted)
-    with pytest.raises(KeyboardInterrupt):  # begun as a shorter one, before whose last half the rate is the same
-        train(short(iterations=6, decay=0.5), state=state, log_every=2)
-    monkeypatch.undo()
-    resumed = train(short(iterations=8, decay=0.5), state=state, log_every=2)
-    assert resumed.history["step"].tolist() == [2, 4, 6, 8]
-    for name, tensor in resumed.clip.state_dict().items():
-        torch.testing.assert_close(tensor, whole[name], rtol=0, atol=0)
-    with pytest.raises(ValueError, match="another recipe"):  # it has begun to end
-        train(short(iterations=20, decay=0.5), state=state)
-
-
-def test_only_words_of_captions_have_embeddings():
-    trained = train(short()).clip.token_embedding.weight
-    rows = trained.any(1).nonzero().flatten()
-    known = known_tokens(WORDS.texts())
-    assert torch.isin(rows, known).all() and 150 < len(rows) < 400
-
-
-def test_every_caption_and_wording_is_of_known_words(scenes):
-    rng = np.random.default_rng(0)
-    texts = [text for _ in range(20) for text in WORDS.wordings(rng)]
-    texts += [cut_out(scene, WORDS, 48, rng).caption for scene in scenes for _ in range(20)]
-    assert torch.isin(tokenize(texts), known_tokens(WORDS.texts())).all()
-
-
-def test_token_rows_encode_as_the_text_tower_does():
+def test_the_text_tower_reads_what_training_wrote(pictures):
     clip = build_clip(TINY)
-    rows = TokenRows(clip, WORDS.texts())
-    texts = ["dog's head", "a photo of a red car with two wheels"]
-    expected = torch.nn.functional.normalize(encode_text(clip, tokenize(texts)), dim=-1)
-    torch.testing.assert_close(rows.encode(texts), expected)
-    rows.write_back()
-    torch.testing.assert_close(
-        rows.encode(texts), torch.nn.functional.normalize(encode_text(clip, tokenize(texts)), dim=-1)
-    )
+    texts = CaptionBatches(pictures, clip)
+    texts.write_back(clip)
+    captions = [caption for of_picture in pictures.captions for caption in of_picture]
+    some = torch.arange(0, len(captions), 37)
+    torch.testing.assert_close(texts.encode(some), encode_text(clip, tokenize([captions[i] for i in some])))
 
 
-def test_words_are_true_of_what_is_drawn(scenes):
-    for scene in scenes:
-        shown = WORDS.shown(scene.part_map, scene.object_map, scene.place, 16)
-        parts = {i for i in range(116) if (scene.part_map == i).sum() >= 16}
-        assert set(np.flatnonzero(shown[:116])) == parts
-        generic = {VOCABULARY.part_to_generic[i] for i in parts}
-        assert set(np.flatnonzero(shown[WORDS.first_generic : WORDS.first_place])) == generic
-        objects = {i for i in range(20) if (scene.object_map == i).sum() >= 32}
-        assert set(np.flatnonzero(shown[WORDS.first_object : WORDS.first_generic])) == objects
+def test_the_shipped_miniclip_is_what_its_facts_say():
+    facts = shipped.miniclip_facts()
+    assert hashlib.sha256(shipped.FILE.read_bytes()).hexdigest() == facts["sha256"]
+    assert shipped.FILE.stat().st_size < 8e6
+    result, size = shipped.load_miniclip()
+    clip = result.clip
+    assert size == MINIATURE and facts["size"] == json.loads(json.dumps(size.__dict__))
+    assert {name: tensor.shape for name, tensor in clip.state_dict().items()} == {
+        name: tensor.shape for name, tensor in build_clip(MINIATURE).state_dict().items()
+    }
+    scenes = held_out_scenes(VOCABULARY, shipped.FIRST_SCENES, shipped.TEST_SEED)
+    table = patch_naming(clip, scenes, VOCABULARY)
+    for group, stated in facts["accuracy"]["patches_of_first_scenes"].items():
+        for column in ("count", "among_all_parts", "among_own_parts", "right_object"):
+            assert table.loc[group, column] == pytest.approx(stated[column], abs=0.7)
+    rows = clip.token_embedding.weight.any(1)
+    for known, words in ((True, VOCABULARY.prompts), (False, ["zebra"])):
+        assert all(bool(rows[tokenize([word])[0, 1:-1]].all()) is known for word in words)
 
 
-def test_tables_hold_every_word_and_nothing_twice():
-    for table in WORDS.tables:
-        assert len(table.unique()) == len(table)
-    assert torch.cat(WORDS.tables).unique().tolist() == list(range(WORDS.count))
-
-
-def test_cut_outs_show_what_they_say(scenes):
-    for number, scene in enumerate(scenes):
-        rng = np.random.default_rng(number)
-        picture = cut_out(scene, WORDS, 48, rng)
-        assert picture.picture.shape == (48, 48, 3) and picture.picture.dtype == np.uint8
-        again = cut_out(scene, WORDS, 48, np.random.default_rng(number))
-        assert (again.picture == picture.picture).all() and again.caption == picture.caption
-        if picture.part is not None:
-            assert picture.words[picture.part] and WORDS.parts[picture.part][1] in picture.caption
-    whole = cut_out(scenes[0], WORDS, 96, np.random.default_rng(0), {"scene": 1.0})
-    assert (whole.kind, whole.part) == ("scene", None)
-
-
-def test_the_pool_is_a_window_of_one_stream():
-    pool = ScenePool(VOCABULARY, 3, 2, 5)
-    for step, place in ((0, 2), (1, 0), (2, 1)):
-        expected = render_scene(generator(5, "captions", 2 * step + place), VOCABULARY)
-        assert (pool.at(step, place).image == expected.image).all()
+def test_a_direction_common_to_all_texts_changes_similarities_by_a_factor_of_the_text_alone(pictures):
+    clip = build_clip(TINY).eval()
+    torch.nn.init.normal_(clip.ln_final.bias)
+    texts = tokenize(["dog's head", "car's wheel", "a photo of a cat", "two birds"])
+    normalised = torch.nn.functional.normalize
+    with torch.no_grad():
+        images = normalised(clip.visual(normalise(pictures.pictures)), dim=-1)
+        before = encode_text(clip, texts)
+        add_common_direction(clip, pictures, 2.0)
+        after = encode_text(clip, texts)
+    shift = after - before
+    torch.testing.assert_close(shift, shift[:1].expand_as(shift), atol=1e-3, rtol=0)
+    first = [captions[0] for captions in pictures.captions]
+    with torch.no_grad():
+        lengths = (encode_text(clip, tokenize(first)) - shift[0]).norm(dim=-1)
+    assert shift[0].norm() == pytest.approx(2 * lengths.mean().item(), rel=1e-3)
+    factors = before.norm(dim=-1) / after.norm(dim=-1)
+    expected = images @ normalised(before, dim=-1).T * factors
+    torch.testing.assert_close(images @ normalised(after, dim=-1).T, expected, atol=1e-3, rtol=0)
 
 
 def test_loss_of_single_positives_is_clips():
@@ -153,18 +130,48 @@ def test_loss_of_single_positives_is_clips():
     torch.testing.assert_close(contrastive_loss(logits, torch.eye(5, dtype=torch.bool)), expected)
 
 
-def test_word_losses_are_least_where_every_patch_is_sure_of_a_true_word_and_every_true_word_is_shown():
-    true = torch.tensor([[1, 1, 0, 0]], dtype=torch.bool)
-    sure = 30 * torch.eye(4)[[0, 1, 1]][None]
-    assert sum(word_losses(sure, true)).item() == pytest.approx(0, abs=1e-5)
-    undecided = 30 * torch.tensor([1.0, 1, 0, 0]).expand(1, 3, 4)
-    assert [loss.item() for loss in word_losses(undecided, true)] == pytest.approx([0, np.log(2)], abs=1e-5)
-    one_sided = 30 * torch.eye(4)[[0, 0, 0]][None]
-    patches, words = word_losses(one_sided, true)
-    assert patches.item() == pytest.approx(0, abs=1e-5) and words.item() > 5
-    wrong = 30 * torch.eye(4)[[0, 1, 2]][None]
-    assert word_losses(wrong, true)[0].item() > 3
-    assert sum(word_losses(sure, torch.zeros(1, 4, dtype=torch.bool))).item() == 0
+def test_other_captions_count_for_pictures_only():
+    logits = torch.randn(4, 7, generator=torch.Generator().manual_seed(0))
+    diagonal = torch.arange(4)
+    of_pictures = torch.nn.functional.cross_entropy(logits, diagonal)
+    of_captions = torch.nn.functional.cross_entropy(logits[:, :4].T, diagonal)
+    loss = contrastive_loss(logits, torch.eye(4, 7, dtype=torch.bool))
+    torch.testing.assert_close(loss, (of_pictures + of_captions) / 2)
+
+
+def test_other_captions_are_of_close_ups_and_true_where_they_say_what_a_picture_shows(pictures):
+    texts, draw = CaptionBatches(pictures, build_clip(TINY)), torch.Generator().manual_seed(0)
+    chosen = torch.arange(len(pictures))
+    own, others = texts.draw(chosen, draw), texts.draw_close_ups(300, draw)
+    true = texts.true_of(chosen, torch.cat([own, others]))
+    assert true.shape == (160, 460) and true[range(160), range(160)].all()
+    for column, caption in enumerate(others.tolist(), start=160):
+        kind, name, part = pictures.topics[caption // texts.each]
+        assert kind == "part"
+        bare = pictures.captions[caption // texts.each][caption % texts.each] == part
+        expected = [k == "part" and p == part and (bare or o == name) for k, o, p in pictures.topics]
+        assert true[:, column].tolist() == expected
+
+
+def test_without_close_ups_there_are_no_other_captions():
+    scenes = CaptionedPictures(16, size=32, seed=1, shares={"scene": 1.0}, progress=False)
+    result = train_miniclip(scenes, TINY, settings=MiniClipSettings(iterations=2, batch_size=8), progress=False)
+    assert result.history["step"].iloc[-1] == 2
+
+
+def test_loss_is_least_when_true_captions_share_the_mass():
+    true = torch.tensor([[1, 1, 0], [1, 1, 0], [0, 0, 1]], dtype=torch.bool)
+    loss = contrastive_loss(torch.where(true, 20.0, -20.0), true)
+    assert loss.item() == pytest.approx(2 / 3 * math.log(2), abs=1e-4)
+
+
+def test_accuracy_counts_and_chance_levels():
+    close_ups = CaptionedPictures(60, size=32, seed=2, shares={"part": 1.0}, progress=False)
+    table = close_up_naming(build_clip(TINY), close_ups, VOCABULARY)
+    assert table["count"].sum() == 60
+    assert list(table.index) == ["seen", "unseen"]
+    assert table["chance_all"].tolist() == pytest.approx([100 / 116] * 2)
+    assert ((table >= 0) & (table <= 100)).drop(columns="count").all(axis=None)
 
 
 def test_naming_counts_by_hand():
@@ -178,22 +185,26 @@ def test_naming_counts_by_hand():
     assert table.loc["seen", "chance_all"] == pytest.approx(100 / 116)
 
 
-def test_the_shipped_miniclip_is_what_its_facts_say():
-    facts = shipped.miniclip_facts()
-    assert hashlib.sha256(shipped.FILE.read_bytes()).hexdigest() == facts["sha256"]
-    assert shipped.FILE.stat().st_size < 8e6
-    clip, size = shipped.load_miniclip()
-    assert shipped.unknown_words(["dog's head", "a zebra"]) == ["a zebra"]
-    assert size == MINIATURE and facts["size"] == json.loads(json.dumps(size.__dict__))
-    assert {name: tensor.shape for name, tensor in clip.state_dict().items()} == {
-        name: tensor.shape for name, tensor in build_clip(MINIATURE).state_dict().items()
-    }
-    scenes = held_out_scenes(VOCABULARY, shipped.FIRST_SCENES, shipped.TEST_SEED)
-    table = patch_naming(clip, scenes, VOCABULARY)
-    for group, stated in facts["accuracy"]["patches_of_first_scenes"].items():
-        for column in ("count", "among_all_parts", "among_own_parts", "right_object"):
-            assert table.loc[group, column] == pytest.approx(stated[column], abs=0.7)
-    assert len(close_up_naming(clip, scenes, VOCABULARY, 64)) == 2
+def test_pictures_of_another_size_are_refused(pictures):
+    with pytest.raises(ValueError, match="32 pixels wide, the model takes 64"):
+        train_miniclip(pictures, ClipSize("x", 32, 64, 8, 32, 1, 1, 32, 1, 1), progress=False)
+
+
+def test_captioned_pictures_are_named_and_reproducible():
+    shares = {"scene": 0.2, "object": 0.3, "part": 0.5}
+    made = [render_picture(i, seed=4, size=32, shares=shares) for i in range(40)]
+    assert {picture.kind for picture in made} == {"scene", "object", "part"}
+    spoken = {"tvmonitor": "monitor", "pottedplant": "plant", "diningtable": "table"}
+    for number, picture in enumerate(made):
+        assert picture.picture.shape == (32, 32, 3) and picture.picture.dtype == np.uint8
+        for caption in picture.captions:
+            if picture.kind == "part":
+                assert picture.part in caption
+                assert caption == picture.part or spoken.get(picture.object, picture.object) in caption
+            else:
+                assert spoken.get(picture.object, picture.object) in caption
+        again = render_picture(number, seed=4, size=32, shares=shares)
+        assert (again.picture == picture.picture).all() and again.captions == picture.captions
 
 
 def test_muon_orthogonalises():

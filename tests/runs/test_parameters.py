@@ -175,9 +175,9 @@ YAML = "notebook: 01_miniature\nsetting: miniature\nrun: world\nclip_iterations:
 
 
 def test_yaml_with_overrides(root):
-    path = write(root, YAML + "clip_learning_rate: 1e-3\n")
+    path = write(root, YAML + "clip_pictures: 2e4\n")
     read = load_parameters(path, ["clip_iterations=2e3", "run=other", "device=cpu"])
-    assert (read.clip_iterations, read.run, read.clip_learning_rate) == (2000, "other", 1e-3)
+    assert (read.clip_iterations, read.run, read.clip_pictures) == (2000, "other", 20_000)
     assert load_parameters("params.yaml").run == "world"  # found in the project root, from elsewhere
 
 
