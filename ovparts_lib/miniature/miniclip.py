@@ -21,7 +21,6 @@ from ovparts_lib.images import IMAGENET_MEAN, IMAGENET_STD
 from ovparts_lib.miniature.caption_batches import CaptionBatches
 from ovparts_lib.miniature.pictures import CaptionedPictures
 from ovparts_lib.models.clip.dense import value_block
-from ovparts_lib.models.clip.text import encode_text, tokenize
 from ovparts_lib.models.clip.towers import MINIATURE, ClipSize, build_clip, image_hidden_states
 from ovparts_lib.training.muon import Muon
 
@@ -41,7 +40,6 @@ class MiniClipSettings:
         matrix_learning_rate: Muon's, for the matrices of the transformer blocks.
         weight_decay: decoupled; none for tables, norms and biases.
         warmup: steps of linear warm-up; a cosine to zero follows.
-        common: length of what all texts share, in lengths of what they do not, see :func:`add_common_direction`.
         seed: of the weights, the order of pictures and all else.
     """
 
@@ -53,7 +51,6 @@ class MiniClipSettings:
     matrix_learning_rate: float = 0.02
     weight_decay: float = 0.05
     warmup: int = 30
-    common: float = 3.0
     seed: int = 0
 
     @property
@@ -141,7 +138,6 @@ def train_miniclip(
             entries.append({"step": step, "loss": float(np.mean(recent)), "learning_rate": rate, "seconds": seconds})
             recent = []
     texts.write_back(clip)
-    add_common_direction(clip.eval(), pictures, settings.common)
     return MiniClipResult(clip.eval(), pd.DataFrame(entries), texts.used)
 
 
@@ -158,33 +154,6 @@ def embed_twice(clip: open_clip.CLIP, pixels: Tensor, kept: Tensor | None = None
     states = image_hidden_states(visual, pixels, (depth - 1, depth), kept_patches=kept).states
     patches = value_block(visual.transformer.resblocks[-1], states[depth - 1][:, 1:])
     return visual.ln_post(states[depth][:, 0]) @ visual.proj, (visual.ln_post(patches) @ visual.proj).mean(1)
-
-
-@torch.no_grad()
-def add_common_direction(clip: open_clip.CLIP, pictures: CaptionedPictures, length: float) -> None:
-    """Give all texts a direction in common that no picture has, as the texts of CLIPs trained at web scale have one.
-
-    Those lie in a narrow cone, apart from the images (Liang et al., "Mind the Gap", NeurIPS 2022). A training as short
-    as this one, with few captions to tell apart and a low temperature, ends without it; but systems rely on it: the
-    second stage of PartCATSeg projects features of no class in particular into the space of texts and compares them
-    with each, which can say "here" only along what texts share. Where pictures have nothing of the direction, the
-    order of texts by their similarity to a picture stays the same.
-
-    Args:
-        clip: trained; the bias of its text tower's last norm changes.
-        pictures: the first of these say what direction is free.
-        length: of the direction, in mean lengths of a caption's embedding.
-    """
-    device = clip.logit_scale.device
-    views = embed_twice(clip, normalise(pictures.pictures[:1024].to(device)))
-    images = F.normalize(torch.cat(views), dim=-1).double()
-    # the least of the eigenvectors: what the last norm takes away from every image
-    free = torch.linalg.eigh(images.T @ images).eigenvectors[:, 0]
-    free = free * free[free.abs().argmax()].sign()
-    captions = [caption for (caption, *_) in pictures.captions[:1024]]
-    mean_length = encode_text(clip, tokenize(captions, clip.context_length)).norm(dim=-1).mean()
-    shift = torch.linalg.solve(clip.text_projection.T.double(), length * mean_length * free)
-    clip.ln_final.bias += shift.to(clip.ln_final.bias.dtype)
 
 
 def contrastive_loss(logits: Tensor, true: Tensor) -> Tensor:

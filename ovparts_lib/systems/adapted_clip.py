@@ -20,7 +20,6 @@ from tqdm.auto import trange
 from ovparts_lib.models.clip.text import encode_text, tokenize
 from ovparts_lib.models.clip.token_masks import mask_prompts, patch_masks
 from ovparts_lib.models.clip.towers import ClipSize, image_embeddings
-from ovparts_lib.systems.ensemble import TEMPERATURE
 from ovparts_lib.systems.parameter_groups import train_only
 
 TRAINABLE_GROUPS = {
@@ -188,7 +187,7 @@ def zero_shot_accuracy(
     ranks = []
     for rows in torch.arange(len(pixels)).split(at_once):
         crops = model.embed_crops(pixels[rows], None if masks is None else masks[rows])
-        logits = TEMPERATURE * crops @ text.T
-        ranks.append((logits > logits.gather(1, labels[rows, None])).sum(1))
+        similarity = crops @ text.T
+        ranks.append((similarity > similarity.gather(1, labels[rows, None])).sum(1))
     rank = torch.cat(ranks)
     return {f"top{count}": (rank < count).float().mean().item() for count in top}

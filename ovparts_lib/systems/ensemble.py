@@ -10,7 +10,6 @@ from torch import Tensor
 from ovparts_lib.systems.proposals import ProposalMaps
 from ovparts_lib.systems.scores import Scores
 
-TEMPERATURE = 100.0  # of cosines with text embeddings
 Classifier = Literal["ensemble", "proposals", "clip"]
 WithoutCrop = Literal["as_released", "proposals"]
 OTHERS = "others"  # the class that a single word is scored against

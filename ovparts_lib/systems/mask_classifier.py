@@ -26,7 +26,7 @@ from ovparts_lib.models.maskformer.size import ProposalSize
 from ovparts_lib.models.maskformer.targets import joined_inputs, segments_of
 from ovparts_lib.models.maskformer.transformer_decoder import TransformerDecoder
 from ovparts_lib.systems.base import SegmentationSystem, batch_labels, check_choices, check_positive
-from ovparts_lib.systems.ensemble import OTHERS, TEMPERATURE, Classifier, fuse_masks
+from ovparts_lib.systems.ensemble import OTHERS, Classifier, fuse_masks
 from ovparts_lib.systems.scores import Maps, Scores
 from ovparts_lib.vocabularies import Vocabulary
 
@@ -172,4 +172,4 @@ class MaskClassifier(SegmentationSystem):
     def _class_logits(self, embeddings: Tensor, text: Tensor) -> Tensor:
         """Cosines of proposals' embeddings and texts, at the temperature."""
         embeddings = embeddings.float()
-        return TEMPERATURE * (embeddings / embeddings.norm(dim=-1, keepdim=True)) @ text.T
+        return self.size.clip.temperature * (embeddings / embeddings.norm(dim=-1, keepdim=True)) @ text.T

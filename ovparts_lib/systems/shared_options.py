@@ -49,6 +49,7 @@ class QueryOptions(PolyOptions):
     recipe_values: ClassVar = {
         "initialise_from": ("checkpoints/clipseg-rd64-refined", None),
         "shortest_edge": (800, 96),
+        "iterations": (20_000, 500),
     }
 
     trainable: Annotated[list[QueryGroup], Listed] = option(
@@ -85,8 +86,8 @@ class CostOptions(CropOptions):
         "initialise_from": ("checkpoints/model_final_base.pth", None),
         "shortest_edge": (384, 96),
         "longest_edge": (768, 192),
-        "crop": (384, 144),
-        "queries_per_step": (None, 8),
+        "crop": (384, 96),
+        "queries_per_step": (None, 24),
         "learning_rate": (2e-4, 1e-3),
         "workers": (4, 0),
     }
@@ -168,7 +169,7 @@ class MaskClassifierOptions(ProposalOptions):
     recipe_values: ClassVar = {
         "clip_weights": (None, lambda given: SystemOptions.recipe_value("clip_weights", "miniature", given)),
         "longest_edge": (2560, 192),
-        "iterations": (120_000, 1000),
+        "iterations": (120_000, 300),
         "batch_size": (32, 4),
         "weight_decay": (0.01, 0.01),
         "checkpoint_every": (5000, 1000),

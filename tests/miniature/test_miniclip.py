@@ -10,9 +10,7 @@ from ovparts_lib.miniature import shipped
 from ovparts_lib.miniature.caption_batches import CaptionBatches
 from ovparts_lib.miniature.miniclip import (
     MiniClipSettings,
-    add_common_direction,
     contrastive_loss,
-    normalise,
     train_miniclip,
 )
 from ovparts_lib.miniature.naming import close_up_naming, held_out_scenes, naming_table, patch_naming
@@ -100,27 +98,6 @@ def test_the_shipped_miniclip_is_what_its_facts_say():
     rows = clip.token_embedding.weight.any(1)
     for known, words in ((True, VOCABULARY.prompts), (False, ["zebra"])):
         assert all(bool(rows[tokenize([word])[0, 1:-1]].all()) is known for word in words)
-
-
-def test_a_direction_common_to_all_texts_changes_similarities_by_a_factor_of_the_text_alone(pictures):
-    clip = build_clip(TINY).eval()
-    torch.nn.init.normal_(clip.ln_final.bias)
-    texts = tokenize(["dog's head", "car's wheel", "a photo of a cat", "two birds"])
-    normalised = torch.nn.functional.normalize
-    with torch.no_grad():
-        images = normalised(clip.visual(normalise(pictures.pictures)), dim=-1)
-        before = encode_text(clip, texts)
-        add_common_direction(clip, pictures, 2.0)
-        after = encode_text(clip, texts)
-    shift = after - before
-    torch.testing.assert_close(shift, shift[:1].expand_as(shift), atol=1e-3, rtol=0)
-    first = [captions[0] for captions in pictures.captions]
-    with torch.no_grad():
-        lengths = (encode_text(clip, tokenize(first)) - shift[0]).norm(dim=-1)
-    assert shift[0].norm() == pytest.approx(2 * lengths.mean().item(), rel=1e-3)
-    factors = before.norm(dim=-1) / after.norm(dim=-1)
-    expected = images @ normalised(before, dim=-1).T * factors
-    torch.testing.assert_close(images @ normalised(after, dim=-1).T, expected, atol=1e-3, rtol=0)
 
 
 def test_loss_of_single_positives_is_clips():

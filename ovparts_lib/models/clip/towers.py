@@ -29,7 +29,10 @@ class ActivationError(ValueError):
 
 @dataclass(frozen=True)
 class ClipSize:
-    """Hyper-parameters of a CLIP with a ViT image tower; MLPs are four times as wide as their tower."""
+    """Hyper-parameters of a CLIP with a ViT image tower; MLPs are four times as wide as their tower.
+
+    ``temperature`` is what cosines of images and texts are multiplied by, as the training of the weights ended.
+    """
 
     name: str
     embed_dim: int
@@ -43,11 +46,12 @@ class ClipSize:
     text_heads: int
     context_length: int = 77
     vocab_size: int = 49408
+    temperature: float = 100.0
 
 
 VIT_B_16 = ClipSize("ViT-B-16", 512, 224, 16, 768, 12, 12, 512, 12, 8)
 VIT_L_14 = ClipSize("ViT-L-14", 768, 224, 14, 1024, 24, 16, 768, 12, 12)
-MINIATURE = ClipSize("miniature", 96, 64, 8, 96, 5, 3, 96, 2, 3)
+MINIATURE = ClipSize("miniature", 96, 64, 8, 96, 5, 3, 96, 2, 3, temperature=20.0)
 
 
 @dataclass

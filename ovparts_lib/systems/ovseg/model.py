@@ -22,7 +22,6 @@ from ovparts_lib.models.maskformer.losses import maskformer_losses
 from ovparts_lib.models.maskformer.transformer_decoder import TransformerDecoder
 from ovparts_lib.systems.base import check_choices
 from ovparts_lib.systems.ensemble import (
-    TEMPERATURE,
     WithoutCrop,
     clip_classes,
     geometric_ensemble,
@@ -171,7 +170,7 @@ class Ovseg(MaskClassifier):
         # mask-adapted CLIP's classes of the crops
         if masks is not None or self.classifier != "proposals":
             regions = self.encode_regions(image, probabilities)
-            clip = clip_classes(TEMPERATURE * regions.embeddings @ text.T)
+            clip = clip_classes(self.size.clip.temperature * regions.embeddings @ text.T)
         # ensemble
         combined = self.combine(proposals, clip, regions)
         valid, boxes = (None, None) if regions is None else (regions.valid, regions.boxes)

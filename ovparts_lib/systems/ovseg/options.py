@@ -49,7 +49,7 @@ class OvsegOptions(MaskClassifierOptions):
         "shortest_edge": (_by_backbone(list(range(320, 1281, 64)), [800]), [80, 96, 112]),
         "longest_edge": (_by_backbone(2560, 1333), 192),
         "crop": (_by_backbone(640, 512), 96),
-        "learning_rate": (_by_backbone(6e-5, 2e-4), 5e-4),
+        "learning_rate": (_by_backbone(6e-5, 2e-4), 1e-3),
         "weight_decay": (_by_backbone(0.01, 1e-4), 0.01),
         "backbone_rate": (_by_backbone(1.0, 0.1), 1.0),
         "ensemble_weight": (_ensemble_weight,) * 2,

@@ -11,7 +11,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from ovparts_lib.systems.ensemble import TEMPERATURE, clip_classes, fuse_masks, geometric_ensemble, proposal_classes
+from ovparts_lib.systems.ensemble import clip_classes, fuse_masks, geometric_ensemble, proposal_classes
 from ovparts_lib.systems.ovseg.model import Ovseg
 from ovparts_lib.systems.proposals import ProposalMaps
 from ovparts_lib.systems.scores import Scores
@@ -43,7 +43,7 @@ def sweep(
     proposals = proposal_classes(logits)
     for threshold in thresholds:
         regions = model.encode_regions(resized, masks, rule=replace(model.crop_rule, threshold=threshold))
-        clip = clip_classes(TEMPERATURE * regions.embeddings @ text.T)
+        clip = clip_classes(model.size.clip.temperature * regions.embeddings @ text.T)
         for weight in weights:
             combined = geometric_ensemble(proposals, clip, regions.valid, weight, model.without_crop)
             maps = ProposalMaps(resized, masks, proposals, clip, regions.valid, regions.boxes, combined, names)

@@ -29,7 +29,6 @@ from ovparts_lib.models.mask2former.losses import PointLosses
 from ovparts_lib.models.mask2former.masked_decoder import MaskedDecoder
 from ovparts_lib.models.mask2former.pixel_decoder import DeformablePixelDecoder
 from ovparts_lib.systems.ensemble import (
-    TEMPERATURE,
     clip_classes,
     geometric_ensemble,
     normalised_again,
@@ -224,7 +223,7 @@ class Scan(MaskClassifier):
                 shifted = draw_shifted(kept, self.size.shift_blocks, self.shift_ratio, generator)
             class_tokens = {block: context.class_tokens[block][0] for block in shifted}
             regions = embed_crops(self.clip.visual, crops, class_tokens, shifted, self.at_once)
-            clip = clip_classes(TEMPERATURE * regions @ text.T)
+            clip = clip_classes(self.size.clip.temperature * regions @ text.T)
             combined = self.combine(logits, clip, valid)
         return {
             "proposals": ProposalMaps(

@@ -118,7 +118,12 @@ def name_regions(
     features = pool_regions(dense_features(model.clip, crop.pixels[None])[0], crop, region_ids)
     chosen = list(allowed)
     logits = region_logits(
-        model.clip, model.prompt_learner, features, texts[chosen], [vocabulary.pairs[number] for number in chosen]
+        model.clip,
+        model.prompt_learner,
+        features,
+        texts[chosen],
+        [vocabulary.pairs[number] for number in chosen],
+        model.size.clip.temperature,
     )
     return Naming(region_ids, logits.softmax(-1), crop.box)
 
@@ -261,4 +266,5 @@ def _found(
     features = dense_features(model.clip, squashed(image.pixels, model.size.crop_side)[None])[0]
     mask_logits = proposals.mask_logits[-1, 0]
     sizes = image.size, image.padded_size
-    return find_objects(probabilities, mask_logits, features, texts, vocabulary, *sizes), (probabilities, mask_logits)
+    found = find_objects(probabilities, mask_logits, features, texts, vocabulary, *sizes, model.size.clip.temperature)
+    return found, (probabilities, mask_logits)

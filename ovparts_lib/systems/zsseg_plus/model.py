@@ -23,7 +23,6 @@ from ovparts_lib.models.clip.towers import build_clip
 from ovparts_lib.models.maskformer.losses import maskformer_losses
 from ovparts_lib.models.maskformer.targets import joined_inputs, segments_of
 from ovparts_lib.systems.base import SegmentationSystem, check_choices
-from ovparts_lib.systems.ensemble import TEMPERATURE
 from ovparts_lib.systems.scores import Maps, Scores
 from ovparts_lib.systems.zsseg_plus.ensemble import ClassRule, Ensemble
 from ovparts_lib.systems.zsseg_plus.inference import Stage2Object, score_image
@@ -143,7 +142,7 @@ class ZssegPlus(SegmentationSystem):
         """Logits (…, queries, classes + 1) of queries, "no object" last."""
         with torch.autocast(self.device.type, enabled=False):  # a temperature of 100 is too much for half precision
             texts = torch.cat([texts.float(), F.normalize(self.no_object_text, dim=-1)])
-            return TEMPERATURE * F.normalize(class_embeddings.float(), dim=-1) @ texts.T
+            return self.size.clip.temperature * F.normalize(class_embeddings.float(), dim=-1) @ texts.T
 
     def encode_images(self, pixels: Tensor) -> ImageFeatures:
         """Backbone and pixel decoder on (b, 3, hp, wp), normalised."""

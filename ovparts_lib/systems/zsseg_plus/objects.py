@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ovparts_lib.systems.ensemble import TEMPERATURE
+from ovparts_lib.models.clip.towers import VIT_B_16
 from ovparts_lib.systems.zsseg_plus.proposals import class_map
 from ovparts_lib.vocabularies import PartVocabulary
 
@@ -34,6 +34,7 @@ def find_objects(
     vocabulary: PartVocabulary,
     size: tuple[int, int],
     padded_size: tuple[int, int],
+    temperature: float = VIT_B_16.temperature,
 ) -> list[tuple[int, Tensor]]:
     """Which objects are where.
 
@@ -45,13 +46,14 @@ def find_objects(
         vocabulary: of the classes.
         size: (h, w) of the image.
         padded_size: (hp, wp).
+        temperature: of CLIP.
 
     Returns:
         Id and mask, bool (h, w), of each object; masks do not overlap.
     """
     owned = add_up_parts(probabilities, vocabulary)
     _, stage1 = class_map(owned, mask_logits, size, padded_size, range(owned.shape[1]))
-    similarity = TEMPERATURE * torch.einsum("dhw,cd->hwc", clip_features, texts)
+    similarity = temperature * torch.einsum("dhw,cd->hwc", clip_features, texts)
     named = add_up_parts(similarity.softmax(-1), vocabulary).permute(2, 0, 1)
     clip = F.interpolate(named[None], size=size, mode="bilinear", align_corners=False)[0]
     foreground = stage1.sum(0) > THRESHOLD

@@ -45,9 +45,9 @@ class ZssegPlusOptions(ProposalOptions, PolyOptions):
         "longest_edge": (768, 192),
         "crop": (512, 96),
         "backbone_rate": (0.1, 1.0),
-        "iterations": (20_000, 600),
-        "batch_size": (8, 8),
-        "gradient_clip": (0.01, 0.01),
+        "iterations": (20_000, 400),
+        "batch_size": (8, 4),
+        "gradient_clip": (0.01, 1.0),
         "workers": (4, 0),
         "protocols": (published_protocols("ov_parts"),) * 2,
     }

@@ -21,7 +21,6 @@ import torch.nn.functional as F
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from ovparts_lib.systems.ensemble import TEMPERATURE
 from ovparts_lib.systems.zsseg_plus.model import ZssegPlus
 from ovparts_lib.systems.zsseg_plus.regions import (
     RegionFeatures,
@@ -130,12 +129,12 @@ def collect_regions(
 
 def region_class_logits(model: ZssegPlus, regions: PartRegions, vocabulary: PartVocabulary) -> Tensor:
     """Logits (n, classes) of regions, with gradient into the prompts."""
-    learner, pairs = model.prompt_learner, vocabulary.pairs
+    learner, pairs, temperature = model.prompt_learner, vocabulary.pairs, model.size.clip.temperature
     fused = RegionFeatures(regions.regions, regions.wholes).fused(learner.fuse_weight)
     if learner.conditional:
         texts = learner.encode(model.clip, pairs, regions.wholes)
-        return TEMPERATURE * torch.einsum("nd,ncd->nc", fused, texts)
-    return TEMPERATURE * fused @ learner.encode(model.clip, pairs).T
+        return temperature * torch.einsum("nd,ncd->nc", fused, texts)
+    return temperature * fused @ learner.encode(model.clip, pairs).T
 
 
 def tune_prompts(

@@ -17,7 +17,7 @@ from torch import Tensor
 from ovparts_lib.images import CLIP_STATISTICS, normalise
 from ovparts_lib.models.clip.crops import expand_box, mask_boxes
 from ovparts_lib.models.clip.dense import dense_image_features
-from ovparts_lib.systems.ensemble import TEMPERATURE
+from ovparts_lib.models.clip.towers import VIT_B_16
 from ovparts_lib.systems.zsseg_plus.prompt_learner import PromptLearner
 
 EXPAND = 1.2  # of the object's box
@@ -111,6 +111,7 @@ def region_logits(
     features: RegionFeatures,
     texts: Tensor,
     pairs: Sequence[tuple[str, str]],
+    temperature: float = VIT_B_16.temperature,
 ) -> Tensor:
     """Logits (n, classes) of regions.
 
@@ -120,7 +121,8 @@ def region_logits(
         features: of one object's regions.
         texts: (classes, embed_dim), used if the prompts are not conditional.
         pairs: object and part of each class, of which conditional prompts are made.
+        temperature: of CLIP.
     """
     if learner.conditional:
         texts = learner.encode(clip, pairs, features.whole[None])[0]
-    return TEMPERATURE * features.fused(learner.fuse_weight) @ texts.T
+    return temperature * features.fused(learner.fuse_weight) @ texts.T

@@ -11,7 +11,6 @@ import torch.nn.functional as F
 from ovparts_lib.evaluation.label_maps import pred_all_map
 from ovparts_lib.models.clip.crops import CropRule
 from ovparts_lib.systems.ovseg.ensemble import clip_classes
-from ovparts_lib.systems.scan.model import TEMPERATURE
 from ovparts_lib.systems.scan.options import PRESETS
 from ovparts_lib.systems.scan.regions import cut, embed_crops
 from ovparts_lib.systems.scores import Scores
@@ -53,7 +52,7 @@ def out_of_vocabulary(model, crops, context, golden, text):
     shifted = recorded_shift(golden, crops.kept, model.size.shift_blocks)
     tokens = {block: states[0] for block, states in context.class_tokens.items()}
     features = embed_crops(model.clip.visual, crops, tokens, shifted, 4)
-    return features, TEMPERATURE * features @ text.T
+    return features, model.size.clip.temperature * features @ text.T
 
 
 def check_adapter(model, name):
@@ -91,7 +90,7 @@ def check_adapter(model, name):
         assert_close(crops.pixels[:, :, ::8, ::8], golden["crops"], "crops")
         _, logits = out_of_vocabulary(model, crops, context, golden, text)
         np.testing.assert_allclose(logits, golden["region_logits"], rtol=0, atol=LOGITS)
-        plain = TEMPERATURE * embed_crops(model.clip.visual, crops, {}, {}, 8) @ text.T
+        plain = model.size.clip.temperature * embed_crops(model.clip.visual, crops, {}, {}, 8) @ text.T
         np.testing.assert_allclose(plain, golden["region_logits_no_replacement"], rtol=0, atol=LOGITS)
         generator = np.random.Generator(np.random.PCG64(502))
         in_logits = 3 * generator.standard_normal((len(masks), text.shape[0]), np.float32)
