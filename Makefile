@@ -24,11 +24,11 @@ demo: $(INSTALLED) ## Run the whole workbook on the miniature: render, train, sc
 
 test: $(INSTALLED) ## Lint and run the essential tests (about 10 minutes on two cores)
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check .
-	@$(BIN)/python -m pytest
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
 
 test-all: $(INSTALLED) ## Run every test, the long ones too
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check .
-	@$(BIN)/python -m pytest -m "slow or not slow"
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile -m "slow or not slow"
 
 lint: $(INSTALLED) ## Format the code and strip notebook outputs
 	@$(BIN)/ruff check --fix . && $(BIN)/ruff format .
