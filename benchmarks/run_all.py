@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import csv
-import inspect
 import json
 import tempfile
 from functools import partial
@@ -82,8 +81,7 @@ def batches_of(system: str, task: str) -> list[int]:
 def option_sets(system: str, task: str) -> list[str]:
     """As the system comes, or as it was recorded; in training also with all it can compute again instead of keeping."""
     given = RECORDED[system].options if task == "recorded_step" else {}
-    known = inspect.signature(SYSTEMS[system].model_class).parameters
-    saving = {name: True for name in known if name.startswith("checkpoint_")}
+    saving = {name: True for name in SYSTEMS[system].model_arguments if name.startswith("checkpoint_")}
     return [json.dumps(one) for one in ([given, given | saving] if task in TRAINING and saving else [given])]
 
 

@@ -71,10 +71,15 @@ class System:
         return self.module("model").TRAINABLE_GROUPS
 
     @property
+    def model_arguments(self) -> set[str]:
+        """Names of the arguments that the model takes, those of the classes it is built on included."""
+        makers = [vars(kind)["__init__"] for kind in self.model_class.__mro__[:-1] if "__init__" in vars(kind)]
+        return {name for maker in makers for name in signature(maker).parameters}
+
+    @property
     def loader_options(self) -> set[str]:
         """Names of the arguments that :meth:`load` and, through it, the model take."""
-        both = (getattr(self.module("weights"), f"load_{self.name}"), self.model_class)
-        return {name for function in both for name in signature(function).parameters}
+        return self.model_arguments | set(signature(getattr(self.module("weights"), f"load_{self.name}")).parameters)
 
     def build(self, size: str | Any = "released", **options: Any) -> nn.Module:
         """A new model, by the name of a size or its hyper-parameters."""

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from ovparts_lib.systems.scan import SYSTEM
-from ovparts_lib.systems.scan.fine_tuning import context_pair, fine_tune
+from ovparts_lib.systems.scan.fine_tuning import FILE, adapt_clip, context_pair
 from ovparts_lib.systems.scan.model import Scan
 from ovparts_lib.systems.scan.options import PRESETS, ScanOptions
 from ovparts_lib.systems.scan.sizes import MINIATURE_SCAN
@@ -34,19 +34,21 @@ def test_a_pair_is_a_labelled_mask_its_image_and_its_name():
     assert context_pair(unlabelled, 64) is None
 
 
-def test_fine_tuning_moves_the_image_tower_for_crops_and_nothing_else():
+def test_fine_tuning_moves_the_image_tower_for_crops_and_nothing_else(tmp_path):
     torch.manual_seed(0)
     model = Scan(replace(MINIATURE_SCAN, queries=3))
     before = copy.deepcopy(model.state_dict())
     data = [sample(number) for number in range(6)]
-    _, losses = fine_tune(model, data, iterations=3, batch_size=4, learning_rate=1e-3, seed=0)
+    settings = {"iterations": 3, "batch_size": 4, "learning_rate": 1e-3, "seed": 0}
+    history = adapt_clip(model, data, tmp_path, **settings)
     moved = {name for name, tensor in model.state_dict().items() if not torch.equal(tensor, before[name])}
     assert moved and all(name.startswith("clip.visual.") or name == "clip.logit_scale" for name in moved)
-    assert len(losses) == 3 and not any(parameter.requires_grad for parameter in model.clip.parameters())
+    assert history["step"].tolist() == [1, 2, 3] and (tmp_path / FILE).is_file()
+    assert not any(parameter.requires_grad for parameter in model.clip.parameters())
     torch.manual_seed(5)
     again = Scan(replace(MINIATURE_SCAN, queries=3))
     again.load_state_dict(before)
-    assert fine_tune(again, data, iterations=3, batch_size=4, learning_rate=1e-3, seed=0)[1] == losses
+    assert adapt_clip(again, data, tmp_path, **settings).equals(history)
 
 
 @pytest.mark.parametrize("size", list(PRESETS))
