@@ -9,11 +9,9 @@ from typing import Any
 _HOMES = {
     "ade20k_source": ("BuildReport", "build_ade20k_part_234"),
     "audit": ("class_frequencies", "classes_seen_in_training", "instance_table"),
+    "class_dataset": ("ClassEvaluationDataset", "ClassSample", "ClassTrainingDataset"),
     "dataset": (
         "Batch",
-        "ClassEvaluationDataset",
-        "ClassSample",
-        "ClassTrainingDataset",
         "EvaluationDataset",
         "EvaluationSample",
         "ObjectRegion",

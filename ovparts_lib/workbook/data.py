@@ -28,7 +28,7 @@ from ovparts_lib.data.audit import (
     shared_pictures,
     words_known_from_training,
 )
-from ovparts_lib.data.dataset import read_classes
+from ovparts_lib.data.class_dataset import read_classes
 from ovparts_lib.data.few_shot import ShotList, with_drawn_shots
 from ovparts_lib.data.registry import find_dataset, open_reader, verify_dataset
 from ovparts_lib.inspection import Panel

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from ovparts_lib.data import EvaluationDataset, TrainingDataset, collate_training, verify_dataset
-from ovparts_lib.data.dataset import ClassEvaluationDataset, ClassTrainingDataset
+from ovparts_lib.data.class_dataset import ClassEvaluationDataset, ClassTrainingDataset
 from ovparts_lib.data.few_shot import with_drawn_shots
 from ovparts_lib.data.registry import open_reader
 from ovparts_lib.miniature.layout import LAYOUTS, render_miniature
