@@ -77,7 +77,7 @@ class ScanOptions(MaskClassifierOptions):
         "clip_weights": (_clip, MaskClassifierOptions.recipe_values["clip_weights"][1]),
         "learning_rate": (6e-5, 1e-3),
         "mask_weight": (5.0, 5.0),
-        "ensemble_weight": (_preset("ensemble_weight"),) * 2,
+        "ensemble_weight": (_preset("ensemble_weight"), 0.9),  # of the miniature: as OVSeg's
         "mask_threshold": (_preset("mask_threshold"),) * 2,
     }
 
