@@ -157,7 +157,7 @@ def test_large_pictures_make_a_small_page(runs, tmp_path):
     Image.fromarray(smooth).resize((3600, 1000)).save(runs[0].path / "figures" / "overlay.png")
     text = write_report(runs, tmp_path / "report.html").read_text()
     assert len(text) < 250_000
-    assert 'width="1100" height="306"' in text
+    assert 'width="900" height="250"' in text
 
 
 @pytest.mark.parametrize("damage", ["missing", "outside", "no picture", "no table"])
