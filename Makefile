@@ -22,7 +22,7 @@ $(INSTALLED): pyproject.toml constraints.txt
 demo: $(INSTALLED) ## Run the whole workbook on the miniature: render, train, score, report (about 19 minutes on two cores)
 	@$(BIN)/ovparts demo
 
-test: $(INSTALLED) ## Lint and run the essential tests (about 10 minutes on two cores)
+test: $(INSTALLED) ## Lint and run the essential tests (about 11 minutes on two cores)
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check .
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
 
