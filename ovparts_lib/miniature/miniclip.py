@@ -53,11 +53,6 @@ class MiniClipSettings:
     warmup: int = 30
     seed: int = 0
 
-    @property
-    def guessing_loss(self) -> float:
-        """The loss of a model that tells nothing apart."""
-        return (math.log(self.batch_size + self.other_captions) + math.log(self.batch_size)) / 2
-
 
 @dataclass
 class MiniClipResult:

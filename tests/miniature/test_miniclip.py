@@ -33,8 +33,8 @@ def pictures():
 def test_a_short_training_beats_guessing(pictures):
     result = train_miniclip(pictures, TINY, settings=BRIEF, progress=False)
     assert result.history["step"].iloc[-1] == 40
-    assert BRIEF.guessing_loss == pytest.approx((math.log(32 + 192) + math.log(32)) / 2)
-    assert result.history["loss"].iloc[-1] < BRIEF.guessing_loss - 0.2
+    guessing = (math.log(32 + 192) + math.log(32)) / 2  # nothing told apart
+    assert result.history["loss"].iloc[-1] < guessing - 0.2
 
 
 def test_training_is_deterministic_by_seed(pictures):
