@@ -9,9 +9,10 @@ import yaml
 
 
 class StrictLoader(yaml.SafeLoader):
-    """YAML without repeated keys, of which plain YAML silently keeps the last, and without aliases.
+    """YAML without what plain YAML takes for something else in silence, and without aliases.
 
-    A few lines of aliases (``*a``) can stand for billions of values.
+    Of repeated keys it keeps the last; 010 is 8 to it, and 1:30 is 90. A few lines of aliases (``*a``) can stand for
+    billions of values.
     """
 
     def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
@@ -32,3 +33,17 @@ class StrictLoader(yaml.SafeLoader):
                 )
             seen.add(key)
         return super().construct_mapping(node, deep)
+
+    def construct_number(self, node: yaml.ScalarNode) -> Any:
+        """A number; one that is not what it looks like is an error."""
+        kind = node.tag.rpartition(":")[2]
+        value = getattr(self, f"construct_yaml_{kind}")(node)
+        digits = node.value.lstrip("+-")
+        if ":" in digits or (kind == "int" and digits[0] == "0" and digits.isdigit() and len(digits) > 1):
+            problem = f"{node.value} stands for the number {value} in YAML: write that, or put it in quotes"
+            raise yaml.constructor.ConstructorError(None, None, problem, node.start_mark)
+        return value
+
+
+for _kind in ("int", "float"):
+    StrictLoader.add_constructor(f"tag:yaml.org,2002:{_kind}", StrictLoader.construct_number)

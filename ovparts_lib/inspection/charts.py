@@ -90,8 +90,8 @@ def iou_heatmap(table: pd.DataFrame) -> Panel:
     ax.set_xticklabels(ax.get_xticklabels(), rotation=50, ha="right", rotation_mode="anchor")
     ax.set_yticklabels(ax.get_yticklabels(), rotation=0)
     objects, parts = (ax.yaxis, ax.xaxis) if across is grid else (ax.xaxis, ax.yaxis)
-    parts.set_ticklabels([wrapped(str(name), 28, lines=1) for name in grid.columns])
-    objects.set_ticklabels([wrapped(name, 26, lines=1) + " *" * (not seen[name]) for name in grid.index])
+    parts.set_ticklabels([str(name) for name in grid.columns])
+    objects.set_ticklabels([name + " *" * (not seen[name]) for name in grid.index])
     for label, name in zip(objects.get_ticklabels(), grid.index, strict=True):
         if not seen[name]:
             label.set(color="#B35900", fontweight="bold")
@@ -175,7 +175,7 @@ def _bar_block(ax: Axes, block: list[tuple[str, pd.DataFrame]], column: str, top
         )
         ax.bar_label(bars, [f"{value:.0f}" for value in rows[column]], padding=2, size=7)
         ticks += list(places)
-        names += [wrapped(str(name), 24, lines=1) for name in rows["generic"]]
+        names += list(map(str, rows["generic"]))
         place += 1 + len(rows)
     ax.set(xlim=(0, 1.1 * top), ylim=(fullest - 0.4, -0.7))
     ax.set_yticks(ticks, names, size=7.5)

@@ -8,7 +8,7 @@ import seaborn as sns
 from matplotlib.axes import Axes
 
 from ovparts_lib.evaluation.stored import Evaluation
-from ovparts_lib.inspection.figures import layout_later, new_figure, styled, wrapped
+from ovparts_lib.inspection.figures import new_figure, styled
 from ovparts_lib.inspection.panel import Panel
 
 _COLUMNS = 3  # panels side by side
@@ -38,10 +38,9 @@ def part_confusion(evaluation: Evaluation, mode: str) -> Panel:
     axes = figure.subplots(-(-len(tables) // columns), columns, squeeze=False).ravel()
     for ax in axes[len(tables) :]:
         ax.set_axis_off()
-    with layout_later(figure):
-        for ax, table, name in zip(axes, tables, objects, strict=False):
-            unseen = " *" if name in vocabulary.unseen_objects else ""
-            _confusion_panel(ax, table, f"{name}{unseen}", large=columns == 1)
+    for ax, table, name in zip(axes, tables, objects, strict=False):
+        unseen = " *" if name in vocabulary.unseen_objects else ""
+        _confusion_panel(ax, table, f"{name}{unseen}", large=columns == 1)
     figure.suptitle(f"Taken for, % of the part's pixels; {mode}; * unseen object", fontsize=10.5)
     data = pd.concat(dict(zip(objects, tables, strict=True)), names=["object", "part"]).reset_index()
     caption = "Each row says what a part's labelled pixels were taken for, in percent; * marks unseen objects."
@@ -88,7 +87,7 @@ def _confusion_panel(ax: Axes, table: pd.DataFrame, title: str, *, large: bool) 
         yticklabels=True,
     )
     ax.set(xlabel="", ylabel="")
-    ax.set_title(wrapped(title, 34), fontweight="bold")
+    ax.set_title(title, fontweight="bold")
     ax.tick_params(length=0, labelsize=8 if large else 7)
     ax.set_xticklabels(ax.get_xticklabels(), rotation=50, ha="right", rotation_mode="anchor")
     ax.set_yticklabels(ax.get_yticklabels(), rotation=0)

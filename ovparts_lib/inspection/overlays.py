@@ -138,7 +138,7 @@ def comparison(
     figure = new_figure(width, sum(heights) + _legend_height(words, width), pictures=True)
     axes = figure.subplots(len(pictures), 3, squeeze=False, gridspec_kw={"height_ratios": heights})
     for row, picture, truth, guess, name, table in zip(axes, pictures, truths, guesses, names, tables, strict=True):
-        _show(row[0], _painted(picture, truth, colours), f"{wrapped(name, 30, lines=1)}: ground truth")
+        _show(row[0], _painted(picture, truth, colours), f"{name}: ground truth")
         _show(row[1], _painted(picture, guess, colours), "prediction")
         verdict = "no labels" if table["IoU"].isna().all() else f"mean IoU {table['IoU'].mean():.1f} %"
         small = (thinned(array, _PANEL) for array in (picture, truth, guess))

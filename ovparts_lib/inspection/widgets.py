@@ -12,6 +12,8 @@ from matplotlib.figure import Figure
 
 from ovparts_lib.inspection.figures import figure_png
 
+_DPI = 160  # of the viewer's picture
+
 
 def browse(
     draw: Callable[..., Figure],
@@ -63,11 +65,12 @@ def _viewer(draw: Callable[..., Figure], pictures: Sequence[str], menus: dict[st
         key: ipywidgets.Dropdown(options=[(str(value), value) for value in values], description=key.replace("_", " "))
         for key, values in menus.items()
     }
-    screen = ipywidgets.Image(format="png", layout={"max_width": "100%"})
+    # At its own size: left to stretch, a small picture fills the notebook's width.
+    screen = ipywidgets.Image(format="png", layout={"max_width": "100%", "align_self": "flex-start"})
 
     def show(_change: object = None) -> None:
         figure = draw(slider.value, **{key: choice.value for key, choice in choices.items()})
-        name.value, screen.value = pictures[slider.value], figure_png(figure)
+        name.value, screen.value = pictures[slider.value], figure_png(figure, _DPI)
 
     for control in (slider, *choices.values()):
         control.observe(show, names="value")

@@ -144,7 +144,7 @@ class RunFolder:
         """Keep the facts of the first session, add this one to the list, and say if another version goes on."""
         now, known = collect_provenance(self.params), read_json(self.provenance)
         begun = {key: known[key] for key in _VERSION if known.get(key) is not None}
-        changed = [f"{key} {was} then, {now[key]} now" for key, was in begun.items() if was != now[key]]
+        changed = [f"{key} {_brief(was)} then, {_brief(now[key])} now" for key, was in begun.items() if was != now[key]]
         if changed:
             print(f"Note: this run was begun with another version of the code ({'; '.join(changed)})")
         sessions = known.get("sessions", [_session(known)] if known else [])
@@ -191,6 +191,11 @@ class RunFolder:
 
     def __exit__(self, *raised: object) -> None:
         self.close()
+
+
+def _brief(version: Any) -> Any:
+    """A version as it is told to people: of a commit its first digits."""
+    return str(version.get("commit"))[:10] if isinstance(version, Mapping) else version
 
 
 def _session(facts: Mapping[str, Any]) -> dict[str, Any]:
@@ -287,11 +292,16 @@ def _make_way(params: RunParameters, again: bool) -> None:
     if again or (path / EMPTYING).exists():
         _empty(path)
     stored = read_params(path)
+    computed = any(True for pattern in _COMPUTED for _ in path.glob(pattern))
+    if stored is None and computed:
+        raise RunConflictError(
+            f"{display_path(path)} holds what a run computed, but its params.yaml is missing or damaged, so that it is "
+            "not known which run. Restore the file, or start over with --again, which empties the folder"
+        )
     differing = differing_keys(params, stored) if stored is not None else {}
     if not differing:
         return
     lines = "\n".join(f"  - {key}: {was!r} there, {now!r} now" for key, (was, now) in differing.items())
-    computed = any(True for pattern in _COMPUTED for _ in path.glob(pattern))
     if computed or "notebook" in differing:
         raise RunConflictError(
             f"{display_path(path)} holds a run with other parameters:\n{lines}\n"
@@ -306,9 +316,15 @@ def make_folder(path: Path) -> None:
 
     Raises:
         DiskFullError: there is no space for it.
+        NotADirectoryError: something else has its name, or that of a folder above it.
     """
     try:
         path.mkdir(parents=True, exist_ok=True)
+    except (FileExistsError, NotADirectoryError) as error:
+        place = next(each for each in (path, *path.parents) if each.is_symlink() or each.exists())
+        problem = "a link to nowhere" if place.is_symlink() and not place.exists() else "a file"
+        reason = f"is {problem}, where a folder is needed; move it away, or choose another folder"
+        raise NotADirectoryError(error.errno, reason, str(place)) from error
     except OSError as error:
         raise (disk_full(path, error) if is_disk_full(error) else error) from error
 

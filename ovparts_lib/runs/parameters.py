@@ -12,7 +12,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from ovparts_lib.data.registry import DATASETS
-from ovparts_lib.options import Flag, Listed, Name, Protocol, Text, Whole, Words
+from ovparts_lib.options import Edge, Flag, Listed, Name, Protocol, Text, Whole, Words
 from ovparts_lib.runs.base_parameters import RunParameters
 from ovparts_lib.runs.system_parameters import system_parameters
 from ovparts_lib.systems.options import MINIATURE_WORLD, MINICLIP, Dataset
@@ -160,9 +160,9 @@ class OwnImageParameters(RunParameters):
         False, description="take a file that lacks something of its system, which then is random, with a warning"
     )
     templates: Text | None = Field(None, description="prompt templates of a CATSeg file trained with others than 80")
-    test_shortest_edge: Annotated[int, Field(ge=1)] | Literal["as_trained"] | None = Field(
+    test_shortest_edge: Edge = Field(
         "as_trained",
-        description="photographs get this shorter side for CATSeg and PartCATSeg; none keeps their size, as those "
+        description="photographs get this shorter side for CATSeg and PartCATSeg; null keeps their size, as those "
         "trained on PartImageNet want",
     )
     background: Flag = Field(True, description="also offer 'none of these words'")

@@ -89,8 +89,12 @@ class RunOutput:
 
 
 def shown_table(panel: Panel) -> Styler:
-    """A panel's table as notebooks show it: whole texts, two decimals, no more rows than a person looks through."""
+    """A panel's table as notebooks show it: whole texts, at the left; two decimals; a limit of rows."""
     count = len(panel.table)
     title = panel.title if count <= _ROWS else f"{panel.title}: the first {_ROWS} of {count} rows"
     shown = panel.table.head(_ROWS).reset_index(drop=True)
-    return shown.style.format(precision=2, na_rep="–").hide(axis="index").set_caption(title)
+    styled = shown.style.format(precision=2, na_rep="–").hide(axis="index").set_caption(title)
+    # JupyterLab puts everything at the right.
+    left = [{"selector": "", "props": "text-align: left"}]
+    texts = dict.fromkeys(shown.select_dtypes(exclude="number"), left)
+    return styled.set_table_styles([left[0] | {"selector": "caption"}]).set_table_styles(texts, overwrite=False)

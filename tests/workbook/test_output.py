@@ -62,3 +62,10 @@ def test_a_panel_shown_again_replaces_itself(run):
 def test_long_tables_are_cut_where_nobody_reads_on():
     html = shown_table(Panel("long", table=pd.DataFrame({"row": range(900)}), title="Long")).to_html()
     assert "Long: the first 250 of 900 rows" in html and html.count("<tr>") == 251
+
+
+def test_texts_stand_at_the_left_and_numbers_where_jupyter_puts_them():
+    table = pd.DataFrame({"paper": ["a, b"], "year": [2022], "note": ["c"]})
+    html = shown_table(Panel("p", table=table, title="P")).to_html()
+    assert all(f" {place} {{\n  text-align: left" in html for place in ("caption", ".col0", ".col2"))
+    assert " .col1" not in html
