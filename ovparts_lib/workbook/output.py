@@ -17,7 +17,7 @@ from ovparts_lib.runs import RunFolder, RunParameters
 _ROWS = 250  # of a table in a notebook; its file holds all
 
 
-def parameter_table(params: RunParameters) -> pd.DataFrame:
+def parameter_table(params: RunParameters) -> Styler:
     """Every parameter with its value and explanation; ``differs`` shows what the recipe or default would be."""
     rows = [
         {
@@ -28,7 +28,7 @@ def parameter_table(params: RunParameters) -> pd.DataFrame:
         }
         for row in params.explained()
     ]
-    return pd.DataFrame(rows).set_index("parameter")
+    return shown_table(Panel("parameters", table=pd.DataFrame(rows), title="Parameters"))
 
 
 class RunOutput:
