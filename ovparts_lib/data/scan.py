@@ -10,7 +10,8 @@ from functools import cached_property
 from typing import TypeVar
 
 import numpy as np
-from tqdm import tqdm
+
+from ovparts_lib.progress_bar import tqdm
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")

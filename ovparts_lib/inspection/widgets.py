@@ -6,11 +6,11 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import ipywidgets
-from IPython import get_ipython
 from IPython.display import display
 from matplotlib.figure import Figure
 
 from ovparts_lib.inspection.figures import figure_png
+from ovparts_lib.progress_bar import is_attended
 
 _DPI = 160  # of the viewer's picture
 
@@ -42,18 +42,11 @@ def browse(
     empty = [name for name, values in menus.items() if not len(values)]
     if not len(pictures) or empty:
         raise ValueError(f"there is nothing to choose from in {', '.join(empty) or 'pictures'}")
-    if someone_is_there() if interactive is None else interactive:
+    if is_attended() if interactive is None else interactive:
         return _viewer(draw, pictures, menus)
     for index in range(min(static, len(pictures))):
         display(draw(index, **{name: values[0] for name, values in menus.items()}))
     return None
-
-
-def someone_is_there() -> bool:
-    """Whether a person runs this notebook: the kernel's client can be asked for input, which papermill's cannot."""
-    shell = get_ipython()
-    kernel = getattr(shell, "kernel", None)
-    return bool(getattr(kernel, "_allow_stdin", False))
 
 
 def _viewer(draw: Callable[..., Figure], pictures: Sequence[str], menus: dict[str, Sequence[Any]]) -> ipywidgets.VBox:

@@ -15,13 +15,13 @@ import pandas as pd
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from tqdm.auto import tqdm
 
 from ovparts_lib.images import IMAGENET_MEAN, IMAGENET_STD
 from ovparts_lib.miniature.caption_batches import CaptionBatches
 from ovparts_lib.miniature.pictures import CaptionedPictures
 from ovparts_lib.models.clip.dense import value_block
 from ovparts_lib.models.clip.towers import MINIATURE, ClipSize, build_clip, image_hidden_states
+from ovparts_lib.progress_bar import tqdm
 from ovparts_lib.training.muon import Muon
 
 

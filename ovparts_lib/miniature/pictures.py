@@ -15,7 +15,6 @@ from typing import Literal
 import numpy as np
 import torch
 from PIL import Image
-from tqdm.auto import tqdm
 
 from ovparts_lib.miniature.backgrounds import finish, paint_background
 from ovparts_lib.miniature.canvas import Canvas
@@ -32,6 +31,7 @@ from ovparts_lib.miniature.scene import (
     render_scene,
     visible_thing,
 )
+from ovparts_lib.progress_bar import tqdm
 from ovparts_lib.vocabularies import PartVocabulary, load_vocabulary
 
 Kind = Literal["scene", "object", "part"]

@@ -115,21 +115,6 @@ def test_without_anybody_there_figures_are_shown(monkeypatch):
     assert [figure.axes[0].get_title() for figure in shown] == ["0 {'layer': 4}", "1 {'layer': 4}"]
 
 
-def test_a_person_is_told_from_papermill(monkeypatch):
-    class Kernel:
-        _allow_stdin = True
-
-    class Shell:
-        kernel = Kernel()
-
-    monkeypatch.setattr(widgets_module, "get_ipython", Shell)
-    assert widgets_module.someone_is_there()
-    Kernel._allow_stdin = False
-    assert not widgets_module.someone_is_there()
-    monkeypatch.setattr(widgets_module, "get_ipython", lambda: None)
-    assert not widgets_module.someone_is_there()
-
-
 def test_nothing_to_browse_is_an_error():
     with pytest.raises(ValueError, match="nothing to choose from in pictures"):
         browse(drawn, [])
