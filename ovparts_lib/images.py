@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal
+from pathlib import Path
+from typing import Any, Literal
 
 import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
+
+from ovparts_lib.atomic import replacing
 
 LabelResize = Literal["centre", "floor"]
 
@@ -62,6 +65,19 @@ def rgb_pixels(picture: Image.Image) -> np.ndarray:
         paper = Image.new("RGBA", layer.size, (255, 255, 255, 255))
         return np.array(Image.alpha_composite(paper, layer).convert("RGB"))
     return np.array(picture.convert("RGB"))
+
+
+def write_picture(path: Path, pixels: np.ndarray, **options: Any) -> None:
+    """Write a picture or label map in the format of the path's ending, the whole file or none.
+
+    Args:
+        path: of the file.
+        pixels: uint8 (H, W, 3), or uint8 or uint16 (H, W).
+        **options: of Pillow's writer.
+    """
+    kind = Image.registered_extensions()[path.suffix.lower()]
+    with replacing(path) as partial:
+        Image.fromarray(pixels).save(partial, format=kind, **options)
 
 
 def resize_image(image: Tensor, size: tuple[int, int]) -> Tensor:

@@ -7,9 +7,9 @@ from importlib import import_module
 from typing import Any
 
 _HOMES = {
-    "ade20k_source": ("BuildReport", "build_ade20k_part_234"),
+    "ade20k_source": ("build_ade20k_part_234",),
     "audit": ("class_frequencies", "classes_seen_in_training", "instance_table"),
-    "class_dataset": ("ClassEvaluationDataset", "ClassSample", "ClassTrainingDataset"),
+    "class_dataset": ("ClassEvaluationDataset", "ClassSample"),
     "dataset": (
         "Batch",
         "EvaluationDataset",
@@ -25,7 +25,7 @@ _HOMES = {
     "readers.ade20k_part_234": ("ADE20KPart234",),
     "readers.base": ("Reader",),
     "readers.partimagenet": ("PartImageNetOOD", "PartImageNetSeg"),
-    "prepare": ("PrepareReport", "prepare_dataset"),
+    "prepare": ("prepare_dataset",),
     "readers.semantic": ("SemanticReader",),
     "readers.pascal_part_116": ("PascalPart116",),
     "records": ("DatasetError", "Record"),

@@ -16,8 +16,8 @@ from torchvision import tv_tensors
 from ovparts_lib.data.labels import check_same_size, read_image
 from ovparts_lib.data.readers.base import Reader
 from ovparts_lib.data.records import DatasetError, Record
-from ovparts_lib.data.released import EmptySamples, ReleasedReplacement, check_empty_samples
-from ovparts_lib.vocabularies import Vocabulary
+from ovparts_lib.data.released import EmptySamples, ReleasedReplacement
+from ovparts_lib.vocabularies import PartVocabulary, Vocabulary
 
 
 class Batch(TypedDict):
@@ -31,7 +31,7 @@ class Batch(TypedDict):
 
 
 class TrainingDataset(Dataset):
-    """Pictures with part and object maps in the ids of the training vocabulary.
+    """Pictures with part and object maps in the ids of the training vocabulary; of object-level data, with class maps.
 
     Label maps are conditioned on the record's object (if it has one) and remapped before the transforms; the transforms
     only move pixels, so the order makes no difference, and look-up tables work on the small native maps.
@@ -43,8 +43,6 @@ class TrainingDataset(Dataset):
         reader: the dataset on disk.
         split: one of the reader's splits.
         transform: a torchvision v2 transform of the sample; see :func:`ovparts_lib.data.transforms.training_transform`.
-        empty_samples: ``skip``, or ``replace_as_released``: all samples are listed and one without parts after the
-            transforms is replaced by a random other (not reproducible with workers or after a resume).
         per_object: replace a record of a whole image by one for each of its objects, for systems that are told an
             object (few-shot lists of Pascal-Part-116 and PartImageNet name images).
 
@@ -63,28 +61,25 @@ class TrainingDataset(Dataset):
         split: str,
         transform: Callable[[Any], Any] | None = None,
         *,
-        empty_samples: EmptySamples = "skip",
         per_object: bool = False,
     ) -> None:
-        check_empty_samples(empty_samples)
         self.reader, self.split, self.transform = reader, split, transform
         self.vocabulary = reader.training_vocabulary(split)
-        trained = np.flatnonzero(reader.vocabulary.part_table(self.vocabulary) != self.vocabulary.ignore_label)
+        table = reader.vocabulary.table(self.vocabulary)
+        trained = np.flatnonzero(table != self.vocabulary.ignore_label)
         listed = reader.records(split)
         if per_object:
             listed = [each for record in listed for each in object_records(reader, split, record)]
         self.records = [record for record in listed if reader.has_part(split, record, trained)]
         self.skipped = len(listed) - len(self.records)
         if not self.records:
-            raise DatasetError(f"split {split!r} has no record with a part of the vocabulary {self.vocabulary.name!r}")
-        self._replacement = None
-        if empty_samples == "replace_as_released":
-            self.records, self.skipped = listed, 0
-            self._replacement = ReleasedReplacement(len(listed))
+            kind, name = "part" if isinstance(self.vocabulary, PartVocabulary) else "class", self.vocabulary.name
+            raise DatasetError(f"split {split!r} has no record with a {kind} of the vocabulary {name!r}")
         # Labels stay small until a model widens them on its device: up to eight times less to resize and hand over.
         small = np.uint8 if self.vocabulary.ignore_label <= 255 else np.int32
-        self._part_table = reader.vocabulary.part_table(self.vocabulary).astype(small)
-        self._object_table = reader.vocabulary.object_table(self.vocabulary).astype(small)
+        self._tables = {"part_map": table.astype(small)}
+        if isinstance(self.vocabulary, PartVocabulary):
+            self._tables["object_map"] = reader.vocabulary.object_table(self.vocabulary).astype(small)
 
     def __len__(self) -> int:
         return len(self.records)
@@ -95,30 +90,23 @@ class TrainingDataset(Dataset):
         Returns:
             ``image`` uint8 (3, h, w); ``part_map`` and ``object_map`` (H, W) in ids of ``vocabulary``, uint8 where they
             fit, else int32, of the image's size unless a transform gives the image a size of its own; ``image_id``;
-            ``vocabulary``.
+            ``vocabulary``. Object-level data have their classes in ``part_map`` and no ``object_map``.
         """
-        if self._replacement is not None:
-            return self._replacement.serve(index, self._sample_with_parts)
-        return self._sample(index)
-
-    def _sample_with_parts(self, index: int) -> dict[str, Any] | None:
-        sample = self._sample(index)
-        return sample if bool((sample["part_map"] != self.vocabulary.ignore_label).any()) else None
-
-    def _sample(self, index: int) -> dict[str, Any]:
         record = self.records[index]
-        image, object_map, part_map = read_sample(self.reader, record)
+        image, *label_maps = read_sample(self.reader, record)
+        maps = {"part_map": label_maps[-1], "object_map": label_maps[0]}
         if record.object_id is not None:
             ignore = self.reader.vocabulary.ignore_label
-            outside = ~self.reader.region(record, object_map)
-            object_map = np.where(outside, ignore, record.object_id).astype(object_map.dtype)
-            part_map = np.where(outside, ignore, part_map).astype(part_map.dtype)
-        sample = {
-            "image": tv_tensors.Image(image),
-            "part_map": tv_tensors.Mask(torch.from_numpy(self._part_table[part_map])),
-            "object_map": tv_tensors.Mask(torch.from_numpy(self._object_table[object_map])),
+            outside = ~self.reader.region(record, maps["object_map"])
+            maps["object_map"] = np.where(outside, ignore, record.object_id).astype(maps["object_map"].dtype)
+            maps["part_map"] = np.where(outside, ignore, maps["part_map"]).astype(maps["part_map"].dtype)
+        sample = {"image": tv_tensors.Image(image)} | {
+            key: tv_tensors.Mask(torch.from_numpy(table[maps[key]])) for key, table in self._tables.items()
         }
-        return transformed(sample, self.transform) | {"image_id": record.image_id, "vocabulary": self.vocabulary}
+        sample = sample if self.transform is None else self.transform(sample)
+        # Without torchvision's kinds of tensors.
+        plain = {key: value.as_subclass(Tensor) for key, value in sample.items()}
+        return plain | {"image_id": record.image_id, "vocabulary": self.vocabulary}
 
 
 @dataclass(frozen=True, eq=False)
@@ -201,7 +189,6 @@ class EvaluationDataset(Dataset):
     def __init__(
         self, reader: Reader, split: str = "val_obj_condition", *, empty_samples: EmptySamples = "skip"
     ) -> None:
-        check_empty_samples(empty_samples)
         self.reader, self.split, self.vocabulary = reader, split, reader.vocabulary
         self.empty_samples = empty_samples
         records = reader.records(split)
@@ -252,12 +239,6 @@ class EvaluationDataset(Dataset):
             regions=tuple(regions[record] for record in records),
             image_id=self.image_ids[index],
         )
-
-
-def transformed(sample: dict[str, Tensor], transform: Callable[[Any], Any] | None) -> dict[str, Tensor]:
-    """A sample after a transform, its tensors without torchvision's kinds."""
-    sample = sample if transform is None else transform(sample)
-    return {key: value.as_subclass(Tensor) for key, value in sample.items()}
 
 
 def object_records(reader: Reader, split: str, record: Record) -> list[Record]:

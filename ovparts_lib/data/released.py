@@ -41,9 +41,3 @@ class ReleasedReplacement:
             index = self._random.sample(list(self._candidates), k=1)[0]
         self._candidates.add(index)
         return sample
-
-
-def check_empty_samples(rule: str) -> None:
-    """Raise ValueError unless ``rule`` is one of ``EmptySamples``."""
-    if rule not in ("skip", "replace_as_released"):
-        raise ValueError(f"empty_samples is 'skip' or 'replace_as_released', not {rule!r}")

@@ -19,7 +19,6 @@ import pandas as pd
 from matplotlib import font_manager, style
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from PIL import Image
 from torch import Tensor
 
 from ovparts_lib.atomic import replacing
@@ -189,16 +188,6 @@ def figure_png(figure: Figure, dpi: float = 100) -> bytes:
             stacklevel=2,
         )
     return buffer.getvalue()
-
-
-def save_picture(picture: np.ndarray, path: Path | str) -> Path:
-    """Write uint8 (H, W, 3) at full size, PNG or JPEG by the ending of ``path``."""
-    path = Path(path)
-    jpeg = path.suffix.lower() in (".jpg", ".jpeg")
-    options = {"format": "JPEG"} if jpeg else {"format": "PNG", "compress_level": 1}
-    with replacing(path) as partial:
-        Image.fromarray(picture).save(partial, **options)
-    return path
 
 
 def as_picture(image: Tensor | np.ndarray) -> np.ndarray:

@@ -7,7 +7,6 @@ import pytest
 
 from ovparts_lib.data import (
     ClassEvaluationDataset,
-    ClassTrainingDataset,
     DatasetError,
     EvaluationDataset,
     TrainingDataset,
@@ -41,14 +40,14 @@ def test_a_list_of_classes(tmp_path):
     assert report.ok and any("background of these was saved as 0" in note for note in report.notes)
     assert reader.vocabulary.classes == ("sky", "altar, communion table", "tree")
     assert reader.title == "mine" and reader.splits == ("train", "val")
-    assert set(ClassTrainingDataset(reader, "train")[0]["part_map"].unique().tolist()) == {0, 1, 255}
+    assert set(TrainingDataset(reader, "train")[0]["part_map"].unique().tolist()) == {0, 1, 255}
     assert ClassEvaluationDataset(reader)[0].label_map[0, [0, 15, 29]].tolist() == [2, 1, 0]
 
 
 def test_unseen_classes_are_not_trained(tmp_path):
     root = write(tmp_path / "mine", "{classes: [sky, tree, dog], unseen: [tree]}", train=labels(0, 1, 2))
     reader = open_reader("own", root)
-    dataset = ClassTrainingDataset(reader, "train")
+    dataset = TrainingDataset(reader, "train")
     assert dataset.vocabulary.classes == ("sky", "dog") and reader.splits == ("train",)
     assert dataset[0]["part_map"][0, [0, 15, 29]].tolist() == [0, 255, 1]
 

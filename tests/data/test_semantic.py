@@ -10,8 +10,8 @@ from scipy.io import savemat
 from ovparts_lib.data import (
     DATASETS,
     ClassEvaluationDataset,
-    ClassTrainingDataset,
     DatasetError,
+    TrainingDataset,
     class_frequencies,
     classes_seen_in_training,
     collate_training,
@@ -98,11 +98,11 @@ def test_an_archive_becomes_label_files_that_are_read_and_verified(prepared, nam
     root, made = prepared(name)
     vocabulary, titles = load_vocabulary(name), ARCHIVES[name][1]
     expected = bands([vocabulary.ignore_label if t is None else vocabulary.class_id(t) for t in titles])
-    assert made.ok and {vocabulary.classes[i] for i in np.flatnonzero(made.pixels)} == set(titles) - {None}
+    assert made.ok and {vocabulary.classes[i] for i in np.flatnonzero(made.found["classes"])} == set(titles) - {None}
     assert f"{len(set(titles) - {None})} of {len(vocabulary.classes)} classes found" in str(made)
     report = verify_dataset(name, root)
     assert report.ok and len(report.fingerprint) == 16
-    assert sum(counts["labelled pixels"] for counts in report.counts.values()) == sum(made.pixels)
+    assert sum(counts["labelled pixels"] for counts in report.counts.values()) == sum(made.found["classes"])
     reader = open_reader(name, root)
     assert set(reader.splits) <= set(DATASETS[name].splits) and reader.title == DATASETS[name].title
     for split in reader.splits:
@@ -157,7 +157,7 @@ def test_pictures_elsewhere_are_linked(tmp_path):
 def test_training_samples_hold_classes_in_part_maps(prepared):
     root, _ = prepared("coco_stuff_171")
     transform = training_transform(shortest_edge=48, longest_edge=96, crop=40, pad_size=40, ignore_label=255)
-    dataset = ClassTrainingDataset(open_reader("coco_stuff_171", root), "train", transform)
+    dataset = TrainingDataset(open_reader("coco_stuff_171", root), "train", transform)
     batch = collate_training([dataset[0], dataset[0]])
     assert batch["part_maps"][0].shape == (40, 40) and "object_maps" not in batch
     assert set(batch["part_maps"][0].unique().tolist()) <= {0, 170, 255}

@@ -8,7 +8,8 @@ from IPython.core.formatters import DisplayFormatter
 from matplotlib.figure import Figure
 from PIL import Image
 
-from ovparts_lib.inspection import browse, save_figure, save_picture
+from ovparts_lib.images import write_picture
+from ovparts_lib.inspection import browse, save_figure
 from ovparts_lib.inspection import widgets as widgets_module
 from ovparts_lib.inspection.figures import figure_png, new_figure, styled, wrapped
 
@@ -64,10 +65,10 @@ def test_only_png_figures(tmp_path):
 
 def test_pictures_are_saved_at_full_size(tmp_path):
     pixels = np.random.default_rng(0).integers(0, 256, (30, 50, 3), dtype=np.uint8)
-    save_picture(pixels, tmp_path / "overlay.png")
+    write_picture(tmp_path / "overlay.png", pixels)
     with Image.open(tmp_path / "overlay.png") as picture:
         np.testing.assert_array_equal(np.asarray(picture), pixels)
-    save_picture(pixels, tmp_path / "overlay.jpg")
+    write_picture(tmp_path / "overlay.jpg", pixels)
     with Image.open(tmp_path / "overlay.jpg") as picture:
         assert (picture.format, picture.size) == ("JPEG", (50, 30))
 
