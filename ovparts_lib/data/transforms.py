@@ -33,7 +33,6 @@ class ResizeShortestEdge(v2.Transform):
 
     def __init__(self, shortest: int | Sequence[int], longest: int, label_resize: LabelResize = "centre") -> None:
         super().__init__()
-        check_label_resize(label_resize)
         self.shortest = (shortest,) if isinstance(shortest, int) else tuple(shortest)
         self.longest, self.label_resize = longest, label_resize
 

@@ -23,7 +23,7 @@ from ovparts_lib.inspection.charts import frequency_bars, iou_bars, iou_grid, io
 from ovparts_lib.inspection.confusions import part_confusion, part_confusion_table
 from ovparts_lib.inspection.cost import class_attention, cost_maps
 from ovparts_lib.inspection.curves import run_bars, training_curve
-from ovparts_lib.inspection.figures import save_figure, save_picture
+from ovparts_lib.inspection.figures import save_figure
 from ovparts_lib.inspection.overlays import (
     caption_grid,
     comparison,
