@@ -22,13 +22,18 @@ OBJECT_LEVEL = tuple(name for name, entry in DATASETS.items() if entry.kind == "
 MINIATURE_ROOT = f"{MINIATURE_WORLD}/PascalPart116"
 
 
+Splits = Annotated[list[Name], Listed, Field(min_length=1, description="splits to count and show")]
+Samples = Annotated[Whole, Field(ge=1, le=64, description="pictures shown")]
+Intervals = Annotated[Whole, Field(ge=2, description="sets of images drawn for the confidence intervals")]
+
+
 class StartHereParameters(RunParameters):
     """00_start_here: what is where, which device, a first look at the miniature."""
 
     reuse = False
     notebook: Literal["00_start_here"] = "00_start_here"
     data_root: Text = Field(MINIATURE_ROOT, description="where the miniature is rendered; made if it is not there")
-    samples: Whole = Field(8, ge=1, le=64, description="pictures shown")
+    samples: Samples = 8
 
 
 class MiniatureParameters(RunParameters):
@@ -52,7 +57,7 @@ class MiniatureParameters(RunParameters):
     )
     layout_train_images: Whole = Field(200, ge=1, description="training images of each of those")
     layout_val_images: Whole = Field(40, ge=1, description="validation images of each of those")
-    samples: Whole = Field(8, ge=1, le=64, description="pictures shown")
+    samples: Samples = 8
     clip_weights: Text = Field(MINICLIP, description="where MiniClip is written")
     clip_test_pictures: Whole = Field(200, ge=1, description="held-out scenes and close-ups that MiniClip is tested on")
     clip_iterations: Whole = Field(0, ge=0, description="steps of a new MiniClip; 0: the one that comes with it")
@@ -64,8 +69,8 @@ class DataParameters(RunParameters):
 
     dataset: Dataset = Field(description="which reader reads data_root")
     data_root: Text = Field(description="folder of the data set as released")
-    splits: Annotated[list[Name], Listed, Field(min_length=1)] = Field(description="splits to count and show")
-    samples: Whole = Field(8, ge=1, le=64, description="pictures shown per split")
+    splits: Splits
+    samples: Samples = Field(8, description="pictures shown per split")
 
 
 class PascalPart116Parameters(DataParameters):
@@ -74,9 +79,7 @@ class PascalPart116Parameters(DataParameters):
     notebook: Literal["10_data_pascal_part_116"] = "10_data_pascal_part_116"
     dataset: Literal["pascal_part_116"] = Field("pascal_part_116", description="which reader reads data_root")
     data_root: Text = Field(MINIATURE_ROOT, description="folder of Pascal-Part-116 as released")
-    splits: Annotated[list[Name], Listed, Field(min_length=1)] = Field(
-        ["train", "val"], description="splits to count and show"
-    )
+    splits: Splits = Field(["train", "val"])
 
 
 class AdePart234Parameters(DataParameters):
@@ -88,9 +91,7 @@ class AdePart234Parameters(DataParameters):
     source: Text | None = Field(
         None, description="folder of ADE20K's full release, to build data_root from; none where data_root is there"
     )
-    splits: Annotated[list[Name], Listed, Field(min_length=1)] = Field(
-        ["train", "val_obj_condition"], description="splits to count and show"
-    )
+    splits: Splits = Field(["train", "val_obj_condition"])
 
 
 class PartImageNetParameters(DataParameters):
@@ -101,9 +102,7 @@ class PartImageNetParameters(DataParameters):
         "partimagenet_seg", description="seg: the 40 objects of open-vocabulary part segmentation; ood: all 128"
     )
     data_root: Text = Field(f"{MINIATURE_WORLD}/PartImageNet", description="folder of PartImageNet as released")
-    splits: Annotated[list[Name], Listed, Field(min_length=1)] = Field(
-        ["train", "val_obj_condition"], description="splits to count and show"
-    )
+    splits: Splits = Field(["train", "val_obj_condition"])
 
 
 class ObjectLevelParameters(DataParameters):
@@ -114,9 +113,7 @@ class ObjectLevelParameters(DataParameters):
         "coco_stuff_171", description="which benchmark lies at data_root"
     )
     data_root: Text = Field(f"{MINIATURE_WORLD}/coco", description="folder of the benchmark")
-    splits: Annotated[list[Name], Listed, Field(min_length=1)] = Field(
-        ["train", "val"], description="splits to count and show"
-    )
+    splits: Splits = Field(["train", "val"])
     test_lists: Annotated[list[Literal[OBJECT_LEVEL]], Listed, Field(min_length=1)] = Field(  # type: ignore[valid-type]
         ["ade20k_150", "ade20k_847", "pascal_context_59", "pascal_context_459", "pascal_voc_20"],
         description="class lists whose names are looked up in that of dataset",
@@ -133,7 +130,7 @@ class ResultsParameters(RunParameters):
     baseline: Text | None = Field(
         None, description="setting/run/stage that the others are compared with on the same images; none: the first"
     )
-    intervals: Whole = Field(1000, ge=2, description="sets of images drawn for the confidence intervals")
+    intervals: Intervals = 1000
     published: Flag = Field(True, description="show the published numbers of the same setting beside ours")
 
 
@@ -144,7 +141,7 @@ class CompareProtocolsParameters(RunParameters):
     notebook: Literal["32_compare_protocols"] = "32_compare_protocols"
     scored_run: Text = Field(description="folder of a run that has been scored")
     stage: Name = Field("after", description="which of its evaluations")
-    intervals: Whole = Field(1000, ge=2, description="sets of images drawn for the confidence intervals")
+    intervals: Intervals = 1000
 
 
 class OwnImageParameters(RunParameters):
