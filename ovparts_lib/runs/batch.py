@@ -14,8 +14,7 @@ from itertools import groupby
 from pathlib import Path
 from threading import Lock
 
-from ovparts_lib.runs.base_parameters import RunParameters
-from ovparts_lib.runs.parameters import DataParameters
+from ovparts_lib.runs.parameters import DataParameters, RunParameters
 from ovparts_lib.runs.project import resolve_path
 from ovparts_lib.runs.signals import stoppable
 from ovparts_lib.systems.options import SystemOptions

@@ -23,7 +23,7 @@ from ovparts_lib.runs.folder import (
     read_json,
     run_state,
 )
-from ovparts_lib.runs.hardware import check_hardware
+from ovparts_lib.runs.load_params import check_hardware
 from ovparts_lib.runs.lock import FolderLock
 from ovparts_lib.runs.notebooks import check_notebook, notebook_path
 from ovparts_lib.runs.parameters import RunParameters

@@ -7,16 +7,18 @@ without a default must be given by every run.
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from functools import cache
+from pathlib import Path
+from typing import Annotated, ClassVar, Literal
 
-from pydantic import Field
+from pydantic import Field, create_model
 
 from ovparts_lib.data.registry import DATASETS
-from ovparts_lib.options import Flag, Listed, Name, Protocol, Text, Whole, Words
-from ovparts_lib.runs.base_parameters import RunParameters
-from ovparts_lib.runs.system_parameters import system_parameters
+from ovparts_lib.options import Flag, Listed, Name, Options, Protocol, Text, Whole, Words, free
+from ovparts_lib.runs.project import resolve_path
 from ovparts_lib.systems.options import MINIATURE_WORLD, MINICLIP, Dataset
 from ovparts_lib.systems.registry import SYSTEMS
+from ovparts_lib.systems.system import System
 
 OBJECT_LEVEL = tuple(name for name, entry in DATASETS.items() if entry.kind == "semantic")
 MINIATURE_ROOT = f"{MINIATURE_WORLD}/PascalPart116"
@@ -25,6 +27,31 @@ MINIATURE_ROOT = f"{MINIATURE_WORLD}/PascalPart116"
 Splits = Annotated[list[Name], Listed, Field(min_length=1, description="splits to count and show")]
 Samples = Annotated[Whole, Field(ge=1, le=64, description="pictures shown")]
 Intervals = Annotated[Whole, Field(ge=2, description="sets of images drawn for the confidence intervals")]
+
+
+class RunParameters(Options):
+    """What every run has. Read with :func:`ovparts_lib.runs.load_params.validate_parameters` for readable errors.
+
+    Attributes:
+        reuse: whether a complete run stands for itself, or is redone because it collects what others have left since.
+    """
+
+    reuse: ClassVar[bool] = True
+
+    notebook: Text = Field(description="the notebook that this run executes, without .ipynb")
+    setting: Name = Field(description="first folder level below outputs, e.g. zero_shot")
+    run: Name = Field(description="second folder level below outputs: the name of this run")
+    outputs: Text = free("outputs", description="folder that holds all runs, relative to the project root")
+
+    @property
+    def folder(self) -> Path:
+        """The run folder, ``outputs/<setting>/<run>``, as an absolute path."""
+        return resolve_path(self.outputs) / self.setting / self.run
+
+    @classmethod
+    def free_keys(cls) -> frozenset[str]:
+        """Keys that do not change results, and the names that say where a run lies."""
+        return super().free_keys() | {"setting", "run"}
 
 
 class StartHereParameters(RunParameters):
@@ -181,6 +208,17 @@ _OTHERS: tuple[type[RunParameters], ...] = (
     OwnImageParameters,
     CompareProtocolsParameters,
 )
+
+
+@cache
+def system_parameters(system: System) -> type[RunParameters]:
+    """The parameters model of a system's notebook."""
+    return create_model(
+        f"{system.title}Parameters",
+        __base__=(system.options, RunParameters),
+        __doc__=f"{system.notebook}: train {system.title} or load a checkpoint, then score and inspect it.",
+        notebook=(Literal[system.notebook], Field(system.notebook, description="the notebook that this run executes")),
+    )
 
 
 def parameter_models() -> dict[str, type[RunParameters]]:

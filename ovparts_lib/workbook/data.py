@@ -192,14 +192,8 @@ def _verify(dataset: str, root: str, output: RunOutput, table: str) -> tuple[Rea
 def open_training(params: SystemOptions, reader: Reader) -> TrainingDataset:
     """The training split of a run, with the run's augmentation."""
     size = SYSTEMS[params.system].sizes[params.model_size]
-    transform = training_transform(
-        shortest_edge=params.shortest_edge,
-        longest_edge=params.longest_edge,
-        flip=params.flip,
-        label_resize=params.label_resize,
-        augmentation=params.augmentation,
-        **params.transform_options(size, reader.vocabulary.ignore_label),
-    )
+    common = params.chosen("shortest_edge", "longest_edge", "flip", "label_resize", "augmentation")
+    transform = training_transform(**common, **params.transform_options(size, reader.vocabulary.ignore_label))
     per_object = SYSTEMS[params.system].model_class.needs_regions
     return TrainingDataset(reader, params.train_split, transform, per_object=per_object)
 
