@@ -34,17 +34,10 @@ def attention_map(attention: Tensor, grid: tuple[int, int], place: tuple[int, in
 
     Returns:
         float64 (gh, gw). It sums to at most 1: the share that goes to the class token is not shown.
-
-    Raises:
-        ValueError: the number of tokens does not fit the grid, or no such patch.
     """
     weights = attention.detach().double().cpu().mean(0)
-    (height, width), (row, column) = grid, place
-    if tuple(weights.shape) != (1 + height * width,) * 2:
-        raise ValueError(f"attention over {tuple(weights.shape)} tokens does not fit a grid of {height} x {width}")
-    if not (0 <= row < height and 0 <= column < width):
-        raise ValueError(f"there is no patch {place} in a grid of {height} x {width}")
-    return weights[1 + row * width + column, 1:].reshape(height, width).numpy()
+    row, column = place
+    return weights[1 + row * grid[1] + column, 1:].reshape(grid).numpy()
 
 
 def peak_patch(logits: Tensor, grid: tuple[int, int]) -> tuple[int, int]:
@@ -195,12 +188,7 @@ def _best_first(scores: Scores) -> list[int]:
 
 
 def _heat(
-    figure: Figure,
-    ax: Axes,
-    picture: np.ndarray,
-    values: np.ndarray,
-    place: tuple[int, int],
-    title: str,
+    figure: Figure, ax: Axes, picture: np.ndarray, values: np.ndarray, place: tuple[int, int], title: str
 ) -> None:
     """A map with its own colour bar; a cross marks the patch that asks."""
     top = float(values.max())

@@ -16,7 +16,9 @@ from typing import Any, ParamSpec, TypeVar
 import matplotlib as mpl
 import numpy as np
 import pandas as pd
+import seaborn as sns
 from matplotlib import font_manager, style
+from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from torch import Tensor
@@ -133,6 +135,16 @@ def picture_panels(
     for ax in axes.ravel():
         ax.set_axis_off()
     return figure, axes
+
+
+def named_heatmap(ax: Axes, table: pd.DataFrame, **options: Any) -> None:
+    """Seaborn's heat map of percentages with the name of every row and column, those below slanted."""
+    grid = {"linecolor": "#E4E4E4", "xticklabels": True, "yticklabels": True}
+    sns.heatmap(table, ax=ax, vmin=0, vmax=100, **grid, **options)
+    ax.set(xlabel="", ylabel="")
+    ax.tick_params(length=0)
+    ax.set_xticklabels(ax.get_xticklabels(), rotation=50, ha="right", rotation_mode="anchor")
+    ax.set_yticklabels(ax.get_yticklabels(), rotation=0)
 
 
 @contextmanager

@@ -264,11 +264,10 @@ def _panel_size(picture: np.ndarray, width: float, height: float) -> tuple[float
     return min(width, height / aspect), min(height, width * aspect)
 
 
-def _show(ax: Axes, picture: np.ndarray, title: str | None) -> None:
+def _show(ax: Axes, picture: np.ndarray, title: str) -> None:
     ax.imshow(picture)
     ax.set_axis_off()
-    if title:
-        ax.set_title(title)
+    ax.set_title(title)
 
 
 def _legend_word(word: str) -> str:
@@ -285,12 +284,7 @@ def _legend_height(words: Sequence[int], width: float) -> float:
 
 
 def _legend(
-    figure: Figure,
-    words: Sequence[int],
-    vocabulary: Vocabulary,
-    place: str,
-    columns: int,
-    more: Sequence[Patch] = (),
+    figure: Figure, words: Sequence[int], vocabulary: Vocabulary, place: str, columns: int, more: Sequence[Patch] = ()
 ) -> None:
     colours = class_colours(vocabulary) / 255
     handles = [
@@ -300,12 +294,5 @@ def _legend(
         handles.append(Patch(color="none", label=f"and {len(words) - _LEGEND_WORDS} smaller"))
     handles += more
     if handles:
-        figure.legend(
-            handles=handles,
-            loc=place,
-            ncols=max(1, columns),
-            handlelength=1.2,
-            handleheight=1.0,
-            columnspacing=1.2,
-            labelspacing=0.35,
-        )
+        spacing = {"handlelength": 1.2, "handleheight": 1.0, "columnspacing": 1.2, "labelspacing": 0.35}
+        figure.legend(handles=handles, loc=place, ncols=max(1, columns), **spacing)

@@ -127,13 +127,8 @@ def opinions(maps: ProposalMaps, name: str, calibration: CalibrationMaps | None 
         said = table[table["mask"] == mask]
         places, height = np.arange(len(said)), 0.8 / len(speakers)
         for number, who in enumerate(speakers):
-            bars.barh(
-                places + height * (number - (len(speakers) - 1) / 2),
-                said[who].fillna(0),
-                0.93 * height,
-                color=_SPEAKERS[who],
-                label=who,
-            )
+            shifted = places + height * (number - (len(speakers) - 1) / 2)
+            bars.barh(shifted, said[who].fillna(0), 0.93 * height, color=_SPEAKERS[who], label=who)
         bars.set_yticks(places, [wrapped(str(each), 22, lines=1) for each in said["class"]], size=7.5)
         bars.invert_yaxis()
         bars.set_xlim(0, 1)

@@ -49,13 +49,6 @@ def test_maps_are_rows_of_the_mean_over_heads():
     np.testing.assert_allclose(attention_map(attention, GRID, (2, 1)).ravel(), mean[1 + 2 * 4 + 1, 1:])
 
 
-def test_wrong_grids_and_places_are_named():
-    with pytest.raises(ValueError, match=r"does not fit a grid of 4 x 4"):
-        attention_map(softmax(2, TOKENS, TOKENS), (4, 4), (0, 0))
-    with pytest.raises(ValueError, match=r"there is no patch \(3, 0\) in a grid of 3 x 4"):
-        attention_map(softmax(2, TOKENS, TOKENS), GRID, (3, 0))
-
-
 def test_the_asking_patch_holds_the_largest_logit():
     scores, _ = scores_with_attention()
     assert [peak_patch(logits, GRID) for logits in scores.logits] == [(2, 3), (0, 0), (1, 1)]
