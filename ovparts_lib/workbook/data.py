@@ -53,18 +53,14 @@ class OpenedData:
 
     def overview(self) -> Panel:
         """One row for training and one for evaluation: split, images or records, classes, what was skipped."""
-        used = {} if self.training is None else {"training": (self.training, self.training.skipped)}
-        used["evaluation"] = self.evaluation, self.evaluation.skipped_records
+        used = [("evaluation", self.evaluation, self.evaluation.skipped_records)]
+        if self.training is not None:
+            used.insert(0, ("training", self.training, self.training.skipped))
         rows = [
-            {
-                "used for": use,
-                "split": dataset.split,
-                "images": len(dataset),
-                "skipped": skipped,
-                **_sizes(dataset.vocabulary),
-                "vocabulary": dataset.vocabulary.hash,
-            }
-            for use, (dataset, skipped) in used.items()
+            {"used for": use, "split": dataset.split, "images": len(dataset), "skipped": skipped}
+            | _sizes(dataset.vocabulary)
+            | {"vocabulary": dataset.vocabulary.hash}
+            for use, dataset, skipped in used
         ]
         return Panel("data", table=pd.DataFrame(rows), title="Data of this run")
 
