@@ -19,7 +19,7 @@ _HOMES = {
         "collate_training",
         "read_sample",
     ),
-    "few_shot": ("ShotList", "draw_shots", "with_drawn_shots"),
+    "few_shot": ("ShotList", "draw_shots"),
     "labels": ("read_image", "read_labels"),
     "loader": ("ResumableSampler", "TrainingLoader", "training_loader"),
     "readers.ade20k_part_234": ("ADE20KPart234",),

@@ -15,14 +15,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import TypeVar
 
 import numpy as np
 import pandas as pd
 
 from ovparts_lib.data.readers.base import Reader
-
-FewShotReader = TypeVar("FewShotReader", bound=Reader)
 
 
 @dataclass(frozen=True)
@@ -91,15 +88,3 @@ def draw_shots(reader: Reader, shots: int, seed: int = 0) -> ShotList:
         for name, part_ids in parts.items()
     }
     return draw_from(candidates, shots, seed)
-
-
-def with_drawn_shots(reader: FewShotReader, shots: int, seed: int = 0) -> tuple[FewShotReader, ShotList]:
-    """A reader whose few-shot splits use a drawn list in place of the file, and the list.
-
-    Args:
-        reader: a reader with few-shot splits; it stays as it is.
-        shots: images of each object; see :func:`draw_shots`.
-        seed: of the draw.
-    """
-    drawn = draw_shots(reader, shots, seed)
-    return reader.using_shots(drawn.image_ids), drawn

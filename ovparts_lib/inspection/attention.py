@@ -21,6 +21,7 @@ from ovparts_lib.inspection.panel import Panel
 from ovparts_lib.systems.scores import AttentionMaps, Scores
 
 ASKING = "from the patch where the word scores highest (cross)"
+_OPACITY = 0.8  # of the brightest heat colour
 _COLOUR_MAP = "inferno"  # even in lightness, also for colour-blind eyes
 
 
@@ -46,16 +47,13 @@ def peak_patch(logits: Tensor, grid: tuple[int, int]) -> tuple[int, int]:
     return row * grid[0] // logits.shape[0], column * grid[1] // logits.shape[1]
 
 
-def render_heat(
-    image: Tensor | np.ndarray, values: np.ndarray, *, top: float | None = None, opacity: float = 0.8
-) -> np.ndarray:
+def render_heat(image: Tensor | np.ndarray, values: np.ndarray, *, top: float | None = None) -> np.ndarray:
     """A map of any resolution over the grey picture, bilinearly resized, at the picture's full size.
 
     Args:
         image: uint8 (3, H, W) or (H, W, 3).
         values: (h, w), from 0.
         top: the value shown brightest; by default the largest.
-        opacity: of the brightest heat colour, 0..1.
 
     Returns:
         uint8 (H, W, 3).
@@ -70,7 +68,7 @@ def render_heat(
     )[0, 0].numpy()
     levels = np.clip(full / top if top > 0 else full, 0, 1)
     # Where there is little to see, more of the picture shows through.
-    weights = opacity * (0.4 + 0.6 * np.linspace(0, 1, 256, dtype=np.float32)[:, None])
+    weights = _OPACITY * (0.4 + 0.6 * np.linspace(0, 1, 256, dtype=np.float32)[:, None])
     heat = weights * (255 * mpl.colormaps[_COLOUR_MAP](np.arange(256))[:, :3]).astype(np.float32)
     index = np.rint(levels * 255).astype(np.uint8)
     grey = picture.mean(axis=2, dtype=np.float32)[..., None]

@@ -23,7 +23,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from ovparts_lib.atomic import replacing
+from ovparts_lib.atomic import write_atomically
 
 _STYLE = {
     "font.size": 9.0,
@@ -54,6 +54,8 @@ _FALLBACKS = (
 )
 _GLYPH = re.compile(r"Glyph (\d+) .*missing from")
 _LONGEST_SIDE = 100.0  # inches
+_TALLEST_PANEL = 5.0  # inches
+_SAVED_DPI = 150
 
 _P, _Drawn = ParamSpec("_P"), TypeVar("_Drawn")
 
@@ -112,7 +114,7 @@ def new_figure(width: float, height: float, *, pictures: bool = False) -> Figure
 
 
 def picture_panels(
-    count: int, columns: int, picture: np.ndarray, *, width: float = 2.75, gap: float = 0.45, tallest: float = 5.0
+    count: int, columns: int, picture: np.ndarray, *, width: float = 2.75, gap: float = 0.45
 ) -> tuple[Figure, np.ndarray]:
     """A grid of panels for one picture, without axes.
 
@@ -122,14 +124,13 @@ def picture_panels(
         picture: uint8 (h, w, 3), whose shape the panels have.
         width: of a panel in inches; less where the figure would be wider than a notebook.
         gap: height between panels, for titles.
-        tallest: a panel, in inches.
 
     Returns:
         The figure and its axes (rows, columns).
     """
     columns = max(1, min(columns, count))
     rows, total = -(-count // columns), min(11.0, width * columns + 0.2)
-    panel = min(total / columns * panel_aspect(picture), tallest)
+    panel = min(total / columns * panel_aspect(picture), _TALLEST_PANEL)
     figure = new_figure(total, rows * (panel + gap) + 0.2, pictures=True)
     axes = figure.subplots(rows, columns, squeeze=False)
     for ax in axes.ravel():
@@ -157,29 +158,15 @@ def layout_later(figure: Figure) -> Iterator[None]:
         figure.set_layout_engine("constrained")
 
 
-def save_figure(figure: Figure, path: Path | str, data: pd.DataFrame | None = None, *, dpi: int = 150) -> list[Path]:
+def save_figure(figure: Figure, path: Path, data: pd.DataFrame) -> None:
     """Write a figure as PNG and its data as CSV of the same name, each of them whole or not at all.
 
-    Returns:
-        The files written.
-
     Raises:
-        ValueError: the path does not end in ``.png``.
         OSError: no space or no permission; files of the same name that were there before are intact.
     """
-    path = Path(path)
-    if path.suffix != ".png":
-        raise ValueError(f"figures are saved as .png, not {path.name!r}")
-    picture = figure_png(figure, dpi)
-    with replacing(path) as partial:
-        partial.write_bytes(picture)
-    if data is None:
-        return [path]
-    table = path.with_suffix(".csv")
-    with replacing(table) as partial:
-        # A named index is part of the data (rows of a matrix); a plain one only counts lines.
-        data.to_csv(partial, index=data.index.name is not None)
-    return [path, table]
+    write_atomically(path, figure_png(figure, _SAVED_DPI))
+    # A named index is part of the data (rows of a matrix); a plain one only counts lines.
+    write_atomically(path.with_suffix(".csv"), data.to_csv(index=data.index.name is not None))
 
 
 def figure_png(figure: Figure, dpi: float = 100) -> bytes:

@@ -32,6 +32,7 @@ _DIMMED = 0.45  # brightness that is left of unlabelled pixels' surroundings in 
 _CROWDED = 0.4  # share of lines around a pixel above which lines hide what they separate
 _LEGEND_ROWS, _LEGEND_WORDS = 24, 48  # lines in a column beside a picture; words in a legend
 _WORD = 26  # characters on a line of a legend
+_COLUMNS = 4  # pictures side by side
 _PANEL = 960  # pixels of a picture's longer side in a figure
 _GIVEN = {
     "oracle_obj": "Objects and their masks are given; only an object's own parts compete inside it.",
@@ -161,8 +162,6 @@ def label_grid(
     vocabulary: Vocabulary,
     names: Sequence[str],
     split: str,
-    *,
-    columns: int = 4,
 ) -> Panel:
     """Several label maps on their pictures, with one legend, and a table of the pixels of each class in each."""
     colours = class_colours(vocabulary)
@@ -170,7 +169,7 @@ def label_grid(
     labels = [as_labels(label_map, p.shape[:2]) for label_map, p in zip(label_maps, pictures, strict=True)]
     words = _present(labels, vocabulary)
     painted = [_painted(picture, label_map, colours) for picture, label_map in zip(pictures, labels, strict=True)]
-    columns = min(columns, len(painted))
+    columns = min(_COLUMNS, len(painted))
     rows, width = -(-len(painted) // columns), min(11.0, 5.5 * columns)
     shapes = [painted[row * columns : (row + 1) * columns] for row in range(rows)]
     heights = [width / columns * min(1.4, max(map(panel_aspect, row))) + 0.28 for row in shapes]
@@ -193,9 +192,9 @@ def label_grid(
 
 
 @styled
-def caption_grid(images: Sequence[Tensor | np.ndarray], captions: Sequence[str], *, columns: int = 4) -> Panel:
+def caption_grid(images: Sequence[Tensor | np.ndarray], captions: Sequence[str]) -> Panel:
     """Several pictures with their captions, wrapped to the width of a picture."""
-    figure, axes = picture_panels(len(images), columns, np.empty((1, 1, 3)), gap=0.9)
+    figure, axes = picture_panels(len(images), _COLUMNS, np.empty((1, 1, 3)), gap=0.9)
     for ax, image, caption in zip(axes.ravel(), images, captions, strict=False):
         _show(ax, panel_picture(image, _PANEL), wrapped(caption, 34, lines=6))
     table = pd.DataFrame({"picture": range(1, len(captions) + 1), "caption": captions})

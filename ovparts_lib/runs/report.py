@@ -26,13 +26,12 @@ _TOLD_ELSEWHERE = frozenset(
 )
 
 
-def write_report(runs: Sequence[RunRecord], target: Path, title: str = "Open-vocabulary part segmentation") -> Path:
+def write_report(runs: Sequence[RunRecord], target: Path) -> Path:
     """Write a report that needs no other file and no network; its pictures link to those of full size in the runs.
 
     Args:
         runs: what to show, in this order.
         target: HTML file to write; its folder is created.
-        title: heading of the page.
 
     Returns:
         ``target``.
@@ -46,7 +45,6 @@ def write_report(runs: Sequence[RunRecord], target: Path, title: str = "Open-voc
     environment.filters["number"] = format_number
     template = environment.from_string(files("ovparts_lib.runs").joinpath("report.html").read_text(encoding="utf-8"))
     page = template.render(
-        title=title,
         written=datetime.now(UTC).strftime("%d %B %Y, %H:%M UTC"),
         comparisons=comparisons(runs),
         runs=[_run(run, target.parent) for run in runs],

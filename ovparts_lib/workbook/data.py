@@ -28,7 +28,7 @@ from ovparts_lib.data.audit import (
     words_known_from_training,
 )
 from ovparts_lib.data.class_dataset import read_classes
-from ovparts_lib.data.few_shot import ShotList, with_drawn_shots
+from ovparts_lib.data.few_shot import ShotList, draw_shots
 from ovparts_lib.data.registry import find_dataset, open_reader, verify_dataset
 from ovparts_lib.data.verification_report import problem_table
 from ovparts_lib.inspection import Panel
@@ -148,7 +148,8 @@ def with_shots(params: SystemOptions, reader: Reader) -> tuple[Reader, ShotList 
     """The training data with the run's drawn few-shot list, if it draws one, and the list."""
     if params.shots is None:
         return reader, None
-    return with_drawn_shots(reader, params.shots, params.shots_seed)
+    drawn = draw_shots(reader, params.shots, params.shots_seed)
+    return reader.using_shots(drawn.image_ids), drawn
 
 
 def _show_draw(drawn: ShotList, output: RunOutput) -> None:

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from ovparts_lib.data import DatasetError, PascalPart116, TrainingDataset
-from ovparts_lib.data.few_shot import draw_from, draw_shots, with_drawn_shots
+from ovparts_lib.data.few_shot import draw_from, draw_shots
 from ovparts_lib.data.registry import open_reader
 from ovparts_lib.data.splits import read_shot_list
 from ovparts_lib.miniature.layout import render_miniature
@@ -61,7 +61,8 @@ def test_more_shots_than_images(drawn_world):
 
 
 def test_a_drawn_list_replaces_the_file(drawn_world):
-    reader, drawn = with_drawn_shots(drawn_world, 1, seed=2)
+    drawn = draw_shots(drawn_world, 1, seed=2)
+    reader = drawn_world.using_shots(drawn.image_ids)
     dataset = TrainingDataset(reader, "train_few_shot")
     assert [record.image_id for record in dataset.records] == list(drawn.image_ids)
     assert len(dataset.vocabulary.parts) == 116
@@ -87,7 +88,8 @@ def test_partimagenet_gets_a_few_shot_split(dataset, tmp_path):
     reader = open_reader(dataset, tmp_path / "mini")
     with pytest.raises(DatasetError, match=r"train_16shot\.json: no such file\. .* or draw one"):
         reader.records("train_few_shot")
-    few, drawn = with_drawn_shots(reader, 1)
+    drawn = draw_shots(reader, 1)
+    few = reader.using_shots(drawn.image_ids)
     samples = TrainingDataset(few, "train_few_shot")
     objects = {few.vocabulary.objects[few.picture(r).object_id] for r in samples.records}
     there = {few.vocabulary.objects[few.picture(r).object_id] for r in few.records("train_all")}

@@ -6,7 +6,7 @@ import torch
 
 from ovparts_lib.data import EvaluationDataset, TrainingDataset, collate_training, verify_dataset
 from ovparts_lib.data.class_dataset import ClassEvaluationDataset
-from ovparts_lib.data.few_shot import with_drawn_shots
+from ovparts_lib.data.few_shot import draw_shots
 from ovparts_lib.data.registry import open_reader
 from ovparts_lib.miniature.layout import LAYOUTS, render_miniature
 from ovparts_lib.systems.clipseg.model import MINIATURE_CLIPSEG, Clipseg
@@ -50,7 +50,8 @@ def test_every_split_of_every_miniature_can_be_served(worlds, dataset):
 def test_ade_splits_follow_a_drawn_list(worlds):
     """Instances of the drawn images to train on; unseen ones of the other training images are tested on."""
     reader = worlds[ADE]
-    few, drawn = with_drawn_shots(reader, 2, seed=1)
+    drawn = draw_shots(reader, 2, seed=1)
+    few = reader.using_shots(drawn.image_ids)
     assert {record.image_id for record in few.records("train_few_shot")} == set(drawn.image_ids)
     all_of_training = {r.image_id for r in reader.records("val_obj_condition")} - {
         r.image_id for r in reader.pairs("val")
