@@ -9,11 +9,10 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from ovparts_lib.data.dataset import read_sample
+from ovparts_lib.data.dataset import EmptySamples, read_sample
 from ovparts_lib.data.readers.base import Reader
 from ovparts_lib.data.readers.semantic import SemanticReader
 from ovparts_lib.data.records import DatasetError, Record
-from ovparts_lib.data.released import EmptySamples
 
 
 @dataclass

@@ -16,12 +16,11 @@ from pydantic import ValidationError
 
 from ovparts_lib.atomic import saying_disk_full, sweep, write_atomically
 from ovparts_lib.processes import allow_open_files
-from ovparts_lib.runs.json_output import to_json
 from ovparts_lib.runs.load_params import StrictLoader
 from ovparts_lib.runs.lock import FolderLock
 from ovparts_lib.runs.parameters import RunParameters
 from ovparts_lib.runs.project import display_path
-from ovparts_lib.runs.provenance import collect_provenance
+from ovparts_lib.runs.provenance import collect_provenance, to_json
 
 RunState = Literal["absent", "partial", "complete"]
 LOCK, EXECUTION_LOCK, EMPTYING = ".lock", ".execution.lock", ".emptying"

@@ -13,7 +13,7 @@ from ovparts_lib.data import (
     collate_training,
     read_labels,
 )
-from ovparts_lib.data.released import ReleasedReplacement
+from ovparts_lib.data.dataset import ReleasedReplacement
 from ovparts_lib.data.transforms import ResizeShortestEdge, training_transform
 from tests.data.released_layout import GOLDEN, VOC, picture, save
 
