@@ -145,9 +145,6 @@ def score_maps(
 
     Returns:
         With a table of each word's peak, mean, and share of the map above one half.
-
-    Raises:
-        ValueError: a chosen word has no score.
     """
     names, maps = [words[number] for number in scores.class_ids], scores.class_maps().detach().float()
     maps, kind = (maps, "score") if scores.are_probabilities else (maps.sigmoid(), "sigmoid of the logit")
@@ -155,9 +152,6 @@ def score_maps(
     if chosen is None:
         order = np.argsort(-maps.max(axis=(1, 2)), kind="stable")[:12].tolist()
     else:
-        missing = [word for word in chosen if word not in names]
-        if missing:
-            raise ValueError(f"there is no score map for {missing[0]!r}; there are {', '.join(names)}")
         order = [names.index(word) for word in chosen]
     top = max(1.0, float(maps.max()))
     picture = panel_picture(image, 640)

@@ -101,8 +101,7 @@ def image_panels(
     scores, maps = model.inspect([image], vocabulary, class_ids=shown, background=False, **given)[0]
     for kind, generic in (("generic_cost", True), ("cost", False)):
         if kind in maps:
-            words = maps[kind].queries if generic else None
-            yield inspection.cost_maps(image, scores, maps[kind], name, words=words, generic=generic)
+            yield inspection.cost_maps(image, scores, maps[kind], name, generic=generic)
             if maps[kind].class_attention:
                 yield inspection.class_attention(maps[kind], name, generic=generic)
     if "proposals" in maps:

@@ -3,15 +3,8 @@ import pandas as pd
 import pytest
 import torch
 
-from ovparts_lib.inspection import (
-    class_colours,
-    comparison,
-    comparison_table,
-    label_grid,
-    overlay,
-    render_error,
-    render_overlay,
-)
+from ovparts_lib.inspection import class_colours, comparison, label_grid, overlay, render_overlay
+from ovparts_lib.inspection.overlays import comparison_table, render_error
 from ovparts_lib.inspection.palette import RIGHT, WRONG
 from ovparts_lib.vocabularies import PartVocabulary, load_vocabulary
 
