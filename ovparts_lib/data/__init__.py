@@ -9,7 +9,6 @@ from typing import Any
 _HOMES = {
     "ade20k_source": ("build_ade20k_part_234",),
     "audit": ("class_frequencies", "classes_seen_in_training"),
-    "class_dataset": ("ClassEvaluationDataset",),
     "dataset": ("EvaluationDataset", "EvaluationSample", "ObjectRegion", "TrainingDataset", "collate_training"),
     "labels": ("read_image", "read_labels"),
     "loader": ("ResumableSampler", "training_loader"),

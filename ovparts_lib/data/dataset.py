@@ -165,12 +165,27 @@ class EvaluationSample:
         return tuple(region.object_id for region in self.regions)
 
 
+@dataclass
+class ClassSample:
+    """One picture of an object-level dataset with the class of every pixel; all of it is one record.
+
+    Attributes:
+        image: uint8 (3, H, W) RGB at native size.
+        label_map: int64 (H, W), ids of the vocabulary's classes, ``ignore_label`` where there is none.
+        image_id: base name of the picture.
+    """
+
+    image: Tensor
+    label_map: Tensor
+    image_id: str
+
+
 class EvaluationDataset(Dataset):
-    """The images of a conditioned split, each with all its records, so that it is read and encoded once.
+    """The images of a split, each with all its records, so that it is read and encoded once.
 
     Args:
         reader: the dataset on disk.
-        split: a split with one record per (image, object), such as ``val_obj_condition``.
+        split: a split with one record per (image, object), such as ``val_obj_condition``; of object-level data any.
         empty_samples: ``skip`` leaves records without part pixels out, and images without any other record;
             ``replace_as_released`` serves a random other record for each, as the released code does with one process
             and no workers: an object id then occurs as often as its record is served. (The released code decides after
@@ -178,7 +193,8 @@ class EvaluationDataset(Dataset):
 
     Attributes:
         vocabulary: the full vocabulary.
-        skipped_records: number of (image, object) records left out or replaced because they have no part pixel.
+        image_ids: of the images, sorted.
+        skipped_records: number of records left out or replaced because they have no labelled pixel.
         empty_samples: as given.
 
     Raises:
@@ -190,19 +206,19 @@ class EvaluationDataset(Dataset):
         self, reader: Reader, split: str = "val_obj_condition", *, empty_samples: EmptySamples = "skip"
     ) -> None:
         self.reader, self.split, self.vocabulary = reader, split, reader.vocabulary
-        self.empty_samples = empty_samples
+        self.empty_samples, self._of_parts = empty_samples, isinstance(self.vocabulary, PartVocabulary)
         records = reader.records(split)
-        if any(record.object_id is None for record in records):
+        if self._of_parts and any(record.object_id is None for record in records):
             raise ValueError(
                 f"evaluation needs records conditioned on an object, which split {split!r} does not have; "
                 f"use {split}_obj_condition"
             )
-        parts = range(len(self.vocabulary.parts))
-        has_part = [reader.has_part(split, record, parts) for record in records]
+        classes = range(len(self.vocabulary.classes))
+        has_part = [reader.has_part(split, record, classes) for record in records]
         self._skipped_of = Counter(r.image_id for r, useful in zip(records, has_part, strict=True) if not useful)
         self.skipped_records = len(records) - sum(has_part)
         if not any(has_part):
-            raise DatasetError(f"split {split!r} has no record with a part label")
+            raise DatasetError(f"split {split!r} of {reader.title} has no image with a label", file=reader.root)
         served = [record for record, useful in zip(records, has_part, strict=True) if useful]
         if empty_samples == "replace_as_released":
             replacement = ReleasedReplacement(len(records))
@@ -226,9 +242,12 @@ class EvaluationDataset(Dataset):
         """The objects that the image at ``index`` is evaluated for, one per record, without reading the image."""
         return tuple(record.object_id for record in self._of_image[self.image_ids[index]])
 
-    def __getitem__(self, index: int) -> EvaluationSample:
+    def __getitem__(self, index: int) -> EvaluationSample | ClassSample:
         """The image at ``index`` (images are sorted by base name). Raises DatasetError when a file is wrong."""
         records = self._of_image[self.image_ids[index]]
+        if not self._of_parts:
+            image, label_map = read_classes(self.reader, records[0])
+            return ClassSample(image, torch.from_numpy(label_map.astype(np.int64)), self.image_ids[index])
         image, object_map, part_map = read_sample(self.reader, records[0])
         masks = {record: self.reader.region(record, object_map) for record in records}
         regions = {record: ObjectRegion.of(record.object_id, mask) for record, mask in masks.items()}
@@ -261,6 +280,12 @@ def read_sample(reader: Reader, record: Record) -> tuple[Tensor, *tuple[np.ndarr
     image = read_image(record.image_path, label_maps[-1].shape)
     check_same_size(record.image_path, tuple(image.shape[-2:]), record.part_path, label_maps[-1].shape)
     return image, *label_maps
+
+
+def read_classes(reader: Reader, record: Record) -> tuple[Tensor, np.ndarray]:
+    """Picture uint8 (3, H, W) and class of every pixel (H, W), a part or a whole object, as :func:`read_sample`."""
+    image, *label_maps = read_sample(reader, record)
+    return image, label_maps[-1]
 
 
 def collate_training(samples: Sequence[dict[str, Any]]) -> Batch:

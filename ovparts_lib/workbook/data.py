@@ -10,7 +10,6 @@ import pandas as pd
 
 from ovparts_lib import inspection
 from ovparts_lib.data import (
-    ClassEvaluationDataset,
     DatasetError,
     EvaluationDataset,
     Reader,
@@ -27,7 +26,7 @@ from ovparts_lib.data.audit import (
     shared_pictures,
     words_known_from_training,
 )
-from ovparts_lib.data.class_dataset import read_classes
+from ovparts_lib.data.dataset import read_classes
 from ovparts_lib.data.few_shot import ShotList, draw_shots
 from ovparts_lib.data.registry import find_dataset, open_reader, verify_dataset
 from ovparts_lib.data.verification_report import problem_table
@@ -49,7 +48,7 @@ class OpenedData:
     """
 
     training: TrainingDataset | None
-    evaluation: EvaluationDataset | ClassEvaluationDataset
+    evaluation: EvaluationDataset
 
     def overview(self) -> Panel:
         """One row for training and one for evaluation: split, images or records, classes, what was skipped."""
@@ -128,11 +127,7 @@ def open_data(params: SystemOptions, output: RunOutput) -> OpenedData:
         if not params.test_dataset:
             scored = trained  # the test split leaves out the images that were drawn
     training = open_training(params, trained) if params.iterations else None
-    if isinstance(scored.vocabulary, PartVocabulary):
-        evaluation = EvaluationDataset(scored, params.test_split, empty_samples=params.empty_samples)
-    else:
-        evaluation = ClassEvaluationDataset(scored, params.test_split)
-    data = OpenedData(training, evaluation)
+    data = OpenedData(training, EvaluationDataset(scored, params.test_split, empty_samples=params.empty_samples))
     if training is not None and params.test_dataset:
         _refuse_shared_pictures(training, scored.records(params.test_split))
     if training is not None and params.test_dataset and isinstance(scored.vocabulary, PartVocabulary):

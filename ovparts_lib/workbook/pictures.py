@@ -24,7 +24,7 @@ def comparison_panels(model: nn.Module, dataset: Any, count: int) -> Iterator[Pa
 
     Args:
         model: the system.
-        dataset: an :class:`~ovparts_lib.data.EvaluationDataset` or ``ClassEvaluationDataset``.
+        dataset: an :class:`~ovparts_lib.data.EvaluationDataset`.
         count: images shown, of seen and unseen objects in turn.
     """
     vocabulary = dataset.vocabulary

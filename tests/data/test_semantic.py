@@ -9,8 +9,8 @@ from scipy.io import savemat
 
 from ovparts_lib.data import (
     DATASETS,
-    ClassEvaluationDataset,
     DatasetError,
+    EvaluationDataset,
     TrainingDataset,
     class_frequencies,
     classes_seen_in_training,
@@ -110,7 +110,7 @@ def test_an_archive_becomes_label_files_that_are_read_and_verified(prepared, nam
             (label_map,) = reader.label_maps(record)
             assert label_map.dtype == (np.uint16 if vocabulary.ignore_label > 255 else np.uint8)
             np.testing.assert_array_equal(label_map, expected)
-    sample = ClassEvaluationDataset(reader)[0]
+    sample = EvaluationDataset(reader, "val")[0]
     np.testing.assert_array_equal(sample.label_map.numpy(), expected)
     assert tuple(sample.image.shape) == (3, *SIZE)
     table = class_frequencies(reader, "val").set_index("class")
@@ -131,7 +131,7 @@ def test_pictures_without_labels_are_counted_where_they_are_left_out(prepared):
         Image.fromarray(np.full(SIZE, label, np.uint8)).save(labelled.with_name(f"{name}.png"))
         image = next(path for path in (root / "val2017").iterdir() if path.stem == labelled.stem)
         shutil.copy(image, image.with_name(f"{name}{image.suffix}"))
-    dataset = ClassEvaluationDataset(open_reader("coco_stuff_171", root))
+    dataset = EvaluationDataset(open_reader("coco_stuff_171", root), "val")
     assert dataset.image_ids == (labelled.stem, names[1]) and dataset.skipped_records == 2
     assert [dataset.skipped_among(count) for count in (1, 2)] == [0, 2]
 
@@ -143,7 +143,7 @@ def test_large_ade_pictures_are_stored_at_512_with_their_labels(tmp_path):
     save(folder / "x_seg.png", np.stack([codes // 256 * 10, codes % 256, codes % 7], axis=-1).astype(np.uint8))
     (folder / "x.json").write_text("{}")
     prepare_dataset("ade20k_847", tmp_path, tmp_path / "made")
-    sample = ClassEvaluationDataset(open_reader("ade20k_847", tmp_path / "made"))[0]
+    sample = EvaluationDataset(open_reader("ade20k_847", tmp_path / "made"), "val")[0]
     assert tuple(sample.image.shape[1:]) == tuple(sample.label_map.shape) == (512, 853)
     assert sample.label_map[0].tolist() == [0 if int(x * 1000 / 853) < 500 else 1 for x in range(853)]
 
@@ -196,7 +196,7 @@ def test_wrong_label_files_are_one_clear_problem(prepared, damage):
     (problem,) = verify_dataset(name, root).problems
     assert problem.file == str(path) and message in problem.what
     with pytest.raises(DatasetError, match=path.name):
-        list(ClassEvaluationDataset(open_reader(name, root)))
+        list(EvaluationDataset(open_reader(name, root), "val"))
 
 
 def test_a_background_saved_as_0_is_found(prepared):

@@ -5,7 +5,6 @@ import pytest
 import torch
 
 from ovparts_lib.data import EvaluationDataset, TrainingDataset, collate_training, verify_dataset
-from ovparts_lib.data.class_dataset import ClassEvaluationDataset
 from ovparts_lib.data.few_shot import draw_shots
 from ovparts_lib.data.registry import open_reader
 from ovparts_lib.miniature.layout import LAYOUTS, render_miniature
@@ -40,7 +39,7 @@ def test_every_split_of_every_miniature_can_be_served(worlds, dataset):
         values = set(np.unique(sample["part_map"]).tolist())
         assert values - {ignore} and max(values - {ignore}) < classes
         if not of_parts:
-            assert set(np.unique(ClassEvaluationDataset(reader, split)[0].label_map)) - {reader.vocabulary.ignore_label}
+            assert set(np.unique(EvaluationDataset(reader, split)[0].label_map)) - {reader.vocabulary.ignore_label}
         elif reader.split(split).conditioned:
             evaluation = EvaluationDataset(reader, split)
             assert evaluation[0].regions
