@@ -177,13 +177,13 @@ def _entry_of(photo: ReleasePhoto) -> tuple[dict[str, Any], np.ndarray]:
     }
     if entry["pixels"]:
         entry["instances"] = []
-        for item in items:
+        for object_id, item in items:
             region = photo.visible(item)
             if not region.any():
                 entry["hidden"] += 1
                 continue
             parts = np.unique(part_map[region])
-            instance = annotation(item.object_id, region, encode_rle(region))
+            instance = annotation(object_id, region, encode_rle(region))
             entry["instances"].append(instance | {"part_category_id": parts[parts != ignore].tolist()})
     return entry, part_map
 

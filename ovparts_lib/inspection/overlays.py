@@ -92,7 +92,8 @@ def overlay(image: Tensor | np.ndarray, label_map: Tensor | np.ndarray, vocabula
     words, painted = _present([labels], vocabulary), _painted(picture, labels, class_colours(vocabulary))
     lines = sum(_legend_word(vocabulary.classes[part]).count("\n") + 1 for part in words[:_LEGEND_WORDS])
     columns = -(-lines // _LEGEND_ROWS)
-    width, height = _panel_size(painted, 6.4, 5.4)
+    aspect = panel_aspect(painted)
+    width, height = min(6.4, 5.4 / aspect), min(5.4, 6.4 * aspect)
     figure = new_figure(width + 0.2 + 2.2 * columns, max(height + 0.35, 0.21 * min(lines, _LEGEND_ROWS) + 0.4))
     _show(figure.add_subplot(), painted, name)
     _legend(figure, words, vocabulary, "outside right upper", columns)
@@ -255,12 +256,6 @@ def _present(label_maps: Sequence[np.ndarray], vocabulary: Vocabulary) -> list[i
     count = len(vocabulary.classes)
     area = sum(np.bincount(m[(m >= 0) & (m < count)], minlength=count) for m in label_maps)
     return [int(part) for part in np.argsort(-area, kind="stable") if area[part]]
-
-
-def _panel_size(picture: np.ndarray, width: float, height: float) -> tuple[float, float]:
-    """Width and height of a panel within the given ones, in the shape of a picture."""
-    aspect = panel_aspect(picture)
-    return min(width, height / aspect), min(height, width * aspect)
 
 
 def _show(ax: Axes, picture: np.ndarray, title: str) -> None:
