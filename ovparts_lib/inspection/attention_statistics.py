@@ -100,14 +100,12 @@ def attention_by_class(tables: Iterable[pd.DataFrame]) -> pd.DataFrame:
         tables: of :func:`attention_statistics`, one per image.
 
     Returns:
-        ``object``, ``part``, ``images`` and the means of ``strength``, ``shared``, ``on_part``, ``object_overlap``.
-
-    Raises:
-        ValueError: no table has a row.
+        ``object``, ``part``, ``images`` and the means of ``strength``, ``shared``, ``on_part``, ``object_overlap``;
+        empty if no table has a row.
     """
     filled = [table for table in tables if len(table)]
     if not filled:
-        raise ValueError("no image shows a part, so there is no attention to summarise")
+        return pd.DataFrame()
     groups = pd.concat(filled).groupby(["object", "part"], sort=False)
     means = groups[["strength", "shared", "on_part", "object_overlap"]].mean()
     return means.assign(images=groups.size())[["images", *means.columns]].reset_index()

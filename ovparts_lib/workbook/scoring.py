@@ -36,13 +36,9 @@ COUNTS = ("classes_seen", "classes_unseen", "records", "skipped_records", "image
 
 def evaluation_options(params: SystemOptions) -> dict[str, Any]:
     """How the parameters want scoring done: arguments of :func:`ovparts_lib.evaluation.evaluate`."""
-    return {
+    return params.chosen("precision", "workers", "boundary", "oracle_rule") | {
         "device": device_of(params),
-        "precision": params.precision,
-        "workers": params.workers,
         "limit": params.evaluation_limit,
-        "boundary": params.boundary,
-        "oracle_rule": params.oracle_rule,
         "double_resize": params.network_input if params.ground_truth == "double_resized" else None,
     }
 
