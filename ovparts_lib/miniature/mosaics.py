@@ -1,7 +1,7 @@
 """Pictures joined into mosaics, so that a CLIP's patches learn to mean what is where they are.
 
-A caption tells of a whole picture, and patches that have only ever been averaged over one all come to say the same. In a
-mosaic every cell has a caption of its own, with nothing annotated.
+A caption tells of a whole picture, and patches that are only ever averaged over one all come to say the same. In a
+mosaic every cell has a caption of its own, and nothing was annotated.
 Source: Wu et al., "CLIM: Contrastive Language-Image Mosaic for Region Representation", AAAI 2024.
 """
 
