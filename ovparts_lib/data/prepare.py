@@ -210,11 +210,8 @@ def _context(source: Path, name: str) -> dict[str, Source]:
     ids = _context_ids(source / "labels.txt")
     vocabulary = load_vocabulary(name)
     if missing := [title for title in vocabulary.classes if title not in ids]:
-        raise DatasetError(
-            f"lists no class {missing[0]!r} ({len(missing)} of {len(vocabulary.classes)} are missing)",
-            file=source / "labels.txt",
-            what_to_do="Use the labels.txt of Pascal-Context.",
-        )
+        what = f"lists no class {missing[0]!r} ({len(missing)} of {len(vocabulary.classes)} are missing)"
+        raise DatasetError(what, file=source / "labels.txt", what_to_do="Use the labels.txt of Pascal-Context.")
     table = _table((ids[title] for title in vocabulary.classes), vocabulary.ignore_label, _CODES)
     paths = [source / "trainval" / f"{image_id}.mat" for image_id in _facts()["pascal_context_val"]]
     if not (source / "trainval").is_dir():
@@ -238,11 +235,8 @@ def _label_map(path: Path) -> np.ndarray:
     try:
         labels = np.asarray(loadmat(path)["LabelMap"])
     except (OSError, ValueError, KeyError, NotImplementedError, TypeError, MatReadError) as error:
-        raise DatasetError(
-            f"holds no LabelMap ({type(error).__name__}: {error})",
-            file=path,
-            what_to_do="Unpack trainval.tar.gz of Pascal-Context again.",
-        ) from None
+        what = f"holds no LabelMap ({type(error).__name__}: {error})"
+        raise DatasetError(what, file=path, what_to_do="Unpack trainval.tar.gz of Pascal-Context again.") from None
     if labels.ndim != 2 or labels.min(initial=0) < 0 or labels.max(initial=0) >= _CODES:
         raise DatasetError(f"has a LabelMap of shape {labels.shape} with values that are no classes", file=path)
     return labels.astype(np.int64)

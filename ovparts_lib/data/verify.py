@@ -236,13 +236,9 @@ def _check_background(
     if len(full) < reader.background_share * len(labels.image_ids):
         report.notes.append(f"{name}: {path.name} {what}: look whether the background of these was saved as 0")
         return
-    report.problems.append(
-        Problem(
-            str(path),
-            f"{what}: the background seems to have been saved as 0",
-            f"Unpack the released label files again; pixels without label are {ignore} there.",
-        )
-    )
+    what += ": the background seems to have been saved as 0"
+    advice = f"Unpack the released label files again; pixels without label are {ignore} there."
+    report.problems.append(Problem(str(path), what, advice))
 
 
 def _check_unseen(reader: Reader, name: str, labels: LabelCounts, report: VerificationReport) -> None:
@@ -271,9 +267,8 @@ def _check_shared_pictures(inspections: dict[str, list[Inspection]], report: Ver
         path = inspection.record.image_path
         twin = train.get(inspection.record.image_id) or contents.get(inspection.digests.get("image", "unread"))
         if twin is not None:
-            report.problems.append(
-                Problem(str(path), f"is also a training picture: {twin}", "Remove it from train or from val.")
-            )
+            what = f"is also a training picture: {twin}"
+            report.problems.append(Problem(str(path), what, "Remove it from train or from val."))
 
 
 def _fingerprint(reader: Reader, lists: list[Path], inspections: list[Inspection]) -> str:

@@ -165,11 +165,9 @@ def _refuse_shared_pictures(training: TrainingDataset, tested: Sequence[Record])
     pairs = shared_pictures(training.records, tested)
     if pairs:
         first, second = pairs[0]
-        raise DatasetError(
-            f"is also trained on, as {first} ({len(pairs)} pictures in all)",
-            file=second,
-            what_to_do="Choose splits that have no picture in common, or remove the pictures from one of them.",
-        )
+        what = f"is also trained on, as {first} ({len(pairs)} pictures in all)"
+        advice = "Choose splits that have no picture in common, or remove the pictures from one of them."
+        raise DatasetError(what, file=second, what_to_do=advice)
 
 
 def _verify(dataset: str, root: str, output: RunOutput, table: str) -> tuple[Reader, VerificationReport]:
