@@ -20,12 +20,7 @@ from ovparts_lib.data import (
     training_transform,
 )
 from ovparts_lib.data.ade20k_source import build_ade20k_part_234
-from ovparts_lib.data.audit import (
-    classes_seen_in_training,
-    instance_table,
-    shared_pictures,
-    words_known_from_training,
-)
+from ovparts_lib.data.audit import classes_seen_in_training, instance_table, shared_pictures, words_known_from_training
 from ovparts_lib.data.dataset import read_classes
 from ovparts_lib.data.few_shot import ShotList, draw_shots
 from ovparts_lib.data.registry import find_dataset, open_reader, verify_dataset
