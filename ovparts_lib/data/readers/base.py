@@ -298,7 +298,7 @@ class Reader:
         return kept
 
     def using_shots(self, image_ids: Iterable[str]) -> Self:
-        """A copy of the reader whose few-shot splits use these images (a drawn list, say); it shares what is counted."""
+        """A copy of the reader whose few-shot splits use these images (a drawn list, say); it shares the counts."""
         reader = copy.copy(self)
         reader._shots = frozenset(image_ids)
         return reader
