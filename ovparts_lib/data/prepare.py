@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from functools import cache, partial
+from functools import cache
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -141,10 +141,6 @@ def _store_picture(picture: Path, label_file: Path, labels: np.ndarray, folder: 
     return labels
 
 
-def _by_table(path: Path, table: np.ndarray) -> np.ndarray:
-    return table[read_labels(path, np.uint8)]
-
-
 @cache
 def _facts() -> dict[str, list]:
     return json.loads(files(__package__).joinpath("semantic_source.json").read_text(encoding="utf-8"))
@@ -168,7 +164,7 @@ def _folders(
             continue
         there = list_files(source / labels, (".png",))
         paths = [there.get(name, source / labels / f"{name}.png") for name in (there if names is None else names)]
-        found[split] = Source(paths, partial(_by_table, table=table), source / pictures)
+        found[split] = Source(paths, lambda path: table[read_labels(path)], source / pictures)
     return found
 
 
