@@ -23,7 +23,7 @@ def part_confusion(evaluation: Evaluation, mode: str) -> Panel:
         evaluation: the counts.
         mode: one of its modes.
     """
-    vocabulary, counts = evaluation.vocabulary, evaluation.matrices[mode].numpy()
+    vocabulary, counts = evaluation.vocabulary, evaluation.matrices[mode]
     labelled = counts[:, :-1].sum(axis=0) > 0
     objects = [n for i, n in enumerate(vocabulary.objects) if sum(labelled[list(vocabulary.parts_of(i))]) >= 2]
     title = f"Confusion between parts, {mode.replace('_', '-')}"
@@ -55,7 +55,7 @@ def part_confusion_table(evaluation: Evaluation, object_name: str, mode: str) ->
     """
     vocabulary = evaluation.vocabulary
     own = list(vocabulary.parts_of(vocabulary.object_id(object_name)))
-    counts = evaluation.matrices[mode].numpy()[:, own].T.astype(np.float64)
+    counts = evaluation.matrices[mode][:, own].T.astype(np.float64)
     names = [vocabulary.pairs[part][1] for part in own]
     table = pd.DataFrame(counts[:, own], index=pd.Index(names, name="ground truth"), columns=names)
     background = counts[:, -1]

@@ -22,8 +22,8 @@ class TextCache:
     The key holds the texts, the templates, the autocast state, and a checksum over every bit of the text tower's
     weights. So an optimiser step, a loaded state dict, a copy through ``.data``, or a move to another device or dtype
     are all noticed, whoever made them: embeddings of an earlier tower would give wrong scores without a word (as the
-    reference's do for a second vocabulary). The checksum costs one pass over the text tower, some 140 ms for ViT-B/16 on
-    one CPU core.
+    reference's do for a second vocabulary). The checksum costs one pass over the text tower, some 140 ms for ViT-B/16
+    on one CPU core.
 
     Args:
         capacity: lists of texts that are remembered, the most recently used ones.
