@@ -101,11 +101,7 @@ def resize_image(image: Tensor, size: tuple[int, int]) -> Tensor:
 
 
 def resize_labels(
-    labels: Tensor,
-    size: tuple[int, int],
-    rule: LabelResize = "centre",
-    *,
-    released_dtype: torch.dtype = torch.float64,
+    labels: Tensor, size: tuple[int, int], rule: LabelResize = "centre", *, released_dtype: torch.dtype = torch.float64
 ) -> Tensor:
     """Nearest-neighbour resize of a label map of any integer type: the one place where labels are resampled.
 

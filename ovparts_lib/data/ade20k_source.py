@@ -89,11 +89,9 @@ def find_pictures(source: str | Path) -> dict[str, list[Path]]:
     tops = [source / inside for inside in (f"{RELEASE}/images/ADE", "images/ADE", "ADE", ".")]
     top = next((top for top in tops if any((top / folder).is_dir() for folder in FOLDERS.values())), None)
     if top is None:
-        raise DatasetError(
-            "is not there" if not source.exists() else "holds neither images/ADE/training nor images/ADE/validation",
-            file=source,
-            what_to_do=f"Give the folder {RELEASE} as the authors of ADE20K distribute it.",
-        )
+        what = "is not there" if not source.exists() else "holds neither images/ADE/training nor images/ADE/validation"
+        advice = f"Give the folder {RELEASE} as the authors of ADE20K distribute it."
+        raise DatasetError(what, file=source, what_to_do=advice)
     pictures = {name: _pictures_in(top / folder) for name, folder in FOLDERS.items()}
     every = [path for paths in pictures.values() for path in paths]
     if not every:
@@ -101,11 +99,8 @@ def find_pictures(source: str | Path) -> dict[str, list[Path]]:
             "holds no pictures", file=top, what_to_do=f"Unpack {RELEASE} again: folders of scenes with .jpg files."
         )
     if not any(path.with_suffix(".json").is_file() for path in every):
-        raise DatasetError(
-            "has no NAME.json beside any picture",
-            file=top,
-            what_to_do=f"This reads {RELEASE}; earlier releases, and the scene parsing benchmark, are other formats.",
-        )
+        advice = f"This reads {RELEASE}; earlier releases, and the scene parsing benchmark, are other formats."
+        raise DatasetError("has no NAME.json beside any picture", file=top, what_to_do=advice)
     return pictures
 
 
@@ -123,11 +118,8 @@ def _claim(target: Path) -> None:
     if target.exists() and not target.is_dir():
         raise DatasetError("is a file", file=target, what_to_do="Name a folder to write the dataset to.")
     if target.is_dir() and any(target.iterdir()) and not (target / MARKER).is_file():
-        raise DatasetError(
-            "holds files that were not built from the release, which are not overwritten",
-            file=target,
-            what_to_do="Name an empty folder.",
-        )
+        what = "holds files that were not built from the release, which are not overwritten"
+        raise DatasetError(what, file=target, what_to_do="Name an empty folder.")
     target.mkdir(parents=True, exist_ok=True)
     marker = {"dataset": "ADE20K-Part-234", "built_from": RELEASE, "rules": RULES}
     write_atomically(target / MARKER, json.dumps(marker, indent=1))

@@ -56,12 +56,7 @@ class TrainingDataset(Dataset):
     """
 
     def __init__(
-        self,
-        reader: Reader,
-        split: str,
-        transform: Callable[[Any], Any] | None = None,
-        *,
-        per_object: bool = False,
+        self, reader: Reader, split: str, transform: Callable[[Any], Any] | None = None, *, per_object: bool = False
     ) -> None:
         self.reader, self.split, self.transform = reader, split, transform
         self.vocabulary = reader.training_vocabulary(split)

@@ -90,11 +90,8 @@ class Selection:
         listed = read_synset_file(self.synset_file)
         for synset, name in known.items():
             if listed.get(synset, name) != name:
-                raise DatasetError(
-                    f"{synset} is {listed[synset]!r}, but its pictures show {name!r}",
-                    file=self.synset_file,
-                    what_to_do=f"Use ImageNet's own {SYNSET_FILE}.",
-                )
+                what = f"{synset} is {listed[synset]!r}, but its pictures show {name!r}"
+                raise DatasetError(what, file=self.synset_file, what_to_do=f"Use ImageNet's own {SYNSET_FILE}.")
         return {synset: name for synset, name in known.items() if synset in listed}
 
     @cached_property
@@ -156,11 +153,8 @@ class Selection:
         synset = file.split("_")[0]
         owner = self.synsets.get(synset)
         if owner is None and SYNSETS.get(synset) in self.vocabulary.objects:
-            raise DatasetError(
-                f"has no synset {synset} ({SYNSETS[synset]}), of which there is a picture: {file}",
-                file=self.synset_file,
-                what_to_do=f"Use ImageNet's own {SYNSET_FILE}, or none.",
-            )
+            what = f"has no synset {synset} ({SYNSETS[synset]}), of which there is a picture: {file}"
+            raise DatasetError(what, file=self.synset_file, what_to_do=f"Use ImageNet's own {SYNSET_FILE}, or none.")
         if owner is None:
             self._refuse_if_strict(
                 f"{file}: synset {synset!r} is none of the {len(self.vocabulary.objects)} known", source
@@ -184,11 +178,9 @@ class Selection:
         known = {name: category_id for category_id, name in enumerate(PART_CATEGORIES)}
         for category_id, name in annotations.categories:
             if known.get(name, category_id) != category_id:
-                raise DatasetError(
-                    f"numbers the part category {name!r} as {category_id}; it is {known[name]}",
-                    file=annotations.path,
-                    what_to_do="Use the annotation file of the release, whose category ids are 0..39.",
-                )
+                what = f"numbers the part category {name!r} as {category_id}; it is {known[name]}"
+                advice = "Use the annotation file of the release, whose category ids are 0..39."
+                raise DatasetError(what, file=annotations.path, what_to_do=advice)
 
     def _part_ids(self, image: CocoImage, object_id: int, source: Path) -> tuple[int, ...]:
         part_ids = []

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from functools import cache, partial
+from functools import cache
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -141,10 +141,6 @@ def _store_picture(picture: Path, label_file: Path, labels: np.ndarray, folder: 
     return labels
 
 
-def _by_table(path: Path, table: np.ndarray) -> np.ndarray:
-    return table[read_labels(path, np.uint8)]
-
-
 @cache
 def _facts() -> dict[str, list]:
     return json.loads(files(__package__).joinpath("semantic_source.json").read_text(encoding="utf-8"))
@@ -168,7 +164,7 @@ def _folders(
             continue
         there = list_files(source / labels, (".png",))
         paths = [there.get(name, source / labels / f"{name}.png") for name in (there if names is None else names)]
-        found[split] = Source(paths, partial(_by_table, table=table), source / pictures)
+        found[split] = Source(paths, lambda path: table[read_labels(path)], source / pictures)
     return found
 
 
@@ -210,11 +206,8 @@ def _context(source: Path, name: str) -> dict[str, Source]:
     ids = _context_ids(source / "labels.txt")
     vocabulary = load_vocabulary(name)
     if missing := [title for title in vocabulary.classes if title not in ids]:
-        raise DatasetError(
-            f"lists no class {missing[0]!r} ({len(missing)} of {len(vocabulary.classes)} are missing)",
-            file=source / "labels.txt",
-            what_to_do="Use the labels.txt of Pascal-Context.",
-        )
+        what = f"lists no class {missing[0]!r} ({len(missing)} of {len(vocabulary.classes)} are missing)"
+        raise DatasetError(what, file=source / "labels.txt", what_to_do="Use the labels.txt of Pascal-Context.")
     table = _table((ids[title] for title in vocabulary.classes), vocabulary.ignore_label, _CODES)
     paths = [source / "trainval" / f"{image_id}.mat" for image_id in _facts()["pascal_context_val"]]
     if not (source / "trainval").is_dir():
@@ -238,11 +231,8 @@ def _label_map(path: Path) -> np.ndarray:
     try:
         labels = np.asarray(loadmat(path)["LabelMap"])
     except (OSError, ValueError, KeyError, NotImplementedError, TypeError, MatReadError) as error:
-        raise DatasetError(
-            f"holds no LabelMap ({type(error).__name__}: {error})",
-            file=path,
-            what_to_do="Unpack trainval.tar.gz of Pascal-Context again.",
-        ) from None
+        what = f"holds no LabelMap ({type(error).__name__}: {error})"
+        raise DatasetError(what, file=path, what_to_do="Unpack trainval.tar.gz of Pascal-Context again.") from None
     if labels.ndim != 2 or labels.min(initial=0) < 0 or labels.max(initial=0) >= _CODES:
         raise DatasetError(f"has a LabelMap of shape {labels.shape} with values that are no classes", file=path)
     return labels.astype(np.int64)

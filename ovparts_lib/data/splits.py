@@ -65,11 +65,8 @@ def read_shot_list(path: Path, folder: str, title: str) -> set[str]:
     try:
         names = [PurePosixPath(str(entry["file_name"]).replace("\\", "/")) for entry in entries]
     except (KeyError, TypeError) as error:
-        raise DatasetError(
-            f"is not a JSON list of objects with a file_name ({type(error).__name__}: {error})",
-            file=path,
-            what_to_do=again,
-        ) from error
+        what = f"is not a JSON list of objects with a file_name ({type(error).__name__}: {error})"
+        raise DatasetError(what, file=path, what_to_do=again) from error
     return {name.stem for name in names if _split_folder(name) in ("", folder)}
 
 

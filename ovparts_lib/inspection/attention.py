@@ -16,7 +16,7 @@ from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from ovparts_lib.inspection.figures import as_picture, panel_picture, picture_panels, styled
+from ovparts_lib.inspection.figures import Picture, as_picture, panel_picture, picture_panels, styled
 from ovparts_lib.inspection.panel import Panel
 from ovparts_lib.systems.scores import AttentionMaps, Scores
 
@@ -47,7 +47,7 @@ def peak_patch(logits: Tensor, grid: tuple[int, int]) -> tuple[int, int]:
     return row * grid[0] // logits.shape[0], column * grid[1] // logits.shape[1]
 
 
-def render_heat(image: Tensor | np.ndarray, values: np.ndarray, *, top: float | None = None) -> np.ndarray:
+def render_heat(image: Picture, values: np.ndarray, *, top: float | None = None) -> np.ndarray:
     """A map of any resolution over the grey picture, bilinearly resized, at the picture's full size.
 
     Args:
@@ -76,7 +76,7 @@ def render_heat(image: Tensor | np.ndarray, values: np.ndarray, *, top: float | 
 
 
 @styled
-def decoder_attention(image: Tensor | np.ndarray, scores: Scores, attention: AttentionMaps, name: str) -> Panel:
+def decoder_attention(image: Picture, scores: Scores, attention: AttentionMaps, name: str) -> Panel:
     """Self-attention of the decoder: a row per word, those that score highest first, and a column per layer.
 
     Each map is the mean over heads, from the patch in which the word scores highest.
@@ -102,7 +102,7 @@ def decoder_attention(image: Tensor | np.ndarray, scores: Scores, attention: Att
 
 
 @styled
-def clip_attention(image: Tensor | np.ndarray, scores: Scores, attention: AttentionMaps, name: str) -> Panel:
+def clip_attention(image: Picture, scores: Scores, attention: AttentionMaps, name: str) -> Panel:
     """Self-attention of CLIP's image tower, a panel per block, mean over heads, from the best word's best patch.
 
     Args:
@@ -125,7 +125,7 @@ def clip_attention(image: Tensor | np.ndarray, scores: Scores, attention: Attent
 
 @styled
 def score_maps(
-    image: Tensor | np.ndarray,
+    image: Picture,
     scores: Scores,
     words: Sequence[str],
     name: str,

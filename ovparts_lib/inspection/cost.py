@@ -8,7 +8,7 @@ import seaborn as sns
 from torch import Tensor
 
 from ovparts_lib.inspection.attention import render_heat
-from ovparts_lib.inspection.figures import new_figure, panel_picture, picture_panels, styled
+from ovparts_lib.inspection.figures import Picture, new_figure, panel_picture, picture_panels, styled
 from ovparts_lib.inspection.panel import Panel
 from ovparts_lib.systems.scores import CostMaps, Scores
 
@@ -16,7 +16,7 @@ _OTHERS = 6  # classes shown in class attention beside the words
 
 
 @styled
-def cost_maps(image: Tensor | np.ndarray, scores: Scores, cost: CostMaps, name: str, *, generic: bool = False) -> Panel:
+def cost_maps(image: Picture, scores: Scores, cost: CostMaps, name: str, *, generic: bool = False) -> Panel:
     """The picture, each word's cost map and the map after aggregation; a row per word, the four that score highest.
 
     Cost maps are cosine similarities, stretched from their own least to their own largest value, for they differ little

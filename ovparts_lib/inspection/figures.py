@@ -57,6 +57,11 @@ _LONGEST_SIDE = 100.0  # inches
 _TALLEST_PANEL = 5.0  # inches
 _SAVED_DPI = 150
 
+Picture = Tensor | np.ndarray
+"""An image as readers give it, uint8 (3, H, W), or an array uint8 (H, W, 3)."""
+LabelMap = Tensor | np.ndarray
+"""Class ids, any integer type (H, W)."""
+
 _P, _Drawn = ParamSpec("_P"), TypeVar("_Drawn")
 
 
@@ -189,7 +194,7 @@ def figure_png(figure: Figure, dpi: float = 100) -> bytes:
     return buffer.getvalue()
 
 
-def as_picture(image: Tensor | np.ndarray) -> np.ndarray:
+def as_picture(image: Picture) -> np.ndarray:
     """uint8 (H, W, 3) from an image as readers give it, (3, H, W), or from one that has this form already.
 
     Raises:
@@ -203,7 +208,7 @@ def as_picture(image: Tensor | np.ndarray) -> np.ndarray:
     return np.ascontiguousarray(array)
 
 
-def panel_picture(image: Tensor | np.ndarray, longest: int = 480) -> np.ndarray:
+def panel_picture(image: Picture, longest: int = 480) -> np.ndarray:
     """uint8 (h, w, 3): every k-th pixel of an image, so that no side is longer than ``longest``."""
     return thinned(as_picture(image), longest)
 
@@ -219,7 +224,7 @@ def panel_aspect(picture: np.ndarray) -> float:
     return float(np.clip(picture.shape[0] / picture.shape[1], 0.2, 2.5))
 
 
-def as_labels(label_map: Tensor | np.ndarray, size: tuple[int, int]) -> np.ndarray:
+def as_labels(label_map: LabelMap, size: tuple[int, int]) -> np.ndarray:
     """int64 (H, W) from a label map of any integer type.
 
     Raises:

@@ -10,9 +10,10 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 from scipy.ndimage import maximum_filter, minimum_filter, uniform_filter
-from torch import Tensor
 
 from ovparts_lib.inspection.figures import (
+    LabelMap,
+    Picture,
     as_labels,
     as_picture,
     new_figure,
@@ -41,12 +42,7 @@ _GIVEN = {
 
 
 def render_overlay(
-    image: Tensor | np.ndarray,
-    label_map: Tensor | np.ndarray,
-    colours: np.ndarray,
-    *,
-    opacity: float = 0.6,
-    boundaries: bool = True,
+    image: Picture, label_map: LabelMap, colours: np.ndarray, *, opacity: float = 0.6, boundaries: bool = True
 ) -> np.ndarray:
     """Paint labels on a picture, at the picture's full size.
 
@@ -75,7 +71,7 @@ def render_overlay(
 
 
 @styled
-def overlay(image: Tensor | np.ndarray, label_map: Tensor | np.ndarray, vocabulary: Vocabulary, name: str) -> Panel:
+def overlay(image: Picture, label_map: LabelMap, vocabulary: Vocabulary, name: str) -> Panel:
     """A label map on its picture, with a legend of the words that occur, largest first.
 
     Args:
@@ -107,9 +103,9 @@ def overlay(image: Tensor | np.ndarray, label_map: Tensor | np.ndarray, vocabula
 
 @styled
 def comparison(
-    images: Sequence[Tensor | np.ndarray],
-    ground_truths: Sequence[Tensor | np.ndarray],
-    predictions: Sequence[Tensor | np.ndarray],
+    images: Sequence[Picture],
+    ground_truths: Sequence[LabelMap],
+    predictions: Sequence[LabelMap],
     vocabulary: Vocabulary,
     names: Sequence[str],
     mode: str,
@@ -158,11 +154,7 @@ def comparison(
 
 @styled
 def label_grid(
-    images: Sequence[Tensor | np.ndarray],
-    label_maps: Sequence[Tensor | np.ndarray],
-    vocabulary: Vocabulary,
-    names: Sequence[str],
-    split: str,
+    images: Sequence[Picture], label_maps: Sequence[LabelMap], vocabulary: Vocabulary, names: Sequence[str], split: str
 ) -> Panel:
     """Several label maps on their pictures, with one legend, and a table of the pixels of each class in each."""
     colours = class_colours(vocabulary)
@@ -193,7 +185,7 @@ def label_grid(
 
 
 @styled
-def caption_grid(images: Sequence[Tensor | np.ndarray], captions: Sequence[str]) -> Panel:
+def caption_grid(images: Sequence[Picture], captions: Sequence[str]) -> Panel:
     """Several pictures with their captions, wrapped to the width of a picture."""
     figure, axes = picture_panels(len(images), _COLUMNS, np.empty((1, 1, 3)), gap=0.9)
     for ax, image, caption in zip(axes.ravel(), images, captions, strict=False):
@@ -203,9 +195,7 @@ def caption_grid(images: Sequence[Tensor | np.ndarray], captions: Sequence[str])
     return Panel("captions", figure, table, "Pictures and captions", text)
 
 
-def render_error(
-    image: Tensor | np.ndarray, ground_truth: np.ndarray, prediction: np.ndarray, ignore_label: int
-) -> np.ndarray:
+def render_error(image: Picture, ground_truth: np.ndarray, prediction: np.ndarray, ignore_label: int) -> np.ndarray:
     """Right in green, wrong in red, unlabelled in grey, over the dimmed picture: uint8 (H, W, 3)."""
     picture = as_picture(image)
     labelled = ground_truth != ignore_label
@@ -216,9 +206,7 @@ def render_error(
     return result
 
 
-def comparison_table(
-    ground_truth: Tensor | np.ndarray, prediction: Tensor | np.ndarray, vocabulary: Vocabulary
-) -> pd.DataFrame:
+def comparison_table(ground_truth: LabelMap, prediction: LabelMap, vocabulary: Vocabulary) -> pd.DataFrame:
     """Data behind :func:`comparison`: per part that occurs in either map, pixels and IoU on labelled pixels.
 
     Returns:

@@ -20,12 +20,7 @@ from ovparts_lib.data import (
     training_transform,
 )
 from ovparts_lib.data.ade20k_source import build_ade20k_part_234
-from ovparts_lib.data.audit import (
-    classes_seen_in_training,
-    instance_table,
-    shared_pictures,
-    words_known_from_training,
-)
+from ovparts_lib.data.audit import classes_seen_in_training, instance_table, shared_pictures, words_known_from_training
 from ovparts_lib.data.dataset import read_classes
 from ovparts_lib.data.few_shot import ShotList, draw_shots
 from ovparts_lib.data.registry import find_dataset, open_reader, verify_dataset
@@ -165,11 +160,9 @@ def _refuse_shared_pictures(training: TrainingDataset, tested: Sequence[Record])
     pairs = shared_pictures(training.records, tested)
     if pairs:
         first, second = pairs[0]
-        raise DatasetError(
-            f"is also trained on, as {first} ({len(pairs)} pictures in all)",
-            file=second,
-            what_to_do="Choose splits that have no picture in common, or remove the pictures from one of them.",
-        )
+        what = f"is also trained on, as {first} ({len(pairs)} pictures in all)"
+        advice = "Choose splits that have no picture in common, or remove the pictures from one of them."
+        raise DatasetError(what, file=second, what_to_do=advice)
 
 
 def _verify(dataset: str, root: str, output: RunOutput, table: str) -> tuple[Reader, VerificationReport]:

@@ -265,11 +265,8 @@ class Reader:
             images = [str(record.image_path.relative_to(self.root)) for record in self.pairs(name)]
             return files_key(self.label_files(name), self.root, self.vocabulary.hash, self.rules, *images)
         except FileNotFoundError as error:
-            raise DatasetError(
-                "no such file, but the other files of its image are there",
-                file=error.filename,
-                what_to_do="Unpack the labels again.",
-            ) from None
+            what = "no such file, but the other files of its image are there"
+            raise DatasetError(what, file=error.filename, what_to_do="Unpack the labels again.") from None
 
     # Few-shot lists
 
@@ -293,21 +290,15 @@ class Reader:
         kept = [record for record in records if record.image_id in shots]
         source = self.root / SHOTS_FILE if self._shots is None else self.root
         if not kept:
-            raise DatasetError(
-                "the few-shot list names no image of the training folder",
-                file=source,
-                what_to_do="Unpack the pictures again, or use the list of this dataset.",
-            )
+            what = "the few-shot list names no image of the training folder"
+            advice = "Unpack the pictures again, or use the list of this dataset."
+            raise DatasetError(what, file=source, what_to_do=advice)
         if missing := len(shots - {record.image_id for record in kept}):
             logger.warning("few-shot list of %s: %d of %d images are missing", source, missing, len(shots))
         return kept
 
     def using_shots(self, image_ids: Iterable[str]) -> Self:
-        """A copy of the reader whose few-shot splits use these images; it shares what the reader has counted.
-
-        They are a drawn list's (``ShotList.image_ids``), or those that
-        :func:`~ovparts_lib.data.splits.read_shot_list` finds in any file.
-        """
+        """A copy of the reader whose few-shot splits use these images (a drawn list, say); it shares the counts."""
         reader = copy.copy(self)
         reader._shots = frozenset(image_ids)
         return reader
@@ -354,9 +345,9 @@ class Reader:
                 f"{name}: {len(unlabelled)} pictures have no labels and are not used, for example {unlabelled[0]}"
             )
         complete = sorted(set.intersection(*(set(found) for found in files.values())))
-        images, parts, objects = files["image"], files.get("part") or files.get("label", {}), files.get("object", {})
+        images, labels, objects = files["image"], files[self.label_kinds[-1]], files.get("object", {})
         return Folder(
-            records=[Record(images[stem], parts[stem], objects.get(stem), stem) for stem in complete],
+            records=[Record(images[stem], labels[stem], objects.get(stem), stem) for stem in complete],
             files=[path for found in files.values() for path in found.values()],
             hidden=hidden_files(self.folder(kind, name) for kind in self.kinds),
             counts={f"{kind} files": len(found) for kind, found in files.items()},
@@ -391,11 +382,7 @@ class Reader:
             return
         report.counts["train"]["images of the 16-shot list"] = len(named)
         if missing := sorted(named - images):
-            report.problems.append(
-                Problem(
-                    str(path),
-                    f"{len(missing)} of {len(named)} images it names are not in images/{self.folders['train']}, "
-                    f"for example {missing[0]}",
-                    "Unpack the pictures again, or download the list again.",
-                )
-            )
+            where = f"images/{self.folders['train']}, for example {missing[0]}"
+            what = f"{len(missing)} of {len(named)} images it names are not in {where}"
+            advice = "Unpack the pictures again, or download the list again."
+            report.problems.append(Problem(str(path), what, advice))
