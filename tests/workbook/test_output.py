@@ -34,7 +34,7 @@ def panels():
 
 def test_figures_and_tables_are_saved_shown_and_listed(run, capsys):
     shown, displayed, facts = run
-    first, second, _ = everything = list(panels())
+    _, second, _ = everything = list(panels())
     shown.show(iter(everything))
     (saved,) = shown.run.figures.glob("*.png")
     assert displayed[0].data == saved.read_bytes() and displayed[0].width == 200
