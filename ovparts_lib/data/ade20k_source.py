@@ -85,7 +85,7 @@ class BuildReport:
         table: dict[str, Any] = {
             "part": vocabulary.parts,
             "object": [vocabulary.objects[owner] for owner in vocabulary.part_to_object],
-            "seen": [vocabulary.is_seen_part(part_id) for part_id in range(len(vocabulary.parts))],
+            "seen": [vocabulary.is_seen(part_id) for part_id in range(len(vocabulary.parts))],
             "found": sum(self.pixels.values()) > 0,
         }
         for name in FOLDERS:

@@ -69,7 +69,7 @@ class TrainingDataset(Dataset):
         check_empty_samples(empty_samples)
         self.reader, self.split, self.transform = reader, split, transform
         self.vocabulary = reader.training_vocabulary(split)
-        trained = np.flatnonzero(reader.vocabulary.part_table(self.vocabulary) != self.vocabulary.ignore_label)
+        trained = np.flatnonzero(reader.vocabulary.table(self.vocabulary) != self.vocabulary.ignore_label)
         listed = reader.records(split)
         if per_object:
             listed = [each for record in listed for each in object_records(reader, split, record)]
@@ -83,7 +83,7 @@ class TrainingDataset(Dataset):
             self._replacement = ReleasedReplacement(len(listed))
         # Labels stay small until a model widens them on its device: up to eight times less to resize and hand over.
         small = np.uint8 if self.vocabulary.ignore_label <= 255 else np.int32
-        self._part_table = reader.vocabulary.part_table(self.vocabulary).astype(small)
+        self._part_table = reader.vocabulary.table(self.vocabulary).astype(small)
         self._object_table = reader.vocabulary.object_table(self.vocabulary).astype(small)
 
     def __len__(self) -> int:

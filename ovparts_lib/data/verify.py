@@ -94,11 +94,11 @@ def leaked_classes(reader: Reader, split: str, counts: LabelCounts) -> list[str]
     None, unless the reader's training vocabulary is wrong: this checks the reader, whatever the files hold.
     """
     full, target = reader.vocabulary, reader.training_vocabulary(split)
-    unseen = {full.parts[i] for i in full.unseen_part_ids} | full.unseen_objects
+    unseen = {full.parts[i] for i in full.unseen_ids} | full.unseen_objects
     leaked = []
     for column, table, names in (
         (1, full.object_table(target), target.objects),
-        (2, full.part_table(target), target.parts),
+        (2, full.table(target), target.parts),
     ):
         remapped = np.unique(table[np.unique(counts.rows[:, column])])
         leaked += [names[label] for label in remapped if label != target.ignore_label and names[label] in unseen]
@@ -109,7 +109,7 @@ def removed_pixels(reader: Reader, split: str, counts: LabelCounts) -> dict[str,
     """Labelled part pixels that the remap to a split's training vocabulary takes out, by class, most first."""
     full, target = reader.vocabulary, reader.training_vocabulary(split)
     rows = counts.rows[counts.rows[:, 2] != full.ignore_label]
-    gone = rows[full.part_table(target)[rows[:, 2]] == target.ignore_label]
+    gone = rows[full.table(target)[rows[:, 2]] == target.ignore_label]
     pixels = np.bincount(gone[:, 2], gone[:, 3], minlength=len(full.parts)).astype(int)
     return {full.parts[part]: int(pixels[part]) for part in np.argsort(-pixels, kind="stable") if pixels[part]}
 
