@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import multiprocessing
 import os
@@ -56,15 +57,12 @@ def mapped(function: Callable[..., T], *columns: Sequence[Any], processes: int, 
         yield from pool.map(function, *columns, chunksize=chunk)
 
 
-def allow_open_files() -> int:
-    """Raise this process's limit of open files to what the system allows, for workers hand over files; returns it."""
+def allow_open_files() -> None:
+    """Raise this process's limit of open files to what the system allows, for workers hand over files."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = hard if hard != resource.RLIM_INFINITY else max(soft, 65536)
-    try:
+    with contextlib.suppress(OSError, ValueError):  # macOS refuses more than its kernel's own limit
         resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
-    except (OSError, ValueError):  # macOS refuses more than its kernel's own limit
-        return soft
-    return wanted
 
 
 def write(text: str, stream: TextIO) -> None:

@@ -1,5 +1,6 @@
 """The scripts in benchmarks/: what they would run and say; what they measure is not tested."""
 
+import argparse
 import csv
 import importlib
 import json
@@ -161,15 +162,27 @@ def test_partclipsegs_reference_has_a_row_of_clipseg_beside_it(run_all):
 
 
 def test_rows_say_how_far_they_are_from_the_reference(run_all):
-    row = {"system": "partclipseg", "task": "recorded_step", "classes": 74, "images": 1, "gflops": 10.0}
-    row |= {"peak_mib": 4301.0, "cpu_seconds": 37.0, "loss": 2.846122980117798 * (1 + 1e-6)}
+    row = {"system": "partclipseg", "size": "released", "task": "recorded_step", "classes": 74, "images": 1}
+    row |= {"gflops": 10.0, "peak_mib": 4301.0, "cpu_seconds": 37.0, "loss": 2.846122980117798 * (1 + 1e-6)}
     found = run_all.with_reference(row)
     assert (found["peak_mib_share"], found["cpu_seconds_share"], found["gflops_share"]) == (0.5, 2.0, "")
     assert float(found["loss_difference"]) == pytest.approx(1e-6, rel=0.05)
     assert found["reference_loss"] == "2.846122980117798"
     for other in (row | {"images": 2}, row | {"loss": "", "task": "train_step"}):
         assert run_all.with_reference(other)["loss_difference"] == ""
-    assert run_all.with_reference(row, compared=False)["reference_peak_mib"] == ""
+    assert run_all.with_reference(row | {"size": "miniature"})["reference_peak_mib"] == ""
+
+
+def test_every_recorded_size_is_measured_with_its_pictures_and_class_lists(run_all):
+    wanted = argparse.Namespace(sizes=None, tasks=["evaluate", "train_step"], vocabularies=None, batch=None)
+    rows = [row for system in ("zsseg_plus", "ovseg", "scan") for row in run_all.settings_of(system, wanted)]
+    found = {(row["system"], row["size"], row["vocabulary"]): (row["picture"], row["batch"]) for row in rows}
+    assert found["zsseg_plus", "released", "partimagenet_ood"] == ("375x500", 2)
+    assert found["ovseg", "released_r101c", "ade20k_150"] == ("512x800", 2)
+    assert found["ovseg", "released", "coco_stuff_171"] == ("640x640", 1)
+    assert found["scan", "released_vitb", "coco_stuff_171"] == ("256x256", 2)
+    assert found["scan", "released", "ade20k_847"][0] == found["ovseg", "released", "ade20k_847"][0] == "640x2560"
+    assert ("ovseg", "released", "pascal_part_116") not in found
 
 
 def test_the_recorded_step_runs_with_the_released_options(run_all):
@@ -187,7 +200,7 @@ def test_the_recorded_step_runs_with_the_released_options(run_all):
 @pytest.mark.slow
 def test_measuring_in_miniature_appends_rows_with_the_recorded_columns(tmp_path):
     out = tmp_path / "rows.csv"
-    command = [sys.executable, str(BENCHMARKS / "run_all.py"), "--size", "miniature", "--device", "cpu"]
+    command = [sys.executable, str(BENCHMARKS / "run_all.py"), "--sizes", "miniature", "--device", "cpu"]
     command += ["--systems", "clipseg", "partclipseg", "--tasks", "train_step", "--implementations", "ovparts"]
     command += ["--options", "{}", "--repeats", "1"]
     refused = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)

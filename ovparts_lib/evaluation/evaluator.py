@@ -12,8 +12,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Subset
 from tqdm.auto import tqdm
 
-from ovparts_lib.data.class_dataset import ClassSample
-from ovparts_lib.data.dataset import EvaluationDataset, EvaluationSample
+from ovparts_lib.data.dataset import ClassSample, EvaluationDataset, EvaluationSample
 from ovparts_lib.data.loader import worker_options
 from ovparts_lib.evaluation.ground_truth import double_resized_sample
 from ovparts_lib.evaluation.label_maps import OracleRule, competing_parts

@@ -5,8 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ovparts_lib.data.class_dataset import ClassSample
-from ovparts_lib.data.dataset import EvaluationSample
+from ovparts_lib.data.dataset import ClassSample, EvaluationSample
 from ovparts_lib.evaluation.counts import count_pairs
 from ovparts_lib.evaluation.label_maps import object_winners, pred_all_map
 from ovparts_lib.evaluation.scoring import ImageScore, check_scores, to_target

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 import pandas as pd
-import seaborn as sns
 from matplotlib.axes import Axes
 
 from ovparts_lib.evaluation.stored import Evaluation
-from ovparts_lib.inspection.figures import layout_later, new_figure, styled, wrapped
+from ovparts_lib.inspection.figures import layout_later, named_heatmap, new_figure, styled, wrapped
 from ovparts_lib.inspection.panel import Panel
 
 _COLUMNS = 3  # panels side by side
@@ -72,23 +71,7 @@ def part_confusion_table(evaluation: Evaluation, object_name: str, mode: str) ->
 def _confusion_panel(ax: Axes, table: pd.DataFrame, title: str, *, large: bool) -> None:
     # Zeros say nothing and would hide where the others are.
     numbers = table.map(lambda value: f"{value:.0f}" if value >= 0.5 else "")
-    sns.heatmap(
-        table,
-        ax=ax,
-        vmin=0,
-        vmax=100,
-        cmap="Blues",
-        annot=numbers,
-        fmt="",
-        annot_kws={"size": 8 if large else 6.5 if len(table.columns) <= 12 else 5.5},
-        linewidths=0.4,
-        linecolor="#E4E4E4",
-        cbar=False,
-        xticklabels=True,
-        yticklabels=True,
-    )
-    ax.set(xlabel="", ylabel="")
+    size = 8 if large else 6.5 if len(table.columns) <= 12 else 5.5
+    named_heatmap(ax, table, cmap="Blues", annot=numbers, fmt="", annot_kws={"size": size}, linewidths=0.4, cbar=False)
     ax.set_title(wrapped(title, 34), fontweight="bold")
-    ax.tick_params(length=0, labelsize=8 if large else 7)
-    ax.set_xticklabels(ax.get_xticklabels(), rotation=50, ha="right", rotation_mode="anchor")
-    ax.set_yticklabels(ax.get_yticklabels(), rotation=0)
+    ax.tick_params(labelsize=8 if large else 7)

@@ -6,7 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from ovparts_lib.data.class_dataset import ClassSample
+from ovparts_lib.data.dataset import ClassSample
 from ovparts_lib.evaluation import (
     PROTOCOLS,
     Evaluation,
