@@ -102,7 +102,7 @@ def removed_pixels(reader: Reader, split: str, counts: LabelCounts) -> dict[str,
     """Labelled part pixels that the remap to a split's training vocabulary takes out, by class, most first."""
     full, target = reader.vocabulary, reader.training_vocabulary(split)
     rows = counts.rows[counts.rows[:, 2] != full.ignore_label]
-    gone = rows[full.part_table(target)[rows[:, 2]] == target.ignore_label]
+    gone = rows[full.table(target)[rows[:, 2]] == target.ignore_label]
     pixels = np.bincount(gone[:, 2], gone[:, 3], minlength=len(full.parts)).astype(int)
     return {full.parts[part]: int(pixels[part]) for part in np.argsort(-pixels, kind="stable") if pixels[part]}
 

@@ -5,9 +5,6 @@ Labels serve here only to check that what a caption names can be seen; no mask l
 
 from __future__ import annotations
 
-import multiprocessing
-from collections.abc import Iterator
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from functools import cache, partial
 from typing import Literal
@@ -33,6 +30,7 @@ from ovparts_lib.miniature.scene import (
     render_scene,
     visible_thing,
 )
+from ovparts_lib.processes import mapped
 from ovparts_lib.vocabularies import PartVocabulary, load_vocabulary
 
 Kind = Literal["scene", "object", "part", "stuff"]
@@ -92,7 +90,8 @@ class CaptionedPictures:
         self.captions: list[tuple[str, ...]] = []
         self.topics: list[tuple[Kind, str | None, str | None]] = []
         render = partial(render_picture, seed=seed, size=size, shares=self.shares)
-        shown = tqdm(_map(render, count, processes), "drawing captioned pictures", count, disable=not progress)
+        drawn = mapped(render, range(count), processes=processes, chunk=64)
+        shown = tqdm(drawn, "drawing captioned pictures", count, disable=not progress)
         for index, made in enumerate(shown):
             self.pictures[index] = torch.from_numpy(made.picture).permute(2, 0, 1)
             self.captions.append(made.captions)
@@ -188,14 +187,6 @@ def _draw_around(
     paint_figure(canvas, Placed(pose, matrix * scale, at), _vocabulary(), len(behind), rng)
     part_map, _, instances = canvas.label_maps()
     return finish(canvas.image(), rng), np.where(instances == len(behind), part_map, 255)
-
-
-def _map(render: partial, count: int, processes: int) -> Iterator[CaptionedPicture]:
-    if processes == 1:
-        yield from map(render, range(count))
-        return
-    with ProcessPoolExecutor(processes, mp_context=multiprocessing.get_context("spawn")) as pool:
-        yield from pool.map(render, range(count), chunksize=64)
 
 
 @cache

@@ -177,7 +177,7 @@ def test_pixels_of_unseen_classes_are_counted_where_the_remap_removes_them(root)
     for record in reader.records("train"):
         parts = reader.label_maps(record)[1]
         for part in np.unique(parts[parts != 255]):
-            if not VOC.is_seen_part(int(part)):
+            if not VOC.is_seen(int(part)):
                 unseen[VOC.parts[part]] = unseen.get(VOC.parts[part], 0) + int((parts == part).sum())
     removed = removed_pixels(reader, "train", reader.scan("train"))
     assert removed == unseen and len(removed) == 3

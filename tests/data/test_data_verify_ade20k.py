@@ -34,7 +34,7 @@ def test_good_data(ade_root):
         parts = reader.label_maps(record)[1]
         for part in np.unique(parts[parts != 65535]):
             pixels[VOC.parts[part]] += int((parts == part).sum())
-    unseen = sum(count for name, count in pixels.items() if not VOC.is_seen_part(VOC.part_id(name)))
+    unseen = sum(count for name, count in pixels.items() if not VOC.is_seen(VOC.part_id(name)))
     assert train["part pixels"] == sum(pixels.values())
     assert train["part pixels of unseen classes, removed for training"] == unseen > 0
     # of the leg behind the bus: rows 20-31, columns 30-44

@@ -33,7 +33,7 @@ def load_case(name):
         base = {toy["parts"][i].split("'s")[0] for i in facts["base_part_ids"]}
         unseen = frozenset(set(toy["objects"]) - base)
         vocabulary = PartVocabulary("toy12", toy["parts"], toy["objects"], unseen, toy["ignore_label"])
-    assert list(vocabulary.seen_part_ids) == facts["base_part_ids"]
+    assert list(vocabulary.seen_ids) == facts["base_part_ids"]
     return facts, arrays, vocabulary
 
 

@@ -80,7 +80,7 @@ def test_recommended_equals_sets_of_pixels(name, kind):
         if (label == part).any()
     }
     result = PROTOCOLS["recommended"].read(accumulate(arrays, vocabulary, kind, facts["num_samples"]), vocabulary, mode)
-    groups = {"mIoU": range(count), "seen": vocabulary.seen_part_ids, "unseen": vocabulary.unseen_part_ids}
+    groups = {"mIoU": range(count), "seen": vocabulary.seen_ids, "unseen": vocabulary.unseen_ids}
     for key, ids in groups.items():
         values = [ious[part] for part in ids if part in ious]
         assert_figure(result.summary[key], float(np.mean(values)) if values else None)

@@ -174,7 +174,7 @@ def test_frequencies_leave_out_parts_that_never_occur(evaluation):
     frequencies = pd.DataFrame(
         {
             "part": vocabulary.parts,
-            "seen": [vocabulary.is_seen_part(i) for i in range(116)],
+            "seen": [vocabulary.is_seen(i) for i in range(116)],
             "pixels": 1,
             "images": np.arange(116),
         }
