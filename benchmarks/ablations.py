@@ -22,7 +22,6 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-import torch
 import yaml
 
 from ovparts_lib.runs import load_parameters, project_root
@@ -226,7 +225,7 @@ def main() -> None:
         parameter_values(variant, seed, project_root() / "outputs", options.iterations) for variant, seed in wanted
     ]
     runs = [(load_parameters(file), file) for file in (parameter_file(outputs, one) for one in values)]
-    jobs = options.jobs or default_jobs(runs, torch.cuda.is_available)
+    jobs = options.jobs or default_jobs(runs)
     code = 0 if options.collect else run_beside(runs, jobs)
     rows = []
     for (variant, _), given, (params, _) in zip(wanted, values, runs, strict=True):
