@@ -19,17 +19,18 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from ovparts_lib.data.dataset import ObjectRegion
+from ovparts_lib.evaluation.label_maps import pred_all_map
 from ovparts_lib.images import square_pixels
-from ovparts_lib.models.clip import prompted_names
+from ovparts_lib.models.clip import text_cache
 from ovparts_lib.systems.clipseg.model import RELEASED
 from ovparts_lib.systems.registry import SYSTEMS
 from ovparts_lib.training.loop import peak_memory_mib
-from ovparts_lib.vocabularies import PART_VOCABULARIES, PartVocabulary, load_vocabulary
+from ovparts_lib.vocabularies import OBJECT_VOCABULARIES, PART_VOCABULARIES, PartVocabulary, Vocabulary, load_vocabulary
 
 TASKS = ("evaluate", "train_step", "recorded_step", "encode_text")
 TRAINING = ("train_step", "recorded_step")
 IMPLEMENTATIONS = ("ovparts", "transformers_77", "transformers_longest")
-IMAGE_SIZE = {"evaluate": (375, 500), "train_step": (384, 384)}
+PICTURE = {"evaluate": "375x500", "train_step": "384x384"}  # height x width
 # The object that systems which need one are told, in the image of evaluate: a horse.
 REGION = ObjectRegion(11, 60, 80, torch.ones(240, 300, dtype=torch.bool))
 LEARNING_RATE, WEIGHT_DECAY, GRADIENT_CLIP = 1e-4, 1e-4, 0.01
@@ -43,13 +44,14 @@ def images(count: int, size: tuple[int, int]) -> list[Tensor]:
     return [torch.randint(0, 256, (3, *size), dtype=torch.uint8, generator=generator) for _ in range(count)]
 
 
-def part_maps(vocabulary: PartVocabulary, count: int, size: tuple[int, int]) -> list[Tensor]:
-    """Label maps with a few large part regions and ignored pixels elsewhere, int64 (h, w)."""
+def part_maps(vocabulary: Vocabulary, count: int, size: tuple[int, int]) -> list[Tensor]:
+    """Label maps, int64 (h, w): a few large part regions and ignored pixels elsewhere; of whole objects four each."""
     generator = torch.Generator().manual_seed(1)
+    grid = (6, 8) if isinstance(vocabulary, PartVocabulary) else (2, 4)
     maps = []
     for _ in range(count):
-        coarse = torch.randint(0, len(vocabulary.parts), (6, 8), generator=generator)
-        coarse[torch.rand(6, 8, generator=generator) < 0.5] = vocabulary.ignore_label
+        coarse = torch.randint(0, len(vocabulary.classes), grid, generator=generator)
+        coarse[torch.rand(grid, generator=generator) < 0.5] = vocabulary.ignore_label
         maps.append(nn.functional.interpolate(coarse[None, None].float(), size)[0, 0].long())
     return maps
 
@@ -68,8 +70,8 @@ def of_one_object(part_map: Tensor, vocabulary: PartVocabulary) -> Tensor:
     return part_map.where(owners == largest, vocabulary.ignore_label)
 
 
-def random_names(clip: nn.Module, names: Sequence[str], templates: Sequence[str]) -> Tensor:
-    """In place of ``prompted_names.encode_names``: minutes of text tower that an image does not wait for."""
+def random_names(clip: nn.Module, names: Sequence[str], templates: Sequence[str], **_: bool) -> Tensor:
+    """In place of ``encode_names``: minutes of text tower that an image does not wait for."""
     generator = torch.Generator().manual_seed(2)
     embeddings = torch.randn(len(names), len(templates), clip.text_projection.shape[1], generator=generator)
     return nn.functional.normalize(embeddings, dim=-1).to(clip.text_projection.device)
@@ -96,23 +98,27 @@ def ovparts_tasks(
                 if type(inner).__module__.startswith("ovparts_lib.models"):
                     inner.compile()
 
-    def logits(pictures: list[Tensor], vocabulary: PartVocabulary) -> Tensor:
+    def logits(pictures: list[Tensor], vocabulary: Vocabulary) -> Tensor:
         model.eval()
         model.requires_grad_(False)  # torch's counter of FLOPs cannot do with parameters that train in inference mode
         asked = {}
         if model.needs_regions:  # as oracle-obj asks: the parts of the object at hand
             asked = {"regions": [[REGION]] * len(pictures), "class_ids": vocabulary.parts_of(REGION.object_id)}
         scores = model.predict(pictures, vocabulary, **asked)
+        for one in scores:
+            if one.class_weights is not None:  # masks, whose classes are summed where labels are chosen
+                pred_all_map(one, len(vocabulary.classes))
         maps = [[one.logits] if one.background is None else [one.logits, one.background[None]] for one in scores]
         return torch.stack([torch.cat(each) for each in maps])
 
     def loss(
-        pictures: list[Tensor], maps: list[Tensor], vocabulary: PartVocabulary, objects: list[Tensor] | None = None
+        pictures: list[Tensor], maps: list[Tensor], vocabulary: Vocabulary, objects: list[Tensor] | None = None
     ) -> Tensor:
         model.train()
         maps = [of_one_object(one, vocabulary) for one in maps] if model.needs_regions else maps
-        objects = objects or [object_map(one, vocabulary) for one in maps]
-        batch = {"images": pictures, "part_maps": maps, "object_maps": objects, "vocabulary": vocabulary}
+        batch = {"images": pictures, "part_maps": maps, "vocabulary": vocabulary}
+        if isinstance(vocabulary, PartVocabulary):
+            batch["object_maps"] = objects or [object_map(one, vocabulary) for one in maps]
         return sum(model.loss(batch).values())
 
     return model, logits, loss
@@ -143,7 +149,7 @@ def peer_tasks(weights: Path, device: torch.device, compiled: bool, full: bool) 
     return model, logits, loss
 
 
-def work_of(arguments: argparse.Namespace, device: torch.device) -> tuple[Work, PartVocabulary, int]:
+def work_of(arguments: argparse.Namespace, device: torch.device) -> tuple[Work, Vocabulary, int]:
     """What a repeat does, given its number; the words it does it for; how many images it takes."""
     if arguments.implementation == "ovparts":
         options = json.loads(arguments.options)
@@ -153,23 +159,23 @@ def work_of(arguments: argparse.Namespace, device: torch.device) -> tuple[Work, 
     else:
         full = arguments.implementation == "transformers_77"
         model, logits, loss = peer_tasks(arguments.weights, device, arguments.compile, full)
-    vocabulary = load_vocabulary(arguments.vocabulary)
+    vocabulary, size = load_vocabulary(arguments.vocabulary), picture_size(arguments.picture)
     autocast = torch.autocast(device.type, torch.bfloat16, enabled=arguments.precision == "bf16")
     if arguments.task == "encode_text":
         # Other words in each repeat, since embeddings are kept.
-        parts = vocabulary.parts
+        parts = vocabulary.classes
         lists = [PartVocabulary.from_words(parts[at : at + TEXT_NAMES]) for at in range(0, len(parts), TEXT_NAMES)]
         model.eval()
         return lambda number: embeddings_of(autocast(model.encode_vocabulary)(lists[number])), lists[0], 0
     if arguments.task == "evaluate":
-        pictures = images(1, IMAGE_SIZE["evaluate"])
+        pictures = images(1, size)
         return lambda number: autocast(logits)(pictures, vocabulary), vocabulary, 1
     if arguments.task == "recorded_step":
         vocabulary = load_vocabulary(VOCABULARY).seen
         pictures, maps, objects = recorded_batch(arguments.system)
         loss = partial(loss, objects=objects)
     else:
-        vocabulary, size = vocabulary.seen, IMAGE_SIZE["train_step"]
+        vocabulary = vocabulary.seen
         pictures, maps = images(arguments.batch, size), part_maps(vocabulary, arguments.batch, size)
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     # As published but for learning rates and for which tensors decay, which cost nothing.
@@ -184,6 +190,12 @@ def work_of(arguments: argparse.Namespace, device: torch.device) -> tuple[Work, 
         return value
 
     return step, vocabulary, len(pictures)
+
+
+def picture_size(text: str) -> tuple[int, int]:
+    """(height, width) of ``"375x500"``; (0, 0) for a task without pictures of its own."""
+    height, _, width = text.partition("x")
+    return int(height or 0), int(width or 0)
 
 
 def embeddings_of(texts: Any) -> Tensor:
@@ -206,12 +218,13 @@ def main() -> None:
     parser.add_argument("--weights", type=Path, help="checkpoint with the released key names; a new model without")
     parser.add_argument("--size", default="released", help="of the model; miniature for a quick look")
     parser.add_argument("--options", default="{}", help="JSON object: arguments of the model's class")
-    parser.add_argument("--vocabulary", choices=PART_VOCABULARIES, default="pascal_part_116")
+    parser.add_argument("--vocabulary", choices=PART_VOCABULARIES + OBJECT_VOCABULARIES, default="pascal_part_116")
+    parser.add_argument("--picture", help="height x width, as 375x500; by default the task's")
     parser.add_argument("--batch", type=int, default=2, help="images of a training step")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--precision", choices=["fp32", "bf16"], default="fp32")
     parser.add_argument("--compile", action="store_true")
-    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--repeats", type=int, default=3, help="after a warm-up; 0: one pass, without warm-up")
     parser.add_argument("--threads", type=int, default=0, help="0: torch's default")
     parser.add_argument("--keep", type=Path, help="file for the logits, loss or embeddings, to compare rows")
     arguments = parser.parse_args()
@@ -219,6 +232,8 @@ def main() -> None:
     if arguments.size not in sizes:
         parser.error(f"{arguments.system} has no size {arguments.size!r}; there are {', '.join(sizes)}")
 
+    if arguments.picture is None:
+        arguments.picture = PICTURE.get(arguments.task, "")
     if arguments.threads:
         torch.set_num_threads(arguments.threads)
     device = torch.device(arguments.device)
@@ -231,27 +246,38 @@ def main() -> None:
             torch.cuda.synchronize(device)
         return value.detach().float().cpu()
 
-    encoder = prompted_names.encode_names if arguments.task == "encode_text" else random_names
-    with patch.object(prompted_names, "encode_names", encoder):
-        outcome = once(0)  # warm-up; encodes the vocabulary where an implementation keeps it
-        if arguments.compile:
-            once(0)  # what the first step has changed is compiled for again
     seconds, processor = [], []
-    for number in range(1, arguments.repeats + 1):
+
+    def timed(number: int) -> Tensor:
         begin, processor_begin = time.perf_counter(), time.process_time()
-        once(number)
+        value = once(number)
         seconds.append(time.perf_counter() - begin)
         processor.append(time.process_time() - processor_begin)
-    memory, flops = peak_memory_mib(device), None
-    if not arguments.compile:
-        with FlopCounterMode(display=False) as counter:
+        return value
+
+    encoder = text_cache.encode_names if arguments.task == "encode_text" else random_names
+    counter = FlopCounterMode(display=False)
+    with patch.object(text_cache, "encode_names", encoder):
+        if not arguments.repeats:
+            with counter:
+                outcome = timed(0)
+        else:
+            outcome = once(0)  # warm-up; encodes the vocabulary where an implementation keeps it
+            if arguments.compile:
+                once(0)  # what the first step has changed is compiled for again
+            for number in range(1, arguments.repeats + 1):
+                timed(number)
+    memory = peak_memory_mib(device)
+    if arguments.repeats and not arguments.compile:
+        with counter:
             once(arguments.repeats + 1)
-        flops = round(counter.get_total_flops() / 1e9, 2)
+    flops = None if arguments.compile else round(counter.get_total_flops() / 1e9, 2)
     if arguments.keep:
         torch.save(outcome, arguments.keep)
     found = {
         "vocabulary": vocabulary.name,
-        "classes": len(vocabulary.parts),
+        "classes": len(vocabulary.classes),
+        "picture": arguments.picture,
         "images": count,
         "threads": torch.get_num_threads(),
         "repeats": arguments.repeats,

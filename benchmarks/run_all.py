@@ -6,6 +6,7 @@ import argparse
 import csv
 import json
 import tempfile
+from collections.abc import Iterator
 from functools import partial
 from importlib.metadata import version
 from itertools import product
@@ -13,20 +14,22 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from measure import IMPLEMENTATIONS, TASKS, TRAINING
+from measure import IMPLEMENTATIONS, PICTURE, TASKS, TRAINING
 from recorded import RECORDED, write_recorded_weights
 from rows import HERE, MeasurementError, about, append, in_own_process, results_file
 
 from ovparts_lib.systems.registry import SYSTEMS
-from ovparts_lib.vocabularies import PART_VOCABULARIES
+from ovparts_lib.vocabularies import OBJECT_VOCABULARIES, PART_VOCABULARIES
 
 PEERED = "clipseg"  # the system that the other implementations are of; all start from one file of weights
 BATCH = 2
 # Also measured with these numbers of images: PartCLIPSeg's step was recorded with one, and stands beside CLIPSeg's.
 OTHER_BATCHES = {"clipseg": (1,)}
 FIGURES = ("gflops", "peak_mib", "cpu_seconds")
-# For every size of vocabulary: 116, 234 and 482 parts.
+# For every size of vocabulary: 116, 234 and 482 parts; of whole objects 150 and 847.
 VOCABULARIES = ("pascal_part_116", "ade20k_part_234", "partimagenet_ood")
+OBJECTS = {"train_step": ("coco_stuff_171",), "evaluate": ("ade20k_150", "ade20k_847")}
+LARGEST = {"ade20k_847": "640x2560"}  # the longest list is measured with the largest test picture
 
 
 def write_weights(path: Path) -> None:
@@ -52,16 +55,10 @@ def references() -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
-def with_reference(row: dict, *, compared: bool = True) -> dict:
-    """The row with the reference implementation's figures, and ours as a share of them; blank if none were recorded.
-
-    Args:
-        row: what was measured.
-        compared: False for a model that is not of the reference's size.
-    """
-    keys = ("system", "task", "classes", "images")
-    recorded = references() if compared else []
-    found = next((one for one in recorded if all(one[key] == str(row[key]) for key in keys)), {})
+def with_reference(row: dict) -> dict:
+    """The row with the reference implementation's figures, and ours as a share of them; blank if none were recorded."""
+    keys = ("system", "size", "task", "classes", "images")
+    found = next((one for one in references() if all(one[key] == str(row[key]) for key in keys)), {})
     row = row | {f"reference_{name}": found.get(name, "") for name in (*FIGURES, "loss", "origin")}
     for name in FIGURES:
         both = row[name] and row[f"reference_{name}"]
@@ -71,11 +68,35 @@ def with_reference(row: dict, *, compared: bool = True) -> dict:
     return row
 
 
-def batches_of(system: str, task: str) -> list[int]:
+def batches_of(system: str, task: str, size: str = "released") -> list[int]:
     """Images of a step: as many as the reference was recorded with, and what else is wanted for comparison."""
-    found = (one for one in references() if (one["system"], one["task"]) == (system, "train_step"))
-    recorded = int(next(found, {"images": BATCH})["images"])
+    recorded = int((recordings(system, "train_step", size) or [{"images": BATCH}])[0]["images"])
     return [recorded, *OTHER_BATCHES.get(system, ())] if task == "train_step" else [recorded]
+
+
+def recordings(system: str, task: str, size: str) -> list[dict[str, str]]:
+    """What was recorded of a system in a task and size."""
+    asked = (system, task, size)
+    return [one for one in references() if (one["system"], one["task"], one["size"]) == asked]
+
+
+def sizes_of(system: str) -> list[str]:
+    """The sizes that a system was recorded in; of others than the first, FLOPs, time and memory follow from it."""
+    return list(dict.fromkeys(one["size"] for one in references() if one["system"] == system))
+
+
+def vocabularies_of(system: str, task: str, size: str) -> tuple[str, ...]:
+    """The class lists of a task: parts, or whole objects for a system that was recorded with them."""
+    recorded = recordings(system, "evaluate", size)
+    if recorded and recorded[0]["classes"] == "150" and task in OBJECTS:
+        return OBJECTS[task]
+    return VOCABULARIES if task == "evaluate" else VOCABULARIES[:1]
+
+
+def picture_of(system: str, task: str, size: str, vocabulary: str) -> str:
+    """Height x width of the pictures of a task, as they were recorded."""
+    recorded = (recordings(system, task, size) or [{"picture": PICTURE.get(task, "")}])[0]["picture"]
+    return LARGEST.get(vocabulary, recorded)
 
 
 def option_sets(system: str, task: str) -> list[str]:
@@ -97,59 +118,64 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--systems", nargs="+", choices=SYSTEMS, default=list(SYSTEMS))
     parser.add_argument("--tasks", nargs="+", choices=TASKS, default=list(TASKS))
-    parser.add_argument(
-        "--vocabularies", nargs="+", choices=PART_VOCABULARIES, default=VOCABULARIES, help="of evaluate"
-    )
+    known = PART_VOCABULARIES + OBJECT_VOCABULARIES
+    parser.add_argument("--vocabularies", nargs="+", choices=known, help="of evaluate; by default the system's")
     parser.add_argument("--options", nargs="+", help="JSON objects, arguments of the model's class")
     parser.add_argument("--implementations", nargs="+", choices=IMPLEMENTATIONS, default=list(IMPLEMENTATIONS))
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--precision", nargs="+", choices=["fp32", "bf16"], default=["fp32"])
     parser.add_argument("--compile", nargs="+", choices=["off", "on"], default=["off"])
     parser.add_argument("--batch", type=int, help="images of train_step; by default as the reference's")
-    parser.add_argument("--size", default="released", help="of the models; miniature for a quick look, with --out")
+    parser.add_argument("--sizes", nargs="+", help="of the models; miniature for a quick look, with --out")
     parser.add_argument("--out", type=Path, help="CSV file for the rows; by default results/systems_<device>.csv")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--threads", type=int, default=0)
     parser.add_argument("--note", default="", help="what else a reader of the row should know of the machine")
     wanted = parser.parse_args()
-    if wanted.size != "released" and wanted.out is None:
-        parser.error("--size: rows of other sizes belong into a file of their own; name it with --out")
+    if "miniature" in (wanted.sizes or ()) and wanted.out is None:
+        parser.error("--sizes: rows of the miniature belong into a file of their own; name it with --out")
     machine, out = about(wanted.device), wanted.out or results_file("systems", wanted.device)
     compared = PEERED in wanted.systems and set(wanted.implementations) != {"ovparts"}
     machine |= {"transformers": version("transformers") if compared else ""}
     failed = 0
     with tempfile.TemporaryDirectory() as folder:
-        for system, task in product(wanted.systems, wanted.tasks):
-            if task == "recorded_step" and (system not in RECORDED or wanted.size != "released"):
-                continue
-            files = weights_of(system, task, wanted, Path(folder))
-            vocabularies = wanted.vocabularies[: None if task == "evaluate" else 1]
-            batches = [wanted.batch] if wanted.batch else batches_of(system, task)
-            for vocabulary, batch in product(vocabularies, batches):
-                first = None
-                for number, variant in enumerate(variants_of(system, task, wanted)):
-                    keep = Path(folder) / f"{number}.pt"
-                    about_row = {"system": system, "task": task, **variant}
-                    settings = {"vocabulary": vocabulary, "batch": batch, "size": wanted.size}
-                    try:
-                        found = measured(about_row | settings, files | {"keep": keep}, wanted)
-                    except MeasurementError as error:
-                        failed += 1
-                        print(error)
-                        continue
-                    first = first or keep
-                    row = machine | about_row | found
-                    row = with_reference(row, compared=wanted.size == "released")
-                    row |= {"difference": difference(task, first, keep), "note": wanted.note}
-                    append(out, row)
-                    print(json.dumps(row), flush=True)
+        settings = (one for system in wanted.systems for one in settings_of(system, wanted))
+        for row in settings:
+            system, task = row["system"], row["task"]
+            files, first = weights_of(system, task, wanted, Path(folder)), None
+            for number, variant in enumerate(variants_of(system, task, wanted)):
+                keep = Path(folder) / f"{number}.pt"
+                try:
+                    found = measured({**row, **variant}, files | {"keep": keep}, wanted)
+                except MeasurementError as error:
+                    failed += 1
+                    print(error)
+                    continue
+                first = first or keep
+                found = {key: row[key] for key in ("system", "size", "task")} | variant | found
+                found = with_reference(machine | found)
+                found |= {"difference": difference(task, first, keep), "note": wanted.note}
+                append(out, found)
+                print(json.dumps(found), flush=True)
     if failed:
         raise SystemExit(f"{failed} measurements failed, see above")
 
 
+def settings_of(system: str, wanted: argparse.Namespace) -> Iterator[dict[str, Any]]:
+    """What is measured of a system: every size, task, class list and number of images."""
+    for size, task in product(wanted.sizes or sizes_of(system), wanted.tasks):
+        if task == "recorded_step" and (system not in RECORDED or size != "released"):
+            continue
+        chosen = wanted.vocabularies if task == "evaluate" else None
+        batches = [wanted.batch] if wanted.batch else batches_of(system, task, size)
+        for vocabulary, batch in product(chosen or vocabularies_of(system, task, size), batches):
+            row = {"system": system, "size": size, "task": task, "vocabulary": vocabulary, "batch": batch}
+            yield row | {"picture": picture_of(system, task, size, vocabulary)}
+
+
 def peers_of(system: str, task: str, wanted: argparse.Namespace) -> list[str]:
     """The other implementations that are measured beside ours."""
-    beside = system == PEERED and task in ("evaluate", "train_step") and wanted.size == "released"
+    beside = system == PEERED and task in ("evaluate", "train_step") and wanted.sizes in (None, ["released"])
     return [one for one in wanted.implementations if one != "ovparts" and beside]
 
 

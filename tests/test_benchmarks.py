@@ -1,5 +1,6 @@
 """The scripts in benchmarks/: what they would run and say; what they measure is not tested."""
 
+import argparse
 import csv
 import importlib
 import json
@@ -39,7 +40,7 @@ def run_all(monkeypatch):
 # --- ablations --------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("iterations", [None, 7])
+@pytest.mark.parametrize("iterations", [None, 8])
 def test_all_variants_are_trained_on_as_many_pictures(ablations, tmp_path, iterations):
     demo = ablations.shipped("20_clipseg")
     pictures = (iterations or demo["iterations"]) * demo["batch_size"]
@@ -48,27 +49,28 @@ def test_all_variants_are_trained_on_as_many_pictures(ablations, tmp_path, itera
         values = ablations.parameter_values(variant, 1, tmp_path, iterations)
         params = load_parameters(ablations.parameter_file(tmp_path, values))
         folders.add(params.folder)
-        assert params.iterations * params.batch_size == pictures
+        chosen = ablations.VARIANTS[variant]
+        assert params.iterations * params.batch_size == (pictures if chosen.trained else 0)
         assert (params.seed, params.setting) == (1, "ablations")
         row = ablations.budget_columns(variant, values, iterations)
         first, own = row["iterations_before"], params.iterations
         assert row["iterations"] == own
-        assert row["images_trained"] == (2 if first else 1) * pictures
-        stage = "CATSeg without guidance" if variant == "PartCATSeg without guidance" else "CATSeg"
-        assert row["budget"] == (f"{first} of {stage} + {own}" if first else f"{own}")
-        assert bool(first) == (variant.startswith("PartCATSeg") and "from nothing" not in variant)
+        assert row["images_trained"] == (2 if first and own else 1) * pictures
+        assert row["budget"] == (f"{first} of {chosen.first} + {own}" if first else f"{own}")
+        assert bool(first) == bool(chosen.first)
     assert len(folders) == len(ablations.VARIANTS)
 
 
 def test_the_clipseg_family_has_one_batch_and_one_number_of_steps(ablations, tmp_path):
-    family = [name for name, (notebook, _) in ablations.VARIANTS.items() if "clipseg" in notebook]
+    family = [name for name, variant in ablations.VARIANTS.items() if "clipseg" in variant.notebook]
     assert family == [
         "CLIPSeg",
         "PartCLIPSeg, object context only",
         "PartCLIPSeg",
         "PartCLIPSeg, attention losses x10",
     ]
-    values = [ablations.parameter_values(name, 0, tmp_path, None) for name in family]
+    files = [ablations.parameter_file(tmp_path, ablations.parameter_values(name, 0, tmp_path, None)) for name in family]
+    values = [load_parameters(file).model_dump() for file in files]
     for key in ("iterations", "batch_size", "queries_per_step", "learning_rate", "trainable", "clip_weights"):
         assert all(one[key] == values[0][key] for one in values), key
     weights = [(one["separation_weight"], one["enhancement_weight"]) for one in values[1:]]
@@ -92,7 +94,7 @@ def test_a_second_stage_waits_for_the_first_of_its_seed_and_budget(ablations, tm
     assert ablations.missing_first_stages(["CLIPSeg", "PartCATSeg from nothing"]) == []
 
 
-def test_a_run_becomes_a_row_per_mode_with_its_budget_and_its_attention(ablations, tmp_path):
+def test_a_run_becomes_a_row_per_stage_and_mode_with_its_budget_and_its_attention(ablations, tmp_path):
     values = ablations.parameter_values("PartCLIPSeg", 0, tmp_path, 9)
     scored = {"seen": 1.234, "unseen": 2.0, "harmonic": 1.5, "images": 4, "protocol": "recommended", "label": "after"}
     headline = [scored | {"mode": mode} for mode in ("oracle_obj", "pred_all")]
@@ -111,7 +113,8 @@ def test_a_run_becomes_a_row_per_mode_with_its_budget_and_its_attention(ablation
     assert [rows[0][key] for key in ("date", "commit", "hardware", "torch")] == [
         "2030-01-02", "a" * 12 + "+", "a processor", "9.9",
     ]  # fmt: skip
-    assert [row["mode"] for row in rows] == ["oracle_obj", "pred_all"]
+    stages = [("oracle_obj", "after"), ("pred_all", "after"), ("oracle_obj", "before")]
+    assert [(row["mode"], row["stage"]) for row in rows] == stages
     assert (rows[0]["iterations"], rows[0]["budget"], rows[0]["images_trained"]) == (9, "9", 18)
     assert (rows[0]["seen"], rows[0]["training_seconds"]) == (1.23, 3.2)
     found = [rows[0][f"attention_{key}"] for key in ("object_overlap", "shared", "strength", "on_part")]
@@ -161,15 +164,27 @@ def test_partclipsegs_reference_has_a_row_of_clipseg_beside_it(run_all):
 
 
 def test_rows_say_how_far_they_are_from_the_reference(run_all):
-    row = {"system": "partclipseg", "task": "recorded_step", "classes": 74, "images": 1, "gflops": 10.0}
-    row |= {"peak_mib": 4301.0, "cpu_seconds": 37.0, "loss": 2.846122980117798 * (1 + 1e-6)}
+    row = {"system": "partclipseg", "size": "released", "task": "recorded_step", "classes": 74, "images": 1}
+    row |= {"gflops": 10.0, "peak_mib": 4301.0, "cpu_seconds": 37.0, "loss": 2.846122980117798 * (1 + 1e-6)}
     found = run_all.with_reference(row)
     assert (found["peak_mib_share"], found["cpu_seconds_share"], found["gflops_share"]) == (0.5, 2.0, "")
     assert float(found["loss_difference"]) == pytest.approx(1e-6, rel=0.05)
     assert found["reference_loss"] == "2.846122980117798"
     for other in (row | {"images": 2}, row | {"loss": "", "task": "train_step"}):
         assert run_all.with_reference(other)["loss_difference"] == ""
-    assert run_all.with_reference(row, compared=False)["reference_peak_mib"] == ""
+    assert run_all.with_reference(row | {"size": "miniature"})["reference_peak_mib"] == ""
+
+
+def test_every_recorded_size_is_measured_with_its_pictures_and_class_lists(run_all):
+    wanted = argparse.Namespace(sizes=None, tasks=["evaluate", "train_step"], vocabularies=None, batch=None)
+    rows = [row for system in ("zsseg_plus", "ovseg", "scan") for row in run_all.settings_of(system, wanted)]
+    found = {(row["system"], row["size"], row["vocabulary"]): (row["picture"], row["batch"]) for row in rows}
+    assert found["zsseg_plus", "released", "partimagenet_ood"] == ("375x500", 2)
+    assert found["ovseg", "released_r101c", "ade20k_150"] == ("512x800", 2)
+    assert found["ovseg", "released", "coco_stuff_171"] == ("640x640", 1)
+    assert found["scan", "released_vitb", "coco_stuff_171"] == ("256x256", 2)
+    assert found["scan", "released", "ade20k_847"][0] == found["ovseg", "released", "ade20k_847"][0] == "640x2560"
+    assert ("ovseg", "released", "pascal_part_116") not in found
 
 
 def test_the_recorded_step_runs_with_the_released_options(run_all):
@@ -187,7 +202,7 @@ def test_the_recorded_step_runs_with_the_released_options(run_all):
 @pytest.mark.slow
 def test_measuring_in_miniature_appends_rows_with_the_recorded_columns(tmp_path):
     out = tmp_path / "rows.csv"
-    command = [sys.executable, str(BENCHMARKS / "run_all.py"), "--size", "miniature", "--device", "cpu"]
+    command = [sys.executable, str(BENCHMARKS / "run_all.py"), "--sizes", "miniature", "--device", "cpu"]
     command += ["--systems", "clipseg", "partclipseg", "--tasks", "train_step", "--implementations", "ovparts"]
     command += ["--options", "{}", "--repeats", "1"]
     refused = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)

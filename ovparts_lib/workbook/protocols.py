@@ -75,7 +75,7 @@ def semantics_guided(evaluation: Evaluation) -> Iterator[Panel]:
         caption = f"it is the vanilla IoU for {vocabulary.name}: no class is listed as a kind of another"
         yield Panel("sg_iou", title="SG-IoU", caption=caption)
         return
-    found = sg_iou(evaluation.matrices["pred_all"].numpy(), vocabulary.classes, fathers)
+    found = sg_iou(evaluation.matrices["pred_all"], vocabulary.classes, fathers)
     table = pd.DataFrame(found.summary).T.rename_axis("metric").reset_index()
     yield Panel("sg_iou", table=table, title="SG-IoU beside the vanilla metric, percent")
     names = [", ".join(vocabulary.classes[each] for each in fathers.get(i, ())) for i in range(len(vocabulary.classes))]

@@ -12,6 +12,7 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 RECOMPUTED = '{"checkpoint_aggregator": true}'
+KEYS = ("system", "size", "task", "classes", "images")
 RESULTS = ROOT / "benchmarks" / "results" / "systems_cpu.csv"
 
 
@@ -76,11 +77,9 @@ def test_recorded_rows_say_what_they_measured():
     with RESULTS.open(newline="", encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
     with (ROOT / "benchmarks" / "reference.csv").open(newline="", encoding="utf-8") as file:
-        references = {
-            tuple(one[key] for key in ("system", "task", "classes", "images")): one for one in csv.DictReader(file)
-        }
+        references = {tuple(one[key] for key in KEYS): one for one in csv.DictReader(file)}
     for one in rows:
-        recorded = references.get(tuple(one[key] for key in ("system", "task", "classes", "images")), {})
+        recorded = references.get(tuple(one[key] for key in KEYS), {})
         assert one["reference_origin"] == recorded.get("origin", "")
         assert one["reference_peak_mib"] == recorded.get("peak_mib", "")
         if one["reference_peak_mib"]:
