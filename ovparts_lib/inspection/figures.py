@@ -268,7 +268,7 @@ def as_picture(image: Picture) -> np.ndarray:
         array = array.transpose(1, 2, 0)
     if array.dtype != np.uint8 or array.ndim != 3 or array.shape[2] != 3:
         raise ValueError(f"an image must be uint8, (3, H, W) or an array (H, W, 3), not {array.dtype} {array.shape}")
-    return np.ascontiguousarray(array)
+    return array
 
 
 def panel_picture(image: Picture, longest: int = 480) -> np.ndarray:

@@ -104,6 +104,7 @@ def test_a_viewer_draws_what_is_chosen(monkeypatch):
 
 def test_without_anybody_there_figures_are_shown(monkeypatch):
     shown = []
+    monkeypatch.setattr(widgets_module, "is_attended", lambda: False)
     monkeypatch.setattr(widgets_module, "display", shown.append)
     assert browse(drawn, ["a", "b", "c"], layer=[4, 5]) is None
     assert [figure.axes[0].get_title() for figure in shown] == ["0 {'layer': 4}"]
