@@ -7,7 +7,6 @@ the prediction they got, so that protocols which treat them differently can all 
 
 from __future__ import annotations
 
-import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -84,7 +83,7 @@ def read_matrices(
     try:
         with np.load(path, allow_pickle=False) as file:
             arrays = {name: file[name] for name in file.files}
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+    except Exception as error:  # whatever numpy, zipfile and zlib stumble over in a damaged file
         raise MatrixFileError(f"{path} cannot be read as an npz file of confusion matrices: {error}") from error
     matrices = {name.removeprefix(_COUNTS): arrays.pop(name) for name in list(arrays) if name.startswith(_COUNTS)}
     if not matrices or "vocabulary_hash" not in arrays:

@@ -100,6 +100,22 @@ def test_a_damaged_file_is_named(tmp_path):
         read_matrices(tmp_path / "matrix.npz")
 
 
+def test_a_file_with_any_byte_changed_is_damaged_or_tells_the_same(tmp_path):
+    path, counts = tmp_path / "matrix.npz", counted(0, 3)
+    write_matrices(path, {"pred_all": counts}, vocabulary_hash="aaaa")
+    content = path.read_bytes()
+    for place in range(len(content)):
+        path.write_bytes(content[:place] + bytes([content[place] ^ 0x55]) + content[place + 1 :])
+        try:
+            matrices, _ = read_matrices(path)
+        except MatrixFileError:
+            continue
+        assert np.array_equal(matrices.get("pred_all", counts), counts)
+    np.save(tmp_path / "lone.npy", counts)
+    with pytest.raises(MatrixFileError, match=r"lone\.npy cannot be read"):
+        read_matrices(tmp_path / "lone.npy")
+
+
 def test_a_failed_write_leaves_the_old_file(tmp_path, monkeypatch):
     path = tmp_path / "matrix.npz"
     write_matrices(path, {"matrix": np.zeros((3, 3), np.int64)}, "aaaa")
