@@ -19,6 +19,9 @@ from ovparts_lib.data.readers.base import Reader
 from ovparts_lib.data.records import DatasetError, Record
 from ovparts_lib.vocabularies import PartVocabulary, Vocabulary
 
+EmptySamples = Literal["skip", "replace_as_released"]
+Sample = TypeVar("Sample")
+
 
 class Batch(TypedDict):
     """A training batch; images of different sizes stay apart, and each model brings them to the size it needs."""
@@ -294,11 +297,6 @@ def collate_training(samples: Sequence[dict[str, Any]]) -> Batch:
         raise ValueError("the samples of a batch must share one vocabulary")
     lists = {f"{key}s": [sample[key] for sample in samples] for key in samples[0] if key != "vocabulary"}
     return Batch(**lists, vocabulary=vocabulary)
-
-
-EmptySamples = Literal["skip", "replace_as_released"]
-
-Sample = TypeVar("Sample")
 
 
 class ReleasedReplacement:

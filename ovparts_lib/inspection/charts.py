@@ -69,9 +69,9 @@ def iou_heatmap(table: pd.DataFrame) -> Panel:
     cell = min(0.52, 9.6 / across.shape[1])
     figure = new_figure(max(4.5, cell * across.shape[1] + 2.4), max(2.6, 0.25 * across.shape[0] + 1.8))
     ax = figure.add_subplot()
-    numbers = {"annot": True, "fmt": ".0f", "annot_kws": {"size": 7.5 if cell >= 0.4 else 6}}
-    bar = {"label": "IoU (%)", "shrink": min(0.6, 14 / len(across)), "aspect": 25, "pad": 0.01}
-    named_heatmap(ax, across, cmap="viridis", linewidths=0.5, cbar_kws=bar, **numbers)
+    numbers = across.map(lambda value: "" if pd.isna(value) else f"{value:.0f}")
+    mesh = named_heatmap(ax, across, numbers, cmap="viridis", size=7.5 if cell >= 0.4 else 6)
+    figure.colorbar(mesh, ax=ax, label="IoU (%)", shrink=min(0.6, 14 / len(across)), aspect=25, pad=0.01)
     objects, parts = (ax.yaxis, ax.xaxis) if across is grid else (ax.xaxis, ax.yaxis)
     parts.set_ticklabels([wrapped(str(name), 28, lines=1) for name in grid.columns])
     objects.set_ticklabels([wrapped(name, 26, lines=1) + " *" * (not seen[name]) for name in grid.index])

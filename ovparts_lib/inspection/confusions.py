@@ -7,7 +7,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 
 from ovparts_lib.evaluation.stored import Evaluation
-from ovparts_lib.inspection.figures import layout_later, named_heatmap, new_figure, styled, wrapped
+from ovparts_lib.inspection.figures import named_heatmap, new_figure, styled, wrapped
 from ovparts_lib.inspection.panel import Panel
 
 _COLUMNS = 3  # panels side by side
@@ -37,10 +37,9 @@ def part_confusion(evaluation: Evaluation, mode: str) -> Panel:
     axes = figure.subplots(-(-len(tables) // columns), columns, squeeze=False).ravel()
     for ax in axes[len(tables) :]:
         ax.set_axis_off()
-    with layout_later(figure):
-        for ax, table, name in zip(axes, tables, objects, strict=False):
-            unseen = " *" if name in vocabulary.unseen_objects else ""
-            _confusion_panel(ax, table, f"{name}{unseen}", large=columns == 1)
+    for ax, table, name in zip(axes, tables, objects, strict=False):
+        unseen = " *" if name in vocabulary.unseen_objects else ""
+        _confusion_panel(ax, table, f"{name}{unseen}", large=columns == 1)
     figure.suptitle(f"Taken for, % of the part's pixels; {mode}; * unseen object", fontsize=10.5)
     data = pd.concat(dict(zip(objects, tables, strict=True)), names=["object", "part"]).reset_index()
     caption = "Each row says what a part's labelled pixels were taken for, in percent; * marks unseen objects."
@@ -72,6 +71,6 @@ def _confusion_panel(ax: Axes, table: pd.DataFrame, title: str, *, large: bool) 
     # Zeros say nothing and would hide where the others are.
     numbers = table.map(lambda value: f"{value:.0f}" if value >= 0.5 else "")
     size = 8 if large else 6.5 if len(table.columns) <= 12 else 5.5
-    named_heatmap(ax, table, cmap="Blues", annot=numbers, fmt="", annot_kws={"size": size}, linewidths=0.4, cbar=False)
+    named_heatmap(ax, table, numbers, cmap="Blues", size=size)
     ax.set_title(wrapped(title, 34), fontweight="bold")
     ax.tick_params(labelsize=8 if large else 7)

@@ -6,8 +6,7 @@ import re
 import textwrap
 import unicodedata
 import warnings
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from functools import lru_cache, wraps
 from io import BytesIO
 from pathlib import Path
@@ -16,10 +15,10 @@ from typing import Any, ParamSpec, TypeVar
 import matplotlib as mpl
 import numpy as np
 import pandas as pd
-import seaborn as sns
 from matplotlib import font_manager, style
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.collections import QuadMesh
 from matplotlib.figure import Figure
 from torch import Tensor
 
@@ -56,6 +55,7 @@ _GLYPH = re.compile(r"Glyph (\d+) .*missing from")
 _LONGEST_SIDE = 100.0  # inches
 _TALLEST_PANEL = 5.0  # inches
 _SAVED_DPI = 150
+_BRIGHTNESS = np.array([0.299, 0.587, 0.114])  # of red, green and blue
 
 Picture = Tensor | np.ndarray
 """An image as readers give it, uint8 (3, H, W), or an array uint8 (H, W, 3)."""
@@ -143,35 +143,53 @@ def picture_panels(
     return figure, axes
 
 
-def named_heatmap(ax: Axes, table: pd.DataFrame, **options: Any) -> None:
-    """Seaborn's heat map of percentages with the name of every row and column, those below slanted."""
-    grid = {"linecolor": "#E4E4E4", "xticklabels": True, "yticklabels": True}
-    sns.heatmap(table, ax=ax, vmin=0, vmax=100, **grid, **options)
-    ax.set(xlabel="", ylabel="")
+def named_heatmap(ax: Axes, table: pd.DataFrame, numbers: pd.DataFrame, *, cmap: str, size: float) -> QuadMesh:
+    """A heat map of percentages with the name of every row and column, those below slanted.
+
+    Seaborn's draws the whole figure for each of its panels, to see whether labels overlap.
+
+    Args:
+        ax: where.
+        table: percentages; NaN stays empty.
+        numbers: what is written into the cells, as text of the table's shape.
+        cmap: colour map.
+        size: of the numbers, in points.
+
+    Returns:
+        The coloured cells, for a colour bar.
+    """
+    mesh = ax.pcolormesh(table.to_numpy(float), vmin=0, vmax=100, cmap=cmap, edgecolors="#E4E4E4", linewidth=0.4)
+    mesh.update_scalarmappable()
+    for place, text in np.ndenumerate(numbers.to_numpy()):
+        if text:
+            colour = mesh.get_facecolors()[np.ravel_multi_index(place, table.shape)]
+            dark = colour[:3] @ _BRIGHTNESS < 0.5
+            colours = {"color": "white" if dark else ".15"}
+            ax.text(place[1] + 0.5, place[0] + 0.5, text, size=size, ha="center", va="center", **colours)
+    ax.set(xlabel="", ylabel="", ylim=(len(table), 0))
     ax.tick_params(length=0)
-    ax.set_xticklabels(ax.get_xticklabels(), rotation=50, ha="right", rotation_mode="anchor")
-    ax.set_yticklabels(ax.get_yticklabels(), rotation=0)
+    for spine in ax.spines.values():
+        spine.set_visible(False)
+    slanted = {"rotation": 50, "ha": "right", "rotation_mode": "anchor"}
+    ax.set_xticks(np.arange(table.shape[1]) + 0.5, [str(name) for name in table.columns], **slanted)
+    ax.set_yticks(np.arange(len(table)) + 0.5, [str(name) for name in table.index])
+    return mesh
 
 
-@contextmanager
-def layout_later(figure: Figure) -> Iterator[None]:
-    """Lay a figure out once, at the end: seaborn's heat maps draw the whole figure each time to measure labels."""
-    figure.set_layout_engine("none")
-    try:
-        yield
-    finally:
-        figure.set_layout_engine("constrained")
-
-
-def save_figure(figure: Figure, path: Path, data: pd.DataFrame) -> None:
+def save_figure(figure: Figure, path: Path, data: pd.DataFrame) -> bytes:
     """Write a figure as PNG and its data as CSV of the same name, each of them whole or not at all.
+
+    Returns:
+        The bytes of the PNG.
 
     Raises:
         OSError: no space or no permission; files of the same name that were there before are intact.
     """
-    write_atomically(path, figure_png(figure, _SAVED_DPI))
+    picture = figure_png(figure, _SAVED_DPI)
+    write_atomically(path, picture)
     # A named index is part of the data (rows of a matrix); a plain one only counts lines.
     write_atomically(path.with_suffix(".csv"), data.to_csv(index=data.index.name is not None))
+    return picture
 
 
 def figure_png(figure: Figure, dpi: float = 100) -> bytes:

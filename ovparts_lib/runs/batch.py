@@ -102,9 +102,10 @@ def default_jobs(runs: Sequence[Planned]) -> int:
 
 
 def _begins_from(params: RunParameters, other: RunParameters) -> bool:
-    """Whether a run begins from weights in the folder of another."""
-    source = getattr(params, "initialise_from", None)
-    return source is not None and other.folder in (resolve_path(source), *resolve_path(source).parents)
+    """Whether a run begins from weights in the folder of another, or scores them."""
+    sources = [getattr(params, key, None) for key in ("initialise_from", "checkpoint")]
+    paths = [resolve_path(source) for source in sources if source is not None]
+    return any(other.folder in (path, *path.parents) for path in paths)
 
 
 def left_standing(line: str) -> str:

@@ -72,7 +72,14 @@ class MiniatureParameters(RunParameters):
     val_images: Whole = Field(120, ge=1, description="validation images to render")
     render_seed: Whole = Field(0, ge=0, description="seed of the renderer")
     layouts: Annotated[list[Dataset], Listed] = Field(
-        ["ade20k_part_234", "partimagenet_seg", "partimagenet_ood", "coco_stuff_171", "ade20k_150", "pascal_voc_20"],
+        [
+            "ade20k_part_234",
+            "partimagenet_seg",
+            "partimagenet_ood",
+            "coco_stuff_171",
+            "ade20k_150",
+            "pascal_context_59",
+        ],
         description="other data sets in whose layout it is rendered too, into folders beside data_root",
     )
     layout_train_images: Whole = Field(200, ge=1, description="training images of each of those")

@@ -197,6 +197,7 @@ class MaskClassifierOptions(ProposalOptions):
     dataset: Dataset = Field("coco_stuff_171", description="which reader reads data_root")
     test_dataset: Dataset | None = option(
         lambda given: "pascal_voc_20" if given.get("dataset") == "coco_stuff_171" else None,
+        lambda given: "pascal_context_59" if given.get("dataset") == "coco_stuff_171" else None,
         description="data set scored on, where it is another",
     )
     warmup: Whole = option(

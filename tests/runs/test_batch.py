@@ -68,3 +68,5 @@ def test_a_run_that_begins_from_anothers_weights_waits_for_it(shipped):
     assert _begins_from(later, earlier)
     assert not _begins_from(earlier, later)
     assert not _begins_from(later, by_name["20_clipseg"])
+    scored = later.model_copy(update={"initialise_from": None, "checkpoint": later.initialise_from})
+    assert _begins_from(scored, earlier) and not _begins_from(scored, by_name["20_clipseg"])
