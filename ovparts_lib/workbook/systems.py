@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -148,7 +149,10 @@ def train_in_process(
         world_size=fabric.world_size,
         pin_memory=fabric.device.type == "cuda",
     )
-    result = run_loop(model, loader, settings, run_dir=folder, evaluate=evaluate, fabric=fabric)
+    # Where nothing is scored in between, what only scoring needs stays out of memory.
+    spared = getattr(model, "without_frozen_towers", None) if not settings.evaluate_every else None
+    with spared(dataset.vocabulary) if spared else nullcontext():
+        result = run_loop(model, loader, settings, run_dir=folder, evaluate=evaluate, fabric=fabric)
     if fabric.is_global_zero:
         about = {"setting": params.setting, "run": params.run, "iterations": params.iterations}
         SYSTEMS[params.system].save(model, folder / RUN_WEIGHTS, **about)

@@ -133,19 +133,18 @@ class Scan(MaskClassifier):
         return report
 
     @contextmanager
-    def without_frozen_towers(self, vocabulary: Vocabulary, folder: str | Path | None = None) -> Iterator[None]:
+    def without_frozen_towers(self, vocabulary: Vocabulary) -> Iterator[None]:
         """Keep the CLIP that classifies crops and encodes texts out of memory while the rest trains.
 
-        It is written to a file and read back in the end. The texts of the vocabulary are computed before; no other can
-        be used meanwhile, nor :meth:`predict` with a classifier that sees crops.
+        It is written to a temporary file, of 1.7 GB for ViT-L/14, and read back in the end. The texts of the vocabulary
+        are computed before; no other can be used meanwhile, nor :meth:`predict` with a classifier that sees crops.
 
         Args:
             vocabulary: of the training.
-            folder: where the file goes while it is needed, 1.7 GB for ViT-L/14; None for the system's temporary one.
         """
         names = vocabulary.classes
         self._texts = {names: self._encode_names(names)}
-        with tempfile.TemporaryDirectory(dir=folder) as place:
+        with tempfile.TemporaryDirectory() as place:
             file = Path(place) / "clip.safetensors"
             save_file({name: tensor.contiguous() for name, tensor in self.clip.state_dict().items()}, file)
             self.clip = None
