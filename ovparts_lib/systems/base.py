@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from ovparts_lib.checkpoints.clip import load_clip_into
 from ovparts_lib.checkpoints.reading import LoadReport
 from ovparts_lib.models.clip.text import refuse_alike
+from ovparts_lib.models.clip.text_cache import TextCache
 from ovparts_lib.systems.parameter_groups import known_group, parameter_groups, train_only
 from ovparts_lib.systems.scores import Maps, Scores, checked_class_ids
 from ovparts_lib.vocabularies import PartVocabulary, Vocabulary
@@ -34,6 +35,7 @@ class SegmentationSystem(nn.Module):
         needs_parts: whether it takes a :class:`PartVocabulary` only.
         needs_regions: whether scores depend on the masks of the records' objects; without them, such a system finds
             the objects by itself.
+        text_cache: of a system that encodes names without learned prompts.
         image_inputs: ``regions``, for each image those of its records; ``masks``, for each image a user's own.
     """
 
@@ -44,6 +46,7 @@ class SegmentationSystem(nn.Module):
     needs_parts: ClassVar[bool] = False
     needs_regions: ClassVar[bool] = False
     image_inputs: ClassVar[tuple[str, ...]] = ()
+    text_cache: TextCache | None = None
     score: Callable[..., list[tuple[Scores, Maps]]]
 
     @property

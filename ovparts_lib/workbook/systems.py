@@ -17,7 +17,7 @@ from ovparts_lib.data import TrainingDataset, training_loader
 from ovparts_lib.inspection import Panel
 from ovparts_lib.options import Options
 from ovparts_lib.runs import resolve_path
-from ovparts_lib.runs.project import display_path
+from ovparts_lib.runs.project import cache_folder, display_path
 from ovparts_lib.systems.options import SystemOptions
 from ovparts_lib.systems.registry import SYSTEMS, system_of, untrained
 from ovparts_lib.training import TrainingResult, TrainingSettings, history_frame, launch, read_log
@@ -58,6 +58,8 @@ def build_model(params: SystemOptions, output: RunOutput | None = None) -> tuple
         model = system.build(size, **options)
         report = system.initialise(model, clip_path, **beside)
     model.set_trainable(params.trainable)
+    if model.text_cache is not None:
+        model.text_cache.folder = cache_folder() / "texts"
     if output is not None:
         output.run.record_once(weight_hashes=weight_hashes(params))
         output.note(weights=describe_weights(report, [source, params.clip_weights, *params.weight_paths().values()]))
