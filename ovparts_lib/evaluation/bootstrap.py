@@ -128,9 +128,8 @@ def _image_tally(evaluation: Evaluation, protocol: Protocol, mode: str) -> Tally
             f"the protocol {protocol.name!r} charges predictions on known background, which were not counted; "
             "evaluate with strict=True"
         )
-    tally = protocol.tally(evaluation.per_image[mode], evaluation.background)
-    order = np.argsort(np.array(evaluation.image_ids))
-    return Tally(tally.right[order], tally.labelled[order], tally.predicted[order])
+    tally = protocol.tally(evaluation.per_image[mode], evaluation.vocabulary, evaluation.background)
+    return tally.ordered(np.argsort(np.array(evaluation.image_ids)))
 
 
 def _drawn(
