@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any, ClassVar, Literal, get_args
 
@@ -81,6 +82,15 @@ class SegmentationSystem(nn.Module):
     def load_clip(self, path: str | Path) -> LoadReport:
         """Give a new system CLIP weights, see :func:`~ovparts_lib.checkpoints.clip.load_clip_into`."""
         return load_clip_into(self.clip, path)
+
+    @contextmanager
+    def without_frozen_towers(self, vocabulary: Vocabulary) -> Iterator[Callable[[], AbstractContextManager[None]]]:
+        """Held while training only calls :meth:`loss` with this vocabulary, so that a system may let go of the rest.
+
+        Yields:
+            A context in which :meth:`predict` and :meth:`inspect` work all the same, for periodic evaluation.
+        """
+        yield nullcontext
 
     def predict(
         self,

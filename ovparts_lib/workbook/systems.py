@@ -161,7 +161,14 @@ def train_in_process(
         world_size=fabric.world_size,
         pin_memory=fabric.device.type == "cuda",
     )
-    result = run_loop(model, loader, settings, run_dir=folder, evaluate=evaluate, fabric=fabric)
+    with model.without_frozen_towers(dataset.vocabulary) as brought_back:
+
+        def evaluate_whole(model: nn.Module, step: int) -> dict[str, float]:
+            with brought_back():
+                return evaluate(model, step)
+
+        periodic = None if evaluate is None else evaluate_whole
+        result = run_loop(model, loader, settings, run_dir=folder, evaluate=periodic, fabric=fabric)
     if fabric.is_global_zero:
         about = {"setting": params.setting, "run": params.run, "iterations": params.iterations}
         SYSTEMS[params.system].save(model, folder / RUN_WEIGHTS, **about)
