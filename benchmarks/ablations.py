@@ -1,8 +1,8 @@
 """Train systems and ablated variants on the miniature, all on the same number of pictures, with several seeds.
 
 Needs ``outputs/miniature/world`` (``ovparts run params/miniature/01_miniature.yaml``). Every row of
-``benchmarks/results/miniature_ablations.csv`` is one trained run, scored on all test images. Runs are resumable: what
-is complete is not trained again.
+``benchmarks/results/miniature_ablations.csv`` is one mode and stage of one run, scored on all test images. Runs are
+resumable: what is complete is not trained again.
 
 The budget is ``--iterations`` steps of CLIPSeg's batch, by default as in ``params/miniature/20_clipseg.yaml``; every
 variant is trained on as many pictures. PartCATSeg is trained in two stages, as published: it begins from the CATSeg of
@@ -15,45 +15,84 @@ from __future__ import annotations
 import argparse
 import csv
 import json
+import math
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
-import torch
 import yaml
 
 from ovparts_lib.runs import load_parameters, project_root
 from ovparts_lib.runs.batch import default_jobs, run_beside
 
-# name: (notebook, what differs from params/miniature)
 UNGUIDED = {"model_size": "miniature_unguided", "trainable": ["aggregator"]}
 FROM_NOTHING = {"initialise_from": None, "clip_weights": "outputs/miniature/world/miniclip.safetensors"}
-VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
-    "CLIPSeg": ("20_clipseg", {}),
-    "PartCLIPSeg, object context only": ("23_partclipseg", {"separation_weight": 0.0, "enhancement_weight": 0.0}),
-    "PartCLIPSeg": ("23_partclipseg", {}),
-    "PartCLIPSeg, attention losses x10": ("23_partclipseg", {"separation_weight": 1.0, "enhancement_weight": 0.1}),
-    "CATSeg": ("21_catseg", {}),
-    "CATSeg without guidance": ("21_catseg", UNGUIDED),
-    "PartCATSeg": ("24_partcatseg", {}),
-    "PartCATSeg without guidance": ("24_partcatseg", UNGUIDED),
-    "PartCATSeg without compositional loss": ("24_partcatseg", {"compositional_weight": 0.0}),
-    "PartCATSeg from nothing": ("24_partcatseg", FROM_NOTHING),
-}
-# what variants that begin from weights begin from
-FIRST_STAGES = {
-    "PartCATSeg": "CATSeg",
-    "PartCATSeg without guidance": "CATSeg without guidance",
-    "PartCATSeg without compositional loss": "CATSeg",
+ADAPTED = {"adaptation_iterations": 200, "adaptation_pairs": "labels"}
+
+
+@dataclass(frozen=True)
+class Variant:
+    """A system, or a part of it.
+
+    Attributes:
+        notebook: that trains or scores it.
+        changes: what differs from ``params/miniature``.
+        first: the variant whose weights it begins from.
+        trained: whether it is trained, or scored with the weights that ``first`` leaves.
+    """
+
+    notebook: str
+    changes: dict[str, Any] = field(default_factory=dict)
+    first: str | None = None
+    trained: bool = True
+
+
+def _scored(first: str, notebook: str, **changes: Any) -> Variant:
+    return Variant(notebook, changes, first, trained=False)
+
+
+VARIANTS: dict[str, Variant] = {
+    "CLIPSeg": Variant("20_clipseg"),
+    "PartCLIPSeg, object context only": Variant(
+        "23_partclipseg", {"separation_weight": 0.0, "enhancement_weight": 0.0}
+    ),
+    "PartCLIPSeg": Variant("23_partclipseg"),
+    "PartCLIPSeg, attention losses x10": Variant(
+        "23_partclipseg", {"separation_weight": 1.0, "enhancement_weight": 0.1}
+    ),
+    "CATSeg": Variant("21_catseg"),
+    "CATSeg without guidance": Variant("21_catseg", UNGUIDED),
+    "PartCATSeg": Variant("24_partcatseg", first="CATSeg"),
+    "PartCATSeg without guidance": Variant("24_partcatseg", UNGUIDED, "CATSeg without guidance"),
+    "PartCATSeg without compositional loss": Variant("24_partcatseg", {"compositional_weight": 0.0}, "CATSeg"),
+    "PartCATSeg from nothing": Variant("24_partcatseg", FROM_NOTHING),
+    "ZSSeg+": Variant("22_zsseg_plus"),
+    "ZSSeg+, CLIP alone": _scored("ZSSeg+", "22_zsseg_plus", ensemble="clip"),
+    "ZSSeg+, stage 1 alone": _scored("ZSSeg+", "22_zsseg_plus", ensemble="stage1"),
+    "OVSeg": Variant("25_ovseg"),
+    "OVSeg, proposals alone": _scored("OVSeg", "25_ovseg", classifier="proposals"),
+    "OVSeg, CLIP alone": _scored("OVSeg", "25_ovseg", classifier="clip"),
+    "OVSeg, CLIP fine-tuned": _scored("OVSeg", "25_ovseg", adaptation=["fine_tuning"], **ADAPTED),
+    "OVSeg, CLIP fine-tuned, mask prompts": _scored("OVSeg", "25_ovseg", mask_prompts=True, **ADAPTED),
+    "SCAN": Variant("26_scan"),
+    "SCAN without CS": _scored("SCAN", "26_scan", shift_ratio=0.0),
+    "SCAN without SIM": Variant("26_scan", {"integration": False}),
 }
 ATTENTION = ("object_overlap", "shared", "strength", "on_part")
-QUICK = {"evaluate_before_training": False, "comparison_images": 1, "attention_images": 0, "intervals": None}
+FIGURES = ("seen", "unseen", "harmonic", "mIoU")
+QUICK = {"comparison_images": 1, "attention_images": 0, "intervals": None}
+
+
+def shipped_file(notebook: str) -> Path:
+    """The parameters of a notebook in ``params/miniature``."""
+    return project_root() / "params" / "miniature" / f"{notebook}.yaml"
 
 
 def shipped(notebook: str) -> dict[str, Any]:
-    """The parameters of ``params/miniature``, with all that follows from their recipe."""
-    return load_parameters(project_root() / "params" / "miniature" / f"{notebook}.yaml").model_dump()
+    """These parameters, with all that follows from their recipe."""
+    return load_parameters(shipped_file(notebook)).model_dump()
 
 
 def budget(iterations: int | None, notebook: str) -> tuple[int, int]:
@@ -80,14 +119,18 @@ def run_name(variant: str, seed: int, iterations: int) -> str:
 
 def parameter_values(variant: str, seed: int, outputs: Path, iterations: int | None) -> dict[str, Any]:
     """Parameters of one run."""
-    notebook, changes = VARIANTS[variant]
-    values, (steps, _) = shipped(notebook), budget(iterations, notebook)
-    values |= QUICK | changes | {"seed": seed, "setting": "ablations", "outputs": str(outputs), "iterations": steps}
+    chosen = VARIANTS[variant]
+    values = yaml.safe_load(shipped_file(chosen.notebook).read_text(encoding="utf-8"))
+    steps, batch = budget(iterations, chosen.notebook)
+    values |= QUICK | chosen.changes | {"seed": seed, "setting": "ablations", "outputs": str(outputs)}
+    # of what is no ablation, the untrained system is scored too
+    values["evaluate_before_training"] = not chosen.changes
+    values |= {"iterations": steps if chosen.trained else 0, "batch_size": batch}
     values["run"] = run_name(variant, seed, steps)
-    if variant in FIRST_STAGES:
-        first = FIRST_STAGES[variant]
-        folder = run_name(first, seed, budget(iterations, VARIANTS[first][0])[0])
-        values["initialise_from"] = str(outputs / "ablations" / folder / "weights.safetensors")
+    if chosen.first:
+        folder = run_name(chosen.first, seed, budget(iterations, VARIANTS[chosen.first].notebook)[0])
+        key = "initialise_from" if chosen.trained else "checkpoint"
+        values[key] = str(outputs / "ablations" / folder / "weights.safetensors")
     return values
 
 
@@ -100,8 +143,8 @@ def parameter_file(folder: Path, values: dict[str, Any]) -> Path:
 
 def budget_columns(variant: str, values: dict[str, Any], iterations: int | None) -> dict[str, Any]:
     """What a row says of its budget, the stage its weights are from included."""
-    first = FIRST_STAGES.get(variant)
-    before = budget(iterations, VARIANTS[first][0]) if first else (0, 0)
+    first = VARIANTS[variant].first
+    before = budget(iterations, VARIANTS[first].notebook) if first else (0, 0)
     own = values["iterations"]
     return {
         "iterations": own,
@@ -114,24 +157,29 @@ def budget_columns(variant: str, values: dict[str, Any], iterations: int | None)
 
 def missing_first_stages(variants: Sequence[str]) -> list[str]:
     """What variants begin from, where it is not among them."""
-    needed = dict.fromkeys(FIRST_STAGES[variant] for variant in variants if variant in FIRST_STAGES)
-    return [first for first in needed if first not in variants]
+    needed = dict.fromkeys(VARIANTS[variant].first for variant in variants)
+    return [first for first in needed if first and first not in variants]
 
 
 def rows_of(run: Path, variant: str, values: dict[str, Any], iterations: int | None) -> list[dict[str, Any]]:
-    """What a complete run's files say: a row per mode under the protocol ``recommended``.
+    """What a complete run's files say: a row per stage and mode under the recommended protocol.
+
+    Of whole objects, seen and unseen are the test classes that training has labelled, and the others.
 
     Raises:
         ValueError: the run was trained for another number of steps than its parameters say.
     """
     results = json.loads((run / "results.json").read_text(encoding="utf-8"))
     log = [json.loads(line) for line in (run / "log.jsonl").read_text(encoding="utf-8").splitlines()]
-    steps = [entry for entry in log if "loss" in entry]
-    attention = {}
+    steps = [entry for entry in log if "loss" in entry] if values["iterations"] else []
+    attention, groups = {}, {}
     if (run / "tables" / "attention_after.csv").is_file():
         table = pd.read_csv(run / "tables" / "attention_after.csv")
         attention = {f"attention_{key}": round(float(table[key].mean()), 4) for key in ATTENTION}
-    if steps[-1]["step"] != values["iterations"]:
+    if (run / "tables" / "seen_in_training.csv").is_file():
+        table = pd.read_csv(run / "tables" / "seen_in_training.csv").set_index("classes of")["mean IoU"]
+        groups = {"seen": table.get("seen in training"), "unseen": table.get("unseen"), "harmonic": None}
+    if steps and steps[-1]["step"] != values["iterations"]:
         raise ValueError(f"{run} has {steps[-1]['step']} steps, not {values['iterations']}")
     made = json.loads((run / "provenance.json").read_text(encoding="utf-8"))
     git = made["git"] or {"commit": "", "dirty": False}
@@ -144,15 +192,20 @@ def rows_of(run: Path, variant: str, values: dict[str, Any], iterations: int | N
             "variant": variant,
             "seed": values["seed"],
             "mode": row["mode"],
-            **{key: round(row[key], 2) for key in ("seen", "unseen", "harmonic")},
+            "stage": row["label"],
+            **_figures(row | (dict.fromkeys(groups) if row["label"] == "before" else groups)),
             "images": row["images"],
             **budget_columns(variant, values, iterations),
-            "training_seconds": round(steps[-1]["seconds"], 1),
+            "training_seconds": round(steps[-1]["seconds"], 1) if steps else 0.0,
             **(dict.fromkeys((f"attention_{key}" for key in ATTENTION), "") | attention),
         }
         for row in results["headline"]
-        if row["protocol"] == "recommended" and row["label"] == "after"
+        if row["protocol"] in ("recommended", "recommended_objects")
     ]
+
+
+def _figures(row: dict[str, Any]) -> dict[str, float | str]:
+    return {key: "" if row.get(key) is None else round(row[key], 2) for key in FIGURES}
 
 
 def main() -> None:
@@ -172,7 +225,7 @@ def main() -> None:
         parameter_values(variant, seed, project_root() / "outputs", options.iterations) for variant, seed in wanted
     ]
     runs = [(load_parameters(file), file) for file in (parameter_file(outputs, one) for one in values)]
-    jobs = options.jobs or default_jobs(runs, torch.cuda.is_available)
+    jobs = options.jobs or default_jobs(runs)
     code = 0 if options.collect else run_beside(runs, jobs)
     rows = []
     for (variant, _), given, (params, _) in zip(wanted, values, runs, strict=True):
@@ -185,9 +238,9 @@ def main() -> None:
         writer = csv.DictWriter(file, fieldnames=list(rows[0]), lineterminator="\n")
         writer.writeheader()
         writer.writerows(rows)
-    table = pd.DataFrame(rows)
-    groups = table.groupby(["mode", "variant", "budget"], sort=False)
-    print(groups[["seen", "unseen", "harmonic"]].agg(["mean", "std"]).round(1).to_string())
+    table = pd.DataFrame(rows).replace({key: {"": math.nan} for key in FIGURES})
+    groups = table.groupby(["mode", "variant", "stage", "budget"], sort=False)
+    print(groups[list(FIGURES)].agg(["mean", "std"]).round(1).to_string())
     attention = table[table["attention_strength"] != ""].drop_duplicates(["variant", "seed"])  # both modes have it
     if len(attention):
         attention = attention.astype(dict.fromkeys((f"attention_{key}" for key in ATTENTION), float))

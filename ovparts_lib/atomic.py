@@ -140,6 +140,17 @@ def disk_full(path: Path, error: OSError, size: int | None = None) -> DiskFullEr
     )
 
 
+@contextlib.contextmanager
+def saying_disk_full(path: Path) -> Iterator[None]:
+    """Raise DiskFullError, naming ``path``, where writing it inside the block fails for want of space or quota."""
+    try:
+        yield
+    except OSError as error:
+        if not is_disk_full(error):
+            raise
+        raise disk_full(path, error) from error
+
+
 def room(path: Path, error: OSError) -> str:
     """``", 512 bytes are free"``, to end a sentence with; or that a quota is used up, whatever the disk has free."""
     if error.errno == errno.EDQUOT:

@@ -1,26 +1,6 @@
-"""The ``ovparts`` command."""
+"""Open-vocabulary part segmentation: run notebooks as reproducible, resumable runs.
 
-from __future__ import annotations
-
-import argparse
-import shlex
-import sys
-import time
-import traceback
-from collections.abc import Callable, Sequence
-from pathlib import Path
-from typing import Any
-
-import ovparts_lib
-from ovparts_lib.data.registry import DATASETS
-from ovparts_lib.processes import silence, write
-
-# Everything else is imported when it is needed: `ovparts --help` answers at once.
-
-COMPLETE, FAILED, WRONG_USE, LOCKED, INTERRUPTED, TERMINATED = 0, 1, 2, 3, 130, 143
-
-DESCRIPTION = "Open-vocabulary part segmentation: run notebooks as reproducible, resumable runs."
-EPILOG = """examples:
+Examples:
   ovparts demo                                            everything on the miniature, no data needed
   ovparts run params/miniature/20_clipseg.yaml
   ovparts run params/zero_shot/clipseg_pascal_part_116.yaml --set learning_rate=5e-5 --set run=clipseg_slow
@@ -38,26 +18,26 @@ exit codes:
 
 `ovparts COMMAND --help` tells more about each command.
 """
-RUN_EPILOG = """A run that was stopped or killed is resumed by the same command; a complete one is left as it is.
 
-examples:
-  ovparts run params/miniature/20_clipseg.yaml
-  ovparts run params/miniature/20_clipseg.yaml --set iterations=500 --set run=longer
-  ovparts run params/miniature/20_clipseg.yaml --again
-"""
-SUBMIT_EPILOG = """Parameters are checked now and frozen for the job. A preempted or timed-out job resumes by itself.
+from __future__ import annotations
 
-examples:
-  ovparts submit params/zero_shot/clipseg_pascal_part_116.yaml --partition gpu --gpus 1 --hours 12
-  ovparts submit params/zero_shot/clipseg_pascal_part_116.yaml --set seed=1 --set run=clipseg_seed_1
-  ovparts submit params/miniature/20_clipseg.yaml --cluster local      a background process on this machine
-"""
+import argparse
+import inspect
+import shlex
+import sys
+import time
+import traceback
+from collections.abc import Callable, Sequence
+from pathlib import Path
 
-MINICLIP_EPILOG = """The package brings one; this is how it was made.
+import ovparts_lib
+from ovparts_lib.data.registry import DATASETS
+from ovparts_lib.processes import silence, write
 
-example:
-  ovparts train-miniclip ovparts_lib/miniature/miniclip.safetensors
-"""
+# This text is what `ovparts --help` shows, and the text of a command's function what `ovparts COMMAND --help` shows.
+# Everything else is imported when it is needed: `ovparts --help` answers at once.
+
+COMPLETE, FAILED, WRONG_USE, LOCKED, INTERRUPTED, TERMINATED = 0, 1, 2, 3, 130, 143
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -85,6 +65,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _run(options: argparse.Namespace) -> int:
+    """Execute a notebook as a run.
+
+    A run that was stopped or killed is resumed by the same command; a complete one is left as it is.
+
+    Examples:
+      ovparts run params/miniature/20_clipseg.yaml
+      ovparts run params/miniature/20_clipseg.yaml --set iterations=500 --set run=longer
+      ovparts run params/miniature/20_clipseg.yaml --again
+    """
     from ovparts_lib.runs import load_parameters
     from ovparts_lib.runs.execute import execute
 
@@ -93,6 +82,7 @@ def _run(options: argparse.Namespace) -> int:
 
 
 def _params(options: argparse.Namespace) -> int:
+    """Show every parameter of a run, explained, and what differs from its recipe."""
     from ovparts_lib.runs import load_parameters
 
     for row in load_parameters(options.params, options.set).explained():
@@ -102,6 +92,7 @@ def _params(options: argparse.Namespace) -> int:
 
 
 def _demo(options: argparse.Namespace) -> int:
+    """Run the whole workbook on the miniature and show the results."""
     from ovparts_lib.runs import load_parameters, project_root
     from ovparts_lib.runs.batch import default_jobs, plan, run_beside
     from ovparts_lib.runs.execute import execute, format_duration
@@ -119,7 +110,7 @@ def _demo(options: argparse.Namespace) -> int:
         for params, file in group:
             number += 1
             print(f"\n── {number} of {len(runs)}: {params.notebook} ({display_path(file)})", flush=True)
-        jobs = min(options.jobs or default_jobs(group, _cuda_available), len(group))
+        jobs = min(options.jobs or default_jobs(group), len(group))
         if jobs > 1:
             print(f"   {jobs} of them at a time", flush=True)
             code = run_beside(group, jobs, again=options.again)
@@ -133,13 +124,8 @@ def _demo(options: argparse.Namespace) -> int:
     return COMPLETE
 
 
-def _cuda_available() -> bool:
-    import torch
-
-    return torch.cuda.is_available()
-
-
 def _report(options: argparse.Namespace) -> int:
+    """Write one HTML page with the results of all runs."""
     _summarise(options.outputs, options.setting, options.to)
     return COMPLETE
 
@@ -166,6 +152,7 @@ def _summarise(outputs: str, settings: list[str], target: str | None) -> None:
 
 
 def _runs(options: argparse.Namespace) -> int:
+    """List all runs and their states."""
     from ovparts_lib.runs import resolve_path
     from ovparts_lib.runs.listing import find_runs, format_table
 
@@ -185,6 +172,7 @@ def _runs(options: argparse.Namespace) -> int:
 
 
 def _verify(options: argparse.Namespace) -> int:
+    """Check a data set: files, sizes, labels, pictures in both train and val."""
     from ovparts_lib.data.registry import verify_dataset
     from ovparts_lib.runs import resolve_path
 
@@ -196,6 +184,7 @@ def _verify(options: argparse.Namespace) -> int:
 
 
 def _prepare(options: argparse.Namespace) -> int:
+    """Write a benchmark's label files from the official archive."""
     from ovparts_lib.data.prepare import prepare_dataset
     from ovparts_lib.runs import resolve_path
 
@@ -211,6 +200,13 @@ def _prepare(options: argparse.Namespace) -> int:
 
 
 def _train_miniclip(options: argparse.Namespace) -> int:
+    """Train the miniature's CLIP anew (an hour).
+
+    The package brings one; this is how it was made.
+
+    Example:
+      ovparts train-miniclip ovparts_lib/miniature/miniclip.safetensors
+    """
     from ovparts_lib.miniature.miniclip import MiniClipSettings
     from ovparts_lib.miniature.shipped import make_miniclip
     from ovparts_lib.runs import project_root
@@ -224,6 +220,15 @@ def _train_miniclip(options: argparse.Namespace) -> int:
 
 
 def _submit(options: argparse.Namespace) -> int:
+    """Send a run to SLURM.
+
+    Parameters are checked now and frozen for the job. A preempted or timed-out job resumes by itself.
+
+    Examples:
+      ovparts submit params/zero_shot/clipseg_pascal_part_116.yaml --partition gpu --gpus 1 --hours 12
+      ovparts submit params/zero_shot/clipseg_pascal_part_116.yaml --set seed=1 --set run=clipseg_seed_1
+      ovparts submit params/miniature/20_clipseg.yaml --cluster local      a background process on this machine
+    """
     from ovparts_lib.runs import load_parameters
     from ovparts_lib.runs.project import display_path
     from ovparts_lib.runs.submit import Resources, submit
@@ -236,20 +241,16 @@ def _submit(options: argparse.Namespace) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        "ovparts", description=DESCRIPTION, epilog=EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    about, _, examples = __doc__.partition("\n")
+    as_written = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser("ovparts", description=about, epilog=examples, formatter_class=as_written)
     parser.add_argument("--version", action="version", version=f"ovparts {ovparts_lib.__version__}")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
 
-    def command(name: str, action: Callable[[Any], int], about: str, epilog: str = "") -> argparse.ArgumentParser:
-        added = commands.add_parser(
-            name,
-            help=about,
-            description=f"{about[0].upper()}{about[1:]}.",
-            epilog=epilog,
-            formatter_class=argparse.RawDescriptionHelpFormatter,
-        )
+    def command(name: str, action: Callable[[argparse.Namespace], int]) -> argparse.ArgumentParser:
+        about = inspect.getdoc(action)
+        first = about.partition("\n")[0].rstrip(".")
+        added = commands.add_parser(name, help=first, description=about, formatter_class=as_written)
         added.add_argument("--traceback", action="store_true", help="show where an error comes from")
         added.set_defaults(action=action)
         return added
@@ -272,37 +273,35 @@ def _parser() -> argparse.ArgumentParser:
         added.add_argument("--setting", action="append", default=[], help="only runs of this setting; repeatable")
         return added
 
-    with_params(command("run", _run, "execute a notebook as a run", RUN_EPILOG))
+    with_params(command("run", _run))
+    with_values(command("params", _params))
 
-    params = command("params", _params, "show every parameter of a run, explained, and what differs from its recipe")
-    with_values(params)
-
-    demo = command("demo", _demo, "run the whole workbook on the miniature and show the results")
+    demo = command("demo", _demo)
     demo.add_argument("params", metavar="PARAMS", nargs="*", help="parameter files (all of params/miniature)")
     demo.add_argument("--again", action="store_true", help="start over instead of reusing what is complete")
     demo.add_argument("--jobs", type=_positive, help="systems trained at a time (one per core; one on a GPU)")
 
-    verify = command("verify", _verify, "check a data set: files, sizes, labels, pictures in both train and val")
+    verify = command("verify", _verify)
     verify.add_argument("data_root", metavar="FOLDER", help="folder of the data set as released")
     verify.add_argument("--dataset", choices=DATASETS, default=next(iter(DATASETS)), help="which it is (%(default)s)")
 
-    prepare = command("prepare", _prepare, "write a benchmark's label files from the official archive")
+    prepare = command("prepare", _prepare)
     prepare.add_argument("dataset", metavar="NAME", choices=DATASETS, help="which benchmark, e.g. ade20k_847")
     prepare.add_argument("source", metavar="SOURCE", help="the archive, unpacked, as its authors distribute it")
     prepare.add_argument("target", metavar="TARGET", help="the benchmark's folder, often SOURCE itself")
 
-    clip = command("train-miniclip", _train_miniclip, "train the miniature's CLIP anew (an hour)", MINICLIP_EPILOG)
+    clip = command("train-miniclip", _train_miniclip)
     clip.add_argument("to", metavar="FILE", type=Path, help="weights to write (.safetensors), and facts beside them")
     clip.add_argument("--iterations", type=_positive, default=8000, help="training steps (%(default)s)")
     clip.add_argument("--seed", type=int, default=0, help="of weights and pictures (%(default)s)")
     clip.add_argument("--device", default="cpu", help="where to train (%(default)s)")
 
-    with_outputs(command("runs", _runs, "list all runs and their states"))
+    with_outputs(command("runs", _runs))
 
-    report = with_outputs(command("report", _report, "write one HTML page with the results of all runs"))
+    report = with_outputs(command("report", _report))
     report.add_argument("--to", metavar="FILE", help="where to write it (report.html in the folder of all runs)")
 
-    submit = with_params(command("submit", _submit, "send a run to SLURM", SUBMIT_EPILOG))
+    submit = with_params(command("submit", _submit))
     submit.add_argument("--partition", help="partition (the cluster's default)")
     submit.add_argument("--account", help="account (your default)")
     submit.add_argument("--gpus", type=int, default=1, help="GPUs (%(default)s)")

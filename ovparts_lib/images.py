@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal
+from pathlib import Path
+from typing import Any, Literal
 
 import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
+
+from ovparts_lib.atomic import replacing
 
 LabelResize = Literal["centre", "floor"]
 
@@ -64,6 +67,19 @@ def rgb_pixels(picture: Image.Image) -> np.ndarray:
     return np.array(picture.convert("RGB"))
 
 
+def write_picture(path: Path, pixels: np.ndarray, **options: Any) -> None:
+    """Write a picture or label map in the format of the path's ending, the whole file or none.
+
+    Args:
+        path: of the file.
+        pixels: uint8 (H, W, 3), or uint8 or uint16 (H, W).
+        **options: of Pillow's writer.
+    """
+    kind = Image.registered_extensions()[path.suffix.lower()]
+    with replacing(path) as partial:
+        Image.fromarray(pixels).save(partial, format=kind, **options)
+
+
 def resize_image(image: Tensor, size: tuple[int, int]) -> Tensor:
     """Exactly ``PIL.Image.resize(..., BILINEAR)``: antialiased when shrinking, 8-bit fixed-point arithmetic.
 
@@ -85,11 +101,7 @@ def resize_image(image: Tensor, size: tuple[int, int]) -> Tensor:
 
 
 def resize_labels(
-    labels: Tensor,
-    size: tuple[int, int],
-    rule: LabelResize = "centre",
-    *,
-    released_dtype: torch.dtype = torch.float64,
+    labels: Tensor, size: tuple[int, int], rule: LabelResize = "centre", *, released_dtype: torch.dtype = torch.float64
 ) -> Tensor:
     """Nearest-neighbour resize of a label map of any integer type: the one place where labels are resampled.
 
@@ -137,21 +149,13 @@ def shortest_edge_size(height: int, width: int, shortest: int, longest: int) -> 
     return max(1, int(new_height + 0.5)), max(1, int(new_width + 0.5))
 
 
-def square_pixels(
-    images: Sequence[Tensor],
-    size: int,
-    device: torch.device,
-    mean: Sequence[float] = IMAGENET_MEAN,
-    std: Sequence[float] = IMAGENET_STD,
-) -> Tensor:
-    """Squash each image to a square, scale to 0..1 and normalise.
+def square_pixels(images: Sequence[Tensor], size: int, device: torch.device) -> Tensor:
+    """Squash each image to a square, scale to 0..1 and normalise with ImageNet's statistics.
 
     Args:
         images: uint8 (3, h, w) each, sizes may differ; channel 0 of the image is channel 0 of the network.
         size: side of the square.
         device: where the result goes.
-        mean: per channel, subtracted.
-        std: per channel, divided by.
 
     Returns:
         float32 (len(images), 3, size, size).
@@ -160,7 +164,7 @@ def square_pixels(
         ValueError: no image, or one that is not uint8 with three channels.
     """
     squares = torch.stack([resize_image(image, (size, size)).to(device) for image in checked_images(images)])
-    shift, scale = (torch.tensor(values, device=device).view(1, 3, 1, 1) for values in (mean, std))
+    shift, scale = (torch.tensor(values, device=device).view(1, 3, 1, 1) for values in (IMAGENET_MEAN, IMAGENET_STD))
     return (squares.float() / 255 - shift) / scale
 
 

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
+import multiprocessing
 import os
 import resource
 import signal
 import sys
 import threading
 import time
-from typing import TextIO
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from typing import Any, TextIO, TypeVar
 
+T = TypeVar("T")
 _SECONDS_BETWEEN_LOOKS = 1.0
 _PR_SET_PDEATHSIG = 1
 
@@ -34,15 +39,30 @@ def end_with_parent(number: int = signal.SIGKILL) -> None:
     threading.Thread(target=watch, daemon=True).start()
 
 
-def allow_open_files() -> int:
-    """Raise this process's limit of open files to what the system allows, for workers hand over files; returns it."""
+def mapped(function: Callable[..., T], *columns: Sequence[Any], processes: int, chunk: int) -> Iterator[T]:
+    """What ``map`` gives, in its order, from processes that end with this one; from this one where ``processes`` is 1.
+
+    Args:
+        function: of one value of each column; it can be pickled.
+        *columns: of equal length.
+        processes: how many.
+        chunk: calls that a process is handed at once.
+    """
+    if processes == 1:
+        yield from map(function, *columns)
+        return
+    # "spawn": forking a process that already runs torch's threads (a notebook kernel) can dead-lock.
+    spawn = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(processes, mp_context=spawn, initializer=end_with_parent) as pool:
+        yield from pool.map(function, *columns, chunksize=chunk)
+
+
+def allow_open_files() -> None:
+    """Raise this process's limit of open files to what the system allows, for workers hand over files."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = hard if hard != resource.RLIM_INFINITY else max(soft, 65536)
-    try:
+    with contextlib.suppress(OSError, ValueError):  # macOS refuses more than its kernel's own limit
         resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
-    except (OSError, ValueError):  # macOS refuses more than its kernel's own limit
-        return soft
-    return wanted
 
 
 def write(text: str, stream: TextIO) -> None:

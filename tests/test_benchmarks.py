@@ -40,7 +40,7 @@ def run_all(monkeypatch):
 # --- ablations --------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("iterations", [None, 7])
+@pytest.mark.parametrize("iterations", [None, 8])
 def test_all_variants_are_trained_on_as_many_pictures(ablations, tmp_path, iterations):
     demo = ablations.shipped("20_clipseg")
     pictures = (iterations or demo["iterations"]) * demo["batch_size"]
@@ -49,27 +49,28 @@ def test_all_variants_are_trained_on_as_many_pictures(ablations, tmp_path, itera
         values = ablations.parameter_values(variant, 1, tmp_path, iterations)
         params = load_parameters(ablations.parameter_file(tmp_path, values))
         folders.add(params.folder)
-        assert params.iterations * params.batch_size == pictures
+        chosen = ablations.VARIANTS[variant]
+        assert params.iterations * params.batch_size == (pictures if chosen.trained else 0)
         assert (params.seed, params.setting) == (1, "ablations")
         row = ablations.budget_columns(variant, values, iterations)
         first, own = row["iterations_before"], params.iterations
         assert row["iterations"] == own
-        assert row["images_trained"] == (2 if first else 1) * pictures
-        stage = "CATSeg without guidance" if variant == "PartCATSeg without guidance" else "CATSeg"
-        assert row["budget"] == (f"{first} of {stage} + {own}" if first else f"{own}")
-        assert bool(first) == (variant.startswith("PartCATSeg") and "from nothing" not in variant)
+        assert row["images_trained"] == (2 if first and own else 1) * pictures
+        assert row["budget"] == (f"{first} of {chosen.first} + {own}" if first else f"{own}")
+        assert bool(first) == bool(chosen.first)
     assert len(folders) == len(ablations.VARIANTS)
 
 
 def test_the_clipseg_family_has_one_batch_and_one_number_of_steps(ablations, tmp_path):
-    family = [name for name, (notebook, _) in ablations.VARIANTS.items() if "clipseg" in notebook]
+    family = [name for name, variant in ablations.VARIANTS.items() if "clipseg" in variant.notebook]
     assert family == [
         "CLIPSeg",
         "PartCLIPSeg, object context only",
         "PartCLIPSeg",
         "PartCLIPSeg, attention losses x10",
     ]
-    values = [ablations.parameter_values(name, 0, tmp_path, None) for name in family]
+    files = [ablations.parameter_file(tmp_path, ablations.parameter_values(name, 0, tmp_path, None)) for name in family]
+    values = [load_parameters(file).model_dump() for file in files]
     for key in ("iterations", "batch_size", "queries_per_step", "learning_rate", "trainable", "clip_weights"):
         assert all(one[key] == values[0][key] for one in values), key
     weights = [(one["separation_weight"], one["enhancement_weight"]) for one in values[1:]]
@@ -93,7 +94,7 @@ def test_a_second_stage_waits_for_the_first_of_its_seed_and_budget(ablations, tm
     assert ablations.missing_first_stages(["CLIPSeg", "PartCATSeg from nothing"]) == []
 
 
-def test_a_run_becomes_a_row_per_mode_with_its_budget_and_its_attention(ablations, tmp_path):
+def test_a_run_becomes_a_row_per_stage_and_mode_with_its_budget_and_its_attention(ablations, tmp_path):
     values = ablations.parameter_values("PartCLIPSeg", 0, tmp_path, 9)
     scored = {"seen": 1.234, "unseen": 2.0, "harmonic": 1.5, "images": 4, "protocol": "recommended", "label": "after"}
     headline = [scored | {"mode": mode} for mode in ("oracle_obj", "pred_all")]
@@ -112,7 +113,8 @@ def test_a_run_becomes_a_row_per_mode_with_its_budget_and_its_attention(ablation
     assert [rows[0][key] for key in ("date", "commit", "hardware", "torch")] == [
         "2030-01-02", "a" * 12 + "+", "a processor", "9.9",
     ]  # fmt: skip
-    assert [row["mode"] for row in rows] == ["oracle_obj", "pred_all"]
+    stages = [("oracle_obj", "after"), ("pred_all", "after"), ("oracle_obj", "before")]
+    assert [(row["mode"], row["stage"]) for row in rows] == stages
     assert (rows[0]["iterations"], rows[0]["budget"], rows[0]["images_trained"]) == (9, "9", 18)
     assert (rows[0]["seen"], rows[0]["training_seconds"]) == (1.23, 3.2)
     found = [rows[0][f"attention_{key}"] for key in ("object_overlap", "shared", "strength", "on_part")]

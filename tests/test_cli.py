@@ -78,7 +78,7 @@ def test_help_is_quick_and_shows_examples():
     )
     assert "heavy: set()" in done.stdout
     for word in ("ovparts demo", "ovparts run params/", "exit codes:", "resum"):
-        assert word in done.stdout + cli.RUN_EPILOG
+        assert word in done.stdout + cli._run.__doc__
 
 
 @pytest.mark.parametrize("command", ["run", "demo", "verify", "runs", "report", "submit"])

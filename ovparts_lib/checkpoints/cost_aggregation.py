@@ -6,7 +6,7 @@ from pathlib import Path
 
 from torch import Tensor, nn
 
-from ovparts_lib.checkpoints.reading import CheckpointError, LoadReport, State, load_strictly, read_tensors
+from ovparts_lib.checkpoints.reading import CheckpointError, LoadReport, State, load_strictly, read_tensors, renaming
 from ovparts_lib.models.backbones.guidance import DinoGuidance, ResNetGuidance
 
 # Beginnings of our names, below one aggregator, and of the released ones; the longest that fits counts.
@@ -119,7 +119,7 @@ def load_guidance_into(guidance: nn.Module, path: str | Path) -> LoadReport:
             state,
             source=str(path),
             kind="ResNet-101 of detectron2",
-            names=lambda own: {guidance_name(name): tensor for name, tensor in own.items()},
+            names=renaming(guidance_name),
             drop=lambda name: name.startswith(("res5.", "fc.", "stem.fc.", "linear.")),
         )
     if "layer1.0.conv1.weight" not in state:

@@ -8,9 +8,8 @@ from pathlib import Path
 
 from torch import nn
 
+from ovparts_lib.checkpoints.backbones import load_resnet_into, load_swin_into
 from ovparts_lib.checkpoints.reading import CheckpointError, LoadReport
-from ovparts_lib.checkpoints.resnet import load_resnet_into
-from ovparts_lib.checkpoints.swin import load_swin_into
 from ovparts_lib.models.backbones.swin import Swin
 
 HEAD = "sem_seg_head."

@@ -7,32 +7,19 @@ from importlib import import_module
 from typing import Any
 
 _HOMES = {
-    "ade20k_source": ("BuildReport", "build_ade20k_part_234"),
-    "audit": ("class_frequencies", "classes_seen_in_training", "instance_table"),
-    "class_dataset": ("ClassEvaluationDataset", "ClassSample", "ClassTrainingDataset"),
-    "dataset": (
-        "Batch",
-        "EvaluationDataset",
-        "EvaluationSample",
-        "ObjectRegion",
-        "TrainingDataset",
-        "collate_training",
-        "read_sample",
-    ),
-    "few_shot": ("ShotList", "draw_shots", "with_drawn_shots"),
+    "ade20k_source": ("build_ade20k_part_234",),
+    "audit": ("class_frequencies", "classes_seen_in_training"),
+    "dataset": ("EvaluationDataset", "EvaluationSample", "ObjectRegion", "TrainingDataset", "collate_training"),
     "labels": ("read_image", "read_labels"),
-    "loader": ("ResumableSampler", "TrainingLoader", "training_loader"),
+    "loader": ("ResumableSampler", "training_loader"),
+    "prepare": ("prepare_dataset",),
     "readers.ade20k_part_234": ("ADE20KPart234",),
     "readers.base": ("Reader",),
-    "readers.partimagenet": ("PartImageNetOOD", "PartImageNetSeg"),
-    "prepare": ("PrepareReport", "prepare_dataset"),
-    "readers.semantic": ("SemanticReader",),
     "readers.pascal_part_116": ("PascalPart116",),
     "records": ("DatasetError", "Record"),
-    "registry": ("DATASETS", "find_dataset", "open_reader", "verify_dataset"),
-    "scan": ("LabelCounts",),
+    "registry": ("DATASETS", "open_reader", "verify_dataset"),
     "transforms": ("training_transform",),
-    "verification_report": ("Problem", "VerificationReport"),
+    "verification_report": ("VerificationReport",),
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 __all__ = sorted(_HOME_OF)

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from importlib.resources import files
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -59,21 +59,18 @@ class ReleaseClasses:
         return cls(vocabulary, objects, parts)
 
 
-@dataclass(frozen=True, eq=False)
-class ReleaseObject:
-    """One whole object of a photograph that belongs to the vocabulary.
+class ReleaseObject(NamedTuple):
+    """One object or part that is annotated in a photograph.
 
     Attributes:
-        number: its id in the photograph.
         code: its class in the release.
-        object_id: its class in the vocabulary.
-        mask_path: its mask.
+        level: 0 for a whole object, 1 for a part of one, and so on.
+        mask: file of its mask, relative to the folder of the photograph.
     """
 
-    number: int
     code: int
-    object_id: int
-    mask_path: Path
+    level: int
+    mask: str
 
 
 class ReleasePhoto:
@@ -97,11 +94,9 @@ class ReleasePhoto:
         there = [path.is_file() for path in levels]
         count = sum(there)
         if not all(there[:count]):
-            raise DatasetError(
-                f"no such file, though {levels[max(np.flatnonzero(there))].name} is there",
-                file=levels[there.index(False)],
-                what_to_do="Unpack ADE20K_2021_17_01 again: parts of parts come with the parts they belong to.",
-            )
+            what = f"no such file, though {levels[max(np.flatnonzero(there))].name} is there"
+            advice = "Unpack ADE20K_2021_17_01 again: parts of parts come with the parts they belong to."
+            raise DatasetError(what, file=levels[there.index(False)], what_to_do=advice)
         return levels[:count]
 
     @property
@@ -116,12 +111,12 @@ class ReleasePhoto:
         return read_codes(self.seg_path)
 
     @cached_property
-    def _entries(self) -> list[dict[str, Any]]:
+    def _annotated(self) -> list[ReleaseObject]:
         return read_annotation(self.annotation_path)
 
     def deepest_level(self) -> int:
         """Level of the deepest part that is annotated; 0 without parts."""
-        return max((entry["level"] for entry in self._entries), default=0)
+        return max((item.level for item in self._annotated), default=0)
 
     def part_map(self) -> np.ndarray:
         """Part labels, uint16 (H, W), ``vocabulary.ignore_label`` where there is none.
@@ -144,19 +139,14 @@ class ReleasePhoto:
             np.copyto(parts, labels, where=labels != ignore)
         return parts
 
-    def objects(self) -> list[ReleaseObject]:
-        """The whole objects of the vocabulary, in the order of their annotation; objects that are parts are not.
+    def objects(self) -> list[tuple[int, ReleaseObject]]:
+        """The whole objects of the vocabulary with their object ids, in the order of their annotation.
 
         Raises:
             DatasetError: the annotation is missing or not as the release defines it.
         """
-        found = []
-        for entry in self._entries:
-            object_id = int(self.classes.object_table[entry["code"]])
-            if entry["level"] == 0 and object_id < len(self.classes.vocabulary.objects):
-                mask = self.picture.parent / entry["mask"]
-                found.append(ReleaseObject(entry["number"], entry["code"], object_id, mask))
-        return found
+        whole = [(int(self.classes.object_table[item.code]), item) for item in self._annotated if item.level == 0]
+        return [(object_id, item) for object_id, item in whole if object_id < len(self.classes.vocabulary.objects)]
 
     def visible(self, item: ReleaseObject) -> np.ndarray:
         """Where an object can be seen, bool (H, W): its own pixels in ``NAME_seg.png``, inside its mask.
@@ -168,8 +158,9 @@ class ReleasePhoto:
             DatasetError: the mask is missing, damaged, or of another size.
         """
         codes, instances = self._seg
-        mask = read_labels(item.mask_path, np.uint8)
-        check_same_size(self.seg_path, codes.shape, item.mask_path, mask.shape)
+        mask_path = self.picture.parent / item.mask
+        mask = read_labels(mask_path, np.uint8)
+        check_same_size(self.seg_path, codes.shape, mask_path, mask.shape)
         own = (mask > 0) & (codes == item.code)
         shown = instances[own & (mask == 255)]
         return own & (instances == np.bincount(shown).argmax()) if shown.size else np.zeros(codes.shape, bool)
@@ -192,24 +183,17 @@ def read_codes(path: Path) -> tuple[np.ndarray, np.ndarray]:
     """
     with opened(path) as picture:
         if picture.mode != "RGB":
-            raise DatasetError(
-                f"has mode {picture.mode}; the release codes classes in the channels R and G of an RGB picture",
-                file=path,
-                what_to_do=AGAIN,
-            )
+            what = f"has mode {picture.mode}; the release codes classes in the channels R and G of an RGB picture"
+            raise DatasetError(what, file=path, what_to_do=AGAIN)
         pixels = np.array(picture)
     return pixels[..., 0].astype(np.int64) // 10 * 256 + pixels[..., 1], pixels[..., 2]
 
 
-def read_annotation(path: Path) -> list[dict[str, Any]]:
+def read_annotation(path: Path) -> list[ReleaseObject]:
     """The annotated objects and parts of a photograph.
 
     Some files of the release are UTF-8 and some Latin-1. Exported from MATLAB, they hold a single object without its
     list. Entries marked as deleted are left out; most deleted ones just leave a gap in the numbering.
-
-    Returns:
-        For each entry ``number``, ``code`` (class in the release), ``level`` (0 for a whole object) and ``mask``
-        (relative to the folder of the photograph).
 
     Raises:
         DatasetError: the file is missing, no JSON, or not as the release defines it.
@@ -226,18 +210,15 @@ def read_annotation(path: Path) -> list[dict[str, Any]]:
         entries = [entries] if isinstance(entries, dict) else entries
         return [_entry(path, entry) for entry in entries if not int(entry.get("deleted") or 0)]
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise DatasetError(
-            f"is not an annotation as of ADE20K_2021_17_01 ({type(error).__name__}: {error})",
-            file=path,
-            what_to_do=AGAIN,
-        ) from error
+        what = f"is not an annotation as of ADE20K_2021_17_01 ({type(error).__name__}: {error})"
+        raise DatasetError(what, file=path, what_to_do=AGAIN) from error
 
 
-def _entry(path: Path, entry: dict[str, Any]) -> dict[str, Any]:
+def _entry(path: Path, entry: dict[str, Any]) -> ReleaseObject:
     number, code, level = int(entry["id"]), int(entry["name_ndx"]), int(entry["parts"]["part_level"])
     if not 0 <= code < CODES or level < 0:
         raise ValueError(f"object {number} has name_ndx {code} and part_level {level}")
     mask = entry.get("instance_mask") or f"{path.stem}/instance_{number:03d}_{path.stem}.png"
     if Path(mask).is_absolute() or ".." in Path(mask).parts:
         raise ValueError(f"object {number} has the mask {mask!r}")
-    return {"number": number, "code": code, "level": level, "mask": mask}
+    return ReleaseObject(code, level, mask)

@@ -8,126 +8,34 @@ the 44 classes in it. A file in the dataset's folder says that it was built.
 
 from __future__ import annotations
 
-import io
 import json
 import shutil
-from collections import Counter
 from collections.abc import Iterable
-from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
-from PIL import Image
 
 from ovparts_lib.atomic import replacing, write_atomically
 from ovparts_lib.data.ade20k_release import ReleaseClasses, ReleasePhoto
 from ovparts_lib.data.cache import files_key, read_cache, write_cache
 from ovparts_lib.data.coco_writing import annotation, encode_rle, write_coco
+from ovparts_lib.data.prepare_report import PrepareReport
 from ovparts_lib.data.readers.ade20k_part_234 import MARKER, ADE20KPart234
 from ovparts_lib.data.records import DatasetError
 from ovparts_lib.data.scan import parallel_map
 from ovparts_lib.data.verification_report import Problem
+from ovparts_lib.images import write_picture
 from ovparts_lib.vocabularies import PartVocabulary, load_vocabulary
 
-TITLE, FOLDERS = "ADE20K-Part-234", ADE20KPart234.folders
+FOLDERS = ADE20KPart234.folders
 IMAGES, PARTS = (files.folder for files in ADE20KPart234.kinds.values())
 RELEASE = "ADE20K_2021_17_01"
 RULES = "1"  # part of the key of every picture: raise it when the outcome changes
 
 
-@dataclass
-class BuildReport:
-    """What a build found.
-
-    Attributes:
-        source: folder of the release.
-        target: folder of the dataset.
-        vocabulary: its classes.
-        problems: pictures left out because a file is missing or wrong, each with that file.
-        counts: for ``train`` and ``val``, how many of what.
-        instances: for ``train`` and ``val``, instances of each object, int64 (objects,).
-        pixels: likewise, labelled pixels of each part, int64 (parts,).
-        images: likewise, pictures with each part, int64 (parts,).
-    """
-
-    source: Path
-    target: Path
-    vocabulary: PartVocabulary
-    problems: list[Problem] = field(default_factory=list)
-    counts: dict[str, dict[str, int]] = field(default_factory=dict)
-    instances: dict[str, np.ndarray] = field(default_factory=dict)
-    pixels: dict[str, np.ndarray] = field(default_factory=dict)
-    images: dict[str, np.ndarray] = field(default_factory=dict)
-
-    @property
-    def ok(self) -> bool:
-        """Whether no picture had to be left out."""
-        return not self.problems
-
-    @property
-    def missing_objects(self) -> list[str]:
-        """Objects of the vocabulary without an instance."""
-        total = sum(self.instances.values())
-        return [name for name, count in zip(self.vocabulary.objects, total, strict=True) if not count]
-
-    @property
-    def missing_parts(self) -> list[str]:
-        """Parts of the vocabulary without a pixel."""
-        total = sum(self.pixels.values())
-        return [name for name, count in zip(self.vocabulary.parts, total, strict=True) if not count]
-
-    def to_frame(self) -> pd.DataFrame:
-        """One row per part in label order: ``part``, ``object``, ``seen``, ``found``, images and pixels per folder."""
-        vocabulary = self.vocabulary
-        table: dict[str, Any] = {
-            "part": vocabulary.parts,
-            "object": [vocabulary.objects[owner] for owner in vocabulary.part_to_object],
-            "seen": [vocabulary.is_seen_part(part_id) for part_id in range(len(vocabulary.parts))],
-            "found": sum(self.pixels.values()) > 0,
-        }
-        for name in FOLDERS:
-            table |= {f"{name} images": self.images[name], f"{name} pixels": self.pixels[name]}
-        return pd.DataFrame(table)
-
-    def objects_frame(self) -> pd.DataFrame:
-        """One row per object in label order: ``object``, ``seen``, ``found``, instances per folder."""
-        vocabulary = self.vocabulary
-        table: dict[str, Any] = {
-            "object": vocabulary.objects,
-            "seen": [name not in vocabulary.unseen_objects for name in vocabulary.objects],
-            "found": sum(self.instances.values()) > 0,
-        }
-        return pd.DataFrame(table | {f"{name} instances": self.instances[name] for name in FOLDERS})
-
-    def counts_frame(self) -> pd.DataFrame:
-        """One row per count, one column for ``train`` and one for ``val``."""
-        return pd.DataFrame(self.counts).rename_axis("count").reset_index()
-
-    def problems_frame(self) -> pd.DataFrame:
-        """One row per picture left out: ``file``, ``what``, ``what_to_do``."""
-        rows = [(problem.file, problem.what, problem.what_to_do) for problem in self.problems]
-        return pd.DataFrame(rows, columns=["file", "what", "what_to_do"])
-
-    def __str__(self) -> str:
-        lines = [f"{TITLE} in {self.target}, built from {self.source}"]
-        lines += [
-            f"  {name}: " + ", ".join(f"{number:,} {what}" for what, number in counts.items())
-            for name, counts in self.counts.items()
-        ]
-        for what, missing, of in (
-            ("objects", self.missing_objects, self.vocabulary.objects),
-            ("parts", self.missing_parts, self.vocabulary.parts),
-        ):
-            named = f"; not: {', '.join(missing[:5])}{' …' if len(missing) > 5 else ''}" if missing else ""
-            lines.append(f"  {len(of) - len(missing)} of {len(of)} {what} found{named}")
-        lines += [f"  left out: {problem}" for problem in self.problems[:10]]
-        return "\n".join(lines + ([f"  … and {len(self.problems) - 10} more"] if len(self.problems) > 10 else []))
-
-
-def build_ade20k_part_234(source: str | Path, target: str | Path, *, progress: bool = False) -> BuildReport:
+def build_ade20k_part_234(source: str | Path, target: str | Path, *, progress: bool = False) -> PrepareReport:
     """Write ADE20K-Part-234 in the released layout from the full release of ADE20K.
 
     A picture with a missing or wrong file is left out and reported, and does not stop the build. Every file is written
@@ -149,7 +57,8 @@ def build_ade20k_part_234(source: str | Path, target: str | Path, *, progress: b
     _claim(target)
     vocabulary = load_vocabulary("ade20k_part_234")
     classes = ReleaseClasses.load(vocabulary)
-    report = BuildReport(Path(source).expanduser(), target, vocabulary)
+    empty = {"objects": np.zeros(len(vocabulary.objects), int), "parts": np.zeros(len(vocabulary.parts), int)}
+    report = PrepareReport(vocabulary, target, found=empty)
     for name, paths in pictures.items():
         for folder in (IMAGES, PARTS):
             (target / folder / FOLDERS[name]).mkdir(parents=True, exist_ok=True)
@@ -180,11 +89,9 @@ def find_pictures(source: str | Path) -> dict[str, list[Path]]:
     tops = [source / inside for inside in (f"{RELEASE}/images/ADE", "images/ADE", "ADE", ".")]
     top = next((top for top in tops if any((top / folder).is_dir() for folder in FOLDERS.values())), None)
     if top is None:
-        raise DatasetError(
-            "is not there" if not source.exists() else "holds neither images/ADE/training nor images/ADE/validation",
-            file=source,
-            what_to_do=f"Give the folder {RELEASE} as the authors of ADE20K distribute it.",
-        )
+        what = "is not there" if not source.exists() else "holds neither images/ADE/training nor images/ADE/validation"
+        advice = f"Give the folder {RELEASE} as the authors of ADE20K distribute it."
+        raise DatasetError(what, file=source, what_to_do=advice)
     pictures = {name: _pictures_in(top / folder) for name, folder in FOLDERS.items()}
     every = [path for paths in pictures.values() for path in paths]
     if not every:
@@ -192,11 +99,8 @@ def find_pictures(source: str | Path) -> dict[str, list[Path]]:
             "holds no pictures", file=top, what_to_do=f"Unpack {RELEASE} again: folders of scenes with .jpg files."
         )
     if not any(path.with_suffix(".json").is_file() for path in every):
-        raise DatasetError(
-            "has no NAME.json beside any picture",
-            file=top,
-            what_to_do=f"This reads {RELEASE}; earlier releases, and the scene parsing benchmark, are other formats.",
-        )
+        advice = f"This reads {RELEASE}; earlier releases, and the scene parsing benchmark, are other formats."
+        raise DatasetError("has no NAME.json beside any picture", file=top, what_to_do=advice)
     return pictures
 
 
@@ -214,13 +118,10 @@ def _claim(target: Path) -> None:
     if target.exists() and not target.is_dir():
         raise DatasetError("is a file", file=target, what_to_do="Name a folder to write the dataset to.")
     if target.is_dir() and any(target.iterdir()) and not (target / MARKER).is_file():
-        raise DatasetError(
-            "holds files that were not built from the release, which are not overwritten",
-            file=target,
-            what_to_do="Name an empty folder.",
-        )
+        what = "holds files that were not built from the release, which are not overwritten"
+        raise DatasetError(what, file=target, what_to_do="Name an empty folder.")
     target.mkdir(parents=True, exist_ok=True)
-    marker = {"dataset": TITLE, "built_from": RELEASE, "rules": RULES}
+    marker = {"dataset": "ADE20K-Part-234", "built_from": RELEASE, "rules": RULES}
     write_atomically(target / MARKER, json.dumps(marker, indent=1))
 
 
@@ -239,12 +140,12 @@ def _convert(photo: ReleasePhoto, target: Path, name: str) -> dict[str, Any] | P
         if entry is None:
             entry, part_map = _entry_of(photo)
             if entry["instances"] is not None:
-                write_atomically(labels, _png(part_map))
+                write_picture(labels, part_map)
                 _copy(photo.picture, picture)
             write_cache(cache, stem, key, entry)
         elif entry["instances"] is not None:
             if not labels.is_file():
-                write_atomically(labels, _png(photo.part_map()))
+                write_picture(labels, photo.part_map())
             if not picture.is_file():
                 _copy(photo.picture, picture)
     except DatasetError as error:
@@ -268,21 +169,15 @@ def _entry_of(photo: ReleasePhoto) -> tuple[dict[str, Any], np.ndarray]:
     }
     if entry["pixels"]:
         entry["instances"] = []
-        for item in items:
+        for object_id, item in items:
             region = photo.visible(item)
             if not region.any():
                 entry["hidden"] += 1
                 continue
             parts = np.unique(part_map[region])
-            instance = annotation(item.object_id, region, encode_rle(region))
+            instance = annotation(object_id, region, encode_rle(region))
             entry["instances"].append(instance | {"part_category_id": parts[parts != ignore].tolist()})
     return entry, part_map
-
-
-def _png(part_map: np.ndarray) -> bytes:
-    content = io.BytesIO()
-    Image.fromarray(part_map).save(content, format="PNG")
-    return content.getvalue()
 
 
 def _copy(source: Path, picture: Path) -> None:
@@ -311,19 +206,19 @@ def _write_instances(target: Path, name: str, found: Iterable[dict[str, Any]], v
     write_coco(target / f"ade20k_instance_{name}.json", pictures, vocabulary.objects)
 
 
-def _count(report: BuildReport, name: str, pictures: int, found: list[dict[str, Any]]) -> None:
+def _count(report: PrepareReport, name: str, pictures: int, found: list[dict[str, Any]]) -> None:
     taken = [entry for entry in found if entry["instances"] is not None]
-    objects, parts = len(report.vocabulary.objects), len(report.vocabulary.parts)
-    instances = Counter(instance["category_id"] for entry in taken for instance in entry["instances"])
-    report.instances[name] = np.array([instances[object_id] for object_id in range(objects)])
-    report.pixels[name] = np.array([sum(e["pixels"].get(str(part), 0) for e in taken) for part in range(parts)])
-    report.images[name] = np.array([sum(str(part) in e["pixels"] for e in taken) for part in range(parts)])
+    instances = [instance["category_id"] for entry in taken for instance in entry["instances"]]
+    report.found["objects"] += np.bincount(instances, minlength=len(report.vocabulary.objects))
+    for entry in taken:
+        for part, pixels in entry["pixels"].items():
+            report.found["parts"][int(part)] += pixels
     report.counts[name] = {
         "pictures": pictures,
         "pictures taken": len(taken),
         "pictures without a part of the vocabulary": len(found) - len(taken),
         "pictures left out for a wrong file": pictures - len(found),
-        "instances": sum(instances.values()),
+        "instances": len(instances),
         "instances that are hidden completely, left out": sum(entry["hidden"] for entry in taken),
         "pictures whose deepest parts have no PNG": sum(entry["missing levels"] > 0 for entry in found),
     }

@@ -94,7 +94,7 @@ def words_known_from_training(training: PartVocabulary, test: PartVocabulary) ->
     known = set(training.parts)
     rows = [
         (test.objects[test.part_to_object[part]], test.parts[part])
-        for part in test.unseen_part_ids
+        for part in test.unseen_ids
         if test.parts[part] in known
     ]
     return pd.DataFrame(rows, columns=["object", "part"])

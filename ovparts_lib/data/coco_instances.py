@@ -107,15 +107,15 @@ def read_coco(path: Path, classes: int, refuse: Refuse = raise_error, no_annotat
             image_id = _whole(entry, "id", where)
             unusable.add(image_id)
             if image_id in images:
-                raise _Wrong(f"two images have the id {image_id}")
+                raise _wrong(f"two images have the id {image_id}")
             name = _file_name(entry.get("file_name"), where)
             height, width = (_whole(entry, side, where, least=1) for side in ("height", "width"))
             if height * width > MAX_PIXELS:
-                raise _Wrong(f"{where} has {height}×{width} pixels (height × width)")
+                raise _wrong(f"{where} has {height}×{width} pixels (height × width)")
             if name in names:
-                raise _Wrong(f"{name} is listed more than once")
-        except _Wrong as error:
-            refuse(DatasetError(str(error), file=path, what_to_do=AGAIN))
+                raise _wrong(f"{name} is listed more than once")
+        except DatasetError as error:
+            refuse(_in_file(error, path))
             continue
         names.add(name)
         unusable.discard(image_id)
@@ -127,8 +127,8 @@ def read_coco(path: Path, classes: int, refuse: Refuse = raise_error, no_annotat
     for number, entry in enumerate(data["annotations"]):
         try:
             instance = _instance(entry, number, classes, seen, dropped)
-        except _Wrong as error:
-            refuse(DatasetError(str(error), file=path, what_to_do=error.what_to_do))
+        except DatasetError as error:
+            refuse(_in_file(error, path))
             continue
         image_id = entry["image_id"]
         if image_id in of_image and instance is not None:
@@ -143,12 +143,13 @@ def read_coco(path: Path, classes: int, refuse: Refuse = raise_error, no_annotat
     return CocoFile(path, listed, dict(dropped), tuple(n for n in named if isinstance(n[1], str)))
 
 
-class _Wrong(Exception):
-    """An entry of the file is wrong; says how."""
+def _wrong(what: str, what_to_do: str = AGAIN) -> DatasetError:
+    """The error for an entry of the file, which :func:`_in_file` names."""
+    return DatasetError(what, what_to_do=what_to_do)
 
-    def __init__(self, what: str, what_to_do: str = AGAIN) -> None:
-        super().__init__(what)
-        self.what_to_do = what_to_do
+
+def _in_file(error: DatasetError, path: Path, where: str = "") -> DatasetError:
+    return DatasetError(where + error.what, file=path, what_to_do=error.what_to_do)
 
 
 def _instance(
@@ -157,17 +158,17 @@ def _instance(
     instance_id = _whole(entry, "id", f"entry {number} of annotations")
     where = f"annotation {instance_id}"
     if instance_id in seen:
-        raise _Wrong(f"two annotations have the id {instance_id}")
+        raise _wrong(f"two annotations have the id {instance_id}")
     seen.add(instance_id)
     _whole(entry, "image_id", where)
     category_id = _whole(entry, "category_id", where)
     if category_id >= classes:
-        raise _Wrong(
+        raise _wrong(
             f"{where} has category_id {category_id}; ids are 0..{classes - 1}",
             "Use the file released with this dataset: its ids start at 0 and index the class list.",
         )
     if entry.get("ignore", 0):
-        raise _Wrong(f"{where} has 'ignore' set, which this format does not use")
+        raise _wrong(f"{where} has 'ignore' set, which this format does not use")
     segmentation = _segmentation(entry.get("segmentation"), where, dropped)
     return None if segmentation is None else CocoInstance(instance_id, category_id, segmentation)
 
@@ -198,15 +199,15 @@ def rasterise_columns(instance: CocoInstance, image: CocoImage, path: Path) -> t
             no number.
     """
     size, segmentation = (image.height, image.width), instance.segmentation
-    where = f"annotation {instance.id} of {image.file_name}"
-    if isinstance(segmentation, dict):
-        runs = _runs_of(segmentation, size, where, path)
-    else:
+    try:
+        if isinstance(segmentation, dict):
+            return _decode_columns(_runs_of(segmentation, size), *size)
         points = np.concatenate(segmentation)
-        _check_inside(points[0::2], points[1::2], size, where, path)
-        rle = coco_mask.merge(coco_mask.frPyObjects([polygon.tolist() for polygon in segmentation], *size))
-        runs = compressed_counts(rle["counts"].decode("ascii"))
-    return _decode_columns(runs, *size)
+        _check_inside(points[0::2], points[1::2], size)
+    except DatasetError as error:
+        raise _in_file(error, path, f"annotation {instance.id} of {image.file_name} ") from None
+    rle = coco_mask.merge(coco_mask.frPyObjects([polygon.tolist() for polygon in segmentation], *size))
+    return _decode_columns(compressed_counts(rle["counts"].decode("ascii")), *size)
 
 
 def compressed_counts(text: str) -> np.ndarray:
@@ -237,14 +238,10 @@ def compressed_counts(text: str) -> np.ndarray:
     return numbers
 
 
-def _runs_of(rle: dict[str, Any], size: tuple[int, int], where: str, path: Path) -> np.ndarray:
+def _runs_of(rle: dict[str, Any], size: tuple[int, int]) -> np.ndarray:
     """Run lengths of an RLE that fills the picture exactly (pycocotools reads past the end of one that is short)."""
     if list(rle["size"]) != list(size):
-        raise DatasetError(
-            f"{where} is {'×'.join(map(str, rle['size']))} (height × width), but the image {size[0]}×{size[1]}",
-            file=path,
-            what_to_do=AGAIN,
-        )
+        raise _wrong(f"is {'×'.join(map(str, rle['size']))} (height × width), but the image {size[0]}×{size[1]}")
     counts = rle["counts"]
     try:
         runs = compressed_counts(counts) if isinstance(counts, str) else np.array(counts, np.int64)
@@ -253,7 +250,7 @@ def _runs_of(rle: dict[str, Any], size: tuple[int, int], where: str, path: Path)
         if (runs < 0).any() or runs.sum() != size[0] * size[1]:
             raise ValueError(f"its runs add up to {runs.sum()} pixels, not {size[0] * size[1]}")
     except (ValueError, TypeError, OverflowError) as error:
-        raise DatasetError(f"{where} has a damaged RLE: {error}", file=path, what_to_do=AGAIN) from None
+        raise _wrong(f"has a damaged RLE: {error}") from None
     return runs
 
 
@@ -272,19 +269,18 @@ def _decode_columns(runs: np.ndarray, height: int, width: int) -> tuple[slice, n
     return slice(left, right), pixels.reshape(right - left, height).T
 
 
-def _check_inside(x: np.ndarray, y: np.ndarray, size: tuple[int, int], where: str, path: Path) -> None:
+def _check_inside(x: np.ndarray, y: np.ndarray, size: tuple[int, int]) -> None:
     """Raise DatasetError for what cannot belong to the picture; a polygon may reach a little over its border."""
     height, width = size
     box = f"x {x.min():g}..{x.max():g}, y {y.min():g}..{y.max():g}, in an image of {height}×{width} (height × width)"
     if not (np.isfinite(x).all() and np.isfinite(y).all()):
-        raise DatasetError(f"{where} has a coordinate that is no finite number", file=path, what_to_do=AGAIN)
+        raise _wrong("has a coordinate that is no finite number")
     apart = x.max() <= 0 or y.max() <= 0 or x.min() >= width or y.min() >= height
     far = max(-x.min(), x.max() - width, -y.min(), y.max() - height) > max(height, width)
     if apart or far:
-        raise DatasetError(
-            f"{where} lies {'outside' if apart else 'far outside'} its image: {box}",
-            file=path,
-            what_to_do="The annotation belongs to another image, or height and width are wrong: unpack the file again.",
+        raise _wrong(
+            f"lies {'outside' if apart else 'far outside'} its image: {box}",
+            "The annotation belongs to another image, or height and width are wrong: unpack the file again.",
         )
 
 
@@ -301,7 +297,7 @@ def _read_entries(path: Path, no_annotations: str) -> dict[str, list[dict[str, A
 def _whole(entry: dict[str, Any], key: str, where: str, least: int = 0) -> int:
     value = entry.get(key)
     if isinstance(value, bool) or not isinstance(value, int) or not least <= value < 2**53:
-        raise _Wrong(f"{where} has {key} {_shown(value)}, which should be a whole number from {least}")
+        raise _wrong(f"{where} has {key} {_shown(value)}, which should be a whole number from {least}")
     return value
 
 
@@ -310,7 +306,7 @@ def _file_name(value: Any, where: str) -> str:
     name = value.replace("\\", "/") if isinstance(value, str) else ""
     parts = name.split("/")
     if not parts[-1].strip(".") or parts[0].endswith(":") or "\0" in name or {"", ".."} & set(parts):
-        raise _Wrong(f"{where} has the file_name {_shown(value)}")
+        raise _wrong(f"{where} has the file_name {_shown(value)}")
     return name.removeprefix("./")
 
 
@@ -334,12 +330,12 @@ def _segmentation(value: Any, where: str, dropped: Counter[str]) -> tuple[np.nda
             dropped[NO_POLYGON] += 1
             return None
         if (points := sum(map(len, polygons)) // 2) > MAX_POINTS:
-            raise _Wrong(f"{where} has polygons of {points:,} points; more than {MAX_POINTS:,} are not drawn")
+            raise _wrong(f"{where} has polygons of {points:,} points; more than {MAX_POINTS:,} are not drawn")
         try:
             arrays = tuple(np.array(polygon, np.float64) for polygon in polygons)
             if any(array.ndim != 1 for array in arrays):
                 raise ValueError("nested")
         except (ValueError, TypeError, OverflowError):
-            raise _Wrong(f"{where} has a polygon that is no flat list of numbers of usual size") from None
+            raise _wrong(f"{where} has a polygon that is no flat list of numbers of usual size") from None
         return arrays
-    raise _Wrong(f"{where} has a segmentation that is neither polygons nor an RLE with size and counts")
+    raise _wrong(f"{where} has a segmentation that is neither polygons nor an RLE with size and counts")

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import random
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, NotRequired, TypedDict
+from typing import Any, Literal, NotRequired, TypedDict, TypeVar
 
 import numpy as np
 import torch
@@ -16,8 +17,10 @@ from torchvision import tv_tensors
 from ovparts_lib.data.labels import check_same_size, read_image
 from ovparts_lib.data.readers.base import Reader
 from ovparts_lib.data.records import DatasetError, Record
-from ovparts_lib.data.released import EmptySamples, ReleasedReplacement, check_empty_samples
-from ovparts_lib.vocabularies import Vocabulary
+from ovparts_lib.vocabularies import PartVocabulary, Vocabulary
+
+EmptySamples = Literal["skip", "replace_as_released"]
+Sample = TypeVar("Sample")
 
 
 class Batch(TypedDict):
@@ -31,7 +34,7 @@ class Batch(TypedDict):
 
 
 class TrainingDataset(Dataset):
-    """Pictures with part and object maps in the ids of the training vocabulary.
+    """Pictures with part and object maps in the ids of the training vocabulary; of object-level data, with class maps.
 
     Label maps are conditioned on the record's object (if it has one) and remapped before the transforms; the transforms
     only move pixels, so the order makes no difference, and look-up tables work on the small native maps.
@@ -43,8 +46,6 @@ class TrainingDataset(Dataset):
         reader: the dataset on disk.
         split: one of the reader's splits.
         transform: a torchvision v2 transform of the sample; see :func:`ovparts_lib.data.transforms.training_transform`.
-        empty_samples: ``skip``, or ``replace_as_released``: all samples are listed and one without parts after the
-            transforms is replaced by a random other (not reproducible with workers or after a resume).
         per_object: replace a record of a whole image by one for each of its objects, for systems that are told an
             object (few-shot lists of Pascal-Part-116 and PartImageNet name images).
 
@@ -58,33 +59,25 @@ class TrainingDataset(Dataset):
     """
 
     def __init__(
-        self,
-        reader: Reader,
-        split: str,
-        transform: Callable[[Any], Any] | None = None,
-        *,
-        empty_samples: EmptySamples = "skip",
-        per_object: bool = False,
+        self, reader: Reader, split: str, transform: Callable[[Any], Any] | None = None, *, per_object: bool = False
     ) -> None:
-        check_empty_samples(empty_samples)
         self.reader, self.split, self.transform = reader, split, transform
         self.vocabulary = reader.training_vocabulary(split)
-        trained = np.flatnonzero(reader.vocabulary.part_table(self.vocabulary) != self.vocabulary.ignore_label)
+        table = reader.vocabulary.table(self.vocabulary)
+        trained = np.flatnonzero(table != self.vocabulary.ignore_label)
         listed = reader.records(split)
         if per_object:
             listed = [each for record in listed for each in object_records(reader, split, record)]
         self.records = [record for record in listed if reader.has_part(split, record, trained)]
         self.skipped = len(listed) - len(self.records)
         if not self.records:
-            raise DatasetError(f"split {split!r} has no record with a part of the vocabulary {self.vocabulary.name!r}")
-        self._replacement = None
-        if empty_samples == "replace_as_released":
-            self.records, self.skipped = listed, 0
-            self._replacement = ReleasedReplacement(len(listed))
+            kind, name = "part" if isinstance(self.vocabulary, PartVocabulary) else "class", self.vocabulary.name
+            raise DatasetError(f"split {split!r} has no record with a {kind} of the vocabulary {name!r}")
         # Labels stay small until a model widens them on its device: up to eight times less to resize and hand over.
         small = np.uint8 if self.vocabulary.ignore_label <= 255 else np.int32
-        self._part_table = reader.vocabulary.part_table(self.vocabulary).astype(small)
-        self._object_table = reader.vocabulary.object_table(self.vocabulary).astype(small)
+        self._tables = {"part_map": table.astype(small)}
+        if isinstance(self.vocabulary, PartVocabulary):
+            self._tables["object_map"] = reader.vocabulary.object_table(self.vocabulary).astype(small)
 
     def __len__(self) -> int:
         return len(self.records)
@@ -95,30 +88,23 @@ class TrainingDataset(Dataset):
         Returns:
             ``image`` uint8 (3, h, w); ``part_map`` and ``object_map`` (H, W) in ids of ``vocabulary``, uint8 where they
             fit, else int32, of the image's size unless a transform gives the image a size of its own; ``image_id``;
-            ``vocabulary``.
+            ``vocabulary``. Object-level data have their classes in ``part_map`` and no ``object_map``.
         """
-        if self._replacement is not None:
-            return self._replacement.serve(index, self._sample_with_parts)
-        return self._sample(index)
-
-    def _sample_with_parts(self, index: int) -> dict[str, Any] | None:
-        sample = self._sample(index)
-        return sample if bool((sample["part_map"] != self.vocabulary.ignore_label).any()) else None
-
-    def _sample(self, index: int) -> dict[str, Any]:
         record = self.records[index]
-        image, object_map, part_map = read_sample(self.reader, record)
+        image, *label_maps = read_sample(self.reader, record)
+        maps = {"part_map": label_maps[-1], "object_map": label_maps[0]}
         if record.object_id is not None:
             ignore = self.reader.vocabulary.ignore_label
-            outside = ~self.reader.region(record, object_map)
-            object_map = np.where(outside, ignore, record.object_id).astype(object_map.dtype)
-            part_map = np.where(outside, ignore, part_map).astype(part_map.dtype)
-        sample = {
-            "image": tv_tensors.Image(image),
-            "part_map": tv_tensors.Mask(torch.from_numpy(self._part_table[part_map])),
-            "object_map": tv_tensors.Mask(torch.from_numpy(self._object_table[object_map])),
+            outside = ~self.reader.region(record, maps["object_map"])
+            maps["object_map"] = np.where(outside, ignore, record.object_id).astype(maps["object_map"].dtype)
+            maps["part_map"] = np.where(outside, ignore, maps["part_map"]).astype(maps["part_map"].dtype)
+        sample = {"image": tv_tensors.Image(image)} | {
+            key: tv_tensors.Mask(torch.from_numpy(table[maps[key]])) for key, table in self._tables.items()
         }
-        return transformed(sample, self.transform) | {"image_id": record.image_id, "vocabulary": self.vocabulary}
+        sample = sample if self.transform is None else self.transform(sample)
+        # Without torchvision's kinds of tensors.
+        plain = {key: value.as_subclass(Tensor) for key, value in sample.items()}
+        return plain | {"image_id": record.image_id, "vocabulary": self.vocabulary}
 
 
 @dataclass(frozen=True, eq=False)
@@ -177,12 +163,27 @@ class EvaluationSample:
         return tuple(region.object_id for region in self.regions)
 
 
+@dataclass
+class ClassSample:
+    """One picture of an object-level dataset with the class of every pixel; all of it is one record.
+
+    Attributes:
+        image: uint8 (3, H, W) RGB at native size.
+        label_map: int64 (H, W), ids of the vocabulary's classes, ``ignore_label`` where there is none.
+        image_id: base name of the picture.
+    """
+
+    image: Tensor
+    label_map: Tensor
+    image_id: str
+
+
 class EvaluationDataset(Dataset):
-    """The images of a conditioned split, each with all its records, so that it is read and encoded once.
+    """The images of a split, each with all its records, so that it is read and encoded once.
 
     Args:
         reader: the dataset on disk.
-        split: a split with one record per (image, object), such as ``val_obj_condition``.
+        split: a split with one record per (image, object), such as ``val_obj_condition``; of object-level data any.
         empty_samples: ``skip`` leaves records without part pixels out, and images without any other record;
             ``replace_as_released`` serves a random other record for each, as the released code does with one process
             and no workers: an object id then occurs as often as its record is served. (The released code decides after
@@ -190,7 +191,8 @@ class EvaluationDataset(Dataset):
 
     Attributes:
         vocabulary: the full vocabulary.
-        skipped_records: number of (image, object) records left out or replaced because they have no part pixel.
+        image_ids: of the images, sorted.
+        skipped_records: number of records left out or replaced because they have no labelled pixel.
         empty_samples: as given.
 
     Raises:
@@ -201,21 +203,20 @@ class EvaluationDataset(Dataset):
     def __init__(
         self, reader: Reader, split: str = "val_obj_condition", *, empty_samples: EmptySamples = "skip"
     ) -> None:
-        check_empty_samples(empty_samples)
         self.reader, self.split, self.vocabulary = reader, split, reader.vocabulary
-        self.empty_samples = empty_samples
+        self.empty_samples, self._of_parts = empty_samples, isinstance(self.vocabulary, PartVocabulary)
         records = reader.records(split)
-        if any(record.object_id is None for record in records):
+        if self._of_parts and any(record.object_id is None for record in records):
             raise ValueError(
                 f"evaluation needs records conditioned on an object, which split {split!r} does not have; "
                 f"use {split}_obj_condition"
             )
-        parts = range(len(self.vocabulary.parts))
-        has_part = [reader.has_part(split, record, parts) for record in records]
+        classes = range(len(self.vocabulary.classes))
+        has_part = [reader.has_part(split, record, classes) for record in records]
         self._skipped_of = Counter(r.image_id for r, useful in zip(records, has_part, strict=True) if not useful)
         self.skipped_records = len(records) - sum(has_part)
         if not any(has_part):
-            raise DatasetError(f"split {split!r} has no record with a part label")
+            raise DatasetError(f"split {split!r} of {reader.title} has no image with a label", file=reader.root)
         served = [record for record, useful in zip(records, has_part, strict=True) if useful]
         if empty_samples == "replace_as_released":
             replacement = ReleasedReplacement(len(records))
@@ -239,9 +240,12 @@ class EvaluationDataset(Dataset):
         """The objects that the image at ``index`` is evaluated for, one per record, without reading the image."""
         return tuple(record.object_id for record in self._of_image[self.image_ids[index]])
 
-    def __getitem__(self, index: int) -> EvaluationSample:
+    def __getitem__(self, index: int) -> EvaluationSample | ClassSample:
         """The image at ``index`` (images are sorted by base name). Raises DatasetError when a file is wrong."""
         records = self._of_image[self.image_ids[index]]
+        if not self._of_parts:
+            image, label_map = read_classes(self.reader, records[0])
+            return ClassSample(image, torch.from_numpy(label_map.astype(np.int64)), self.image_ids[index])
         image, object_map, part_map = read_sample(self.reader, records[0])
         masks = {record: self.reader.region(record, object_map) for record in records}
         regions = {record: ObjectRegion.of(record.object_id, mask) for record, mask in masks.items()}
@@ -252,12 +256,6 @@ class EvaluationDataset(Dataset):
             regions=tuple(regions[record] for record in records),
             image_id=self.image_ids[index],
         )
-
-
-def transformed(sample: dict[str, Tensor], transform: Callable[[Any], Any] | None) -> dict[str, Tensor]:
-    """A sample after a transform, its tensors without torchvision's kinds."""
-    sample = sample if transform is None else transform(sample)
-    return {key: value.as_subclass(Tensor) for key, value in sample.items()}
 
 
 def object_records(reader: Reader, split: str, record: Record) -> list[Record]:
@@ -282,6 +280,12 @@ def read_sample(reader: Reader, record: Record) -> tuple[Tensor, *tuple[np.ndarr
     return image, *label_maps
 
 
+def read_classes(reader: Reader, record: Record) -> tuple[Tensor, np.ndarray]:
+    """Picture uint8 (3, H, W) and class of every pixel (H, W), a part or a whole object, as :func:`read_sample`."""
+    image, *label_maps = read_sample(reader, record)
+    return image, label_maps[-1]
+
+
 def collate_training(samples: Sequence[dict[str, Any]]) -> Batch:
     """Put samples of a training dataset side by side.
 
@@ -293,3 +297,33 @@ def collate_training(samples: Sequence[dict[str, Any]]) -> Batch:
         raise ValueError("the samples of a batch must share one vocabulary")
     lists = {f"{key}s": [sample[key] for sample in samples] for key in samples[0] if key != "vocabulary"}
     return Batch(**lists, vocabulary=vocabulary)
+
+
+class ReleasedReplacement:
+    """Serve a random other sample in place of one without parts, as detectron2's ``MapDataset`` does.
+
+    The stand-in is drawn from the samples not yet known to be empty, by a generator of its own with seed 42. What is
+    served thus depends on everything served before, and in a data loader on the number of workers.
+
+    Args:
+        length: number of samples.
+    """
+
+    def __init__(self, length: int) -> None:
+        self._random = random.Random(42)
+        self._candidates = set(range(length))
+
+    def serve(self, index: int, make: Callable[[int], Sample | None]) -> Sample:
+        """``make(index)``, or ``make`` of a random candidate for as long as that gives None.
+
+        Raises:
+            DatasetError: every sample is empty.
+        """
+        while (sample := make(index)) is None:
+            self._candidates.discard(index)
+            if not self._candidates:
+                raise DatasetError("no sample of the split has a part label")
+            # A set iterates in the reference's order only if it is filled and emptied in the reference's way.
+            index = self._random.sample(list(self._candidates), k=1)[0]
+        self._candidates.add(index)
+        return sample

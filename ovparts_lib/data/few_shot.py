@@ -2,9 +2,9 @@
 
 How the released 16 shots were drawn is not published. The rule here, which lists made by it can be repeated from:
 
-1. The classes are the objects that have parts, in alphabetical order, or all parts in label order.
-2. The candidates of a class are the training images in which a pixel of the class (for an object: of any of its parts)
-   is labelled, sorted by image id, so that the order of files does not matter.
+1. The classes are the objects that have parts, in alphabetical order.
+2. The candidates of a class are the training images in which a pixel of any of its parts is labelled, sorted by image
+   id, so that the order of files does not matter.
 3. One random stream, numpy's ``default_rng([seed, shots])``, permutes the candidates of one class after the other; the
    first ``shots`` of each permutation are the class's shots.
 4. The list is the union. An image that shows several classes may be drawn for each of them; a frequent class (person)
@@ -15,17 +15,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Literal, TypeVar
 
 import numpy as np
 import pandas as pd
 
 from ovparts_lib.data.readers.base import Reader
-from ovparts_lib.data.records import DatasetError
-
-ShotsPer = Literal["object", "part"]
-Shortfall = Literal["error", "report"]
-FewShotReader = TypeVar("FewShotReader", bound=Reader)
 
 
 @dataclass(frozen=True)
@@ -35,13 +29,11 @@ class ShotList:
     Attributes:
         shots: images wanted for each class.
         seed: of the draw.
-        per: what a class is.
         drawn: for each class, in the order of the draw, the ids of its images, sorted.
     """
 
     shots: int
     seed: int
-    per: ShotsPer
     drawn: dict[str, tuple[str, ...]]
 
     @property
@@ -62,96 +54,37 @@ class ShotList:
         )
 
 
-def draw_from(candidates: Mapping[str, Iterable[str]], shots: int, seed: int, per: ShotsPer = "object") -> ShotList:
+def draw_from(candidates: Mapping[str, Iterable[str]], shots: int, seed: int) -> ShotList:
     """Draw up to ``shots`` image ids a class; see the module's rule (steps 2 to 4).
 
     Args:
         candidates: image ids of each class, in any order; the order of the classes counts.
         shots: at least 1.
         seed: at least 0.
-        per: what the classes are, for the record.
-
-    Raises:
-        ValueError: ``shots`` or ``seed`` is too small.
     """
-    if shots < 1 or seed < 0:
-        raise ValueError(f"shots must be at least 1 and seed at least 0, not shots={shots}, seed={seed}")
     rng = np.random.default_rng([seed, shots])
     drawn = {}
     for name, image_ids in candidates.items():
         order = rng.permutation(sorted(set(image_ids)))[:shots]
         drawn[name] = tuple(sorted(str(image_id) for image_id in order))
-    return ShotList(shots, seed, per, drawn)
+    return ShotList(shots, seed, drawn)
 
 
-def draw_shots(
-    reader: Reader,
-    shots: int,
-    seed: int = 0,
-    *,
-    per: ShotsPer = "object",
-    shortfall: Shortfall = "error",
-) -> ShotList:
+def draw_shots(reader: Reader, shots: int, seed: int = 0) -> ShotList:
     """Draw a few-shot list from a dataset's ``few_shot_source``, its training images; see the module's rule.
+
+    A class with fewer images than ``shots`` gets all there are; ``ShotList.shortfalls`` names it.
 
     Args:
         reader: the dataset on disk.
-        shots: images a class.
+        shots: images of each object that has parts.
         seed: other seeds draw other images.
-        per: ``object``: every object that has parts is a class; ``part``: every part is.
-        shortfall: what to do when a class has fewer images than ``shots``: ``error``, or ``report``: take all there
-            are; ``ShotList.shortfalls`` then counts them.
-
-    Raises:
-        ValueError: an unknown option, or a number out of range.
-        DatasetError: a class has too few images and ``shortfall`` is ``error``; the message names them.
     """
-    if per not in ("object", "part"):
-        raise ValueError(f"per is 'object' or 'part', not {per!r}")
-    if shortfall not in ("error", "report"):
-        raise ValueError(f"shortfall is 'error' or 'report', not {shortfall!r}")
-    source = reader.few_shot_source
-    vocabulary, counts = reader.vocabulary, reader.scan(source)
-    images = dict.fromkeys(record.image_id for record in reader.records(source))
-    if per == "object":
-        parts = {name: vocabulary.parts_of(vocabulary.object_id(name)) for name in vocabulary.objects_with_parts}
-    else:
-        parts = {name: (part_id,) for part_id, name in enumerate(vocabulary.parts)}
+    vocabulary, counts = reader.vocabulary, reader.scan(reader.few_shot_source)
+    images = dict.fromkeys(record.image_id for record in reader.records(reader.few_shot_source))
+    parts = {name: vocabulary.parts_of(vocabulary.object_id(name)) for name in vocabulary.objects_with_parts}
     candidates = {
         name: [image_id for image_id in images if counts.has_part(image_id, part_ids)]
         for name, part_ids in parts.items()
     }
-    drawn = draw_from(candidates, shots, seed, per)
-    if drawn.shortfalls and shortfall == "error":
-        few = [f"{name} ({count})" for name, count in drawn.shortfalls.items()]
-        named = ", ".join(few[:5]) + (" …" if len(few) > 5 else "")
-        raise DatasetError(
-            f"{len(few)} of {len(candidates)} {per}s have fewer than {shots} images in {source!r}: {named}",
-            file=reader.root,
-            what_to_do='Ask for fewer shots, or pass shortfall="report" to take all images of these classes.',
-        )
-    return drawn
-
-
-def with_drawn_shots(
-    reader: FewShotReader,
-    shots: int,
-    seed: int = 0,
-    *,
-    per: ShotsPer = "object",
-    shortfall: Shortfall = "error",
-) -> tuple[FewShotReader, ShotList]:
-    """A reader whose few-shot splits use a drawn list in place of the file, and the list.
-
-    Args:
-        reader: a reader with few-shot splits; it stays as it is.
-        shots: images a class; for this and the other arguments see :func:`draw_shots`.
-        seed: of the draw.
-        per: ``object`` or ``part``.
-        shortfall: ``error`` or ``report``.
-
-    Raises:
-        DatasetError: as :func:`draw_shots`.
-    """
-    drawn = draw_shots(reader, shots, seed, per=per, shortfall=shortfall)
-    return reader.using_shots(drawn.image_ids), drawn
+    return draw_from(candidates, shots, seed)

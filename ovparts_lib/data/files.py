@@ -94,26 +94,18 @@ def list_files(
     for path in sorted(_entries(folder, refuse, depth)):
         if path.suffix.lower() not in suffixes:
             continue
+        name = path.relative_to(folder).with_suffix("").as_posix()
         try:
             check_file(path)
-            str(path.name).encode()
-        except UnicodeEncodeError:
-            refuse(DatasetError("has a name that is not UTF-8", file=path, what_to_do="Rename it."))
-            continue
+            if path.name.encode("utf-8", "replace").decode() != path.name:
+                raise DatasetError("has a name that is not UTF-8", file=path, what_to_do="Rename it.")
+            if name in found:
+                what = f"differs from {found[name]} in nothing but its suffix, so that it is not clear which counts"
+                raise DatasetError(what, file=path, what_to_do="Keep one of the two.")
         except DatasetError as error:
             refuse(error)
-            continue
-        name = path.relative_to(folder).with_suffix("").as_posix()
-        if name in found:
-            refuse(
-                DatasetError(
-                    f"differs from {found[name]} in nothing but its suffix, so that it is not clear which one counts",
-                    file=path,
-                    what_to_do="Keep one of the two.",
-                )
-            )
-            continue
-        found[name] = path
+        else:
+            found[name] = path
     return dict(sorted(found.items()))
 
 

@@ -45,12 +45,6 @@ class ResumableSampler(Sampler[Draw]):
     """
 
     def __init__(self, length: int, seed: int, *, rank: int = 0, world_size: int = 1) -> None:
-        if length < 1:
-            raise ValueError("cannot sample from an empty dataset")
-        if seed < 0:
-            raise ValueError(f"seed must be at least 0, not {seed}")
-        if not 0 <= rank < world_size:
-            raise ValueError(f"rank must be in 0..{world_size - 1}, not {rank}")
         self.length, self.seed, self.rank, self.world_size = length, seed, rank, world_size
         self.position = 0
 
@@ -155,7 +149,7 @@ def training_loader(
         pin_memory: keep batches in page-locked memory, for copies to a CUDA device.
 
     Raises:
-        ValueError: ``batch_size`` is not a positive multiple of ``world_size``, or the dataset is empty.
+        ValueError: ``batch_size`` is not a positive multiple of ``world_size``.
     """
     if batch_size < 1 or batch_size % world_size:
         raise ValueError(f"batch_size {batch_size} must be a positive multiple of the {world_size} processes")

@@ -6,12 +6,13 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 
+from ovparts_lib.data.files import list_files
+from ovparts_lib.data.labels import opened
 from ovparts_lib.data.records import DatasetError
 
-_WHAT = "Give a folder of PNG files, one mask each (0 outside, any other single value inside), or a .npy or .npz array"
+_WHAT = "Give a folder of PNG files, one mask each (0 outside, any other single value inside), or a .npy or .npz array."
 
 
 def read_masks(path: Path, size: tuple[int, int]) -> Tensor:
@@ -29,40 +30,37 @@ def read_masks(path: Path, size: tuple[int, int]) -> Tensor:
         DatasetError: nothing there, a file that is no mask, one without a pixel, or one of another size.
     """
     if path.is_dir():
-        files = sorted(file for file in path.iterdir() if file.suffix.lower() == ".png")
+        files = list_files(path, (".png",))
         if not files:
-            raise DatasetError("holds no PNG file", file=path, what_to_do=f"{_WHAT}.")
-        return torch.stack([_mask(_read_png(file), size, file) for file in files])
+            raise DatasetError("holds no PNG file", file=path, what_to_do=_WHAT)
+        return torch.stack([_mask(_read_png(file), size, file) for file in files.values()])
     if not path.is_file():
-        raise DatasetError("there are no masks here", file=path, what_to_do=f"{_WHAT}.")
+        raise DatasetError("there are no masks here", file=path, what_to_do=_WHAT)
     try:
         stored = np.load(path, allow_pickle=False)
     except (ValueError, OSError, EOFError) as error:
-        raise DatasetError(f"is no array: {error}", file=path, what_to_do=f"{_WHAT}.") from error
+        raise DatasetError(f"is no array: {error}", file=path, what_to_do=_WHAT) from error
     if not isinstance(stored, np.ndarray):
         if len(stored.files) != 1:
             found = ", ".join(stored.files) or "none"
-            raise DatasetError(f"must hold one array, not {found}", file=path, what_to_do=f"{_WHAT}.")
+            raise DatasetError(f"must hold one array, not {found}", file=path, what_to_do=_WHAT)
         stored = stored[stored.files[0]]
     stored = stored[None] if stored.ndim == 2 else stored
     if stored.ndim != 3 or not len(stored):
-        raise DatasetError(f"is an array of shape {stored.shape}, not (k, H, W)", file=path, what_to_do=f"{_WHAT}.")
+        raise DatasetError(f"is an array of shape {stored.shape}, not (k, H, W)", file=path, what_to_do=_WHAT)
     return torch.stack([_mask(mask, size, path, f"mask {number}: ") for number, mask in enumerate(stored)])
 
 
 def _read_png(file: Path) -> np.ndarray:
-    try:
-        with Image.open(file) as picture:
-            return np.asarray(picture)
-    except (OSError, ValueError, SyntaxError) as error:
-        raise DatasetError(f"cannot be read: {error}", file=file, what_to_do=f"{_WHAT}.") from error
+    with opened(file) as picture:
+        return np.array(picture)
 
 
 def _mask(values: np.ndarray, size: tuple[int, int], file: Path, which: str = "") -> Tensor:
     if values.ndim == 3 and values.shape[2] in (3, 4) and (values[..., :3] == values[..., :1]).all():
         values = values[..., 0]  # a grey picture saved in colour
     if values.ndim != 2 or not (values.dtype == bool or np.issubdtype(values.dtype, np.number)):
-        raise DatasetError(f"{which}is no mask but a picture in colour", file=file, what_to_do=f"{_WHAT}.")
+        raise DatasetError(f"{which}is no mask but a picture in colour", file=file, what_to_do=_WHAT)
     if values.shape != size:
         raise DatasetError(
             f"{which}is {values.shape[1]} x {values.shape[0]} pixels, the picture {size[1]} x {size[0]}",
@@ -72,5 +70,5 @@ def _mask(values: np.ndarray, size: tuple[int, int], file: Path, which: str = ""
     inside = np.unique(values[values != 0])
     if len(inside) != 1:
         problem = "is empty" if not len(inside) else f"holds {len(inside)} values beside 0"
-        raise DatasetError(f"{which}{problem}", file=file, what_to_do=f"{_WHAT}.")
+        raise DatasetError(f"{which}{problem}", file=file, what_to_do=_WHAT)
     return torch.from_numpy(values != 0)

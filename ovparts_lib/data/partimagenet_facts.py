@@ -64,10 +64,7 @@ def read_synset_file(path: Path) -> dict[str, str]:
             continue
         name = rest.split(",")[0].strip()
         if not name or synset in names or not (synset[0] == "n" and synset[1:].isdigit()):
-            raise DatasetError(
-                f"line {number} is {line.strip()[:60]!r}, not a new synset and its names",
-                file=path,
-                what_to_do="Download LOC_synset_mapping.txt again.",
-            )
+            what = f"line {number} is {line.strip()[:60]!r}, not a new synset and its names"
+            raise DatasetError(what, file=path, what_to_do="Download LOC_synset_mapping.txt again.")
         names[synset] = name
     return names

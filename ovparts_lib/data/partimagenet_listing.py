@@ -14,7 +14,7 @@ from functools import cached_property
 from pathlib import Path, PurePosixPath
 
 from ovparts_lib.data.coco_instances import CocoFile, CocoImage, read_coco
-from ovparts_lib.data.files import Refuse, list_files
+from ovparts_lib.data.files import Refuse
 from ovparts_lib.data.partimagenet_facts import PART_CATEGORIES, SYNSET_FILE, SYNSETS, generic_part, read_synset_file
 from ovparts_lib.data.records import DatasetError
 from ovparts_lib.vocabularies import PartVocabulary
@@ -67,7 +67,6 @@ class Selection:
     """The objects of a vocabulary and the synsets, part categories and files that belong to them.
 
     Args:
-        root: the dataset's folder.
         vocabulary: of the selection.
         strict: a synset outside the vocabulary or a missing picture is an error (OOD); otherwise (Seg) such pictures
             are left out and counted, as the released preprocessing leaves them out.
@@ -75,12 +74,8 @@ class Selection:
         refuse: gets an error for each entry or file that is wrong; if it does not raise, that one is left out.
     """
 
-    def __init__(
-        self, root: Path, vocabulary: PartVocabulary, *, strict: bool, synset_file: Path | None, refuse: Refuse
-    ) -> None:
-        self.root, self.vocabulary, self.strict, self.synset_file = root, vocabulary, strict, synset_file
-        self.refuse = refuse
-        self.title = vocabulary.title
+    def __init__(self, vocabulary: PartVocabulary, *, strict: bool, synset_file: Path | None, refuse: Refuse) -> None:
+        self.vocabulary, self.strict, self.synset_file, self.refuse = vocabulary, strict, synset_file, refuse
 
     @cached_property
     def synsets(self) -> dict[str, str]:
@@ -95,11 +90,8 @@ class Selection:
         listed = read_synset_file(self.synset_file)
         for synset, name in known.items():
             if listed.get(synset, name) != name:
-                raise DatasetError(
-                    f"{synset} is {listed[synset]!r}, but its pictures show {name!r}",
-                    file=self.synset_file,
-                    what_to_do=f"Use ImageNet's own {SYNSET_FILE}.",
-                )
+                what = f"{synset} is {listed[synset]!r}, but its pictures show {name!r}"
+                raise DatasetError(what, file=self.synset_file, what_to_do=f"Use ImageNet's own {SYNSET_FILE}.")
         return {synset: name for synset, name in known.items() if synset in listed}
 
     @cached_property
@@ -113,78 +105,44 @@ class Selection:
         }
         return {pair: names[name] for pair, name in wanted.items() if name in names}
 
-    def annotation_file(self, name: str) -> Path:
-        """Annotations of ``train`` or ``val``, at the root or where the download has them.
-
-        Raises:
-            DatasetError: the file is in neither place.
-        """
-        places = (self.root / f"{name}.json", self.root / "annotations" / name / f"{name}.json")
-        found = next((path for path in places if path.is_file()), None)
-        if found is None:
-            raise DatasetError(
-                f"no such file, nor {places[1]}",
-                file=places[0],
-                what_to_do=f"Unpack {self.title} into {self.root}: {LAYOUT}.",
-            )
-        return found
-
-    def picture_files(self, name: str) -> dict[str, Path]:
-        """``{base name: path}`` of the pictures of ``train`` or ``val``, flat or in folders, hidden files left out.
-
-        Raises:
-            DatasetError: the folder is missing, or two pictures have one base name.
-        """
-        folder = self.picture_folder(name)
-        if not folder.is_dir():
-            raise DatasetError(
-                "no such folder", file=folder, what_to_do=f"Unpack {self.title} into {self.root}: {LAYOUT}."
-            )
-        pictures: dict[str, Path] = {}
-        for path in list_files(folder, SUFFIXES, self.refuse, depth=2).values():
-            if (other := pictures.setdefault(path.stem, path)) is not path:
-                self.refuse(DatasetError(f"has the same name as {other}", file=path, what_to_do="Keep one of the two."))
-        return pictures
-
-    def picture_folder(self, name: str) -> Path:
-        """``images/train`` or ``images/val``."""
-        return self.root / "images" / name
-
-    def read(self, name: str) -> Listing:
+    def read(self, path: Path, files: Mapping[str, Path]) -> Listing:
         """The pictures and annotations of ``train`` or ``val``.
 
+        Args:
+            path: the annotation file.
+            files: ``{base name: path}`` of the pictures.
+
         Raises:
-            DatasetError: a file or folder is missing, two pictures have one name, or the annotations are wrong: ids, a
-                part that the picture's object does not have, no picture of the selection at all, or what ``strict``
-                does not let pass.
+            DatasetError: the annotation file is missing or wrong: ids, a part that the picture's object does not have,
+                no picture of the selection at all, or what ``strict`` does not let pass.
         """
-        annotations = read_coco(self.annotation_file(name), len(PART_CATEGORIES), self.refuse, SIZES_ONLY)
+        annotations = read_coco(path, len(PART_CATEGORIES), self.refuse, SIZES_ONLY)
         with self._refusing():
             self._check_categories(annotations)
-        files, skipped, pictures = self.picture_files(name), Counter(annotations.dropped), []
+        skipped, pictures = Counter(annotations.dropped), []
         listed: dict[str, CocoImage] = {}
         for image in annotations.images:
             file, stem = PurePosixPath(image.file_name).name, _base_name(image)
             if (other := listed.setdefault(stem, image)) is not image:
                 what = f"{image.file_name} and {other.file_name} are one picture, listed twice"
-                self.refuse(DatasetError(what, file=annotations.path, what_to_do="Unpack the annotations again."))
+                self.refuse(DatasetError(what, file=path, what_to_do="Unpack the annotations again."))
                 continue
-            owner = self._object_of(file, annotations.path)
+            owner = self._object_of(file, path)
             if owner is None:
                 skipped[OTHER_SYNSET] += 1
             elif stem not in files:
-                self._refuse_if_strict(f"{file} is listed, but not in images/{name}", annotations.path)
+                self._refuse_if_strict(f"{file} is listed, but not in images/{path.stem}", path)
                 skipped[NO_PICTURE] += 1
             else:
                 object_id = self.vocabulary.object_id(owner)
                 with self._refusing():
-                    ids = self._part_ids(image, object_id, annotations.path)
+                    ids = self._part_ids(image, object_id, path)
                     pictures.append(Picture(files[stem], image, object_id, ids))
         if not pictures:
             raise DatasetError(
-                f"none of its {len(annotations.images)} images is a picture in images/{name} of one of the "
+                f"none of its {len(annotations.images)} images is a picture in images/{path.stem} of one of the "
                 f"{len(self.vocabulary.objects)} objects",
-                file=annotations.path,
+                file=path,
                 what_to_do="Unpack pictures and annotations again.",
             )
         unlisted = tuple(path for stem, path in files.items() if stem not in listed)
@@ -195,11 +153,8 @@ class Selection:
         synset = file.split("_")[0]
         owner = self.synsets.get(synset)
         if owner is None and SYNSETS.get(synset) in self.vocabulary.objects:
-            raise DatasetError(
-                f"has no synset {synset} ({SYNSETS[synset]}), of which there is a picture: {file}",
-                file=self.synset_file,
-                what_to_do=f"Use ImageNet's own {SYNSET_FILE}, or none.",
-            )
+            what = f"has no synset {synset} ({SYNSETS[synset]}), of which there is a picture: {file}"
+            raise DatasetError(what, file=self.synset_file, what_to_do=f"Use ImageNet's own {SYNSET_FILE}, or none.")
         if owner is None:
             self._refuse_if_strict(
                 f"{file}: synset {synset!r} is none of the {len(self.vocabulary.objects)} known", source
@@ -215,7 +170,7 @@ class Selection:
 
     def _refuse_if_strict(self, what: str, file: Path) -> None:
         if self.strict:
-            advice = f"Unpack {self.title} again; it is used without any selection."
+            advice = f"Unpack {self.vocabulary.title} again; it is used without any selection."
             self.refuse(DatasetError(what, file=file, what_to_do=advice))
 
     def _check_categories(self, annotations: CocoFile) -> None:
@@ -223,11 +178,9 @@ class Selection:
         known = {name: category_id for category_id, name in enumerate(PART_CATEGORIES)}
         for category_id, name in annotations.categories:
             if known.get(name, category_id) != category_id:
-                raise DatasetError(
-                    f"numbers the part category {name!r} as {category_id}; it is {known[name]}",
-                    file=annotations.path,
-                    what_to_do="Use the annotation file of the release, whose category ids are 0..39.",
-                )
+                what = f"numbers the part category {name!r} as {category_id}; it is {known[name]}"
+                advice = "Use the annotation file of the release, whose category ids are 0..39."
+                raise DatasetError(what, file=annotations.path, what_to_do=advice)
 
     def _part_ids(self, image: CocoImage, object_id: int, source: Path) -> tuple[int, ...]:
         part_ids = []

@@ -5,75 +5,34 @@ The rules are those of the scripts of OVSeg and SCAN, so that label files are th
 
 from __future__ import annotations
 
-import io
 import json
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
-from functools import cache, partial
+from dataclasses import dataclass
+from functools import cache
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
 import torch
-from PIL import Image
 from scipy.io import loadmat
 from scipy.io.matlab import MatReadError
 from torch.nn import functional as F
 
-from ovparts_lib.atomic import write_atomically
 from ovparts_lib.data.ade20k_release import read_codes
-from ovparts_lib.data.ade20k_source import BuildReport, build_ade20k_part_234, find_pictures
+from ovparts_lib.data.ade20k_source import build_ade20k_part_234, find_pictures
 from ovparts_lib.data.files import check_file, list_files
 from ovparts_lib.data.labels import check_same_size, read_image, read_labels
+from ovparts_lib.data.prepare_report import PrepareReport
 from ovparts_lib.data.readers.semantic import LAYOUTS
 from ovparts_lib.data.records import DatasetError
 from ovparts_lib.data.scan import parallel_map
 from ovparts_lib.data.verification_report import Problem
-from ovparts_lib.images import resize_labels
-from ovparts_lib.vocabularies import Vocabulary, load_vocabulary
+from ovparts_lib.images import resize_labels, write_picture
+from ovparts_lib.vocabularies import load_vocabulary
 
 ADE_SHORTEST = 512  # pictures of ADE20K-847 whose short side is longer are stored at this size, as released
 _CODES = 1 << 16
-
-
-@dataclass
-class PrepareReport:
-    """What was found in an archive.
-
-    Attributes:
-        vocabulary: the classes of the benchmark.
-        target: the benchmark's folder.
-        counts: for each split, how many of what.
-        pixels: labelled pixels of each class over all splits, int64 (classes,).
-        problems: files that were left out, each with what is wrong.
-    """
-
-    vocabulary: Vocabulary
-    target: Path
-    counts: dict[str, dict[str, int]] = field(default_factory=dict)
-    pixels: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int64))
-    problems: list[Problem] = field(default_factory=list)
-
-    @property
-    def ok(self) -> bool:
-        """Whether nothing had to be left out."""
-        return not self.problems
-
-    def to_frame(self) -> pd.DataFrame:
-        """One row per class in label order: ``class``, ``pixels``."""
-        return pd.DataFrame({"class": self.vocabulary.classes, "pixels": self.pixels})
-
-    def __str__(self) -> str:
-        lines = [f"{self.vocabulary.title} in {self.target}"]
-        for split, counts in self.counts.items():
-            lines.append(f"  {split}: " + ", ".join(f"{number:,} {what}" for what, number in counts.items()))
-        missing = [name for name, pixels in zip(self.vocabulary.classes, self.pixels, strict=True) if not pixels]
-        named = f"; not: {', '.join(missing[:5])}{' …' if len(missing) > 5 else ''}" if missing else ""
-        lines.append(f"  {len(self.pixels) - len(missing)} of {len(self.pixels)} classes found{named}")
-        lines += [f"  left out: {problem}" for problem in self.problems[:10]]
-        return "\n".join(lines)
 
 
 @dataclass(frozen=True)
@@ -93,9 +52,7 @@ class Source:
     picture: Callable[[Path], Path] | None = None
 
 
-def prepare_dataset(
-    name: str, source: str | Path, target: str | Path, *, progress: bool = False
-) -> PrepareReport | BuildReport:
+def prepare_dataset(name: str, source: str | Path, target: str | Path, *, progress: bool = False) -> PrepareReport:
     """Write a benchmark's label files from the official archive.
 
     Args:
@@ -121,7 +78,7 @@ def prepare_dataset(
     if not source.is_dir():
         raise DatasetError("no such folder", file=source, what_to_do="Give the folder of the unpacked archive.")
     vocabulary = load_vocabulary(name)
-    report = PrepareReport(vocabulary, target, pixels=np.zeros(len(vocabulary.classes), np.int64))
+    report = PrepareReport(vocabulary, target, found={"classes": np.zeros(len(vocabulary.classes), np.int64)})
     splits = _SOURCES[name](source, name)
     if not splits:
         wanted = "; ".join(place.labels for place in LAYOUTS[name].values())
@@ -152,17 +109,14 @@ def _prepare_split(name: str, split: str, source: Source, report: PrepareReport,
             return Problem.of(error)
         pixels = np.bincount(labels[labels != ignore], minlength=len(report.vocabulary.classes))
         if pixels.any():
-            deep = ignore > 255
-            stem = path.stem.removesuffix("_seg")
-            content = io.BytesIO()
-            Image.fromarray(labels.astype(np.uint16 if deep else np.uint8)).save(content, "TIFF" if deep else "PNG")
-            write_atomically(folder / f"{stem}{'.tif' if deep else '.png'}", content.getvalue())
+            suffix, dtype = (".tif", np.uint16) if ignore > 255 else (".png", np.uint8)
+            write_picture(folder / f"{path.stem.removesuffix('_seg')}{suffix}", labels.astype(dtype))
         return pixels
 
     results = parallel_map(convert, source.labels, progress=progress, what=f"preparing {split}")
     written = [result for result in results if isinstance(result, np.ndarray)]
     report.problems += [result for result in results if isinstance(result, Problem)]
-    report.pixels += sum(written, np.zeros_like(report.pixels))
+    report.found["classes"] += sum(written, np.zeros_like(report.found["classes"]))
     empty = sum(not pixels.any() for pixels in written)
     report.counts[split] = {
         "label files": len(source.labels),
@@ -183,14 +137,8 @@ def _store_picture(picture: Path, label_file: Path, labels: np.ndarray, folder: 
         # Bilinear without antialiasing and nearest by the corner, as OpenCV's resize.
         image = F.interpolate(image[None].float(), size, mode="bilinear")[0].round().to(torch.uint8)
         labels = resize_labels(torch.from_numpy(labels), size, "floor").numpy()
-    content = io.BytesIO()
-    Image.fromarray(image.permute(1, 2, 0).numpy()).save(content, "JPEG", quality=95)
-    write_atomically(folder / picture.name, content.getvalue())
+    write_picture(folder / picture.name, image.permute(1, 2, 0).numpy(), quality=95)
     return labels
-
-
-def _by_table(path: Path, table: np.ndarray) -> np.ndarray:
-    return table[read_labels(path, np.uint8)]
 
 
 @cache
@@ -216,7 +164,7 @@ def _folders(
             continue
         there = list_files(source / labels, (".png",))
         paths = [there.get(name, source / labels / f"{name}.png") for name in (there if names is None else names)]
-        found[split] = Source(paths, partial(_by_table, table=table), source / pictures)
+        found[split] = Source(paths, lambda path: table[read_labels(path)], source / pictures)
     return found
 
 
@@ -258,11 +206,8 @@ def _context(source: Path, name: str) -> dict[str, Source]:
     ids = _context_ids(source / "labels.txt")
     vocabulary = load_vocabulary(name)
     if missing := [title for title in vocabulary.classes if title not in ids]:
-        raise DatasetError(
-            f"lists no class {missing[0]!r} ({len(missing)} of {len(vocabulary.classes)} are missing)",
-            file=source / "labels.txt",
-            what_to_do="Use the labels.txt of Pascal-Context.",
-        )
+        what = f"lists no class {missing[0]!r} ({len(missing)} of {len(vocabulary.classes)} are missing)"
+        raise DatasetError(what, file=source / "labels.txt", what_to_do="Use the labels.txt of Pascal-Context.")
     table = _table((ids[title] for title in vocabulary.classes), vocabulary.ignore_label, _CODES)
     paths = [source / "trainval" / f"{image_id}.mat" for image_id in _facts()["pascal_context_val"]]
     if not (source / "trainval").is_dir():
@@ -286,11 +231,8 @@ def _label_map(path: Path) -> np.ndarray:
     try:
         labels = np.asarray(loadmat(path)["LabelMap"])
     except (OSError, ValueError, KeyError, NotImplementedError, TypeError, MatReadError) as error:
-        raise DatasetError(
-            f"holds no LabelMap ({type(error).__name__}: {error})",
-            file=path,
-            what_to_do="Unpack trainval.tar.gz of Pascal-Context again.",
-        ) from None
+        what = f"holds no LabelMap ({type(error).__name__}: {error})"
+        raise DatasetError(what, file=path, what_to_do="Unpack trainval.tar.gz of Pascal-Context again.") from None
     if labels.ndim != 2 or labels.min(initial=0) < 0 or labels.max(initial=0) >= _CODES:
         raise DatasetError(f"has a LabelMap of shape {labels.shape} with values that are no classes", file=path)
     return labels.astype(np.int64)

@@ -51,48 +51,30 @@ class DatasetEntry:
         return getattr(import_module(f"ovparts_lib.data.readers.{module}"), name)(root, **options)
 
 
+_TRAIN = ("train", "train_obj_condition", "train_few_shot")
+_TRAIN_ALL = ("train", "train_obj_condition", "train_all", "train_few_shot")
+_TEST = ("val_obj_condition",)
+_TEST_FEW_SHOT = ("val_obj_condition", "val_few_shot")
+
+
+def _parts(name: str, title: str, folder: str, reader: str, *splits: tuple[str, ...]) -> DatasetEntry:
+    return DatasetEntry(name, title, folder, "parts", reader, *splits)
+
+
 def _semantic(name: str, title: str, folder: str, train_splits: tuple[str, ...] = ()) -> DatasetEntry:
     return DatasetEntry(name, title, folder, "semantic", "semantic:SemanticReader", train_splits, ("val",))
 
 
-_PARTIMAGENET_TRAIN = ("train", "train_obj_condition", "train_all", "train_few_shot")
 _ENTRIES = (
-    DatasetEntry(
-        "pascal_part_116",
-        "Pascal-Part-116",
-        "PascalPart116",
-        "parts",
-        "pascal_part_116:PascalPart116",
-        ("train", "train_obj_condition", "train_few_shot"),
-        ("val_obj_condition",),
-        ("val",),
+    _parts(
+        "pascal_part_116", "Pascal-Part-116", "PascalPart116", "pascal_part_116:PascalPart116", _TRAIN, _TEST, ("val",)
     ),
-    DatasetEntry(
-        "ade20k_part_234",
-        "ADE20K-Part-234",
-        "ADE20KPart234",
-        "parts",
-        "ade20k_part_234:ADE20KPart234",
-        ("train", "train_obj_condition", "train_few_shot"),
-        ("val_obj_condition", "val_few_shot"),
+    _parts(
+        "ade20k_part_234", "ADE20K-Part-234", "ADE20KPart234", "ade20k_part_234:ADE20KPart234", _TRAIN, _TEST_FEW_SHOT
     ),
-    DatasetEntry(
-        "partimagenet_seg",
-        "PartImageNet (Seg)",
-        "PartImageNet",
-        "parts",
-        "partimagenet:PartImageNetSeg",
-        _PARTIMAGENET_TRAIN,
-        ("val_obj_condition",),
-    ),
-    DatasetEntry(
-        "partimagenet_ood",
-        "PartImageNet (OOD)",
-        "PartImageNet_OOD",
-        "parts",
-        "partimagenet:PartImageNetOOD",
-        _PARTIMAGENET_TRAIN,
-        ("val_obj_condition",),
+    _parts("partimagenet_seg", "PartImageNet (Seg)", "PartImageNet", "partimagenet:PartImageNetSeg", _TRAIN_ALL, _TEST),
+    _parts(
+        "partimagenet_ood", "PartImageNet (OOD)", "PartImageNet_OOD", "partimagenet:PartImageNetOOD", _TRAIN_ALL, _TEST
     ),
     _semantic("coco_stuff_171", "COCO-Stuff-171", "coco", train_splits=("train",)),
     _semantic("ade20k_150", "ADE20K-150", "ADEChallengeData2016", train_splits=("train",)),
@@ -100,16 +82,7 @@ _ENTRIES = (
     _semantic("pascal_context_59", "Pascal Context 59", "VOCdevkit/VOC2010"),
     _semantic("pascal_context_459", "Pascal Context 459", "VOCdevkit/VOC2010"),
     _semantic("pascal_voc_20", "Pascal VOC 20", "VOCdevkit/VOC2012"),
-    DatasetEntry(
-        "own",
-        "Own data",
-        "own",
-        "own",
-        "own:open_own",
-        ("train", "train_obj_condition"),
-        ("val", "val_obj_condition"),
-        ("train_few_shot",),
-    ),
+    DatasetEntry("own", "Own data", "own", "own", "own:open_own", _TRAIN[:2], ("val", *_TEST), ("train_few_shot",)),
 )
 DATASETS: dict[str, DatasetEntry] = {entry.name: entry for entry in _ENTRIES}
 

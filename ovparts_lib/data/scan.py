@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TypeVar
 
 import numpy as np
 from tqdm import tqdm
+from tqdm.contrib.concurrent import thread_map
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -74,6 +74,5 @@ def parallel_map(
     function: Callable[[Item], Result], items: Iterable[Item], *, progress: bool, what: str
 ) -> list[Result]:
     """``[function(item) for item in items]`` on a few threads (PIL decodes outside the interpreter lock)."""
-    items = list(items)
-    with ThreadPoolExecutor(max_workers=min(8, os.cpu_count() or 1)) as pool:
-        return list(tqdm(pool.map(function, items), total=len(items), desc=what, disable=not progress, unit="image"))
+    bar = {"tqdm_class": tqdm, "desc": what, "disable": not progress, "unit": "image"}
+    return thread_map(function, list(items), max_workers=min(8, os.cpu_count() or 1), **bar)

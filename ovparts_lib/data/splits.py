@@ -1,4 +1,4 @@
-"""How the splits of a dataset are listed."""
+"""Where the files of a dataset lie, and how its splits are listed."""
 
 from __future__ import annotations
 
@@ -9,6 +9,19 @@ from ovparts_lib.data.files import read_json
 from ovparts_lib.data.records import DatasetError
 
 SHOTS_FILE = "train_16shot.json"
+
+
+@dataclass(frozen=True)
+class Files:
+    """Where one kind of file lies.
+
+    Attributes:
+        folder: below the dataset's folder; that of a split is inside.
+        suffixes: in lower case.
+    """
+
+    folder: str
+    suffixes: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -52,11 +65,8 @@ def read_shot_list(path: Path, folder: str, title: str) -> set[str]:
     try:
         names = [PurePosixPath(str(entry["file_name"]).replace("\\", "/")) for entry in entries]
     except (KeyError, TypeError) as error:
-        raise DatasetError(
-            f"is not a JSON list of objects with a file_name ({type(error).__name__}: {error})",
-            file=path,
-            what_to_do=again,
-        ) from error
+        what = f"is not a JSON list of objects with a file_name ({type(error).__name__}: {error})"
+        raise DatasetError(what, file=path, what_to_do=again) from error
     return {name.stem for name in names if _split_folder(name) in ("", folder)}
 
 

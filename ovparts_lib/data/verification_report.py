@@ -37,6 +37,11 @@ class Problem:
         return f"{self.file}: {self.what}" + (f". {self.what_to_do}" if self.what_to_do else "")
 
 
+def problem_table(problems: Iterable[Problem]) -> pd.DataFrame:
+    """One row per problem: ``file``, ``what``, ``what_to_do``."""
+    return pd.DataFrame([asdict(problem) for problem in problems], columns=["file", "what", "what_to_do"])
+
+
 @dataclass(frozen=True)
 class Published:
     """Number of images in ``train`` or ``val`` according to its authors.
@@ -109,10 +114,6 @@ class VerificationReport:
         shown = "\n".join(f"  {problem}" for problem in self.problems[:5])
         more = f"\n  … and {len(self.problems) - 5} more" if len(self.problems) > 5 else ""
         raise DatasetError(f"{self.dataset} has {self.verdict}:\n{shown}{more}", file=self.root)
-
-    def to_frame(self) -> pd.DataFrame:
-        """All problems, one row each: ``file``, ``what``, ``what_to_do``."""
-        return pd.DataFrame([asdict(p) for p in self.problems], columns=["file", "what", "what_to_do"])
 
     def to_markdown(self) -> str:
         """The report as a page of Markdown."""

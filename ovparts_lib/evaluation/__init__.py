@@ -2,7 +2,7 @@
 
 from ovparts_lib.evaluation.bootstrap import bootstrap, compare
 from ovparts_lib.evaluation.boundary import class_boundary_counts, label_difference
-from ovparts_lib.evaluation.counts import ConfusionMatrix, MatrixFileError
+from ovparts_lib.evaluation.counts import MatrixFileError, count_pairs
 from ovparts_lib.evaluation.evaluator import evaluate
 from ovparts_lib.evaluation.ground_truth import double_resized
 from ovparts_lib.evaluation.label_maps import oracle_map, pred_all_map
@@ -20,41 +20,3 @@ from ovparts_lib.evaluation.tables import (
     protocol_notes,
     summary_table,
 )
-
-__all__ = [
-    "MODES",
-    "PROTOCOLS",
-    "Boundaries",
-    "ConfusionMatrix",
-    "Evaluation",
-    "ImageScore",
-    "MatrixFileError",
-    "NotANumberError",
-    "Note",
-    "Protocol",
-    "ProtocolMismatchError",
-    "ProtocolResult",
-    "UnsupportedModeError",
-    "bootstrap",
-    "class_boundary_counts",
-    "class_table",
-    "compare",
-    "double_resized",
-    "evaluate",
-    "label_difference",
-    "merge_tables",
-    "object_rates",
-    "oracle_map",
-    "part_rates",
-    "pred_all_map",
-    "protocol_comparison",
-    "protocol_named",
-    "protocol_notes",
-    "published_metrics",
-    "published_object_results",
-    "published_results",
-    "score_all",
-    "score_image",
-    "summary_table",
-    "to_target",
-]

@@ -64,7 +64,8 @@ def bootstrap(
     value = chosen.summary(tally.total(), evaluation.vocabulary)
     drawn = _drawn(chosen, evaluation, tally, samples, seed, level)
     rows = [_interval(figure, float(value[figure]), drawn[figure], level) for figure in FIGURES]
-    return pd.DataFrame(rows).assign(classes=_classes(value)).assign(**_identity(chosen, evaluation, mode, level))
+    identity = evaluation.identity(mode, protocol=chosen.name, version=chosen.version)
+    return pd.DataFrame(rows).assign(classes=_classes(value), level=level, **identity)
 
 
 def compare(
@@ -115,7 +116,8 @@ def compare(
         ahead = float((known > 0).mean()) if len(known) else np.nan
         rows.append({"figure": figure, "first": before, "second": after} | row | {"share_above": ahead})
     averaged = {"classes_first": _classes(values[0]), "classes_second": _classes(values[1])}
-    return pd.DataFrame(rows).assign(**averaged, **_identity(chosen, first, mode, level))
+    identity = first.identity(mode, protocol=chosen.name, version=chosen.version)
+    return pd.DataFrame(rows).assign(**averaged, level=level, **identity)
 
 
 def _image_tally(evaluation: Evaluation, protocol: Protocol, mode: str) -> Tally:
@@ -123,11 +125,6 @@ def _image_tally(evaluation: Evaluation, protocol: Protocol, mode: str) -> Tally
     protocol.check(evaluation, mode)
     if mode not in evaluation.per_image:
         raise UnsupportedModeError("the evaluation holds no counts of its images, so none can be drawn; score again")
-    if not protocol.applies(evaluation, mode):
-        raise UnsupportedModeError(
-            f"the protocol {protocol.name!r} charges predictions on known background, which were not counted; "
-            "evaluate with strict=True"
-        )
     tally = protocol.tally(evaluation.per_image[mode], evaluation.vocabulary, evaluation.background)
     return tally.ordered(np.argsort(np.array(evaluation.image_ids)))
 
@@ -168,16 +165,3 @@ def _classes(summary: dict[str, np.ndarray]) -> pd.Series:
     """How many classes each figure is a mean of, in the order of ``FIGURES``."""
     numbers = [sum(int(summary[key]) for key in _AVERAGED[one]) if one in _AVERAGED else pd.NA for one in FIGURES]
     return pd.Series(numbers, dtype="Int64")
-
-
-def _identity(protocol: Protocol, evaluation: Evaluation, mode: str, level: float) -> dict[str, object]:
-    return {
-        "level": level,
-        "mode": mode,
-        "protocol": protocol.name,
-        "version": protocol.version,
-        "vocabulary_hash": evaluation.vocabulary.hash,
-        "options": evaluation.options,
-        "records": evaluation.records,
-        "images": evaluation.images,
-    }

@@ -1,4 +1,9 @@
-"""Confusion matrices: exact integer counts on the device, merged by addition, kept as npz."""
+"""Confusion matrices: exact integer counts on the device, merged by addition, kept as npz.
+
+A matrix is int64 (N+1, N+1) over N classes: rows are predictions and columns ground truth. Index N stands for
+background or no prediction in a row, for no label in a column. Pixels without a label are counted too, in column N with
+the prediction they got, so that protocols which treat them differently can all be computed afterwards.
+"""
 
 from __future__ import annotations
 
@@ -19,68 +24,14 @@ class MatrixFileError(ValueError):
     """A file of confusion matrices is unreadable, not int64, of an unexpected shape, or of another vocabulary."""
 
 
-class ConfusionMatrix:
-    """Pixel counts of (prediction, ground truth) pairs over N classes and the background.
-
-    Rows are predictions and columns ground truth. Index N stands for background or no prediction in a row, for no label
-    in a column. Pixels without a label are counted too, in column N with the prediction they got, so that
-    protocols which treat them differently can all be computed afterwards.
+def count_pairs(prediction: Tensor, target: Tensor, classes: int) -> Tensor:
+    """Confusion matrix of one picture, int64 (N+1, N+1) on the prediction's device.
 
     Args:
+        prediction: integer tensor of any shape, 0..N; N = background.
+        target: integer tensor of the same shape, 0..N; N = no label (see :func:`ovparts_lib.evaluation.to_target` for
+            label maps with another ignore value).
         classes: N.
-        device: where counting happens.
-        counts: int64 (N+1, N+1) to start from; zeros if left out.
-
-    Attributes:
-        classes: N.
-        counts: int64 (N+1, N+1) on the device.
-    """
-
-    def __init__(self, classes: int, device: torch.device | str = "cpu", counts: Tensor | None = None) -> None:
-        shape = (classes + 1, classes + 1)
-        if counts is None:
-            counts = torch.zeros(shape, dtype=torch.int64, device=device)
-        elif counts.dtype != torch.int64 or tuple(counts.shape) != shape:
-            raise ValueError(
-                f"confusion counts of {classes} classes must be int64 {shape}, not {counts.dtype} {tuple(counts.shape)}"
-            )
-        self.classes = classes
-        self.counts = counts.to(device)
-
-    def update(self, prediction: Tensor, target: Tensor, *, weight: int = 1) -> Tensor:
-        """Count the pixels of one picture.
-
-        Args:
-            prediction: integer tensor of any shape, 0..N; N = background.
-            target: integer tensor of the same shape, 0..N; N = no label (see :func:`ovparts_lib.evaluation.to_target`
-                for label maps with another ignore value).
-            weight: how often the picture counts.
-
-        Returns:
-            The counts that were added, int64 (N+1, N+1), already multiplied by ``weight``.
-
-        Raises:
-            ValueError: shapes differ, a tensor is not integer, or a value lies outside 0..N.
-        """
-        counts = count_pairs(prediction, target, self.classes) * weight
-        self.counts += counts.to(self.counts.device)
-        return counts
-
-    def __add__(self, other: ConfusionMatrix) -> ConfusionMatrix:
-        if not isinstance(other, ConfusionMatrix):
-            return NotImplemented
-        if self.classes != other.classes:
-            raise ValueError(f"confusion matrices of {self.classes} and {other.classes} classes cannot be added")
-        device = self.counts.device
-        return ConfusionMatrix(self.classes, device, self.counts + other.counts.to(device))
-
-    def numpy(self) -> np.ndarray:
-        """A copy of the counts on the host, int64 (N+1, N+1)."""
-        return self.counts.cpu().numpy().copy()
-
-
-def count_pairs(prediction: Tensor, target: Tensor, classes: int) -> Tensor:
-    """Joint histogram of two integer tensors with values 0..N: int64 (N+1, N+1), rows prediction, columns target.
 
     Raises:
         ValueError: shapes differ, a tensor is not integer, or a value lies outside 0..N.
@@ -102,13 +53,13 @@ def count_pairs(prediction: Tensor, target: Tensor, classes: int) -> Tensor:
 
 def write_matrices(
     path: Path | str,
-    matrices: Mapping[str, ConfusionMatrix],
+    matrices: Mapping[str, np.ndarray],
     vocabulary_hash: str,
     extra: Mapping[str, np.ndarray] | None = None,
 ) -> None:
     """Write named matrices, the hash of their vocabulary and further arrays as one npz, atomically."""
     path = Path(path)
-    arrays = {_COUNTS + name: matrix.numpy() for name, matrix in matrices.items()}
+    arrays = {_COUNTS + name: matrix for name, matrix in matrices.items()}
     arrays |= {"vocabulary_hash": np.array(vocabulary_hash), **(extra or {})}
     # An open file keeps numpy from appending ".npz" to the temporary name.
     with replacing(path) as partial, partial.open("wb") as file:
@@ -117,7 +68,7 @@ def write_matrices(
 
 def read_matrices(
     path: Path | str, vocabulary_hash: str | None = None
-) -> tuple[dict[str, ConfusionMatrix], dict[str, np.ndarray]]:
+) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
     """Read what :func:`write_matrices` wrote.
 
     Args:
@@ -135,18 +86,16 @@ def read_matrices(
             arrays = {name: file[name] for name in file.files}
     except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
         raise MatrixFileError(f"{path} cannot be read as an npz file of confusion matrices: {error}") from error
-    counts = {name.removeprefix(_COUNTS): arrays.pop(name) for name in list(arrays) if name.startswith(_COUNTS)}
-    if not counts or "vocabulary_hash" not in arrays:
+    matrices = {name.removeprefix(_COUNTS): arrays.pop(name) for name in list(arrays) if name.startswith(_COUNTS)}
+    if not matrices or "vocabulary_hash" not in arrays:
         raise MatrixFileError(f"{path} does not hold confusion matrices with a vocabulary hash")
     found = str(arrays["vocabulary_hash"])
     if vocabulary_hash is not None and found != vocabulary_hash:
         raise MatrixFileError(f"{path} belongs to the vocabulary {found}, not to {vocabulary_hash}")
-    matrices = {}
-    for name, array in counts.items():
+    for name, array in matrices.items():
         if array.dtype != np.int64 or array.ndim != 2 or array.shape[0] != array.shape[1] or (array < 0).any():
             raise MatrixFileError(
                 f"{path}: matrix {name!r} must be square int64 counts, not {array.dtype} {array.shape}; "
                 "counts kept as floats are not exact"
             )
-        matrices[name] = ConfusionMatrix(array.shape[0] - 1, counts=torch.from_numpy(array))
     return matrices, arrays

@@ -12,15 +12,13 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Subset
 from tqdm.auto import tqdm
 
-from ovparts_lib.data.class_dataset import ClassSample
-from ovparts_lib.data.dataset import EvaluationDataset, EvaluationSample
+from ovparts_lib.data.dataset import ClassSample, EvaluationDataset, EvaluationSample
 from ovparts_lib.data.loader import worker_options
-from ovparts_lib.evaluation.counts import ConfusionMatrix
 from ovparts_lib.evaluation.ground_truth import double_resized_sample
 from ovparts_lib.evaluation.label_maps import OracleRule, competing_parts
 from ovparts_lib.evaluation.objects import score_objects
 from ovparts_lib.evaluation.per_image import ImageCounts
-from ovparts_lib.evaluation.scoring import MODES, ImageScore, score_image, score_records
+from ovparts_lib.evaluation.scoring import MODES, ImageScore, add_counts, score_image, score_records
 from ovparts_lib.evaluation.stored import DEFAULT_OPTIONS, LEVELS, Evaluation
 from ovparts_lib.systems.scores import Scores
 from ovparts_lib.vocabularies import PartVocabulary, Vocabulary
@@ -108,11 +106,8 @@ def evaluate(
                 if level == "objects":
                     found = score_objects(scores, sample, full, boundary=boundary)
                 else:
-                    found.update(
-                        score_image(
-                            scores, sample, full, asked, oracle_rule=oracle_rule, strict=strict, boundary=boundary
-                        )
-                    )
+                    options = {"oracle_rule": oracle_rule, "strict": strict, "boundary": boundary}
+                    found.add(score_image(scores, sample, full, asked, **options))
             totals.add(sample.image_id, found)
             records += len(sample.regions) if level == "parts" else 1
     return Evaluation(
@@ -151,25 +146,20 @@ class _Totals:
             predicted = found.background.nonzero()[:, 0]
             unlabelled = torch.full_like(predicted, self.classes)
             self.background.append((torch.stack([predicted, unlabelled]), found.background[predicted]))
-        for kept, new in ((self.boundary, found.boundary), (self.boundary_released, found.boundary_released)):
-            for mode, counts in new.items():
-                kept[mode] = kept[mode] + counts if mode in kept else counts
+        add_counts(self.boundary, found.boundary)
+        add_counts(self.boundary_released, found.boundary_released)
 
     def collected(self) -> dict[str, Any]:
         """Fields of the evaluation."""
         per_image = {mode: self._per_image(entries) for mode, entries in self.entries.items()}
-        matrices = {mode: torch.from_numpy(counts.matrix()) for mode, counts in per_image.items()}
         return {
-            "matrices": {mode: ConfusionMatrix(self.classes, counts=matrix) for mode, matrix in matrices.items()},
+            "matrices": {mode: counts.matrix() for mode, counts in per_image.items()},
             "class_images": self.class_images.cpu().numpy(),
             "image_ids": tuple(self.image_ids),
             "per_image": per_image,
             "background": None if self.background is None else self._per_image(self.background),
             "boundary": {mode: counts.cpu().numpy() for mode, counts in self.boundary.items()},
-            "boundary_released": {
-                mode: ConfusionMatrix(self.classes, counts=counts.cpu())
-                for mode, counts in self.boundary_released.items()
-            },
+            "boundary_released": {mode: counts.cpu().numpy() for mode, counts in self.boundary_released.items()},
         }
 
     def _per_image(self, entries: Sequence[tuple[Tensor, Tensor]]) -> ImageCounts:

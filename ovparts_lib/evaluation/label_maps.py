@@ -189,8 +189,7 @@ def competing_parts(
     if rule not in get_args(OracleRule):
         raise ValueError(f"the oracle rule is one of {', '.join(get_args(OracleRule))}, not {rule!r}")
     if rule == "substring":
-        name = vocabulary.objects[min(object_ids)]
-        return tuple(i for i, part in enumerate(vocabulary.parts) if name in part)
+        return vocabulary.parts_naming(min(object_ids))
     return tuple(sorted({part for number in object_ids for part in vocabulary.parts_of(number)}))
 
 

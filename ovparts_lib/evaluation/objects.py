@@ -5,9 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ovparts_lib.data.class_dataset import ClassSample
-from ovparts_lib.data.dataset import EvaluationSample
-from ovparts_lib.evaluation.boundary import LARGEST_RELEASED, class_boundary_counts, label_difference
+from ovparts_lib.data.dataset import ClassSample, EvaluationSample
 from ovparts_lib.evaluation.counts import count_pairs
 from ovparts_lib.evaluation.label_maps import object_winners, pred_all_map
 from ovparts_lib.evaluation.scoring import ImageScore, check_scores, to_target
@@ -56,10 +54,7 @@ def score_objects(
     result = ImageScore({"pred_all": count_pairs(prediction, target, classes)})
     if boundary:
         # As released: where the ground truth is unlabelled there is a boundary towards the background.
-        result.boundary["pred_all"] = class_boundary_counts(prediction, target, classes)
-        if classes <= LARGEST_RELEASED:
-            pair = label_difference(prediction), label_difference(target)
-            result.boundary_released["pred_all"] = count_pairs(*pair, classes)
+        result.count_boundaries("pred_all", prediction, target, classes)
     return result
 
 

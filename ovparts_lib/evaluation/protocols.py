@@ -13,7 +13,6 @@ from typing import Literal
 import numpy as np
 import pandas as pd
 
-from ovparts_lib.evaluation.counts import ConfusionMatrix
 from ovparts_lib.evaluation.metrics import Averaged, group_figures, harmonic, mean_over, overall_figures, ratio
 from ovparts_lib.evaluation.per_image import ImageCounts, Tally, tally
 from ovparts_lib.evaluation.sg_iou import load_fathers
@@ -24,6 +23,7 @@ Background = Literal["excluded", "column_dropped", "forced", "counted"]
 BoundaryRule = Literal[
     "none", "own_mask", "label_difference", "label_difference_with_background", "label_difference_8_bit"
 ]
+COUNTED = ("records", "skipped_records", "images", "dataset_images")
 
 
 class UnsupportedModeError(ValueError):
@@ -137,26 +137,20 @@ class Protocol:
                 reads.
         """
         self.check(evaluation, mode)
-        counts = {
-            "records": evaluation.records,
-            "skipped_records": evaluation.skipped_records,
-            "images": evaluation.images,
-            "dataset_images": evaluation.dataset_images,
-        }
-        released = evaluation.boundary_released.get(mode)
+        counts = {name: getattr(evaluation, name) for name in COUNTED}
         return self.read(
             evaluation.matrices[mode],
             evaluation.vocabulary,
             mode,
             counts,
             background=evaluation.background,
-            boundaries=Boundaries(evaluation.boundary.get(mode), None if released is None else released.numpy()),
+            boundaries=Boundaries(evaluation.boundary.get(mode), evaluation.boundary_released.get(mode)),
             options=evaluation.options,
         )
 
     def read(
         self,
-        matrix: ConfusionMatrix | np.ndarray,
+        matrix: np.ndarray,
         vocabulary: Vocabulary,
         mode: str,
         counts: Mapping[str, int] | None = None,
@@ -181,14 +175,13 @@ class Protocol:
             ValueError: matrix and vocabulary are of different sizes.
         """
         self._check_mode(mode)
-        array = matrix.numpy() if isinstance(matrix, ConfusionMatrix) else np.asarray(matrix)
         classes = len(vocabulary.classes)
-        if array.shape != (classes + 1, classes + 1):
+        if matrix.shape != (classes + 1, classes + 1):
             raise ValueError(
-                f"a matrix of {classes} classes must be {(classes + 1, classes + 1)}, this one is {array.shape}"
+                f"a matrix of {classes} classes must be {(classes + 1, classes + 1)}, this one is {matrix.shape}"
             )
         charged = self._charged(background, classes)
-        total = self.tally(ImageCounts.of_matrix(array), vocabulary, charged).total()
+        total = self.tally(ImageCounts.of_matrix(matrix), vocabulary, charged).total()
         summary = {key: float(value) for key, value in self.summary(total, vocabulary).items()}
         boundary = self._boundary_classes(boundaries or Boundaries(), classes)
         summary |= self._boundary_means(boundary, vocabulary)
@@ -215,6 +208,7 @@ class Protocol:
             raise UnsupportedModeError(
                 f"the protocol {self.name!r} reads matrices of {self.level}, this evaluation is over {evaluation.level}"
             )
+        self._check_background(evaluation.background)
         if self.semantics_guided and not load_fathers(evaluation.vocabulary.name):
             raise UnsupportedModeError(
                 f"the protocol {self.name!r} needs a table of fathers; the class list {evaluation.vocabulary.name!r} "
@@ -264,14 +258,17 @@ class Protocol:
                 f"the protocol {self.name!r} is not defined for the mode {mode!r}, only for {', '.join(self.modes)}"
             )
 
-    def _charged(self, background: ImageCounts | np.ndarray | None, classes: int) -> ImageCounts | None:
-        if not self.charges_background:
-            return None
-        if background is None:
+    def _check_background(self, background: ImageCounts | np.ndarray | None) -> None:
+        if self.charges_background and background is None:
             raise UnsupportedModeError(
                 f"the protocol {self.name!r} charges predictions on known background, which were not counted; "
                 "evaluate with strict=True"
             )
+
+    def _charged(self, background: ImageCounts | np.ndarray | None, classes: int) -> ImageCounts | None:
+        if not self.charges_background:
+            return None
+        self._check_background(background)
         totals = np.zeros((classes + 1, classes + 1), np.int64)
         totals[:, classes] = background.matrix()[:, classes] if isinstance(background, ImageCounts) else background
         return ImageCounts.of_matrix(totals)

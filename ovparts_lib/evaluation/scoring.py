@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -39,11 +39,25 @@ class ImageScore:
     boundary: dict[str, Tensor] = field(default_factory=dict)
     boundary_released: dict[str, Tensor] = field(default_factory=dict)
 
-    def update(self, other: ImageScore) -> None:
-        """Take over the counts of other modes."""
-        for counts in ("matrices", "boundary", "boundary_released"):
-            getattr(self, counts).update(getattr(other, counts))
+    def add(self, other: ImageScore) -> None:
+        """Add the counts of further records, or take over those of other modes."""
+        add_counts(self.matrices, other.matrices)
+        add_counts(self.boundary, other.boundary)
+        add_counts(self.boundary_released, other.boundary_released)
         self.background = other.background
+
+    def count_boundaries(self, mode: str, prediction: Tensor, target: Tensor, classes: int) -> None:
+        """Add the boundaries of one record: of each class, and as released, unless there are too many classes."""
+        add_counts(self.boundary, {mode: class_boundary_counts(prediction, target, classes)})
+        if classes <= LARGEST_RELEASED:
+            differences = label_difference(prediction), label_difference(target)
+            add_counts(self.boundary_released, {mode: count_pairs(*differences, classes)})
+
+
+def add_counts(total: dict[str, Tensor], counts: Mapping[str, Tensor]) -> None:
+    """Add counts by mode to those there are."""
+    for mode, new in counts.items():
+        total[mode] = total[mode] + new if mode in total else new
 
 
 def score_records(
@@ -66,11 +80,7 @@ def score_records(
     total = ImageScore({})
     for record, region in zip(scores, sample.regions, strict=True):
         alone = replace(sample, regions=(region,))
-        found = score_image(record, alone, vocabulary, ("oracle_obj",), oracle_rule=oracle_rule, boundary=boundary)
-        for counts in ("matrices", "boundary", "boundary_released"):
-            summed = getattr(total, counts)
-            for mode, new in getattr(found, counts).items():
-                summed[mode] = summed[mode] + new if mode in summed else new
+        total.add(score_image(record, alone, vocabulary, ("oracle_obj",), oracle_rule=oracle_rule, boundary=boundary))
     return total
 
 
@@ -118,8 +128,12 @@ def score_image(
         counts = count_pairs(torch.cat([labels[:0], *found[mode]]), target, classes)
         counts[classes, classes] += unlabelled
         result.matrices[mode] = counts
-        if boundary:
-            _count_boundaries(result, mode, records, found[mode], labels, part_map, classes)
+        for record, winners in zip(records, found[mode], strict=True) if boundary else ():
+            truth = torch.full_like(part_map, classes, dtype=torch.int32)
+            predicted = truth.clone()
+            truth.view(-1)[record] = labels[record].int()
+            predicted.view(-1)[record] = winners.int()
+            result.count_boundaries(mode, predicted, truth, classes)
     if free is not None:
         result.background = torch.bincount(everywhere[place[free]], minlength=classes + 1)
     return result
@@ -219,27 +233,3 @@ def _winners(
                 winner[low:high] = choose(values, place[low:high] - start)
     found = {"oracle_obj": owned} if oracle else {}
     return overall, found | ({"pred_all": [overall[place] for place in places]} if everything else {})
-
-
-def _count_boundaries(
-    result: ImageScore,
-    mode: str,
-    records: Sequence[Tensor],
-    found: Sequence[Tensor],
-    labels: Tensor,
-    part_map: Tensor,
-    classes: int,
-) -> None:
-    boundary = torch.zeros((3, classes), dtype=torch.int64, device=labels.device)
-    released = torch.zeros((classes + 1, classes + 1), dtype=torch.int64, device=labels.device)
-    for pixels, winners in zip(records, found, strict=True):
-        target = torch.full_like(part_map, classes, dtype=torch.int32)
-        prediction = target.clone()
-        target.view(-1)[pixels] = labels[pixels].int()
-        prediction.view(-1)[pixels] = winners.int()
-        boundary += class_boundary_counts(prediction, target, classes)
-        if classes <= LARGEST_RELEASED:
-            released += count_pairs(label_difference(prediction), label_difference(target), classes)
-    result.boundary[mode] = boundary
-    if classes <= LARGEST_RELEASED:
-        result.boundary_released[mode] = released

@@ -84,15 +84,7 @@ def _with_rates(table: pd.DataFrame, counts: ImageCounts, evaluation: Evaluation
         "images": labelled.sum(0),
         "found_images": found.sum(0),
     }
-    identity = {
-        "mode": mode,
-        "definition": DEFINITION,
-        "vocabulary_hash": evaluation.vocabulary.hash,
-        "options": evaluation.options,
-        "records": evaluation.records,
-        "scored_images": evaluation.images,
-    }
-    return table.assign(**rates, **identity)
+    return table.assign(**rates, **evaluation.identity(mode, "scored_images", definition=DEFINITION))
 
 
 def _mean(values: np.ndarray, chosen: np.ndarray) -> np.ndarray:

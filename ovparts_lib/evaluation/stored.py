@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
-from ovparts_lib.evaluation.counts import ConfusionMatrix, MatrixFileError, read_matrices, write_matrices
+from ovparts_lib.evaluation.counts import MatrixFileError, read_matrices, write_matrices
 from ovparts_lib.evaluation.per_image import ImageCounts
 from ovparts_lib.vocabularies import PartVocabulary, Vocabulary
 
@@ -20,6 +19,7 @@ LEVELS = ("parts", "objects")
 DEFAULT_OPTIONS = "default"
 _FILE = "matrices.npz"
 _BACKGROUND = "background"
+_FACTS = ("records", "images", "skipped_records", "dataset_images", "level", "options", "weights", "image_ids")
 
 
 @dataclass
@@ -32,7 +32,8 @@ class Evaluation:
     background is kept apart, in ``background``.
 
     Attributes:
-        matrices: a confusion matrix per mode, summed over all records (rows predictions, columns ground truth).
+        matrices: a confusion matrix per mode, int64 (N+1, N+1), summed over all records (rows predictions, columns
+            ground truth).
         class_images: int64 (N,), in how many images each class is labelled.
         records: (image, object) records counted; images for an evaluation of objects.
         images: images counted.
@@ -45,12 +46,12 @@ class Evaluation:
         background: per image, what a system predicts in ``pred_all`` on pixels known to show no object of any kind
             (all of them have target N), each pixel once per image; None where it was not scored.
         boundary: per mode, boundary pixels of each class, int64 (3, N): intersection, ground truth, prediction.
-        boundary_released: per mode, confusion of the released label-difference maps.
+        boundary_released: per mode, confusion of the released label-difference maps, int64 (N+1, N+1).
         options: how scoring differed from the default, in words; part of what makes tables comparable.
         weights: digest of the weights that were scored; empty where it was not recorded.
     """
 
-    matrices: dict[str, ConfusionMatrix]
+    matrices: dict[str, np.ndarray]
     class_images: np.ndarray
     records: int
     images: int
@@ -62,7 +63,7 @@ class Evaluation:
     per_image: dict[str, ImageCounts] = field(default_factory=dict)
     background: ImageCounts | None = None
     boundary: dict[str, np.ndarray] = field(default_factory=dict)
-    boundary_released: dict[str, ConfusionMatrix] = field(default_factory=dict)
+    boundary_released: dict[str, np.ndarray] = field(default_factory=dict)
     options: str = DEFAULT_OPTIONS
     weights: str = ""
 
@@ -70,6 +71,17 @@ class Evaluation:
     def modes(self) -> tuple[str, ...]:
         """The modes that were scored."""
         return tuple(self.matrices)
+
+    def identity(self, mode: str, images: str = "images", **reading: object) -> dict[str, object]:
+        """What tables made of one mode state in every row, beside how the counts were read.
+
+        Args:
+            mode: of the counts.
+            images: name of the column that says how many images there were.
+            **reading: further columns, such as ``protocol`` and ``version``.
+        """
+        facts = {"vocabulary_hash": self.vocabulary.hash, "options": self.options, "records": self.records}
+        return {"mode": mode, **reading, **facts, images: self.images}
 
     def __add__(self, other: Evaluation) -> Evaluation:
         """The evaluation of two disjoint shards of one dataset, in either order.
@@ -89,47 +101,34 @@ class Evaluation:
         background = None
         if self.background is not None and other.background is not None:
             background = ImageCounts.joined([self.background, other.background])
-        return Evaluation(
+        return replace(
+            self,
             matrices=_added(self.matrices, other.matrices),
             class_images=self.class_images + other.class_images,
             records=self.records + other.records,
             images=self.images + other.images,
             skipped_records=self.skipped_records + other.skipped_records,
             dataset_images=self.dataset_images + other.dataset_images,
-            vocabulary=self.vocabulary,
-            level=self.level,
             image_ids=self.image_ids + other.image_ids,
             per_image={mode: ImageCounts.joined([one, other.per_image[mode]]) for mode, one in self.per_image.items()},
             background=background,
             boundary=_added(self.boundary, other.boundary),
             boundary_released=_added(self.boundary_released, other.boundary_released),
-            options=self.options,
-            weights=self.weights,
         )
 
     def save(self, folder: Path | str) -> Path:
         """Write ``matrices.npz`` (counts, the vocabulary and its hash) into a folder; returns its path."""
         path = Path(folder) / _FILE
         path.parent.mkdir(parents=True, exist_ok=True)
-        facts = {
-            "format": FORMAT,
-            "records": self.records,
-            "images": self.images,
-            "skipped_records": self.skipped_records,
-            "dataset_images": self.dataset_images,
-            "level": self.level,
-            "options": self.options,
-            "weights": self.weights,
-            "image_ids": self.image_ids,
-            "vocabulary": _vocabulary_facts(self.vocabulary),
-        }
+        facts = {"format": FORMAT, **{name: getattr(self, name) for name in _FACTS}}
+        facts["vocabulary"] = _vocabulary_facts(self.vocabulary)
         extra = {"class_images": self.class_images, "facts": np.array(json.dumps(facts))}
         for mode, counts in self.per_image.items():
             extra |= _image_arrays(f"image_{mode}", counts)
         if self.background is not None:
             extra |= _image_arrays(_BACKGROUND, self.background)
         extra |= {f"boundary_{mode}": counts for mode, counts in self.boundary.items()}
-        extra |= {f"label_difference_{mode}": one.numpy() for mode, one in self.boundary_released.items()}
+        extra |= {f"label_difference_{mode}": counts for mode, counts in self.boundary_released.items()}
         write_matrices(path, self.matrices, self.vocabulary.hash, extra)
         return path
 
@@ -149,8 +148,13 @@ class Evaluation:
         matrices, arrays = read_matrices(path, vocabulary.hash if vocabulary else None)
         try:
             facts = json.loads(str(arrays["facts"]))
-            _check_format(path, facts.pop("format", 1))
-            stored = _vocabulary(facts.pop("vocabulary"))
+            found, described = facts.pop("format", 1), facts.pop("vocabulary")
+            if found != FORMAT:
+                raise MatrixFileError(
+                    f"{path} was written in format {found}, this version reads format {FORMAT}: it lacks or lays out "
+                    "counts differently. Score the checkpoint again"
+                )
+            stored = PartVocabulary(**described) if "parts" in described else Vocabulary(**described)
             facts["image_ids"] = tuple(facts["image_ids"])
             classes, images = len(stored.classes), len(facts["image_ids"])
             evaluation = cls(
@@ -163,12 +167,8 @@ class Evaluation:
                 background=_image_counts(_BACKGROUND, arrays, images, classes)
                 if f"{_BACKGROUND}_index" in arrays
                 else None,
-                boundary={mode: arrays[f"boundary_{mode}"] for mode in matrices if f"boundary_{mode}" in arrays},
-                boundary_released={
-                    mode: _matrix(arrays[f"label_difference_{mode}"])
-                    for mode in matrices
-                    if f"label_difference_{mode}" in arrays
-                },
+                boundary=_by_mode("boundary", arrays, matrices),
+                boundary_released=_by_mode("label_difference", arrays, matrices),
                 **facts,
             )
         except MatrixFileError:
@@ -180,11 +180,11 @@ class Evaluation:
 
     def _check(self, path: Path, stored_hash: str) -> None:
         classes = len(self.vocabulary.classes)
-        wrong = [mode for mode, matrix in self.matrices.items() if matrix.classes != classes]
+        wrong = [mode for mode, matrix in self.matrices.items() if len(matrix) != classes + 1]
         if wrong or self.vocabulary.hash != stored_hash or self.class_images.shape != (classes,):
             raise MatrixFileError(f"{path}: the matrices and the vocabulary stored with them do not belong together")
         for mode, counts in self.per_image.items():
-            if not np.array_equal(counts.matrix(), self.matrices[mode].numpy()):
+            if not np.array_equal(counts.matrix(), self.matrices[mode]):
                 raise MatrixFileError(f"{path}: the counts of the images do not add up to the matrix of {mode!r}")
 
     def _kind(self) -> dict[str, Any]:
@@ -205,8 +205,8 @@ def _added(mine: Mapping[str, Any], yours: Mapping[str, Any]) -> dict[str, Any]:
     return {mode: counts + yours[mode] for mode, counts in mine.items()}
 
 
-def _matrix(counts: np.ndarray) -> ConfusionMatrix:
-    return ConfusionMatrix(counts.shape[0] - 1, counts=torch.from_numpy(counts))
+def _by_mode(name: str, arrays: Mapping[str, np.ndarray], modes: Iterable[str]) -> dict[str, np.ndarray]:
+    return {mode: arrays[f"{name}_{mode}"] for mode in modes if f"{name}_{mode}" in arrays}
 
 
 def _image_arrays(name: str, counts: ImageCounts) -> dict[str, np.ndarray]:
@@ -221,20 +221,8 @@ def _image_counts(name: str, arrays: Mapping[str, np.ndarray], images: int, clas
     return ImageCounts(images, classes, index, pixels)
 
 
-def _check_format(path: Path, found: int) -> None:
-    if found != FORMAT:
-        raise MatrixFileError(
-            f"{path} was written in format {found}, this version reads format {FORMAT}: it lacks or lays out counts "
-            "differently. Score the checkpoint again"
-        )
-
-
 def _vocabulary_facts(vocabulary: Vocabulary) -> dict[str, Any]:
     of_parts = isinstance(vocabulary, PartVocabulary)
     names = ("name", "parts", "objects", "unseen_objects") if of_parts else ("name", "classes", "unseen")
     facts = {name: getattr(vocabulary, name) for name in (*names, "ignore_label", "title")}
     return {name: sorted(value) if isinstance(value, frozenset) else value for name, value in facts.items()}
-
-
-def _vocabulary(facts: dict[str, Any]) -> Vocabulary:
-    return PartVocabulary(**facts) if "parts" in facts else Vocabulary(**facts)

@@ -47,10 +47,8 @@ def class_table(evaluation: Evaluation, protocol: str = "recommended", mode: str
     table.insert(2, "generic", [part for _, part in pairs])
     table.insert(3, "seen", [vocabulary.is_seen(number) for number in range(len(pairs))])
     table.insert(table.columns.get_loc("pixels") + 1, "images", np.asarray(evaluation.class_images))
-    table["mode"], table["protocol"], table["version"] = mode, result.protocol, result.version
-    table["vocabulary_hash"], table["options"] = result.vocabulary_hash, result.options
-    table["records"], table["scored_images"] = evaluation.records, evaluation.images
-    return table
+    identity = evaluation.identity(mode, "scored_images", protocol=result.protocol, version=result.version)
+    return table.assign(**identity)
 
 
 def summary_table(results: Sequence[ProtocolResult]) -> pd.DataFrame:
@@ -127,7 +125,7 @@ def protocol_comparison(evaluation: Evaluation, protocols: Sequence[str] = tuple
         raise ValueError(f"none of the protocols {', '.join(protocols)} can read this evaluation of {evaluation.level}")
     references = {result.mode: result for result in (*reversed(results), *score_all(evaluation, ["recommended"]))}
     rows = [
-        _row(result, evaluation)
+        evaluation.identity(result.mode, protocol=result.protocol, version=result.version)
         | {
             "figure": figure,
             "value": result.summary[figure],
@@ -147,14 +145,10 @@ def protocol_notes(evaluation: Evaluation, protocols: Sequence[str] = tuple(PROT
         which the evaluation was scored), rule (a few words), explanation (a sentence that can be cited).
     """
     rows = [
-        _row(result, evaluation) | {"rule": note.rule, "explanation": note.explanation}
+        evaluation.identity(result.mode, protocol=result.protocol, version=result.version)
+        | {"rule": note.rule, "explanation": note.explanation}
         for result in score_all(evaluation, protocols)
         for note in protocol_named(result.protocol).notes
     ]
     columns = ("mode", "protocol", "version", "records", "images", "vocabulary_hash", "options", "rule", "explanation")
     return pd.DataFrame(rows, columns=list(columns))
-
-
-def _row(result: ProtocolResult, evaluation: Evaluation) -> dict[str, object]:
-    facts = {key: getattr(result, key) for key in ("mode", "protocol", "version", "vocabulary_hash", "options")}
-    return facts | {"records": evaluation.records, "images": evaluation.images}

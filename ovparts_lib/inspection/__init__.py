@@ -4,80 +4,21 @@ Functions that draw return a :class:`Panel`: a matplotlib Figure that pyplot doe
 and caption. Functions called ``render_…`` return uint8 pictures at full size.
 """
 
-from ovparts_lib.inspection.attention import (
-    attention_map,
-    attention_table,
-    clip_attention,
-    decoder_attention,
-    peak_patch,
-    render_heat,
-    score_maps,
-)
+from ovparts_lib.inspection.attention import clip_attention, decoder_attention, score_maps
 from ovparts_lib.inspection.attention_statistics import (
     attention_by_class,
     attention_changes,
     attention_comparison,
     attention_statistics,
 )
-from ovparts_lib.inspection.charts import frequency_bars, iou_bars, iou_grid, iou_heatmap
-from ovparts_lib.inspection.confusions import part_confusion, part_confusion_table
+from ovparts_lib.inspection.charts import frequency_bars, iou_bars, iou_heatmap
+from ovparts_lib.inspection.confusions import part_confusion
 from ovparts_lib.inspection.cost import class_attention, cost_maps
 from ovparts_lib.inspection.curves import run_bars, training_curve
-from ovparts_lib.inspection.figures import save_figure, save_picture
-from ovparts_lib.inspection.overlays import (
-    caption_grid,
-    comparison,
-    comparison_table,
-    label_grid,
-    overlay,
-    render_error,
-    render_overlay,
-)
+from ovparts_lib.inspection.figures import save_figure
+from ovparts_lib.inspection.overlays import caption_grid, comparison, label_grid, overlay, render_overlay
 from ovparts_lib.inspection.palette import class_colours
 from ovparts_lib.inspection.panel import Panel
 from ovparts_lib.inspection.part_attention import composition, part_attention, part_attention_table
 from ovparts_lib.inspection.proposals import opinions, proposal_grid, proposal_table, search_heatmap
 from ovparts_lib.inspection.widgets import browse
-
-__all__ = [
-    "Panel",
-    "attention_by_class",
-    "attention_changes",
-    "attention_comparison",
-    "attention_map",
-    "attention_statistics",
-    "attention_table",
-    "browse",
-    "caption_grid",
-    "class_attention",
-    "class_colours",
-    "clip_attention",
-    "comparison",
-    "comparison_table",
-    "composition",
-    "cost_maps",
-    "decoder_attention",
-    "frequency_bars",
-    "iou_bars",
-    "iou_grid",
-    "iou_heatmap",
-    "label_grid",
-    "opinions",
-    "overlay",
-    "part_attention",
-    "part_attention_table",
-    "part_confusion",
-    "part_confusion_table",
-    "peak_patch",
-    "proposal_grid",
-    "proposal_table",
-    "render_error",
-    "render_heat",
-    "render_overlay",
-    "run_bars",
-    "save_figure",
-    "save_picture",
-    "score_maps",
-    "search_heatmap",
-    "training_curve",
-]

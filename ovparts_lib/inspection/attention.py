@@ -16,11 +16,12 @@ from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from ovparts_lib.inspection.figures import as_picture, panel_picture, picture_panels, styled
+from ovparts_lib.inspection.figures import Picture, as_picture, panel_picture, picture_panels, styled
 from ovparts_lib.inspection.panel import Panel
 from ovparts_lib.systems.scores import AttentionMaps, Scores
 
 ASKING = "from the patch where the word scores highest (cross)"
+_OPACITY = 0.8  # of the brightest heat colour
 _COLOUR_MAP = "inferno"  # even in lightness, also for colour-blind eyes
 
 
@@ -34,17 +35,10 @@ def attention_map(attention: Tensor, grid: tuple[int, int], place: tuple[int, in
 
     Returns:
         float64 (gh, gw). It sums to at most 1: the share that goes to the class token is not shown.
-
-    Raises:
-        ValueError: the number of tokens does not fit the grid, or no such patch.
     """
     weights = attention.detach().double().cpu().mean(0)
-    (height, width), (row, column) = grid, place
-    if tuple(weights.shape) != (1 + height * width,) * 2:
-        raise ValueError(f"attention over {tuple(weights.shape)} tokens does not fit a grid of {height} x {width}")
-    if not (0 <= row < height and 0 <= column < width):
-        raise ValueError(f"there is no patch {place} in a grid of {height} x {width}")
-    return weights[1 + row * width + column, 1:].reshape(height, width).numpy()
+    row, column = place
+    return weights[1 + row * grid[1] + column, 1:].reshape(grid).numpy()
 
 
 def peak_patch(logits: Tensor, grid: tuple[int, int]) -> tuple[int, int]:
@@ -53,16 +47,13 @@ def peak_patch(logits: Tensor, grid: tuple[int, int]) -> tuple[int, int]:
     return row * grid[0] // logits.shape[0], column * grid[1] // logits.shape[1]
 
 
-def render_heat(
-    image: Tensor | np.ndarray, values: np.ndarray, *, top: float | None = None, opacity: float = 0.8
-) -> np.ndarray:
+def render_heat(image: Picture, values: np.ndarray, *, top: float | None = None) -> np.ndarray:
     """A map of any resolution over the grey picture, bilinearly resized, at the picture's full size.
 
     Args:
         image: uint8 (3, H, W) or (H, W, 3).
         values: (h, w), from 0.
         top: the value shown brightest; by default the largest.
-        opacity: of the brightest heat colour, 0..1.
 
     Returns:
         uint8 (H, W, 3).
@@ -77,7 +68,7 @@ def render_heat(
     )[0, 0].numpy()
     levels = np.clip(full / top if top > 0 else full, 0, 1)
     # Where there is little to see, more of the picture shows through.
-    weights = opacity * (0.4 + 0.6 * np.linspace(0, 1, 256, dtype=np.float32)[:, None])
+    weights = _OPACITY * (0.4 + 0.6 * np.linspace(0, 1, 256, dtype=np.float32)[:, None])
     heat = weights * (255 * mpl.colormaps[_COLOUR_MAP](np.arange(256))[:, :3]).astype(np.float32)
     index = np.rint(levels * 255).astype(np.uint8)
     grey = picture.mean(axis=2, dtype=np.float32)[..., None]
@@ -85,7 +76,7 @@ def render_heat(
 
 
 @styled
-def decoder_attention(image: Tensor | np.ndarray, scores: Scores, attention: AttentionMaps, name: str) -> Panel:
+def decoder_attention(image: Picture, scores: Scores, attention: AttentionMaps, name: str) -> Panel:
     """Self-attention of the decoder: a row per word, those that score highest first, and a column per layer.
 
     Each map is the mean over heads, from the patch in which the word scores highest.
@@ -111,7 +102,7 @@ def decoder_attention(image: Tensor | np.ndarray, scores: Scores, attention: Att
 
 
 @styled
-def clip_attention(image: Tensor | np.ndarray, scores: Scores, attention: AttentionMaps, name: str) -> Panel:
+def clip_attention(image: Picture, scores: Scores, attention: AttentionMaps, name: str) -> Panel:
     """Self-attention of CLIP's image tower, a panel per block, mean over heads, from the best word's best patch.
 
     Args:
@@ -134,7 +125,7 @@ def clip_attention(image: Tensor | np.ndarray, scores: Scores, attention: Attent
 
 @styled
 def score_maps(
-    image: Tensor | np.ndarray,
+    image: Picture,
     scores: Scores,
     words: Sequence[str],
     name: str,
@@ -154,9 +145,6 @@ def score_maps(
 
     Returns:
         With a table of each word's peak, mean, and share of the map above one half.
-
-    Raises:
-        ValueError: a chosen word has no score.
     """
     names, maps = [words[number] for number in scores.class_ids], scores.class_maps().detach().float()
     maps, kind = (maps, "score") if scores.are_probabilities else (maps.sigmoid(), "sigmoid of the logit")
@@ -164,9 +152,6 @@ def score_maps(
     if chosen is None:
         order = np.argsort(-maps.max(axis=(1, 2)), kind="stable")[:12].tolist()
     else:
-        missing = [word for word in chosen if word not in names]
-        if missing:
-            raise ValueError(f"there is no score map for {missing[0]!r}; there are {', '.join(names)}")
         order = [names.index(word) for word in chosen]
     top = max(1.0, float(maps.max()))
     picture = panel_picture(image, 640)
@@ -195,12 +180,7 @@ def _best_first(scores: Scores) -> list[int]:
 
 
 def _heat(
-    figure: Figure,
-    ax: Axes,
-    picture: np.ndarray,
-    values: np.ndarray,
-    place: tuple[int, int],
-    title: str,
+    figure: Figure, ax: Axes, picture: np.ndarray, values: np.ndarray, place: tuple[int, int], title: str
 ) -> None:
     """A map with its own colour bar; a cross marks the patch that asks."""
     top = float(values.max())

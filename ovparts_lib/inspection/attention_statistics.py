@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ovparts_lib.inspection.figures import as_labels, new_figure, styled
+from ovparts_lib.inspection.figures import LabelMap, as_labels, new_figure, styled
 from ovparts_lib.inspection.palette import SEEN, UNSEEN
 from ovparts_lib.inspection.panel import Panel
 from ovparts_lib.models.attention_overlap import memberships, overlap, strength
@@ -33,7 +33,7 @@ CHANGING = ("object_overlap", "shared", "strength", "on_part")
 def attention_statistics(
     scores: Scores,
     attention: AttentionMaps,
-    part_map: Tensor | np.ndarray,
+    part_map: LabelMap,
     vocabulary: PartVocabulary,
     *,
     layer: int | None = None,
@@ -100,14 +100,12 @@ def attention_by_class(tables: Iterable[pd.DataFrame]) -> pd.DataFrame:
         tables: of :func:`attention_statistics`, one per image.
 
     Returns:
-        ``object``, ``part``, ``images`` and the means of ``strength``, ``shared``, ``on_part``, ``object_overlap``.
-
-    Raises:
-        ValueError: no table has a row.
+        ``object``, ``part``, ``images`` and the means of ``strength``, ``shared``, ``on_part``, ``object_overlap``;
+        empty if no table has a row.
     """
     filled = [table for table in tables if len(table)]
     if not filled:
-        raise ValueError("no image shows a part, so there is no attention to summarise")
+        return pd.DataFrame()
     groups = pd.concat(filled).groupby(["object", "part"], sort=False)
     means = groups[["strength", "shared", "on_part", "object_overlap"]].mean()
     return means.assign(images=groups.size())[["images", *means.columns]].reset_index()
@@ -195,7 +193,7 @@ def layer_of(attention: AttentionMaps, layer: int | None) -> Tensor:
     return attention.decoder[layer]
 
 
-def patch_labels(part_map: Tensor | np.ndarray, size: tuple[int, int], grid: tuple[int, int]) -> Tensor:
+def patch_labels(part_map: LabelMap, size: tuple[int, int], grid: tuple[int, int]) -> Tensor:
     """The label at the centre of each patch, int64 (gh, gw), of a part map (H, W) that has the image's ``size``."""
     labels = torch.from_numpy(as_labels(part_map, size))
     return F.interpolate(labels[None, None].double(), size=grid, mode="nearest-exact")[0, 0].long()

@@ -6,12 +6,11 @@ import math
 
 import numpy as np
 import pandas as pd
-import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
-from ovparts_lib.inspection.figures import new_figure, styled, wrapped
+from ovparts_lib.inspection.figures import named_heatmap, new_figure, styled, wrapped
 from ovparts_lib.inspection.palette import HATCH, SEEN, UNSEEN
 from ovparts_lib.inspection.panel import Panel
 from ovparts_lib.vocabularies import PartVocabulary, Vocabulary
@@ -29,8 +28,8 @@ def iou_bars(table: pd.DataFrame) -> Panel:
     shown = table[table["IoU"].notna()]
     left_out = len(table) - len(shown)
     note = f"; not shown: {left_out} without labels" if left_out else ""
-    figure = _grouped_bars(shown, "IoU", f"IoU per class{_origin(table)}{note}", "IoU (%)", limit=100)
-    mode, protocol = _mode(table), table["protocol"].iloc[0]
+    mode, protocol = table["mode"].iloc[0], table["protocol"].iloc[0]
+    figure = _grouped_bars(shown, "IoU", f"IoU per class, {mode}, {protocol}{note}", "IoU (%)", limit=100)
     unseen = "; hatched classes are unseen" if not table["seen"].all() else ""
     caption = f"Parts are grouped by object{unseen}. Protocol {protocol}."
     return Panel(f"iou_bars_{mode}", figure, table, f"IoU per class, {mode.replace('_', '-')}", caption)
@@ -70,33 +69,17 @@ def iou_heatmap(table: pd.DataFrame) -> Panel:
     cell = min(0.52, 9.6 / across.shape[1])
     figure = new_figure(max(4.5, cell * across.shape[1] + 2.4), max(2.6, 0.25 * across.shape[0] + 1.8))
     ax = figure.add_subplot()
-    sns.heatmap(
-        across,
-        ax=ax,
-        vmin=0,
-        vmax=100,
-        cmap="viridis",
-        annot=True,
-        fmt=".0f",
-        annot_kws={"size": 7.5 if cell >= 0.4 else 6},
-        linewidths=0.5,
-        linecolor="#E4E4E4",
-        xticklabels=True,
-        yticklabels=True,
-        cbar_kws={"label": "IoU (%)", "shrink": min(0.6, 14 / len(across)), "aspect": 25, "pad": 0.01},
-    )
-    ax.set(xlabel="", ylabel="")
-    ax.tick_params(length=0)
-    ax.set_xticklabels(ax.get_xticklabels(), rotation=50, ha="right", rotation_mode="anchor")
-    ax.set_yticklabels(ax.get_yticklabels(), rotation=0)
+    numbers = across.map(lambda value: "" if pd.isna(value) else f"{value:.0f}")
+    mesh = named_heatmap(ax, across, numbers, cmap="viridis", size=7.5 if cell >= 0.4 else 6)
+    figure.colorbar(mesh, ax=ax, label="IoU (%)", shrink=min(0.6, 14 / len(across)), aspect=25, pad=0.01)
     objects, parts = (ax.yaxis, ax.xaxis) if across is grid else (ax.xaxis, ax.yaxis)
     parts.set_ticklabels([wrapped(str(name), 28, lines=1) for name in grid.columns])
     objects.set_ticklabels([wrapped(name, 26, lines=1) + " *" * (not seen[name]) for name in grid.index])
     for label, name in zip(objects.get_ticklabels(), grid.index, strict=True):
         if not seen[name]:
             label.set(color="#B35900", fontweight="bold")
-    ax.set_title(f"IoU by object and part{_origin(table)}    * unseen object", loc="left")
-    mode, protocol = _mode(table), table["protocol"].iloc[0]
+    mode, protocol = table["mode"].iloc[0], table["protocol"].iloc[0]
+    ax.set_title(f"IoU by object and part, {mode}, {protocol}    * unseen object", loc="left")
     caption = f"Objects, unseen ones marked *, against generic parts. Protocol {protocol}."
     return Panel(f"iou_heatmap_{mode}", figure, table, f"IoU by object and part, {mode.replace('_', '-')}", caption)
 
@@ -159,20 +142,11 @@ def _bar_block(ax: Axes, block: list[tuple[str, pd.DataFrame]], column: str, top
     place, ticks, names = 0, [], []
     for name, rows in block:
         seen = bool(rows["seen"].iloc[0])
-        ax.text(
-            0,
-            place,
-            wrapped(name, 34, lines=1),
-            ha="left",
-            va="center",
-            fontweight="bold",
-            size=8.5,
-            color=SEEN if seen else "#B35900",
-        )
+        colour, hatch = (SEEN, "") if seen else (UNSEEN, HATCH)
+        heading = {"ha": "left", "va": "center", "fontweight": "bold", "size": 8.5}
+        ax.text(0, place, wrapped(name, 34, lines=1), color=SEEN if seen else "#B35900", **heading)
         places = np.arange(place + 1, place + 1 + len(rows))
-        bars = ax.barh(
-            places, rows[column], 0.74, color=SEEN if seen else UNSEEN, hatch="" if seen else HATCH, edgecolor="white"
-        )
+        bars = ax.barh(places, rows[column], 0.74, color=colour, hatch=hatch, edgecolor="white")
         ax.bar_label(bars, [f"{value:.0f}" for value in rows[column]], padding=2, size=7)
         ticks += list(places)
         names += [wrapped(str(name), 24, lines=1) for name in rows["generic"]]
@@ -181,13 +155,3 @@ def _bar_block(ax: Axes, block: list[tuple[str, pd.DataFrame]], column: str, top
     ax.set_yticks(ticks, names, size=7.5)
     ax.tick_params(axis="y", length=0)
     ax.spines["left"].set_visible(False)
-
-
-def _mode(table: pd.DataFrame) -> str:
-    return str(table["mode"].iloc[0])
-
-
-def _origin(table: pd.DataFrame) -> str:
-    """``, pred_all, recommended 1`` where the table says so."""
-    parts = [str(table[key].iloc[0]) for key in ("mode", "protocol") if key in table and len(table)]
-    return "".join(f", {part}" for part in parts)

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 import pandas as pd
-import seaborn as sns
 from matplotlib.axes import Axes
 
 from ovparts_lib.evaluation.stored import Evaluation
-from ovparts_lib.inspection.figures import layout_later, new_figure, styled, wrapped
+from ovparts_lib.inspection.figures import named_heatmap, new_figure, styled, wrapped
 from ovparts_lib.inspection.panel import Panel
 
 _COLUMNS = 3  # panels side by side
@@ -24,7 +23,7 @@ def part_confusion(evaluation: Evaluation, mode: str) -> Panel:
         evaluation: the counts.
         mode: one of its modes.
     """
-    vocabulary, counts = evaluation.vocabulary, evaluation.matrices[mode].numpy()
+    vocabulary, counts = evaluation.vocabulary, evaluation.matrices[mode]
     labelled = counts[:, :-1].sum(axis=0) > 0
     objects = [n for i, n in enumerate(vocabulary.objects) if sum(labelled[list(vocabulary.parts_of(i))]) >= 2]
     title = f"Confusion between parts, {mode.replace('_', '-')}"
@@ -38,10 +37,9 @@ def part_confusion(evaluation: Evaluation, mode: str) -> Panel:
     axes = figure.subplots(-(-len(tables) // columns), columns, squeeze=False).ravel()
     for ax in axes[len(tables) :]:
         ax.set_axis_off()
-    with layout_later(figure):
-        for ax, table, name in zip(axes, tables, objects, strict=False):
-            unseen = " *" if name in vocabulary.unseen_objects else ""
-            _confusion_panel(ax, table, f"{name}{unseen}", large=columns == 1)
+    for ax, table, name in zip(axes, tables, objects, strict=False):
+        unseen = " *" if name in vocabulary.unseen_objects else ""
+        _confusion_panel(ax, table, f"{name}{unseen}", large=columns == 1)
     figure.suptitle(f"Taken for, % of the part's pixels; {mode}; * unseen object", fontsize=10.5)
     data = pd.concat(dict(zip(objects, tables, strict=True)), names=["object", "part"]).reset_index()
     caption = "Each row says what a part's labelled pixels were taken for, in percent; * marks unseen objects."
@@ -56,7 +54,7 @@ def part_confusion_table(evaluation: Evaluation, object_name: str, mode: str) ->
     """
     vocabulary = evaluation.vocabulary
     own = list(vocabulary.parts_of(vocabulary.object_id(object_name)))
-    counts = evaluation.matrices[mode].numpy()[:, own].T.astype(np.float64)
+    counts = evaluation.matrices[mode][:, own].T.astype(np.float64)
     names = [vocabulary.pairs[part][1] for part in own]
     table = pd.DataFrame(counts[:, own], index=pd.Index(names, name="ground truth"), columns=names)
     background = counts[:, -1]
@@ -72,23 +70,7 @@ def part_confusion_table(evaluation: Evaluation, object_name: str, mode: str) ->
 def _confusion_panel(ax: Axes, table: pd.DataFrame, title: str, *, large: bool) -> None:
     # Zeros say nothing and would hide where the others are.
     numbers = table.map(lambda value: f"{value:.0f}" if value >= 0.5 else "")
-    sns.heatmap(
-        table,
-        ax=ax,
-        vmin=0,
-        vmax=100,
-        cmap="Blues",
-        annot=numbers,
-        fmt="",
-        annot_kws={"size": 8 if large else 6.5 if len(table.columns) <= 12 else 5.5},
-        linewidths=0.4,
-        linecolor="#E4E4E4",
-        cbar=False,
-        xticklabels=True,
-        yticklabels=True,
-    )
-    ax.set(xlabel="", ylabel="")
+    size = 8 if large else 6.5 if len(table.columns) <= 12 else 5.5
+    named_heatmap(ax, table, numbers, cmap="Blues", size=size)
     ax.set_title(wrapped(title, 34), fontweight="bold")
-    ax.tick_params(length=0, labelsize=8 if large else 7)
-    ax.set_xticklabels(ax.get_xticklabels(), rotation=50, ha="right", rotation_mode="anchor")
-    ax.set_yticklabels(ax.get_yticklabels(), rotation=0)
+    ax.tick_params(labelsize=8 if large else 7)

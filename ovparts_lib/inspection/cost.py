@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import numpy as np
 import pandas as pd
 import seaborn as sns
-import torch
 from torch import Tensor
 
 from ovparts_lib.inspection.attention import render_heat
-from ovparts_lib.inspection.figures import new_figure, panel_picture, picture_panels, styled
+from ovparts_lib.inspection.figures import Picture, new_figure, panel_picture, picture_panels, styled
 from ovparts_lib.inspection.panel import Panel
 from ovparts_lib.systems.scores import CostMaps, Scores
 
@@ -19,16 +16,8 @@ _OTHERS = 6  # classes shown in class attention beside the words
 
 
 @styled
-def cost_maps(
-    image: Tensor | np.ndarray,
-    scores: Scores,
-    cost: CostMaps,
-    name: str,
-    *,
-    words: Sequence[str] | None = None,
-    generic: bool = False,
-) -> Panel:
-    """The picture, each word's cost map and the map after aggregation; a row per word.
+def cost_maps(image: Picture, scores: Scores, cost: CostMaps, name: str, *, generic: bool = False) -> Panel:
+    """The picture, each word's cost map and the map after aggregation; a row per word, the four that score highest.
 
     Cost maps are cosine similarities, stretched from their own least to their own largest value, for they differ little
     from patch to patch; scores after aggregation are sigmoids on the scale 0..1.
@@ -38,17 +27,14 @@ def cost_maps(
         scores: from ``inspect``; says what of the image the maps cover.
         cost: ``maps["cost"]``, or ``maps["generic_cost"]`` of a system with such a stage.
         name: of the picture.
-        words: of ``cost.queries``; by default the four that score highest.
-        generic: whether ``cost`` is of generic parts and objects.
+        generic: whether ``cost`` is of generic parts and objects, of which all are shown.
 
     Returns:
         With a table of both maps, whole: a row per word, map and position; ``map`` is ``before`` (``value`` is a
         cosine) or ``after`` (a sigmoid), each at its own resolution.
-
-    Raises:
-        ValueError: no such word.
     """
-    indices = _indices(cost, words)
+    best = cost.after.amax((1, 2)).argsort(descending=True, stable=True)[:4].tolist()
+    indices = range(len(cost.queries)) if generic else best
     picture = panel_picture(image)
     figure, axes = picture_panels(3 * len(indices), 3, picture, width=3.0)
     for row, index in zip(axes, indices, strict=True):
@@ -124,12 +110,3 @@ def _covering(values: Tensor, scores: Scores) -> np.ndarray:
         height, width = kept
         values = values[:height, :width]
     return values.contiguous().numpy()
-
-
-def _indices(cost: CostMaps, words: Sequence[str] | None) -> list[int]:
-    if words is None:
-        return [int(i) for i in torch.amax(cost.after, (1, 2)).argsort(descending=True, stable=True)[:4]]
-    unknown = [word for word in words if word not in cost.queries]
-    if unknown:
-        raise ValueError(f"there is no cost map for {unknown[0]!r}; there are {', '.join(cost.queries)}")
-    return [cost.queries.index(word) for word in words]

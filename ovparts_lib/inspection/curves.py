@@ -73,15 +73,8 @@ def run_bars(table: pd.DataFrame, name: str, title: str, caption: str) -> Panel:
         rows = table[table["mode"] == mode].drop_duplicates("label").set_index("label").reindex(labels)
         for k, (name, (colour, hatch)) in enumerate(zip(columns, shades, strict=False)):
             places = np.arange(len(labels)) + (k - (len(columns) - 1) / 2) * 0.8 / len(columns)
-            bars = ax.barh(
-                places,
-                rows[name].fillna(0),
-                0.76 / len(columns),
-                color=colour,
-                hatch=hatch,
-                edgecolor="white",
-                label=name,
-            )
+            look = {"color": colour, "hatch": hatch, "edgecolor": "white", "label": name}
+            bars = ax.barh(places, rows[name].fillna(0), 0.76 / len(columns), **look)
             ax.bar_label(bars, [f"{v:.1f}" if np.isfinite(v) else "undefined" for v in rows[name]], padding=2, size=8)
         ax.set(xlim=(0, limit), title=mode, xlabel="mIoU (%)", yticks=range(len(labels)), yticklabels=labels)
     axes[0].invert_yaxis()

@@ -6,8 +6,7 @@ import re
 import textwrap
 import unicodedata
 import warnings
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from functools import lru_cache, wraps
 from io import BytesIO
 from pathlib import Path
@@ -17,12 +16,13 @@ import matplotlib as mpl
 import numpy as np
 import pandas as pd
 from matplotlib import font_manager, style
+from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.collections import QuadMesh
 from matplotlib.figure import Figure
-from PIL import Image
 from torch import Tensor
 
-from ovparts_lib.atomic import replacing
+from ovparts_lib.atomic import write_atomically
 
 _STYLE = {
     "font.size": 9.0,
@@ -53,6 +53,14 @@ _FALLBACKS = (
 )
 _GLYPH = re.compile(r"Glyph (\d+) .*missing from")
 _LONGEST_SIDE = 100.0  # inches
+_TALLEST_PANEL = 5.0  # inches
+_SAVED_DPI = 150
+_BRIGHTNESS = np.array([0.299, 0.587, 0.114])  # of red, green and blue
+
+Picture = Tensor | np.ndarray
+"""An image as readers give it, uint8 (3, H, W), or an array uint8 (H, W, 3)."""
+LabelMap = Tensor | np.ndarray
+"""Class ids, any integer type (H, W)."""
 
 _P, _Drawn = ParamSpec("_P"), TypeVar("_Drawn")
 
@@ -111,7 +119,7 @@ def new_figure(width: float, height: float, *, pictures: bool = False) -> Figure
 
 
 def picture_panels(
-    count: int, columns: int, picture: np.ndarray, *, width: float = 2.75, gap: float = 0.45, tallest: float = 5.0
+    count: int, columns: int, picture: np.ndarray, *, width: float = 2.75, gap: float = 0.45
 ) -> tuple[Figure, np.ndarray]:
     """A grid of panels for one picture, without axes.
 
@@ -121,14 +129,13 @@ def picture_panels(
         picture: uint8 (h, w, 3), whose shape the panels have.
         width: of a panel in inches; less where the figure would be wider than a notebook.
         gap: height between panels, for titles.
-        tallest: a panel, in inches.
 
     Returns:
         The figure and its axes (rows, columns).
     """
     columns = max(1, min(columns, count))
     rows, total = -(-count // columns), min(11.0, width * columns + 0.2)
-    panel = min(total / columns * panel_aspect(picture), tallest)
+    panel = min(total / columns * panel_aspect(picture), _TALLEST_PANEL)
     figure = new_figure(total, rows * (panel + gap) + 0.2, pictures=True)
     axes = figure.subplots(rows, columns, squeeze=False)
     for ax in axes.ravel():
@@ -136,39 +143,53 @@ def picture_panels(
     return figure, axes
 
 
-@contextmanager
-def layout_later(figure: Figure) -> Iterator[None]:
-    """Lay a figure out once, at the end: seaborn's heat maps draw the whole figure each time to measure labels."""
-    figure.set_layout_engine("none")
-    try:
-        yield
-    finally:
-        figure.set_layout_engine("constrained")
+def named_heatmap(ax: Axes, table: pd.DataFrame, numbers: pd.DataFrame, *, cmap: str, size: float) -> QuadMesh:
+    """A heat map of percentages with the name of every row and column, those below slanted.
+
+    Seaborn's draws the whole figure for each of its panels, to see whether labels overlap.
+
+    Args:
+        ax: where.
+        table: percentages; NaN stays empty.
+        numbers: what is written into the cells, as text of the table's shape.
+        cmap: colour map.
+        size: of the numbers, in points.
+
+    Returns:
+        The coloured cells, for a colour bar.
+    """
+    mesh = ax.pcolormesh(table.to_numpy(float), vmin=0, vmax=100, cmap=cmap, edgecolors="#E4E4E4", linewidth=0.4)
+    mesh.update_scalarmappable()
+    for place, text in np.ndenumerate(numbers.to_numpy()):
+        if text:
+            colour = mesh.get_facecolors()[np.ravel_multi_index(place, table.shape)]
+            dark = colour[:3] @ _BRIGHTNESS < 0.5
+            colours = {"color": "white" if dark else ".15"}
+            ax.text(place[1] + 0.5, place[0] + 0.5, text, size=size, ha="center", va="center", **colours)
+    ax.set(xlabel="", ylabel="", ylim=(len(table), 0))
+    ax.tick_params(length=0)
+    for spine in ax.spines.values():
+        spine.set_visible(False)
+    slanted = {"rotation": 50, "ha": "right", "rotation_mode": "anchor"}
+    ax.set_xticks(np.arange(table.shape[1]) + 0.5, [str(name) for name in table.columns], **slanted)
+    ax.set_yticks(np.arange(len(table)) + 0.5, [str(name) for name in table.index])
+    return mesh
 
 
-def save_figure(figure: Figure, path: Path | str, data: pd.DataFrame | None = None, *, dpi: int = 150) -> list[Path]:
+def save_figure(figure: Figure, path: Path, data: pd.DataFrame) -> bytes:
     """Write a figure as PNG and its data as CSV of the same name, each of them whole or not at all.
 
     Returns:
-        The files written.
+        The bytes of the PNG.
 
     Raises:
-        ValueError: the path does not end in ``.png``.
         OSError: no space or no permission; files of the same name that were there before are intact.
     """
-    path = Path(path)
-    if path.suffix != ".png":
-        raise ValueError(f"figures are saved as .png, not {path.name!r}")
-    picture = figure_png(figure, dpi)
-    with replacing(path) as partial:
-        partial.write_bytes(picture)
-    if data is None:
-        return [path]
-    table = path.with_suffix(".csv")
-    with replacing(table) as partial:
-        # A named index is part of the data (rows of a matrix); a plain one only counts lines.
-        data.to_csv(partial, index=data.index.name is not None)
-    return [path, table]
+    picture = figure_png(figure, _SAVED_DPI)
+    write_atomically(path, picture)
+    # A named index is part of the data (rows of a matrix); a plain one only counts lines.
+    write_atomically(path.with_suffix(".csv"), data.to_csv(index=data.index.name is not None))
+    return picture
 
 
 def figure_png(figure: Figure, dpi: float = 100) -> bytes:
@@ -191,17 +212,7 @@ def figure_png(figure: Figure, dpi: float = 100) -> bytes:
     return buffer.getvalue()
 
 
-def save_picture(picture: np.ndarray, path: Path | str) -> Path:
-    """Write uint8 (H, W, 3) at full size, PNG or JPEG by the ending of ``path``."""
-    path = Path(path)
-    jpeg = path.suffix.lower() in (".jpg", ".jpeg")
-    options = {"format": "JPEG"} if jpeg else {"format": "PNG", "compress_level": 1}
-    with replacing(path) as partial:
-        Image.fromarray(picture).save(partial, **options)
-    return path
-
-
-def as_picture(image: Tensor | np.ndarray) -> np.ndarray:
+def as_picture(image: Picture) -> np.ndarray:
     """uint8 (H, W, 3) from an image as readers give it, (3, H, W), or from one that has this form already.
 
     Raises:
@@ -215,7 +226,7 @@ def as_picture(image: Tensor | np.ndarray) -> np.ndarray:
     return np.ascontiguousarray(array)
 
 
-def panel_picture(image: Tensor | np.ndarray, longest: int = 480) -> np.ndarray:
+def panel_picture(image: Picture, longest: int = 480) -> np.ndarray:
     """uint8 (h, w, 3): every k-th pixel of an image, so that no side is longer than ``longest``."""
     return thinned(as_picture(image), longest)
 
@@ -231,7 +242,7 @@ def panel_aspect(picture: np.ndarray) -> float:
     return float(np.clip(picture.shape[0] / picture.shape[1], 0.2, 2.5))
 
 
-def as_labels(label_map: Tensor | np.ndarray, size: tuple[int, int]) -> np.ndarray:
+def as_labels(label_map: LabelMap, size: tuple[int, int]) -> np.ndarray:
     """int64 (H, W) from a label map of any integer type.
 
     Raises:

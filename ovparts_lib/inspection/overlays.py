@@ -10,9 +10,10 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 from scipy.ndimage import maximum_filter, minimum_filter, uniform_filter
-from torch import Tensor
 
 from ovparts_lib.inspection.figures import (
+    LabelMap,
+    Picture,
     as_labels,
     as_picture,
     new_figure,
@@ -32,6 +33,7 @@ _DIMMED = 0.45  # brightness that is left of unlabelled pixels' surroundings in 
 _CROWDED = 0.4  # share of lines around a pixel above which lines hide what they separate
 _LEGEND_ROWS, _LEGEND_WORDS = 24, 48  # lines in a column beside a picture; words in a legend
 _WORD = 26  # characters on a line of a legend
+_COLUMNS = 4  # pictures side by side
 _PANEL = 960  # pixels of a picture's longer side in a figure
 _GIVEN = {
     "oracle_obj": "Objects and their masks are given; only an object's own parts compete inside it.",
@@ -40,12 +42,7 @@ _GIVEN = {
 
 
 def render_overlay(
-    image: Tensor | np.ndarray,
-    label_map: Tensor | np.ndarray,
-    colours: np.ndarray,
-    *,
-    opacity: float = 0.6,
-    boundaries: bool = True,
+    image: Picture, label_map: LabelMap, colours: np.ndarray, *, opacity: float = 0.6, boundaries: bool = True
 ) -> np.ndarray:
     """Paint labels on a picture, at the picture's full size.
 
@@ -74,7 +71,7 @@ def render_overlay(
 
 
 @styled
-def overlay(image: Tensor | np.ndarray, label_map: Tensor | np.ndarray, vocabulary: Vocabulary, name: str) -> Panel:
+def overlay(image: Picture, label_map: LabelMap, vocabulary: Vocabulary, name: str) -> Panel:
     """A label map on its picture, with a legend of the words that occur, largest first.
 
     Args:
@@ -91,7 +88,8 @@ def overlay(image: Tensor | np.ndarray, label_map: Tensor | np.ndarray, vocabula
     words, painted = _present([labels], vocabulary), _painted(picture, labels, class_colours(vocabulary))
     lines = sum(_legend_word(vocabulary.classes[part]).count("\n") + 1 for part in words[:_LEGEND_WORDS])
     columns = -(-lines // _LEGEND_ROWS)
-    width, height = _panel_size(painted, 6.4, 5.4)
+    aspect = panel_aspect(painted)
+    width, height = min(6.4, 5.4 / aspect), min(5.4, 6.4 * aspect)
     figure = new_figure(width + 0.2 + 2.2 * columns, max(height + 0.35, 0.21 * min(lines, _LEGEND_ROWS) + 0.4))
     _show(figure.add_subplot(), painted, name)
     _legend(figure, words, vocabulary, "outside right upper", columns)
@@ -105,9 +103,9 @@ def overlay(image: Tensor | np.ndarray, label_map: Tensor | np.ndarray, vocabula
 
 @styled
 def comparison(
-    images: Sequence[Tensor | np.ndarray],
-    ground_truths: Sequence[Tensor | np.ndarray],
-    predictions: Sequence[Tensor | np.ndarray],
+    images: Sequence[Picture],
+    ground_truths: Sequence[LabelMap],
+    predictions: Sequence[LabelMap],
     vocabulary: Vocabulary,
     names: Sequence[str],
     mode: str,
@@ -156,13 +154,7 @@ def comparison(
 
 @styled
 def label_grid(
-    images: Sequence[Tensor | np.ndarray],
-    label_maps: Sequence[Tensor | np.ndarray],
-    vocabulary: Vocabulary,
-    names: Sequence[str],
-    split: str,
-    *,
-    columns: int = 4,
+    images: Sequence[Picture], label_maps: Sequence[LabelMap], vocabulary: Vocabulary, names: Sequence[str], split: str
 ) -> Panel:
     """Several label maps on their pictures, with one legend, and a table of the pixels of each class in each."""
     colours = class_colours(vocabulary)
@@ -170,7 +162,7 @@ def label_grid(
     labels = [as_labels(label_map, p.shape[:2]) for label_map, p in zip(label_maps, pictures, strict=True)]
     words = _present(labels, vocabulary)
     painted = [_painted(picture, label_map, colours) for picture, label_map in zip(pictures, labels, strict=True)]
-    columns = min(columns, len(painted))
+    columns = min(_COLUMNS, len(painted))
     rows, width = -(-len(painted) // columns), min(11.0, 5.5 * columns)
     shapes = [painted[row * columns : (row + 1) * columns] for row in range(rows)]
     heights = [width / columns * min(1.4, max(map(panel_aspect, row))) + 0.28 for row in shapes]
@@ -193,9 +185,9 @@ def label_grid(
 
 
 @styled
-def caption_grid(images: Sequence[Tensor | np.ndarray], captions: Sequence[str], *, columns: int = 4) -> Panel:
+def caption_grid(images: Sequence[Picture], captions: Sequence[str]) -> Panel:
     """Several pictures with their captions, wrapped to the width of a picture."""
-    figure, axes = picture_panels(len(images), columns, np.empty((1, 1, 3)), gap=0.9)
+    figure, axes = picture_panels(len(images), _COLUMNS, np.empty((1, 1, 3)), gap=0.9)
     for ax, image, caption in zip(axes.ravel(), images, captions, strict=False):
         _show(ax, panel_picture(image, _PANEL), wrapped(caption, 34, lines=6))
     table = pd.DataFrame({"picture": range(1, len(captions) + 1), "caption": captions})
@@ -203,9 +195,7 @@ def caption_grid(images: Sequence[Tensor | np.ndarray], captions: Sequence[str],
     return Panel("captions", figure, table, "Pictures and captions", text)
 
 
-def render_error(
-    image: Tensor | np.ndarray, ground_truth: np.ndarray, prediction: np.ndarray, ignore_label: int
-) -> np.ndarray:
+def render_error(image: Picture, ground_truth: np.ndarray, prediction: np.ndarray, ignore_label: int) -> np.ndarray:
     """Right in green, wrong in red, unlabelled in grey, over the dimmed picture: uint8 (H, W, 3)."""
     picture = as_picture(image)
     labelled = ground_truth != ignore_label
@@ -216,9 +206,7 @@ def render_error(
     return result
 
 
-def comparison_table(
-    ground_truth: Tensor | np.ndarray, prediction: Tensor | np.ndarray, vocabulary: Vocabulary
-) -> pd.DataFrame:
+def comparison_table(ground_truth: LabelMap, prediction: LabelMap, vocabulary: Vocabulary) -> pd.DataFrame:
     """Data behind :func:`comparison`: per part that occurs in either map, pixels and IoU on labelled pixels.
 
     Returns:
@@ -258,17 +246,10 @@ def _present(label_maps: Sequence[np.ndarray], vocabulary: Vocabulary) -> list[i
     return [int(part) for part in np.argsort(-area, kind="stable") if area[part]]
 
 
-def _panel_size(picture: np.ndarray, width: float, height: float) -> tuple[float, float]:
-    """Width and height of a panel within the given ones, in the shape of a picture."""
-    aspect = panel_aspect(picture)
-    return min(width, height / aspect), min(height, width * aspect)
-
-
-def _show(ax: Axes, picture: np.ndarray, title: str | None) -> None:
+def _show(ax: Axes, picture: np.ndarray, title: str) -> None:
     ax.imshow(picture)
     ax.set_axis_off()
-    if title:
-        ax.set_title(title)
+    ax.set_title(title)
 
 
 def _legend_word(word: str) -> str:
@@ -285,12 +266,7 @@ def _legend_height(words: Sequence[int], width: float) -> float:
 
 
 def _legend(
-    figure: Figure,
-    words: Sequence[int],
-    vocabulary: Vocabulary,
-    place: str,
-    columns: int,
-    more: Sequence[Patch] = (),
+    figure: Figure, words: Sequence[int], vocabulary: Vocabulary, place: str, columns: int, more: Sequence[Patch] = ()
 ) -> None:
     colours = class_colours(vocabulary) / 255
     handles = [
@@ -300,12 +276,5 @@ def _legend(
         handles.append(Patch(color="none", label=f"and {len(words) - _LEGEND_WORDS} smaller"))
     handles += more
     if handles:
-        figure.legend(
-            handles=handles,
-            loc=place,
-            ncols=max(1, columns),
-            handlelength=1.2,
-            handleheight=1.0,
-            columnspacing=1.2,
-            labelspacing=0.35,
-        )
+        spacing = {"handlelength": 1.2, "handleheight": 1.0, "columnspacing": 1.2, "labelspacing": 0.35}
+        figure.legend(handles=handles, loc=place, ncols=max(1, columns), **spacing)

@@ -11,11 +11,10 @@ from collections.abc import Mapping
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
-from torch import Tensor
 
 from ovparts_lib.inspection.attention import render_heat
 from ovparts_lib.inspection.attention_statistics import layer_of, patch_labels, pooled_map
-from ovparts_lib.inspection.figures import panel_picture, picture_panels, styled
+from ovparts_lib.inspection.figures import LabelMap, Picture, panel_picture, picture_panels, styled
 from ovparts_lib.inspection.panel import Panel
 from ovparts_lib.systems.scores import AttentionMaps, Scores
 from ovparts_lib.vocabularies import PartVocabulary
@@ -26,7 +25,7 @@ _COLUMNS = ["part", "query", "row", "column", "asking", "attention"]
 def part_attention_table(
     scores: Scores,
     attention: AttentionMaps,
-    part_map: Tensor | np.ndarray,
+    part_map: LabelMap,
     vocabulary: PartVocabulary,
     *,
     layer: int | None = None,
@@ -71,7 +70,7 @@ def part_attention_table(
 
 
 @styled
-def part_attention(image: Tensor | np.ndarray, tables: Mapping[str, pd.DataFrame], name: str, title: str) -> Panel:
+def part_attention(image: Picture, tables: Mapping[str, pd.DataFrame], name: str, title: str) -> Panel:
     """What each part's patches attend to: a row per part, and each query's map, those of several tables side by side.
 
     Each map is shown up to its own peak, which its title gives: where it looks is seen, how strongly is read.
@@ -104,12 +103,7 @@ def part_attention(image: Tensor | np.ndarray, tables: Mapping[str, pd.DataFrame
 
 @styled
 def composition(
-    image: Tensor | np.ndarray,
-    scores: Scores,
-    generic_parts: Scores,
-    part_map: Tensor | np.ndarray,
-    vocabulary: PartVocabulary,
-    name: str,
+    image: Picture, scores: Scores, generic_parts: Scores, part_map: LabelMap, vocabulary: PartVocabulary, name: str
 ) -> Panel:
     """The object, the generic part, their product, and the object-specific part: a row per part.
 
@@ -177,7 +171,7 @@ def _as_map(rows: pd.DataFrame, column: str = "asking") -> np.ndarray:
     return rows[column].to_numpy(float).reshape(height, width)
 
 
-def _heat_maps(image: Tensor | np.ndarray, lines: list[list[tuple[str, np.ndarray]]]) -> Figure:
+def _heat_maps(image: Picture, lines: list[list[tuple[str, np.ndarray]]]) -> Figure:
     """Lines of maps (h, w) with their titles over the picture, each up to its own peak."""
     picture, columns = panel_picture(image), max(map(len, lines))
     figure, axes = picture_panels(columns * len(lines), columns, picture, width=2.6)

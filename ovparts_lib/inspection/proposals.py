@@ -24,6 +24,7 @@ _SPEAKERS = {
     "combined": "#55A868",
 }
 _TOP = 3  # classes that each names
+_MASKS = 6  # whose crops and bars are shown
 
 
 def proposal_table(maps: ProposalMaps, truth: Tensor | None = None, vocabulary_size: int = 0) -> pd.DataFrame:
@@ -64,12 +65,10 @@ def _add(table: pd.DataFrame, column: str, scores: Tensor, maps: ProposalMaps, r
 
 
 @styled
-def proposal_grid(
-    maps: ProposalMaps, table: pd.DataFrame, name: str, title: str, caption: str, *, columns: int = 4, count: int = 12
-) -> Panel:
+def proposal_grid(maps: ProposalMaps, table: pd.DataFrame, name: str, title: str, caption: str) -> Panel:
     """The first masks of a table of :func:`proposal_table` over the picture, with their classes and quality."""
-    shown, picture = table.head(count), panel_picture(maps.image)
-    figure, axes = picture_panels(len(shown), columns, picture, gap=0.75)
+    shown, picture = table.head(12), panel_picture(maps.image)
+    figure, axes = picture_panels(len(shown), 4, picture, gap=0.75)
     for ax, row in zip(axes.ravel(), shown.to_dict("records"), strict=False):
         ax.imshow(render_heat(picture, maps.masks[row["mask"]].float().cpu().numpy(), top=1.0))
         words = [f"{who}: {row[key]} {row[f'{key}_score']:.2f}" for who, key in _namers(row)]
@@ -84,7 +83,7 @@ def _namers(row: dict[str, object]) -> list[tuple[str, str]]:
 
 
 @styled
-def opinions(maps: ProposalMaps, name: str, calibration: CalibrationMaps | None = None, *, masks: int = 6) -> Panel:
+def opinions(maps: ProposalMaps, name: str, calibration: CalibrationMaps | None = None) -> Panel:
     """A row for each of the masks that count most: the mask, its crop as CLIP sees it, and bars of what was said.
 
     A mask counts as its largest combined class times how sure it is of its pixels times the root of its area. Blank
@@ -95,7 +94,6 @@ def opinions(maps: ProposalMaps, name: str, calibration: CalibrationMaps | None 
         maps: ``maps["proposals"]`` from ``inspect``.
         name: of the picture.
         calibration: ``maps["calibration"]`` of a system that has such.
-        masks: how many.
 
     Returns:
         With a table of a row per mask and class that is among someone's first three: ``mask``, ``class``, and what the
@@ -104,7 +102,7 @@ def opinions(maps: ProposalMaps, name: str, calibration: CalibrationMaps | None 
     """
     area = (maps.masks > 0.5).float().mean((1, 2)).sqrt()
     weight = maps.combined.float().amax(1).cpu() * (mask_quality(maps.masks.float()) * area).cpu()
-    numbers, rows = weight.argsort(descending=True, stable=True)[:masks].tolist(), []
+    numbers, rows = weight.argsort(descending=True, stable=True)[:_MASKS].tolist(), []
     for mask in numbers:
         said = _said_of(maps, calibration, mask)
         chosen = dict.fromkeys(int(i) for values in said.values() for i in np.argsort(-values)[:_TOP])
@@ -127,13 +125,8 @@ def opinions(maps: ProposalMaps, name: str, calibration: CalibrationMaps | None 
         said = table[table["mask"] == mask]
         places, height = np.arange(len(said)), 0.8 / len(speakers)
         for number, who in enumerate(speakers):
-            bars.barh(
-                places + height * (number - (len(speakers) - 1) / 2),
-                said[who].fillna(0),
-                0.93 * height,
-                color=_SPEAKERS[who],
-                label=who,
-            )
+            shifted = places + height * (number - (len(speakers) - 1) / 2)
+            bars.barh(shifted, said[who].fillna(0), 0.93 * height, color=_SPEAKERS[who], label=who)
         bars.set_yticks(places, [wrapped(str(each), 22, lines=1) for each in said["class"]], size=7.5)
         bars.invert_yaxis()
         bars.set_xlim(0, 1)

@@ -13,37 +13,22 @@ from matplotlib.figure import Figure
 from ovparts_lib.inspection.figures import figure_png
 
 
-def browse(
-    draw: Callable[..., Figure],
-    pictures: Sequence[str],
-    *,
-    interactive: bool | None = None,
-    static: int = 1,
-    **menus: Sequence[Any],
-) -> ipywidgets.VBox | None:
-    """Look through figures that are drawn when they are asked for.
+def browse(draw: Callable[..., Figure], pictures: Sequence[str], **menus: Sequence[Any]) -> ipywidgets.VBox | None:
+    """Look through figures that are drawn when they are asked for, where a person runs the notebook.
+
+    An executed notebook keeps figures but not what a slider would show, so the first figure stays in it.
 
     Args:
         draw: ``draw(index, **chosen)`` gives the figure of a picture, with one value of each menu.
         pictures: their names.
-        interactive: a viewer, or figures that stay in the notebook; by default a viewer only where a person runs the
-            notebook, since an executed notebook keeps figures but not what a slider would show.
-        static: how many figures to show without a viewer, one a picture, with the first value of each menu.
         menus: values to choose from, by the name of ``draw``'s argument: ``browse(draw, names, layer=[0, 1, 2])``.
 
     Returns:
-        The viewer; None where figures were displayed instead.
-
-    Raises:
-        ValueError: nothing to look at, or a menu without values.
+        The viewer; None where the figure of the first picture, with the first value of each menu, was displayed.
     """
-    empty = [name for name, values in menus.items() if not len(values)]
-    if not len(pictures) or empty:
-        raise ValueError(f"there is nothing to choose from in {', '.join(empty) or 'pictures'}")
-    if someone_is_there() if interactive is None else interactive:
+    if someone_is_there():
         return _viewer(draw, pictures, menus)
-    for index in range(min(static, len(pictures))):
-        display(draw(index, **{name: values[0] for name, values in menus.items()}))
+    display(draw(0, **{name: values[0] for name, values in menus.items()}))
     return None
 
 

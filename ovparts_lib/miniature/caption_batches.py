@@ -11,6 +11,8 @@ from torch import Tensor, nn
 from ovparts_lib.miniature.pictures import CaptionedPictures
 from ovparts_lib.models.clip.text import encode_token_embeddings, first_end, tokenize
 
+CLOSE_UPS = ("part", "stuff")
+
 
 class CaptionBatches:
     """Token ids of all captions, compacted: of CLIP's 49408 rows only those in use are trained, and moved, at all."""
@@ -25,23 +27,28 @@ class CaptionBatches:
         meanings: dict[object, int] = {}
         keys = []
         for caption, (kind, name, part) in zip(flat, np.repeat(_objects(pictures.topics), self.each), strict=True):
-            about = (None if caption == part else name, part) if kind == "part" else caption
+            about = (None if caption == part else name, part) if kind in CLOSE_UPS else caption
             keys.append(meanings.setdefault(about, len(meanings)))
         self.keys = torch.tensor(keys)
         topics = pictures.topics
-        self.specific = torch.tensor([meanings.get((o, p), -1) if k == "part" else -1 for k, o, p in topics])
+        self.specific = torch.tensor([meanings.get((o, p), -1) if k in CLOSE_UPS else -1 for k, o, p in topics])
         self.generic = torch.tensor([meanings.get((None, p), -1) if k == "part" else -1 for k, o, p in topics])
-        self._close_ups = torch.tensor([i for i, (kind, _, _) in enumerate(topics) if kind == "part"], dtype=torch.long)
+        close_ups = [number for number, (kind, _, _) in enumerate(topics) if kind in CLOSE_UPS]
+        self._close_ups = torch.tensor(close_ups, dtype=torch.long)
 
     def draw(self, pictures: Tensor, generator: torch.Generator) -> Tensor:
         """A random caption's number for each picture."""
         return pictures * self.each + torch.randint(self.each, pictures.shape, generator=generator)
 
     def draw_close_ups(self, count: int, generator: torch.Generator) -> Tensor:
-        """Numbers of random captions of close-ups, the shortest kind; none if there are no close-ups."""
+        """Numbers of random captions of random close-ups; none if there are no close-ups."""
         if not len(self._close_ups):
             return self._close_ups
         return self.draw(self._close_ups[torch.randint(len(self._close_ups), (count,), generator=generator)], generator)
+
+    def picture_of(self, captions: Tensor) -> Tensor:
+        """The picture that each caption was given with."""
+        return captions // self.each
 
     def encode(self, captions: Tensor) -> Tensor:
         """(n, embed_dim), cut to the longest of the captions."""
@@ -54,8 +61,8 @@ class CaptionBatches:
     def true_of(self, pictures: Tensor, captions: Tensor) -> Tensor:
         """Which caption is true of which picture, bool (n, m).
 
-        True are: its own, the same words, the same part of the same object in other words, and the bare name of the
-        part it shows.
+        True are: its own, the same words, the same part of the same object (or the same stuff) in other words, and the
+        bare name of the part it shows.
 
         Args:
             pictures: int64 (n,).

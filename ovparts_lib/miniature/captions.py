@@ -10,7 +10,7 @@ from ovparts_lib.miniature.scene import Thing
 
 # Two spellings: Pascal's class name, which prompts use, and the one people write.
 SPELLINGS = {"tvmonitor": ("tvmonitor", "tv monitor"), "pottedplant": ("pottedplant", "potted plant"),
-             "diningtable": ("diningtable", "dining table")}  # fmt: skip
+             "diningtable": ("diningtable", "dining table"), "sea": ("sea", "water")}  # fmt: skip
 PLACES = {
     "meadow": ("in a meadow", "on the grass", "outside"),
     "street": ("on the street", "in a town", "on a road"),
@@ -34,6 +34,7 @@ PART_TEMPLATES = (
 )
 OBJECT_TEMPLATES = ("{a_colour_thing}", "{thing}", "a photo of {a_thing}", "{a_colour_thing} with {parts}",
                     "a photo of {a_colour_thing} with {parts}", "{thing} with {parts}")  # fmt: skip
+STUFF_TEMPLATES = ("{}", "{}", "a photo of {}", "a close-up of {}", "a picture of {}")
 SCENE_TEMPLATES = ("{things}", "a photo of {things}", "{things} {place}", "a photo of {things} {place}")
 
 
@@ -54,7 +55,7 @@ def plural(noun: str) -> str:
 
 
 def spell(name: str, rng: np.random.Generator) -> str:
-    """One of an object's spellings."""
+    """One of the spellings of an object or kind of stuff."""
     return _choose(SPELLINGS.get(name, (name,)), rng)
 
 
@@ -69,6 +70,11 @@ def object_caption(thing: Thing, rng: np.random.Generator) -> str:
     return template.format(
         parts=list_parts(thing, rng, 3) if thing.parts else "", **_thing_words(thing.name, thing.colour, rng)
     )
+
+
+def stuff_caption(name: str, rng: np.random.Generator) -> str:
+    """A caption of a close-up of stuff, such as grass."""
+    return _choose(STUFF_TEMPLATES, rng).format(spell(name, rng))
 
 
 def scene_caption(things: Sequence[Thing], place: str, rng: np.random.Generator) -> str:

@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import multiprocessing
-from collections.abc import Iterator
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -15,8 +12,8 @@ from tqdm.auto import tqdm
 
 from ovparts_lib.atomic import replacing_folder
 from ovparts_lib.miniature.layouts import ade20k_part_234, partimagenet, pascal_part_116, semantic
-from ovparts_lib.miniature.layouts.writing import Layout, Written, write_shot_list
-from ovparts_lib.processes import end_with_parent
+from ovparts_lib.miniature.layouts.writing import Layout, write_shot_list
+from ovparts_lib.processes import mapped
 
 SUMMARY_FILE = "miniature.json"
 PASCAL = "pascal_part_116"
@@ -144,7 +141,8 @@ def _write_all(root: Path, settings: dict, processes: int, progress: bool) -> di
         (root / folder).mkdir(parents=True)
     splits = ["train"] * settings["train"] + ["val"] * settings["val"]
     numbers = [*range(settings["train"]), *range(settings["val"])]
-    results = _map(partial(layout.write, root, settings["seed"]), splits, numbers, processes)
+    write = partial(layout.write, root, settings["seed"])
+    results = mapped(write, splits, numbers, processes=processes, chunk=16)
     pictures = list(tqdm(results, "rendering the miniature", len(splits), disable=not progress, unit="image"))
     layout.finish(root, pictures)
     shots = write_shot_list(root, layout, pictures, settings["seed"])
@@ -158,14 +156,3 @@ def _write_all(root: Path, settings: dict, processes: int, progress: bool) -> di
 
 def _count_files(root: Path) -> int:
     return sum(path.is_file() for path in root.rglob("*"))
-
-
-def _map(function: partial, splits: list[str], numbers: list[int], processes: int) -> Iterator[Written]:
-    if processes == 1:
-        yield from map(function, splits, numbers)
-        return
-    # "spawn": forking a process that already runs torch's threads (a notebook kernel) can dead-lock.
-    with ProcessPoolExecutor(
-        processes, mp_context=multiprocessing.get_context("spawn"), initializer=end_with_parent
-    ) as pool:
-        yield from pool.map(function, splits, numbers, chunksize=16)

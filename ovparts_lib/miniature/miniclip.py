@@ -19,10 +19,13 @@ from tqdm.auto import tqdm
 
 from ovparts_lib.images import IMAGENET_MEAN, IMAGENET_STD
 from ovparts_lib.miniature.caption_batches import CaptionBatches
+from ovparts_lib.miniature.mosaics import cell_means, mosaics
 from ovparts_lib.miniature.pictures import CaptionedPictures
-from ovparts_lib.models.clip.dense import value_block
+from ovparts_lib.models.clip.dense import dense_image_features
 from ovparts_lib.models.clip.towers import MINIATURE, ClipSize, build_clip, image_hidden_states
 from ovparts_lib.training.muon import Muon
+
+CELLS = (2, 4)  # cells along a mosaic's side: as large as whole objects of a scene, and as their parts
 
 
 @dataclass(frozen=True)
@@ -32,8 +35,8 @@ class MiniClipSettings:
     Attributes:
         iterations: optimiser steps.
         batch_size: pictures a step; each with one of its captions, drawn anew every time.
-        other_captions: captions of other close-ups among which each picture has to find its own too. They are short,
-            and the text tower is small: more to be told apart from costs little.
+        mosaics: of close-ups, drawn anew in every step, with each number of ``CELLS``. The pictures have to find their
+            captions among those of the cells too.
         patch_share: share of the patches that are encoded, others in every step; half of them cost half as much and
             teach nearly as much (Li et al., CVPR 2023).
         learning_rate: AdamW's, for tables, norms, biases, patches and projections.
@@ -43,9 +46,9 @@ class MiniClipSettings:
         seed: of the weights, the order of pictures and all else.
     """
 
-    iterations: int = 8000
+    iterations: int = 3500
     batch_size: int = 64
-    other_captions: int = 192
+    mosaics: int = 16
     patch_share: float = 0.5
     learning_rate: float = 1e-3
     matrix_learning_rate: float = 0.02
@@ -109,15 +112,22 @@ def train_miniclip(
             for group, rate in zip(optimiser.param_groups, rates, strict=True):
                 group["lr"] = rate * factor
         chosen = torch.randint(len(pictures), (settings.batch_size,), generator=draw)
-        captions = [texts.draw(chosen, draw), texts.draw_close_ups(settings.other_captions, draw)]
-        pixels = normalise(_flipped(pictures.pictures[chosen], draw).to(device))
+        close_ups = texts.draw_close_ups(settings.mosaics * sum(side**2 for side in CELLS), draw)
+        captions = [texts.draw(chosen, draw), close_ups]
         # encoded apart: a batch is as long as its longest caption, and captions of scenes are long
-        words = F.normalize(torch.cat([texts.encode(part) for part in captions if len(part)]), dim=-1)
-        true = texts.true_of(chosen, torch.cat(captions)).to(device)
+        words = [F.normalize(texts.encode(part), dim=-1) for part in captions if len(part)]
         scale = clip.logit_scale.exp().clamp(max=100)
+        # whole pictures, at the class token
+        pixels = normalise(_flipped(pictures.pictures[chosen], draw).to(device))
         kept = _drawn_patches(len(chosen), clip, settings.patch_share, draw).to(device)
-        views = [scale * F.normalize(view, dim=-1) @ words.T for view in embed_twice(clip, pixels, kept)]
-        loss = sum(contrastive_loss(logits, true) for logits in views) / len(views)
+        logits = scale * F.normalize(class_embedding(clip, pixels, kept), dim=-1) @ torch.cat(words).T
+        loss = contrastive_loss(logits, texts.true_of(chosen, torch.cat(captions)).to(device))
+        if len(close_ups):
+            # cells of mosaics, by the patches they consist of
+            shown = texts.picture_of(close_ups)
+            cells = cell_embeddings(clip, _flipped(pictures.pictures[shown], draw).to(device), settings.mosaics)
+            true = texts.true_of(shown, close_ups).to(device)
+            loss = (loss + contrastive_loss(scale * F.normalize(cells, dim=-1) @ words[1].T, true)) / 2
         if not math.isfinite(loss.item()):
             raise FloatingPointError(f"MiniClip's loss is {loss.item()} at step {step}; try a lower learning rate")
         for optimiser in optimisers:
@@ -136,19 +146,33 @@ def train_miniclip(
     return MiniClipResult(clip.eval(), pd.DataFrame(entries), texts.used)
 
 
-def embed_twice(clip: open_clip.CLIP, pixels: Tensor, kept: Tensor | None = None) -> tuple[Tensor, Tensor]:
-    """Two embeddings of each picture, (n, embed_dim) each, from one pass: CLIP's own, and the mean of its patches.
+def class_embedding(clip: open_clip.CLIP, pixels: Tensor, kept: Tensor | None = None) -> Tensor:
+    """CLIP's own embedding of each picture, (n, embed_dim), read at the class token.
 
-    The first is read at the class token; the second is the mean of the dense features that cost-aggregation systems
-    compare with words (:mod:`ovparts_lib.models.clip.dense`). At web scale patches come to mean something by
-    themselves; in a training this short they have to be asked to. ``kept`` are the patches that are encoded,
-    (n, k), as :func:`ovparts_lib.models.clip.towers.embed_patches` takes them.
+    ``kept`` are the patches that are encoded, (n, k), as :func:`ovparts_lib.models.clip.towers.embed_patches` takes
+    them.
     """
     visual = clip.visual
     depth = len(visual.transformer.resblocks)
-    states = image_hidden_states(visual, pixels, (depth - 1, depth), kept_patches=kept).states
-    patches = value_block(visual.transformer.resblocks[-1], states[depth - 1][:, 1:])
-    return visual.ln_post(states[depth][:, 0]) @ visual.proj, (visual.ln_post(patches) @ visual.proj).mean(1)
+    states = image_hidden_states(visual, pixels, (depth,), kept_patches=kept).states
+    return visual.ln_post(states[depth][:, 0]) @ visual.proj
+
+
+def cell_embeddings(clip: open_clip.CLIP, pictures: Tensor, count: int) -> Tensor:
+    """Embeddings (n, embed_dim) of pictures as cells of mosaics: means of the dense features of their patches.
+
+    These are the features that cost-aggregation systems compare with words (:mod:`ovparts_lib.models.clip.dense`). At
+    web scale patches come to mean what they show by themselves; in a training this short they have to be asked to.
+
+    Args:
+        clip: the model.
+        pictures: uint8 (n, 3, size, size).
+        count: mosaics of each number of ``CELLS``; n is as many pictures as they take.
+    """
+    numbers = [count * side**2 for side in CELLS]
+    joined = [mosaics(part, side) for part, side in zip(pictures.split(numbers), CELLS, strict=True)]
+    features = dense_image_features(clip.visual, normalise(torch.cat(joined))).features
+    return torch.cat([cell_means(part, side) for part, side in zip(features.split(count), CELLS, strict=True)])
 
 
 def contrastive_loss(logits: Tensor, true: Tensor) -> Tensor:

@@ -1,13 +1,10 @@
-"""Picture-caption pairs for MiniClip: scenes, single objects and close-ups of parts, of all objects, seen and unseen.
+"""Picture-caption pairs for MiniClip: scenes, objects, close-ups of parts of all objects, seen and unseen, and stuff.
 
 Labels serve here only to check that what a caption names can be seen; no mask leaves this module.
 """
 
 from __future__ import annotations
 
-import multiprocessing
-from collections.abc import Iterator
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from functools import cache, partial
 from typing import Literal
@@ -19,8 +16,9 @@ from tqdm.auto import tqdm
 
 from ovparts_lib.miniature.backgrounds import finish, paint_background
 from ovparts_lib.miniature.canvas import Canvas
-from ovparts_lib.miniature.captions import object_caption, part_caption, scene_caption
+from ovparts_lib.miniature.captions import object_caption, part_caption, scene_caption, stuff_caption
 from ovparts_lib.miniature.figure import Pose, pose_figure
+from ovparts_lib.miniature.layouts.stuff import STUFF, paint_stuff
 from ovparts_lib.miniature.scene import (
     FIGURES,
     Placed,
@@ -32,18 +30,20 @@ from ovparts_lib.miniature.scene import (
     render_scene,
     visible_thing,
 )
+from ovparts_lib.processes import mapped
 from ovparts_lib.vocabularies import PartVocabulary, load_vocabulary
 
-Kind = Literal["scene", "object", "part"]
-SHARES: dict[Kind, float] = {"scene": 0.2, "object": 0.25, "part": 0.55}
+Kind = Literal["scene", "object", "part", "stuff"]
+SHARES: dict[Kind, float] = {"scene": 0.2, "object": 0.2, "part": 0.5, "stuff": 0.1}
 CAPTIONS_PER_PICTURE = 4
+LEAST_STUFF = 0.6  # share of a close-up of stuff that shows it
 
 
 @dataclass(frozen=True)
 class CaptionedPicture:
-    """One picture, several captions of it, and what it is about (``part`` only for close-ups).
+    """One picture, several captions of it, and what it is about (``part`` only for close-ups of parts).
 
-    ``picture`` is uint8 (size, size, 3).
+    ``picture`` is uint8 (size, size, 3); ``object`` is a kind of stuff where it shows nothing else.
     """
 
     picture: np.ndarray
@@ -60,7 +60,7 @@ class CaptionedPictures:
         count: number of pictures.
         size: side of the square pictures in pixels.
         seed: picture ``i`` depends on (seed, i), size and shares only.
-        shares: relative frequency of scenes, object pictures and part close-ups.
+        shares: relative frequency of scenes, object pictures, and close-ups of parts and of stuff.
         processes: worker processes that render.
         progress: show a progress bar.
 
@@ -90,7 +90,8 @@ class CaptionedPictures:
         self.captions: list[tuple[str, ...]] = []
         self.topics: list[tuple[Kind, str | None, str | None]] = []
         render = partial(render_picture, seed=seed, size=size, shares=self.shares)
-        shown = tqdm(_map(render, count, processes), "drawing captioned pictures", count, disable=not progress)
+        drawn = mapped(render, range(count), processes=processes, chunk=64)
+        shown = tqdm(drawn, "drawing captioned pictures", count, disable=not progress)
         for index, made in enumerate(shown):
             self.pictures[index] = torch.from_numpy(made.picture).permute(2, 0, 1)
             self.captions.append(made.captions)
@@ -105,9 +106,8 @@ def render_picture(index: int, *, seed: int, size: int, shares: dict[Kind, float
     rng = generator(seed, "captions", index)
     weights = np.array([shares.get(kind, 0.0) for kind in SHARES])
     kind = list(SHARES)[rng.choice(len(weights), p=weights / weights.sum())]
-    if kind == "scene":
-        return _scene_picture(rng, size)
-    return _object_picture(rng, size) if kind == "object" else _part_picture(rng, size)
+    draw = {"scene": _scene_picture, "object": _object_picture, "part": _part_picture, "stuff": _stuff_picture}[kind]
+    return draw(rng, size)
 
 
 def _scene_picture(rng: np.random.Generator, size: int) -> CaptionedPicture:
@@ -151,6 +151,21 @@ def _part_picture(rng: np.random.Generator, size: int) -> CaptionedPicture:
     return CaptionedPicture(picture, captions, "part", name, part)
 
 
+def _stuff_picture(rng: np.random.Generator, size: int) -> CaptionedPicture:
+    while True:
+        canvas = Canvas(2 * size, 2 * size)
+        _, labels = paint_stuff(canvas, rng)
+        name = STUFF[rng.choice(np.unique(labels))]
+        side = int(rng.integers(size // 2, 2 * size))
+        left, top = rng.integers(0, 2 * size - side, 2)
+        window = slice(top, top + side), slice(left, left + side)
+        if (labels[window] == STUFF.index(name)).mean() >= LEAST_STUFF:
+            break
+    picture = Image.fromarray(finish(canvas.image(), rng)[window]).resize((size, size), Image.Resampling.BILINEAR)
+    captions = tuple(stuff_caption(name, rng) for _ in range(CAPTIONS_PER_PICTURE))
+    return CaptionedPicture(np.array(picture), captions, "stuff", name, None)
+
+
 def _draw_around(
     pose: Pose, points: np.ndarray, margin: float, size: int, rng: np.random.Generator
 ) -> tuple[np.ndarray, np.ndarray]:
@@ -172,14 +187,6 @@ def _draw_around(
     paint_figure(canvas, Placed(pose, matrix * scale, at), _vocabulary(), len(behind), rng)
     part_map, _, instances = canvas.label_maps()
     return finish(canvas.image(), rng), np.where(instances == len(behind), part_map, 255)
-
-
-def _map(render: partial, count: int, processes: int) -> Iterator[CaptionedPicture]:
-    if processes == 1:
-        yield from map(render, range(count))
-        return
-    with ProcessPoolExecutor(processes, mp_context=multiprocessing.get_context("spawn")) as pool:
-        yield from pool.map(render, range(count), chunksize=64)
 
 
 @cache

@@ -8,20 +8,3 @@ from ovparts_lib.runs.lock import RunLockedError
 from ovparts_lib.runs.notebook_params import read_parameters
 from ovparts_lib.runs.parameters import RunParameters, parameter_model
 from ovparts_lib.runs.project import project_root, resolve_path
-
-__all__ = [
-    "DiskFullError",
-    "ParameterError",
-    "RunConflictError",
-    "RunFolder",
-    "RunLockedError",
-    "RunParameters",
-    "find_runs",
-    "load_parameters",
-    "parameter_model",
-    "project_root",
-    "read_parameters",
-    "resolve_path",
-    "run_state",
-    "validate_parameters",
-]

@@ -8,14 +8,13 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from itertools import groupby
 from pathlib import Path
 from threading import Lock
 
-from ovparts_lib.runs.base_parameters import RunParameters
-from ovparts_lib.runs.parameters import DataParameters
+from ovparts_lib.runs.parameters import DataParameters, RunParameters
 from ovparts_lib.runs.project import resolve_path
 from ovparts_lib.runs.signals import stoppable
 from ovparts_lib.systems.options import SystemOptions
@@ -70,10 +69,9 @@ def run_beside(runs: Sequence[Planned], jobs: int, *, again: bool = False) -> in
         command = [sys.executable, "-c", _RUN, "run", str(file), *(["--again"] if again else [])]
         with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, env=variables) as process:
             processes.append(process)
-            printed = io.TextIOWrapper(process.stdout, encoding="utf-8", errors="replace", newline="")
-            for line in _lines(iter(lambda: printed.read(1), "")):
+            for line in io.TextIOWrapper(process.stdout, encoding="utf-8", errors="replace", newline="\n"):
                 with printing:
-                    print(f"{params.notebook:{width}} │ {line}", flush=True)
+                    print(f"{params.notebook:{width}} │ {left_standing(line)}", flush=True)
         return process.returncode
 
     processes: list[subprocess.Popen[bytes]] = []
@@ -93,34 +91,23 @@ def run_beside(runs: Sequence[Planned], jobs: int, *, again: bool = False) -> in
             raise
 
 
-def default_jobs(runs: Sequence[Planned], cuda_available: Callable[[], bool]) -> int:
+def default_jobs(runs: Sequence[Planned]) -> int:
     """How many runs fit beside each other: one per core, but only one where they would share a CUDA device."""
-    if any(params.device.startswith("cuda") for params, _ in runs):
-        return 1
-    if any(params.device == "auto" for params, _ in runs) and cuda_available():
+    import torch  # takes seconds, which other commands need not wait for
+
+    devices = {params.device for params, _ in runs}
+    if any(device.startswith("cuda") for device in devices) or ("auto" in devices and torch.cuda.is_available()):
         return 1
     return max(1, min(len(runs), os.cpu_count() or 1))
 
 
 def _begins_from(params: RunParameters, other: RunParameters) -> bool:
-    """Whether a run begins from weights in the folder of another."""
-    source = getattr(params, "initialise_from", None)
-    return source is not None and other.folder in (resolve_path(source), *resolve_path(source).parents)
+    """Whether a run begins from weights in the folder of another, or scores them."""
+    sources = [getattr(params, key, None) for key in ("initialise_from", "checkpoint")]
+    paths = [resolve_path(source) for source in sources if source is not None]
+    return any(other.folder in (path, *path.parents) for path in paths)
 
 
-def _lines(characters: Iterator[str]) -> Iterator[str]:
-    """Whole lines; what a carriage return would overwrite on a terminal (a progress bar) is left out."""
-    line: list[str] = []
-    overwritten = False
-    for character in characters:
-        if character == "\n":
-            yield "".join(line)
-            line, overwritten = [], False
-        elif character == "\r":
-            overwritten = True
-        else:
-            if overwritten:
-                line, overwritten = [], False
-            line.append(character)
-    if line:
-        yield "".join(line)
+def left_standing(line: str) -> str:
+    """What a terminal still shows of a line at its end: a carriage return (of a progress bar) overwrites."""
+    return line.rstrip("\r\n").rpartition("\r")[2]

@@ -13,7 +13,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, TextIO
 
-from ovparts_lib.atomic import disk_full, is_disk_full
+from ovparts_lib.atomic import saying_disk_full
 from ovparts_lib.processes import write
 from ovparts_lib.runs.folder import (
     EXECUTION_LOCK,
@@ -23,7 +23,7 @@ from ovparts_lib.runs.folder import (
     read_json,
     run_state,
 )
-from ovparts_lib.runs.hardware import check_hardware
+from ovparts_lib.runs.load_params import check_hardware
 from ovparts_lib.runs.lock import FolderLock
 from ovparts_lib.runs.notebooks import check_notebook, notebook_path
 from ovparts_lib.runs.parameters import RunParameters
@@ -96,25 +96,26 @@ class _Execution:
         from nbclient.exceptions import DeadKernelError
         from papermill.exceptions import PapermillExecutionError
 
+        from ovparts_lib.runs.kernel import InterpreterKernelManager, describe_exit
+
         resumed = " (resumed)" if (self.folder / "log.jsonl").exists() else ""
         _say(f"{self.params.notebook} in {display_path(self.folder)}{resumed}")
         code = FAILED
         try:
-            self._execute()
+            with saying_disk_full(self.folder / RUNNING):
+                self._execute()
             code = self._verdict()
         except PapermillExecutionError as error:
             code = LOCKED if error.ename == "RunLockedError" else FAILED
             self._report_cell(error)
         except DeadKernelError:
-            self._report_dead_kernel()
+            status = describe_exit(InterpreterKernelManager.exit_status)
+            self._complain(f"the kernel of {self.params.notebook} died after {self._elapsed()}: {status}")
+            self._report_resume()
         except KeyboardInterrupt as stop:
             code = TERMINATED if isinstance(stop, Terminated) else INTERRUPTED
             self._complain(f"{self.params.notebook} was stopped after {self._elapsed()}")
             self._report_resume()
-        except OSError as error:
-            if not is_disk_full(error):
-                raise
-            raise disk_full(self.folder / RUNNING, error) from error
         finally:
             _name_notebook(self.folder, code)
         if code == COMPLETE:
@@ -180,13 +181,6 @@ class _Execution:
         )
         lines = [line for part in error.traceback for line in _COLOUR.sub("", part).splitlines() if line.strip()]
         _quote("the end of the traceback", lines[-_TRACEBACK_LINES:])
-        self._report_resume()
-
-    def _report_dead_kernel(self) -> None:
-        from ovparts_lib.runs.kernel import InterpreterKernelManager, describe_exit
-
-        status = describe_exit(InterpreterKernelManager.exit_status)
-        self._complain(f"the kernel of {self.params.notebook} died after {self._elapsed()}: {status}")
         self._report_resume()
 
     def _report_resume(self) -> None:

@@ -14,14 +14,13 @@ from typing import Any, Literal
 import yaml
 from pydantic import ValidationError
 
-from ovparts_lib.atomic import disk_full, is_disk_full, sweep, write_atomically
+from ovparts_lib.atomic import saying_disk_full, sweep, write_atomically
 from ovparts_lib.processes import allow_open_files
-from ovparts_lib.runs.json_output import to_json
 from ovparts_lib.runs.load_params import StrictLoader
 from ovparts_lib.runs.lock import FolderLock
 from ovparts_lib.runs.parameters import RunParameters
 from ovparts_lib.runs.project import display_path
-from ovparts_lib.runs.provenance import collect_provenance
+from ovparts_lib.runs.provenance import collect_provenance, to_json
 
 RunState = Literal["absent", "partial", "complete"]
 LOCK, EXECUTION_LOCK, EMPTYING = ".lock", ".execution.lock", ".emptying"
@@ -49,12 +48,22 @@ class RunFolder:
         path: the folder.
         params: the parameters of the run.
         found: what the folder held when it was opened: ``absent``, ``partial`` (to be resumed) or ``complete``.
+        figures: folder of the pictures (PNG, with their data as CSV).
+        tables: folder of the tables (CSV).
+        checkpoints: folder of the weights.
+        log: one JSON object per line.
+        provenance: what the run was made from: the facts of its first session, and ``sessions``, one entry per opening.
     """
 
     def __init__(self, params: RunParameters, lock: FolderLock, found: RunState) -> None:
         self.params = params
         self.path = params.folder
         self.found: RunState = found
+        self.figures = self.path / "figures"
+        self.tables = self.path / "tables"
+        self.checkpoints = self.path / "checkpoints"
+        self.log = self.path / "log.jsonl"
+        self.provenance = self.path / "provenance.json"
         self._lock = lock
 
     @classmethod
@@ -93,31 +102,6 @@ class RunFolder:
             raise
         _OPEN[path] = folder
         return folder
-
-    @property
-    def figures(self) -> Path:
-        """Folder of the pictures (PNG, with their data as CSV)."""
-        return self.path / "figures"
-
-    @property
-    def tables(self) -> Path:
-        """Folder of the tables (CSV)."""
-        return self.path / "tables"
-
-    @property
-    def checkpoints(self) -> Path:
-        """Folder of the weights."""
-        return self.path / "checkpoints"
-
-    @property
-    def log(self) -> Path:
-        """The log, one JSON object per line."""
-        return self.path / "log.jsonl"
-
-    @property
-    def provenance(self) -> Path:
-        """What the run was made from: the facts of its first session, and ``sessions``, one entry per opening."""
-        return self.path / "provenance.json"
 
     def record(self, **facts: Any) -> None:
         """Add facts to ``provenance.json``, in place of older ones of the same names: hashes of weights, and so on."""
@@ -185,12 +169,6 @@ class RunFolder:
         if _OPEN.get(self.path) is self:
             del _OPEN[self.path]
         self._lock.release()
-
-    def __enter__(self) -> RunFolder:
-        return self
-
-    def __exit__(self, *raised: object) -> None:
-        self.close()
 
 
 def _session(facts: Mapping[str, Any]) -> dict[str, Any]:
@@ -307,10 +285,8 @@ def make_folder(path: Path) -> None:
     Raises:
         DiskFullError: there is no space for it.
     """
-    try:
+    with saying_disk_full(path):
         path.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise (disk_full(path, error) if is_disk_full(error) else error) from error
 
 
 def _empty(path: Path) -> None:

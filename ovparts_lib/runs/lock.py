@@ -11,7 +11,7 @@ import time
 from datetime import UTC, datetime
 from pathlib import Path
 
-from ovparts_lib.atomic import disk_full, is_disk_full
+from ovparts_lib.atomic import saying_disk_full
 
 _ATTEMPTS, _PAUSE_SECONDS = 4, 0.05
 _HELD: set[FolderLock] = set()
@@ -33,11 +33,6 @@ class FolderLock:
         self.path = path
         self._descriptor: int | None = None
 
-    @property
-    def held(self) -> bool:
-        """Whether this process holds the lock through this object."""
-        return self._descriptor is not None
-
     def acquire(self) -> None:
         """Take the lock or fail at once.
 
@@ -45,12 +40,10 @@ class FolderLock:
             RunLockedError: another process (or another object of this one) holds it.
             DiskFullError: there is no space for the lock file.
         """
-        if self.held:
+        if self._descriptor is not None:
             return
-        try:
+        with saying_disk_full(self.path):
             descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT, 0o666)
-        except OSError as error:
-            raise (disk_full(self.path, error) if is_disk_full(error) else error) from error
         try:
             _lock(descriptor)
         except OSError as error:
@@ -79,10 +72,8 @@ class FolderLock:
             return False
         try:
             fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return True
-        except OSError:
-            return False
+        except OSError as error:
+            return isinstance(error, BlockingIOError)
         finally:
             os.close(descriptor)
         return False

@@ -12,8 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ovparts_lib.runs.hardware import check_hardware
-from ovparts_lib.runs.load_params import ParameterError, validate_parameters
+from ovparts_lib.runs.load_params import ParameterError, check_hardware, validate_parameters
 from ovparts_lib.runs.parameters import RunParameters, parameter_model
 
 _INJECTED = "# Parameters"

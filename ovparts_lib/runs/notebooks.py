@@ -71,12 +71,9 @@ def check_notebook(path: Path, model: type[RunParameters]) -> None:
         for recipe in RECIPES
         for expected in [model.completed(named | {"recipe": recipe})]
         for key, value in declared.items()
-        if key in expected and key not in (*named, "recipe") and value not in (expected[key], _left_to(model, key))
+        if key in expected and key not in (*named, "recipe") and value != expected[key]
+        # None leaves an option to the recipe, unless None is a value of its own.
+        if value is not None or not model.needs_value(key)
     }
     if wrong:
         raise NotebookError(f"{display_path(path)}: defaults differ from {model.__name__}: {'; '.join(sorted(wrong))}")
-
-
-def _left_to(model: type[RunParameters], key: str) -> Any:
-    """What a cell may say of an option that follows the recipe: None, unless that is a value of its own."""
-    return None if model.needs_value(key) else ...

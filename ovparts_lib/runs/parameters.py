@@ -7,19 +7,51 @@ without a default must be given by every run.
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from functools import cache
+from pathlib import Path
+from typing import Annotated, ClassVar, Literal
 
-from pydantic import Field
+from pydantic import Field, create_model
 
 from ovparts_lib.data.registry import DATASETS
-from ovparts_lib.options import Flag, Listed, Name, Protocol, Text, Whole, Words
-from ovparts_lib.runs.base_parameters import RunParameters
-from ovparts_lib.runs.system_parameters import system_parameters
+from ovparts_lib.options import Flag, Listed, Name, Options, Protocol, Text, Whole, Words, free
+from ovparts_lib.runs.project import resolve_path
 from ovparts_lib.systems.options import MINIATURE_WORLD, MINICLIP, Dataset
 from ovparts_lib.systems.registry import SYSTEMS
+from ovparts_lib.systems.system import System
 
 OBJECT_LEVEL = tuple(name for name, entry in DATASETS.items() if entry.kind == "semantic")
 MINIATURE_ROOT = f"{MINIATURE_WORLD}/PascalPart116"
+
+
+Splits = Annotated[list[Name], Listed, Field(min_length=1, description="splits to count and show")]
+Samples = Annotated[Whole, Field(ge=1, le=64, description="pictures shown")]
+Intervals = Annotated[Whole, Field(ge=2, description="sets of images drawn for the confidence intervals")]
+
+
+class RunParameters(Options):
+    """What every run has. Read with :func:`ovparts_lib.runs.load_params.validate_parameters` for readable errors.
+
+    Attributes:
+        reuse: whether a complete run stands for itself, or is redone because it collects what others have left since.
+    """
+
+    reuse: ClassVar[bool] = True
+
+    notebook: Text = Field(description="the notebook that this run executes, without .ipynb")
+    setting: Name = Field(description="first folder level below outputs, e.g. zero_shot")
+    run: Name = Field(description="second folder level below outputs: the name of this run")
+    outputs: Text = free("outputs", description="folder that holds all runs, relative to the project root")
+
+    @property
+    def folder(self) -> Path:
+        """The run folder, ``outputs/<setting>/<run>``, as an absolute path."""
+        return resolve_path(self.outputs) / self.setting / self.run
+
+    @classmethod
+    def free_keys(cls) -> frozenset[str]:
+        """Keys that do not change results, and the names that say where a run lies."""
+        return super().free_keys() | {"setting", "run"}
 
 
 class StartHereParameters(RunParameters):
@@ -28,7 +60,7 @@ class StartHereParameters(RunParameters):
     reuse = False
     notebook: Literal["00_start_here"] = "00_start_here"
     data_root: Text = Field(MINIATURE_ROOT, description="where the miniature is rendered; made if it is not there")
-    samples: Whole = Field(8, ge=1, le=64, description="pictures shown")
+    samples: Samples = 8
 
 
 class MiniatureParameters(RunParameters):
@@ -46,13 +78,13 @@ class MiniatureParameters(RunParameters):
             "partimagenet_ood",
             "coco_stuff_171",
             "ade20k_150",
-            "pascal_voc_20",
+            "pascal_context_59",
         ],
         description="other data sets in whose layout it is rendered too, into folders beside data_root",
     )
     layout_train_images: Whole = Field(200, ge=1, description="training images of each of those")
     layout_val_images: Whole = Field(40, ge=1, description="validation images of each of those")
-    samples: Whole = Field(8, ge=1, le=64, description="pictures shown")
+    samples: Samples = 8
     clip_weights: Text = Field(MINICLIP, description="where MiniClip is written")
     clip_test_pictures: Whole = Field(200, ge=1, description="held-out scenes and close-ups that MiniClip is tested on")
     clip_iterations: Whole = Field(0, ge=0, description="steps of a new MiniClip; 0: the one that comes with it")
@@ -64,8 +96,8 @@ class DataParameters(RunParameters):
 
     dataset: Dataset = Field(description="which reader reads data_root")
     data_root: Text = Field(description="folder of the data set as released")
-    splits: Annotated[list[Name], Listed, Field(min_length=1)] = Field(description="splits to count and show")
-    samples: Whole = Field(8, ge=1, le=64, description="pictures shown per split")
+    splits: Splits
+    samples: Samples = Field(8, description="pictures shown per split")
 
 
 class PascalPart116Parameters(DataParameters):
@@ -74,9 +106,7 @@ class PascalPart116Parameters(DataParameters):
     notebook: Literal["10_data_pascal_part_116"] = "10_data_pascal_part_116"
     dataset: Literal["pascal_part_116"] = Field("pascal_part_116", description="which reader reads data_root")
     data_root: Text = Field(MINIATURE_ROOT, description="folder of Pascal-Part-116 as released")
-    splits: Annotated[list[Name], Listed, Field(min_length=1)] = Field(
-        ["train", "val"], description="splits to count and show"
-    )
+    splits: Splits = Field(["train", "val"])
 
 
 class AdePart234Parameters(DataParameters):
@@ -88,9 +118,7 @@ class AdePart234Parameters(DataParameters):
     source: Text | None = Field(
         None, description="folder of ADE20K's full release, to build data_root from; none where data_root is there"
     )
-    splits: Annotated[list[Name], Listed, Field(min_length=1)] = Field(
-        ["train", "val_obj_condition"], description="splits to count and show"
-    )
+    splits: Splits = Field(["train", "val_obj_condition"])
 
 
 class PartImageNetParameters(DataParameters):
@@ -101,9 +129,7 @@ class PartImageNetParameters(DataParameters):
         "partimagenet_seg", description="seg: the 40 objects of open-vocabulary part segmentation; ood: all 128"
     )
     data_root: Text = Field(f"{MINIATURE_WORLD}/PartImageNet", description="folder of PartImageNet as released")
-    splits: Annotated[list[Name], Listed, Field(min_length=1)] = Field(
-        ["train", "val_obj_condition"], description="splits to count and show"
-    )
+    splits: Splits = Field(["train", "val_obj_condition"])
 
 
 class ObjectLevelParameters(DataParameters):
@@ -114,9 +140,7 @@ class ObjectLevelParameters(DataParameters):
         "coco_stuff_171", description="which benchmark lies at data_root"
     )
     data_root: Text = Field(f"{MINIATURE_WORLD}/coco", description="folder of the benchmark")
-    splits: Annotated[list[Name], Listed, Field(min_length=1)] = Field(
-        ["train", "val"], description="splits to count and show"
-    )
+    splits: Splits = Field(["train", "val"])
     test_lists: Annotated[list[Literal[OBJECT_LEVEL]], Listed, Field(min_length=1)] = Field(  # type: ignore[valid-type]
         ["ade20k_150", "ade20k_847", "pascal_context_59", "pascal_context_459", "pascal_voc_20"],
         description="class lists whose names are looked up in that of dataset",
@@ -133,7 +157,7 @@ class ResultsParameters(RunParameters):
     baseline: Text | None = Field(
         None, description="setting/run/stage that the others are compared with on the same images; none: the first"
     )
-    intervals: Whole = Field(1000, ge=2, description="sets of images drawn for the confidence intervals")
+    intervals: Intervals = 1000
     published: Flag = Field(True, description="show the published numbers of the same setting beside ours")
 
 
@@ -144,7 +168,7 @@ class CompareProtocolsParameters(RunParameters):
     notebook: Literal["32_compare_protocols"] = "32_compare_protocols"
     scored_run: Text = Field(description="folder of a run that has been scored")
     stage: Name = Field("after", description="which of its evaluations")
-    intervals: Whole = Field(1000, ge=2, description="sets of images drawn for the confidence intervals")
+    intervals: Intervals = 1000
 
 
 class OwnImageParameters(RunParameters):
@@ -184,6 +208,17 @@ _OTHERS: tuple[type[RunParameters], ...] = (
     OwnImageParameters,
     CompareProtocolsParameters,
 )
+
+
+@cache
+def system_parameters(system: System) -> type[RunParameters]:
+    """The parameters model of a system's notebook."""
+    return create_model(
+        f"{system.title}Parameters",
+        __base__=(system.options, RunParameters),
+        __doc__=f"{system.notebook}: train {system.title} or load a checkpoint, then score and inspect it.",
+        notebook=(Literal[system.notebook], Field(system.notebook, description="the notebook that this run executes")),
+    )
 
 
 def parameter_models() -> dict[str, type[RunParameters]]:

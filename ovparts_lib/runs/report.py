@@ -21,16 +21,17 @@ METRICS = ("seen", "unseen", "harmonic", "mIoU")
 _MOST_ROWS = 1000
 _BAR_COLUMNS = frozenset({"IoU", "recall", "precision"})
 _WIDEST, _HIGHEST, _QUALITY = 900, 1700, 58  # pixels and WebP quality of the pictures in the page
-_TOLD_ELSEWHERE = frozenset({"headline", "figures", "tables", "title", "note", "status", "execution", "params_hash"})
+_TOLD_ELSEWHERE = frozenset(
+    ("headline", "figures", "tables", "title", "note", "status", "execution", "params_hash", "setting", "run")
+)
 
 
-def write_report(runs: Sequence[RunRecord], target: Path, title: str = "Open-vocabulary part segmentation") -> Path:
+def write_report(runs: Sequence[RunRecord], target: Path) -> Path:
     """Write a report that needs no other file and no network; its pictures link to those of full size in the runs.
 
     Args:
         runs: what to show, in this order.
         target: HTML file to write; its folder is created.
-        title: heading of the page.
 
     Returns:
         ``target``.
@@ -44,7 +45,6 @@ def write_report(runs: Sequence[RunRecord], target: Path, title: str = "Open-voc
     environment.filters["number"] = format_number
     template = environment.from_string(files("ovparts_lib.runs").joinpath("report.html").read_text(encoding="utf-8"))
     page = template.render(
-        title=title,
         written=datetime.now(UTC).strftime("%d %B %Y, %H:%M UTC"),
         comparisons=comparisons(runs),
         runs=[_run(run, target.parent) for run in runs],
@@ -85,10 +85,9 @@ def _comparison(names: tuple[str, ...], entries: list[tuple[RunRecord, dict[str,
     columns = [(mode, metric) for mode in modes for metric in METRICS]
     for row in rows.values():
         row["cells"] = [_cell(row, column, list(rows.values())) for column in columns]
+    title = [setting, protocol and f"protocol {protocol}", version and f"version {version}"]
     return {
-        "title": " · ".join(
-            filter(None, [setting, f"protocol {protocol}" if protocol else "", f"version {version}" if version else ""])
-        ),
+        "title": " · ".join(filter(None, title)),
         "modes": [MODES[mode] for mode in modes],
         "metrics": METRICS,
         "rows": list(rows.values()),
@@ -110,22 +109,16 @@ def _run(run: RunRecord, page_folder: Path) -> dict[str, Any]:
     """What the template shows of one run."""
     figures = [_figure(run.path, entry, page_folder) for entry in run.results.get("figures", [])]
     tables = [_table(run.path, entry) for entry in run.results.get("tables", [])]
-    more = {key: value for key, value in run.results.items() if key not in _TOLD_ELSEWHERE | {"setting", "run"}}
+    more = {key: value for key, value in run.results.items() if key not in _TOLD_ELSEWHERE}
+    facts = {"results": more, "parameters": run.params, "provenance": run.provenance}
     return {
+        "record": run,
         "anchor": _anchor(run),
-        "name": run.run,
-        "setting": run.setting,
-        "notebook": run.notebook,
-        "state": run.state,
         "title": run.results.get("title") or run.run.replace("_", " "),
         "note": run.results.get("note") or "",
         "figures": [figure for figure in figures if figure],
         "tables": [table for table in tables if table],
-        "facts": [
-            ("results", _flat(more)),
-            ("parameters", _flat(run.params)),
-            ("provenance", _flat(run.provenance)),
-        ],
+        "facts": [(kind, _flat(values)) for kind, values in facts.items()],
     }
 
 

@@ -91,10 +91,13 @@ class AdaptedClip(nn.Module):
         Args:
             batch: ``pixels`` (b, 3, s, s), ``captions`` (b texts), and ``masks`` (b, s, s) or None.
         """
-        device = self.mask_prompt.device
-        masks = batch.get("masks")
-        images = self.embed_crops(batch["pixels"].to(device), None if masks is None else masks.to(device))
-        return {"loss_contrastive": contrastive_loss(self.clip, images, self.embed_captions(batch["captions"]))}
+        crops, captions = self.embed_batch(batch), self.embed_captions(batch["captions"])
+        return {"loss_contrastive": contrastive_loss(self.clip, crops, captions)}
+
+    def embed_batch(self, batch: dict[str, Any]) -> Tensor:
+        """Normalised embeddings (b, embed_dim) of a batch's crops."""
+        device, masks = self.mask_prompt.device, batch.get("masks")
+        return self.embed_crops(batch["pixels"].to(device), None if masks is None else masks.to(device))
 
     @torch.no_grad()
     def after_step(self) -> None:
@@ -157,37 +160,3 @@ def adapt(
         losses.append(loss.item())
     model.requires_grad_(False)
     return losses
-
-
-@torch.inference_mode()
-def zero_shot_accuracy(
-    model: AdaptedClip,
-    pixels: Tensor,
-    labels: Tensor,
-    text: Tensor,
-    *,
-    masks: Tensor | None = None,
-    top: Sequence[int] = (1, 5),
-    at_once: int = 32,
-) -> dict[str, float]:
-    """How often a ground-truth crop's class is among the nearest texts.
-
-    Args:
-        model: the CLIP.
-        pixels: (n, 3, s, s), normalised crops.
-        labels: int64 (n,), rows of ``text``.
-        text: (classes, embed_dim), normalised class embeddings.
-        masks: (n, s, s), to use mask prompts.
-        top: how many of the nearest count.
-        at_once: crops in one pass.
-
-    Returns:
-        ``top1``, ``top5``: shares of the crops, 0..1.
-    """
-    ranks = []
-    for rows in torch.arange(len(pixels)).split(at_once):
-        crops = model.embed_crops(pixels[rows], None if masks is None else masks[rows])
-        similarity = crops @ text.T
-        ranks.append((similarity > similarity.gather(1, labels[rows, None])).sum(1))
-    rank = torch.cat(ranks)
-    return {f"top{count}": (rank < count).float().mean().item() for count in top}

@@ -15,18 +15,17 @@ from ovparts_lib.checkpoints.reading import LoadReport
 from ovparts_lib.models.clip.text import refuse_alike
 from ovparts_lib.models.clip.text_cache import TextCache
 from ovparts_lib.systems.parameter_groups import known_group, parameter_groups, train_only
-from ovparts_lib.systems.scores import Maps, Scores, checked_class_ids
+from ovparts_lib.systems.scores import Maps, Request, Scores, checked_class_ids
 from ovparts_lib.vocabularies import PartVocabulary, Vocabulary
 
 
 class SegmentationSystem(nn.Module):
     """Open-vocabulary segmentation: ``loss`` of a batch, ``predict`` and ``inspect`` of images under a vocabulary.
 
-    A system defines ``loss(batch) -> dict[str, Tensor]`` and ``score(images, vocabulary, class_ids, background,
-    inspected)``, which gives the scores and, if ``inspected``, the maps of each image. What a system can be told of an
-    image beside its pixels it names in ``image_inputs``, and ``score`` takes it by that name where it was given. A
-    system that is given ``regions`` gives a pair per region, image by image; what does not depend on the region it
-    computes once per image.
+    A system defines ``loss(batch) -> dict[str, Tensor]`` and ``score(images, request)``, which gives the scores and, if
+    ``request.inspected``, the maps of each image. What a system can be told of an image beside its pixels it names in
+    ``image_inputs``, and ``score`` takes it by that name where it was given. A system that is given ``regions`` gives a
+    pair per region, image by image; what does not depend on the region it computes once per image.
 
     Attributes:
         groups: ``{group: beginnings of parameter names}``, what :meth:`set_trainable` knows.
@@ -118,7 +117,8 @@ class SegmentationSystem(nn.Module):
             ValueError: no image, an image of another kind, class ids that do not exist or repeat, a vocabulary the
                 system cannot read, or regions or masks for a system that takes none, or for another number of images.
         """
-        return [scores for scores, _ in self._scored(images, vocabulary, class_ids, background, False, inputs)]
+        request = Request(vocabulary, checked_class_ids(class_ids, vocabulary), background, inspected=False)
+        return [scores for scores, _ in self._scored(images, request, inputs)]
 
     def inspect(
         self,
@@ -134,7 +134,8 @@ class SegmentationSystem(nn.Module):
         In the released sizes one class's attention maps take 11 MiB (the CLIPSeg family) and those of CLIP's image
         tower 160 MB (the CAT-Seg family), so ask for a few classes.
         """
-        return self._scored(images, vocabulary, class_ids, background, True, inputs)
+        request = Request(vocabulary, checked_class_ids(class_ids, vocabulary), background, inspected=True)
+        return self._scored(images, request, inputs)
 
     def check_vocabulary(self, vocabulary: Vocabulary) -> None:
         """Raise ValueError for a vocabulary that lacks parts where they are needed, or holds one word twice."""
@@ -151,23 +152,16 @@ class SegmentationSystem(nn.Module):
 
     @torch.inference_mode()
     def _scored(
-        self,
-        images: Sequence[Tensor],
-        vocabulary: Vocabulary,
-        class_ids: Sequence[int] | None,
-        background: bool,
-        inspected: bool,
-        inputs: Mapping[str, Sequence[Any] | None],
+        self, images: Sequence[Tensor], request: Request, inputs: Mapping[str, Sequence[Any] | None]
     ) -> list[tuple[Scores, Maps]]:
-        self.check_vocabulary(vocabulary)
-        chosen = checked_class_ids(class_ids, vocabulary)
+        self.check_vocabulary(request.vocabulary)
         given = {name: values for name, values in inputs.items() if values is not None}
         for name, values in given.items():
             if name not in self.image_inputs:
                 raise ValueError(f"{type(self).__name__} takes no {name}")
             if len(values) != len(images):
                 raise ValueError(f"there are {len(images)} images, and {name} for {len(values)} images")
-        return self.score(images, vocabulary, chosen, background, inspected, **given)
+        return self.score(images, request, **given)
 
 
 def check_choices(**choices: tuple[str, Any]) -> None:

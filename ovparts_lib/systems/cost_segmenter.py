@@ -17,7 +17,8 @@ from ovparts_lib.models.clip.towers import MINIATURE, VIT_B_16, ClipSize, build_
 from ovparts_lib.models.cost_aggregation import AggregatorSize, Chunks
 from ovparts_lib.models.cost_aggregation.inputs import InputSize, SquareInputs, square_inputs
 from ovparts_lib.systems.base import SegmentationSystem, check_choices, check_positive
-from ovparts_lib.systems.scores import AttentionMaps, Scores
+from ovparts_lib.systems.scores import AttentionMaps, Request, Scores
+from ovparts_lib.systems.shared_options import Padding
 
 # Beginnings of parameter names. "clip_attention" is CAT-Seg's way of fine-tuning CLIP: its image tower's attention and
 # position embedding; "clip_visual" is all of that tower.
@@ -33,7 +34,6 @@ SHARED_GROUPS = {
 RELEASED_GROUPS = ("guidance", "aggregator")
 # CAT-Seg's rates. OV-PARTS' code has none for CLIP: fine-tuned there, CLIP would learn at the full rate.
 LR_MULTIPLIERS = {"guidance": 0.01, "clip_attention": 0.01, "clip_visual": 0.01}
-Padding = Literal["cut", "stretched"]
 TestEdge = int | None | Literal["as_trained"]
 _TOKENS = {"cpu": 1 << 13, "cuda": 1 << 17}
 
@@ -210,14 +210,11 @@ class CostSegmenter(SegmentationSystem):
             inputs.covered = [tuple(image.shape[-2:]) for image in images]
         return inputs
 
-    def _picture_scores(
-        self, image: Tensor, covered: tuple[float, float], logits: Tensor, class_ids: tuple[int, ...], background: bool
-    ) -> Scores:
-        """Scores of one picture from logits of ``class_ids`` and, last, of the background."""
-        size, last = tuple(image.shape[-2:]), logits[-1] if background else None
-        span = None if covered == size else covered
-        count = len(class_ids)
-        return Scores(logits[:count], class_ids, last, size, covered_size=span, resized_as="probabilities")
+    def _picture_scores(self, image: Tensor, covered: tuple[float, float], logits: Tensor, request: Request) -> Scores:
+        """Scores of one picture from logits of the classes that are asked for and, last, of the background."""
+        size, last = tuple(image.shape[-2:]), logits[-1] if request.background else None
+        span, ids = None if covered == size else covered, request.class_ids
+        return Scores(logits[: len(ids)], ids, last, size, covered_size=span, resized_as="probabilities")
 
     @staticmethod
     def _clip_attention(dense: DenseFeatures, view: int, queries: tuple[str, ...]) -> AttentionMaps:

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Literal
-
 import torch
 from torch import Tensor
 
 from ovparts_lib.systems.proposals import ProposalMaps
 from ovparts_lib.systems.scores import Scores
+from ovparts_lib.systems.shared_options import WithoutCrop
 
-Classifier = Literal["ensemble", "proposals", "clip"]
-WithoutCrop = Literal["as_released", "proposals"]
 OTHERS = "others"  # the class that a single word is scored against
 
 

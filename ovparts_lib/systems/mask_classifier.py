@@ -13,32 +13,25 @@ import torch.nn.functional as F
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from ovparts_lib.images import (
-    IMAGENET_STATISTICS,
-    Statistics,
-    checked_images,
-    normalise,
-    resize_image,
-    shortest_edge_size,
-)
+from ovparts_lib.images import checked_images
 from ovparts_lib.models.clip.crops import CropRule
 from ovparts_lib.models.clip.prompts import TEMPLATES
 from ovparts_lib.models.clip.text_cache import TextCache
 from ovparts_lib.models.clip.towers import activation_of, build_clip
 from ovparts_lib.models.mask2former.masked_decoder import MaskedDecoder
-from ovparts_lib.models.maskformer.matching import Segments
 from ovparts_lib.models.maskformer.size import ProposalSize
-from ovparts_lib.models.maskformer.targets import joined_inputs, segments_of
 from ovparts_lib.models.maskformer.transformer_decoder import TransformerDecoder
-from ovparts_lib.systems.base import SegmentationSystem, batch_labels, check_choices, check_positive
-from ovparts_lib.systems.ensemble import OTHERS, Classifier, fuse_masks
-from ovparts_lib.systems.scores import Maps, Scores
+from ovparts_lib.systems.base import check_choices, check_positive
+from ovparts_lib.systems.ensemble import OTHERS, fuse_masks, geometric_ensemble, only_clip
+from ovparts_lib.systems.proposal_segmenter import ProposalSegmenter, enlarged_masks
+from ovparts_lib.systems.scores import Maps, Request, Scores
+from ovparts_lib.systems.shared_options import Classifier, WithoutCrop
 from ovparts_lib.vocabularies import Vocabulary
 
 _CROPS_AT_ONCE = {"cpu": 8, "cuda": 64}
 
 
-class MaskClassifier(SegmentationSystem):
+class MaskClassifier(ProposalSegmenter):
     """Mask proposals, an embedding of each that is compared with the classes' texts, and CLIP on the masks' crops.
 
     A system adds the networks: ``_query_states`` of a batch, the decoder whose heads read masks and embeddings from
@@ -59,6 +52,7 @@ class MaskClassifier(SegmentationSystem):
 
     query_decoder: TransformerDecoder | MaskedDecoder
     undecayed = ("relative_position_bias_table",)
+    without_crop: WithoutCrop = "as_released"
     cut_at: float | None = None  # probability at which each class's best mask is cut; None sums all soft masks
 
     def __init__(
@@ -151,21 +145,13 @@ class MaskClassifier(SegmentationSystem):
             finally:
                 bring_back()
 
-    def score(
-        self,
-        images: Sequence[Tensor],
-        vocabulary: Vocabulary,
-        class_ids: tuple[int, ...],
-        background: bool,
-        inspected: bool,
-        **inputs: Sequence[Any],
-    ) -> list[tuple[Scores, Maps]]:
+    def score(self, images: Sequence[Tensor], request: Request, **inputs: Sequence[Any]) -> list[tuple[Scores, Maps]]:
         """Scores of soft masks and their classes, at the size of test pictures.
 
         Every class of the vocabulary takes part in the softmax, whatever is asked for. A vocabulary of one word is
         scored against "others", which becomes the background. Maps: what :meth:`classified` gives.
         """
-        names = vocabulary.classes
+        names = request.vocabulary.classes
         classes = names if len(names) > 1 else (*names, OTHERS)
         text, results = self.encode_classes(classes), []
         for number, image in enumerate(checked_images(images)):
@@ -174,35 +160,27 @@ class MaskClassifier(SegmentationSystem):
             scores = fuse_masks(
                 maps["proposals"],
                 tuple(image.shape[-2:]),
-                class_ids,
+                request.class_ids,
                 cut_at=self.cut_at,
-                background=background,
+                background=request.background,
                 single=len(names) == 1,
             )
-            results.append((scores, maps if inspected else {}))
+            results.append((scores, maps if request.inspected else {}))
         return results
 
-    def resized(self, image: Tensor) -> Tensor:
-        """An image uint8 (3, h, w) at the size of a test picture."""
-        size = shortest_edge_size(*image.shape[-2:], self.size.shortest_edge, self.size.longest_edge)
-        return resize_image(image, size)
+    def combine(self, proposals: Tensor | None, clip: Tensor | None, valid: Tensor | None) -> Tensor:
+        """What each mask counts for each class, (k, n).
 
-    def padded(self, images: Sequence[Tensor], statistics: Statistics = IMAGENET_STATISTICS) -> Tensor:
-        """Images (3, h, w), 0..255, normalised, and padded with zeros to one size."""
-        pixels = [normalise(image.to(self.device), statistics) for image in images]
-        return joined_inputs(pixels, self.size.divisor)
-
-    def targets(self, batch: Mapping[str, Any], size: tuple[int, int]) -> list[Segments]:
-        """The masks of a training batch, one for each class of an image, at the network's input size.
-
-        Unlabelled pixels and padding are negatives for every mask, as released.
-
-        Raises:
-            ValueError: see :func:`batch_labels`.
+        Args:
+            proposals: P, (k, n); None for a user's own masks, which CLIP alone classifies.
+            clip: Q, (v, n), of the masks that CLIP was asked about; None where it was not.
+            valid: bool (k,), which masks these are.
         """
-        labels = [labels.to(self.device) for labels in batch_labels(batch)]
-        count = len(batch["vocabulary"].classes)
-        return segments_of(labels, size, count=count, ignore_label=count)
+        if clip is None:
+            return proposals
+        if proposals is None or self.classifier == "clip":
+            return only_clip(clip, valid)
+        return geometric_ensemble(proposals, clip, valid, self.ensemble_weight, self.without_crop)
 
     def propose_masks(self, image: Tensor) -> tuple[Tensor, Tensor]:
         """Mask proposals of one image, uint8 (3, h, w) and resized already, and their embeddings.
@@ -214,9 +192,8 @@ class MaskClassifier(SegmentationSystem):
         states, mask_features = self._query_states(inputs)
         logits = decoder.mask_logits(states[-1], mask_features)
         del mask_features
-        enlarged = F.interpolate(logits.float(), size=inputs.shape[-2:], mode="bilinear", align_corners=False)
-        probabilities = enlarged[0, :, : image.shape[-2], : image.shape[-1]].sigmoid_()
-        return probabilities, decoder.class_embed(states[-1, 0])
+        masks = enlarged_masks(logits[0], inputs.shape[-2:], image.shape[-2:])
+        return masks.sigmoid_(), decoder.class_embed(states[-1, 0])
 
     def _class_logits(self, embeddings: Tensor, text: Tensor) -> Tensor:
         """Cosines of proposals' embeddings and texts, at the temperature."""

@@ -17,7 +17,17 @@ from ovparts_lib.models.clip.towers import MINIATURE, VIT_B_16, ClipSize, build_
 from ovparts_lib.models.film_decoder import FilmDecoder, PlainHead, RefinedHead
 from ovparts_lib.systems.base import SegmentationSystem, check_positive
 
-LANGUAGE = ("clip.token_embedding.", "clip.positional_embedding")
+# Beginnings of parameter names; the pair stage's are PartCLIPSeg's. "film" and "decoder" are told apart by the rest.
+TRAINABLE_GROUPS = {
+    "visual_adapter": ("visual_adapter.",),
+    "language": ("clip.token_embedding.", "clip.positional_embedding"),
+    "film": ("decoder.film_", "decoder.pair_film_"),
+    "decoder": (
+        *(f"decoder.{module}." for module in ("reduces", "layers", "head")),
+        *(f"decoder.pair_{module}." for module in ("mix", "text", "head")),
+    ),
+    "background_query": ("background_query",),
+}
 RELEASED_GROUPS = ("visual_adapter", "language", "film", "decoder")
 LabelResize = Literal["centre", "floor"]
 

@@ -16,7 +16,6 @@ from ovparts_lib.checkpoints.reading import (
     load_strictly,
     refuse_beside,
 )
-from ovparts_lib.models.clip.towers import Activation
 from ovparts_lib.systems.query_segmenter import RELEASED, QuerySegmenter, QuerySize
 from ovparts_lib.systems.system import stated_size
 
@@ -64,20 +63,13 @@ def hub_names(state: State) -> dict[str, Tensor]:
     Raises:
         KeyError: a name that is not ours.
     """
-    renamed = huggingface_names(below(state, "clip."), prefix="clip.")
-    for name, tensor in below(state, "decoder.").items():
-        module, _, leaf = name.rpartition(".")
-        if module.startswith("layers."):
-            _, number, inner = name.split(".", 2)
-            layer = f"decoder.layers.{number}"
-            if inner.startswith("attention.in_proj_"):
-                renamed |= split_projections(tensor, f"{layer}.self_attn", inner.removeprefix("attention.in_proj_"))
-            else:
-                renamed[f"{layer}.{_HUB_LAYER[inner.rpartition('.')[0]]}.{leaf}"] = tensor
-        else:
-            renamed[f"decoder.{head_name(module, 'transposed_convolution')}.{leaf}"] = tensor
+    decoder = _decoder_names(state, "layers", _HUB_LAYER, "transposed_convolution", split=True)
     outside = {name: tensor for name, tensor in state.items() if not name.startswith(("clip.", "decoder."))}
-    return renamed | {_ADAPTERS[name]: tensor for name, tensor in outside.items()}
+    return {
+        **huggingface_names(below(state, "clip."), prefix="clip."),
+        **{f"decoder.{name}": tensor for name, tensor in decoder.items()},
+        **{_ADAPTERS[name]: tensor for name, tensor in outside.items()},
+    }
 
 
 def fine_tuned_names(state: State) -> dict[str, Tensor]:
@@ -87,18 +79,26 @@ def fine_tuned_names(state: State) -> dict[str, Tensor]:
 
 def timojl_names(state: State) -> dict[str, Tensor]:
     """The decoder's part of our state dict as views under the names of timojl/clipseg's decoder files."""
+    return _decoder_names(state, "blocks", _TIMOJL_LAYER, "trans_conv", split=False)
+
+
+def _decoder_names(
+    state: State, layers: str, modules: Mapping[str, str], head: str, *, split: bool
+) -> dict[str, Tensor]:
+    """The decoder's tensors under released names; ``split``: a fused attention projection in three."""
     renamed = {}
     for name, tensor in below(state, "decoder.").items():
         module, _, leaf = name.rpartition(".")
-        if module.startswith("layers."):
-            _, number, inner = name.split(".", 2)
-            if inner.startswith("attention.in_proj_"):
-                inner = inner.replace("attention.", "self_attn.")
-            else:
-                inner = f"{_TIMOJL_LAYER[inner.rpartition('.')[0]]}.{leaf}"
-            renamed[f"blocks.{number}.{inner}"] = tensor
+        if not module.startswith("layers."):
+            renamed[f"{head_name(module, head)}.{leaf}"] = tensor
+            continue
+        _, number, inner = module.split(".", 2)
+        if not leaf.startswith("in_proj_"):
+            renamed[f"{layers}.{number}.{modules[inner]}.{leaf}"] = tensor
+        elif split:
+            renamed |= split_projections(tensor, f"{layers}.{number}.self_attn", leaf.removeprefix("in_proj_"))
         else:
-            renamed[f"{head_name(module, 'trans_conv')}.{leaf}"] = tensor
+            renamed[f"{layers}.{number}.self_attn.{leaf}"] = tensor
     return renamed
 
 
@@ -108,8 +108,6 @@ def load_query_into(
     state: State,
     file: QueryFile,
     clip_path: str | Path | None = None,
-    *,
-    clip_activation: Activation | None = None,
     without: Collection[str] = (),
 ) -> LoadReport:
     """Load a CLIPSeg file of any kind into a model that holds a CLIPSeg.
@@ -120,7 +118,6 @@ def load_query_into(
         state: its tensors.
         file: what :func:`recognise` found.
         clip_path: CLIP weights for a file that holds a decoder only.
-        clip_activation: of those.
         without: names of the model's tensors that no CLIPSeg has.
 
     Raises:
@@ -136,7 +133,7 @@ def load_query_into(
         model, state, source=str(path), kind=file.kind, names=file.names, drop=file.drop, without=absent
     )
     if decoder_only:
-        clip_report = load_clip_into(model.clip, clip_path, activation=clip_activation)
+        clip_report = load_clip_into(model.clip, clip_path)
         left = tuple(name for name in absent if not name.startswith("clip."))
         report = replace(report + clip_report, kind=file.kind, initialised=left)
     return report

@@ -101,6 +101,24 @@ class CostMaps:
     classes: tuple[str, ...]
 
 
+@dataclass(frozen=True)
+class Request:
+    """What a system is asked about images.
+
+    Attributes:
+        vocabulary: the words to look for.
+        class_ids: indices of the classes to score, in that order.
+        background: also give the background's logits, if the system has them, and the objects' scores of a system that
+            also predicts objects.
+        inspected: also give what can be looked at.
+    """
+
+    vocabulary: Vocabulary
+    class_ids: tuple[int, ...]
+    background: bool
+    inspected: bool
+
+
 # What can be inspected, by name: ``attention``; ``cost``, of the classes; ``generic_cost``, the first stage of a system
 # that aggregates parts regardless of object and objects first; ``generic_parts``, scores of the former by themselves;
 # ``proposals`` of mask classification, the ``regions`` that they make of an object, and ``calibration``, what semantic

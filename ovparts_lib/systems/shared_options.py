@@ -12,6 +12,9 @@ from ovparts_lib.systems.options import Dataset, SystemOptions, protocols_by_kin
 
 QueryGroup = Literal["visual_adapter", "language", "film", "decoder", "background_query"]
 CostGroup = Literal["guidance", "aggregator", "clip_attention", "clip_visual", "background_text"]
+Padding = Literal["cut", "stretched"]
+WithoutCrop = Literal["as_released", "proposals"]
+Classifier = Literal["ensemble", "proposals", "clip"]
 DINOV2 = "checkpoints/dinov2_vits14_pretrain.pth"
 SWIN = "checkpoints/swin_base_patch4_window12_384_22k.pth"  # of ImageNet
 
@@ -111,7 +114,7 @@ class CostOptions(CropOptions):
         description="prompt templates, imagenet (80) or imagenet_select (8, CAT-Seg's short list); none: the model "
         "size's own",
     )
-    padding: Literal["cut", "stretched"] = option(
+    padding: Padding = option(
         "cut", description="stretched: as released, maps of the padded image drawn over the image, up to 31 pixels off"
     )
     checkpoint_aggregator: Flag = option(
@@ -161,13 +164,28 @@ class ProposalOptions(CropOptions):
         return {"lr_multipliers": {"backbone": self.backbone_rate}}
 
 
+def begins_from(pretrained: Mapping[str, tuple[str, str]]) -> dict[str, tuple[Any, Any]]:
+    """Recipe values of a training from a backbone and a CLIP, by model size; other files to begin from hold both."""
+
+    def backbone(given: Mapping[str, Any]) -> str | None:
+        return pretrained.get(str(given.get("model_size")), (None, None))[0]
+
+    def clip(given: Mapping[str, Any]) -> str | None:
+        alone = given.get("initialise_from") == backbone(given)
+        return pretrained.get(str(given.get("model_size")), (None, None))[1] if alone else None
+
+    def miniclip(given: Mapping[str, Any]) -> str | None:
+        return SystemOptions.recipe_value("clip_weights", "miniature", given)
+
+    return {"initialise_from": (backbone, None), "clip_weights": (clip, miniclip)}
+
+
 class MaskClassifierOptions(ProposalOptions):
     """What systems have in common that classify mask proposals and their crops, with the released recipe of both."""
 
     kinds = ("parts", "semantic")
     network_input = (640, 2560)
     recipe_values: ClassVar = {
-        "clip_weights": (None, lambda given: SystemOptions.recipe_value("clip_weights", "miniature", given)),
         "longest_edge": (2560, 192),
         "iterations": (120_000, 300),
         "batch_size": (32, 4),
@@ -179,12 +197,13 @@ class MaskClassifierOptions(ProposalOptions):
     dataset: Dataset = Field("coco_stuff_171", description="which reader reads data_root")
     test_dataset: Dataset | None = option(
         lambda given: "pascal_voc_20" if given.get("dataset") == "coco_stuff_171" else None,
+        lambda given: "pascal_context_59" if given.get("dataset") == "coco_stuff_171" else None,
         description="data set scored on, where it is another",
     )
     warmup: Whole = option(
         1500, lambda given: min(50, (given.get("iterations") or 0) // 10), ge=0, description="steps of linear warm-up"
     )
-    classifier: Literal["ensemble", "proposals", "clip"] = option(
+    classifier: Classifier = option(
         "ensemble", description="who classifies masks: both, the proposal network alone, or CLIP on crops alone"
     )
     ensemble_weight: Number = option(

@@ -9,18 +9,3 @@ from ovparts_lib.training.non_finite import NonFiniteLossError
 from ovparts_lib.training.optimisers import ParameterGroupError
 from ovparts_lib.training.settings import TrainingSettings
 from ovparts_lib.training.state import ResumeError
-
-__all__ = [
-    "CheckpointWriteError",
-    "CorruptCheckpointError",
-    "NonFiniteLossError",
-    "ParameterGroupError",
-    "ResumeError",
-    "TrainingInterrupted",
-    "TrainingResult",
-    "TrainingSettings",
-    "history_frame",
-    "launch",
-    "read_log",
-    "train",
-]

@@ -3,12 +3,3 @@
 from ovparts_lib.vocabularies.datasets import OBJECT_VOCABULARIES, PART_VOCABULARIES, load_vocabulary
 from ovparts_lib.vocabularies.part_vocabulary import PartVocabulary
 from ovparts_lib.vocabularies.vocabulary import UnknownClassError, Vocabulary
-
-__all__ = [
-    "OBJECT_VOCABULARIES",
-    "PART_VOCABULARIES",
-    "PartVocabulary",
-    "UnknownClassError",
-    "Vocabulary",
-    "load_vocabulary",
-]

@@ -126,16 +126,6 @@ class PartVocabulary(Vocabulary):
         """The classes: names of object-specific parts."""
         return self.classes
 
-    @property
-    def seen_part_ids(self) -> tuple[int, ...]:
-        """Indices of the parts of seen objects."""
-        return self.seen_ids
-
-    @property
-    def unseen_part_ids(self) -> tuple[int, ...]:
-        """Indices of the parts of unseen objects."""
-        return self.unseen_ids
-
     @cached_property
     def prompts(self) -> tuple[str, ...]:
         """Object and part side by side, ``"dog head"``: what CLIPSeg feeds its text tower."""
@@ -199,10 +189,6 @@ class PartVocabulary(Vocabulary):
             f"{self.title}, objects" if self.title else "",
         )
 
-    def part_table(self, target: PartVocabulary) -> np.ndarray:
-        """Look-up table from this vocabulary's part labels to ``target``'s; see :meth:`table`."""
-        return self.table(target)
-
     def object_table(self, target: PartVocabulary) -> np.ndarray:
         """Look-up table from this vocabulary's object labels to ``target``'s; see :meth:`table`."""
         return self._table(self.objects, target.objects, target.ignore_label)
@@ -210,6 +196,10 @@ class PartVocabulary(Vocabulary):
     def parts_of(self, object_id: int) -> tuple[int, ...]:
         """Indices of the parts of one object, in label order. Exact match, never by substring."""
         return tuple(i for i, owner in enumerate(self.part_to_object) if owner == object_id)
+
+    def parts_naming(self, object_id: int) -> tuple[int, ...]:
+        """Indices of the parts whose name contains the object's: with those of an armchair for a chair, as released."""
+        return tuple(i for i, part in enumerate(self.parts) if self.objects[object_id] in part)
 
     def part_id(self, name: str) -> int:
         """Index of a part. Raises UnknownClassError with the nearest name when it is not there."""

@@ -40,7 +40,7 @@ def measure_attention(model: nn.Module, dataset: Any, count: int, threshold: flo
         )
         for sample, scores, attention in _with_attention(model, dataset, count)
     ]
-    return inspection.attention_by_class(tables) if any(len(table) for table in tables) else pd.DataFrame()
+    return inspection.attention_by_class(tables)
 
 
 def attention_of_parts(model: nn.Module, dataset: Any, count: int) -> dict[str, pd.DataFrame]:

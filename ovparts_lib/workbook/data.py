@@ -10,8 +10,6 @@ import pandas as pd
 
 from ovparts_lib import inspection
 from ovparts_lib.data import (
-    ClassEvaluationDataset,
-    ClassTrainingDataset,
     DatasetError,
     EvaluationDataset,
     Reader,
@@ -22,15 +20,11 @@ from ovparts_lib.data import (
     training_transform,
 )
 from ovparts_lib.data.ade20k_source import build_ade20k_part_234
-from ovparts_lib.data.audit import (
-    classes_seen_in_training,
-    instance_table,
-    shared_pictures,
-    words_known_from_training,
-)
-from ovparts_lib.data.class_dataset import read_classes
-from ovparts_lib.data.few_shot import ShotList, with_drawn_shots
+from ovparts_lib.data.audit import classes_seen_in_training, instance_table, shared_pictures, words_known_from_training
+from ovparts_lib.data.dataset import read_classes
+from ovparts_lib.data.few_shot import ShotList, draw_shots
 from ovparts_lib.data.registry import find_dataset, open_reader, verify_dataset
+from ovparts_lib.data.verification_report import problem_table
 from ovparts_lib.inspection import Panel
 from ovparts_lib.runs import resolve_path
 from ovparts_lib.systems.options import SystemOptions
@@ -48,23 +42,19 @@ class OpenedData:
         evaluation: images with all their records, in the full vocabulary; of another dataset in a cross-dataset run.
     """
 
-    training: TrainingDataset | ClassTrainingDataset | None
-    evaluation: EvaluationDataset | ClassEvaluationDataset
+    training: TrainingDataset | None
+    evaluation: EvaluationDataset
 
     def overview(self) -> Panel:
         """One row for training and one for evaluation: split, images or records, classes, what was skipped."""
-        used = {} if self.training is None else {"training": (self.training, self.training.skipped)}
-        used["evaluation"] = self.evaluation, self.evaluation.skipped_records
+        used = [("evaluation", self.evaluation, self.evaluation.skipped_records)]
+        if self.training is not None:
+            used.insert(0, ("training", self.training, self.training.skipped))
         rows = [
-            {
-                "used for": use,
-                "split": dataset.split,
-                "images": len(dataset),
-                "skipped": skipped,
-                **_sizes(dataset.vocabulary),
-                "vocabulary": dataset.vocabulary.hash,
-            }
-            for use, (dataset, skipped) in used.items()
+            {"used for": use, "split": dataset.split, "images": len(dataset), "skipped": skipped}
+            | _sizes(dataset.vocabulary)
+            | {"vocabulary": dataset.vocabulary.hash}
+            for use, dataset, skipped in used
         ]
         return Panel("data", table=pd.DataFrame(rows), title="Data of this run")
 
@@ -107,10 +97,9 @@ def build_data(source: str | None, data_root: str) -> Iterator[Panel]:
         return
     report = build_ade20k_part_234(resolve_path(source), resolve_path(data_root))
     print(report)
-    yield Panel("build_counts", table=report.counts_frame(), title="What the build found")
-    yield Panel("build_objects", table=report.objects_frame(), title="Objects found")
-    yield Panel("build_parts", table=report.to_frame(), title="Parts found")
-    yield Panel("build_problems", table=report.problems_frame(), title="Pictures left out", caption="none")
+    counts = pd.DataFrame(report.counts).rename_axis("count").reset_index()
+    yield Panel("build_counts", table=counts, title="What the build found")
+    yield Panel("build_problems", table=problem_table(report.problems), title="Pictures left out", caption="none")
 
 
 def open_data(params: SystemOptions, output: RunOutput) -> OpenedData:
@@ -133,11 +122,7 @@ def open_data(params: SystemOptions, output: RunOutput) -> OpenedData:
         if not params.test_dataset:
             scored = trained  # the test split leaves out the images that were drawn
     training = open_training(params, trained) if params.iterations else None
-    if isinstance(scored.vocabulary, PartVocabulary):
-        evaluation = EvaluationDataset(scored, params.test_split, empty_samples=params.empty_samples)
-    else:
-        evaluation = ClassEvaluationDataset(scored, params.test_split)
-    data = OpenedData(training, evaluation)
+    data = OpenedData(training, EvaluationDataset(scored, params.test_split, empty_samples=params.empty_samples))
     if training is not None and params.test_dataset:
         _refuse_shared_pictures(training, scored.records(params.test_split))
     if training is not None and params.test_dataset and isinstance(scored.vocabulary, PartVocabulary):
@@ -153,15 +138,16 @@ def with_shots(params: SystemOptions, reader: Reader) -> tuple[Reader, ShotList 
     """The training data with the run's drawn few-shot list, if it draws one, and the list."""
     if params.shots is None:
         return reader, None
-    return with_drawn_shots(reader, params.shots, params.shots_seed, shortfall="report")
+    drawn = draw_shots(reader, params.shots, params.shots_seed)
+    return reader.using_shots(drawn.image_ids), drawn
 
 
 def _show_draw(drawn: ShotList, output: RunOutput) -> None:
     short = drawn.shortfalls
     missing = f"; fewer there are of {', '.join(f'{name} ({count})' for name, count in short.items())}" if short else ""
-    print(f"drawn: {len(drawn.image_ids)} images, {drawn.shots} for each {drawn.per}{missing}")
-    output.keep(Panel("shots", table=drawn.to_frame(), title=f"Images drawn for each {drawn.per}"))
-    images = pd.DataFrame([(n, i) for n, ids in drawn.drawn.items() for i in ids], columns=[drawn.per, "image"])
+    print(f"drawn: {len(drawn.image_ids)} images, {drawn.shots} for each object{missing}")
+    output.keep(Panel("shots", table=drawn.to_frame(), title="Images drawn for each object"))
+    images = pd.DataFrame([(n, i) for n, ids in drawn.drawn.items() for i in ids], columns=["object", "image"])
     output.keep(Panel("shot_images", table=images, title="The images drawn"))
 
 
@@ -174,34 +160,25 @@ def _refuse_shared_pictures(training: TrainingDataset, tested: Sequence[Record])
     pairs = shared_pictures(training.records, tested)
     if pairs:
         first, second = pairs[0]
-        raise DatasetError(
-            f"is also trained on, as {first} ({len(pairs)} pictures in all)",
-            file=second,
-            what_to_do="Choose splits that have no picture in common, or remove the pictures from one of them.",
-        )
+        what = f"is also trained on, as {first} ({len(pairs)} pictures in all)"
+        advice = "Choose splits that have no picture in common, or remove the pictures from one of them."
+        raise DatasetError(what, file=second, what_to_do=advice)
 
 
 def _verify(dataset: str, root: str, output: RunOutput, table: str) -> tuple[Reader, VerificationReport]:
     path = resolve_path(root)
     report = verify_dataset(dataset, path)
-    output.keep(Panel(table, table=report.to_frame(), title=f"What the verification of {report.dataset} found"))
+    title = f"What the verification of {report.dataset} found"
+    output.keep(Panel(table, table=problem_table(report.problems), title=title))
     output.note(**{f"{table}_counts": report.counts})
     return open_reader(dataset, path), report
 
 
-def open_training(params: SystemOptions, reader: Reader) -> TrainingDataset | ClassTrainingDataset:
+def open_training(params: SystemOptions, reader: Reader) -> TrainingDataset:
     """The training split of a run, with the run's augmentation."""
     size = SYSTEMS[params.system].sizes[params.model_size]
-    transform = training_transform(
-        shortest_edge=params.shortest_edge,
-        longest_edge=params.longest_edge,
-        flip=params.flip,
-        label_resize=params.label_resize,
-        augmentation=params.augmentation,
-        **params.transform_options(size, reader.vocabulary.ignore_label),
-    )
-    if not isinstance(reader.vocabulary, PartVocabulary):
-        return ClassTrainingDataset(reader, params.train_split, transform)
+    common = params.chosen("shortest_edge", "longest_edge", "flip", "label_resize", "augmentation")
+    transform = training_transform(**common, **params.transform_options(size, reader.vocabulary.ignore_label))
     per_object = SYSTEMS[params.system].model_class.needs_regions
     return TrainingDataset(reader, params.train_split, transform, per_object=per_object)
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-from IPython.display import display
+from IPython.display import Image, display
 from pandas.io.formats.style import Styler
 
 from ovparts_lib.atomic import safe_name, write_atomically
@@ -57,22 +57,27 @@ class RunOutput:
             if panel.figure is None and panel.table.empty:
                 print(f"{panel.title}: {panel.caption or 'nothing to show'}")
                 continue
-            self.keep(panel)
-            display(panel.figure if panel.figure is not None else shown_table(panel))
+            picture = self.keep(panel)
+            # the saved picture, rather than drawing the figure once more
+            display(Image(picture, width=round(panel.figure.bbox.width)) if picture else shown_table(panel))
 
-    def keep(self, panel: Panel) -> None:
+    def keep(self, panel: Panel) -> bytes | None:
         """Save ``figures/<name>.png`` with its data as CSV beside it, or ``tables/<name>.csv`` of a table alone.
 
         The file's name is the :func:`ovparts_lib.atomic.safe_name` of the panel's.
+
+        Returns:
+            The PNG of a figure.
         """
         name = safe_name(panel.name)
         if panel.figure is not None:
-            save_figure(panel.figure, self.run.figures / f"{name}.png", panel.table)
+            picture = save_figure(panel.figure, self.run.figures / f"{name}.png", panel.table)
             entry = {"file": f"figures/{name}.png", "title": panel.title, "caption": panel.caption}
             self._kept["figures"][panel.name] = entry
-        else:
-            write_atomically(self.run.tables / f"{name}.csv", panel.table.to_csv(index=False))
-            self._kept["tables"][panel.name] = {"file": f"tables/{name}.csv", "title": panel.title}
+            return picture
+        write_atomically(self.run.tables / f"{name}.csv", panel.table.to_csv(index=False))
+        self._kept["tables"][panel.name] = {"file": f"tables/{name}.csv", "title": panel.title}
+        return None
 
     def finish(self, headline: Sequence[Panel] = (), **facts: Any) -> None:
         """Write ``results.json``, last of all, and say where it is.

@@ -18,6 +18,7 @@ from ovparts_lib.checkpoints.reading import LoadReport
 from ovparts_lib.data import read_image
 from ovparts_lib.data.masks import read_masks
 from ovparts_lib.evaluation import pred_all_map
+from ovparts_lib.images import write_picture
 from ovparts_lib.inspection import Panel
 from ovparts_lib.runs import resolve_path
 from ovparts_lib.runs.parameters import OwnImageParameters
@@ -134,7 +135,7 @@ def save_overlays(views: Sequence[View], words: PartVocabulary, folder: Path) ->
     """The overlay of each photograph alone at its full size, ``overlay_<name>_full.png``."""
     for view in views:
         painted = inspection.render_overlay(view.image, view.label_map, inspection.class_colours(words))
-        inspection.save_picture(painted, folder / f"{safe_name(f'overlay_{view.name}_full')}.png")
+        write_picture(folder / f"{safe_name(f'overlay_{view.name}_full')}.png", painted, compress_level=1)
 
 
 def score_panels(views: Sequence[View], words: PartVocabulary) -> Iterator[Panel]:

@@ -24,7 +24,7 @@ def comparison_panels(model: nn.Module, dataset: Any, count: int) -> Iterator[Pa
 
     Args:
         model: the system.
-        dataset: an :class:`~ovparts_lib.data.EvaluationDataset` or ``ClassEvaluationDataset``.
+        dataset: an :class:`~ovparts_lib.data.EvaluationDataset`.
         count: images shown, of seen and unseen objects in turn.
     """
     vocabulary = dataset.vocabulary
@@ -101,8 +101,7 @@ def image_panels(
     scores, maps = model.inspect([image], vocabulary, class_ids=shown, background=False, **given)[0]
     for kind, generic in (("generic_cost", True), ("cost", False)):
         if kind in maps:
-            words = maps[kind].queries if generic else None
-            yield inspection.cost_maps(image, scores, maps[kind], name, words=words, generic=generic)
+            yield inspection.cost_maps(image, scores, maps[kind], name, generic=generic)
             if maps[kind].class_attention:
                 yield inspection.class_attention(maps[kind], name, generic=generic)
     if "proposals" in maps:

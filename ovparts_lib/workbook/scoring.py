@@ -11,15 +11,7 @@ from torch import nn
 from ovparts_lib import inspection
 from ovparts_lib.atomic import set_aside
 from ovparts_lib.data import EvaluationDataset, classes_seen_in_training
-from ovparts_lib.evaluation import (
-    Evaluation,
-    bootstrap,
-    class_table,
-    evaluate,
-    merge_tables,
-    score_all,
-    summary_table,
-)
+from ovparts_lib.evaluation import Evaluation, bootstrap, class_table, evaluate, merge_tables, score_all, summary_table
 from ovparts_lib.evaluation.counts import MatrixFileError
 from ovparts_lib.inspection import Panel
 from ovparts_lib.runs import RunConflictError
@@ -36,13 +28,9 @@ COUNTS = ("classes_seen", "classes_unseen", "records", "skipped_records", "image
 
 def evaluation_options(params: SystemOptions) -> dict[str, Any]:
     """How the parameters want scoring done: arguments of :func:`ovparts_lib.evaluation.evaluate`."""
-    return {
+    return params.chosen("precision", "workers", "boundary", "oracle_rule") | {
         "device": device_of(params),
-        "precision": params.precision,
-        "workers": params.workers,
         "limit": params.evaluation_limit,
-        "boundary": params.boundary,
-        "oracle_rule": params.oracle_rule,
         "double_resize": params.network_input if params.ground_truth == "double_resized" else None,
     }
 

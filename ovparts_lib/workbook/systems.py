@@ -97,22 +97,11 @@ def trainable_table(model: nn.Module) -> Panel:
 
 def training_settings(params: SystemOptions) -> TrainingSettings:
     """The training loop's settings from a run's parameters."""
+    shared = params.chosen("iterations", "accumulate", "learning_rate", "weight_decay", "gradient_clip", "schedule")
+    shared |= params.chosen("precision", "log_every", "evaluate_every", "checkpoint_every", "seed", "devices")
+    micro_batch = params.batch_size // params.accumulate
     return TrainingSettings(
-        iterations=params.iterations,
-        batch_size=params.batch_size // params.accumulate,
-        accumulate=params.accumulate,
-        learning_rate=params.learning_rate,
-        weight_decay=params.weight_decay,
-        gradient_clip=params.gradient_clip,
-        schedule=params.schedule,
-        **params.schedule_options(),
-        precision=params.precision,
-        log_every=params.log_every,
-        evaluate_every=params.evaluate_every,
-        checkpoint_every=params.checkpoint_every,
-        seed=params.seed,
-        device=str(device_of(params)),
-        devices=params.devices,
+        **shared, **params.schedule_options(), batch_size=micro_batch, device=str(device_of(params))
     )
 
 

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import torch
 
+from ovparts_lib.checkpoints.backbones import load_resnet_into
 from ovparts_lib.checkpoints.reading import CheckpointError, read_tensors
-from ovparts_lib.checkpoints.resnet import load_resnet_into
 from ovparts_lib.models.backbones.resnet import ResNet, ResNetSize
 
 SIZE = ResNetSize((1, 1, 1, 2), 8, "deeplab", (2, 4))

@@ -208,8 +208,8 @@ def test_training_remap_keeps_names_and_loses_everything_unseen(reader):
     """All 65,536 values a label file can hold."""
     dataset = TrainingDataset(reader, "train")
     for table, old, new in (
-        (dataset._part_table, VOC.parts, VOC.seen.parts),
-        (dataset._object_table, VOC.objects, VOC.seen.objects),
+        (dataset._tables["part_map"], VOC.parts, VOC.seen.parts),
+        (dataset._tables["object_map"], VOC.objects, VOC.seen.objects),
     ):
         assert len(table) == 65536
         for label, mapped in enumerate(table.tolist()):

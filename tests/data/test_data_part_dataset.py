@@ -13,7 +13,7 @@ from ovparts_lib.data import (
     collate_training,
     read_labels,
 )
-from ovparts_lib.data.released import ReleasedReplacement
+from ovparts_lib.data.dataset import ReleasedReplacement
 from ovparts_lib.data.transforms import ResizeShortestEdge, training_transform
 from tests.data.released_layout import GOLDEN, VOC, picture, save
 
@@ -156,14 +156,6 @@ def test_no_unseen_class_is_left_in_training_labels(reader):
                 assert after == (new_names.index(old_names[before]) if kept else 255)
 
 
-def test_replacement_lists_everything_and_never_serves_an_empty_sample(reader):
-    dataset = TrainingDataset(reader, "train", empty_samples="replace_as_released")
-    assert (len(dataset), dataset.skipped) == (5, 0)
-    full = {"2008_000003", "2008_000007", "2009_000012"}
-    served = [dataset[i]["image_id"] for i in range(5)]
-    assert set(served) <= full and [served[i] for i in (0, 1, 4)] == ["2008_000003", "2008_000007", "2009_000012"]
-
-
 def test_a_crop_without_parts_is_served_all_the_same(reader):
     far_corner = v2.Lambda(lambda t: t[..., -3:, -3:])
     sample = TrainingDataset(reader, "train", far_corner)[0]
@@ -199,12 +191,6 @@ def test_evaluation_replacement_duplicates_records_as_served(reader):
 def test_evaluation_needs_conditioned_records(reader):
     with pytest.raises(ValueError, match="split 'val' does not have; use val_obj_condition"):
         EvaluationDataset(reader, "val")
-
-
-@pytest.mark.parametrize("dataset", [TrainingDataset, EvaluationDataset])
-def test_unknown_rule_for_empty_samples(reader, dataset):
-    with pytest.raises(ValueError, match="'skip' or 'replace_as_released', not 'drop'"):
-        dataset(reader, "val_obj_condition", empty_samples="drop")
 
 
 def test_picture_of_another_size_than_its_labels(root):

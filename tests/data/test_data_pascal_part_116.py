@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-import ovparts_lib.data.readers.pascal_part_116 as module
+import ovparts_lib.data.readers.base as base
 from ovparts_lib.data import DatasetError, PascalPart116, class_frequencies
 from tests.data.released_layout import GOLDEN, VOC, save
 
@@ -102,7 +102,7 @@ def test_scan_agrees_with_counting_each_pixel(reader):
 
 def test_scan_is_cached_until_a_label_file_changes(root, monkeypatch):
     first = PascalPart116(root).scan("train")
-    monkeypatch.setattr(module, "read_labels", lambda *_: pytest.fail("the cache was not used"))
+    monkeypatch.setattr(base, "read_labels", lambda *_: pytest.fail("the cache was not used"))
     again = PascalPart116(root).scan("train")
     assert again.image_ids == first.image_ids
     np.testing.assert_array_equal(again.rows, first.rows)

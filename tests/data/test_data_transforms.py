@@ -12,8 +12,15 @@ from torch.nn import functional as F
 from torchvision import tv_tensors
 
 from ovparts_lib.data import training_transform
-from ovparts_lib.data.photometric import PhotometricDistortion, add_brightness, multiply_contrast, multiply_saturation
-from ovparts_lib.data.transforms import CropUpTo, PadTo, ReverseChannels
+from ovparts_lib.data.transforms import (
+    CropUpTo,
+    PadTo,
+    PhotometricDistortion,
+    ReverseChannels,
+    add_brightness,
+    multiply_contrast,
+    multiply_saturation,
+)
 from ovparts_lib.images import resize_image, resize_labels, shortest_edge_size
 from tests.data.released_layout import GOLDEN, picture
 

@@ -7,9 +7,8 @@ import pytest
 
 import ovparts_lib.data.verify as module
 from ovparts_lib.data import DatasetError, PascalPart116, TrainingDataset, verify_dataset
-from ovparts_lib.data.scan import LabelCounts
-from ovparts_lib.data.verification_report import Problem, VerificationReport
-from ovparts_lib.data.verify import leaked_classes, removed_pixels
+from ovparts_lib.data.verification_report import Problem, VerificationReport, problem_table
+from ovparts_lib.data.verify import removed_pixels
 from tests.data.released_layout import VOC, picture, save
 
 JPEG, PART = "images/val/2010_000001.jpg", "annotations_detectron2_part/val/2010_000001.png"
@@ -27,7 +26,7 @@ def cut(path, keep=0.6):
 
 def test_good_data(root):
     report = verify_dataset("pascal_part_116", root)
-    assert report.ok and report.to_frame().empty
+    assert report.ok
     report.raise_if_wrong()
     assert report.counts["train"]["complete samples"] == 5 and report.counts["val"]["complete samples"] == 3
     assert report.counts["train"]["images of the 16-shot list"] == 2
@@ -116,8 +115,8 @@ def test_several_problems_are_all_reported_the_exception_shows_five(root):
     cut(root / JPEG)
     (root / OBJECT).write_bytes(b"nothing")
     report = verify_dataset("pascal_part_116", root)
-    assert len(report.problems) == 7 and len(report.to_frame()) == 7
-    assert list(report.to_frame().columns) == ["file", "what", "what_to_do"]
+    assert len(report.problems) == 7
+    assert list(problem_table(report.problems).columns) == ["file", "what", "what_to_do"]
     with pytest.raises(DatasetError, match=r"(?s)has 7 problems:.*and 2 more"):
         report.raise_if_wrong()
 
@@ -173,23 +172,12 @@ def test_pictures_shared_by_train_and_val(root):
     ]
 
 
-def test_leakage_is_found_where_the_training_vocabulary_is_wrong(root, monkeypatch):
-    reader = PascalPart116(root)
-    counts = reader.scan("train")
-    assert leaked_classes(reader, "train", counts) == []
-    monkeypatch.setattr(PascalPart116, "training_vocabulary", lambda self, split: self.vocabulary)
-    assert set(leaked_classes(reader, "train", counts)) == {"dog", "dog's head", "dog's torso", "dog's tail"}
-    report = verify_dataset("pascal_part_116", root)
-    assert len(report.problems) == 2  # train and train_obj_condition
-    assert "training labels of train hold unseen classes after the remap: dog, dog's tail, " in report.problems[0].what
-
-
 def test_pixels_of_unseen_classes_are_counted_where_the_remap_removes_them(root):
     reader, unseen = PascalPart116(root), {}
     for record in reader.records("train"):
         parts = reader.label_maps(record)[1]
         for part in np.unique(parts[parts != 255]):
-            if not VOC.is_seen_part(int(part)):
+            if not VOC.is_seen(int(part)):
                 unseen[VOC.parts[part]] = unseen.get(VOC.parts[part], 0) + int((parts == part).sum())
     removed = removed_pixels(reader, "train", reader.scan("train"))
     assert removed == unseen and len(removed) == 3
@@ -200,11 +188,6 @@ def test_pixels_of_unseen_classes_are_counted_where_the_remap_removes_them(root)
     (note,) = [note for note in report.notes if "unseen parts are labelled" in note]
     assert f"removes them from train and train_obj_condition: {next(iter(removed))} " in note
     assert removed_pixels(reader, "train_few_shot", reader.scan("train_few_shot")) == {}
-
-
-def test_leakage_ignores_unseen_labels_that_the_remap_removes(reader):
-    only_unseen = LabelCounts(("one",), np.array([[0, VOC.object_id("dog"), VOC.part_id("dog's head"), 9]]))
-    assert leaked_classes(reader, "train", only_unseen) == []
 
 
 def test_second_call_reads_the_cache_and_change_is_noticed(root, monkeypatch):
@@ -244,4 +227,4 @@ def test_report_survives_json_and_escapes_tables():
 def test_long_lists_of_problems_are_cut_on_the_page():
     report = VerificationReport("Data", "/root", [Problem(f"{i}.png", "wrong", "") for i in range(60)])
     assert "49.png" in report.to_markdown() and "50.png" not in report.to_markdown()
-    assert "… and 10 more." in report.to_markdown() and len(report.to_frame()) == 60
+    assert "… and 10 more." in report.to_markdown() and len(report.problems) == 60

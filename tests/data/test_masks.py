@@ -56,7 +56,7 @@ def test_files_that_are_no_masks_are_named(tmp_path):
     with pytest.raises(DatasetError, match=r"photo.png.*is no mask but a picture in colour"):
         read_masks(tmp_path, SIZE)
     (tmp_path / "photo.png").write_bytes(b"\x89PNG\r\n\x1a\n")
-    with pytest.raises(DatasetError, match="cannot be read"):
+    with pytest.raises(DatasetError, match="cannot be decoded"):
         read_masks(tmp_path, SIZE)
     np.savez(tmp_path / "two.npz", a=masks(), b=masks())
     with pytest.raises(DatasetError, match="must hold one array, not a, b"):

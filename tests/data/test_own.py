@@ -6,8 +6,6 @@ import numpy as np
 import pytest
 
 from ovparts_lib.data import (
-    ClassEvaluationDataset,
-    ClassTrainingDataset,
     DatasetError,
     EvaluationDataset,
     TrainingDataset,
@@ -41,14 +39,14 @@ def test_a_list_of_classes(tmp_path):
     assert report.ok and any("background of these was saved as 0" in note for note in report.notes)
     assert reader.vocabulary.classes == ("sky", "altar, communion table", "tree")
     assert reader.title == "mine" and reader.splits == ("train", "val")
-    assert set(ClassTrainingDataset(reader, "train")[0]["part_map"].unique().tolist()) == {0, 1, 255}
-    assert ClassEvaluationDataset(reader)[0].label_map[0, [0, 15, 29]].tolist() == [2, 1, 0]
+    assert set(TrainingDataset(reader, "train")[0]["part_map"].unique().tolist()) == {0, 1, 255}
+    assert EvaluationDataset(reader, "val")[0].label_map[0, [0, 15, 29]].tolist() == [2, 1, 0]
 
 
 def test_unseen_classes_are_not_trained(tmp_path):
     root = write(tmp_path / "mine", "{classes: [sky, tree, dog], unseen: [tree]}", train=labels(0, 1, 2))
     reader = open_reader("own", root)
-    dataset = ClassTrainingDataset(reader, "train")
+    dataset = TrainingDataset(reader, "train")
     assert dataset.vocabulary.classes == ("sky", "dog") and reader.splits == ("train",)
     assert dataset[0]["part_map"][0, [0, 15, 29]].tolist() == [0, 255, 1]
 
@@ -57,7 +55,7 @@ def test_16_bit_labels(tmp_path):
     names = json.dumps({"classes": [f"class {i}" for i in range(300)], "ignore_label": 65535})
     root = write(tmp_path / "mine", names, val=labels(299, 0, 65535, dtype=np.uint16))
     assert verify_dataset("own", root).ok
-    assert ClassEvaluationDataset(open_reader("own", root))[0].label_map[0, 0] == 299
+    assert EvaluationDataset(open_reader("own", root), "val")[0].label_map[0, 0] == 299
 
 
 @pytest.mark.parametrize("with_objects", [False, True])
@@ -72,7 +70,7 @@ def test_objects_with_parts(tmp_path, with_objects):
     training = TrainingDataset(reader, "train")
     assert training.vocabulary.parts == ("dog's head", "dog's tail")
     assert training[0]["object_map"][0, 29] == (0 if with_objects else 255)
-    sample = EvaluationDataset(reader)[0]
+    sample = EvaluationDataset(reader, "val_obj_condition")[0]
     assert sample.object_ids == (0, 1) and [int(region.mask.sum()) for region in sample.regions] == [200, 200]
 
 

@@ -5,7 +5,8 @@ import pytest
 from PIL import Image
 
 import ovparts_lib.data.labels as module
-from ovparts_lib.data import DatasetError, PascalPart116, read_image, read_sample, verify_dataset
+from ovparts_lib.data import DatasetError, PascalPart116, read_image, verify_dataset
+from ovparts_lib.data.dataset import read_sample
 from tests.data.released_layout import save
 
 RAMP = np.tile(np.arange(256), (3, 1))

@@ -9,9 +9,9 @@ from scipy.io import savemat
 
 from ovparts_lib.data import (
     DATASETS,
-    ClassEvaluationDataset,
-    ClassTrainingDataset,
     DatasetError,
+    EvaluationDataset,
+    TrainingDataset,
     class_frequencies,
     classes_seen_in_training,
     collate_training,
@@ -98,11 +98,11 @@ def test_an_archive_becomes_label_files_that_are_read_and_verified(prepared, nam
     root, made = prepared(name)
     vocabulary, titles = load_vocabulary(name), ARCHIVES[name][1]
     expected = bands([vocabulary.ignore_label if t is None else vocabulary.class_id(t) for t in titles])
-    assert made.ok and {vocabulary.classes[i] for i in np.flatnonzero(made.pixels)} == set(titles) - {None}
+    assert made.ok and {vocabulary.classes[i] for i in np.flatnonzero(made.found["classes"])} == set(titles) - {None}
     assert f"{len(set(titles) - {None})} of {len(vocabulary.classes)} classes found" in str(made)
     report = verify_dataset(name, root)
     assert report.ok and len(report.fingerprint) == 16
-    assert sum(counts["labelled pixels"] for counts in report.counts.values()) == sum(made.pixels)
+    assert sum(counts["labelled pixels"] for counts in report.counts.values()) == sum(made.found["classes"])
     reader = open_reader(name, root)
     assert set(reader.splits) <= set(DATASETS[name].splits) and reader.title == DATASETS[name].title
     for split in reader.splits:
@@ -110,7 +110,7 @@ def test_an_archive_becomes_label_files_that_are_read_and_verified(prepared, nam
             (label_map,) = reader.label_maps(record)
             assert label_map.dtype == (np.uint16 if vocabulary.ignore_label > 255 else np.uint8)
             np.testing.assert_array_equal(label_map, expected)
-    sample = ClassEvaluationDataset(reader)[0]
+    sample = EvaluationDataset(reader, "val")[0]
     np.testing.assert_array_equal(sample.label_map.numpy(), expected)
     assert tuple(sample.image.shape) == (3, *SIZE)
     table = class_frequencies(reader, "val").set_index("class")
@@ -131,7 +131,7 @@ def test_pictures_without_labels_are_counted_where_they_are_left_out(prepared):
         Image.fromarray(np.full(SIZE, label, np.uint8)).save(labelled.with_name(f"{name}.png"))
         image = next(path for path in (root / "val2017").iterdir() if path.stem == labelled.stem)
         shutil.copy(image, image.with_name(f"{name}{image.suffix}"))
-    dataset = ClassEvaluationDataset(open_reader("coco_stuff_171", root))
+    dataset = EvaluationDataset(open_reader("coco_stuff_171", root), "val")
     assert dataset.image_ids == (labelled.stem, names[1]) and dataset.skipped_records == 2
     assert [dataset.skipped_among(count) for count in (1, 2)] == [0, 2]
 
@@ -143,7 +143,7 @@ def test_large_ade_pictures_are_stored_at_512_with_their_labels(tmp_path):
     save(folder / "x_seg.png", np.stack([codes // 256 * 10, codes % 256, codes % 7], axis=-1).astype(np.uint8))
     (folder / "x.json").write_text("{}")
     prepare_dataset("ade20k_847", tmp_path, tmp_path / "made")
-    sample = ClassEvaluationDataset(open_reader("ade20k_847", tmp_path / "made"))[0]
+    sample = EvaluationDataset(open_reader("ade20k_847", tmp_path / "made"), "val")[0]
     assert tuple(sample.image.shape[1:]) == tuple(sample.label_map.shape) == (512, 853)
     assert sample.label_map[0].tolist() == [0 if int(x * 1000 / 853) < 500 else 1 for x in range(853)]
 
@@ -157,7 +157,7 @@ def test_pictures_elsewhere_are_linked(tmp_path):
 def test_training_samples_hold_classes_in_part_maps(prepared):
     root, _ = prepared("coco_stuff_171")
     transform = training_transform(shortest_edge=48, longest_edge=96, crop=40, pad_size=40, ignore_label=255)
-    dataset = ClassTrainingDataset(open_reader("coco_stuff_171", root), "train", transform)
+    dataset = TrainingDataset(open_reader("coco_stuff_171", root), "train", transform)
     batch = collate_training([dataset[0], dataset[0]])
     assert batch["part_maps"][0].shape == (40, 40) and "object_maps" not in batch
     assert set(batch["part_maps"][0].unique().tolist()) <= {0, 170, 255}
@@ -196,7 +196,7 @@ def test_wrong_label_files_are_one_clear_problem(prepared, damage):
     (problem,) = verify_dataset(name, root).problems
     assert problem.file == str(path) and message in problem.what
     with pytest.raises(DatasetError, match=path.name):
-        list(ClassEvaluationDataset(open_reader(name, root)))
+        list(EvaluationDataset(open_reader(name, root), "val"))
 
 
 def test_a_background_saved_as_0_is_found(prepared):

@@ -5,8 +5,7 @@ import pytest
 import torch
 
 from ovparts_lib.data import EvaluationDataset, TrainingDataset, collate_training, verify_dataset
-from ovparts_lib.data.class_dataset import ClassEvaluationDataset, ClassTrainingDataset
-from ovparts_lib.data.few_shot import with_drawn_shots
+from ovparts_lib.data.few_shot import draw_shots
 from ovparts_lib.data.registry import open_reader
 from ovparts_lib.miniature.layout import LAYOUTS, render_miniature
 from ovparts_lib.systems.clipseg.model import MINIATURE_CLIPSEG, Clipseg
@@ -34,13 +33,13 @@ def test_every_split_of_every_miniature_can_be_served(worlds, dataset):
     reader = worlds[dataset]
     for split in reader.splits:
         of_parts = isinstance(reader.vocabulary, PartVocabulary)
-        training = (TrainingDataset if of_parts else ClassTrainingDataset)(reader, split)
+        training = TrainingDataset(reader, split)
         sample = training[len(training) - 1]
         classes, ignore = len(training.vocabulary.classes), training.vocabulary.ignore_label
         values = set(np.unique(sample["part_map"]).tolist())
         assert values - {ignore} and max(values - {ignore}) < classes
         if not of_parts:
-            assert set(np.unique(ClassEvaluationDataset(reader, split)[0].label_map)) - {reader.vocabulary.ignore_label}
+            assert set(np.unique(EvaluationDataset(reader, split)[0].label_map)) - {reader.vocabulary.ignore_label}
         elif reader.split(split).conditioned:
             evaluation = EvaluationDataset(reader, split)
             assert evaluation[0].regions
@@ -50,7 +49,8 @@ def test_every_split_of_every_miniature_can_be_served(worlds, dataset):
 def test_ade_splits_follow_a_drawn_list(worlds):
     """Instances of the drawn images to train on; unseen ones of the other training images are tested on."""
     reader = worlds[ADE]
-    few, drawn = with_drawn_shots(reader, 2, seed=1, shortfall="report")
+    drawn = draw_shots(reader, 2, seed=1)
+    few = reader.using_shots(drawn.image_ids)
     assert {record.image_id for record in few.records("train_few_shot")} == set(drawn.image_ids)
     all_of_training = {r.image_id for r in reader.records("val_obj_condition")} - {
         r.image_id for r in reader.pairs("val")

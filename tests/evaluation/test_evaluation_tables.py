@@ -37,7 +37,7 @@ def test_class_table_says_what_each_row_is(evaluation):
     dog = table[table["part"] == "dog's tail"].iloc[0]
     assert (dog["object"], dog["generic"], bool(dog["seen"])) == ("dog", "tail", False)
     assert list(table["images"]) == list(evaluation.class_images)
-    columns = evaluation.matrices["pred_all"].numpy()[:, :-1].sum(axis=0)
+    columns = evaluation.matrices["pred_all"][:, :-1].sum(axis=0)
     assert list(table["pixels"]) == list(columns)
     assert table["IoU"].mean() == pytest.approx(PROTOCOLS["recommended"](evaluation, "pred_all").summary["mIoU"])
     assert set(table["protocol"]) == {"recommended"}

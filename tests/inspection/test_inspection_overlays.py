@@ -3,15 +3,8 @@ import pandas as pd
 import pytest
 import torch
 
-from ovparts_lib.inspection import (
-    class_colours,
-    comparison,
-    comparison_table,
-    label_grid,
-    overlay,
-    render_error,
-    render_overlay,
-)
+from ovparts_lib.inspection import class_colours, comparison, label_grid, overlay, render_overlay
+from ovparts_lib.inspection.overlays import comparison_table, render_error
 from ovparts_lib.inspection.palette import RIGHT, WRONG
 from ovparts_lib.vocabularies import PartVocabulary, load_vocabulary
 
@@ -169,7 +162,7 @@ def test_grids_hold_every_picture_once():
     images = [picture(40, 60), picture(60, 40), picture(50, 50)]
     labels = [quarters(40, 60), quarters(60, 40), quarters(50, 50)]
     names = ["a", "b", "c"]
-    panel = label_grid(images, labels, TOY, names, "val", columns=2)
+    panel = label_grid(images, labels, TOY, names, "val")
     grid = panel.figure
     assert panel.table["pixels"].tolist() == [1200, 600, 1200, 600, 1250, 625]
     assert [title for title in titles(grid) if title] == names

@@ -38,11 +38,11 @@ def test_masks_are_listed_by_what_they_count_and_named_by_both_stages(maps):
 
 
 def test_every_mask_has_a_panel_that_says_who_called_it_what(maps):
-    figure = proposal_grid(maps, proposal_table(maps), "p", "Proposals", "Masks.", columns=2).figure
+    figure = proposal_grid(maps, proposal_table(maps), "p", "Proposals", "Masks.").figure
     titles = [ax.get_title() for ax in figure.axes if ax.images]
     assert titles[0] == "stage 1: dog's head 0.70\nCLIP: dog's tail 0.60\nmask quality 0.90"
     assert titles[2] == "stage 1: dog's head 0.30\nmask quality 0.00"
-    assert len(figure.axes) == 4
+    assert len(figure.axes) == 3
 
 
 # --- what was said of masks, and by whom ------------------------------------------------------------------------------

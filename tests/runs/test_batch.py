@@ -1,8 +1,11 @@
+import io
+
 import pytest
+import torch
 import yaml
 
 from ovparts_lib.runs import load_parameters
-from ovparts_lib.runs.batch import _begins_from, _lines, default_jobs, plan, run_beside
+from ovparts_lib.runs.batch import _begins_from, default_jobs, left_standing, plan, run_beside
 from ovparts_lib.runs.project import project_root
 
 ROOT = project_root()
@@ -24,9 +27,11 @@ def test_systems_and_looks_at_data_need_nothing_of_each_other(shipped):
 
 def test_runs_share_cores_but_not_a_gpu(shipped, monkeypatch):
     monkeypatch.setattr("os.cpu_count", lambda: 4)
-    assert default_jobs(shipped[:3], lambda: False) == 3
-    assert default_jobs(shipped, lambda: False) == 4
-    assert default_jobs(shipped, lambda: True) == 1
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert default_jobs(shipped[:3]) == 3
+    assert default_jobs(shipped) == 4
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    assert default_jobs(shipped) == 1
 
 
 @pytest.mark.parametrize(
@@ -39,7 +44,7 @@ def test_runs_share_cores_but_not_a_gpu(shipped, monkeypatch):
     ],
 )
 def test_what_a_terminal_would_overwrite_is_left_out(printed, lines):
-    assert list(_lines(iter(printed))) == lines
+    assert [left_standing(line) for line in io.StringIO(printed, newline="\n")] == lines
 
 
 def test_runs_beside_each_other_say_whose_line_it_is_and_how_they_ended(notebook, root, tmp_path, capfd):
@@ -63,3 +68,5 @@ def test_a_run_that_begins_from_anothers_weights_waits_for_it(shipped):
     assert _begins_from(later, earlier)
     assert not _begins_from(earlier, later)
     assert not _begins_from(later, by_name["20_clipseg"])
+    scored = later.model_copy(update={"initialise_from": None, "checkpoint": later.initialise_from})
+    assert _begins_from(scored, earlier) and not _begins_from(scored, by_name["20_clipseg"])

@@ -20,10 +20,10 @@ from ovparts_lib.runs import (
 )
 from ovparts_lib.runs import provenance as provenance_module
 from ovparts_lib.runs.folder import IncompleteResultsError, params_hash, prepare_folder, read_json
-from ovparts_lib.runs.json_output import to_json
 from ovparts_lib.runs.lock import FolderLock
 from ovparts_lib.runs.parameters import OwnImageParameters, StartHereParameters
 from ovparts_lib.runs.project import package_parent, project_root
+from ovparts_lib.runs.provenance import to_json
 
 
 def test_a_run_from_absent_to_complete(root, params):

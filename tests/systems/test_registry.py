@@ -9,7 +9,7 @@ from ovparts_lib.checkpoints.clip import save_clip
 from ovparts_lib.checkpoints.reading import CheckpointError, LoadReport
 from ovparts_lib.models.clip.towers import MINIATURE, build_clip
 from ovparts_lib.systems.clipseg.model import MINIATURE_CLIPSEG, Clipseg
-from ovparts_lib.systems.clipseg.weights import hub_names
+from ovparts_lib.systems.query_weights import hub_names
 from ovparts_lib.systems.registry import SYSTEMS, load_system, system_of
 from ovparts_lib.systems.system import System
 from tests.golden.released_catseg import filled_state

@@ -40,12 +40,12 @@ def test_derived_lists_equal_the_recorded_ones(name):
 @pytest.mark.parametrize("name", PART_VOCABULARIES)
 def test_seen_split_and_training_maps_equal_the_recorded_ones(name):
     vocabulary, recorded = load_vocabulary(name), golden(name)
-    assert [vocabulary.parts[i] for i in vocabulary.seen_part_ids] == recorded["base_parts"]
-    assert [vocabulary.parts[i] for i in vocabulary.unseen_part_ids] == recorded["novel_parts"]
+    assert [vocabulary.parts[i] for i in vocabulary.seen_ids] == recorded["base_parts"]
+    assert [vocabulary.parts[i] for i in vocabulary.unseen_ids] == recorded["novel_parts"]
     assert list(vocabulary.seen.generic_parts) == recorded["base_generic_parts"]
     assert list(vocabulary.seen.objects_with_parts) == recorded["base_objects_with_parts"]
     for table, remap in (
-        (vocabulary.part_table(vocabulary.seen), recorded["train_part_remap"]),
+        (vocabulary.table(vocabulary.seen), recorded["train_part_remap"]),
         (vocabulary.object_table(vocabulary.seen), recorded["train_object_remap"]),
     ):
         assert len(table) == vocabulary.ignore_label + 1
@@ -54,7 +54,7 @@ def test_seen_split_and_training_maps_equal_the_recorded_ones(name):
 
 
 def test_published_sizes():
-    sizes = {name: (len(v.objects), len(v.parts), len(v.seen_part_ids)) for name, v in _all().items()}
+    sizes = {name: (len(v.objects), len(v.parts), len(v.seen_ids)) for name, v in _all().items()}
     assert sizes == {
         "pascal_part_116": (20, 116, 74),
         "ade20k_part_234": (44, 234, 176),
@@ -87,7 +87,7 @@ def test_own_words_as_mapping_and_as_list():
     mapping = PartVocabulary.from_words({"dog": ["head", "tail"], "car": ["wheel"]})
     assert mapping.parts == ("dog's head", "dog's tail", "car's wheel")
     assert mapping.objects == ("dog", "car")
-    assert mapping.seen_part_ids == ()
+    assert mapping.seen_ids == ()
     flat = PartVocabulary.from_words(["car wheel", "bus's door"])
     assert flat.prompts == ("car wheel", "bus door")
     assert flat.objects == ("car wheel", "bus")
@@ -208,7 +208,7 @@ def test_remap_keeps_names_and_sends_the_rest_to_ignore(own, data):
     full = PartVocabulary.from_words(own)
     unseen = data.draw(st.sets(st.sampled_from(full.objects), max_size=len(full.objects) - 1))
     full = PartVocabulary(full.name, full.parts, full.objects, frozenset(unseen), full.ignore_label)
-    table = full.part_table(full.seen)
+    table = full.table(full.seen)
     for old, name in enumerate(full.parts):
         if full.pairs[old][0] in unseen:
             assert table[old] == full.seen.ignore_label

@@ -10,17 +10,15 @@ from typing import Any, ClassVar
 import numpy as np
 
 from ovparts_lib.data.coco_instances import CocoFile, CocoImage, rasterise, rasterise_columns, read_coco
-from ovparts_lib.data.files import hidden_files, list_files
-from ovparts_lib.data.labels import check_label_range, check_same_size, read_labels
-from ovparts_lib.data.readers.base import Files, Reader
+from ovparts_lib.data.files import hidden_files
+from ovparts_lib.data.readers.base import Reader
 from ovparts_lib.data.records import DatasetError, Record
 from ovparts_lib.data.scan import LabelCounts, count_labels
-from ovparts_lib.data.splits import SHOTS_FILE, Split
+from ovparts_lib.data.splits import SHOTS_FILE, Files, Split
 from ovparts_lib.data.verification_report import Folder, Published, VerificationReport
 
 MARKER = "built_from_source.json"  # in a dataset that was built from the full release of ADE20K
 _PAPERS = "OV-PARTS and PartCLIPSeg papers"
-_DEPTH = 4  # levels of folders below training and validation that are looked into
 
 
 @dataclass(frozen=True)
@@ -63,6 +61,9 @@ class ADE20KPart234(Reader):
         "val_few_shot": AdeSplit("val", conditioned=True, unseen_of_training=True, without_shots=True),
     }
     folders: ClassVar = {"train": "training", "val": "validation"}
+    dtype = np.uint16
+    depth = 4
+    shots_released = True
     kinds: ClassVar = {"image": Files("images", (".jpg",)), "part": Files("annotations_detectron2_part", (".png",))}
     published: ClassVar = {"train": Published(7347, _PAPERS, about=True), "val": Published(1016, _PAPERS, about=True)}
 
@@ -83,11 +84,8 @@ class ADE20KPart234(Reader):
         """
         if name not in self._files:
             path = self.annotation_path(name)
-            inside = self.root / "ADE20KPart234"
-            if not path.exists() and inside.is_dir():
-                raise DatasetError(
-                    "no such file", file=path, what_to_do=f"The dataset seems to be {inside}: give that folder."
-                )
+            if not path.exists() and not path.is_symlink():
+                raise self.missing(path, "no such file")
             file = read_coco(path, len(self.vocabulary.objects), self.refuse)
             images = {_image_id(image): image for image in file.images}
             if len(images) < len(file.images):
@@ -100,7 +98,7 @@ class ADE20KPart234(Reader):
         images, parts = self.folder("image", name), self.folder("part", name)
         self.annotations(name)
         return [
-            Record(images / image.file_name, parts / f"{image_id}.png", None, image_id)
+            Record(images / image.file_name, parts / f"{image_id}.png", self.annotation_path(name), image_id)
             for image_id, image in self._images[name].items()
         ]
 
@@ -114,26 +112,24 @@ class ADE20KPart234(Reader):
         Raises:
             DatasetError: an annotation file or the 16-shot list is missing, empty or wrong.
         """
-        asked = self.split(split)
-        records = self.pairs(asked.folder)
-        if asked.few_shot:
-            records = self.in_few_shot_list(records)
-        if asked.conditioned:
-            records = list(self._per_instance(asked.folder, records))
-        if asked.unseen_of_training:
-            records += self._unseen_of_training(without_shots=asked.without_shots)
+        records, listed = super().records(split), self.split(split)
+        if listed.unseen_of_training:
+            records += self._unseen_of_training(without_shots=listed.without_shots)
         if not records:
-            raise DatasetError("lists no instances of the dataset", file=self.annotation_path(asked.folder))
+            raise DatasetError("lists no instances of the dataset", file=self.annotation_path(listed.folder))
         return records
 
     def instances(self, name: str) -> list[Record]:
         """One record per instance of ``train`` or ``val``, by ascending image id, then in file order."""
-        return list(self._per_instance(name, self.pairs(name)))
+        return self.conditioned(name, self.pairs(name))
 
-    def _per_instance(self, name: str, records: Iterable[Record]) -> Iterable[Record]:
-        for record in records:
-            for instance in self._images[name][record.image_id].instances:
-                yield replace(record, object_id=instance.category_id, instance=instance.id)
+    def conditioned(self, name: str, records: Iterable[Record]) -> list[Record]:
+        """One record per instance of the records' images, in file order."""
+        return [
+            replace(record, object_id=instance.category_id, instance=instance.id)
+            for record in records
+            for instance in self._images[name][record.image_id].instances
+        ]
 
     def _unseen_of_training(self, *, without_shots: bool) -> list[Record]:
         shots = self.few_shot_ids() if without_shots else set()
@@ -142,7 +138,7 @@ class ADE20KPart234(Reader):
         names = dict(zip(self._images["train"], self._joined_ids(), strict=True))
         return [
             replace(record, image_id=names[record.image_id])
-            for record in self._per_instance("train", records)
+            for record in self.conditioned("train", records)
             if record.object_id in unseen
         ]
 
@@ -152,22 +148,12 @@ class ADE20KPart234(Reader):
         train = self.folders["train"]
         return tuple(f"{train}/{i}" if i in self._images["val"] else i for i in self._images["train"])
 
-    def label_maps(self, record: Record) -> tuple[np.ndarray, np.ndarray]:
-        """(object map, part map) of an image, both uint16 (H, W); of one size, else DatasetError."""
-        part_map = self.read_label(record, "part")
-        name, image = self._find(record)
-        check_same_size(self.annotation_path(name), (image.height, image.width), record.part_path, part_map.shape)
-        return self.read_label(record, "object"), part_map
-
     def read_label(self, record: Record, kind: str) -> np.ndarray:
         """One label map, uint16 (H, W); ``kind`` is ``object`` or ``part``."""
-        ignore = self.vocabulary.ignore_label
         if kind == "part":
-            labels = read_labels(record.part_path, np.uint16)
-            check_label_range(labels, len(self.vocabulary.parts), ignore, record.part_path, kind)
-            return labels
+            return super().read_label(record, kind)
         name, image = self._find(record)
-        object_map = np.full((image.height, image.width), ignore, np.uint16)
+        object_map = np.full((image.height, image.width), self.vocabulary.ignore_label, np.uint16)
         for instance in image.instances:
             columns, inside = rasterise_columns(instance, image, self.annotation_path(name))
             object_map[:, columns][inside] = instance.category_id
@@ -218,10 +204,6 @@ class ADE20KPart234(Reader):
             rows += [(instance.id, int(part), int(pixels[part])) for part in np.flatnonzero(pixels)]
         return {"rows": count_labels(object_map, part_map), "instance_rows": np.array(rows, np.int64).reshape(-1, 3)}
 
-    def label_files(self, name: str) -> list[Path]:
-        """The instances and the part labels."""
-        return [self.annotation_path(name), *super().label_files(name)]
-
     # Integrity checks
 
     def lists(self) -> list[Path]:
@@ -230,13 +212,7 @@ class ADE20KPart234(Reader):
 
     def list_folder(self, name: str, report: VerificationReport) -> Folder:
         """Listed images that have picture and part labels; what lacks one is a problem, what is not listed a note."""
-        files: dict[str, set[Path]] = {}
-        for kind in self.kinds:
-            folder = self.folder(kind, name)
-            if not folder.is_dir():
-                self.refuse(self.no_folder(folder))
-            found = list_files(folder, self.kinds[kind].suffixes, self.refuse, depth=_DEPTH) if folder.is_dir() else {}
-            files[kind] = set(found.values())
+        files = {kind: set(self.files(kind, name).values()) for kind in self.kinds}
         try:
             annotations, records = self.annotations(name), self.pairs(name)
         except DatasetError as error:
@@ -261,7 +237,7 @@ class ADE20KPart234(Reader):
             records=[record for record in records if {record.image_path, record.part_path} <= there],
             files=sorted(there),
             unlisted=[path for path in unused if path in files["image"]] if self.refused(annotations.path) else [],
-            hidden=hidden_files([self.folder(kind, name) for kind in self.kinds], _DEPTH),
+            hidden=hidden_files([self.folder(kind, name) for kind in self.kinds], self.depth),
             counts={
                 "listed images": len(annotations.images),
                 **{f"{kind} files": len(paths) for kind, paths in files.items()},
@@ -273,10 +249,6 @@ class ADE20KPart234(Reader):
     @property
     def _built(self) -> bool:
         return (self.root / MARKER).is_file()
-
-    def origin(self, record: Record, kind: str) -> Path:
-        """The file that a picture or label map is read from."""
-        return self.annotation_path(self._find(record)[0]) if kind == "object" else super().origin(record, kind)
 
     def count_records(self, name: str, labels: LabelCounts) -> dict[str, int]:
         """Samples and instances, and how many have no part."""

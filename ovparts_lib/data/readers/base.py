@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import copy
 import logging
-from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import ClassVar, Self
@@ -15,30 +14,18 @@ import numpy as np
 
 from ovparts_lib.data.cache import files_key, read_cache, write_cache
 from ovparts_lib.data.files import hidden_files, list_files
+from ovparts_lib.data.labels import check_label_range, check_same_size, read_labels
 from ovparts_lib.data.records import DatasetError, Record
 from ovparts_lib.data.scan import LabelCounts, count_labels, parallel_map
-from ovparts_lib.data.splits import SHOTS_FILE, Split, read_shot_list
+from ovparts_lib.data.splits import SHOTS_FILE, Files, Split, read_shot_list
 from ovparts_lib.data.verification_report import Folder, Problem, Published, VerificationReport
 from ovparts_lib.vocabularies import PartVocabulary, load_vocabulary
 
 logger = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True)
-class Files:
-    """Where one kind of file lies.
-
-    Attributes:
-        folder: below the dataset's folder; that of a split is inside.
-        suffixes: in lower case.
-    """
-
-    folder: str
-    suffixes: tuple[str, ...]
-
-
-class Reader(ABC):
-    """A dataset on disk.
+class Reader:
+    """A dataset on disk: by default pictures and label files that are paired by base name.
 
     A reader knows files and formats. Remapping to the training vocabulary, conditioning on an object and the
     transforms are the datasets' (:mod:`ovparts_lib.data.dataset`), the same for every reader.
@@ -55,9 +42,12 @@ class Reader(ABC):
         settings: how each split is listed.
         folders: name on disk of ``train`` and ``val``.
         kinds: the kinds of files (``image``, ``object``, ``part``) that each image has one of.
-        label_kinds: the kinds of label maps.
+        label_kinds: the kinds of label maps; the last one is what is trained and scored.
+        dtype: of the label maps, the depth of the label files.
+        depth: levels of folders that are looked into.
         published: image counts of ``train`` and ``val`` where the authors state them.
         few_shot_source: the split that few-shot lists may be drawn from.
+        shots_released: whether a 16-shot list comes with the dataset.
         background_share: share of fully labelled pictures from which on the background must have been saved as 0.
         rules: part of the cache key: raise it when labels are painted or counted differently.
 
@@ -71,8 +61,11 @@ class Reader(ABC):
     folders: ClassVar[Mapping[str, str]] = {"train": "train", "val": "val"}
     kinds: Mapping[str, Files]
     label_kinds: Sequence[str] = ("object", "part")
+    dtype: type[np.unsignedinteger] = np.uint8
+    depth: ClassVar[int] = 1
     published: ClassVar[Mapping[str, Published]] = {}
     few_shot_source: ClassVar[str] = "train"
+    shots_released: ClassVar[bool] = False
     background_share: ClassVar[float] = 0.5
     rules: ClassVar[str] = "2"
 
@@ -129,41 +122,81 @@ class Reader(ABC):
         """
         folder = self.folder(kind, name)
         if not folder.is_dir():
-            self.refuse(self.no_folder(folder))
+            self.refuse(self.missing(folder))
             return {}
-        return list_files(folder, self.kinds[kind].suffixes, self.refuse)
+        return list_files(folder, self.kinds[kind].suffixes, self.refuse, depth=self.depth)
 
-    def no_folder(self, folder: Path) -> DatasetError:
-        """The error for a folder that is not there; it names the dataset's folder if that lies inside ``root``."""
-        missing = folder.relative_to(self.root)
-        inside = next((path for path in sorted(self.root.glob("*")) if (path / missing).is_dir()), None)
-        return DatasetError(
-            "no such folder",
-            file=folder,
-            what_to_do=f"The dataset seems to be {inside}: give that folder."
-            if inside
-            else f"Unpack {self.title} into {self.root}: {self.layout}.",
-        )
+    def missing(self, path: Path, what: str = "no such folder") -> DatasetError:
+        """The error for what is not there; it names the dataset's folder if that lies inside ``root``."""
+        below = path.relative_to(self.root)
+        inside = next((folder for folder in sorted(self.root.glob("*")) if (folder / below).exists()), None)
+        advice = f"Unpack {self.title} into {self.root}: {self.layout}."
+        if inside:
+            advice = f"The dataset seems to be {inside}: give that folder."
+        return DatasetError(what, file=path, what_to_do=advice)
 
-    @abstractmethod
     def pairs(self, name: str) -> list[Record]:
-        """One record per labelled image of ``train`` or ``val``. Raises DatasetError: the listing is wrong or empty."""
+        """One record per labelled image of ``train`` or ``val``, sorted by base name.
 
-    @abstractmethod
+        Raises:
+            DatasetError: a folder is missing, or the listing is wrong or empty.
+        """
+        kind = self.label_kinds[-1]
+        images, labels = self.files("image", name), self.files(kind, name)
+        objects = self.folder("object", name) if "object" in self.kinds else None
+        shared = [stem for stem in images if stem in labels]
+        if not shared:
+            what = "label" if kind == "label" else f"{kind} label"
+            raise DatasetError(
+                f"no image has a {what} of the same base name ({len(images)} images, {len(labels)} label files)",
+                file=self.folder(kind, name),
+                what_to_do=f"Labels of {self.title} are *{self.kinds[kind].suffixes[0]} there: unpack both again.",
+            )
+        return [Record(images[stem], labels[stem], objects and objects / f"{stem}.png", stem) for stem in shared]
+
     def records(self, split: str) -> list[Record]:
-        """The records of a split in listing order, those without part pixels included."""
+        """The records of a split in listing order, those without part pixels included.
 
-    @abstractmethod
+        Raises:
+            DatasetError: a folder or the 16-shot list is missing or empty, or a label file is wrong.
+        """
+        listed = self.split(split)
+        records = self.pairs(listed.folder)
+        if listed.few_shot:
+            records = self.in_few_shot_list(records)
+        return self.conditioned(listed.folder, records) if listed.conditioned else records
+
+    def conditioned(self, name: str, records: Iterable[Record]) -> list[Record]:
+        """One record per image and object id of its object map, ids ascending, whether or not the object has parts."""
+        counts, ignore = self.scan_folder(name)["rows"], self.vocabulary.ignore_label
+        return [
+            replace(record, object_id=object_id)
+            for record in records
+            for object_id in counts.objects_in(record.image_id, ignore)
+        ]
+
+    def label_maps(self, record: Record) -> tuple[np.ndarray, ...]:
+        """The record's label maps, one of each of ``label_kinds``, at native size and of one size.
+
+        Raises:
+            DatasetError: as :meth:`read_label`, or they differ in size.
+        """
+        maps = tuple(self.read_label(record, kind) for kind in self.label_kinds)
+        check_same_size(self.origin(record, self.label_kinds[0]), maps[0].shape, record.part_path, maps[-1].shape)
+        return maps
+
     def read_label(self, record: Record, kind: str) -> np.ndarray:
-        """One label map of the record's whole image, unsigned (H, W), in full-vocabulary ids.
+        """One label map of the record's whole image, (H, W) of ``dtype``, in full-vocabulary ids.
 
         Raises:
             DatasetError: the file is missing, damaged, of another depth or out of range.
         """
-
-    @abstractmethod
-    def label_maps(self, record: Record) -> tuple[np.ndarray, np.ndarray]:
-        """(object map, part map) of the record's whole image at native size. Raises DatasetError as read_label does."""
+        classes = self.vocabulary.objects if kind == "object" else self.vocabulary.classes
+        path = self.origin(record, kind)
+        labels = read_labels(path, self.dtype)
+        what = "class" if kind == "label" else kind
+        check_label_range(labels, len(classes), self.vocabulary.ignore_label, path, what)
+        return labels
 
     def region(self, record: Record, object_map: np.ndarray) -> np.ndarray:
         """The pixels a conditioned record is about, bool (H, W): its object in ``object_map``, or its own instance.
@@ -232,11 +265,8 @@ class Reader(ABC):
             images = [str(record.image_path.relative_to(self.root)) for record in self.pairs(name)]
             return files_key(self.label_files(name), self.root, self.vocabulary.hash, self.rules, *images)
         except FileNotFoundError as error:
-            raise DatasetError(
-                "no such file, but the other files of its image are there",
-                file=error.filename,
-                what_to_do="Unpack the labels again.",
-            ) from None
+            what = "no such file, but the other files of its image are there"
+            raise DatasetError(what, file=error.filename, what_to_do="Unpack the labels again.") from None
 
     # Few-shot lists
 
@@ -260,21 +290,15 @@ class Reader(ABC):
         kept = [record for record in records if record.image_id in shots]
         source = self.root / SHOTS_FILE if self._shots is None else self.root
         if not kept:
-            raise DatasetError(
-                "the few-shot list names no image of the training folder",
-                file=source,
-                what_to_do="Unpack the pictures again, or use the list of this dataset.",
-            )
+            what = "the few-shot list names no image of the training folder"
+            advice = "Unpack the pictures again, or use the list of this dataset."
+            raise DatasetError(what, file=source, what_to_do=advice)
         if missing := len(shots - {record.image_id for record in kept}):
             logger.warning("few-shot list of %s: %d of %d images are missing", source, missing, len(shots))
         return kept
 
     def using_shots(self, image_ids: Iterable[str]) -> Self:
-        """A copy of the reader whose few-shot splits use these images; it shares what the reader has counted.
-
-        They are a drawn list's (``ShotList.image_ids``), or those that
-        :func:`~ovparts_lib.data.splits.read_shot_list` finds in any file.
-        """
+        """A copy of the reader whose few-shot splits use these images (a drawn list, say); it shares the counts."""
         reader = copy.copy(self)
         reader._shots = frozenset(image_ids)
         return reader
@@ -321,9 +345,9 @@ class Reader(ABC):
                 f"{name}: {len(unlabelled)} pictures have no labels and are not used, for example {unlabelled[0]}"
             )
         complete = sorted(set.intersection(*(set(found) for found in files.values())))
-        images, parts, objects = files["image"], files.get("part") or files.get("label", {}), files.get("object", {})
+        images, labels, objects = files["image"], files[self.label_kinds[-1]], files.get("object", {})
         return Folder(
-            records=[Record(images[stem], parts[stem], objects.get(stem), stem) for stem in complete],
+            records=[Record(images[stem], labels[stem], objects.get(stem), stem) for stem in complete],
             files=[path for found in files.values() for path in found.values()],
             hidden=hidden_files(self.folder(kind, name) for kind in self.kinds),
             counts={f"{kind} files": len(found) for kind, found in files.items()},
@@ -331,31 +355,34 @@ class Reader(ABC):
 
     def origin(self, record: Record, kind: str) -> Path:
         """The file that a picture or label map is read from."""
-        return {"image": record.image_path, "object": record.object_path, "part": record.part_path}[kind]
+        if kind == "image":
+            return record.image_path
+        return (record.object_path if kind == "object" else None) or record.part_path
 
     def count_records(self, name: str, labels: LabelCounts) -> dict[str, int]:
-        """Records and samples of ``train`` or ``val``, and how many have no part."""
-        parts = range(len(self.vocabulary.parts))
-        return {"samples without any part": sum(not labels.has_part(i, parts) for i in labels.image_ids)}
+        """Records and samples of ``train`` or ``val``, and how many have no label."""
+        what = "part" if isinstance(self.vocabulary, PartVocabulary) else "label"
+        classes = range(len(self.vocabulary.classes))
+        return {f"samples without any {what}": sum(not labels.has_part(i, classes) for i in labels.image_ids)}
 
     def check_rest(self, folders: dict[str, Folder], report: VerificationReport) -> None:
         """What concerns no single image: by default the 16-shot list, whose lack is a note."""
-        path, images = self.root / SHOTS_FILE, {record.image_id for record in folders["train"].records}
+        path = self.root / SHOTS_FILE
+        if not any(split.few_shot for split in self.settings.values()):
+            return
+        if not path.exists():
+            if self.shots_released:
+                report.notes.append(f"{path.name} is not there: everything but few-shot training works without it")
+            return
+        images = {record.image_id for record in folders["train"].records}
         try:
             named = self.few_shot_ids()
         except DatasetError as error:
-            if path.exists():
-                report.problems.append(Problem.of(error))
-            else:
-                report.notes.append(f"{path.name} is not there: everything but few-shot training works without it")
+            report.problems.append(Problem.of(error))
             return
         report.counts["train"]["images of the 16-shot list"] = len(named)
         if missing := sorted(named - images):
-            report.problems.append(
-                Problem(
-                    str(path),
-                    f"{len(missing)} of {len(named)} images it names are not in images/{self.folders['train']}, "
-                    f"for example {missing[0]}",
-                    "Unpack the pictures again, or download the list again.",
-                )
-            )
+            where = f"images/{self.folders['train']}, for example {missing[0]}"
+            what = f"{len(missing)} of {len(named)} images it names are not in {where}"
+            advice = "Unpack the pictures again, or download the list again."
+            report.problems.append(Problem(str(path), what, advice))

@@ -10,12 +10,10 @@ import numpy as np
 import yaml
 
 from ovparts_lib.data.files import read_file
-from ovparts_lib.data.readers.base import Files
 from ovparts_lib.data.readers.pascal_part_116 import PascalPart116
 from ovparts_lib.data.readers.semantic import SemanticFolder, SemanticReader
 from ovparts_lib.data.records import DatasetError, Record
-from ovparts_lib.data.splits import Split
-from ovparts_lib.data.verification_report import Folder, VerificationReport
+from ovparts_lib.data.splits import Files, Split
 from ovparts_lib.vocabularies import PartVocabulary, Vocabulary
 
 CLASS_FILES = ("classes.yaml", "classes.yml", "classes.json")
@@ -121,6 +119,7 @@ class OwnParts(PascalPart116):
     """
 
     name = "own"
+    shots_released = False
     background_share = _NEVER
     layout = "images and labels (and objects, if there are object maps), each with train and val"
 
@@ -151,10 +150,3 @@ class OwnParts(PascalPart116):
             owners[: len(self.vocabulary.parts)] = self.vocabulary.part_to_object
             return owners[self.read_label(record, "part")]
         return super().read_label(record, kind)
-
-    def origin(self, record: Record, kind: str) -> Path:
-        """The file that a picture or label map is read from."""
-        return super().origin(record, kind) or record.part_path
-
-    def check_rest(self, folders: dict[str, Folder], report: VerificationReport) -> None:
-        """A few-shot list is not expected."""

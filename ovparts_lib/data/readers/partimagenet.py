@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -12,11 +13,11 @@ import numpy as np
 from ovparts_lib.data.coco_instances import rasterise, rasterise_columns
 from ovparts_lib.data.files import hidden_files
 from ovparts_lib.data.partimagenet_facts import PART_CATEGORIES, SYNSET_FILE, families_of, family
-from ovparts_lib.data.partimagenet_listing import LAYOUT, NO_PICTURE, Listing, Picture, Selection
-from ovparts_lib.data.readers.base import Files, Reader
+from ovparts_lib.data.partimagenet_listing import LAYOUT, NO_PICTURE, SUFFIXES, Listing, Picture, Selection
+from ovparts_lib.data.readers.base import Reader
 from ovparts_lib.data.records import DatasetError, Record
 from ovparts_lib.data.scan import LabelCounts
-from ovparts_lib.data.splits import SHOTS_FILE, Split
+from ovparts_lib.data.splits import Files, Split
 from ovparts_lib.data.verification_report import Folder, Published, VerificationReport
 
 logger = logging.getLogger(__name__)
@@ -60,7 +61,9 @@ class PartImageNet(Reader):
         "train_few_shot": Split("train", few_shot=True),
         "val_obj_condition": Split("val", conditioned=True),
     }
-    kinds: ClassVar = {"image": Files("images", (".jpeg", ".jpg"))}
+    kinds: ClassVar = {"image": Files("images", SUFFIXES)}
+    dtype = np.uint16
+    depth = 2
     few_shot_source = "train_all"
 
     def __init__(self, root: str | Path, *, synset_file: str | Path | None = None, **options: Any) -> None:
@@ -72,9 +75,7 @@ class PartImageNet(Reader):
             synset_file = next((path for path in places if path.is_file()), None)
         else:
             synset_file = Path(synset_file).expanduser()
-        self.selection = Selection(
-            self.root, self.vocabulary, strict=self.strict, synset_file=synset_file, refuse=self.refuse
-        )
+        self.selection = Selection(self.vocabulary, strict=self.strict, synset_file=synset_file, refuse=self.refuse)
 
     def listing(self, name: str) -> Listing:
         """The pictures and annotations of ``train`` or ``val``, read once.
@@ -83,11 +84,38 @@ class PartImageNet(Reader):
             DatasetError: as :meth:`~ovparts_lib.data.partimagenet_listing.Selection.read`.
         """
         if name not in self._listings:
-            listing = self._listings[name] = self.selection.read(name)
+            listing = self.selection.read(self.annotation_file(name), self.picture_files(name))
+            self._listings[name] = listing
             self._pictures |= {picture.path: picture for picture in listing.pictures}
             if missing := listing.skipped.get(NO_PICTURE):
                 logger.warning("%s: %d %s", listing.annotations.path, missing, NO_PICTURE)
         return self._listings[name]
+
+    def annotation_file(self, name: str) -> Path:
+        """Annotations of ``train`` or ``val``, at the root or where the download has them.
+
+        Raises:
+            DatasetError: the file is in neither place.
+        """
+        places = (self.root / f"{name}.json", self.root / "annotations" / name / f"{name}.json")
+        found = next((path for path in places if path.is_file()), None)
+        if found is None:
+            raise self.missing(places[0], f"no such file, nor {places[1]}")
+        return found
+
+    def picture_files(self, name: str) -> dict[str, Path]:
+        """``{base name: path}`` of the pictures of ``train`` or ``val``, flat or in folders, hidden files left out.
+
+        Raises:
+            DatasetError: the folder is missing, or two pictures have one base name.
+        """
+        folder, pictures = self.folder("image", name), dict[str, Path]()
+        if not folder.is_dir():
+            raise self.missing(folder)
+        for path in self.files("image", name).values():
+            if (other := pictures.setdefault(path.stem, path)) is not path:
+                self.refuse(DatasetError(f"has the same name as {other}", file=path, what_to_do="Keep one of the two."))
+        return pictures
 
     def pairs(self, name: str) -> list[Record]:
         """One record for each picture of the selection in ``train`` or ``val``, unseen objects included."""
@@ -103,19 +131,17 @@ class PartImageNet(Reader):
         Raises:
             DatasetError: as :meth:`listing`, or no few-shot list is in use, or it names no picture of the folder.
         """
-        asked = self.split(split)
-        listing = self.listing(asked.folder)
-        path, pictures = listing.annotations.path, listing.pictures
+        records = super().records(split)
         if not self.strict and split in ("train", "train_obj_condition"):
             seen = set(self.vocabulary.seen_object_ids)
-            pictures = [picture for picture in pictures if picture.object_id in seen]
-        conditioned, each = asked.conditioned, split == "train_obj_condition"
-        records = [
-            Record(picture.path, path, None, picture.path.stem, picture.object_id if conditioned else None, place)
-            for picture in pictures
-            for place in (range(len(picture.part_ids)) if each else (None,))
-        ]
-        return self.in_few_shot_list(records) if asked.few_shot else records
+            records = [record for record in records if self.picture(record).object_id in seen]
+        if split != "train_obj_condition":
+            return records
+        return [replace(record, instance=i) for record in records for i in range(len(self.picture(record).part_ids))]
+
+    def conditioned(self, name: str, records: Iterable[Record]) -> list[Record]:
+        """Each picture's record with the picture's object."""
+        return [replace(record, object_id=self.picture(record).object_id) for record in records]
 
     def label_maps(self, record: Record) -> tuple[np.ndarray, np.ndarray]:
         """(object map, part map) of a picture, both uint16 (H, W); later annotations lie over earlier ones.
@@ -124,7 +150,7 @@ class PartImageNet(Reader):
             DatasetError: an annotation is damaged or outside the picture.
         """
         picture, ignore = self.picture(record), self.vocabulary.ignore_label
-        part_map = np.full((picture.image.height, picture.image.width), ignore, np.uint16)
+        part_map = np.full((picture.image.height, picture.image.width), ignore, self.dtype)
         for instance, part_id in zip(picture.image.instances, picture.part_ids, strict=True):
             columns, inside = rasterise_columns(instance, picture.image, record.part_path)
             part_map[:, columns][inside] = part_id
@@ -162,20 +188,16 @@ class PartImageNet(Reader):
         lists = super().lists()
         for name in self.folders:
             try:
-                lists.append(self.selection.annotation_file(name))
+                lists.append(self.annotation_file(name))
             except DatasetError as error:
                 self.refuse(error)
         return lists + [path for path in [self.selection.synset_file] if path is not None and path.is_file()]
-
-    def origin(self, record: Record, kind: str) -> Path:
-        """The file that a picture or label map is read from."""
-        return record.image_path if kind == "image" else record.part_path
 
     def list_folder(self, name: str, report: VerificationReport) -> Folder:
         """The pictures of the selection; whatever is left out is a note, as are parts of another super-category."""
         files: list[Path] = []
         try:
-            files = list(self.selection.picture_files(name).values())
+            files = list(self.picture_files(name).values())
             listing = self.listing(name)
         except DatasetError as error:
             self.refuse(error)
@@ -192,7 +214,7 @@ class PartImageNet(Reader):
             records=self.pairs(name),
             files=files,
             unlisted=list(listing.unlisted) if self.refused(listing.annotations.path) else [],
-            hidden=hidden_files([self.selection.picture_folder(name)], 2),
+            hidden=hidden_files([self.folder("image", name)], self.depth),
             counts={
                 "images in the annotation file": len(listing.annotations.images),
                 "annotations": listing.annotations.instances,
@@ -241,11 +263,6 @@ class PartImageNet(Reader):
         seen = set(self.vocabulary.seen_object_ids)
         unseen = sum(picture.object_id not in seen for picture in self.listing(name).pictures)
         return super().count_records(name, labels) | {"samples of unseen objects": unseen}
-
-    def check_rest(self, folders: dict[str, Folder], report: VerificationReport) -> None:
-        """The few-shot list, where somebody has put one: none is released."""
-        if (self.root / SHOTS_FILE).is_file():
-            super().check_rest(folders, report)
 
 
 class PartImageNetSeg(PartImageNet):

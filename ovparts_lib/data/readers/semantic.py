@@ -9,12 +9,11 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from ovparts_lib.data.labels import check_label_range, read_labels
-from ovparts_lib.data.readers.base import Files, Reader
+from ovparts_lib.data.readers.base import Reader
 from ovparts_lib.data.records import DatasetError, Record
-from ovparts_lib.data.scan import LabelCounts, count_labels
-from ovparts_lib.data.splits import Split
-from ovparts_lib.data.verification_report import Folder, Published, VerificationReport
+from ovparts_lib.data.scan import count_labels
+from ovparts_lib.data.splits import Files, Split
+from ovparts_lib.data.verification_report import Published
 
 
 @dataclass(frozen=True)
@@ -104,60 +103,14 @@ class SemanticReader(Reader):
         place = self.places[name]
         return self.root / (place.images if kind == "image" else place.labels)
 
-    def no_folder(self, folder: Path) -> DatasetError:
+    def missing(self, path: Path, what: str = "no such folder") -> DatasetError:
         """The error for a folder that is not there; label folders are made by ``ovparts prepare``."""
-        error = super().no_folder(folder)
-        if folder in {self.folder("label", split) for split in self.places} and "seems to be" not in error.what_to_do:
+        error = super().missing(path, what)
+        if path in {self.folder("label", split) for split in self.places} and "seems to be" not in error.what_to_do:
             advice = f"Label files are derived from the official ones: ovparts prepare {self.name} SOURCE {self.root}."
-            return DatasetError(error.what, file=folder, what_to_do=advice)
+            return DatasetError(what, file=path, what_to_do=advice)
         return error
-
-    def pairs(self, name: str) -> list[Record]:
-        """One record per image of the split that has a label file, sorted by base name.
-
-        Raises:
-            DatasetError: a folder is missing, or holds no such image.
-        """
-        images, labels = self.files("image", name), self.files("label", name)
-        shared = [stem for stem in images if stem in labels]
-        if not shared:
-            raise DatasetError(
-                f"no image has a label file of the same base name ({len(images)} images, {len(labels)} label files)",
-                file=self.folder("label", name),
-                what_to_do=f"Labels of {self.title} are *{self.kinds['label'].suffixes[0]} there.",
-            )
-        return [Record(images[stem], labels[stem], None, stem) for stem in shared]
-
-    def records(self, split: str) -> list[Record]:
-        """The records of a split, one per image. Raises DatasetError as :meth:`pairs`."""
-        return self.pairs(self.split(split).folder)
-
-    def label_maps(self, record: Record) -> tuple[np.ndarray]:
-        """The one label map of the record's image, uint8 or uint16 (H, W); DatasetError as :meth:`read_label`."""
-        return (self.read_label(record, "label"),)
-
-    def read_label(self, record: Record, kind: str) -> np.ndarray:
-        """The label map; ``kind`` is ``label``.
-
-        Raises:
-            DatasetError: the file is missing, damaged, of another depth, or of another class list.
-        """
-        labels = read_labels(record.part_path, self.dtype)
-        check_label_range(labels, len(self.vocabulary.classes), self.vocabulary.ignore_label, record.part_path, "class")
-        return labels
 
     def count(self, record: Record, label_map: np.ndarray) -> dict[str, np.ndarray]:
         """Pixels of each class; in the table of a scan both columns hold the class."""
         return {"rows": count_labels(label_map, label_map)}
-
-    def origin(self, record: Record, kind: str) -> Path:
-        """The file that a picture or label map is read from."""
-        return record.image_path if kind == "image" else record.part_path
-
-    def count_records(self, name: str, labels: LabelCounts) -> dict[str, int]:
-        """Images without any labelled pixel."""
-        classes = range(len(self.vocabulary.classes))
-        return {"samples without any label": sum(not labels.has_part(i, classes) for i in labels.image_ids)}
-
-    def check_rest(self, folders: dict[str, Folder], report: VerificationReport) -> None:
-        """Nothing: there are no lists."""

@@ -28,7 +28,7 @@ def write_picture(root: Path, seed: int, split: str, index: int) -> Written:
     image_id, folder = f"mini_{split}_{index:06d}", FOLDERS[split]
     name = f"{IMAGES}/{folder}/{image_id}.jpg"
     Image.fromarray(drawing.image).save(root / name, quality=int(rng.integers(80, 96)))
-    part_map = drawn_words(DATASET).part_table(vocabulary)[drawing.part_map].astype(np.uint16)
+    part_map = drawn_words(DATASET).table(vocabulary)[drawing.part_map].astype(np.uint16)
     Image.fromarray(part_map).save(root / PARTS / folder / f"{image_id}.png")
     annotations = tuple(
         annotation(vocabulary.object_id(owner), mask, segmentation(mask, index + number))

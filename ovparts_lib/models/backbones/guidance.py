@@ -40,7 +40,6 @@ class GuidanceSize:
     clip_layer: int | None = None
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "channels", tuple(self.channels))
         if self.kind not in GUIDANCE_KINDS:
             raise ValueError(f"guidance must be one of {', '.join(GUIDANCE_KINDS)}, not {self.kind!r}")
         if self.kind in _DINOV2 and self.image_size % 14:

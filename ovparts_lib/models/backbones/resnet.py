@@ -37,8 +37,6 @@ class ResNetSize:
     multi_grid: tuple[int, ...] = (1, 1, 1)
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "blocks", tuple(self.blocks))
-        object.__setattr__(self, "multi_grid", tuple(self.multi_grid))
         if self.stem not in ("plain", "deeplab"):
             raise ValueError(f"stem must be plain or deeplab, not {self.stem!r}")
         if len(self.blocks) != 4 or len(self.multi_grid) != self.blocks[-1]:

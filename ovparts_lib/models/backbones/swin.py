@@ -36,8 +36,6 @@ class SwinSize:
     drop_path: float = 0.3
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "depths", tuple(self.depths))
-        object.__setattr__(self, "heads", tuple(self.heads))
         for width, heads in zip(self.channels, self.heads, strict=True):
             if width % heads:
                 raise ValueError(f"{width} channels do not divide into {heads} heads")
@@ -197,7 +195,8 @@ def shift_mask(height: int, width: int, window: int, device: torch.device) -> Te
         device: where the result goes.
 
     Returns:
-        float32 (windows, window^2, window^2): 0 within a region, -100 between regions.
+        float32 (windows, window^2, window^2): 0 within a region, -100 between regions: not minus infinity, for released
+        weights were trained with what that lets through.
     """
     lines = []
     for length in (height + -height % window, width + -width % window):

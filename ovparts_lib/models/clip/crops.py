@@ -5,6 +5,7 @@ Source: Liang et al., "Open-Vocabulary Semantic Segmentation with Mask-adapted C
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -74,12 +75,14 @@ def expand_box(box: tuple[int, int, int, int], factor: float, height: int, width
     return left, top, right, bottom
 
 
-def cut_crops(image: Tensor, masks: Tensor, boxes: Tensor, side: int, rule: CropRule) -> tuple[Tensor, Tensor]:
+def cut_crops(
+    image: Tensor, masks: Sequence[Tensor], boxes: Tensor, side: int, rule: CropRule
+) -> tuple[Tensor, Tensor]:
     """Crops with everything outside the mask filled, squashed to squares.
 
     Args:
         image: (3, h, w) RGB, 0..255.
-        masks: (n, h, w), probabilities, or bool masks.
+        masks: n of (h, w), probabilities or bool.
         boxes: int64 (n, 4), of :func:`mask_boxes`; none empty.
         side: of the squares.
         rule: how.
@@ -94,7 +97,7 @@ def cut_crops(image: Tensor, masks: Tensor, boxes: Tensor, side: int, rule: Crop
     for mask, box in zip(masks, boxes.tolist(), strict=True):
         left, top, right, bottom = expand_box(tuple(box), rule.expand, *image.shape[-2:])
         weight = mask[top:bottom, left:right]
-        weight = (weight if rule.matting or mask.dtype == torch.bool else weight > rule.threshold).float()
+        weight = (weight if rule.matting else weight > rule.threshold).float()
         crop = image[:, top:bottom, left:right].float() * weight + (1 - weight) * fill
         crop = normalise(crop, CLIP_STATISTICS)[None]
         crops.append(F.interpolate(crop, size=(side, side), mode="bicubic", align_corners=False))

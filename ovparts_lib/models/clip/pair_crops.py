@@ -5,8 +5,11 @@ Source: the released training code of OVSeg, which SCAN's goes back to.
 
 from __future__ import annotations
 
+import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
+from torchvision import tv_tensors
 from torchvision.transforms import v2
 
 from ovparts_lib.images import CLIP_STATISTICS, normalise
@@ -34,6 +37,12 @@ def pair_transform(side: int, *, train: bool) -> v2.Transform:
 def mask_by_colour(crop: Tensor) -> Tensor:
     """Pixels of uint8 (3, h, w) that are not exactly of the fill's colour, bool (h, w)."""
     return (crop != torch.tensor(FILL, dtype=torch.uint8).view(3, 1, 1)).any(0)
+
+
+def transformed(transform: v2.Transform, crop: Image.Image, mask: Tensor | np.ndarray) -> tuple[Tensor, Tensor]:
+    """A crop and its mask under the same random choice: float32 (3, s, s) as CLIP takes it, and (s, s)."""
+    pixels, kept = transform(crop, tv_tensors.Mask(mask))
+    return clip_pixels(v2.functional.pil_to_tensor(pixels)), kept.as_subclass(Tensor)
 
 
 def clip_pixels(crop: Tensor) -> Tensor:

@@ -228,7 +228,7 @@ def image_hidden_states(
     pixels: Tensor,
     layers: Collection[int],
     *,
-    keep_attention: bool | Collection[int] = (),
+    keep_attention: Collection[int] = (),
     kept_patches: Tensor | None = None,
     after_block: AfterBlock | None = None,
 ) -> HiddenStates:
@@ -239,8 +239,7 @@ def image_hidden_states(
         pixels: (b, 3, h, w), normalised float; sides divisible by the patch size, not necessarily the pre-training
             size: the position embedding is resized by :func:`resize_position_embedding`.
         layers: which states to keep; 0 is after ``ln_pre``, k after the k-th block.
-        keep_attention: True for the attention maps of every block that is computed, or the numbers (from 1) of the
-            blocks whose maps are wanted.
+        keep_attention: numbers (from 1) of the blocks whose attention maps are wanted.
         kept_patches: the patches that enter, see :func:`embed_patches`; the states hold the class token and those.
         after_block: called with a state's number and tokens (b, t, width); what it returns is kept and goes on.
 
@@ -248,8 +247,8 @@ def image_hidden_states(
         ValueError: no layer, or one the tower does not have.
     """
     depth = len(visual.transformer.resblocks)
-    kept_maps = set(range(1, depth + 1)) if keep_attention is True else set(keep_attention or ())
-    last = max([*layers, *(kept_maps if keep_attention is not True else ())], default=-1)
+    kept_maps = set(keep_attention)
+    last = max([*layers, *kept_maps], default=-1)
     if last < 0 or not set(layers) <= set(range(depth + 1)) or not kept_maps <= set(range(1, depth + 1)):
         raise ValueError(
             f"the image tower has states 0 to {depth} and attention maps 1 to {depth}; asked for states "

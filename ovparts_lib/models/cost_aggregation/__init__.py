@@ -14,18 +14,3 @@ from ovparts_lib.models.cost_aggregation.cost_volume import CostEmbedding, cost_
 from ovparts_lib.models.cost_aggregation.decoder import GuidedDecoder
 from ovparts_lib.models.cost_aggregation.layer import AggregatorLayer, aggregate
 from ovparts_lib.models.cost_aggregation.spatial import SpatialAggregation
-
-__all__ = [
-    "AggregatorLayer",
-    "AggregatorSize",
-    "AppearanceGuidance",
-    "Chunks",
-    "ClassAggregation",
-    "CostEmbedding",
-    "GuidedDecoder",
-    "SpatialAggregation",
-    "TextGuidance",
-    "aggregate",
-    "cost_volume",
-    "mean_cost",
-]

@@ -51,8 +51,6 @@ class AggregatorSize:
     decoder_guidance_dims: tuple[int, ...] = (32, 16)
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "decoder_dims", tuple(self.decoder_dims))
-        object.__setattr__(self, "decoder_guidance_dims", tuple(self.decoder_guidance_dims))
         if self.dim % self.heads:
             raise ValueError(f"dim {self.dim} is not a multiple of heads {self.heads}")
         if self.class_attention not in CLASS_ATTENTIONS:

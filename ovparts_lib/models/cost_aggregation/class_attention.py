@@ -57,6 +57,7 @@ def attention_weights(query: Tensor, key: Tensor, kind: ClassAttentionKind) -> T
     scores = query @ key.transpose(-2, -1) * query.shape[-1] ** -0.5
     if kind == "full":
         return scores.softmax(-1)
+    # softmax over the query axis: the asking classes share what a class gives; then each row is scaled to sum to 1
     weights = scores.softmax(-2) + 1e-8
     return weights / weights.sum(-1, keepdim=True)
 
@@ -140,6 +141,7 @@ class ClassAggregation(nn.Module):
     def _heads(self, x: Tensor, text_guidance: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
         """Queries, keys and values (b, n, heads, t, d) of positions (b, n, t, dim)."""
         normalised = self.norm1(x)
+        # Q = W_q [x ; text guidance], K = W_k [x ; text guidance], V = W_v x
         projected = self.query(normalised, text_guidance), self.key(normalised, text_guidance), self.value(normalised)
         query, key, value = (rearrange(y, "b n t (h d) -> b n h t d", h=self.heads) for y in projected)
         return query.float(), key.float(), value.float()

@@ -25,6 +25,7 @@ def cost_volume(features: Tensor, text: Tensor) -> Tensor:
             image = F.normalize(rearrange(features.float(), "b d h w -> b 1 d (h w)"), dim=2)
         else:
             image = F.normalize(rearrange(features.float(), "b t d h w -> b t d (h w)"), dim=2)
+        # C(i, n, p) = <F(i) / |F(i)|, T(n, p) / |T(n, p)|>
         return rearrange(text @ image, "b t p (h w) -> b t p h w", h=height)
 
 

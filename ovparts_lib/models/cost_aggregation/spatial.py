@@ -9,32 +9,15 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
+from ovparts_lib.models.backbones.swin import shift_mask
 from ovparts_lib.models.cost_aggregation.guided_linear import GuidedLinear
-
-# Not minus infinity: released weights were trained with what this lets through.
-MASKED = -100.0
 
 
 @lru_cache(maxsize=32)
-def shifted_window_mask(grid: tuple[int, int], window: int, shift: int, device: torch.device) -> Tensor:
-    """What is added to attention scores so that a shifted window does not mix opposite ends of the map.
-
-    Args:
-        grid: (h, w) of the map, multiples of ``window``.
-        window: side of a window.
-        shift: how far the map was rolled up and left, 1 to ``window - 1``.
-        device: where the mask is needed.
-
-    Returns:
-        float32 (windows, window^2, window^2): 0 within a region, -100 between regions.
-    """
+def shifted_window_mask(grid: tuple[int, int], window: int, device: torch.device) -> Tensor:
+    """Swin's :func:`shift_mask` of a map (h, w) whose sides are multiples of the window, made once."""
     with torch.inference_mode(False):  # an ordinary tensor, so that training may use it too
-        region = torch.zeros(grid, device=device)
-        edges = (slice(0, -window), slice(-window, -shift), slice(-shift, None))
-        for number, (rows, columns) in enumerate((rows, columns) for rows in edges for columns in edges):
-            region[rows, columns] = number
-        region = rearrange(region, "(r i) (s j) -> (r s) (i j)", i=window, j=window)
-        return (region[:, :, None] != region[:, None, :]).float() * MASKED
+        return shift_mask(*grid, window, device)
 
 
 class WindowAttention(nn.Module):
@@ -63,14 +46,16 @@ class WindowAttention(nn.Module):
         if self.shift:
             x = x.roll((-self.shift, -self.shift), dims=(2, 3))
             guidance = None if guidance is None else guidance.roll((-self.shift, -self.shift), dims=(2, 3))
-            mask = shifted_window_mask(grid, self.window, self.shift, x.device)
+            mask = shifted_window_mask(grid, self.window, x.device)
             mask = mask.repeat_interleave(self.heads, dim=0)[None]
+        # Q = W_q [x ; guidance], K = W_k [x ; guidance], V = W_v x
         query, key, value = self.query(x, guidance), self.key(x, guidance), self.value(x)
         sides = {"i": self.window, "j": self.window}
         query, key, value = (
             rearrange(y, "b t (r i) (s j) (n d) -> (b t) (r s n) (i j) d", n=self.heads, **sides)
             for y in (query, key, value)
         )
+        # attention among the positions of a window
         mixed = F.scaled_dot_product_attention(query, key, value, mask)
         rows = grid[0] // self.window
         pattern = "(b t) (r s n) (i j) d -> b t (r i) (s j) (n d)"

@@ -14,6 +14,9 @@ from torch import Tensor
 
 from ovparts_lib.models.maskformer.matching import FOCAL_ALPHA, Match, Segments, match_maskformer
 
+# PointRend's candidates for each point, and the share of points that are chosen among them
+OVERSAMPLE, IMPORTANT = 3.0, 0.75
+
 
 def target_count(segments: Sequence[Segments], device: torch.device) -> Tensor:
     """Segments of the batch on the average process, at least 1: what sums over masks are divided by."""
@@ -133,32 +136,22 @@ def sample_points(maps: Tensor, points: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def uncertain_points(
-    mask_logits: Tensor,
-    count: int,
-    *,
-    oversample: float = 3.0,
-    important: float = 0.75,
-    generator: torch.Generator | None = None,
-) -> Tensor:
+def uncertain_points(mask_logits: Tensor, count: int) -> Tensor:
     """Points for each mask where its logit is nearest to 0, and some drawn evenly (PointRend).
 
     Args:
         mask_logits: (n, h, w).
         count: points of each mask.
-        oversample: candidates for each point.
-        important: share of the points that are chosen among the candidates.
-        generator: of the random numbers, on the CPU.
 
     Returns:
         (n, count, 2), (x, y) in 0..1.
     """
 
     def draw(number: int) -> Tensor:
-        return torch.rand(len(mask_logits), number, 2, generator=generator).to(mask_logits.device)
+        return torch.rand(len(mask_logits), number, 2).to(mask_logits.device)
 
-    candidates = draw(int(oversample * count))
-    kept = int(important * count)
+    candidates = draw(int(OVERSAMPLE * count))
+    kept = int(IMPORTANT * count)
     nearest = sample_points(mask_logits.float(), candidates).abs().topk(kept, largest=False).indices
     chosen = candidates.gather(1, nearest[..., None].expand(-1, -1, 2))
     return torch.cat([chosen, draw(count - kept)], dim=1)

@@ -11,37 +11,18 @@ from torch import Tensor
 from ovparts_lib.models.maskformer.matching import Segments
 
 
-def segments_of(
-    label_maps: Sequence[Tensor],
-    size: tuple[int, int],
-    *,
-    count: int,
-    ignore_label: int,
-    image_ids: Sequence[str] | None = None,
-) -> list[Segments]:
+def segments_of(label_maps: Sequence[Tensor], size: tuple[int, int], *, ignore_label: int) -> list[Segments]:
     """One mask for each class that occurs in an image, classes ascending; none for an image without labelled pixels.
 
     Args:
-        label_maps: int64 (H, W) each, ids 0 to ``count - 1`` or ``ignore_label``.
+        label_maps: int64 (H, W) each, ids of classes or ``ignore_label``.
         size: (height, width) of the network's input, to which masks are padded right and below.
-        count: number of classes.
-        ignore_label: of the vocabulary. Its pixels, and the padding, are in no mask.
-        image_ids: names for messages.
-
-    Raises:
-        ValueError: a label is neither a class nor the ignore label; the message names the image.
+        ignore_label: its pixels, and the padding, are in no mask.
     """
     results = []
-    for number, labels in enumerate(label_maps):
-        class_ids = labels.unique().long()  # loaders hand over the small type, which would index as a mask
+    for labels in label_maps:
+        class_ids = labels.unique()
         class_ids = class_ids[class_ids != ignore_label]
-        wrong = class_ids[(class_ids < 0) | (class_ids >= count)]
-        if len(wrong):
-            name = f"image {image_ids[number]!r}" if image_ids else f"image {number} of the batch"
-            raise ValueError(
-                f"the label map of {name} holds label {int(wrong[0])}; the vocabulary has classes 0 to {count - 1} "
-                f"and ignore label {ignore_label}: remap the labels to it first"
-            )
         masks = labels[None] == class_ids[:, None, None]
         below, right = size[0] - labels.shape[0], size[1] - labels.shape[1]
         results.append(Segments(class_ids, F.pad(masks, (0, right, 0, below))))

@@ -10,6 +10,7 @@ its code); Wei et al., "OV-PARTS", NeurIPS 2023 (B+D fine-tuning); and the DINOv
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -29,8 +30,7 @@ from ovparts_lib.systems.cost_segmenter import (
     CostSize,
     without_guidance,
 )
-from ovparts_lib.systems.scores import BACKGROUND, CostMaps, Maps, Scores
-from ovparts_lib.vocabularies.vocabulary import Vocabulary
+from ovparts_lib.systems.scores import BACKGROUND, CostMaps, Maps, Request, Scores
 
 TRAINABLE_GROUPS = {
     "aggregator": ("appearance.", "text_guidance.", "embedding.", "layers.", "decoder."),
@@ -130,66 +130,47 @@ class Catseg(CostSegmenter):
         loss = part_segmentation_loss(logits, targets, weight, recompute=self.checkpoint_aggregator)
         return {"loss_sem_seg": loss}
 
-    def score(
-        self,
-        images: Sequence[Tensor],
-        vocabulary: Vocabulary,
-        class_ids: tuple[int, ...],
-        background: bool,
-        inspected: bool,
-    ) -> list[tuple[Scores, Maps]]:
+    def score(self, images: Sequence[Tensor], request: Request) -> list[tuple[Scores, Maps]]:
         """Logits at four times the resolution of the cost volume; with ``sliding_window`` at the crops' square.
 
         Every class of the vocabulary takes part in class attention, whatever is asked for. Maps: ``cost`` and the
         ``attention`` of CLIP's image tower; with ``sliding_window`` those of the whole picture.
         """
-        text = self.encode_texts(vocabulary.classes)
+        text = self.encode_texts(request.vocabulary.classes)
         if not self.background_class:
-            text, background = text[:-1], False
-        channels = [*class_ids, len(vocabulary.classes)] if background else list(class_ids)
+            text, request = text[:-1], replace(request, background=False)
         # The crops of a picture are a batch of their own.
         batches = [[image] for image in images] if self.sliding_window else [images]
-        return [
-            pair
-            for batch in batches
-            for pair in self._score_batch(batch, vocabulary, text, class_ids, channels, background, inspected)
-        ]
+        return [pair for batch in batches for pair in self._score_batch(batch, text, request)]
 
-    def _score_batch(
-        self,
-        images: Sequence[Tensor],
-        vocabulary: Vocabulary,
-        text: Tensor,
-        class_ids: tuple[int, ...],
-        channels: list[int],
-        background: bool,
-        inspected: bool,
-    ) -> list[tuple[Scores, Maps]]:
+    def _score_batch(self, images: Sequence[Tensor], text: Tensor, request: Request) -> list[tuple[Scores, Maps]]:
         """Scores and maps of pictures as wholes, or of one picture from its crops and the whole, which comes last."""
+        classes, chosen = request.vocabulary.classes, list(request.class_ids)
+        channels = [*chosen, len(classes)] if request.background else chosen
         if self.sliding_window:
             side = self.size.guidance.image_size
             inputs = sliding_inputs(images[0], self.size.inputs, side, self.device, self.window)
         else:
             inputs = self._squares(images, test=True)
-        dense, guidance = self.encode_images(inputs, keep_attention=inspected)
-        kept: dict[int, Tensor] | None = {} if inspected else None
+        dense, guidance = self.encode_images(inputs, keep_attention=request.inspected)
+        kept: dict[int, Tensor] | None = {} if request.inspected else None
         decoded = self._logits(dense.features, guidance, text, self.pooling, channels, kept)
         logits, first = decoded, 0
         if self.sliding_window:
             fused = self.window.fuse(squash(decoded, self.window.crop).sigmoid())
             # As logits, like all scores; evaluation turns them back into the probabilities that were averaged.
             logits, first = torch.logit(fused, eps=1e-7)[None], len(decoded) - 1
-        count, results = len(class_ids), []
+        results = []
         for number, (image, covered) in enumerate(zip(images, inputs.covered, strict=True)):
-            scores, maps = self._picture_scores(image, covered, logits[number], class_ids, background), {}
+            scores, maps = self._picture_scores(image, covered, logits[number], request), {}
             if kept is not None:
-                view, names = first + number, tuple(vocabulary.classes[each] for each in class_ids)
+                view, names = first + number, tuple(classes[each] for each in chosen)
                 maps["cost"] = CostMaps(
-                    before=mean_cost(dense.features[view][None], text[list(class_ids)])[0],
-                    after=decoded[view, :count],
-                    class_attention={layer: weights[view][list(class_ids)] for layer, weights in kept.items()},
+                    before=mean_cost(dense.features[view][None], text[chosen])[0],
+                    after=decoded[view, : len(chosen)],
+                    class_attention={layer: weights[view][chosen] for layer, weights in kept.items()},
                     queries=names,
-                    classes=(*vocabulary.classes, BACKGROUND) if self.background_class else vocabulary.classes,
+                    classes=(*classes, BACKGROUND) if self.background_class else classes,
                 )
                 maps["attention"] = self._clip_attention(dense, view, names)
             results.append((scores, maps))

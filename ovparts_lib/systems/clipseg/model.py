@@ -19,24 +19,16 @@ from ovparts_lib.images import square_pixels
 from ovparts_lib.models.film_decoder import binary_segmentation_loss
 from ovparts_lib.systems.base import batch_labels, chosen_queries
 from ovparts_lib.systems.query_segmenter import (
-    LANGUAGE,
     MINIATURE_QUERY,
     RELEASED,
     RELEASED_GROUPS,
+    TRAINABLE_GROUPS,
     QuerySegmenter,
     QuerySize,
 )
-from ovparts_lib.systems.scores import AttentionMaps, Maps, Scores
+from ovparts_lib.systems.scores import AttentionMaps, Maps, Request, Scores
 from ovparts_lib.vocabularies.vocabulary import Vocabulary
 
-# Beginnings of parameter names. "film" and "decoder" are told apart by the longer match.
-TRAINABLE_GROUPS = {
-    "visual_adapter": ("visual_adapter.",),
-    "language": LANGUAGE,
-    "film": ("decoder.film_",),
-    "decoder": ("decoder.reduces.", "decoder.layers.", "decoder.head."),
-    "background_query": ("background_query",),
-}
 ClipsegSize = QuerySize
 MINIATURE_CLIPSEG = MINIATURE_QUERY
 SIZES = {"released": RELEASED, "miniature": MINIATURE_CLIPSEG}
@@ -97,29 +89,24 @@ class Clipseg(QuerySegmenter):
         logits, _ = self._decode(reduced, conditions, grid)
         return {"loss_sem_seg": binary_segmentation_loss(logits, targets, self.background_weight)}
 
-    def score(
-        self,
-        images: Sequence[Tensor],
-        vocabulary: Vocabulary,
-        class_ids: tuple[int, ...],
-        background: bool,
-        inspected: bool,
-    ) -> list[tuple[Scores, Maps]]:
+    def score(self, images: Sequence[Tensor], request: Request) -> list[tuple[Scores, Maps]]:
         """Logits at ``image_size`` squared; the ``attention`` of the decoder for every class and of the image tower."""
+        vocabulary, class_ids = request.vocabulary, request.class_ids
         # image encoder, once per image: activations of three blocks, reduced to the decoder's width
         pixels = square_pixels(images, self.size.image_size, self.device)
-        reduced, grid, clip_attention = self._encode_images(pixels, inspected)
+        reduced, grid, clip_attention = self._encode_images(pixels, request.inspected)
         # conditional vectors: text embeddings of the classes, and the background's fixed vector
         conditions = self.encode_vocabulary(vocabulary)[list(class_ids)]
-        if background:
+        if request.background:
             conditions = torch.cat([conditions, self.background_query])
         # decoder, once per image and query
-        logits, attention = self._decode(reduced, conditions, grid, inspected)
+        logits, attention = self._decode(reduced, conditions, grid, request.inspected)
         logits, count, results = logits.float(), len(class_ids), []
         for number, image in enumerate(images):
             size, maps = tuple(image.shape[-2:]), {}
-            scores = Scores(logits[number, :count], class_ids, logits[number, count] if background else None, size)
-            if inspected:
+            background = logits[number, count] if request.background else None
+            scores = Scores(logits[number, :count], class_ids, background, size)
+            if request.inspected:
                 maps["attention"] = AttentionMaps(
                     grid=grid,
                     decoder={layer: weights[number, :count] for layer, weights in enumerate(attention)},

@@ -7,26 +7,14 @@ from typing import Any
 
 from ovparts_lib.checkpoints.native import read_metadata
 from ovparts_lib.checkpoints.reading import LoadReport, read_tensors
-from ovparts_lib.models.clip.towers import Activation
 from ovparts_lib.systems.clipseg.model import Clipseg, ClipsegSize
-from ovparts_lib.systems.query_weights import (
-    fine_tuned_names,
-    hub_names,
-    load_query_into,
-    query_size,
-    recognise,
-    timojl_names,
-)
-
-__all__ = ["fine_tuned_names", "hub_names", "load_clipseg", "timojl_names"]
+from ovparts_lib.systems.query_weights import load_query_into, query_size, recognise
 
 
 def load_clipseg(
     path: str | Path,
     size: ClipsegSize | None = None,
     clip_path: str | Path | None = None,
-    *,
-    clip_activation: Activation | None = None,
     **options: Any,
 ) -> tuple[Clipseg, LoadReport]:
     """A CLIPSeg with the weights of any of the four kinds of files; which kind is recognised from the content.
@@ -42,7 +30,6 @@ def load_clipseg(
         path: file or folder.
         size: hyper-parameters; None for those of the file.
         clip_path: CLIP weights for a file that holds a decoder only, see :func:`checkpoints.clip.load_clip_into`.
-        clip_activation: passed on for those.
         **options: passed on to :class:`Clipseg` (``query_chunk``, ``label_resize``, ``checkpoint_decoder``).
 
     Returns:
@@ -56,4 +43,4 @@ def load_clipseg(
     state = read_tensors(path)
     file = recognise(state, metadata, str(path))
     model = Clipseg(size or query_size(state, metadata), **options)
-    return model, load_query_into(model, path, state, file, clip_path, clip_activation=clip_activation)
+    return model, load_query_into(model, path, state, file, clip_path)

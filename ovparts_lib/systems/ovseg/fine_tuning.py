@@ -16,16 +16,17 @@ import torch
 from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
 
-from ovparts_lib.data.class_dataset import read_classes
+from ovparts_lib.data.dataset import read_classes
 from ovparts_lib.systems.adapted_clip import FINE_TUNING, MASK_PROMPT_TUNING, AdaptedClip, adapt
-from ovparts_lib.systems.ovseg.adapted_files import export_adapted, fuse_adapted
+from ovparts_lib.systems.ovseg.adapted_files import export_adapted, fuse_clip
 from ovparts_lib.systems.ovseg.model import Ovseg
 from ovparts_lib.systems.ovseg.pairs import Pair, PairDataset, labelled_pairs, mine_pairs, write_pairs
 
 FILE = "adapted_clip.safetensors"
 TRAINS = {"fine_tuning": FINE_TUNING, "mask_prompts": MASK_PROMPT_TUNING}
 WEIGHT_DECAY = {"fine_tuning": 0.2, "mask_prompts": 0.0}
-fuse_clip = fuse_adapted
+
+__all__ = ["FILE", "adapt_clip", "crop_accuracy", "fuse_clip"]
 
 
 def adapt_clip(
@@ -72,7 +73,7 @@ def adapt_clip(
         losses = adapt(adapted, batches, iterations, rate, WEIGHT_DECAY[way])
         histories.append(pd.DataFrame({"way": way, "step": range(1, len(losses) + 1), "loss": losses}))
     export_adapted(adapted, folder / FILE)
-    fuse_adapted(model, folder / FILE)
+    fuse_clip(model, folder / FILE)
     return pd.concat(histories, ignore_index=True)
 
 

@@ -9,31 +9,26 @@ Source: Liang et al., "Open-Vocabulary Semantic Segmentation with Mask-adapted C
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ovparts_lib.images import normalise
+from ovparts_lib.models.clip import token_masks
 from ovparts_lib.models.clip.crops import CropRule
-from ovparts_lib.models.clip.towers import build_clip
+from ovparts_lib.models.clip.towers import AfterBlock, build_clip
 from ovparts_lib.models.maskformer.losses import maskformer_losses
 from ovparts_lib.models.maskformer.transformer_decoder import TransformerDecoder
 from ovparts_lib.systems.base import check_choices
-from ovparts_lib.systems.ensemble import (
-    WithoutCrop,
-    clip_classes,
-    geometric_ensemble,
-    only_clip,
-    proposal_classes,
-)
+from ovparts_lib.systems.crops import Crops, cut, embed_crops
+from ovparts_lib.systems.ensemble import clip_classes, proposal_classes
 from ovparts_lib.systems.mask_classifier import MaskClassifier
-from ovparts_lib.systems.ovseg.regions import Regions, encode_regions
+from ovparts_lib.systems.ovseg.options import Fusion, MaskFill
 from ovparts_lib.systems.ovseg.sizes import MINIATURE_OVSEG, RELEASED, RELEASED_R101C, OvsegSize
 from ovparts_lib.systems.proposals import ProposalMaps, check_masks
-from ovparts_lib.systems.scores import Maps, Scores
-from ovparts_lib.vocabularies import Vocabulary
+from ovparts_lib.systems.scores import Maps, Request, Scores
+from ovparts_lib.systems.shared_options import WithoutCrop
 
 SIZES = {"released": RELEASED, "released_r101c": RELEASED_R101C, "miniature": MINIATURE_OVSEG}
 # Beginnings of parameter names. CLIP and the mask prompts are adapted elsewhere, see `adaptation`.
@@ -42,7 +37,6 @@ TRAINABLE_GROUPS = {
     "proposals": ("pixel_decoder.", "transformer_decoder."),
     "no_object": ("no_object_text",),
 }
-Fusion = Literal["sum", "best_mask"]
 
 
 class Ovseg(MaskClassifier):
@@ -80,7 +74,7 @@ class Ovseg(MaskClassifier):
         without_crop: WithoutCrop = "as_released",
         mask_prompts: bool = True,
         mask_expand: float = 1.0,
-        mask_fill: Literal["mean", "zero"] = "mean",
+        mask_fill: MaskFill = "mean",
         mask_matting: bool = False,
         fusion: Fusion = "sum",
         no_object_weight: float = 0.1,
@@ -138,17 +132,11 @@ class Ovseg(MaskClassifier):
         )
 
     def score(
-        self,
-        images: Sequence[Tensor],
-        vocabulary: Vocabulary,
-        class_ids: tuple[int, ...],
-        background: bool,
-        inspected: bool,
-        masks: Sequence[Tensor] | None = None,
+        self, images: Sequence[Tensor], request: Request, masks: Sequence[Tensor] | None = None
     ) -> list[tuple[Scores, Maps]]:
         """As :meth:`MaskClassifier.score`. Raises ValueError if masks do not fit the images."""
         own = {} if masks is None else {"masks": check_masks(masks, images)}
-        return super().score(images, vocabulary, class_ids, background, inspected, **own)
+        return super().score(images, request, **own)
 
     def classified(self, image: Tensor, classes: tuple[str, ...], text: Tensor, masks: Tensor | None = None) -> Maps:
         """Masks of one image with everything that is said of them.
@@ -159,7 +147,7 @@ class Ovseg(MaskClassifier):
             text: (n + 1, embed_dim), of :meth:`encode_classes`.
             masks: a user's own, bool (k, H, W).
         """
-        proposals, clip, regions = None, None, None
+        proposals, clip, valid, boxes = None, None, None, None
         # mask proposals, with the proposal network's classes
         if masks is None:
             probabilities, logits = self.propose(image, text)
@@ -171,9 +159,9 @@ class Ovseg(MaskClassifier):
         if masks is not None or self.classifier != "proposals":
             regions = self.encode_regions(image, probabilities)
             clip = clip_classes(self.size.clip.temperature * regions.embeddings @ text.T)
+            valid, boxes = regions.valid, regions.boxes
         # ensemble
-        combined = self.combine(proposals, clip, regions)
-        valid, boxes = (None, None) if regions is None else (regions.valid, regions.boxes)
+        combined = self.combine(proposals, clip, valid)
         maps = ProposalMaps(
             image, probabilities, proposals, clip, valid, boxes, combined, classes, self.crop_rule.threshold
         )
@@ -194,8 +182,8 @@ class Ovseg(MaskClassifier):
 
     def encode_regions(
         self, image: Tensor, masks: Tensor, *, prompts: bool | None = None, rule: CropRule | None = None
-    ) -> Regions:
-        """CLIP embeddings of the crops of masks.
+    ) -> Crops:
+        """The crops of masks, with their CLIP embeddings.
 
         Args:
             image: (3, h, w).
@@ -203,33 +191,15 @@ class Ovseg(MaskClassifier):
             prompts: use the mask prompts; None for the option ``mask_prompts``.
             rule: how masks become crops; None for that of the options.
         """
-        prompts = self.mask_prompts if prompts is None else prompts
-        return encode_regions(
-            self.clip.visual,
-            image.to(self.device),
-            masks,
-            rule or self.crop_rule,
-            prompts=self.mask_prompt if prompts and len(self.mask_prompt) else None,
-            at_once=self.at_once,
-        )
+        visual, prompts = self.clip.visual, self.mask_prompts if prompts is None else prompts
 
-    def combine(self, proposals: Tensor | None, clip: Tensor | None, regions: Regions | None) -> Tensor:
-        """What each mask counts for each class, (k, n).
+        def prompted(rows: Tensor) -> AfterBlock:
+            return token_masks.mask_prompts(visual, self.mask_prompt, crops.kept[rows])
 
-        Args:
-            proposals: P, (k, n); None for a user's own masks, which CLIP alone classifies.
-            clip: Q, (v, n), and
-            regions: the masks it was asked about; None where it was not.
-        """
-        if regions is None:
-            return proposals
-        if proposals is not None and self.classifier == "ensemble":
-            return geometric_ensemble(proposals, clip, regions.valid, self.ensemble_weight, self.without_crop)
-        return only_clip(clip, regions.valid)
-
-    def normalised(self, image: Tensor) -> Tensor:
-        """An image (3, h, w) as the proposal network takes it."""
-        return normalise(image.to(self.device))
+        crops = cut(image.to(self.device), masks, rule or self.crop_rule, visual)
+        hook_of = prompted if prompts and len(self.mask_prompt) else None
+        crops.embeddings = embed_crops(visual, crops, self.at_once, hook_of)
+        return crops
 
     def _query_states(self, inputs: Tensor) -> tuple[Tensor, Tensor]:
         """States of the queries after each layer (layers, b, queries, width), and mask features at stride 4."""

@@ -8,9 +8,11 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import Field
 
 from ovparts_lib.options import Flag, Listed, Number, Text, Whole, option
-from ovparts_lib.systems.shared_options import SWIN, MaskClassifierOptions, scored_on
+from ovparts_lib.systems.shared_options import SWIN, MaskClassifierOptions, WithoutCrop, begins_from, scored_on
 
 Group = Literal["backbone", "proposals", "no_object"]
+Fusion = Literal["sum", "best_mask"]
+MaskFill = Literal["mean", "zero"]
 # What the published trainings begin from: (backbone on ImageNet, CLIP).
 PRETRAINED = {
     "released": (SWIN, "checkpoints/ViT-L-14.pt"),
@@ -25,16 +27,6 @@ def _by_backbone(swin: Any, r101c: Any) -> Any:
     return lambda given: r101c if given.get("model_size") == "released_r101c" else swin
 
 
-def _begins_from(given: Mapping[str, Any]) -> str | None:
-    return PRETRAINED.get(str(given.get("model_size")), (None, None))[0]
-
-
-def _clip(given: Mapping[str, Any]) -> str | None:
-    """CLIP's own file beside a backbone's; any other file that training begins from holds it."""
-    backbone, clip = PRETRAINED.get(str(given.get("model_size")), (None, None))
-    return clip if given.get("initialise_from") == backbone else None
-
-
 def _ensemble_weight(given: Mapping[str, Any]) -> float:
     return ENSEMBLE_WEIGHTS.get(scored_on(given), 0.7)
 
@@ -44,8 +36,7 @@ class OvsegOptions(MaskClassifierOptions):
 
     system = "ovseg"
     recipe_values: ClassVar = {
-        "initialise_from": (_begins_from, None),
-        "clip_weights": (_clip, MaskClassifierOptions.recipe_values["clip_weights"][1]),
+        **begins_from(PRETRAINED),
         "shortest_edge": (_by_backbone(list(range(320, 1281, 64)), [800]), [80, 96, 112]),
         "longest_edge": (_by_backbone(2560, 1333), 192),
         "crop": (_by_backbone(640, 512), 96),
@@ -62,7 +53,7 @@ class OvsegOptions(MaskClassifierOptions):
     trainable: Annotated[list[Group], Listed] = option(
         ["backbone", "proposals", "no_object"], description="parameter groups that train; CLIP is adapted by itself"
     )
-    without_crop: Literal["as_released", "proposals"] = option(
+    without_crop: WithoutCrop = option(
         "proposals",
         description="masks without a pixel above the threshold: proposals keep their own classes; as_released counts "
         "them more than that",
@@ -71,9 +62,9 @@ class OvsegOptions(MaskClassifierOptions):
         True, False, description="learned tokens in place of a crop's blank patches; MiniClip has learned none"
     )
     mask_expand: Number = option(1.0, gt=0, description="crops are larger than their mask by this factor")
-    mask_fill: Literal["mean", "zero"] = option("mean", description="colour of a crop outside its mask")
+    mask_fill: MaskFill = option("mean", description="colour of a crop outside its mask")
     mask_matting: Flag = option(False, description="blend crops by the mask's probabilities")
-    fusion: Literal["sum", "best_mask"] = option(
+    fusion: Fusion = option(
         "sum", description="pixels sum the classes of all masks, or (the released demo) each class has one mask"
     )
     adaptation: Annotated[list[Literal["fine_tuning", "mask_prompts"]], Listed, Field(min_length=1)] = option(

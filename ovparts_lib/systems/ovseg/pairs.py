@@ -18,11 +18,15 @@ import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
-from torchvision import tv_tensors
 from torchvision.transforms import v2
 
-from ovparts_lib.models.clip.pair_crops import FILL as FILL
-from ovparts_lib.models.clip.pair_crops import clip_pixels, mask_by_colour, masked_crop, pair_transform
+from ovparts_lib.models.clip.pair_crops import (
+    clip_pixels,
+    mask_by_colour,
+    masked_crop,
+    pair_transform,
+    transformed,
+)
 from ovparts_lib.systems.ovseg.model import Ovseg
 
 TABLE = "pairs.tsv"
@@ -155,9 +159,9 @@ class PairDataset(torch.utils.data.Dataset):
         crop = Image.open(path).convert("RGB")
         if self.masks == "colour":
             crop = self.transform(crop)
-            mask = mask_by_colour(v2.functional.pil_to_tensor(crop))
+            pixels = v2.functional.pil_to_tensor(crop)
+            pixels, mask = clip_pixels(pixels), mask_by_colour(pixels)
         else:
-            mask = tv_tensors.Mask(np.asarray(Image.open(path.with_name(f"{path.stem}_mask.png"))) > 0)
-            crop, mask = self.transform(crop, mask)
-            mask = mask.as_subclass(Tensor)
-        return {"pixels": clip_pixels(v2.functional.pil_to_tensor(crop)), "masks": mask, "captions": row["title"]}
+            mask = np.asarray(Image.open(path.with_name(f"{path.stem}_mask.png"))) > 0
+            pixels, mask = transformed(self.transform, crop, mask)
+        return {"pixels": pixels, "masks": mask, "captions": row["title"]}

@@ -6,14 +6,22 @@ them with the object-specific part's own text, and aggregates again.
 
 Where the paper's equations are:
 
+- dense CLIP features F, the last block reduced to its value path: :mod:`models.clip.dense`; texts T(n, p) of class n in
+  prompt p, and the background's: :meth:`CostSegmenter.encode_texts`;
 - cost volumes ``C(i, n, p) = cos(F(i), T(n, p))`` of dense CLIP features F with texts T of parts and of objects:
-  :meth:`PartAggregator.first_stage`, by :func:`models.cost_aggregation.cost_volume`;
+  :meth:`PartAggregator.first_stage`, by :func:`models.cost_aggregation.cost_volume`; embedded, prompts as channels, by
+  :class:`CostEmbedding`;
 - structural guidance, DINOv2's features projected and joined with the cost in every layer's queries and keys, and in
   the decoder: :meth:`PartAggregator.guide`, used by :class:`SpatialAggregation` and :class:`GuidedDecoder`;
-- spatial and class aggregation, ``C' = class(spatial(C))`` in every layer: :func:`models.cost_aggregation.aggregate`;
+- text guidance ``g(n) = ReLU(W norm(mean_p T(n, p)) + b)``, joined in the queries and keys of class aggregation:
+  :class:`TextGuidance`;
+- spatial and class aggregation, ``C' = class(spatial(C))`` in every layer: :func:`models.cost_aggregation.aggregate`,
+  with windows in :class:`SpatialAggregation` and the softmax over the query axis in :func:`attention_weights`;
 - object-aware part features ``W [C'_part ; C'_object] + b``: :meth:`PartAggregator.object_aware_features`; their
   cosines with the texts of object-specific parts, aggregated again: :meth:`PartAggregator.second_stage`;
-- disentangled segmentation losses and the compositional loss: :mod:`systems.partcatseg.losses`.
+- upsampling decoder, one for both stages: :class:`GuidedDecoder`;
+- disentangled segmentation losses and the compositional loss: :mod:`systems.partcatseg.losses`; their sum:
+  :meth:`PartCatseg.loss`.
 """
 
 from __future__ import annotations

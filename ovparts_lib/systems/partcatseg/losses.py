@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -16,9 +15,9 @@ from einops import rearrange
 from torch import Tensor
 
 from ovparts_lib.models.cost_aggregation import Chunks
+from ovparts_lib.systems.partcatseg.options import Divergence
 
 NO_LABEL = -1
-Divergence = Literal["jensen_shannon", "symmetric_kl"]
 _PIXELS_AT_ONCE = 1 << 22
 _EPSILON = 1e-10
 
@@ -53,10 +52,11 @@ def segmentation_losses(
     Every mean is over the pixels of the batch named below and all channels of its term; the background's channel has a
     weight, which is not in the denominator. A mean over no pixel is 0.
 
-    - ``loss_specific_part``: object-specific parts and background, at pixels with a part label.
-    - ``loss_specific_background``: the same channels, at background pixels; 0 if the batch shows no object at all.
-    - ``loss_part``: generic parts, at pixels with a part label.
-    - ``loss_object``: objects and background, at all pixels.
+    - ``loss_specific_part`` (L_obj-part): object-specific parts and background, at pixels with a part label.
+    - ``loss_specific_background`` (its share of the background): the same channels, at background pixels; 0 if the
+      batch shows no object at all.
+    - ``loss_part`` (L_part): generic parts, at pixels with a part label.
+    - ``loss_object`` (L_obj): objects and background, at all pixels.
 
     Args:
         generic_logits: (b, g + o + 1, h0, w0), generic parts, objects, background.

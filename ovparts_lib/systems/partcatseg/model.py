@@ -36,7 +36,7 @@ from ovparts_lib.systems.partcatseg.losses import (
     compositional_loss,
     segmentation_losses,
 )
-from ovparts_lib.systems.scores import BACKGROUND, CostMaps, Maps, Scores
+from ovparts_lib.systems.scores import BACKGROUND, CostMaps, Maps, Request, Scores
 from ovparts_lib.vocabularies import PartVocabulary
 
 TRAINABLE_GROUPS = {"aggregator": ("aggregator.",), **SHARED_GROUPS}
@@ -164,21 +164,15 @@ class PartCatseg(CostSegmenter):
             losses["loss_compositional"] = self.compositional_weight * distance
         return losses
 
-    def score(
-        self,
-        images: Sequence[Tensor],
-        vocabulary: PartVocabulary,
-        class_ids: tuple[int, ...],
-        background: bool,
-        inspected: bool,
-    ) -> list[tuple[Scores, Maps]]:
+    def score(self, images: Sequence[Tensor], request: Request) -> list[tuple[Scores, Maps]]:
         """Logits at four times the resolution of the cost volume.
 
         Every part of the vocabulary takes part in class attention, whatever is asked for. Maps: ``cost`` of the parts,
         which the second stage aggregates; ``generic_cost`` of the generic parts and objects these belong to, the first
         stage's; ``attention`` of CLIP's image tower.
         """
-        aggregator, chunks, parts, count = self.aggregator, self.chunks, list(class_ids), len(class_ids)
+        aggregator, chunks = self.aggregator, self.chunks
+        vocabulary, parts, inspected = request.vocabulary, list(request.class_ids), request.inspected
         inputs = self._squares(images, test=True)
         texts = self.encode_vocabulary(vocabulary)
         dense, maps = self.encode_images(inputs, keep_attention=inspected)
@@ -197,13 +191,13 @@ class PartCatseg(CostSegmenter):
         cost = aggregator.specific_cost(aware, texts, chunks) if inspected else None
         del aware
         # upsampling decoder
-        channels = [*parts, len(vocabulary.parts)] if background else parts
+        channels = [*parts, len(vocabulary.parts)] if request.background else parts
         if channels != list(range(second.shape[1])):
             second = second[:, channels]
         logits = aggregator.decode(second, guidance, chunks)
         results = []
         for number, (image, covered) in enumerate(zip(images, inputs.covered, strict=True)):
-            scores, found = self._picture_scores(image, covered, logits[number], class_ids, background), {}
+            scores, found = self._picture_scores(image, covered, logits[number], request), {}
             if inspected:
                 names = tuple(vocabulary.parts[part] for part in parts)
                 generic_names = tuple(words[row] for row in rows)
@@ -212,7 +206,7 @@ class PartCatseg(CostSegmenter):
                     for attention, ids in zip(kept, (rows, parts), strict=True)
                 )
                 classes = (*vocabulary.parts, BACKGROUND)
-                found["cost"] = CostMaps(cost[number, parts], logits[number, :count], of_parts, names, classes)
+                found["cost"] = CostMaps(cost[number, parts], logits[number, : len(parts)], of_parts, names, classes)
                 found["generic_cost"] = CostMaps(
                     generic_cost[number], generic[number], of_objects, generic_names, words
                 )

@@ -8,6 +8,9 @@ from ovparts_lib.options import Number, option
 from ovparts_lib.systems.options import published_protocols
 from ovparts_lib.systems.shared_options import DINOV2, CostOptions
 
+Divergence = Literal["jensen_shannon", "symmetric_kl"]
+SecondStage = Literal["pretrained", "random"]
+
 
 class PartcatsegOptions(CostOptions):
     """PartCATSeg, with the recipe of part-catseg."""
@@ -28,10 +31,8 @@ class PartcatsegOptions(CostOptions):
         description="the published layer sizes, or small ones; unguided: without image guidance",
     )
     compositional_weight: Number = option(1.0, ge=0, description="weight of the compositional loss; 0 switches it off")
-    divergence: Literal["jensen_shannon", "symmetric_kl"] = option(
-        "jensen_shannon", description="how the compositional loss compares distributions"
-    )
-    second_stage: Literal["pretrained", "random"] = option(
+    divergence: Divergence = option("jensen_shannon", description="how the compositional loss compares distributions")
+    second_stage: SecondStage = option(
         "pretrained",
         description="what the second stage begins from: CAT-Seg's layers; random: as released, which copies the first "
         "stage before it reads CAT-Seg's file",

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from torch import Tensor
 
@@ -26,9 +26,9 @@ from ovparts_lib.systems.cost_weights import (
 )
 from ovparts_lib.systems.partcatseg import SYSTEM
 from ovparts_lib.systems.partcatseg.model import RELEASED, PartCatseg, PartCatsegSize
+from ovparts_lib.systems.partcatseg.options import SecondStage
 from ovparts_lib.systems.system import stated_size
 
-SecondStage = Literal["pretrained", "random"]
 BEGINS_FROM = "catseg"  # whose own files serve to begin a training
 # Never read by the released code: a third stack of layers, for a pass that is commented out.
 DEAD = f"{TRANSFORMER}layers_object."

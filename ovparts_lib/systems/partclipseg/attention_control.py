@@ -9,7 +9,6 @@ one part's tokens. So only those rows of the softmax are computed, from the toke
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -17,9 +16,9 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from ovparts_lib.models.attention_overlap import memberships, overlap, strength
+from ovparts_lib.systems.partclipseg.options import AttentionRule, LossMean
 from ovparts_lib.systems.partclipseg.queries import PartQueries
 
-AttentionRule = Literal["corrected", "released"]
 Terms = tuple[Tensor, Tensor, int]
 
 
@@ -101,9 +100,7 @@ def attention_terms(
     return separation, enhancement, counted
 
 
-def mean_attention_terms(
-    found: Sequence[Terms], over: Literal["image", "batch"], rule: AttentionRule
-) -> tuple[Tensor, Tensor]:
+def mean_attention_terms(found: Sequence[Terms], over: LossMean, rule: AttentionRule) -> tuple[Tensor, Tensor]:
     """Separation and enhancement of a batch from those of its images.
 
     Args:

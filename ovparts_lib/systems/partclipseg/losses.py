@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-LossMean = Literal["image", "batch"]
+from ovparts_lib.systems.partclipseg.options import LossMean
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ Sources: Choi et al., "Understanding Multi-Granularity for Open-Vocabulary Part 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -17,45 +17,29 @@ from torch.utils.checkpoint import checkpoint
 
 from ovparts_lib.images import resize_labels, square_pixels
 from ovparts_lib.systems.base import batch_labels, check_choices, chosen_queries
-from ovparts_lib.systems.partclipseg.attention_control import AttentionRule, attention_terms, mean_attention_terms
+from ovparts_lib.systems.partclipseg.attention_control import attention_terms, mean_attention_terms
 from ovparts_lib.systems.partclipseg.decoder import PartclipsegDecoder
 from ovparts_lib.systems.partclipseg.losses import (
-    LossMean,
     PartclipsegWeights,
     PartTargets,
     part_object_loss,
     region_mean,
     region_sums,
 )
+from ovparts_lib.systems.partclipseg.options import AttentionRule, LossMean, ObjectText
 from ovparts_lib.systems.partclipseg.queries import PartQueries, part_queries, query_texts
 from ovparts_lib.systems.query_segmenter import (
-    LANGUAGE,
     MINIATURE_QUERY,
     RELEASED,
     RELEASED_GROUPS,
+    TRAINABLE_GROUPS,
     QuerySegmenter,
     QuerySize,
 )
-from ovparts_lib.systems.scores import AttentionMaps, Maps, Scores
+from ovparts_lib.systems.scores import AttentionMaps, Maps, Request, Scores
 from ovparts_lib.vocabularies import PartVocabulary
 
 LogitsOf = Callable[[slice], Tensor]
-ObjectText = Literal["object", "released"]
-# Beginnings of parameter names.
-TRAINABLE_GROUPS = {
-    "visual_adapter": ("visual_adapter.",),
-    "language": LANGUAGE,
-    "film": ("decoder.film_", "decoder.pair_film_"),
-    "decoder": (
-        "decoder.reduces.",
-        "decoder.layers.",
-        "decoder.head.",
-        "decoder.pair_mix.",
-        "decoder.pair_text.",
-        "decoder.pair_head.",
-    ),
-    "background_query": ("background_query",),
-}
 MINIATURE_PARTCLIPSEG = MINIATURE_QUERY
 SIZES = {"released": RELEASED, "miniature": MINIATURE_PARTCLIPSEG}
 
@@ -199,28 +183,22 @@ class Partclipseg(QuerySegmenter):
                 losses["loss_enhancement"] = self.weights.enhancement * enhancement
         return losses
 
-    def score(
-        self,
-        images: Sequence[Tensor],
-        vocabulary: PartVocabulary,
-        class_ids: tuple[int, ...],
-        background: bool,
-        inspected: bool,
-    ) -> list[tuple[Scores, Maps]]:
+    def score(self, images: Sequence[Tensor], request: Request) -> list[tuple[Scores, Maps]]:
         """Logits at ``image_size`` squared; with the background those of all objects that have parts.
 
         Only the generic parts and objects of ``class_ids``, and of these, are decoded. Maps: the ``attention`` of the
         image tower and the decoder, for every part the mean of its generic part's and its object's map, and those two
         as its components; ``generic_parts``, the generic parts' own logits, which no label map uses.
         """
+        vocabulary, class_ids, background = request.vocabulary, request.class_ids, request.background
         ranks = range(len(vocabulary.objects_with_parts)) if background else ()
         queries = part_queries(vocabulary, class_ids, objects=ranks, background=background, device=self.device)
         count, generics = len(class_ids), len(queries.generics)
         # CLIPSeg's encoder and decoder, once per generic part and object
         pixels = square_pixels(images, self.size.image_size, self.device)
-        reduced, grid, clip_attention = self._encode_images(pixels, inspected)
+        reduced, grid, clip_attention = self._encode_images(pixels, request.inspected)
         conditions = torch.cat([self.encode_vocabulary(vocabulary), self.background_query])
-        kept = queries.of_parts(count) if inspected else None
+        kept = queries.of_parts(count) if request.inspected else None
         tokens, _, attention = self._decode_queries(reduced, conditions[queries.rows], kept)
         # object-specific parts, reconstructed from generalised parts and objects
         pairs = self._all_logits(self._pair_logits(tokens, conditions, queries, grid), 0, count + background, images)
@@ -229,7 +207,7 @@ class Partclipseg(QuerySegmenter):
         if background:
             objects = self._all_logits(own_logits, generics, len(queries.rows), images)
             object_ids = tuple(vocabulary.object_id(vocabulary.objects_with_parts[rank]) for rank in queries.objects)
-        if inspected:
+        if request.inspected:
             parts = self._all_logits(own_logits, 0, generics, images)
         results = []
         for number, image in enumerate(images):
@@ -237,7 +215,7 @@ class Partclipseg(QuerySegmenter):
             scores = Scores(pairs[number, :count], class_ids, pairs[number, count] if background else None, size)
             if background:
                 scores.objects = Scores(objects[number, :-1], object_ids, objects[number, -1], size)
-            if inspected:
+            if request.inspected:
                 clip = {block: weights[number] for block, weights in clip_attention.items()}
                 decoder = {layer: weights[number] for layer, weights in enumerate(attention)}
                 maps["attention"] = _part_attention(vocabulary, class_ids, queries, kept, grid, decoder, clip)

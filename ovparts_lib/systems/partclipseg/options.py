@@ -8,6 +8,9 @@ from ovparts_lib.options import Flag, Number, Text, Whole, option
 from ovparts_lib.systems.options import published_protocols
 from ovparts_lib.systems.shared_options import QueryOptions
 
+ObjectText = Literal["object", "released"]
+AttentionRule = Literal["corrected", "released"]
+LossMean = Literal["image", "batch"]
 # Layers of the decoder, without building a model; a test compares this with the sizes.
 DECODER_LAYERS = {"released": 3, "miniature": 1}
 _PROTOCOLS = ("partclipseg_oracle", "partclipseg_pred_all")
@@ -21,7 +24,7 @@ class PartclipsegOptions(QueryOptions):
         "protocols": (published_protocols(*_PROTOCOLS, partimagenet=True), published_protocols(*_PROTOCOLS)),
     }
 
-    object_text: Literal["object", "released"] | None = option(
+    object_text: ObjectText | None = option(
         None,
         description="text of a pair's object slot; none: as the weights were trained, object for new ones; released: "
         "mostly a part's text where the object's belongs",
@@ -34,11 +37,11 @@ class PartclipsegOptions(QueryOptions):
     attention_layer: Whole = option(
         -1, description="the decoder's layer whose attention is controlled and measured; -1: the last, as published"
     )
-    attention_rule: Literal["corrected", "released"] = option(
+    attention_rule: AttentionRule = option(
         "corrected",
         description="released: separation has no gradient, enhancement next to none, as in the released code",
     )
-    loss_mean: Literal["image", "batch"] = option(
+    loss_mean: LossMean = option(
         "image",
         description="image: mean of each image's loss, as published on eight devices; batch: over all pixels",
     )

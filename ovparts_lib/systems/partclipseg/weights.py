@@ -17,7 +17,6 @@ from ovparts_lib.checkpoints.reading import (
     read_tensors,
     refuse_beside,
 )
-from ovparts_lib.models.clip.towers import Activation
 from ovparts_lib.systems.partclipseg.model import Partclipseg
 from ovparts_lib.systems.query_segmenter import QuerySize
 from ovparts_lib.systems.query_weights import head_name, hub_names, is_dead, load_query_into, query_size, recognise
@@ -59,8 +58,6 @@ def load_partclipseg(
     path: str | Path,
     size: QuerySize | None = None,
     clip_path: str | Path | None = None,
-    *,
-    clip_activation: Activation | None = None,
     **options: Any,
 ) -> tuple[Partclipseg, LoadReport]:
     """A PartCLIPSeg with the weights of a file; which kind is recognised from the content.
@@ -76,7 +73,6 @@ def load_partclipseg(
         path: file or folder.
         size: hyper-parameters; None for those of the file.
         clip_path: CLIP weights for a file that holds a decoder only, see :func:`systems.clipseg.weights.load_clipseg`.
-        clip_activation: passed on for those.
         **options: passed on to :class:`Partclipseg`. ``object_text`` need not be given where the weights fix it. To
             train as the released code does: ``attention_rule="released"``, ``label_resize="floor"``, and
             ``loss_mean="batch"`` where one device holds the whole batch; from a hub model also
@@ -106,7 +102,7 @@ def load_partclipseg(
     model = Partclipseg(size or query_size(state, metadata), **options)
     if family is not None:
         pair = tuple(name for name in model.state_dict() if name.startswith(_PAIR))
-        report = load_query_into(model, path, state, family, clip_path, clip_activation=clip_activation, without=pair)
+        report = load_query_into(model, path, state, family, clip_path, without=pair)
         model.decoder.copy_to_pairs()
         new = tuple(name for name in report.initialised if not name.startswith(_COPIED))
         return model, replace(report, initialised=new)

@@ -19,7 +19,7 @@ from torch import Tensor
 from ovparts_lib.checkpoints.native import save_weights
 from ovparts_lib.models.clip.token_masks import patch_masks
 from ovparts_lib.models.clip.towers import ClipSize, activation_of, image_embeddings, image_hidden_states
-from ovparts_lib.systems.adapted_clip import AdaptedClip, contrastive_loss
+from ovparts_lib.systems.adapted_clip import AdaptedClip
 from ovparts_lib.systems.scan.contextual_shift import Shifted, contextual_shift, draw_shifted
 
 
@@ -71,17 +71,16 @@ class ShiftedClip(AdaptedClip):
         hook = contextual_shift({block: tokens[:, 0] for block, tokens in states.items()}, shifted)
         return F.normalize(image_embeddings(self.clip.visual, pixels, after_block=hook), dim=-1)
 
-    def loss(self, batch: dict[str, Any]) -> dict[str, Tensor]:
-        """Symmetric InfoNCE over the batches of all processes; equal captions count as each other's negatives.
+    def embed_batch(self, batch: dict[str, Any]) -> Tensor:
+        """Normalised embeddings (b, embed_dim) of a batch's crops, whose tokens are drawn here.
 
         Args:
-            batch: ``pixels`` (b, 3, s, s), ``masks`` (b, s, s), ``images`` (b, 3, s, s), ``captions`` (b texts).
+            batch: ``pixels`` (b, 3, s, s), ``masks`` (b, s, s), ``images`` (b, 3, s, s), and ``captions``.
         """
         device = self.clip.logit_scale.device
         kept = patch_masks(batch["masks"].to(device), self.size.patch_size)
         shifted = draw_shifted(kept, self.shift_blocks, self.shift_ratio, self.generator)
-        crops = self.embed_shifted(batch["pixels"].to(device), kept, batch["images"].to(device), shifted)
-        return {"loss_contrastive": contrastive_loss(self.clip, crops, self.embed_captions(batch["captions"]))}
+        return self.embed_shifted(batch["pixels"].to(device), kept, batch["images"].to(device), shifted)
 
 
 def save_shifted(model: ShiftedClip, path: str | Path, **metadata: object) -> Path:

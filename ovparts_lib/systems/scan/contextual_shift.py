@@ -36,18 +36,20 @@ def draw_shifted(kept: Tensor, blocks: Collection[int], ratio: float, generator:
     return shifted
 
 
-def contextual_shift(class_tokens: Mapping[int, Tensor], shifted: Shifted) -> AfterBlock:
+def contextual_shift(class_tokens: Mapping[int, Tensor], shifted: Shifted, rows: Tensor | None = None) -> AfterBlock:
     """An ``after_block`` hook of :func:`models.clip.towers.image_embeddings`.
 
     Args:
         class_tokens: by block, the whole image's class token after it: (width,) for crops of one image, or (n, width).
         shifted: which tokens are overwritten, of :func:`draw_shifted`.
+        rows: int64 (m,), the crops that are looked at; None for all.
     """
 
     def after_block(number: int, tokens: Tensor) -> Tensor:
         if number not in shifted:
             return tokens
         context = class_tokens[number].to(tokens.dtype).unsqueeze(-2)
-        return torch.where(F.pad(shifted[number], (1, 0))[..., None], context, tokens)
+        chosen = shifted[number] if rows is None else shifted[number][rows]
+        return torch.where(F.pad(chosen, (1, 0))[..., None], context, tokens)
 
     return after_block

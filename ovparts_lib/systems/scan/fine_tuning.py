@@ -15,11 +15,9 @@ import torch
 from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
-from torchvision import tv_tensors
-from torchvision.transforms import v2
 
 from ovparts_lib.images import resize_image
-from ovparts_lib.models.clip.pair_crops import clip_pixels, masked_crop, pair_transform
+from ovparts_lib.models.clip.pair_crops import clip_pixels, masked_crop, pair_transform, transformed
 from ovparts_lib.systems.adapted_clip import adapt
 from ovparts_lib.systems.scan.adaptation import ShiftedClip, save_shifted
 from ovparts_lib.systems.scan.model import Scan
@@ -75,10 +73,10 @@ def context_pair(sample: dict[str, Any], side: int) -> dict[str, Tensor | str] |
     label = present[int(torch.randint(len(present), ()))]
     crop, mask = masked_crop(sample["image"], labels == label)
     transform = pair_transform(side, train=True)
-    pixels, mask = transform(Image.fromarray(crop.permute(1, 2, 0).numpy()), tv_tensors.Mask(mask))
+    pixels, mask = transformed(transform, Image.fromarray(crop.permute(1, 2, 0).numpy()), mask)
     return {
-        "pixels": clip_pixels(v2.functional.pil_to_tensor(pixels)),
-        "masks": mask.as_subclass(Tensor),
+        "pixels": pixels,
+        "masks": mask,
         "images": clip_pixels(resize_image(sample["image"], (side, side))),
         "name": classes[label],
     }

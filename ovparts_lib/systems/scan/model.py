@@ -10,10 +10,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor
 
@@ -21,23 +23,16 @@ from ovparts_lib.checkpoints.clip import load_clip_into
 from ovparts_lib.checkpoints.reading import LoadReport
 from ovparts_lib.images import CLIP_STATISTICS
 from ovparts_lib.models.clip.crops import CropRule
-from ovparts_lib.models.clip.towers import build_clip
+from ovparts_lib.models.clip.towers import build_clip, image_hidden_states
 from ovparts_lib.models.mask2former.losses import PointLosses
 from ovparts_lib.models.mask2former.masked_decoder import MaskedDecoder
 from ovparts_lib.models.mask2former.pixel_decoder import DeformablePixelDecoder
-from ovparts_lib.systems.ensemble import (
-    clip_classes,
-    geometric_ensemble,
-    normalised_again,
-    only_clip,
-    proposal_classes,
-)
+from ovparts_lib.systems.crops import cut, embed_crops
+from ovparts_lib.systems.ensemble import clip_classes, normalised_again, proposal_classes
 from ovparts_lib.systems.mask_classifier import MaskClassifier
 from ovparts_lib.systems.proposals import CalibrationMaps, ProposalMaps
-from ovparts_lib.systems.scan.context import ImageContext, image_context
-from ovparts_lib.systems.scan.contextual_shift import draw_shifted
-from ovparts_lib.systems.scan.regions import cut, embed_crops
-from ovparts_lib.systems.scan.semantic_integration import SemanticIntegration
+from ovparts_lib.systems.scan.contextual_shift import contextual_shift, draw_shifted
+from ovparts_lib.systems.scan.semantic_integration import ImageContext, SemanticIntegration
 from ovparts_lib.systems.scan.sizes import MINIATURE_SCAN, RELEASED, RELEASED_VITB, ScanSize
 from ovparts_lib.systems.scores import Maps
 
@@ -172,10 +167,10 @@ class Scan(MaskClassifier):
         needs_context = self.calibrates or (self.classifier != "proposals" and self.shift_ratio > 0)
         context = self.encode_context([image]) if needs_context else None
         # in-vocabulary branch: proposals, before and after SIM
-        masks, embeddings = self.propose(image)
+        masks, embeddings = self.propose_masks(image)
         before = self._class_logits(embeddings, text)
         logits = self._class_logits(self._calibrated(embeddings[None, None], context)[0, 0], text)
-        proposals, combined = proposal_classes(logits), proposal_classes(logits)
+        proposals = combined = proposal_classes(logits)
         # out-of-vocabulary branch: crops, with context
         valid, boxes, clip, kept, shifted = None, None, None, None, {}
         if self.classifier != "proposals":
@@ -185,9 +180,11 @@ class Scan(MaskClassifier):
                 generator = torch.Generator().manual_seed(self.shift_seed)
                 shifted = draw_shifted(kept, self.size.shift_blocks, self.shift_ratio, generator)
             class_tokens = {block: context.class_tokens[block][0] for block in shifted}
-            regions = embed_crops(self.clip.visual, crops, class_tokens, shifted, self.at_once)
+            regions = embed_crops(
+                self.clip.visual, crops, self.at_once, partial(contextual_shift, class_tokens, shifted)
+            )
             clip = clip_classes(self.size.clip.temperature * regions @ text.T)
-            combined = self.combine(logits, clip, valid)
+            combined = self.join_branches(logits, clip, valid)
         return {
             "proposals": ProposalMaps(
                 image, masks, proposals, clip, valid, boxes, combined, classes, self.crop_rule.threshold
@@ -195,7 +192,7 @@ class Scan(MaskClassifier):
             "calibration": CalibrationMaps(proposal_classes(before), proposals, kept, shifted, self.size.grid),
         }
 
-    def combine(self, logits: Tensor, clip: Tensor, valid: Tensor) -> Tensor:
+    def join_branches(self, logits: Tensor, clip: Tensor, valid: Tensor) -> Tensor:
         """What each mask counts for each class, (k, n).
 
         Args:
@@ -203,20 +200,26 @@ class Scan(MaskClassifier):
             clip: (v, n), probabilities of the out-of-vocabulary branch.
             valid: bool (k,), which masks have a crop.
         """
-        if self.classifier == "clip":
-            return only_clip(clip, valid)
-        combined = geometric_ensemble(proposal_classes(logits), clip, valid, self.ensemble_weight)
-        return normalised_again(combined, logits.float().softmax(-1)[:, -1]) if self.second_normalisation else combined
-
-    # the embeddings are those before SIM
-    propose, normalised = MaskClassifier.propose_masks, MaskClassifier.padded
+        combined = self.combine(proposal_classes(logits), clip, valid)
+        if self.second_normalisation and self.classifier == "ensemble":
+            return normalised_again(combined, logits.float().softmax(-1)[:, -1])
+        return combined
 
     def encode_context(self, images: Sequence[Tensor]) -> ImageContext:
         """What the frozen CLIP says of whole images, (3, h, w) RGB each, 0..255.
 
-        As released they are padded like the proposal network's input, and reduced to a square by nearest neighbour.
+        As released they are padded like the proposal network's input, and reduced to a square by nearest neighbour. The
+        gradient goes through what SIM makes of the patches.
         """
-        return image_context(self.original_clip, self.integration, self.padded(images, CLIP_STATISTICS), self.size)
+        visual, size = self.original_clip, self.size
+        with torch.no_grad():
+            side, depth = size.clip.image_size, size.clip.vision_layers
+            pixels = F.interpolate(self.padded(images, CLIP_STATISTICS), size=(side, side), mode="nearest")
+            states = image_hidden_states(visual, pixels, {*size.context_blocks, *size.shift_blocks, depth}).states
+            embedding = (visual.ln_post(states[depth][:, 0]) @ visual.proj).float()
+            class_tokens = {block: states[block][:, 0] for block in size.shift_blocks}
+        patches = [states[block][:, 1:] for block in size.context_blocks]
+        return ImageContext(self.integration.memory(patches, size.grid), embedding, class_tokens)
 
     def _query_states(self, inputs: Tensor) -> tuple[Tensor, Tensor]:
         """States of the queries before and after each layer (layers + 1, b, queries, width), and mask features."""

@@ -9,13 +9,13 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import Field
 
 from ovparts_lib.options import Flag, Listed, Number, Text, Whole, option
-from ovparts_lib.systems.shared_options import SWIN, MaskClassifierOptions, scored_on
+from ovparts_lib.systems.shared_options import SWIN, MaskClassifierOptions, begins_from, scored_on
 
 Group = Literal["backbone", "proposals", "integration", "no_object"]
-# CLIP of the published trainings, open_clip's datacomp_xl_s13b_b90k.
-CLIPS = {
-    "released": "checkpoints/CLIP-ViT-L-14-DataComp.XL-s13B-b90K",
-    "released_vitb": "checkpoints/CLIP-ViT-B-16-DataComp.XL-s13B-b90K",
+# What the published trainings begin from: (backbone on ImageNet, CLIP, open_clip's datacomp_xl_s13b_b90k).
+PRETRAINED = {
+    "released": (SWIN, "checkpoints/CLIP-ViT-L-14-DataComp.XL-s13B-b90K"),
+    "released_vitb": (SWIN, "checkpoints/CLIP-ViT-B-16-DataComp.XL-s13B-b90K"),
 }
 
 
@@ -63,18 +63,12 @@ def _preset(setting: str) -> Callable[[Mapping[str, Any]], Any]:
     return value
 
 
-def _clip(given: Mapping[str, Any]) -> str | None:
-    """CLIP's own file beside a backbone's; any other file that training begins from holds it."""
-    return CLIPS.get(str(given.get("model_size"))) if given.get("initialise_from") == SWIN else None
-
-
 class ScanOptions(MaskClassifierOptions):
     """SCAN, with the released recipe of both sizes."""
 
     system = "scan"
     recipe_values: ClassVar = {
-        "initialise_from": (SWIN, None),
-        "clip_weights": (_clip, MaskClassifierOptions.recipe_values["clip_weights"][1]),
+        **begins_from(PRETRAINED),
         "learning_rate": (6e-5, 1e-3),
         "mask_weight": (5.0, 5.0),
         "ensemble_weight": (_preset("ensemble_weight"), 0.9),  # of the miniature: as OVSeg's

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
@@ -16,6 +17,21 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from ovparts_lib.models.maskformer.transformer_decoder import attend
+
+
+@dataclass
+class ImageContext:
+    """What the frozen CLIP says of whole images.
+
+    Attributes:
+        memory: (b, blocks * grid^2, embed_dim), what SIM attends to.
+        embedding: (b, embed_dim), not normalised.
+        class_tokens: (b, width) after each block of CS.
+    """
+
+    memory: Tensor
+    embedding: Tensor
+    class_tokens: dict[int, Tensor]
 
 
 class FrequencyModule(nn.Module):

@@ -42,8 +42,6 @@ class ScanSize(ProposalSize):
     def __post_init__(self) -> None:
         super().__post_init__()
         checked_templates(self.templates)
-        for name in ("context_blocks", "sigmas", "shift_blocks"):
-            object.__setattr__(self, name, tuple(getattr(self, name)))
         if self.clip.embed_dim % self.heads:
             raise ValueError(f"CLIP's embed_dim {self.clip.embed_dim} must be a multiple of heads, {self.heads}")
         if not self.context_blocks or len(self.sigmas) != len(self.context_blocks) or min(self.sigmas) <= 0:

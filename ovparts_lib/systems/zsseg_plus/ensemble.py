@@ -10,7 +10,6 @@ from torch import Tensor
 
 from ovparts_lib.vocabularies import PartVocabulary
 
-Ensemble = Literal["both", "stage1", "clip"]
 ClassRule = Literal["exact", "substring"]
 
 
@@ -26,12 +25,9 @@ def allowed_classes(vocabulary: PartVocabulary, object_id: int, rule: ClassRule 
     Raises:
         ValueError: the object has no parts.
     """
-    name = vocabulary.objects[object_id]
-    if rule == "exact":
-        allowed = vocabulary.parts_of(object_id)
-    else:
-        allowed = tuple(number for number, part in enumerate(vocabulary.parts) if name in part)
+    allowed = vocabulary.parts_of(object_id) if rule == "exact" else vocabulary.parts_naming(object_id)
     if not allowed:
+        name = vocabulary.objects[object_id]
         raise ValueError(f"{name!r} has no parts in the vocabulary {vocabulary.name!r}, so there is nothing to find")
     return allowed
 

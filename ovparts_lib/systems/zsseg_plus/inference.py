@@ -4,28 +4,26 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from ovparts_lib.data.dataset import ObjectRegion
-from ovparts_lib.data.transforms import LabelResize, resize_image, resize_labels, shortest_edge_size
+from ovparts_lib.data.transforms import LabelResize, resize_labels
 from ovparts_lib.models.maskformer.targets import joined_inputs
 from ovparts_lib.systems.proposals import ProposalMaps
-from ovparts_lib.systems.scores import Scores
+from ovparts_lib.systems.scores import Request, Scores
 from ovparts_lib.systems.zsseg_plus.ensemble import allowed_classes, ensembled, region_map
 from ovparts_lib.systems.zsseg_plus.maps import joined, proposal_maps, region_maps
 from ovparts_lib.systems.zsseg_plus.objects import find_objects
-from ovparts_lib.systems.zsseg_plus.proposals import DIVISOR, ImageFeatures, class_map, normalised
+from ovparts_lib.systems.zsseg_plus.proposals import DIVISOR, ImageFeatures, class_map
 from ovparts_lib.systems.zsseg_plus.regions import cut_object, dense_features, pool_regions, region_logits, squashed
 from ovparts_lib.vocabularies import PartVocabulary
 
 if TYPE_CHECKING:
     from ovparts_lib.systems.zsseg_plus.model import ZssegPlus
-
-Stage2Object = Literal["own", "first_as_released"]
 
 
 @dataclass(frozen=True)
@@ -67,11 +65,9 @@ class Naming:
 
 def prepare_image(model: ZssegPlus, image: Tensor) -> PreparedImage:
     """Resize an image, uint8 (3, H, W) RGB, and encode it for stage 1."""
-    image_size = tuple(image.shape[-2:])
-    size = shortest_edge_size(*image_size, model.size.shortest_edge, model.size.longest_edge)
-    pixels = resize_image(image, tuple(max(1, side) for side in size)).to(model.device)
-    inputs = joined_inputs([normalised(pixels)], DIVISOR)
-    return PreparedImage(pixels, model.encode_images(inputs), tuple(inputs.shape[-2:]), image_size)
+    pixels = model.resized(image).to(model.device)
+    inputs = model.padded([pixels])
+    return PreparedImage(pixels, model.encode_images(inputs), tuple(inputs.shape[-2:]), tuple(image.shape[-2:]))
 
 
 def resized_mask(region: ObjectRegion, image: PreparedImage, rule: LabelResize) -> Tensor:
@@ -134,10 +130,8 @@ def score_object(
     logits: Tensor,
     mask_logits: Tensor,
     stage2: tuple[Tensor, int],
-    vocabulary: PartVocabulary,
     texts: Tensor,
-    class_ids: Sequence[int],
-    inspected: bool,
+    request: Request,
 ) -> tuple[Tensor, dict[str, ProposalMaps]]:
     """Both stages on one object.
 
@@ -147,15 +141,14 @@ def score_object(
         logits: (queries, classes + 1), of stage 1.
         mask_logits: (queries, hp / 4, wp / 4), of stage 1.
         stage2: mask, bool (h, w), and class of the object that stage 2 is told.
-        vocabulary: of the classes.
         texts: (classes, embed_dim).
-        class_ids: the classes that are scored.
-        inspected: also return what can be looked at.
+        request: which classes are scored.
 
     Returns:
         float32 (len(class_ids), h, w), 0 for classes that may not be found on the object; and the maps.
     """
     object_mask, object_id = stage2
+    vocabulary, class_ids = request.vocabulary, request.class_ids
     allowed = allowed_classes(vocabulary, object_id, model.class_rule)
     probabilities = logits.softmax(-1)[:, :-1]
     # semantic inference: which class wins where makes the regions
@@ -171,8 +164,8 @@ def score_object(
     values = scores
     if len(kept) < len(class_ids):
         values = scores.new_zeros(len(class_ids), *image.size)
-        values[[list(class_ids).index(number) for number in kept]] = scores
-    if not inspected:
+        values[[class_ids.index(number) for number in kept]] = scores
+    if not request.inspected:
         return values, {}
     proposals = proposal_maps(image.pixels, probabilities, mask_logits, image.padded_size, vocabulary.parts)
     regions = region_maps(proposals, labels, object_mask)
@@ -204,25 +197,22 @@ def join_stages(
 def score_image(
     model: ZssegPlus,
     image: Tensor,
-    vocabulary: PartVocabulary,
     texts: Tensor,
-    class_ids: Sequence[int],
+    request: Request,
     regions: Sequence[ObjectRegion] | None,
     first: ObjectRegion | None,
-    inspected: bool,
 ) -> list[tuple[Scores, dict[str, ProposalMaps]]]:
     """Scores of one image, per region, or of the objects that are found in it.
 
     Args:
         model: the system.
         image: uint8 (3, H, W) RGB.
-        vocabulary: of the classes.
         texts: (classes, embed_dim).
-        class_ids: the classes that are scored.
+        request: which classes are scored.
         regions: the objects; None to find them.
         first: the region that stage 2 uses for all, if the model does as released.
-        inspected: also return what can be looked at.
     """
+    vocabulary, class_ids = request.vocabulary, request.class_ids
     prepared = prepare_image(model, image)
     if regions is None:
         masks, unprompted = _found(model, prepared, texts, vocabulary)
@@ -239,11 +229,10 @@ def score_image(
             if regions is not None and model.stage2_object == "first_as_released":
                 stage2 = (resized_mask(first, prepared, model.label_resize), first.object_id)
             arguments = logits[number], proposals.mask_logits[-1, number], stage2
-            results.append(score_object(model, prepared, *arguments, vocabulary, texts, class_ids, inspected))
+            results.append(score_object(model, prepared, *arguments, texts, request))
     if regions is not None:
         return [
-            (Scores(values, tuple(class_ids), None, prepared.image_size, probabilities=True), maps)
-            for values, maps in results
+            (Scores(values, class_ids, None, prepared.image_size, probabilities=True), maps) for values, maps in results
         ]
     # every object's scores inside its mask
     whole = torch.zeros(len(class_ids), *prepared.size, device=model.device)
@@ -251,9 +240,9 @@ def score_image(
     for (_, mask), (values, _) in zip(masks, results, strict=True):
         whole[:, mask], background[mask] = values[:, mask], 0.0
     found = {kind: joined([maps[kind] for _, maps in results]) for kind in (results[0][1] if results else ())}
-    if inspected and not results:
+    if request.inspected and not results:
         found = {"proposals": proposal_maps(prepared.pixels, *unprompted, prepared.padded_size, vocabulary.parts)}
-    return [(Scores(whole, tuple(class_ids), background, prepared.image_size, probabilities=True), found)]
+    return [(Scores(whole, class_ids, background, prepared.image_size, probabilities=True), found)]
 
 
 def _found(

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
+from ovparts_lib.systems.proposal_segmenter import enlarged_masks
 from ovparts_lib.systems.proposals import ProposalMaps
 
 
@@ -24,8 +24,7 @@ def proposal_maps(
         padded_size: (hp, wp).
         classes: their texts.
     """
-    masks = F.interpolate(mask_logits[None].float(), size=padded_size, mode="bilinear", align_corners=False)[0]
-    masks = masks[:, : image.shape[-2], : image.shape[-1]].sigmoid()
+    masks = enlarged_masks(mask_logits, padded_size, image.shape[-2:]).sigmoid()
     return ProposalMaps(image, masks, probabilities, None, None, None, probabilities, classes)
 
 

@@ -21,22 +21,19 @@ from ovparts_lib.data.transforms import LabelResize
 from ovparts_lib.images import checked_images
 from ovparts_lib.models.clip.towers import build_clip
 from ovparts_lib.models.maskformer.losses import maskformer_losses
-from ovparts_lib.models.maskformer.targets import joined_inputs, segments_of
-from ovparts_lib.systems.base import SegmentationSystem, check_choices
-from ovparts_lib.systems.scores import Maps, Scores
-from ovparts_lib.systems.zsseg_plus.ensemble import ClassRule, Ensemble
-from ovparts_lib.systems.zsseg_plus.inference import Stage2Object, score_image
-from ovparts_lib.systems.zsseg_plus.losses import record_masks
+from ovparts_lib.systems.base import check_choices
+from ovparts_lib.systems.proposal_segmenter import ProposalSegmenter
+from ovparts_lib.systems.scores import Maps, Request, Scores
+from ovparts_lib.systems.zsseg_plus.ensemble import ClassRule
+from ovparts_lib.systems.zsseg_plus.inference import score_image
+from ovparts_lib.systems.zsseg_plus.options import Ensemble, FeatureMean, KeyMask, Stage2Object
 from ovparts_lib.systems.zsseg_plus.prompt_learner import PromptLearner
 from ovparts_lib.systems.zsseg_plus.proposals import (
-    DIVISOR,
-    FeatureMean,
     ImageFeatures,
-    KeyMask,
     Proposals,
     key_bias,
-    normalised,
     object_feature,
+    record_masks,
 )
 from ovparts_lib.systems.zsseg_plus.size import MINIATURE_ZSSEG_PLUS, RELEASED, ZssegPlusSize
 from ovparts_lib.vocabularies import PartVocabulary
@@ -52,7 +49,7 @@ RELEASED_GROUPS = tuple(TRAINABLE_GROUPS)
 LR_MULTIPLIERS = {"backbone": 0.1}
 
 
-class ZssegPlus(SegmentationSystem):
+class ZssegPlus(ProposalSegmenter):
     """ZSSeg+. See the module's docstring.
 
     Args:
@@ -183,16 +180,9 @@ class ZssegPlus(SegmentationSystem):
         Raises:
             ValueError: a record shows several objects, or a label is neither in the vocabulary nor its ignore label.
         """
-        vocabulary = batch["vocabulary"]
-        pixels = joined_inputs([normalised(image.to(self.device)) for image in batch["images"]], DIVISOR)
+        vocabulary, pixels = batch["vocabulary"], self.padded(batch["images"])
         size = tuple(pixels.shape[-2:])
-        segments = segments_of(
-            [part_map.to(self.device) for part_map in batch["part_maps"]],
-            size,
-            count=len(vocabulary.parts),
-            ignore_label=vocabulary.ignore_label,
-            image_ids=batch.get("image_ids"),
-        )
+        segments = self.targets(batch, size)
         withheld = [number for number, name in enumerate(vocabulary.objects) if name in self.withheld_objects]
         object_maps = [object_map.to(self.device) for object_map in batch["object_maps"]]
         masks = record_masks(object_maps, size, vocabulary.ignore_label, withheld)
@@ -208,24 +198,15 @@ class ZssegPlus(SegmentationSystem):
         )
 
     def score(
-        self,
-        images: Sequence[Tensor],
-        vocabulary: PartVocabulary,
-        class_ids: tuple[int, ...],
-        background: bool,
-        inspected: bool,
-        regions: Sequence[Sequence[ObjectRegion]] | None = None,
+        self, images: Sequence[Tensor], request: Request, regions: Sequence[Sequence[ObjectRegion]] | None = None
     ) -> list[tuple[Scores, Maps]]:
         """What :meth:`predict` and :meth:`inspect` give.
 
         Args:
             images: uint8 (3, H, W) RGB each; sizes may differ.
-            vocabulary: the words to look for.
-            class_ids: indices of the classes that are scored.
-            background: without regions, also say where no object was found.
-            inspected: with maps: ``proposals``, the queries of stage 1, and ``regions``, what they make of the object
-                and what CLIP said of each; without regions, those of all
-                objects found in the image, or the queries by themselves where there is none.
+            request: the background says, without regions, where no object was found. The maps are ``proposals``, the
+                queries of stage 1, and ``regions``, what they make of the object and what CLIP said of each; without
+                regions, those of all objects found in the image, or the queries by themselves where there is none.
             regions: for each image, the objects in it, each of them a mask or, all True, a box. None: the objects are
                 found first, see :mod:`systems.zsseg_plus.objects`.
 
@@ -239,12 +220,12 @@ class ZssegPlus(SegmentationSystem):
                 an object without parts.
         """
         checked_images(images)
-        texts = self.encode_vocabulary(vocabulary)
+        texts = self.encode_vocabulary(request.vocabulary)
         first = next((region for of_image in regions or () for region in of_image), None)
         scored = []
         for image, of_image in zip(images, regions or [None] * len(images), strict=True):
-            scored += score_image(self, image, vocabulary, texts, class_ids, of_image, first, inspected)
-        if not background:
+            scored += score_image(self, image, texts, request, of_image, first)
+        if not request.background:
             for scores, _ in scored:
                 scores.background = None
         return scored

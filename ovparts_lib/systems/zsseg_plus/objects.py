@@ -11,7 +11,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ovparts_lib.models.clip.towers import VIT_B_16
 from ovparts_lib.systems.zsseg_plus.proposals import class_map
 from ovparts_lib.vocabularies import PartVocabulary
 
@@ -34,7 +33,7 @@ def find_objects(
     vocabulary: PartVocabulary,
     size: tuple[int, int],
     padded_size: tuple[int, int],
-    temperature: float = VIT_B_16.temperature,
+    temperature: float,
 ) -> list[tuple[int, Tensor]]:
     """Which objects are where.
 

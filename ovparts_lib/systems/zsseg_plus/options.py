@@ -13,6 +13,11 @@ from ovparts_lib.systems.shared_options import PolyOptions, ProposalOptions
 from ovparts_lib.vocabularies import load_vocabulary
 
 Group = Literal["backbone", "proposals", "no_object"]
+Ensemble = Literal["both", "stage1", "clip"]
+Stage2Object = Literal["own", "first_as_released"]
+KeyMask = Literal["released", "hidden"]
+FeatureMean = Literal["image", "object"]
+Competing = Literal["all", "object"]
 _RELEASED_PROMPTS = by_dataset(
     None,
     pascal_part_116="checkpoints/voc_cpt_coop_model.pth",
@@ -77,17 +82,17 @@ class ZssegPlusOptions(ProposalOptions, PolyOptions):
     )
 
     conditional: Flag = option(False, description="prompts of CPTCoCoOp: the object's image feature is added to them")
-    ensemble: Literal["both", "stage1", "clip"] = option("both", description="whose scores count in the end")
+    ensemble: Ensemble = option("both", description="whose scores count in the end")
     ensemble_weight: Number = option(
         0.5, ge=0, le=1, description="exponent of stage 1 for seen classes, and of CLIP for unseen ones"
     )
-    stage2_object: Literal["own", "first_as_released"] = option(
+    stage2_object: Stage2Object = option(
         "own", description="first_as_released: all objects of a call are named inside the first one's mask"
     )
-    key_mask: Literal["released", "hidden"] = option(
+    key_mask: KeyMask = option(
         "released", description="hidden: attention does not see outside the object; released: it prefers it, by 1"
     )
-    feature_mean: Literal["image", "object"] = option(
+    feature_mean: FeatureMean = option(
         "image", description="what the object feature is a mean over; image, as released, makes it grow with the object"
     )
 
@@ -96,7 +101,7 @@ class ZssegPlusOptions(ProposalOptions, PolyOptions):
     prompt_learning_rate: Number = option(0.02, gt=0, description="of SGD, in prompt tuning")
     prompt_warmup: Whole = option(100, 10, ge=0, description="first steps of prompt tuning, at a small constant rate")
     prompt_regions: Whole = option(128, ge=1, description="annotated regions of each class that prompts are tuned on")
-    prompt_competing: Literal["all", "object"] = option(
+    prompt_competing: Competing = option(
         "all", "object", description="classes of its cross-entropy: all seen ones, or those of the region's object"
     )
     ablation_images: Whole = option(200, 50, ge=0, description="test images of the two oracle ablations")
@@ -116,7 +121,7 @@ class ZssegPlusOptions(ProposalOptions, PolyOptions):
         if self.object_remap == "objects" or self.dataset != "pascal_part_116" or self.train_split == "train_few_shot":
             return ()
         vocabulary = load_vocabulary(self.dataset)
-        table = vocabulary.part_table(vocabulary.seen)
+        table = vocabulary.table(vocabulary.seen)
         return tuple(name for number, name in enumerate(vocabulary.objects) if table[number] == vocabulary.ignore_label)
 
     def weight_paths(self) -> dict[str, str | None]:

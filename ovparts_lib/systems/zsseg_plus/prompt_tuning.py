@@ -13,7 +13,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import pandas as pd
 import torch
@@ -22,6 +22,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from ovparts_lib.systems.zsseg_plus.model import ZssegPlus
+from ovparts_lib.systems.zsseg_plus.options import Competing
 from ovparts_lib.systems.zsseg_plus.regions import (
     RegionFeatures,
     cut_object,
@@ -56,7 +57,7 @@ class PromptTuningSettings:
     warmup: int = 100
     warmup_factor: float = 0.005
     regions_per_class: int = 128
-    competing: Literal["all", "object"] = "all"
+    competing: Competing = "all"
     seed: int = 0
 
     def __post_init__(self) -> None:

@@ -7,16 +7,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ovparts_lib.images import IMAGENET_STATISTICS, normalise
+from ovparts_lib.systems.proposal_segmenter import enlarged_masks
+from ovparts_lib.systems.zsseg_plus.options import FeatureMean, KeyMask
 
-KeyMask = Literal["released", "hidden"]
-FeatureMean = Literal["image", "object"]
 DIVISOR = 32  # stride of the backbone's coarsest map
 _ROWS = 64  # of the class map that are computed at once
 
@@ -47,9 +45,34 @@ class Proposals:
     mask_logits: Tensor
 
 
-def normalised(image: Tensor) -> Tensor:
-    """uint8 (3, h, w) RGB as the backbone takes it, float32."""
-    return normalise(image, IMAGENET_STATISTICS)
+def record_masks(
+    object_maps: Sequence[Tensor], size: tuple[int, int], ignore_label: int, withheld: Sequence[int] = ()
+) -> Tensor:
+    """Float (b, hp, wp): 1 on each record's object; all 0 for an object the training vocabulary does not know.
+
+    Args:
+        object_maps: int64 (h, w) each, the record's object and ``ignore_label`` elsewhere.
+        size: (hp, wp) of the network's input.
+        ignore_label: of the training vocabulary.
+        withheld: objects whose masks are 0 all over.
+
+    Raises:
+        ValueError: a record shows several objects, so that no one knows which of them it is about.
+    """
+    masks = []
+    for number, object_map in enumerate(object_maps):
+        labelled = object_map != ignore_label
+        found = object_map[labelled].unique().tolist()
+        if len(found) > 1:
+            raise ValueError(
+                f"record {number} of the batch shows several objects, and ZSSeg+ is told one: train on a split with "
+                "one object per record (…_obj_condition), or let the dataset flatten records to one object each "
+                "(per_object)"
+            )
+        below, right = size[0] - labelled.shape[0], size[1] - labelled.shape[1]
+        mask = F.pad(labelled.float(), (0, right, 0, below))
+        masks.append(torch.zeros_like(mask) if set(found) & set(withheld) else mask)
+    return torch.stack(masks)
 
 
 def key_bias(object_masks: Tensor, rule: KeyMask = "released") -> Tensor:
@@ -112,8 +135,7 @@ def class_map(
     Returns:
         int64 (h, w), the best class; float32 (len(channels), h, w).
     """
-    masks = F.interpolate(mask_logits[None].float(), size=padded_size, mode="bilinear", align_corners=False)[0]
-    masks = masks[:, : size[0], : size[1]]
+    masks = enlarged_masks(mask_logits, padded_size, size)
     labels = torch.empty(size, dtype=torch.int64, device=masks.device)
     kept = torch.empty(len(channels), *size, device=masks.device)
     chosen = list(channels)

@@ -17,10 +17,9 @@ from torch import Tensor
 from ovparts_lib.images import CLIP_STATISTICS, normalise
 from ovparts_lib.models.clip.crops import expand_box, mask_boxes
 from ovparts_lib.models.clip.dense import dense_image_features
-from ovparts_lib.models.clip.towers import VIT_B_16
 from ovparts_lib.systems.zsseg_plus.prompt_learner import PromptLearner
 
-EXPAND = 1.2  # of the object's box
+EXPAND = 1.2  # of the object's box, about its centre
 _NO_PIXELS = 1e-6
 
 
@@ -41,11 +40,6 @@ class ObjectCrop:
     box: tuple[int, int, int, int]
 
 
-def object_box(object_mask: Tensor) -> tuple[int, int, int, int]:
-    """The box (x0, y0, x1, y1) of a mask, bool (h, w) with a pixel at least, enlarged by a fifth about its centre."""
-    return expand_box(tuple(mask_boxes(object_mask[None])[0].tolist()), EXPAND, *object_mask.shape)
-
-
 def squashed(image: Tensor, side: int) -> Tensor:
     """An image, uint8 (3, h, w) RGB, as a square for CLIP: float32 (3, side, side), normalised."""
     pixels = normalise(image, CLIP_STATISTICS)[None]
@@ -61,7 +55,8 @@ def cut_object(image: Tensor, object_mask: Tensor, labels: Tensor, side: int) ->
         labels: int64 (h, w), which region a pixel belongs to.
         side: of the square.
     """
-    left, top, right, bottom = box = object_box(object_mask)
+    box = expand_box(tuple(mask_boxes(object_mask[None])[0].tolist()), EXPAND, *object_mask.shape)
+    left, top, right, bottom = box
     maps = torch.stack([labels, object_mask.long()])[:, top:bottom, left:right].float()
     nearest = F.interpolate(maps[None], size=(side, side), mode="nearest")[0].long()
     return ObjectCrop(squashed(image[:, top:bottom, left:right], side), nearest[0], nearest[1] > 0, box)
@@ -111,7 +106,7 @@ def region_logits(
     features: RegionFeatures,
     texts: Tensor,
     pairs: Sequence[tuple[str, str]],
-    temperature: float = VIT_B_16.temperature,
+    temperature: float,
 ) -> Tensor:
     """Logits (n, classes) of regions.
 

@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from ovparts_lib.checkpoints.backbones import load_resnet_into
 from ovparts_lib.checkpoints.clip import load_clip_into
 from ovparts_lib.checkpoints.maskformer import ADAPTER, NO_OBJECT
 from ovparts_lib.checkpoints.maskformer import released_name as maskformer_name
@@ -18,8 +19,6 @@ from ovparts_lib.checkpoints.reading import (
     refuse_beside,
     renaming,
 )
-from ovparts_lib.checkpoints.resnet import load_resnet_into
-from ovparts_lib.models.clip.towers import Activation
 from ovparts_lib.systems.zsseg_plus import SYSTEM
 from ovparts_lib.systems.zsseg_plus.model import ZssegPlus
 from ovparts_lib.systems.zsseg_plus.size import RELEASED, ZssegPlusSize
@@ -47,8 +46,6 @@ def load_zsseg_plus(
     path: str | Path,
     size: ZssegPlusSize | None = None,
     clip_path: str | Path | None = None,
-    *,
-    clip_activation: Activation | None = None,
     **options: Any,
 ) -> tuple[ZssegPlus, LoadReport]:
     """A ZSSeg+ with the weights of a file; which kind is recognised from the content.
@@ -60,7 +57,6 @@ def load_zsseg_plus(
         path: file or folder.
         size: hyper-parameters; None for those of the file, ``RELEASED`` for released ones.
         clip_path: must be None: these files bring their own CLIP.
-        clip_activation: must be None likewise.
         **options: passed on to :class:`ZssegPlus`.
 
     Returns:
@@ -69,10 +65,10 @@ def load_zsseg_plus(
     Raises:
         CheckpointError: unreadable or unrecognised file, or a tensor missing, unexpected or misshapen.
     """
-    own = SYSTEM.load_own(path, size, options, clip_weights=clip_path or clip_activation)
+    own = SYSTEM.load_own(path, size, options, clip_weights=clip_path)
     if own is not None:
         return own
-    refuse_beside(clip_path or clip_activation, path, "clip_weights")
+    refuse_beside(clip_path, path, "clip_weights")
     state = read_tensors(path)
     if f"{ADAPTER}{LEARNER}prefix_prompt" not in state or NO_OBJECT not in state:
         raise CheckpointError(f"{path} is no ZSSeg+ checkpoint; its first tensors: {list(state)[:5]}")

@@ -81,7 +81,6 @@ def test_attention_maps_are_those_of_torch_and_change_nothing(clip):
     _, theirs = block.attn(x, x, x, need_weights=True, average_attn_weights=False)
     torch.testing.assert_close(kept.attention[2], theirs)
     assert kept.grid == (5, 3)
-    assert set(image_hidden_states(clip.visual, pixels, (3,), keep_attention=True).attention) == {1, 2, 3}
 
 
 @torch.no_grad()

@@ -123,7 +123,7 @@ def test_position_embeddings(units):
 
 def test_shifted_window_mask(units):
     golden, facts = units
-    mask = shifted_window_mask((24, 24), 12, 6, torch.device("cpu"))
+    mask = shifted_window_mask((24, 24), 12, torch.device("cpu"))
     assert mask.sum().item() == facts["attn_mask_sum"]
     np.testing.assert_array_equal(mask[:, ::9, ::7], golden["attn_mask"])
 

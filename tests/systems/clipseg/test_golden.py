@@ -9,7 +9,7 @@ import torch.nn.functional as F
 
 from ovparts_lib.images import square_pixels
 from ovparts_lib.models.clip.towers import image_hidden_states
-from ovparts_lib.systems.clipseg.weights import fine_tuned_names
+from ovparts_lib.systems.query_weights import fine_tuned_names
 from ovparts_lib.vocabularies import load_vocabulary
 from tests.golden.fill import image
 from tests.golden.released_clipseg import FOLDER, fine_tuned_clipseg, read_json

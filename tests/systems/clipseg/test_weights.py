@@ -9,7 +9,8 @@ from ovparts_lib.checkpoints.native import save_weights
 from ovparts_lib.checkpoints.reading import CheckpointError
 from ovparts_lib.models.clip.towers import ActivationError, build_clip
 from ovparts_lib.systems.clipseg.model import RELEASED, Clipseg
-from ovparts_lib.systems.clipseg.weights import fine_tuned_names, hub_names, load_clipseg, timojl_names
+from ovparts_lib.systems.clipseg.weights import load_clipseg
+from ovparts_lib.systems.query_weights import fine_tuned_names, hub_names, timojl_names
 from ovparts_lib.systems.registry import SYSTEMS
 from tests.golden.released_clipseg import manifest
 from tests.systems.tiny import TINY, TINY_CLIP, tiny_clipseg

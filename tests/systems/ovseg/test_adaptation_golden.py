@@ -6,11 +6,11 @@ import torch
 from PIL import Image
 from torchvision.transforms.v2.functional import pil_to_tensor
 
+from ovparts_lib.models.clip.pair_crops import FILL, clip_pixels, mask_by_colour, pair_transform
 from ovparts_lib.models.clip.text import tokenize
 from ovparts_lib.models.clip.token_masks import patch_masks
 from ovparts_lib.models.clip.towers import VIT_B_16, build_clip
-from ovparts_lib.systems.ovseg.adaptation import FINE_TUNING, MASK_PROMPT_TUNING, AdaptedClip
-from ovparts_lib.systems.ovseg.pairs import FILL, clip_pixels, mask_by_colour, pair_transform
+from ovparts_lib.systems.adapted_clip import FINE_TUNING, MASK_PROMPT_TUNING, AdaptedClip
 from tests.golden.fill import fill, image
 from tests.golden.released_ovseg import arrays
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 from PIL import Image
 
-from ovparts_lib.systems.ovseg.adapted_files import fuse_adapted
+from ovparts_lib.systems.ovseg.adapted_files import fuse_clip
 from ovparts_lib.systems.ovseg.fine_tuning import FILE, adapt_clip, crop_accuracy, training_pairs
 from ovparts_lib.vocabularies import Vocabulary
 from tests.systems.ovseg.tiny import tiny_ovseg
@@ -59,7 +59,7 @@ def test_what_is_adapted_trains_and_what_is_kept_is_fused_into_another_model(tra
     assert any(name.startswith("clip.visual.") for name in changed) == ("fine_tuning" in ways)
     assert model.mask_prompts == ("mask_prompts" in ways)
     assert not [name for name in changed if not name.startswith(("clip.visual.", "clip.logit_scale", "mask_prompt"))]
-    fuse_adapted(other, tmp_path / FILE)
+    fuse_clip(other, tmp_path / FILE)
     assert other.mask_prompts == model.mask_prompts
     image = torch.randint(0, 256, (3, 40, 60), dtype=torch.uint8)
     ours, theirs = (each.predict([image], WORDS)[0].class_maps() for each in (model, other))

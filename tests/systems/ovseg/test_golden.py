@@ -11,8 +11,7 @@ from ovparts_lib.data.transforms import resize_image, shortest_edge_size
 from ovparts_lib.evaluation.label_maps import pred_all_map
 from ovparts_lib.models.clip.crops import CropRule, cut_crops, mask_boxes
 from ovparts_lib.models.clip.token_masks import patch_masks
-from ovparts_lib.models.maskformer.targets import joined_inputs
-from ovparts_lib.systems.ovseg.ensemble import clip_classes, fuse_masks, geometric_ensemble, proposal_classes
+from ovparts_lib.systems.ensemble import clip_classes, fuse_masks, geometric_ensemble, proposal_classes
 from ovparts_lib.systems.ovseg.weights import released_name
 from ovparts_lib.systems.proposals import ProposalMaps
 from ovparts_lib.systems.scores import Scores
@@ -73,7 +72,7 @@ def check_adapter_variant(model, name, variant):
     text = model.encode_classes(names)
     with torch.inference_mode(), options(model, **VARIANTS[variant]):
         proposals = proposal_classes(logits)
-        regions, clip = None, None
+        clip, valid, boxes = None, None, None
         if variant != "no_ensemble":
             regions = model.encode_regions(pixels, masks)
             recorded = {key.partition("/")[2]: golden[key] for key in golden.files if key.startswith(f"{variant}/")}
@@ -88,9 +87,8 @@ def check_adapter_variant(model, name, variant):
             assert_close(regions.embeddings[:, ::8], recorded["clip_feature"], "clip_feature")
             clip_logits = 100 * regions.embeddings @ text.T
             np.testing.assert_allclose(clip_logits.numpy(), recorded["clip_logits"], rtol=0, atol=LOGITS)
-            clip = clip_classes(clip_logits)
-        combined = model.combine(proposals, clip, regions)
-        valid, boxes = (None, None) if regions is None else (regions.valid, regions.boxes)
+            clip, valid, boxes = clip_classes(clip_logits), regions.valid, regions.boxes
+        combined = model.combine(proposals, clip, valid)
         maps = ProposalMaps(pixels, masks, proposals, clip, valid, boxes, combined, names)
         cut_at = facts["mask_thr"] if model.fusion == "best_mask" else None
         scores = fuse_masks(maps, tuple(pixels.shape[-2:]), tuple(range(len(names))), cut_at=cut_at)
@@ -108,7 +106,7 @@ def proposals_of(model, name, size):
     pixels = resize_image(size, shortest_edge_size(*size.shape[-2:], model.size.shortest_edge, model.size.longest_edge))
     np.testing.assert_array_equal(pixels.permute(1, 2, 0)[::8, ::8].numpy(), golden["resized_image"])
     with torch.inference_mode():
-        inputs = joined_inputs([model.normalised(pixels)], 32)
+        inputs = model.padded([pixels])
         assert list(inputs.shape) == facts["net_input_shape"]
         assert_close(inputs[0, :, ::16, ::16], golden["net_input"], "net_input")
         features = model.backbone(inputs)

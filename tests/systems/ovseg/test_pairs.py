@@ -5,19 +5,17 @@ import math
 import pytest
 import torch
 
-from ovparts_lib.systems.ovseg.adaptation import (
+from ovparts_lib.models.clip.pair_crops import FILL, mask_by_colour
+from ovparts_lib.systems.adapted_clip import (
     FINE_TUNING,
     MASK_PROMPT_TUNING,
     AdaptedClip,
     rate_factor,
-    zero_shot_accuracy,
 )
 from ovparts_lib.systems.ovseg.pairs import (
-    FILL,
     PairDataset,
     known_nouns,
     labelled_pairs,
-    mask_by_colour,
     mine_pairs,
     write_pairs,
 )
@@ -124,13 +122,3 @@ def test_adaptation_learns_its_pairs_and_leaves_the_rest_alone(kind):
         model.clip.logit_scale.fill_(9)
     model.after_step()
     assert model.clip.logit_scale.item() == pytest.approx(math.log(100))
-
-
-def test_zero_shot_accuracy_counts_the_nearest_texts():
-    model, pixels = adapted(), torch.randn(6, 3, 32, 32)
-    with torch.inference_mode():
-        text = model.embed_crops(pixels).clone()  # every crop's own embedding is its class
-    labels = torch.arange(6)
-    assert zero_shot_accuracy(model, pixels, labels, text, at_once=4) == {"top1": 1.0, "top5": 1.0}
-    wrong = zero_shot_accuracy(model, pixels, labels.roll(1), text, top=(1, 6))
-    assert wrong["top1"] == 0.0 and wrong["top6"] == 1.0

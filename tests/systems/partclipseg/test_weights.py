@@ -9,9 +9,9 @@ from ovparts_lib.checkpoints.native import save_weights
 from ovparts_lib.checkpoints.reading import CheckpointError
 from ovparts_lib.models.clip.towers import build_clip
 from ovparts_lib.systems.clipseg.model import Clipseg
-from ovparts_lib.systems.clipseg.weights import fine_tuned_names, hub_names, timojl_names
 from ovparts_lib.systems.partclipseg.model import RELEASED, Partclipseg
 from ovparts_lib.systems.partclipseg.weights import load_partclipseg, released_names
+from ovparts_lib.systems.query_weights import fine_tuned_names, hub_names, timojl_names
 from ovparts_lib.systems.registry import SYSTEMS
 from tests.golden.released_partclipseg import manifest
 from tests.systems.tiny import TINY, TINY_CLIP

@@ -1,10 +1,12 @@
 """Which tokens CS overwrites, with what, and that nothing else changes."""
 
+from functools import partial
+
 import torch
 
 from ovparts_lib.models.clip.towers import MINIATURE, build_clip, image_embeddings, image_hidden_states
+from ovparts_lib.systems.crops import Crops, embed_crops
 from ovparts_lib.systems.scan.contextual_shift import contextual_shift, draw_shifted
-from ovparts_lib.systems.scan.regions import Crops, embed_crops
 
 
 def draw(kept, ratio=0.15, seed=0):
@@ -65,8 +67,9 @@ def test_how_crops_are_divided_into_passes_changes_nothing():
     crops = Crops(torch.ones(5, dtype=torch.bool), torch.zeros(5, 4), torch.randn(5, 3, 64, 64), kept)
     context = {1: torch.randn(96), 3: torch.randn(96)}
     with torch.no_grad():
-        together = embed_crops(visual, crops, context, draw(kept), 5)
-        torch.testing.assert_close(embed_crops(visual, crops, context, draw(kept), 2), together)
+        together = embed_crops(visual, crops, 5, partial(contextual_shift, context, draw(kept)))
+        apart = embed_crops(visual, crops, 2, partial(contextual_shift, context, draw(kept)))
+        torch.testing.assert_close(apart, together)
         plain = torch.nn.functional.normalize(image_embeddings(visual, crops.pixels), dim=-1)
-        torch.testing.assert_close(embed_crops(visual, crops, context, {}, 5), plain)
+        torch.testing.assert_close(embed_crops(visual, crops, 5, partial(contextual_shift, context, {})), plain)
         assert not torch.allclose(plain, together, atol=1e-3)

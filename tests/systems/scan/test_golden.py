@@ -1,6 +1,7 @@
 """SCAN against what the reference implementation computed with the same weights (tests/golden/fill.py)."""
 
 import re
+from functools import partial
 from unittest.mock import patch
 
 import numpy as np
@@ -10,9 +11,10 @@ import torch.nn.functional as F
 
 from ovparts_lib.evaluation.label_maps import pred_all_map
 from ovparts_lib.models.clip.crops import CropRule
-from ovparts_lib.systems.ovseg.ensemble import clip_classes
+from ovparts_lib.systems.crops import cut, embed_crops
+from ovparts_lib.systems.ensemble import clip_classes
+from ovparts_lib.systems.scan.contextual_shift import contextual_shift
 from ovparts_lib.systems.scan.options import PRESETS
-from ovparts_lib.systems.scan.regions import cut, embed_crops
 from ovparts_lib.systems.scores import Scores
 from tests.golden.fill import image
 from tests.golden.released_scan import arrays, scale_of, vitb_scan, vitl_scan
@@ -58,9 +60,9 @@ def out_of_vocabulary(model, crops, context, golden):
 
     def again(region, crop):
         chosen = {block: rows[region : region + 1] for block, rows in shifted.items()}
-        return embed_crops(model.clip.visual, crop, tokens, chosen, 1)[0]
+        return embed_crops(model.clip.visual, crop, 1, partial(contextual_shift, tokens, chosen))[0]
 
-    return embed_crops(model.clip.visual, crops, tokens, shifted, 4), again
+    return embed_crops(model.clip.visual, crops, 4, partial(contextual_shift, tokens, shifted)), again
 
 
 def on_the_other_side(model, pixels, mask, threshold):
@@ -126,14 +128,14 @@ def check_adapter(model, name):
         assert_close(crops.pixels[:, :, ::8, ::8], golden["crops"], "crops")
         logits = model.size.clip.temperature * out_of_vocabulary(model, crops, context, golden)[0] @ text.T
         np.testing.assert_allclose(logits, golden["region_logits"], rtol=0, atol=LOGITS)
-        plain = model.size.clip.temperature * embed_crops(model.clip.visual, crops, {}, {}, 8) @ text.T
+        plain = model.size.clip.temperature * embed_crops(model.clip.visual, crops, 8) @ text.T
         np.testing.assert_allclose(plain, golden["region_logits_no_replacement"], rtol=0, atol=LOGITS)
         generator = np.random.Generator(np.random.PCG64(502))
         in_logits = 3 * generator.standard_normal((len(masks), text.shape[0]), np.float32)
         np.testing.assert_array_equal(in_logits, golden["in_logits"])
         model.ensemble_weight = facts["ensemble_weight"]
         for model.second_normalisation, key in ((True, "scores_log"), (False, "scores_plain")):
-            scores = model.combine(torch.from_numpy(in_logits), clip_classes(logits), crops.valid)
+            scores = model.join_branches(torch.from_numpy(in_logits), clip_classes(logits), crops.valid)
             assert_close(scores, golden[key], key, 1e-3)
 
 
@@ -155,7 +157,7 @@ def check_evaluation(model, name, preset, thinned=1):
         assert_close(torch.cat(list(context.class_tokens.values())), golden["oc_cls"], "oc_cls")
         assert_close(context.memory[0, ::12, ::8], golden["sim_memory"], "sim_memory")
         # proposals
-        inputs = model.normalised([pixels])
+        inputs = model.padded([pixels])
         features = model.backbone(inputs)
         for level, (channels, stride) in enumerate(((16, 16), (32, 8), (32, 4), (64, 2)), start=2):
             key = f"res{level}"
@@ -185,7 +187,7 @@ def check_evaluation(model, name, preset, thinned=1):
         np.testing.assert_allclose(logits[step], golden["in_logits"], rtol=0, atol=LOGITS)
         # out-of-vocabulary branch
         with patch.object(model, "_query_states", return_value=(states, mask_features)):  # computed above
-            masks, proposed = model.propose(pixels)
+            masks, proposed = model.propose_masks(pixels)
         assert torch.equal(proposed, embeddings[-1, 0])
         del states, mask_features
         assert_close(masks[step, ::40, ::40], golden["mask_prob"], "mask_prob", 2e-4)
@@ -201,10 +203,10 @@ def check_evaluation(model, name, preset, thinned=1):
         np.testing.assert_allclose(region_logits[step], golden["region_logits"], rtol=0, atol=2e-3)
         # ensemble and class maps
         model.ensemble_weight, model.second_normalisation = preset.ensemble_weight, preset.second_normalisation
-        combined = model.combine(logits, clip_classes(region_logits), crops.valid)
-        assert_close(combined[step], golden["class_scores"], "class_scores", 5e-4)
+        class_scores = model.join_branches(logits, clip_classes(region_logits), crops.valid)
+        assert_close(class_scores[step], golden["class_scores"], "class_scores", 5e-4)
         ids = tuple(range(len(text) - 1))
-        scores = Scores(masks, ids, None, (height, width), class_weights=combined.T)
+        scores = Scores(masks, ids, None, (height, width), class_weights=class_scores.T)
         chosen = scores.class_maps(ids[:: 5 if thinned > 1 else 1])
         semseg = F.interpolate(chosen[None], size=(height, width), mode="bilinear", align_corners=False)[0]
         assert_close(semseg[:, ::40, ::40], golden["semseg"], "semseg", 2e-4)

@@ -13,7 +13,7 @@ from ovparts_lib.models.maskformer.matching import match_maskformer
 from ovparts_lib.models.maskformer.targets import segments_of
 from ovparts_lib.systems.zsseg_plus.ensemble import allowed_classes, region_map
 from ovparts_lib.systems.zsseg_plus.inference import join_stages, name_regions, prepare_image, resized_mask
-from ovparts_lib.systems.zsseg_plus.proposals import class_map, key_bias, normalised, object_feature
+from ovparts_lib.systems.zsseg_plus.proposals import class_map, key_bias, object_feature
 from ovparts_lib.systems.zsseg_plus.regions import cut_object, dense_features, pool_regions
 from ovparts_lib.systems.zsseg_plus.weights import released_name
 from ovparts_lib.training.optimisers import build_optimiser
@@ -197,13 +197,13 @@ def trained():
 def test_matching(training, trained):
     facts, batch = training
     golden = read_arrays("golden_voc_train.npz")
-    pixels = torch.stack([normalised(each) for each in batch["images"]])
+    pixels = trained.padded(batch["images"])
     masks = torch.stack([(each != 255).float() for each in batch["object_maps"]])
     proposals = trained.propose(trained.encode_images(pixels), masks)
     logits = trained.class_logits(proposals.class_embeddings, trained.encode_vocabulary(PASCAL.seen))
     close(logits[-1], golden["pred_logits"])
     close(proposals.mask_logits[-1, :, :, ::8, ::8], golden["pred_masks"])
-    segments = segments_of(batch["part_maps"], (512, 512), count=74, ignore_label=255)
+    segments = segments_of(batch["part_maps"], (512, 512), ignore_label=255)
     for layer, pairs in zip((5, 0, 1, 2, 3, 4), facts["matching"]["pairs"], strict=True):
         for number, wanted in enumerate(pairs):
             found = match_maskformer(logits[layer, number], proposals.mask_logits[layer, number], segments[number])

@@ -6,9 +6,8 @@ import torch.nn.functional as F
 
 from ovparts_lib.models.maskformer.transformer_decoder import attend
 from ovparts_lib.systems.zsseg_plus.ensemble import allowed_classes, ensembled, region_map
-from ovparts_lib.systems.zsseg_plus.losses import record_masks
 from ovparts_lib.systems.zsseg_plus.objects import find_objects
-from ovparts_lib.systems.zsseg_plus.proposals import class_map, key_bias, object_feature
+from ovparts_lib.systems.zsseg_plus.proposals import class_map, key_bias, object_feature, record_masks
 from ovparts_lib.systems.zsseg_plus.regions import ObjectCrop, cut_object, pool_regions
 from ovparts_lib.vocabularies import load_vocabulary
 from tests.systems.zsseg_plus.tiny import VOCABULARY
@@ -111,7 +110,7 @@ def test_substrings_let_foreign_parts_in():
 def test_released_training_on_pascal_hides_objects_from_the_twelfth_on():
     pascal = load_vocabulary("pascal_part_116")
     table, seen = (
-        pascal.part_table(pascal.seen),
+        pascal.table(pascal.seen),
         [o for o in pascal.objects if o not in pascal.unseen_objects and o in pascal.objects_with_parts],
     )
     shown = {

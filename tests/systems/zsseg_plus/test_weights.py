@@ -5,10 +5,10 @@ import torch
 from torchvision.models.resnet import Bottleneck
 from torchvision.models.resnet import ResNet as TorchvisionResNet
 
+from ovparts_lib.checkpoints.backbones import load_resnet_into
 from ovparts_lib.checkpoints.clip import save_clip
 from ovparts_lib.checkpoints.native import save_weights
 from ovparts_lib.checkpoints.reading import CheckpointError
-from ovparts_lib.checkpoints.resnet import load_resnet_into
 from ovparts_lib.models.backbones.resnet import ResNet, ResNetSize
 from ovparts_lib.models.clip.towers import build_clip
 from ovparts_lib.systems.zsseg_plus import SYSTEM

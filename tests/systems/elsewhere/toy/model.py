@@ -57,13 +57,13 @@ class Toy(SegmentationSystem):
         labels = [F.interpolate(x[None, None].float(), size)[0, 0].long() for x in batch_labels(batch)]
         return {"loss": F.cross_entropy(logits, torch.stack(labels).to(logits.device))}
 
-    def score(self, images, vocabulary, class_ids, background, inspected):
-        found = []
+    def score(self, images, request):
+        vocabulary, class_ids, found = request.vocabulary, request.class_ids, []
         for image in images:
             logits = self.logits([image], vocabulary, class_ids)[0]
-            nothing = self.background.expand(logits.shape[-2:]) if background else None
+            nothing = self.background.expand(logits.shape[-2:]) if request.background else None
             scores = Scores(logits, class_ids, nothing, tuple(image.shape[-2:]))
             words = tuple(vocabulary.classes[i] for i in class_ids)
-            maps = {"cost": CostMaps(logits * self.temperature, logits, {}, words, words)} if inspected else {}
+            maps = {"cost": CostMaps(logits * self.temperature, logits, {}, words, words)} if request.inspected else {}
             found.append((scores, maps))
         return found
