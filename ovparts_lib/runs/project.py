@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-ROOT_VARIABLE = "OVPARTS_ROOT"
+ROOT_VARIABLE, CACHE_VARIABLE = "OVPARTS_ROOT", "OVPARTS_CACHE"
 
 
 def project_root() -> Path:
@@ -38,6 +38,16 @@ def package_parent() -> Path:
 def resolve_path(path: str | Path) -> Path:
     """An absolute path: ``~`` expanded, relative ones taken from the project root."""
     return project_root() / Path(path).expanduser()
+
+
+def cache_folder() -> Path:
+    """Where results lie that all projects share and that can be made again: text embeddings.
+
+    The environment variable ``OVPARTS_CACHE``, or ``ovparts`` in ``XDG_CACHE_HOME``, by default ``~/.cache``.
+    """
+    named = os.environ.get(CACHE_VARIABLE)
+    folder = Path(named) if named else Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "ovparts"
+    return folder.expanduser().absolute()
 
 
 def display_path(path: str | Path) -> str:

@@ -16,7 +16,7 @@ MaskFill = Literal["mean", "zero"]
 # What the published trainings begin from: (backbone on ImageNet, CLIP).
 PRETRAINED = {
     "released": (SWIN, "checkpoints/ViT-L-14.pt"),
-    "released_r101c": ("checkpoints/resnet101c.pth", "checkpoints/ViT-B-16.pt"),
+    "released_r101c": ("checkpoints/R-103.pkl", "checkpoints/ViT-B-16.pt"),
 }
 # CLIP's weight in the ensemble, by test set, as the released README says; 0.7 elsewhere.
 ENSEMBLE_WEIGHTS = {"pascal_context_59": 0.6, "pascal_context_459": 0.6, "pascal_voc_20": 0.45}
