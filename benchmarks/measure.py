@@ -7,6 +7,7 @@ import json
 import statistics
 import time
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -78,12 +79,15 @@ def random_names(clip: nn.Module, names: Sequence[str], templates: Sequence[str]
 
 
 def ovparts_tasks(
-    system: str, size: str, weights: Path | None, options: dict[str, Any], device: torch.device, compiled: bool
+    arguments: argparse.Namespace, device: torch.device, held: ExitStack
 ) -> tuple[nn.Module, Callable, Callable]:
     """Our model, and functions (images, vocabulary) -> logits and (images, part maps, vocabulary) -> loss.
 
-    Without weights, a new model of the size with the seed fixed.
+    Without weights, a new model of the size with the seed fixed. What a training does without is out of memory from the
+    first loss on until ``held`` is closed.
     """
+    system, size, weights, compiled = arguments.system, arguments.size, arguments.weights, arguments.compile
+    options, training = json.loads(arguments.options), []
     entry = SYSTEMS[system]
     if weights:
         model, _ = entry.load(weights, entry.sizes[size], **options)
@@ -115,6 +119,8 @@ def ovparts_tasks(
         pictures: list[Tensor], maps: list[Tensor], vocabulary: Vocabulary, objects: list[Tensor] | None = None
     ) -> Tensor:
         model.train()
+        if not training:
+            training.append(held.enter_context(model.without_frozen_towers(vocabulary)))
         maps = [of_one_object(one, vocabulary) for one in maps] if model.needs_regions else maps
         batch = {"images": pictures, "part_maps": maps, "vocabulary": vocabulary}
         if isinstance(vocabulary, PartVocabulary):
@@ -149,13 +155,10 @@ def peer_tasks(weights: Path, device: torch.device, compiled: bool, full: bool) 
     return model, logits, loss
 
 
-def work_of(arguments: argparse.Namespace, device: torch.device) -> tuple[Work, Vocabulary, int]:
+def work_of(arguments: argparse.Namespace, device: torch.device, held: ExitStack) -> tuple[Work, Vocabulary, int]:
     """What a repeat does, given its number; the words it does it for; how many images it takes."""
     if arguments.implementation == "ovparts":
-        options = json.loads(arguments.options)
-        model, logits, loss = ovparts_tasks(
-            arguments.system, arguments.size, arguments.weights, options, device, arguments.compile
-        )
+        model, logits, loss = ovparts_tasks(arguments, device, held)
     else:
         full = arguments.implementation == "transformers_77"
         model, logits, loss = peer_tasks(arguments.weights, device, arguments.compile, full)
@@ -237,7 +240,8 @@ def main() -> None:
     if arguments.threads:
         torch.set_num_threads(arguments.threads)
     device = torch.device(arguments.device)
-    work, vocabulary, count = work_of(arguments, device)
+    held = ExitStack()
+    work, vocabulary, count = work_of(arguments, device, held)
     baseline = resident_mib(device)
 
     def once(number: int) -> Tensor:
@@ -271,6 +275,7 @@ def main() -> None:
     if arguments.repeats and not arguments.compile:
         with counter:
             once(arguments.repeats + 1)
+    held.close()
     flops = None if arguments.compile else round(counter.get_total_flops() / 1e9, 2)
     if arguments.keep:
         torch.save(outcome, arguments.keep)

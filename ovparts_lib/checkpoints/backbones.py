@@ -33,7 +33,7 @@ def load_resnet_into(backbone: nn.Module, path: str | Path) -> LoadReport:
 
     Args:
         backbone: of :mod:`models.backbones.resnet`.
-        path: a state dict by torchvision or detectron2.
+        path: a state dict by torchvision or detectron2, whose ``R-103.pkl`` is the R-101c that OVSeg begins from.
 
     Raises:
         CheckpointError: unreadable, no ResNet, or tensors missing, unexpected or misshapen.
@@ -45,7 +45,7 @@ def load_resnet_into(backbone: nn.Module, path: str | Path) -> LoadReport:
             state,
             source=str(path),
             kind="ResNet of detectron2",
-            drop=lambda name: name.startswith(("fc.", "stem.fc.", "linear.")),
+            drop=lambda name: name.startswith(("fc.", "stem.fc.", "linear.")) or name.endswith("num_batches_tracked"),
         )
     if "layer1.0.conv1.weight" not in state:
         raise CheckpointError(f"{path} is no ResNet; its first tensors: {list(state)[:5]}")

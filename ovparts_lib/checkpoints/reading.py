@@ -19,6 +19,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from ovparts_lib.checkpoints.array_pickle import is_array_pickle, read_array_pickle
 from ovparts_lib.checkpoints.torchscript import is_torchscript, read_torchscript
 
 RUN_WEIGHTS = "weights.safetensors"
@@ -99,9 +100,9 @@ def read_tensors(path: str | Path) -> dict[str, Tensor]:
     """The tensors of a weight file, by name, on the CPU.
 
     Reads safetensors, PyTorch's files (``.pth``, ``.pt``, ``.bin``; the state dict may be wrapped under ``model`` or
-    ``state_dict``, with an optimiser and counters beside it), TorchScript archives, folders in the hub's layout, and
-    folders of finished runs. The content decides, not the suffix. Prefixes that wrappers of models put before all names
-    (``module.``, ``model.``, ``_orig_mod.``) are left out.
+    ``state_dict``, with an optimiser and counters beside it), detectron2's pickles of arrays, TorchScript archives,
+    folders in the hub's layout, and folders of finished runs. The content decides, not the suffix. Prefixes that
+    wrappers of models put before all names (``module.``, ``model.``, ``_orig_mod.``) are left out.
 
     Raises:
         CheckpointError: missing, empty, truncated, foreign or packed file, a pickle that wants to execute something, or
@@ -114,6 +115,8 @@ def read_tensors(path: str | Path) -> dict[str, Tensor]:
             return _unwrapped(load_file(path), path)
         if kind == "torchscript":
             return _dense(read_torchscript(path), path)
+        if kind == "arrays":
+            return _unwrapped(_state_dict(read_array_pickle(path), path), path)
         with torch.serialization.safe_globals(_SAFE_GLOBALS):
             content = torch.load(path, map_location="cpu", weights_only=True, mmap=kind == "zip" or None)
     except CheckpointError:
@@ -202,7 +205,7 @@ def _difference(given: Tensor, target: Tensor) -> str:
 
 
 def _sniff(path: Path) -> str:
-    """Kind of file by its first bytes: safetensors, torchscript, zip or pickle."""
+    """Kind of file by its first bytes: safetensors, torchscript, zip, arrays or pickle."""
     with path.open("rb") as file:
         start = file.read(64)
     if not start:
@@ -217,8 +220,8 @@ def _sniff(path: Path) -> str:
     if start[8:9] == b"{":
         return "safetensors"
     if start.startswith(b"\x80"):
-        return "pickle"
-    raise CheckpointError(f"{path} is neither safetensors nor a file written by torch.save")
+        return "arrays" if is_array_pickle(start) else "pickle"
+    raise CheckpointError(f"{path} is neither safetensors, nor written by torch.save, nor a pickle of arrays")
 
 
 def _refuse_foreign_zip(path: Path) -> None:

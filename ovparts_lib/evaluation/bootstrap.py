@@ -125,9 +125,8 @@ def _image_tally(evaluation: Evaluation, protocol: Protocol, mode: str) -> Tally
     protocol.check(evaluation, mode)
     if mode not in evaluation.per_image:
         raise UnsupportedModeError("the evaluation holds no counts of its images, so none can be drawn; score again")
-    tally = protocol.tally(evaluation.per_image[mode], evaluation.background)
-    order = np.argsort(np.array(evaluation.image_ids))
-    return Tally(tally.right[order], tally.labelled[order], tally.predicted[order])
+    tally = protocol.tally(evaluation.per_image[mode], evaluation.vocabulary, evaluation.background)
+    return tally.ordered(np.argsort(np.array(evaluation.image_ids)))
 
 
 def _drawn(

@@ -60,7 +60,8 @@ def overall_figures(counts: Tally, averaged: Averaged) -> dict[str, np.ndarray]:
     """mIoU, recall (mean class accuracy), pixel accuracy and frequency-weighted IoU over all classes of the tally."""
     everything = range(counts.right.shape[-1])
     occurs = counts.labelled > 0
-    iou, recall = ratio(counts.right, counts.union), ratio(counts.right, counts.labelled)
+    credited = counts.credited
+    iou, recall = ratio(credited, counts.union), ratio(credited, counts.labelled)
     mean, number = mean_over(iou, averaged_classes(counts, averaged), everything)
     mean_recall, recalled = mean_over(recall, occurs, everything)
     labelled = counts.labelled.sum(-1)
@@ -70,7 +71,7 @@ def overall_figures(counts: Tally, averaged: Averaged) -> dict[str, np.ndarray]:
         "classes": number,
         "recall": mean_recall,
         "recall_classes": recalled,
-        "pixel_accuracy": ratio(np.where(occurs, counts.right, 0).sum(-1), labelled),
+        "pixel_accuracy": ratio(np.where(occurs, credited, 0).sum(-1), labelled),
         "fwIoU": ratio(weighted, labelled) / 100,
     }
 
@@ -87,11 +88,12 @@ def group_figures(
         mean_accuracy: take the mean recall for the pixel accuracy (part-catseg); otherwise pixels over pixels.
     """
     ids = np.asarray(ids, dtype=np.int64)
-    iou, recall = ratio(counts.right, counts.union), ratio(counts.right, counts.labelled)
+    credited = counts.credited
+    iou, recall = ratio(credited, counts.union), ratio(credited, counts.labelled)
     mean, number = mean_over(iou, averaged_classes(counts, averaged), ids)
     occurring = averaged_classes(counts, "found" if averaged == "found" else "occurring")
     mean_recall, recalled = mean_over(recall, occurring, ids)
-    pixels = ratio(counts.right[..., ids].sum(-1), counts.labelled[..., ids].sum(-1))
+    pixels = ratio(credited[..., ids].sum(-1), counts.labelled[..., ids].sum(-1))
     return {
         "IoU": mean,
         "classes": number,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -59,28 +59,58 @@ class Tally:
         right: float64 (..., K), labelled c and predicted c.
         labelled: float64 (..., K), labelled c.
         predicted: float64 (..., K), predicted c.
+        fathers: int64 (2, p), pairs of a class and a class that it is a kind of; none where right is right.
+        as_father: float64 (..., p), labelled as the first of a pair and predicted as the second.
     """
 
     right: np.ndarray
     labelled: np.ndarray
     predicted: np.ndarray
+    fathers: np.ndarray
+    as_father: np.ndarray
 
     @property
     def union(self) -> np.ndarray:
         """Labelled or predicted c."""
         return self.labelled + self.predicted - self.right
 
+    @property
+    def credited(self) -> np.ndarray:
+        """What counts as right, float64 (..., K): SG-IoU credits pixels predicted as a father of their class.
+
+        They are weighted by the precision of that prediction taken as "the father, or this child".
+        """
+        child, father = self.fathers
+        precise = self.as_father + self.right[..., father]
+        share = precise / np.maximum(self.predicted[..., father], 1)
+        credited = self.right.copy()
+        np.add.at(credited, (..., child), share * self.as_father)
+        return credited
+
     def weighted(self, weights: np.ndarray) -> Tally:
         """Sums over images with weights (samples, images): a tally of each sample. Exact for whole-number weights."""
-        return Tally(weights @ self.right, weights @ self.labelled, weights @ self.predicted)
+        return self._of_counts(lambda counts: weights @ counts)
 
     def total(self) -> Tally:
         """The sum over the first dimension."""
-        return Tally(self.right.sum(0), self.labelled.sum(0), self.predicted.sum(0))
+        return self._of_counts(lambda counts: counts.sum(0))
+
+    def ordered(self, order: np.ndarray) -> Tally:
+        """The images in another order."""
+        return self._of_counts(lambda counts: counts[order])
+
+    def _of_counts(self, change: Callable[[np.ndarray], np.ndarray]) -> Tally:
+        counts = map(change, (self.right, self.labelled, self.predicted))
+        return Tally(*counts, self.fathers, change(self.as_father))
 
 
 def tally(
-    counts: ImageCounts, *, background: str, predicted_background: bool, charged: ImageCounts | None = None
+    counts: ImageCounts,
+    *,
+    background: str,
+    predicted_background: bool,
+    charged: ImageCounts | None = None,
+    fathers: Sequence[tuple[int, int]] = (),
 ) -> Tally:
     """Pixels per class and image, as a protocol sees them.
 
@@ -92,6 +122,7 @@ def tally(
         predicted_background: whether labelled pixels predicted as background count (as missed); otherwise they do not
             exist.
         charged: predictions on known background (target N), whose parts are counted as predicted.
+        fathers: pairs of a class and a class that it is a kind of.
 
     Returns:
         (images, N), or (images, N+1) where index N is a class.
@@ -116,4 +147,11 @@ def tally(
     if charged is not None:
         parts = charged.index[1] < classes
         np.add.at(predicted, (charged.index[0][parts], charged.index[1][parts]), charged.pixels[parts])
-    return Tally(right, labelled, predicted)
+    pairs = np.array(fathers, np.int64).reshape(-1, 2).T
+    place = np.full((classes + 1, classes + 1), -1)
+    place[pairs[1], pairs[0]] = np.arange(pairs.shape[1])
+    pair = place[prediction, target]
+    chosen = pair >= 0
+    places = image[chosen] * pairs.shape[1] + pair[chosen]
+    as_father = np.bincount(places, pixels[chosen], counts.images * pairs.shape[1])
+    return Tally(right, labelled, predicted, pairs, as_father.reshape(counts.images, pairs.shape[1]))

@@ -15,6 +15,7 @@ import pandas as pd
 
 from ovparts_lib.evaluation.metrics import Averaged, group_figures, harmonic, mean_over, overall_figures, ratio
 from ovparts_lib.evaluation.per_image import ImageCounts, Tally, tally
+from ovparts_lib.evaluation.sg_iou import load_fathers
 from ovparts_lib.evaluation.stored import DEFAULT_OPTIONS, Evaluation
 from ovparts_lib.vocabularies.vocabulary import Vocabulary
 
@@ -103,6 +104,8 @@ class Protocol:
         mean_accuracy: whether the groups' pixel accuracy is a mean over classes.
         charges_background: whether part predictions on known background are false positives.
         boundary: which boundary counts are read, and how.
+        semantics_guided: whether pixels predicted as a father of their class are credited, see
+            :mod:`ovparts_lib.evaluation.sg_iou`; for class lists that have a table of fathers.
         harmonic_of_zeros: the harmonic mean of two group means that are both 0: undefined, or 0 (ov-seg, which computes
             ``2 / (1 / a + 1 / b)`` with infinities in between).
         notes: its departures from ``recommended``; those about scoring hold where the evaluation was scored with the
@@ -121,6 +124,7 @@ class Protocol:
     only_predicted_iou: float = field(default=float("nan"))
     mean_accuracy: bool = False
     charges_background: bool = False
+    semantics_guided: bool = False
     boundary: BoundaryRule = "none"
     harmonic_of_zeros: float = field(default=float("nan"))
     notes: tuple[Note, ...] = ()
@@ -177,7 +181,7 @@ class Protocol:
                 f"a matrix of {classes} classes must be {(classes + 1, classes + 1)}, this one is {matrix.shape}"
             )
         charged = self._charged(background, classes)
-        total = self.tally(ImageCounts.of_matrix(matrix), charged).total()
+        total = self.tally(ImageCounts.of_matrix(matrix), vocabulary, charged).total()
         summary = {key: float(value) for key, value in self.summary(total, vocabulary).items()}
         boundary = self._boundary_classes(boundaries or Boundaries(), classes)
         summary |= self._boundary_means(boundary, vocabulary)
@@ -205,19 +209,26 @@ class Protocol:
                 f"the protocol {self.name!r} reads matrices of {self.level}, this evaluation is over {evaluation.level}"
             )
         self._check_background(evaluation.background)
+        if self.semantics_guided and not load_fathers(evaluation.vocabulary.name):
+            raise UnsupportedModeError(
+                f"the protocol {self.name!r} needs a table of fathers; the class list {evaluation.vocabulary.name!r} "
+                "has none"
+            )
 
     def applies(self, evaluation: Evaluation, mode: str) -> bool:
         """Whether the evaluation holds what the protocol reads in this mode."""
         known = evaluation.background is not None or not self.charges_background
+        known = known and (bool(load_fathers(evaluation.vocabulary.name)) or not self.semantics_guided)
         return mode in self.modes and mode in evaluation.modes and evaluation.level == self.level and known
 
-    def tally(self, counts: ImageCounts, charged: ImageCounts | None = None) -> Tally:
+    def tally(self, counts: ImageCounts, vocabulary: Vocabulary, charged: ImageCounts | None = None) -> Tally:
         """Pixels per image and class as the protocol sees them: (images, K)."""
         return tally(
             counts,
             background=self.background,
             predicted_background=self.predicted_background,
             charged=charged if self.charges_background else None,
+            fathers=load_fathers(vocabulary.name) if self.semantics_guided else (),
         )
 
     def summary(self, counts: Tally, vocabulary: Vocabulary) -> dict[str, np.ndarray]:
@@ -265,12 +276,12 @@ class Protocol:
     def _class_frame(self, counts: Tally, boundary: np.ndarray) -> pd.DataFrame:
         size = len(boundary)
         right, labelled, predicted = (one[:size] for one in (counts.right, counts.labelled, counts.predicted))
-        only_predicted = (labelled == 0) & (predicted > 0)
-        iou = np.where(labelled > 0, ratio(right, counts.union[:size]), np.nan)
+        only_predicted, credited = (labelled == 0) & (predicted > 0), counts.credited[:size]
+        iou = np.where(labelled > 0, ratio(credited, counts.union[:size]), np.nan)
         return pd.DataFrame(
             {
                 "IoU": np.where(only_predicted, self.only_predicted_iou, iou),
-                "recall": ratio(right, labelled),
+                "recall": ratio(credited, labelled),
                 "precision": ratio(right, predicted),
                 "pixels": labelled.astype(np.int64),
                 "predicted_pixels": predicted.astype(np.int64),

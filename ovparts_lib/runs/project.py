@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-ROOT_VARIABLE = "OVPARTS_ROOT"
+ROOT_VARIABLE, CACHE_VARIABLE = "OVPARTS_ROOT", "OVPARTS_CACHE"
 
 
 def project_root() -> Path:
@@ -44,6 +44,16 @@ def resolve_path(path: str | Path) -> Path:
     if "://" in str(path):
         raise FileNotFoundError(f"{path} is an address; only files on this machine are read, so download it first")
     return project_root() / Path(path).expanduser()
+
+
+def cache_folder() -> Path:
+    """Where results lie that all projects share and that can be made again: text embeddings.
+
+    The environment variable ``OVPARTS_CACHE``, or ``ovparts`` in ``XDG_CACHE_HOME``, by default ``~/.cache``.
+    """
+    named = os.environ.get(CACHE_VARIABLE)
+    folder = Path(named) if named else Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "ovparts"
+    return folder.expanduser().absolute()
 
 
 def display_path(path: str | Path) -> str:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any, ClassVar, Literal, get_args
 
@@ -12,6 +13,7 @@ from torch import Tensor, nn
 from ovparts_lib.checkpoints.clip import load_clip_into
 from ovparts_lib.checkpoints.reading import LoadReport
 from ovparts_lib.models.clip.text import refuse_alike
+from ovparts_lib.models.clip.text_cache import TextCache
 from ovparts_lib.systems.parameter_groups import known_group, parameter_groups, train_only
 from ovparts_lib.systems.scores import Maps, Request, Scores, checked_class_ids
 from ovparts_lib.vocabularies import PartVocabulary, Vocabulary
@@ -33,6 +35,7 @@ class SegmentationSystem(nn.Module):
         needs_parts: whether it takes a :class:`PartVocabulary` only.
         needs_regions: whether scores depend on the masks of the records' objects; without them, such a system finds
             the objects by itself.
+        text_cache: of a system that encodes names without learned prompts.
         image_inputs: ``regions``, for each image those of its records; ``masks``, for each image a user's own.
     """
 
@@ -43,6 +46,7 @@ class SegmentationSystem(nn.Module):
     needs_parts: ClassVar[bool] = False
     needs_regions: ClassVar[bool] = False
     image_inputs: ClassVar[tuple[str, ...]] = ()
+    text_cache: TextCache | None = None
     score: Callable[..., list[tuple[Scores, Maps]]]
 
     @property
@@ -77,6 +81,15 @@ class SegmentationSystem(nn.Module):
     def load_clip(self, path: str | Path) -> LoadReport:
         """Give a new system CLIP weights, see :func:`~ovparts_lib.checkpoints.clip.load_clip_into`."""
         return load_clip_into(self.clip, path)
+
+    @contextmanager
+    def without_frozen_towers(self, vocabulary: Vocabulary) -> Iterator[Callable[[], AbstractContextManager[None]]]:
+        """Held while training only calls :meth:`loss` with this vocabulary, so that a system may let go of the rest.
+
+        Yields:
+            A context in which :meth:`predict` and :meth:`inspect` work all the same, for periodic evaluation.
+        """
+        yield nullcontext
 
     def predict(
         self,

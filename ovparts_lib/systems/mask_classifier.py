@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from pathlib import Path
 from typing import Any
 
 import torch
 import torch.nn.functional as F
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from ovparts_lib.images import checked_images
 from ovparts_lib.models.clip.crops import CropRule
 from ovparts_lib.models.clip.prompts import TEMPLATES
 from ovparts_lib.models.clip.text_cache import TextCache
+from ovparts_lib.models.clip.towers import activation_of, build_clip
 from ovparts_lib.models.mask2former.masked_decoder import MaskedDecoder
 from ovparts_lib.models.maskformer.size import ProposalSize
 from ovparts_lib.models.maskformer.transformer_decoder import TransformerDecoder
@@ -21,6 +26,7 @@ from ovparts_lib.systems.ensemble import OTHERS, fuse_masks, geometric_ensemble,
 from ovparts_lib.systems.proposal_segmenter import ProposalSegmenter, enlarged_masks
 from ovparts_lib.systems.scores import Maps, Request, Scores
 from ovparts_lib.systems.shared_options import Classifier, WithoutCrop
+from ovparts_lib.vocabularies import Vocabulary
 
 _CROPS_AT_ONCE = {"cpu": 8, "cuda": 64}
 
@@ -77,6 +83,7 @@ class MaskClassifier(ProposalSegmenter):
         self.no_object_text = nn.Parameter(torch.randn(1, clip.embed_dim) * clip.text_width**-0.5)
         self.templates = TEMPLATES[self.size.templates]
         self.text_cache = TextCache(synonyms=False)
+        self._texts: dict[tuple[str, ...], Tensor] = {}  # of the training vocabulary, while CLIP is out of memory
 
     @property
     def at_once(self) -> int:
@@ -88,12 +95,55 @@ class MaskClassifier(ProposalSegmenter):
 
         Returns:
             float32 (names + 1, embed_dim), normalised; the names' without gradient.
+
+        Raises:
+            ValueError: CLIP is out of memory, and these are not the names of the training.
         """
-        text = self._encode_names(tuple(names)).to(self.device)
+        text = self._encode_names(tuple(name.strip() for name in names)).to(self.device)
         return torch.cat([text, F.normalize(self.no_object_text.float(), dim=-1)])
 
     def _encode_names(self, names: tuple[str, ...]) -> Tensor:
+        if self.clip is None:
+            if names not in self._texts:
+                raise ValueError(
+                    "CLIP's text tower is out of memory during this training; only its vocabulary can be used"
+                )
+            return self._texts[names]
         return F.normalize(self.text_cache.encode(self.clip, names, self.templates).mean(1), dim=-1)
+
+    @contextmanager
+    def without_frozen_towers(self, vocabulary: Vocabulary) -> Iterator[Callable[[], AbstractContextManager[None]]]:
+        """Keep the CLIP that classifies crops and encodes texts out of memory while the rest trains.
+
+        It is written to a temporary file (1.7 GB for ViT-L/14) and read back for :meth:`predict`, and in the end. The
+        texts of the vocabulary are computed before; no other can be used meanwhile.
+        """
+        quick_gelu = activation_of(self.clip) == "quick_gelu"
+        names = tuple(name.strip() for name in vocabulary.classes)
+        texts = {names: self._encode_names(names)}
+
+        def bring_back() -> None:
+            with torch.random.fork_rng(devices=[]):  # of initial values, which are overwritten
+                clip = build_clip(self.size.clip, quick_gelu=quick_gelu).requires_grad_(False)
+            clip.load_state_dict(load_file(file))
+            self.clip, self._texts = clip.to(self.device).train(self.training), {}
+
+        @contextmanager
+        def brought_back() -> Iterator[None]:
+            bring_back()
+            try:
+                yield
+            finally:
+                self.clip, self._texts = None, texts
+
+        with tempfile.TemporaryDirectory() as folder:
+            file = Path(folder) / "clip.safetensors"
+            save_file({name: tensor.contiguous() for name, tensor in self.clip.state_dict().items()}, file)
+            self.clip, self._texts = None, texts
+            try:
+                yield brought_back
+            finally:
+                bring_back()
 
     def score(self, images: Sequence[Tensor], request: Request, **inputs: Sequence[Any]) -> list[tuple[Scores, Maps]]:
         """Scores of soft masks and their classes, at the size of test pictures.

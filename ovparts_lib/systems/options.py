@@ -13,7 +13,7 @@ from ovparts_lib.options import RECIPES, Flag, Listed, Name, Number, Options, Pr
 Dataset = Literal[tuple(DATASETS)]  # type: ignore[valid-type]
 MINIATURE_WORLD = "outputs/miniature/world"
 # Protocols of data sets of whole objects and stuff; all others read parts.
-OBJECT_PROTOCOLS = ("recommended_objects", "detectron2", "ovseg")
+OBJECT_PROTOCOLS = ("recommended_objects", "detectron2", "ovseg", "sg_iou")
 MINICLIP = f"{MINIATURE_WORLD}/miniclip.safetensors"
 
 

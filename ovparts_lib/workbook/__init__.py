@@ -20,7 +20,7 @@ from ovparts_lib.workbook.data import (
     split_table,
     verify_data,
 )
-from ovparts_lib.workbook.ensemble import search_ensemble
+from ovparts_lib.workbook.ensemble import search_ensemble, shift_spread
 from ovparts_lib.workbook.miniature import captioned_pictures, miniclip, miniclip_accuracy, render
 from ovparts_lib.workbook.output import RunOutput, parameter_table
 from ovparts_lib.workbook.own_image import (

@@ -16,7 +16,8 @@ from ovparts_lib.evaluation.scoring import score_image
 from ovparts_lib.inspection import Panel
 from ovparts_lib.progress_bar import tqdm
 from ovparts_lib.systems.registry import system_of
-from ovparts_lib.vocabularies import PartVocabulary
+from ovparts_lib.systems.scores import Scores
+from ovparts_lib.vocabularies import PartVocabulary, Vocabulary
 
 
 def search_ensemble(
@@ -48,13 +49,54 @@ def search_ensemble(
     for index in tqdm(range(min(images, len(dataset))), desc="Searching", unit="image"):
         sample = dataset[index]
         for *pair, scores in sweep(model, sample.image.to(device), vocabulary, thresholds, weights):
-            if isinstance(vocabulary, PartVocabulary):
-                found = score_image(scores, sample, vocabulary, ("pred_all",))
-            else:
-                found = score_objects(scores, sample, vocabulary)
-            counts[tuple(pair)] = found.matrices["pred_all"] + counts.get(tuple(pair), 0)
+            counts[tuple(pair)] = _counts(scores, sample, vocabulary) + counts.get(tuple(pair), 0)
     read = protocol_named(protocol).read
     rows = [(*pair, read(m.cpu().numpy(), vocabulary, "pred_all").summary["mIoU"]) for pair, m in counts.items()]
     table = pd.DataFrame(rows, columns=["threshold", "weight", "mIoU"]).sort_values("mIoU", ascending=False)
     caption = f"mIoU of {images} test images, protocol {protocol}; the best are outlined."
     return inspection.search_heatmap(table.reset_index(drop=True), caption)
+
+
+def shift_spread(model: nn.Module, dataset: Any, images: int, protocol: str, seeds: int = 5) -> Panel:
+    """How far SCAN's score depends on which background tokens CS overwrites, by scoring images with several seeds.
+
+    Args:
+        model: SCAN.
+        dataset: the test images.
+        images: how many of them; 0 for none.
+        protocol: by name.
+        seeds: how many.
+
+    Returns:
+        A table of a row per seed: seed, mIoU in percent; the caption has mean and standard deviation.
+    """
+    title = "mIoU by the seed of contextual shift"
+    if not images or not model.shift_ratio or model.classifier == "proposals":
+        reason = "not asked for (spread_images)" if not images else "without contextual shift there is nothing random"
+        return Panel("shift_spread", title=title, caption=reason)
+    vocabulary, given = dataset.vocabulary, model.shift_seed
+    count = min(images, len(dataset))
+    matrices = [0] * seeds
+    model.eval()
+    try:
+        for index in tqdm(range(count), desc="Other seeds", unit="image"):
+            sample = dataset[index]
+            for seed in range(seeds):
+                model.shift_seed = seed
+                (scores,) = model.predict([sample.image.to(model.device)], vocabulary)
+                matrices[seed] = _counts(scores, sample, vocabulary) + matrices[seed]
+    finally:
+        model.shift_seed = given
+    read = protocol_named(protocol).read
+    figures = [read(matrix.cpu().numpy(), vocabulary, "pred_all").summary["mIoU"] for matrix in matrices]
+    table = pd.DataFrame({"seed": range(seeds), "mIoU": figures})
+    mean, deviation = table["mIoU"].mean(), table["mIoU"].std()
+    caption = f"{mean:.2f}, standard deviation {deviation:.2f}, on {count} test images, protocol {protocol}"
+    return Panel("shift_spread", table=table, title=title, caption=caption)
+
+
+def _counts(scores: Scores, sample: Any, vocabulary: Vocabulary) -> torch.Tensor:
+    """Confusion counts of one image in pred-all."""
+    if isinstance(vocabulary, PartVocabulary):
+        return score_image(scores, sample, vocabulary, ("pred_all",)).matrices["pred_all"]
+    return score_objects(scores, sample, vocabulary).matrices["pred_all"]

@@ -17,12 +17,13 @@ from ovparts_lib.evaluation import (
     protocol_notes,
     score_all,
 )
-from ovparts_lib.evaluation.sg_iou import load_fathers, sg_iou
+from ovparts_lib.evaluation.sg_iou import load_fathers
 from ovparts_lib.inspection import Panel
 from ovparts_lib.runs import resolve_path
 from ovparts_lib.vocabularies import PartVocabulary
 
 HEADLINE = ("seen", "unseen", "harmonic", "mIoU")
+SG_FIGURES = ("mIoU", "fwIoU", "recall", "pixel_accuracy")
 
 
 def load_evaluation(folder: str, stage: str) -> Evaluation:
@@ -69,17 +70,17 @@ def under_every_protocol(evaluation: Evaluation) -> Iterator[Panel]:
 
 def semantics_guided(evaluation: Evaluation) -> Iterator[Panel]:
     """SG-IoU beside the vanilla metric, and which classes gain, for class lists with a table of fathers."""
-    vocabulary = evaluation.vocabulary
-    fathers = load_fathers(vocabulary.name)
+    names, fathers = evaluation.vocabulary.classes, load_fathers(evaluation.vocabulary.name)
     if not fathers:
-        caption = f"it is the vanilla IoU for {vocabulary.name}: no class is listed as a kind of another"
+        caption = f"it is the vanilla IoU for {evaluation.vocabulary.name}: no class is listed as a kind of another"
         yield Panel("sg_iou", title="SG-IoU", caption=caption)
         return
-    found = sg_iou(evaluation.matrices["pred_all"], vocabulary.classes, fathers)
-    table = pd.DataFrame(found.summary).T.rename_axis("metric").reset_index()
-    yield Panel("sg_iou", table=table, title="SG-IoU beside the vanilla metric, percent")
-    names = [", ".join(vocabulary.classes[each] for each in fathers.get(i, ())) for i in range(len(vocabulary.classes))]
-    gains = found.classes.assign(fathers=names).rename_axis("class").reset_index()
+    vanilla, guided = score_all(evaluation, ("ovseg", "sg_iou"))
+    rows = [{"protocol": one.protocol} | {key: one.summary[key] for key in SG_FIGURES} for one in (vanilla, guided)]
+    yield Panel("sg_iou", table=pd.DataFrame(rows), title="SG-IoU beside the vanilla metric, percent")
+    columns = {"class": names, "IoU": vanilla.classes["IoU"], "SG_IoU": guided.classes["IoU"]}
+    gains = pd.DataFrame(columns).assign(gain=lambda table: table["SG_IoU"] - table["IoU"])
+    gains["fathers"] = [", ".join(names[father] for child, father in fathers if child == i) for i in range(len(names))]
     gains = gains[gains["gain"] > 0].sort_values("gain", ascending=False)
     title = "Classes that gain from SG-IoU, percentage points"
     yield Panel("sg_iou_classes", table=gains, title=title, caption="none does")

@@ -17,7 +17,7 @@ from ovparts_lib.data import TrainingDataset, training_loader
 from ovparts_lib.inspection import Panel
 from ovparts_lib.options import Options
 from ovparts_lib.runs import resolve_path
-from ovparts_lib.runs.project import display_path
+from ovparts_lib.runs.project import cache_folder, display_path
 from ovparts_lib.systems.options import SystemOptions
 from ovparts_lib.systems.registry import SYSTEMS, system_of, untrained
 from ovparts_lib.training import TrainingResult, TrainingSettings, history_frame, launch, read_log
@@ -58,6 +58,8 @@ def build_model(params: SystemOptions, output: RunOutput | None = None) -> tuple
         model = system.build(size, **options)
         report = system.initialise(model, clip_path, **beside)
     model.set_trainable(params.trainable)
+    if model.text_cache is not None:
+        model.text_cache.folder = cache_folder() / "texts"
     if output is not None:
         output.run.record_once(weight_hashes=weight_hashes(params))
         output.note(weights=describe_weights(report, [source, params.clip_weights, *params.weight_paths().values()]))
@@ -148,7 +150,14 @@ def train_in_process(
         world_size=fabric.world_size,
         pin_memory=fabric.device.type == "cuda",
     )
-    result = run_loop(model, loader, settings, run_dir=folder, evaluate=evaluate, fabric=fabric)
+    with model.without_frozen_towers(dataset.vocabulary) as brought_back:
+
+        def evaluate_whole(model: nn.Module, step: int) -> dict[str, float]:
+            with brought_back():
+                return evaluate(model, step)
+
+        periodic = None if evaluate is None else evaluate_whole
+        result = run_loop(model, loader, settings, run_dir=folder, evaluate=periodic, fabric=fabric)
     if fabric.is_global_zero:
         about = {"setting": params.setting, "run": params.run, "iterations": params.iterations}
         SYSTEMS[params.system].save(model, folder / RUN_WEIGHTS, **about)

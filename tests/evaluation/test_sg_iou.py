@@ -6,10 +6,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ovparts_lib.evaluation.sg_iou import load_fathers, sg_iou
+from ovparts_lib.evaluation import Evaluation, UnsupportedModeError, bootstrap, protocol_named, score_all
+from ovparts_lib.evaluation.per_image import ImageCounts
+from ovparts_lib.evaluation.sg_iou import load_fathers
+from ovparts_lib.vocabularies import Vocabulary, load_vocabulary
+from ovparts_lib.workbook.protocols import semantics_guided
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "scan"
-FIGURES = ("mIoU", "fwIoU", "mACC", "pACC")
+RECORDED, FIGURES = ("mIoU", "fwIoU", "mACC", "pACC"), ("mIoU", "fwIoU", "recall", "pixel_accuracy")
 
 
 def recorded_counts(count, seed, density, fathers):
@@ -17,9 +21,8 @@ def recorded_counts(count, seed, density, fathers):
     counts = np.zeros((count + 1, count + 1), np.int64)
     counts[:count] = (generator.random((count, count + 1)) < density) * generator.integers(1, 200, (count, count + 1))
     counts[range(count), range(count)] += generator.integers(0, 3000, count)
-    for child, names in fathers.items():
-        for father in names:
-            counts[father, child] += 1000
+    for child, father in fathers:
+        counts[father, child] += 1000
     counts[:, 0:count:7] = 0
     counts[0:count:11, :] = 0
     return counts
@@ -29,60 +32,83 @@ def recorded_counts(count, seed, density, fathers):
 def test_both_metrics_of_a_recorded_matrix(name, count, seed, density):
     golden = np.load(GOLDEN / f"golden_sgiou_{name}.npz")
     facts = json.loads((GOLDEN / f"golden_sgiou_{name}.json").read_text(encoding="utf-8"))
-    assert facts["order"].startswith(", ".join(FIGURES))
-    fathers = load_fathers({"ade150": "ade20k_150", "ade847": "ade20k_847"}[name])
-    counts = recorded_counts(count, seed, density, fathers)
+    assert facts["order"].startswith(", ".join(RECORDED))
+    vocabulary = load_vocabulary({"ade150": "ade20k_150", "ade847": "ade20k_847"}[name])
+    counts = recorded_counts(count, seed, density, load_fathers(vocabulary.name))
     np.testing.assert_array_equal(counts.sum(1), golden["conf_rowsum"])
     np.testing.assert_array_equal(counts.sum(0), golden["conf_colsum"])
-    found = sg_iou(counts, [str(number) for number in range(count)], fathers)
-    for ours, theirs in (("vanilla", "vanilla"), ("sg_iou", "sg")):
-        np.testing.assert_allclose([found.summary[ours][figure] for figure in FIGURES], golden[f"summary_{theirs}"])
-    np.testing.assert_allclose(found.classes["IoU"], golden["iou_vanilla"], rtol=1e-6)
-    np.testing.assert_allclose(found.classes["SG_IoU"], golden["iou_sg"], rtol=1e-6)
+    for protocol, recorded in (("ovseg", "vanilla"), ("sg_iou", "sg")):
+        found = protocol_named(protocol).read(counts, vocabulary, "pred_all")
+        np.testing.assert_allclose([found.summary[figure] for figure in FIGURES], golden[f"summary_{recorded}"])
+        np.testing.assert_allclose(found.classes["IoU"], golden[f"iou_{recorded}"], rtol=1e-6)
 
 
-def matrix(rows):
-    counts = np.zeros((len(rows) + 1,) * 2, np.int64)
-    counts[: len(rows), : len(rows)] = rows
-    return counts
+def test_every_table_names_classes_of_its_list():
+    for name, children in (("ade20k_150", 33), ("ade20k_847", 306), ("pascal_context_459", 122)):
+        fathers, count = load_fathers(name), len(load_vocabulary(name).classes)
+        assert len({child for child, _ in fathers}) == children
+        assert all(0 <= child < count and 0 <= father < count and child != father for child, father in fathers)
 
 
-def test_pixels_predicted_as_the_father_count_by_its_precision():
+@pytest.fixture
+def furniture(monkeypatch):
+    """Three classes; chairs are a kind of seat."""
+    fathers = {"furniture": ((1, 0),)}
+    for module in ("evaluation.protocols", "workbook.protocols"):
+        monkeypatch.setattr(f"ovparts_lib.{module}.load_fathers", lambda name: fathers.get(name, ()))
+    return Vocabulary("furniture", ("seat", "chair", "sky"))
+
+
+def evaluation_of(vocabulary, *images):
+    """Counts of images, int64 (3, 3) each, rows predictions."""
+    padded = [np.pad(np.array(image, np.int64), (0, 1)) for image in images]
+    per_image = ImageCounts.joined([ImageCounts.of_matrix(one) for one in padded])
+    return Evaluation(
+        {"pred_all": sum(padded)},
+        np.ones(len(vocabulary.classes), np.int64),
+        len(images),
+        len(images),
+        0,
+        len(images),
+        vocabulary,
+        level="objects",
+        image_ids=tuple(map(str, range(len(images)))),
+        per_image={"pred_all": per_image},
+    )
+
+
+def test_pixels_predicted_as_the_father_count_by_its_precision(furniture):
     # 10 of the 40 pixels predicted "seat" are seats, 20 chairs, 10 skies
-    counts = matrix([[10, 20, 10], [0, 30, 0], [0, 0, 50]])
-    found = sg_iou(counts, ["seat", "chair", "sky"], {1: [0]})
-    assert found.classes.loc["chair", "SG_IoU"] == pytest.approx(100 * (30 + 30 / 40 * 20) / 50)
-    assert found.classes.loc["chair", "IoU"] == pytest.approx(60)
-    assert found.classes.loc[["seat", "sky"], "gain"].tolist() == [0, 0]
+    evaluation = evaluation_of(furniture, [[4, 20, 10], [0, 0, 0], [0, 0, 0]], [[6, 0, 0], [0, 30, 0], [0, 0, 50]])
+    vanilla, guided = score_all(evaluation, ["ovseg", "sg_iou"])
+    credited = 30 + 30 / 40 * 20
+    assert guided.classes["IoU"].tolist() == pytest.approx([25, 100 * credited / 50, 100 * 50 / 60])
+    assert vanilla.classes["IoU"].tolist() == pytest.approx([25, 60, 100 * 50 / 60])
+    assert guided.summary["recall"] == pytest.approx(100 * np.mean([1, credited / 50, 50 / 60]))
+    assert guided.summary["pixel_accuracy"] == pytest.approx(100 * (10 + credited + 50) / 120)
+    # both fathers' precision and the credit are those of the images drawn, not a mean over them
+    intervals = bootstrap(evaluation, "sg_iou", "pred_all", samples=50).set_index("figure")
+    assert intervals.loc["mIoU", "value"] == pytest.approx(guided.summary["mIoU"])
+    twice = [[[8, 40, 20], [0, 0, 0], [0, 0, 0]], [[12, 0, 0], [0, 60, 0], [0, 0, 100]]]
+    extremes = [
+        protocol_named("sg_iou").read(np.pad(np.array(image, np.int64), (0, 1)), furniture, "pred_all").summary["mIoU"]
+        for image in twice
+    ]
+    assert min(extremes) - 1e-9 <= intervals.loc["mIoU", "low"] <= intervals.loc["mIoU", "high"] <= max(extremes) + 1e-9
 
 
-def test_without_fathers_both_metrics_are_the_vanilla_one():
-    assert load_fathers("voc_20") == {}
-    counts = matrix([[5, 1], [2, 7]])
-    summary = sg_iou(counts, ["a", "b"], {}).summary
-    assert summary["sg_iou"] == summary["vanilla"]
+def test_which_classes_gain_is_a_table(furniture):
+    evaluation = evaluation_of(furniture, [[10, 20, 10], [0, 30, 0], [0, 0, 50]])
+    figures, gains = semantics_guided(evaluation)
+    assert figures.table["protocol"].tolist() == ["ovseg", "sg_iou"]
+    assert gains.table["class"].tolist() == ["chair"] and gains.table["fathers"].tolist() == ["seat"]
+    assert gains.table["gain"].tolist() == pytest.approx([30])
 
 
-def test_a_class_only_predicted_counts_zero_and_nothing_predicted_is_missed():
-    counts = matrix([[4, 0], [4, 0]])
-    counts[2, 0] = 8
-    counts[0, 2] = 100  # unlabelled
-    vanilla = sg_iou(counts, ["a", "b"], {}).summary["vanilla"]
-    assert vanilla["mIoU"] == pytest.approx(100 * (4 / 16) / 2)
-    assert vanilla["pACC"] == pytest.approx(25)
-
-
-def test_no_labelled_pixel_gives_nan():
-    found = sg_iou(matrix([[0, 0], [0, 0]]), ["a", "b"], {0: [1]})
-    assert np.isnan(list(found.summary["sg_iou"].values())).all()
-
-
-@pytest.mark.parametrize("fathers", [{0: [2]}, {5: [0]}, {0: [0]}])
-def test_a_table_of_another_class_list_is_refused(fathers):
-    with pytest.raises(ValueError, match="fathers of class"):
-        sg_iou(matrix([[1, 0], [0, 1]]), ["a", "b"], fathers)
-
-
-def test_a_matrix_without_the_row_of_nothing_is_refused():
-    with pytest.raises(ValueError, match="must be int64 of shape"):
-        sg_iou(np.zeros((2, 2), np.int64), ["a", "b"], {})
+def test_a_list_without_fathers_has_no_sg_iou(furniture):
+    evaluation = evaluation_of(Vocabulary("pascal_voc_20", furniture.classes), [[5, 1, 0], [2, 7, 0], [0, 0, 0]])
+    assert [result.protocol for result in score_all(evaluation, ["ovseg", "sg_iou"])] == ["ovseg"]
+    with pytest.raises(UnsupportedModeError, match="needs a table of fathers; the class list 'pascal_voc_20' has none"):
+        protocol_named("sg_iou")(evaluation, "pred_all")
+    (panel,) = semantics_guided(evaluation)
+    assert "no class is listed" in panel.caption

@@ -27,6 +27,7 @@ from ovparts_lib.miniature.layout import render_miniature
 from ovparts_lib.models.clip.towers import MINIATURE, build_clip
 from ovparts_lib.runs import load_parameters
 from ovparts_lib.runs.execute import execute
+from ovparts_lib.runs.project import cache_folder
 from ovparts_lib.systems.clipseg.model import MINIATURE_CLIPSEG, Clipseg
 from ovparts_lib.systems.registry import SYSTEMS
 from ovparts_lib.vocabularies import PART_VOCABULARIES, load_vocabulary
@@ -155,6 +156,7 @@ def test_a_file_that_only_begins_a_system_is_not_scored_as_it(world, tmp_path):
         build_model(params)
     model, _ = build_model(load_parameters(short_run(world, tmp_path, "20_clipseg", **changes)))
     assert type(model) is Clipseg
+    assert model.text_cache.folder == cache_folder() / "texts"
 
 
 def test_a_picture_of_two_datasets_is_not_trained_and_scored_on(world, tmp_path, capfd):

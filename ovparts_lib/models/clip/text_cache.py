@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator, Sequence
 from functools import lru_cache
+from pathlib import Path
 
 import open_clip
 import torch
@@ -12,6 +13,7 @@ from torch import Tensor
 
 from ovparts_lib.models.clip.prompted_names import encode_names
 from ovparts_lib.models.clip.text import encode_text, tokenize
+from ovparts_lib.models.clip.text_files import file_name, read_embeddings, write_embeddings
 
 _INTEGERS = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 
@@ -25,6 +27,9 @@ class TextCache:
     reference's do for a second vocabulary). The checksum costs one pass over the text tower, some 140 ms for ViT-B/16
     on one CPU core.
 
+    Names in templates, which take minutes for a long list, are also kept in ``folder``, if there is one, for other
+    processes; the file is found by the same key.
+
     Args:
         capacity: lists of texts that are remembered, the most recently used ones.
         synonyms: how names enter templates, see :func:`models.clip.prompted_names.encode_names`.
@@ -32,6 +37,7 @@ class TextCache:
 
     def __init__(self, capacity: int = 8, *, synonyms: bool = True) -> None:
         self.capacity, self.synonyms = capacity, synonyms
+        self.folder: Path | None = None
         self._entries: OrderedDict[tuple, Tensor] = OrderedDict()
 
     def encode(self, clip: open_clip.CLIP, texts: Sequence[str], templates: Sequence[str] | None = None) -> Tensor:
@@ -50,11 +56,24 @@ class TextCache:
                 if templates is None:
                     self._entries[key] = encode_text(clip, tokenize(texts, clip.context_length))
                 else:
-                    self._entries[key] = encode_names(clip, texts, templates, synonyms=self.synonyms)
+                    self._entries[key] = self._names_in_templates(clip, key)
         self._entries.move_to_end(key)
         while len(self._entries) > self.capacity:
             self._entries.popitem(last=False)
         return self._entries[key]
+
+    def _names_in_templates(self, clip: open_clip.CLIP, key: tuple) -> Tensor:
+        """From the file, or else encoded and written to it."""
+        texts, templates, autocast, device, checksum = key
+        shared = (texts, templates, self.synonyms, autocast, torch.device(device).type, checksum)
+        path = None if self.folder is None else self.folder / file_name(shared)
+        embeddings = None if path is None else read_embeddings(path)
+        if embeddings is not None:
+            return embeddings.to(device)
+        embeddings = encode_names(clip, texts, templates, synonyms=self.synonyms)
+        if path is not None:
+            write_embeddings(path, embeddings)
+        return embeddings
 
 
 def weights_checksum(tensors: Iterable[Tensor]) -> tuple:

@@ -16,7 +16,7 @@ MaskFill = Literal["mean", "zero"]
 # What the published trainings begin from: (backbone on ImageNet, CLIP).
 PRETRAINED = {
     "released": (SWIN, "checkpoints/ViT-L-14.pt"),
-    "released_r101c": ("checkpoints/resnet101c.pth", "checkpoints/ViT-B-16.pt"),
+    "released_r101c": ("checkpoints/R-103.pkl", "checkpoints/ViT-B-16.pt"),
 }
 # CLIP's weight in the ensemble, by test set, as the released README says; 0.7 elsewhere.
 ENSEMBLE_WEIGHTS = {"pascal_context_59": 0.6, "pascal_context_459": 0.6, "pascal_voc_20": 0.45}
@@ -43,7 +43,7 @@ class OvsegOptions(MaskClassifierOptions):
         "learning_rate": (_by_backbone(6e-5, 2e-4), 1e-3),
         "weight_decay": (_by_backbone(0.01, 1e-4), 0.01),
         "backbone_rate": (_by_backbone(1.0, 0.1), 1.0),
-        "ensemble_weight": (_ensemble_weight, 0.9),  # of the miniature: by the search of its notebook
+        "ensemble_weight": (_ensemble_weight,) * 2,
         "mask_threshold": (_by_backbone(0.4, 0.5), 0.4),
     }
 

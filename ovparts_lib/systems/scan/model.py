@@ -8,9 +8,7 @@ Source: Liu et al., "Open-Vocabulary Segmentation with Semantic-Assisted Calibra
 
 from __future__ import annotations
 
-import tempfile
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -19,7 +17,6 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from einops import rearrange
-from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from ovparts_lib.checkpoints.clip import load_clip_into
@@ -38,7 +35,6 @@ from ovparts_lib.systems.scan.contextual_shift import contextual_shift, draw_shi
 from ovparts_lib.systems.scan.semantic_integration import ImageContext, SemanticIntegration
 from ovparts_lib.systems.scan.sizes import MINIATURE_SCAN, RELEASED, RELEASED_VITB, ScanSize
 from ovparts_lib.systems.scores import Maps
-from ovparts_lib.vocabularies.vocabulary import Vocabulary
 
 # Beginnings of parameter names. Both CLIPs are frozen; the one for crops is fine-tuned elsewhere, see `adaptation`.
 TRAINABLE_GROUPS = {
@@ -118,7 +114,6 @@ class Scan(MaskClassifier):
         # what classifies
         self.clip = build_clip(size.clip, quick_gelu=quick_gelu)
         self._add_texts()
-        self._texts: dict[tuple[str, ...], Tensor] = {}  # of the training vocabulary, while CLIP is out of memory
         self.set_trainable(TRAINABLE_GROUPS)
 
     @property
@@ -131,38 +126,6 @@ class Scan(MaskClassifier):
         report = load_clip_into(self.clip, path, activation=self.size.activation)
         self.original_clip.load_state_dict(self.clip.visual.state_dict())
         return report
-
-    @contextmanager
-    def without_frozen_towers(self, vocabulary: Vocabulary, folder: str | Path | None = None) -> Iterator[None]:
-        """Keep the CLIP that classifies crops and encodes texts out of memory while the rest trains.
-
-        It is written to a file and read back in the end. The texts of the vocabulary are computed before; no other can
-        be used meanwhile, nor :meth:`predict` with a classifier that sees crops.
-
-        Args:
-            vocabulary: of the training.
-            folder: where the file goes while it is needed, 1.7 GB for ViT-L/14; None for the system's temporary one.
-        """
-        names = vocabulary.classes
-        self._texts = {names: self._encode_names(names)}
-        with tempfile.TemporaryDirectory(dir=folder) as place:
-            file = Path(place) / "clip.safetensors"
-            save_file({name: tensor.contiguous() for name, tensor in self.clip.state_dict().items()}, file)
-            self.clip = None
-            try:
-                yield
-            finally:
-                clip = build_clip(self.size.clip, quick_gelu=self.size.activation == "quick_gelu").requires_grad_(False)
-                clip.load_state_dict(load_file(file))
-                self.clip, self._texts = clip.to(self.device), {}
-
-    def _encode_names(self, names: tuple[str, ...]) -> Tensor:
-        """As of any mask classifier; while CLIP is out of memory those of the training, all others a ValueError."""
-        if self.clip is not None:
-            return super()._encode_names(tuple(name.strip() for name in names))
-        if names not in self._texts:
-            raise ValueError("CLIP's text tower is out of memory during this training; only its vocabulary can be used")
-        return self._texts[names]
 
     def loss(self, batch: dict[str, Any]) -> dict[str, Tensor]:
         """Class, mask and dice loss of the decoder's predictions, matched to one mask for each class of an image.

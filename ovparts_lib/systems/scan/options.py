@@ -71,7 +71,7 @@ class ScanOptions(MaskClassifierOptions):
         **begins_from(PRETRAINED),
         "learning_rate": (6e-5, 1e-3),
         "mask_weight": (5.0, 5.0),
-        "ensemble_weight": (_preset("ensemble_weight"), 0.9),  # of the miniature: as OVSeg's
+        "ensemble_weight": (_preset("ensemble_weight"),) * 2,
         "mask_threshold": (_preset("mask_threshold"),) * 2,
     }
 
@@ -105,6 +105,9 @@ class ScanOptions(MaskClassifierOptions):
         description="CS: share of a crop's background tokens that the image's context overwrites, by test set",
     )
     shift_seed: Whole = option(0, ge=0, description="seed of their choice, the same for every image")
+    spread_images: Whole = option(
+        200, 8, ge=0, description="test images that are scored with five seeds of that choice; 0: none"
+    )
     shift_iterations: Whole = option(
         0,
         lambda given: 0 if given.get("checkpoint") else 100,

@@ -22,6 +22,10 @@ from tests.golden.released_scan import arrays, scale_of, vitb_scan, vitl_scan
 RELATIVE = 1e-4  # of an array's largest value
 # where noise of 0.001 grey levels on the image changes more than that, see the recording's table of sensitivity
 LOGITS = 1e-3
+FEATURES = 6e-4  # of crops, relative
+# Probabilities agree to 1e-6 or better, so that a pixel this near to the threshold may be on its other side; with one
+# pixel more or less, a crop's features differ by more than rounding makes.
+UNDECIDED = 1e-6
 
 
 def picture(height, width, seed):
@@ -49,12 +53,44 @@ def recorded_shift(golden, kept, blocks):
     return shifted
 
 
-def out_of_vocabulary(model, crops, context, golden, text):
-    """(region features, logits) with the recorded random choice."""
+def out_of_vocabulary(model, crops, context, golden):
+    """Region features with the recorded random choice, and what embeds a region's crop anew with it."""
     shifted = recorded_shift(golden, crops.kept, model.size.shift_blocks)
     tokens = {block: states[0] for block, states in context.class_tokens.items()}
-    features = embed_crops(model.clip.visual, crops, 4, partial(contextual_shift, tokens, shifted))
-    return features, model.size.clip.temperature * features @ text.T
+
+    def again(region, crop):
+        chosen = {block: rows[region : region + 1] for block, rows in shifted.items()}
+        return embed_crops(model.clip.visual, crop, 1, partial(contextual_shift, tokens, chosen))[0]
+
+    return embed_crops(model.clip.visual, crops, 4, partial(contextual_shift, tokens, shifted)), again
+
+
+def on_the_other_side(model, pixels, mask, threshold):
+    """Crops of a mask with each pixel in turn that is undecided on the other side of the threshold."""
+    for place in ((mask - threshold).abs() < UNDECIDED).flatten().nonzero()[:, 0]:
+        other = mask.flatten().clone()
+        other[place] = threshold + (UNDECIDED if other[place] <= threshold else -UNDECIDED)
+        yield cut(pixels, other.view(1, *mask.shape), CropRule(threshold), model.clip.visual)
+
+
+def check_region_features(features, again, model, pixels, masks, threshold, recorded):
+    """Features of all regions; of one that differs, it must be a single undecided pixel that makes the difference.
+
+    Returns:
+        The features with those of the other side of that pixel, which is what the recording went on with.
+    """
+    largest, features = np.abs(recorded).max(), features.clone()
+
+    def error(feature, region):
+        return np.abs(feature[::8].numpy() - recorded[region]).max() / largest
+
+    for region in range(len(features)):
+        if error(features[region], region) > FEATURES:
+            others = [again(region, crop) for crop in on_the_other_side(model, pixels, masks[region], threshold)]
+            assert others, f"region {region} differs, and no pixel of it is undecided"
+            features[region] = min(others, key=lambda feature: error(feature, region))
+            assert error(features[region], region) <= FEATURES, region
+    return features
 
 
 def check_adapter(model, name):
@@ -90,7 +126,7 @@ def check_adapter(model, name):
         np.testing.assert_array_equal(crops.boxes, golden["boxes"])
         np.testing.assert_array_equal(crops.kept, golden["token_mask"].astype(bool))
         assert_close(crops.pixels[:, :, ::8, ::8], golden["crops"], "crops")
-        _, logits = out_of_vocabulary(model, crops, context, golden, text)
+        logits = model.size.clip.temperature * out_of_vocabulary(model, crops, context, golden)[0] @ text.T
         np.testing.assert_allclose(logits, golden["region_logits"], rtol=0, atol=LOGITS)
         plain = model.size.clip.temperature * embed_crops(model.clip.visual, crops, 8) @ text.T
         np.testing.assert_allclose(plain, golden["region_logits_no_replacement"], rtol=0, atol=LOGITS)
@@ -160,8 +196,10 @@ def check_evaluation(model, name, preset, thinned=1):
         np.testing.assert_array_equal(crops.boxes, golden["boxes"])
         np.testing.assert_array_equal(np.packbits(crops.kept.numpy(), axis=1), golden["region_token_mask"])
         assert_close(crops.pixels[step, :, ::28, ::28], golden["crops"], "crops")
-        features, region_logits = out_of_vocabulary(model, crops, context, golden, text)
-        assert_close(features[:, ::8], golden["region_features"], "region_features", 6e-4)
+        features, again = out_of_vocabulary(model, crops, context, golden)
+        arguments = masks[crops.valid], preset.mask_threshold, golden["region_features"]
+        features = check_region_features(features, again, model, pixels, *arguments)
+        region_logits = model.size.clip.temperature * features @ text.T
         np.testing.assert_allclose(region_logits[step], golden["region_logits"], rtol=0, atol=2e-3)
         # ensemble and class maps
         model.ensemble_weight, model.second_normalisation = preset.ensemble_weight, preset.second_normalisation

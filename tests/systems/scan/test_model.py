@@ -79,11 +79,18 @@ def test_training_without_the_frozen_towers_gives_the_same_loss_and_brings_them_
         return model.loss(batch())
 
     before, kept = loss(), {name: tensor.clone() for name, tensor in model.state_dict().items()}
-    with model.without_frozen_towers(batch()["vocabulary"]):
-        assert not any(name.startswith("clip.") for name in model.state_dict())
-        torch.testing.assert_close(loss(), before)
-        with pytest.raises(ValueError, match="out of memory"):
-            model.encode_classes(["dog"])
+    (scored,) = model.predict([picture()], words("cat", "sky"))
+    with model.without_frozen_towers(batch()["vocabulary"]) as brought_back:
+        for _ in range(2):
+            assert not any(name.startswith("clip.") for name in model.state_dict())
+            torch.testing.assert_close(loss(), before)
+            with pytest.raises(ValueError, match="out of memory"):
+                model.encode_classes(["dog"])
+            state = torch.get_rng_state()
+            with brought_back():  # periodic evaluation
+                (found,) = model.predict([picture()], words("cat", "sky"))
+                assert torch.equal(found.class_weights, scored.class_weights)
+            assert torch.equal(torch.get_rng_state(), state)
     after = model.state_dict()
     assert set(after) == set(kept) and all(torch.equal(after[name], kept[name]) for name in kept)
     assert not any(parameter.requires_grad for parameter in model.clip.parameters())
