@@ -151,6 +151,7 @@ Protocol = Literal[
     "recommended_objects",
     "detectron2",
     "ovseg",
+    "sg_iou",
 ]
 """Name of a scoring protocol, of parts or of whole objects."""
 
