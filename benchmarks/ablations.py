@@ -1,11 +1,11 @@
-"""Train systems and ablated variants on the miniature, all on the same number of pictures, with several seeds.
+"""Train systems and ablated variants on the miniature with several seeds.
 
 Needs ``outputs/miniature/world`` (``ovparts run params/miniature/01_miniature.yaml``). Every row of
 ``benchmarks/results/miniature_ablations.csv`` is one mode and stage of one run, scored on all test images. Runs are
 resumable: what is complete is not trained again.
 
-The budget is ``--iterations`` steps of CLIPSeg's batch, by default as in ``params/miniature/20_clipseg.yaml``; every
-variant is trained on as many pictures. PartCATSeg is trained in two stages, as published: it begins from the CATSeg of
+The budget is that of each system in the demo or, with ``--iterations`` (steps of CLIPSeg's batch), the same number of
+pictures for all. PartCATSeg is trained in two stages, as published: it begins from the CATSeg of
 the same seed and guidance (which is trained too where it was not asked for), has CATSeg's budget and its own, and its
 rows say so.
 """
@@ -99,14 +99,18 @@ def budget(iterations: int | None, notebook: str) -> tuple[int, int]:
     """Steps and batch of a run.
 
     Args:
-        iterations: steps of CLIPSeg's batch; None for those of its parameter file.
-        notebook: of the system. Its own batch stays, and it makes as many steps as take the same number of pictures.
+        iterations: steps of CLIPSeg's batch: every system makes as many of its own batch as take the same number of
+            pictures. None: each makes those of its parameter file.
+        notebook: of the system.
 
     Raises:
         ValueError: that is no whole number of steps.
     """
-    measure, batch = shipped("20_clipseg"), shipped(notebook)["batch_size"]
-    pictures = (measure["iterations"] if iterations is None else iterations) * measure["batch_size"]
+    own = shipped(notebook)
+    batch = own["batch_size"]
+    if iterations is None:
+        return own["iterations"], batch
+    pictures = iterations * shipped("20_clipseg")["batch_size"]
     if pictures % batch:
         raise ValueError(f"{pictures} pictures are no whole number of steps of {batch}, the batch of {notebook}")
     return pictures // batch, batch
@@ -213,7 +217,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--variants", nargs="+", choices=list(VARIANTS), default=list(VARIANTS))
-    parser.add_argument("--iterations", type=int, help="the budget, in steps of CLIPSeg's batch; by default the demo's")
+    parser.add_argument(
+        "--iterations", type=int, help="one budget for all, in steps of CLIPSeg's batch; default: the demo's own"
+    )
     parser.add_argument("--jobs", type=int, default=0, help="runs at a time (one per core)")
     parser.add_argument("--collect", action="store_true", help="train nothing; write the table of what is complete")
     options = parser.parse_args()

@@ -50,6 +50,8 @@ def replacing(path: Path) -> Iterator[Path]:
                 partial.unlink()
         if is_disk_full(error):
             raise disk_full(path, error, size) from error
+        if isinstance(error, IsADirectoryError):  # of the renaming, which names the temporary file
+            raise IsADirectoryError(error.errno, "is a folder, where a file is to be written", str(path)) from error
         raise
 
 

@@ -23,12 +23,14 @@ from __future__ import annotations
 
 import argparse
 import inspect
+import math
 import shlex
 import sys
 import time
 import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import ovparts_lib
 from ovparts_lib.data.registry import DATASETS
@@ -279,7 +281,7 @@ def _parser() -> argparse.ArgumentParser:
     demo = command("demo", _demo)
     demo.add_argument("params", metavar="PARAMS", nargs="*", help="parameter files (all of params/miniature)")
     demo.add_argument("--again", action="store_true", help="start over instead of reusing what is complete")
-    demo.add_argument("--jobs", type=_positive, help="systems trained at a time (one per core; one on a GPU)")
+    demo.add_argument("--jobs", type=_at_least(1), help="systems trained at a time (one per core; one on a GPU)")
 
     verify = command("verify", _verify)
     verify.add_argument("data_root", metavar="FOLDER", help="folder of the data set as released")
@@ -292,8 +294,8 @@ def _parser() -> argparse.ArgumentParser:
 
     clip = command("train-miniclip", _train_miniclip)
     clip.add_argument("to", metavar="FILE", type=Path, help="weights to write (.safetensors), and facts beside them")
-    clip.add_argument("--iterations", type=_positive, default=8000, help="training steps (%(default)s)")
-    clip.add_argument("--seed", type=int, default=0, help="of weights and pictures (%(default)s)")
+    clip.add_argument("--iterations", type=_at_least(1), default=8000, help="training steps (%(default)s)")
+    clip.add_argument("--seed", type=_at_least(0), default=0, help="of weights and pictures (%(default)s)")
     clip.add_argument("--device", default="cpu", help="where to train (%(default)s)")
 
     with_outputs(command("runs", _runs))
@@ -304,19 +306,28 @@ def _parser() -> argparse.ArgumentParser:
     submit = with_params(command("submit", _submit))
     submit.add_argument("--partition", help="partition (the cluster's default)")
     submit.add_argument("--account", help="account (your default)")
-    submit.add_argument("--gpus", type=int, default=1, help="GPUs (%(default)s)")
-    submit.add_argument("--cpus", type=int, default=8, help="CPU cores (%(default)s)")
-    submit.add_argument("--memory", type=int, default=32, metavar="GB", help="memory in GB (%(default)s)")
-    submit.add_argument("--hours", type=float, default=12.0, help="time limit of one stretch (%(default)s)")
+    submit.add_argument("--gpus", type=_at_least(0), default=1, help="GPUs (%(default)s)")
+    submit.add_argument("--cpus", type=_at_least(1), default=8, help="CPU cores (%(default)s)")
+    submit.add_argument("--memory", type=_at_least(1), default=32, metavar="GB", help="memory in GB (%(default)s)")
+    submit.add_argument(
+        "--hours", type=_at_least(0, float), default=12.0, help="time limit of one stretch (%(default)s)"
+    )
     submit.add_argument("--cluster", choices=("slurm", "local"), default="slurm", help="where to run (%(default)s)")
     return parser
 
 
-def _positive(text: str) -> int:
-    number = int(text)
-    if number < 1:
-        raise ValueError(text)
-    return number
+def _at_least(least: int, kind: type = int) -> Callable[[str], Any]:
+    def read(text: str) -> Any:
+        try:
+            number = kind(text)
+        except ValueError:
+            number = math.nan
+        if not (math.isfinite(number) and number >= least):
+            what = "a whole number" if kind is int else "a number"
+            raise argparse.ArgumentTypeError(f"expected {what} of at least {least}, not {text!r}")
+        return number
+
+    return read
 
 
 def _repeatable(params: str | Path, overrides: Sequence[str]) -> str:

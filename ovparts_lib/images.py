@@ -28,6 +28,7 @@ CLIP_STATISTICS: Statistics = ((122.7709383, 116.7460125, 104.09373615), (68.500
 MAX_PIXELS = 500_000_000
 Image.MAX_IMAGE_PIXELS = None
 
+SIXTEEN_BIT, WHITE_IS_ZERO = "sixteen bits a channel", "white is zero"
 _SIXTEEN_BIT = ("I;16", "I;16L", "I;16B", "I;16N")
 _FOURTEEN_BIT = 16383  # the largest value of sensors and scanners that store 10, 12 or 14 bits in 16
 
@@ -39,7 +40,9 @@ def rgb_pixels(picture: Image.Image) -> np.ndarray:
     is hidden under them.
 
     Args:
-        picture: decoded; its first frame counts.
+        picture: decoded; its first frame counts. ``info`` may say, with :data:`SIXTEEN_BIT`, that its file holds 16
+            bits a channel, of which Pillow keeps 8 in colour, and with :data:`WHITE_IS_ZERO` that its greys are
+            reversed, which Pillow does not undo in 16 bits.
 
     Returns:
         uint8 (H, W, 3).
@@ -49,22 +52,31 @@ def rgb_pixels(picture: Image.Image) -> np.ndarray:
             are used. The message names the mode.
     """
     # Pillow before 11 reads 16-bit PNG files in mode I.
-    if picture.mode in _SIXTEEN_BIT or (picture.mode == "I" and picture.format == "PNG"):
+    if picture.mode in _SIXTEEN_BIT or (picture.mode == "I" and picture.format in ("PNG", "PPM")):
         values = np.array(picture).astype(np.int64)
-        if values.max(initial=0) <= _FOURTEEN_BIT and values.any():
-            raise ValueError(
-                f"mode {picture.mode} with no value over {values.max()}: 16 bits of which 14 or fewer are used, "
-                "so that it is not clear which value is white"
-            )
+        if picture.format != "PPM":  # which says what is white
+            _refuse_unused_bits(picture.mode, int(values.max(initial=0)))
+        values[values == picture.info.get("transparency", -1)] = 65535
+        values = 65535 - values if picture.info.get(WHITE_IS_ZERO) else values
         return np.repeat(((values + 128) // 257).astype(np.uint8)[..., None], 3, axis=2)
     if picture.mode in ("I", "F"):
         kind = "32-bit integers" if picture.mode == "I" else "floating-point numbers"
         raise ValueError(f"mode {picture.mode}: {kind}, of which it is not clear which value is white")
+    if picture.info.get(SIXTEEN_BIT) and picture.mode in ("RGB", "RGBA"):
+        _refuse_unused_bits(picture.mode, 256 * max(high for _, high in picture.getextrema()[:3]))
     if picture.has_transparency_data:
         layer = picture.convert("RGBA")
         paper = Image.new("RGBA", layer.size, (255, 255, 255, 255))
         return np.array(Image.alpha_composite(paper, layer).convert("RGB"))
     return np.array(picture.convert("RGB"))
+
+
+def _refuse_unused_bits(mode: str, largest: int) -> None:
+    if 0 < largest <= _FOURTEEN_BIT:
+        raise ValueError(
+            f"mode {mode} with no value over {largest}: 16 bits of which 14 or fewer are used, so that it is not clear "
+            "which value is white"
+        )
 
 
 def write_picture(path: Path, pixels: np.ndarray, **options: Any) -> None:

@@ -42,6 +42,16 @@ def _read_whole(value: Any) -> int:
     return int(number)
 
 
+def _read_edge(value: Any) -> int | str | None:
+    try:
+        edge = value if value in (None, "as_trained") else _read_whole(value)
+    except ValueError:
+        edge = 0
+    if isinstance(edge, int) and edge < 1:
+        raise ValueError("expected a whole number of at least 1, as_trained, or null")
+    return edge
+
+
 def _read_flag(value: Any) -> bool:
     if isinstance(value, str) and value.strip().lower() in ("true", "false"):
         return value.strip().lower() == "true"
@@ -60,6 +70,8 @@ def _read_text(value: Any) -> str:
         raise ValueError(f"expected text; put it in quotes if it is meant as text{_yaml_words(value)}")
     if not value.strip():
         raise ValueError("expected text that is not empty")
+    if "\0" in value:
+        raise ValueError("expected text without a zero byte, which no file name holds")
     return value
 
 
@@ -98,9 +110,9 @@ def _read_words(value: Any) -> dict[str, list[str]] | list[str]:
     def words(items: Any, where: str = "") -> list[str]:
         if not isinstance(items, list | tuple) or not items:
             raise ValueError(expected)
-        wrong = next((word for word in items if not isinstance(word, str) or not word.strip()), None)
-        if wrong is not None:
-            raise ValueError(f"{expected}, each word text that is not empty; put it in quotes{_yaml_words(wrong)}")
+        wrong = [word for word in items if not isinstance(word, str) or not word.strip()]
+        if wrong:
+            raise ValueError(f"{expected}, each word text that is not empty; put it in quotes{_yaml_words(wrong[0])}")
         stripped = [word.strip() for word in items]
         repeated = sorted({word for word in stripped if stripped.count(word) > 1})
         if repeated:
@@ -121,6 +133,9 @@ Number = Annotated[float, BeforeValidator(_read_number)]
 
 Whole = Annotated[int, BeforeValidator(_read_whole)]
 """A whole number; ``20000.0`` and ``"2e4"`` are read as one, ``0.5`` and ``True`` are not."""
+
+Edge = Annotated[int | Literal["as_trained"] | None, PlainValidator(_read_edge)]
+"""A side in pixels; None for a picture's own size, ``as_trained`` for what the model's recipe has."""
 
 Flag = Annotated[bool, BeforeValidator(_read_flag)]
 """``True`` or ``False``; the words ``"true"`` and ``"false"`` are read, 0 and 1 are not."""

@@ -41,21 +41,24 @@ def run_all(monkeypatch):
 
 
 @pytest.mark.parametrize("iterations", [None, 8])
-def test_all_variants_are_trained_on_as_many_pictures(ablations, tmp_path, iterations):
-    demo = ablations.shipped("20_clipseg")
-    pictures = (iterations or demo["iterations"]) * demo["batch_size"]
+def test_all_variants_have_the_demos_budget_or_as_many_pictures(ablations, tmp_path, iterations):
+    def pictures(variant):
+        demo = ablations.shipped("20_clipseg" if iterations else ablations.VARIANTS[variant].notebook)
+        return (iterations or demo["iterations"]) * demo["batch_size"]
+
     folders = set()
     for variant in ablations.VARIANTS:
         values = ablations.parameter_values(variant, 1, tmp_path, iterations)
         params = load_parameters(ablations.parameter_file(tmp_path, values))
         folders.add(params.folder)
         chosen = ablations.VARIANTS[variant]
-        assert params.iterations * params.batch_size == (pictures if chosen.trained else 0)
+        assert params.iterations * params.batch_size == (pictures(variant) if chosen.trained else 0)
         assert (params.seed, params.setting) == (1, "ablations")
         row = ablations.budget_columns(variant, values, iterations)
         first, own = row["iterations_before"], params.iterations
         assert row["iterations"] == own
-        assert row["images_trained"] == (2 if first and own else 1) * pictures
+        both = [variant] * chosen.trained + [chosen.first] * bool(chosen.first)
+        assert row["images_trained"] == sum(map(pictures, both))
         assert row["budget"] == (f"{first} of {chosen.first} + {own}" if first else f"{own}")
         assert bool(first) == bool(chosen.first)
     assert len(folders) == len(ablations.VARIANTS)
@@ -126,8 +129,9 @@ def test_a_run_becomes_a_row_per_stage_and_mode_with_its_budget_and_its_attentio
 def test_a_budget_that_no_whole_number_of_steps_has_is_refused(ablations, monkeypatch):
     monkeypatch.setattr(ablations, "shipped", lambda name: {"iterations": 5, "batch_size": 2 if "20" in name else 4})
     assert ablations.budget(6, "21_catseg") == (3, 4)
+    assert ablations.budget(None, "21_catseg") == (5, 4)
     with pytest.raises(ValueError, match="10 pictures are no whole number of steps of 4"):
-        ablations.budget(None, "21_catseg")
+        ablations.budget(5, "21_catseg")
 
 
 # --- systems ----------------------------------------------------------------------------------------------------------

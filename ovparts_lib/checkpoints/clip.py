@@ -19,7 +19,7 @@ from ovparts_lib.checkpoints.reading import (
     read_tensors,
     weights_file,
 )
-from ovparts_lib.models.clip.towers import VIT_B_16, Activation, ClipSize, activation_of, build_clip, require_activation
+from ovparts_lib.models.clip.towers import Activation, ClipSize, activation_of, require_activation
 
 OPENAI_CONSTANTS = ("input_resolution", "context_length", "vocab_size")
 # open_clip's names and Hugging Face's, outside the transformer blocks; the last two are stored transposed
@@ -90,25 +90,6 @@ def is_position_ids(name: str) -> bool:
     return name.endswith(".position_ids")
 
 
-def load_clip(
-    path: str | Path, size: ClipSize | None = None, *, activation: Activation | None = None
-) -> tuple[open_clip.CLIP, LoadReport]:
-    """A CLIP with the weights of a file; see :func:`load_clip_into`.
-
-    Args:
-        path: file or folder.
-        size: hyper-parameters; None for what our own file says of itself, and ViT-B/16 for all others.
-        activation: of the weights, where the file does not tell.
-    """
-    metadata = read_metadata(path) or {}
-    if size is None:
-        size = ClipSize(**metadata["size"]) if metadata.get("system") == "clip" else VIT_B_16
-    state = read_tensors(path)
-    found = _activation(weights_file(path), state, metadata, activation)
-    clip = build_clip(size, quick_gelu=found == "quick_gelu")
-    return clip, _load(clip, state, str(path))
-
-
 def load_clip_into(clip: open_clip.CLIP, path: str | Path, *, activation: Activation | None = None) -> LoadReport:
     """Load CLIP weights into a model that exists.
 
@@ -130,7 +111,7 @@ def load_clip_into(clip: open_clip.CLIP, path: str | Path, *, activation: Activa
 
 
 def save_clip(clip: open_clip.CLIP, size: ClipSize, path: str | Path, **metadata: object) -> Path:
-    """Write a CLIP as our own file, so that :func:`load_clip` needs no more than its path.
+    """Write a CLIP as our own file, so that :func:`load_clip_into` needs no more than its path.
 
     Args:
         clip: the model.

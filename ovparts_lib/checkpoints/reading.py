@@ -215,7 +215,7 @@ def _sniff(path: Path) -> str:
     if start.lstrip()[:1] == b"<":
         raise CheckpointError(f"{path} is a web page, not weights; the download asked for a login or a confirmation")
     if start.startswith(b"PK"):
-        _refuse_packed(path)
+        _refuse_foreign_zip(path)
         return "torchscript" if is_torchscript(path) else "zip"
     if start[8:9] == b"{":
         return "safetensors"
@@ -224,13 +224,16 @@ def _sniff(path: Path) -> str:
     raise CheckpointError(f"{path} is neither safetensors, nor written by torch.save, nor a pickle of arrays")
 
 
-def _refuse_packed(path: Path) -> None:
-    """Refuse a zip archive that unpacks to far more than it is: torch stores numbers as they are."""
+def _refuse_foreign_zip(path: Path) -> None:
+    """Refuse a zip archive that torch did not write, or that unpacks to far more than it is: torch packs no numbers."""
     try:
         with zipfile.ZipFile(path) as archive:
-            unpacked = sum(entry.file_size for entry in archive.infolist())
+            entries = archive.infolist()
     except Exception:  # damaged; the reader will say in what
         return
+    if not any(entry.filename.endswith("/data.pkl") for entry in entries):
+        raise CheckpointError(f"{path} is a zip archive, but none that torch.save or TorchScript wrote")
+    unpacked = sum(entry.file_size for entry in entries)
     if unpacked > _MOST_PACKED * path.stat().st_size + 2**20:
         raise CheckpointError(
             f"{path} unpacks to {unpacked:,} bytes, many times its size, which no file of torch does; it is not read"
@@ -238,11 +241,16 @@ def _refuse_packed(path: Path) -> None:
 
 
 def _dense(state: dict[str, Tensor], path: Path) -> dict[str, Tensor]:
-    """Refuse tensors that are sparse, quantised, or without their numbers (on ``meta``)."""
+    """Refuse tensors that are sparse, quantised, without their numbers (on ``meta``), or larger than their storage."""
     for name, tensor in state.items():
         if tensor.layout != torch.strided or tensor.is_quantized or tensor.device.type != "cpu":
             kind = f"{tensor.layout}, {tensor.dtype} on {tensor.device.type}".replace("torch.", "")
             raise CheckpointError(f"{path}: the tensor {name} is {kind}, not dense numbers; save it as a dense tensor")
+        if tensor.numel() * tensor.itemsize > tensor.untyped_storage().nbytes():  # a few bytes stand for terabytes
+            size = tuple(tensor.shape)
+            raise CheckpointError(
+                f"{path}: the tensor {name} of shape {size} repeats fewer numbers; save it contiguous"
+            )
     return state
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import struct
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,11 +15,12 @@ from torch import Tensor
 
 from ovparts_lib.data.files import check_file, unreadable
 from ovparts_lib.data.records import DatasetError
-from ovparts_lib.images import MAX_PIXELS, rgb_pixels
+from ovparts_lib.images import MAX_PIXELS, SIXTEEN_BIT, WHITE_IS_ZERO, rgb_pixels
 
 # What PIL raises on damaged files: UnidentifiedImageError and truncation are OSErrors, a broken PNG chunk is a
 # SyntaxError, damaged TIFF/EXIF tables are struct errors, and so on.
 _DAMAGED = (OSError, SyntaxError, ValueError, EOFError, struct.error, MemoryError, OverflowError)
+_PHOTOMETRIC = 262  # TIFF's tag: 0 where white is 0
 _GREY_MODES = {np.dtype(np.uint8): ("L", "P", "1"), np.dtype(np.uint16): ("I;16", "I;16B", "I;16L", "I")}
 
 
@@ -78,6 +80,15 @@ def read_labels(path: Path, dtype: type[np.unsignedinteger] = np.uint8) -> np.nd
                 file=path,
                 what_to_do="Unpack the released label file again; do not convert or re-save it.",
             )
+        if picture.format == "JPEG" or picture.info.get(WHITE_IS_ZERO):
+            why = (
+                "which changes labels"
+                if picture.format == "JPEG"
+                else "in which white is 0, so that labels are reversed"
+            )
+            raise DatasetError(
+                f"label file is a {picture.format}, {why}", file=path, what_to_do="Make it again, as a PNG."
+            )
         labels = np.array(picture.convert("L") if picture.mode == "1" else picture)
     if labels.dtype != dtype and (labels.min(initial=0) < 0 or labels.max(initial=0) > np.iinfo(dtype).max):
         raise DatasetError(f"label value outside 0..{np.iinfo(dtype).max}", file=path)
@@ -122,6 +133,11 @@ def opened(path: Path) -> Iterator[Image.Image]:
                     file=path,
                     what_to_do="Make it smaller.",
                 )
+            # What decoding forgets.
+            picture.info[SIXTEEN_BIT] = ";16" in str(picture.tile)
+            picture.info[WHITE_IS_ZERO] = getattr(picture, "tag_v2", {}).get(_PHOTOMETRIC) == 0
+            if getattr(picture, "n_frames", 1) > 1 and picture.format != "MPO":  # whose second is a preview
+                warnings.warn(f"{path} holds {picture.n_frames} pictures; the first is read", stacklevel=4)
             picture.load()  # decode everything now: a truncated file must not pass
             yield picture
     except DatasetError:
@@ -129,11 +145,24 @@ def opened(path: Path) -> Iterator[Image.Image]:
     except PermissionError as error:
         raise unreadable(path, error) from error
     except _DAMAGED as error:
+        kind = _foreign_kind(path)
         raise DatasetError(
-            f"cannot be decoded ({error or type(error).__name__})",
+            f"cannot be decoded ({kind or error or type(error).__name__})",
             file=path,
-            what_to_do="The file is damaged, or no picture: copy, download or unpack it again.",
+            what_to_do="Convert it to JPEG or PNG."
+            if kind
+            else "The file is damaged, or no picture: copy, download or unpack it again.",
         ) from error
+
+
+def _foreign_kind(path: Path) -> str:
+    """The kind of a file that holds a picture in a way that is not read; empty if it is none that is known."""
+    with path.open("rb") as file:
+        start = file.read(256)
+    if start[4:8] == b"ftyp":  # what phones write
+        return f"{start[8:12].decode(errors='replace')}, of the family of HEIC"
+    kinds = {b"%PDF": "PDF", b"\x93NUMPY": "a numpy array", b"<svg": "SVG", b"<?xml": "SVG or other XML"}
+    return next((kind for mark, kind in kinds.items() if start.lstrip().startswith(mark)), "")
 
 
 def _describe(mode: str) -> str:

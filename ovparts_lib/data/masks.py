@@ -38,13 +38,12 @@ def read_masks(path: Path, size: tuple[int, int]) -> Tensor:
         raise DatasetError("there are no masks here", file=path, what_to_do=_WHAT)
     try:
         stored = np.load(path, allow_pickle=False)
-    except (ValueError, OSError, EOFError) as error:
+        names = [] if isinstance(stored, np.ndarray) else stored.files
+        stored = stored[names[0]] if len(names) == 1 else stored
+    except Exception as error:  # whatever numpy, zipfile and zlib stumble over in a damaged file
         raise DatasetError(f"is no array: {error}", file=path, what_to_do=_WHAT) from error
     if not isinstance(stored, np.ndarray):
-        if len(stored.files) != 1:
-            found = ", ".join(stored.files) or "none"
-            raise DatasetError(f"must hold one array, not {found}", file=path, what_to_do=_WHAT)
-        stored = stored[stored.files[0]]
+        raise DatasetError(f"must hold one array, not {', '.join(names) or 'none'}", file=path, what_to_do=_WHAT)
     stored = stored[None] if stored.ndim == 2 else stored
     if stored.ndim != 3 or not len(stored):
         raise DatasetError(f"is an array of shape {stored.shape}, not (k, H, W)", file=path, what_to_do=_WHAT)
@@ -57,7 +56,11 @@ def _read_png(file: Path) -> np.ndarray:
 
 
 def _mask(values: np.ndarray, size: tuple[int, int], file: Path, which: str = "") -> Tensor:
-    if values.ndim == 3 and values.shape[2] in (3, 4) and (values[..., :3] == values[..., :1]).all():
+    if values.ndim == 3 and values.shape[2] in (2, 4):
+        if not np.isin(values[..., -1], (0, 255)).all():
+            raise DatasetError(f"{which}is transparent in part", file=file, what_to_do=_WHAT)
+        values = np.where(values[..., -1:], values[..., :-1], 0)  # what cannot be seen is outside
+    if values.ndim == 3 and values.shape[2] in (1, 3) and (values == values[..., :1]).all():
         values = values[..., 0]  # a grey picture saved in colour
     if values.ndim != 2 or not (values.dtype == bool or np.issubdtype(values.dtype, np.number)):
         raise DatasetError(f"{which}is no mask but a picture in colour", file=file, what_to_do=_WHAT)
@@ -68,6 +71,8 @@ def _mask(values: np.ndarray, size: tuple[int, int], file: Path, which: str = ""
             what_to_do="Make the masks from the very file that is looked at, at its size.",
         )
     inside = np.unique(values[values != 0])
+    if len(inside) == 1 and not np.isfinite(inside[0]):
+        raise DatasetError(f"{which}holds no finite value beside 0", file=file, what_to_do=_WHAT)
     if len(inside) != 1:
         problem = "is empty" if not len(inside) else f"holds {len(inside)} values beside 0"
         raise DatasetError(f"{which}{problem}", file=file, what_to_do=_WHAT)

@@ -10,7 +10,6 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Subset
-from tqdm.auto import tqdm
 
 from ovparts_lib.data.dataset import ClassSample, EvaluationDataset, EvaluationSample
 from ovparts_lib.data.loader import worker_options
@@ -20,6 +19,7 @@ from ovparts_lib.evaluation.objects import score_objects
 from ovparts_lib.evaluation.per_image import ImageCounts
 from ovparts_lib.evaluation.scoring import MODES, ImageScore, add_counts, score_image, score_records
 from ovparts_lib.evaluation.stored import DEFAULT_OPTIONS, LEVELS, Evaluation
+from ovparts_lib.progress_bar import tqdm
 from ovparts_lib.systems.scores import Scores
 from ovparts_lib.vocabularies import PartVocabulary, Vocabulary
 

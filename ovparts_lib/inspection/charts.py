@@ -73,8 +73,8 @@ def iou_heatmap(table: pd.DataFrame) -> Panel:
     mesh = named_heatmap(ax, across, numbers, cmap="viridis", size=7.5 if cell >= 0.4 else 6)
     figure.colorbar(mesh, ax=ax, label="IoU (%)", shrink=min(0.6, 14 / len(across)), aspect=25, pad=0.01)
     objects, parts = (ax.yaxis, ax.xaxis) if across is grid else (ax.xaxis, ax.yaxis)
-    parts.set_ticklabels([wrapped(str(name), 28, lines=1) for name in grid.columns])
-    objects.set_ticklabels([wrapped(name, 26, lines=1) + " *" * (not seen[name]) for name in grid.index])
+    parts.set_ticklabels([str(name) for name in grid.columns])
+    objects.set_ticklabels([name + " *" * (not seen[name]) for name in grid.index])
     for label, name in zip(objects.get_ticklabels(), grid.index, strict=True):
         if not seen[name]:
             label.set(color="#B35900", fontweight="bold")
@@ -149,7 +149,7 @@ def _bar_block(ax: Axes, block: list[tuple[str, pd.DataFrame]], column: str, top
         bars = ax.barh(places, rows[column], 0.74, color=colour, hatch=hatch, edgecolor="white")
         ax.bar_label(bars, [f"{value:.0f}" for value in rows[column]], padding=2, size=7)
         ticks += list(places)
-        names += [wrapped(str(name), 24, lines=1) for name in rows["generic"]]
+        names += list(map(str, rows["generic"]))
         place += 1 + len(rows)
     ax.set(xlim=(0, 1.1 * top), ylim=(fullest - 0.4, -0.7))
     ax.set_yticks(ticks, names, size=7.5)

@@ -7,7 +7,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 
 from ovparts_lib.evaluation.stored import Evaluation
-from ovparts_lib.inspection.figures import named_heatmap, new_figure, styled, wrapped
+from ovparts_lib.inspection.figures import named_heatmap, new_figure, styled
 from ovparts_lib.inspection.panel import Panel
 
 _COLUMNS = 3  # panels side by side
@@ -72,5 +72,5 @@ def _confusion_panel(ax: Axes, table: pd.DataFrame, title: str, *, large: bool) 
     numbers = table.map(lambda value: f"{value:.0f}" if value >= 0.5 else "")
     size = 8 if large else 6.5 if len(table.columns) <= 12 else 5.5
     named_heatmap(ax, table, numbers, cmap="Blues", size=size)
-    ax.set_title(wrapped(title, 34), fontweight="bold")
+    ax.set_title(title, fontweight="bold")
     ax.tick_params(labelsize=8 if large else 7)

@@ -20,6 +20,7 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.collections import QuadMesh
 from matplotlib.figure import Figure
+from matplotlib.ticker import FixedLocator
 from torch import Tensor
 
 from ovparts_lib.atomic import write_atomically
@@ -53,6 +54,7 @@ _FALLBACKS = (
 )
 _GLYPH = re.compile(r"Glyph (\d+) .*missing from")
 _LONGEST_SIDE = 100.0  # inches
+_TICK, _LEGEND = 28, 48  # characters of a tick's name, and of a line in a legend
 _TALLEST_PANEL = 5.0  # inches
 _SAVED_DPI = 150
 _BRIGHTNESS = np.array([0.299, 0.587, 0.114])  # of red, green and blue
@@ -69,19 +71,29 @@ class NotebookFigure(Figure):
     """A figure that pyplot does not know, and that notebooks show as a picture without pyplot's help.
 
     It is shown once, as the value of a cell or by ``display``, and freed with its last reference: nothing to close.
+
+    Attributes:
+        layout_kind: matplotlib's layout engine for it, which :func:`styled` sets when everything is drawn.
     """
+
+    layout_kind: str
 
     def _repr_png_(self) -> bytes:
         return figure_png(self, self.dpi)
 
 
 def styled(draw: Callable[_P, _Drawn]) -> Callable[_P, _Drawn]:
-    """Draw in the workbook's style without changing anybody's settings."""
+    """Draw a panel in the workbook's style, with labels that fit, without changing anybody's settings."""
 
     @wraps(draw)
     def drawn(*args: _P.args, **kwargs: _P.kwargs) -> _Drawn:
         with style.context(workbook_style()):
-            return draw(*args, **kwargs)
+            panel = draw(*args, **kwargs)
+            figure = getattr(panel, "figure", None)
+            if figure is not None:
+                _fit_labels(figure)
+                figure.set_layout_engine(figure.layout_kind)
+            return panel
 
     return drawn
 
@@ -110,11 +122,44 @@ def wrapped(text: str, width: int, lines: int = 2) -> str:
     return "\n".join(rows)
 
 
-def new_figure(width: float, height: float, *, pictures: bool = False) -> Figure:
+def _fit_labels(figure: Figure) -> None:
+    """Wrap and shorten what a user's words make too long: titles, names of ticks, legends."""
+    for ax in figure.axes:
+        # Before it is laid out: panels grow into the margins, and a title may reach over its panel's edges.
+        width = 1.25 * ax.get_position(original=True).width * figure.get_figwidth()
+        for title in (ax.title, ax._left_title):
+            title.set_text(_fitted(title.get_text(), width, title.get_fontsize()))
+        for axis in (ax.xaxis, ax.yaxis):
+            if isinstance(axis.get_major_locator(), FixedLocator):
+                names = [label.get_text() for label in axis.get_ticklabels()]
+                if max(map(len, names), default=0) > _TICK:
+                    axis.set_ticklabels([_cut(name, _TICK) for name in names])
+    if figure._suptitle is not None:
+        figure.suptitle(_fitted(figure.get_suptitle(), figure.get_figwidth(), figure._suptitle.get_fontsize()))
+    legends = [*figure.legends, *filter(None, (ax.get_legend() for ax in figure.axes))]
+    for text in (text for legend in legends for text in legend.get_texts()):
+        text.set_text("\n".join(_cut(line, _LEGEND) for line in text.get_text().split("\n")))
+
+
+def _fitted(text: str, inches: float, size: float) -> str:
+    """Each line of a text on at most two lines of a width, in letters of a size in points."""
+    width = max(12, int(72 * inches / (0.5 * size)))  # a letter is about half as wide as high
+    return "\n".join(wrapped(_cut(line, 2 * width - 8), width) for line in text.split("\n"))
+
+
+def _cut(text: str, length: int) -> str:
+    """A text of at most ``length`` characters, cut before its end, where numbers stand."""
+    return text if len(text) <= length else f"{text[: length - 15].rstrip()} … {text[-12:].lstrip()}"
+
+
+def new_figure(width: float, height: float, *, pictures: bool = False) -> NotebookFigure:
     """An empty figure, in inches at 100 dots per inch; ``pictures`` packs panels closely. No side exceeds 100."""
     size = (min(width, _LONGEST_SIDE), min(height, _LONGEST_SIDE))
     figure = NotebookFigure(figsize=size, dpi=100, layout="compressed" if pictures else "constrained")
     FigureCanvasAgg(figure)
+    # Laid out once, at the end: seaborn's heat maps draw the whole figure each time to measure labels.
+    figure.set_layout_engine("none")
+    figure.layout_kind = "compressed" if pictures else "constrained"
     return figure
 
 
@@ -223,7 +268,7 @@ def as_picture(image: Picture) -> np.ndarray:
         array = array.transpose(1, 2, 0)
     if array.dtype != np.uint8 or array.ndim != 3 or array.shape[2] != 3:
         raise ValueError(f"an image must be uint8, (3, H, W) or an array (H, W, 3), not {array.dtype} {array.shape}")
-    return np.ascontiguousarray(array)
+    return array
 
 
 def panel_picture(image: Picture, longest: int = 480) -> np.ndarray:

@@ -59,14 +59,17 @@ def render_overlay(
     """
     picture = as_picture(image)
     labels = as_labels(label_map, picture.shape[:2])
-    painted = (labels >= 0) & (labels < len(colours))
-    # Row N of the table is never mixed in; it only gives the other labels something to look up.
-    table = np.concatenate([np.asarray(colours, np.float32), np.zeros((1, 3), np.float32)])
-    colour = table[np.where(painted, labels, len(colours))]
-    weight = np.where(painted, np.float32(opacity), np.float32(0))[..., None]
-    result = np.rint(picture * (1 - weight) + colour * weight).astype(np.uint8)
+    count, share = len(colours), np.float32(opacity)
+    index = np.where((labels >= 0) & (labels < count), labels, count).astype(np.int32)
+    # What each label makes of each brightness; the last one leaves it as it is.
+    levels = np.arange(256, dtype=np.float32)[:, None].repeat(3, axis=1)
+    mixed = levels * (1 - share) + np.asarray(colours, np.float32).reshape(-1, 1, 3) * share
+    table = np.rint(np.concatenate([mixed, levels[None]])).astype(np.uint8)
+    result = np.empty(picture.shape, np.uint8)
+    for channel in range(3):
+        result[..., channel] = table[..., channel].ravel()[256 * index + picture[..., channel]]
     if boundaries:
-        result[_boundaries(np.where(painted, labels, -1).astype(np.int32))] = 255
+        result[_boundaries(index)] = 255
     return result
 
 
@@ -136,7 +139,7 @@ def comparison(
     figure = new_figure(width, sum(heights) + _legend_height(words, width), pictures=True)
     axes = figure.subplots(len(pictures), 3, squeeze=False, gridspec_kw={"height_ratios": heights})
     for row, picture, truth, guess, name, table in zip(axes, pictures, truths, guesses, names, tables, strict=True):
-        _show(row[0], _painted(picture, truth, colours), f"{wrapped(name, 30, lines=1)}: ground truth")
+        _show(row[0], _painted(picture, truth, colours), f"{name}: ground truth")
         _show(row[1], _painted(picture, guess, colours), "prediction")
         verdict = "no labels" if table["IoU"].isna().all() else f"mean IoU {table['IoU'].mean():.1f} %"
         small = (thinned(array, _PANEL) for array in (picture, truth, guess))
@@ -232,11 +235,18 @@ def _painted(picture: np.ndarray, labels: np.ndarray, colours: np.ndarray) -> np
 
 
 def _boundaries(labels: np.ndarray) -> np.ndarray:
-    """Pixels next to another label, but where such lines crowd; a line is as thick as the picture is large."""
+    """Pixels next to another label, but where such lines crowd; a line is as thick as the picture is large.
+
+    Of large pictures, whose lines are many pixels thick, every k-th pixel is looked at.
+    """
+    height, width = labels.shape
     thickness = max(2, round(max(labels.shape) / 450))
+    step = max(1, thickness // 4)
+    labels, thickness = labels[::step, ::step], max(2, round(thickness / step))
     lines = maximum_filter(labels, thickness) != minimum_filter(labels, thickness)
     around = uniform_filter(lines.astype(np.float32), 8 * thickness + 1)
-    return lines & (around < _CROWDED)
+    lines &= around < _CROWDED
+    return lines.repeat(step, axis=0).repeat(step, axis=1)[:height, :width]
 
 
 def _present(label_maps: Sequence[np.ndarray], vocabulary: Vocabulary) -> list[int]:

@@ -12,7 +12,7 @@ from matplotlib.patches import Rectangle
 from torch import Tensor
 
 from ovparts_lib.inspection.attention import render_heat
-from ovparts_lib.inspection.figures import new_figure, panel_picture, picture_panels, styled, wrapped
+from ovparts_lib.inspection.figures import new_figure, panel_picture, picture_panels, styled
 from ovparts_lib.inspection.panel import Panel
 from ovparts_lib.systems.proposals import CalibrationMaps, ProposalMaps, mask_overlap, mask_quality
 
@@ -72,7 +72,7 @@ def proposal_grid(maps: ProposalMaps, table: pd.DataFrame, name: str, title: str
     for ax, row in zip(axes.ravel(), shown.to_dict("records"), strict=False):
         ax.imshow(render_heat(picture, maps.masks[row["mask"]].float().cpu().numpy(), top=1.0))
         words = [f"{who}: {row[key]} {row[f'{key}_score']:.2f}" for who, key in _namers(row)]
-        ax.set_title("\n".join(wrapped(word, 34, lines=2) for word in [*words, f"mask quality {row['quality']:.2f}"]))
+        ax.set_title("\n".join([*words, f"mask quality {row['quality']:.2f}"]))
     return Panel(name, figure, table, title, caption)
 
 
@@ -127,7 +127,7 @@ def opinions(maps: ProposalMaps, name: str, calibration: CalibrationMaps | None 
         for number, who in enumerate(speakers):
             shifted = places + height * (number - (len(speakers) - 1) / 2)
             bars.barh(shifted, said[who].fillna(0), 0.93 * height, color=_SPEAKERS[who], label=who)
-        bars.set_yticks(places, [wrapped(str(each), 22, lines=1) for each in said["class"]], size=7.5)
+        bars.set_yticks(places, list(said["class"]), size=7.5)
         bars.invert_yaxis()
         bars.set_xlim(0, 1)
     figure.legend(*axes[0][2].get_legend_handles_labels(), loc="outside lower center", ncols=len(speakers))

@@ -6,11 +6,13 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import ipywidgets
-from IPython import get_ipython
 from IPython.display import display
 from matplotlib.figure import Figure
 
 from ovparts_lib.inspection.figures import figure_png
+from ovparts_lib.progress_bar import is_attended
+
+_DPI = 160  # of the viewer's picture
 
 
 def browse(draw: Callable[..., Figure], pictures: Sequence[str], **menus: Sequence[Any]) -> ipywidgets.VBox | None:
@@ -26,17 +28,10 @@ def browse(draw: Callable[..., Figure], pictures: Sequence[str], **menus: Sequen
     Returns:
         The viewer; None where the figure of the first picture, with the first value of each menu, was displayed.
     """
-    if someone_is_there():
+    if is_attended():
         return _viewer(draw, pictures, menus)
     display(draw(0, **{name: values[0] for name, values in menus.items()}))
     return None
-
-
-def someone_is_there() -> bool:
-    """Whether a person runs this notebook: the kernel's client can be asked for input, which papermill's cannot."""
-    shell = get_ipython()
-    kernel = getattr(shell, "kernel", None)
-    return bool(getattr(kernel, "_allow_stdin", False))
 
 
 def _viewer(draw: Callable[..., Figure], pictures: Sequence[str], menus: dict[str, Sequence[Any]]) -> ipywidgets.VBox:
@@ -48,11 +43,12 @@ def _viewer(draw: Callable[..., Figure], pictures: Sequence[str], menus: dict[st
         key: ipywidgets.Dropdown(options=[(str(value), value) for value in values], description=key.replace("_", " "))
         for key, values in menus.items()
     }
-    screen = ipywidgets.Image(format="png", layout={"max_width": "100%"})
+    # At its own size: left to stretch, a small picture fills the notebook's width.
+    screen = ipywidgets.Image(format="png", layout={"max_width": "100%", "align_self": "flex-start"})
 
     def show(_change: object = None) -> None:
         figure = draw(slider.value, **{key: choice.value for key, choice in choices.items()})
-        name.value, screen.value = pictures[slider.value], figure_png(figure)
+        name.value, screen.value = pictures[slider.value], figure_png(figure, _DPI)
 
     for control in (slider, *choices.values()):
         control.observe(show, names="value")

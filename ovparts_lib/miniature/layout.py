@@ -8,12 +8,11 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from tqdm.auto import tqdm
-
 from ovparts_lib.atomic import replacing_folder
 from ovparts_lib.miniature.layouts import ade20k_part_234, partimagenet, pascal_part_116, semantic
 from ovparts_lib.miniature.layouts.writing import Layout, write_shot_list
 from ovparts_lib.processes import mapped
+from ovparts_lib.progress_bar import tqdm
 
 SUMMARY_FILE = "miniature.json"
 PASCAL = "pascal_part_116"

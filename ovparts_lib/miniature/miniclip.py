@@ -15,7 +15,6 @@ import pandas as pd
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from tqdm.auto import tqdm
 
 from ovparts_lib.images import IMAGENET_MEAN, IMAGENET_STD
 from ovparts_lib.miniature.caption_batches import CaptionBatches
@@ -23,6 +22,7 @@ from ovparts_lib.miniature.mosaics import cell_means, mosaics
 from ovparts_lib.miniature.pictures import CaptionedPictures
 from ovparts_lib.models.clip.dense import dense_image_features
 from ovparts_lib.models.clip.towers import MINIATURE, ClipSize, build_clip, image_hidden_states
+from ovparts_lib.progress_bar import tqdm
 from ovparts_lib.training.muon import Muon
 
 CELLS = (2, 4)  # cells along a mosaic's side: as large as whole objects of a scene, and as their parts

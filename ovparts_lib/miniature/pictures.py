@@ -12,7 +12,6 @@ from typing import Literal
 import numpy as np
 import torch
 from PIL import Image
-from tqdm.auto import tqdm
 
 from ovparts_lib.miniature.backgrounds import finish, paint_background
 from ovparts_lib.miniature.canvas import Canvas
@@ -31,6 +30,7 @@ from ovparts_lib.miniature.scene import (
     visible_thing,
 )
 from ovparts_lib.processes import mapped
+from ovparts_lib.progress_bar import tqdm
 from ovparts_lib.vocabularies import PartVocabulary, load_vocabulary
 
 Kind = Literal["scene", "object", "part", "stuff"]

@@ -16,11 +16,11 @@ from pydantic import ValidationError
 
 from ovparts_lib.atomic import saying_disk_full, sweep, write_atomically
 from ovparts_lib.processes import allow_open_files
-from ovparts_lib.runs.load_params import StrictLoader
 from ovparts_lib.runs.lock import FolderLock
 from ovparts_lib.runs.parameters import RunParameters
 from ovparts_lib.runs.project import display_path
 from ovparts_lib.runs.provenance import collect_provenance, to_json
+from ovparts_lib.strict_yaml import StrictLoader
 
 RunState = Literal["absent", "partial", "complete"]
 LOCK, EXECUTION_LOCK, EMPTYING = ".lock", ".execution.lock", ".emptying"
@@ -128,7 +128,7 @@ class RunFolder:
         """Keep the facts of the first session, add this one to the list, and say if another version goes on."""
         now, known = collect_provenance(self.params), read_json(self.provenance)
         begun = {key: known[key] for key in _VERSION if known.get(key) is not None}
-        changed = [f"{key} {was} then, {now[key]} now" for key, was in begun.items() if was != now[key]]
+        changed = [f"{key} {_brief(was)} then, {_brief(now[key])} now" for key, was in begun.items() if was != now[key]]
         if changed:
             print(f"Note: this run was begun with another version of the code ({'; '.join(changed)})")
         sessions = known.get("sessions", [_session(known)] if known else [])
@@ -169,6 +169,11 @@ class RunFolder:
         if _OPEN.get(self.path) is self:
             del _OPEN[self.path]
         self._lock.release()
+
+
+def _brief(version: Any) -> Any:
+    """A version as it is told to people: of a commit its first digits."""
+    return str(version.get("commit"))[:10] if isinstance(version, Mapping) else version
 
 
 def _session(facts: Mapping[str, Any]) -> dict[str, Any]:
@@ -265,11 +270,16 @@ def _make_way(params: RunParameters, again: bool) -> None:
     if again or (path / EMPTYING).exists():
         _empty(path)
     stored = read_params(path)
+    computed = any(True for pattern in _COMPUTED for _ in path.glob(pattern))
+    if stored is None and computed:
+        raise RunConflictError(
+            f"{display_path(path)} holds what a run computed, but its params.yaml is missing or damaged, so that it is "
+            "not known which run. Restore the file, or start over with --again, which empties the folder"
+        )
     differing = differing_keys(params, stored) if stored is not None else {}
     if not differing:
         return
     lines = "\n".join(f"  - {key}: {was!r} there, {now!r} now" for key, (was, now) in differing.items())
-    computed = any(True for pattern in _COMPUTED for _ in path.glob(pattern))
     if computed or "notebook" in differing:
         raise RunConflictError(
             f"{display_path(path)} holds a run with other parameters:\n{lines}\n"
@@ -284,9 +294,16 @@ def make_folder(path: Path) -> None:
 
     Raises:
         DiskFullError: there is no space for it.
+        NotADirectoryError: something else has its name, or that of a folder above it.
     """
-    with saying_disk_full(path):
-        path.mkdir(parents=True, exist_ok=True)
+    try:
+        with saying_disk_full(path):
+            path.mkdir(parents=True, exist_ok=True)
+    except (FileExistsError, NotADirectoryError) as error:
+        place = next(each for each in (path, *path.parents) if each.is_symlink() or each.exists())
+        problem = "a link to nowhere" if place.is_symlink() and not place.exists() else "a file"
+        reason = f"is {problem}, where a folder is needed; move it away, or choose another folder"
+        raise NotADirectoryError(error.errno, reason, str(place)) from error
 
 
 def _empty(path: Path) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Hashable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, TypeVar
@@ -14,6 +14,7 @@ from pydantic_core import ErrorDetails
 
 from ovparts_lib.runs.parameters import RunParameters, parameter_models
 from ovparts_lib.runs.project import display_path, project_root
+from ovparts_lib.strict_yaml import StrictLoader
 
 Model = TypeVar("Model", bound=RunParameters)
 _LONGEST_VALUE = 80
@@ -100,32 +101,6 @@ def _find(path: Path) -> Path:
             return candidate.resolve()
     looked = " and ".join(dict.fromkeys(str(folder) for folder in (Path.cwd(), project_root())))
     raise ParameterError(f"{path}: there is no such parameter file (looked in {looked})")
-
-
-class StrictLoader(yaml.SafeLoader):
-    """YAML without repeated keys, of which plain YAML silently keeps the last, and without aliases.
-
-    A few lines of aliases (``*a``) can stand for billions of values.
-    """
-
-    def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
-        """One node; an alias is an error."""
-        if self.check_event(yaml.AliasEvent):
-            event = self.peek_event()
-            raise yaml.composer.ComposerError(None, None, f"the alias *{event.anchor}: write it out", event.start_mark)
-        return super().compose_node(parent, index)
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
-        """One mapping; a key given twice is an error."""
-        seen: set[Hashable] = set()
-        for key_node, _ in node.value:
-            key = self.construct_object(key_node, deep=True)
-            if isinstance(key, Hashable) and key in seen:
-                raise yaml.constructor.ConstructorError(
-                    None, None, f"the key `{key}` is given twice", key_node.start_mark
-                )
-            seen.add(key)
-        return super().construct_mapping(node, deep)
 
 
 def _read_yaml(file: Path, source: str) -> dict[str, Any]:

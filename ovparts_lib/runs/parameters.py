@@ -14,7 +14,7 @@ from typing import Annotated, ClassVar, Literal
 from pydantic import Field, create_model
 
 from ovparts_lib.data.registry import DATASETS
-from ovparts_lib.options import Flag, Listed, Name, Options, Protocol, Text, Whole, Words, free
+from ovparts_lib.options import Edge, Flag, Listed, Name, Options, Protocol, Text, Whole, Words, free
 from ovparts_lib.runs.project import resolve_path
 from ovparts_lib.systems.options import MINIATURE_WORLD, MINICLIP, Dataset
 from ovparts_lib.systems.registry import SYSTEMS
@@ -184,9 +184,9 @@ class OwnImageParameters(RunParameters):
         False, description="take a file that lacks something of its system, which then is random, with a warning"
     )
     templates: Text | None = Field(None, description="prompt templates of a CATSeg file trained with others than 80")
-    test_shortest_edge: Annotated[int, Field(ge=1)] | Literal["as_trained"] | None = Field(
+    test_shortest_edge: Edge = Field(
         "as_trained",
-        description="photographs get this shorter side for CATSeg and PartCATSeg; none keeps their size, as those "
+        description="photographs get this shorter side for CATSeg and PartCATSeg; null keeps their size, as those "
         "trained on PartImageNet want",
     )
     background: Flag = Field(True, description="also offer 'none of these words'")

@@ -36,7 +36,13 @@ def package_parent() -> Path:
 
 
 def resolve_path(path: str | Path) -> Path:
-    """An absolute path: ``~`` expanded, relative ones taken from the project root."""
+    """An absolute path: ``~`` expanded, relative ones taken from the project root.
+
+    Raises:
+        FileNotFoundError: it is an address, such as ``https://…``.
+    """
+    if "://" in str(path):
+        raise FileNotFoundError(f"{path} is an address; only files on this machine are read, so download it first")
     return project_root() / Path(path).expanduser()
 
 

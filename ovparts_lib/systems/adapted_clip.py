@@ -15,11 +15,11 @@ import torch
 import torch.distributed
 import torch.nn.functional as F
 from torch import Tensor, nn
-from tqdm.auto import trange
 
 from ovparts_lib.models.clip.text import encode_text, tokenize
 from ovparts_lib.models.clip.token_masks import mask_prompts, patch_masks
 from ovparts_lib.models.clip.towers import ClipSize, image_embeddings
+from ovparts_lib.progress_bar import tqdm
 from ovparts_lib.systems.parameter_groups import train_only
 
 TRAINABLE_GROUPS = {
@@ -147,7 +147,7 @@ def adapt(
     """
     optimiser = torch.optim.AdamW(model.parameter_groups(weight_decay), lr=learning_rate)
     warmup, losses = max(1, min(100, iterations // 10)), []
-    for step in trange(iterations, desc="Adapting CLIP", unit="step"):
+    for step in tqdm(range(iterations), desc="Adapting CLIP", unit="step"):
         for group in optimiser.param_groups:
             group["lr"] = learning_rate * rate_factor(step, iterations, warmup)
         loss = model.loss(next(batches))["loss_contrastive"]

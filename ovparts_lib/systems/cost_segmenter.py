@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from ovparts_lib.models.backbones.guidance import GuidanceSize, build_guidance
 from ovparts_lib.models.clip.dense import DenseFeatures, dense_image_features
+from ovparts_lib.models.clip.prompted_names import SYNONYMS
 from ovparts_lib.models.clip.prompts import TEMPLATES, checked_templates
 from ovparts_lib.models.clip.text_cache import TextCache
 from ovparts_lib.models.clip.towers import MINIATURE, VIT_B_16, ClipSize, build_clip
@@ -19,6 +20,7 @@ from ovparts_lib.models.cost_aggregation.inputs import InputSize, SquareInputs, 
 from ovparts_lib.systems.base import SegmentationSystem, check_choices, check_positive
 from ovparts_lib.systems.scores import AttentionMaps, Request, Scores
 from ovparts_lib.systems.shared_options import Padding
+from ovparts_lib.vocabularies import Vocabulary
 
 # Beginnings of parameter names. "clip_attention" is CAT-Seg's way of fine-tuning CLIP: its image tower's attention and
 # position embedding; "clip_visual" is all of that tower.
@@ -173,6 +175,10 @@ class CostSegmenter(SegmentationSystem):
     def chunks(self) -> Chunks:
         """How much aggregator and decoder compute at once."""
         return Chunks(self.chunk_tokens or _TOKENS.get(self.device.type, 1 << 13), self.checkpoint_aggregator)
+
+    def texts_of(self, vocabulary: Vocabulary) -> list[tuple[str, ...]]:
+        """The synonyms of each class, whose embeddings are averaged: "a, b" and "b, a" are one to CAT-Seg."""
+        return [tuple(sorted({word.lower() for word in name.split(SYNONYMS)})) for name in vocabulary.classes]
 
     def encode_texts(self, names: Sequence[str]) -> Tensor:
         """Text embeddings of names in all templates, and of the background as the last one.

@@ -2,26 +2,13 @@
 
 from __future__ import annotations
 
-import sys
 import time
 from datetime import timedelta
 from typing import Any
 
 from tqdm.auto import tqdm
 
-
-def is_attended() -> bool:
-    """Whether a progress bar makes sense: a terminal, or a notebook a person has open.
-
-    A kernel driven by papermill or nbconvert is told that it may not ask for input, one driven by Jupyter or an editor
-    that it may: that tells them apart.
-    """
-    ipython = sys.modules.get("IPython")
-    shell = ipython.get_ipython() if ipython is not None else None
-    kernel = getattr(shell, "kernel", None)
-    if kernel is not None:
-        return bool(getattr(kernel, "_allow_stdin", False))
-    return sys.stderr is not None and sys.stderr.isatty()
+from ovparts_lib.progress_bar import is_attended
 
 
 class Progress:

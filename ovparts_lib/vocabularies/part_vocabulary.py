@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -13,6 +14,9 @@ from ovparts_lib.vocabularies.vocabulary import UnknownClassError, Vocabulary, _
 
 # What keyboards and word processors write for an apostrophe: ’ ‘ ʼ ＇ ′ ´ `
 _APOSTROPHES = str.maketrans(dict.fromkeys("\u2019\u2018\u02bc\uff07\u2032\u00b4`", "'"))
+# Marks of direction, soft hyphens, zero-width blanks, control characters, halves of characters; what joins emoji and
+# letters of some scripts is seen.
+_UNSEEN, _JOINERS = ("Cc", "Cf", "Cs"), "\u200c\u200d"
 _POSSESSIVE = re.compile(r"'s(?=\s|$)")
 
 
@@ -86,7 +90,8 @@ class PartVocabulary(Vocabulary):
     def from_words(cls, words: Mapping[str, Iterable[str]] | Sequence[str], name: str = "own_words") -> PartVocabulary:
         """A vocabulary of one's own words, all of them unseen.
 
-        Typographic apostrophes mean the same as ``'``. In a flat list, ``'s`` at the end of a word separates an object
+        Typographic apostrophes mean the same as ``'``; invisible characters, which copied text often holds, are left
+        out. In a flat list, ``'s`` at the end of a word separates an object
         from its part; a word without it is used as it stands and counts as its own object.
 
         Args:
@@ -215,8 +220,11 @@ class PartVocabulary(Vocabulary):
 
 
 def _tidy(word: object) -> str:
-    """A user's word with plain apostrophes and single blanks."""
-    return " ".join(str(word).translate(_APOSTROPHES).split())
+    """A user's word with plain apostrophes, single blanks, and nothing that cannot be seen."""
+    plain = " ".join(str(word).translate(_APOSTROPHES).split())
+    return "".join(sign for sign in plain if sign in _JOINERS or unicodedata.category(sign) not in _UNSEEN).strip(
+        _JOINERS
+    )
 
 
 def _own_pair(word: str) -> tuple[str, str | None]:

@@ -8,13 +8,13 @@ from typing import Any
 import pandas as pd
 import torch
 from torch import nn
-from tqdm.auto import tqdm
 
 from ovparts_lib import inspection
 from ovparts_lib.evaluation import protocol_named
 from ovparts_lib.evaluation.objects import score_objects
 from ovparts_lib.evaluation.scoring import score_image
 from ovparts_lib.inspection import Panel
+from ovparts_lib.progress_bar import tqdm
 from ovparts_lib.systems.registry import system_of
 from ovparts_lib.systems.scores import Scores
 from ovparts_lib.vocabularies import PartVocabulary, Vocabulary

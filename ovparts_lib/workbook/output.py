@@ -17,7 +17,7 @@ from ovparts_lib.runs import RunFolder, RunParameters
 _ROWS = 250  # of a table in a notebook; its file holds all
 
 
-def parameter_table(params: RunParameters) -> pd.DataFrame:
+def parameter_table(params: RunParameters) -> Styler:
     """Every parameter with its value and explanation; ``differs`` shows what the recipe or default would be."""
     rows = [
         {
@@ -28,7 +28,7 @@ def parameter_table(params: RunParameters) -> pd.DataFrame:
         }
         for row in params.explained()
     ]
-    return pd.DataFrame(rows).set_index("parameter")
+    return shown_table(Panel("parameters", table=pd.DataFrame(rows), title="Parameters"))
 
 
 class RunOutput:
@@ -94,8 +94,12 @@ class RunOutput:
 
 
 def shown_table(panel: Panel) -> Styler:
-    """A panel's table as notebooks show it: whole texts, two decimals, no more rows than a person looks through."""
+    """A panel's table as notebooks show it: whole texts, at the left; two decimals; a limit of rows."""
     count = len(panel.table)
     title = panel.title if count <= _ROWS else f"{panel.title}: the first {_ROWS} of {count} rows"
     shown = panel.table.head(_ROWS).reset_index(drop=True)
-    return shown.style.format(precision=2, na_rep="–").hide(axis="index").set_caption(title)
+    styled = shown.style.format(precision=2, na_rep="–").hide(axis="index").set_caption(title)
+    # JupyterLab puts everything at the right.
+    left = [{"selector": "", "props": "text-align: left"}]
+    texts = dict.fromkeys(shown.select_dtypes(exclude="number"), left)
+    return styled.set_table_styles([left[0] | {"selector": "caption"}]).set_table_styles(texts, overwrite=False)

@@ -4,9 +4,10 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from ovparts_lib.checkpoints.clip import huggingface_names, load_clip, load_clip_into, save_clip
-from ovparts_lib.checkpoints.reading import CheckpointError
-from ovparts_lib.models.clip.towers import VIT_B_16, ActivationError, activation_of, build_clip
+from ovparts_lib.checkpoints.clip import _activation, huggingface_names, load_clip_into, save_clip
+from ovparts_lib.checkpoints.native import read_metadata
+from ovparts_lib.checkpoints.reading import CheckpointError, read_tensors, weights_file
+from ovparts_lib.models.clip.towers import VIT_B_16, ActivationError, ClipSize, activation_of, build_clip
 from tests.golden.released_clipseg import manifest
 from tests.systems.tiny import TINY_CLIP
 
@@ -14,6 +15,15 @@ from tests.systems.tiny import TINY_CLIP
 def tiny(seed=0, quick_gelu=True):
     torch.manual_seed(seed)
     return build_clip(TINY_CLIP, quick_gelu=quick_gelu)
+
+
+def load_clip(path, size=None, *, activation=None):
+    """A CLIP built as the file says it was trained, with its weights."""
+    metadata = read_metadata(path) or {}
+    size = size or ClipSize(**metadata["size"])
+    found = _activation(weights_file(path), read_tensors(path), metadata, activation)
+    clip = build_clip(size, quick_gelu=found == "quick_gelu")
+    return clip, load_clip_into(clip, path, activation=activation)
 
 
 def assert_same(clip, other):

@@ -302,6 +302,21 @@ def test_tensors_that_are_no_dense_numbers_are_refused_by_name(tmp_path, tensor)
         read_tensors(tmp_path / "w.pth")
 
 
+def test_a_tensor_that_repeats_few_numbers_without_end_is_refused(tmp_path):
+    torch.save({"a": torch.ones(1).expand(10**6, 10**6)}, tmp_path / "w.pth")
+    with pytest.raises(CheckpointError, match=r"the tensor a of shape \(1000000, 1000000\) repeats fewer numbers"):
+        read_tensors(tmp_path / "w.pth")
+
+
+def test_other_zip_archives_are_not_called_damaged(tmp_path):
+    np.savez(tmp_path / "arrays.npz", a=np.ones(3))
+    with zipfile.ZipFile(tmp_path / "text.docx", "w") as archive:
+        archive.writestr("word/document.xml", "<x/>")
+    for name in ("arrays.npz", "text.docx"):
+        with pytest.raises(CheckpointError, match=f"{name} is a zip archive, but none that torch.save"):
+            read_tensors(tmp_path / name)
+
+
 @pytest.mark.parametrize("value", [1e300, -1e39])
 def test_numbers_that_are_finite_only_in_the_file_are_refused(value):
     module = nn.Linear(3, 2)

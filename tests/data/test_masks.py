@@ -38,6 +38,7 @@ def test_folders_and_arrays_give_the_same_masks(tmp_path):
         (np.arange(35).reshape(1, *SIZE), "mask 0: holds 34 values beside 0"),
         (np.zeros((0, *SIZE)), r"is an array of shape \(0, 5, 7\)"),
         (np.full((1, *SIZE), "x"), "is no mask"),
+        (np.where(masks(), np.nan, 0), "mask 0: holds no finite value beside 0"),
     ],
 )
 def test_arrays_that_are_no_masks_are_one_clear_problem(tmp_path, made, message):
@@ -64,3 +65,19 @@ def test_files_that_are_no_masks_are_named(tmp_path):
     np.save(tmp_path / "objects.npy", np.array([{}], object), allow_pickle=True)
     with pytest.raises(DatasetError, match="is no array"):
         read_masks(tmp_path / "objects.npy", SIZE)
+    np.savez_compressed(tmp_path / "cut.npz", masks())
+    (tmp_path / "cut.npz").write_bytes((tmp_path / "cut.npz").read_bytes()[:-40])
+    with pytest.raises(DatasetError, match="is no array"):
+        read_masks(tmp_path / "cut.npz", SIZE)
+
+
+@pytest.mark.parametrize("colour", [1, 3])
+def test_a_mask_may_stand_in_the_transparency(tmp_path, colour):
+    shown = np.full((*SIZE, colour), 255)
+    cut_out = np.concatenate([shown, masks()[0][..., None] * 255], axis=2).astype(np.uint8)
+    Image.fromarray(cut_out).save(tmp_path / "0.png")
+    np.testing.assert_array_equal(read_masks(tmp_path, SIZE).numpy(), masks()[:1])
+    cut_out[0, 0, -1] = 90
+    Image.fromarray(cut_out).save(tmp_path / "0.png")
+    with pytest.raises(DatasetError, match=r"0\.png: is transparent in part"):
+        read_masks(tmp_path, SIZE)

@@ -80,6 +80,8 @@ def test_objects_with_parts(tmp_path, with_objects):
         ("[sky, on]", "True is no name .*quote words such as 'on'"),
         ("[]", "names no class"),
         ("[sky, sky]", "appear twice: sky"),
+        ("{dog: [head], cat: [tail], dog: [tail]}", "the key `dog` is given twice"),
+        ("{a: &a [x], b: *a}", r"the alias \*a: write it out"),
         ("{classes: [sky], unsen: [sky]}", "unknown key 'unsen'"),
         ("{classes: [sky], unseen: [sea]}", "no class 'sea'"),
         ("{classes: [sky], ignore_label: 0}", "ignore_label is 255 .* not 0"),

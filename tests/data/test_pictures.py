@@ -1,11 +1,14 @@
 """Pictures of every mode, depth and orientation are read as they look, or refused by name."""
 
+import struct
+import zlib
+
 import numpy as np
 import pytest
 from PIL import Image
 
 import ovparts_lib.data.labels as module
-from ovparts_lib.data import DatasetError, PascalPart116, read_image, verify_dataset
+from ovparts_lib.data import DatasetError, PascalPart116, read_image, read_labels, verify_dataset
 from ovparts_lib.data.dataset import read_sample
 from tests.data.released_layout import save
 
@@ -73,6 +76,91 @@ def test_photographs_over_pillows_limit_are_read_and_a_limit_remains(tmp_path, m
     monkeypatch.setattr(module, "MAX_PIXELS", 1_000_000)
     with pytest.raises(DatasetError, match=r"large\.png: has 180 megapixels; at most 1 are read\. Make it smaller"):
         read_image(tmp_path / "large.png")
+
+
+def chunk(kind, content):
+    return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+
+
+def save_deep_png(path, samples, more=b""):
+    """Pillow writes no 16-bit colour: samples (h, w, channels) of 0..65535; ``more`` goes before the pixels."""
+    height, width, channels = samples.shape
+    kind = {1: 0, 2: 4, 3: 2, 4: 6}[channels]
+    rows = b"".join(b"\0" + row.tobytes() for row in samples.astype(">u2"))
+    header = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 16, kind, 0, 0, 0))
+    path.write_bytes(b"\x89PNG\r\n\x1a\n" + header + more + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b""))
+
+
+@pytest.mark.parametrize("channels", [2, 3, 4])
+def test_16_bit_colour_is_scaled_and_fewer_bits_are_refused(tmp_path, channels):
+    def samples(scale):
+        colour = np.repeat((RAMP * scale)[..., None], channels, axis=2)
+        return np.where(np.arange(channels) == (3 if channels == 4 else 1 if channels == 2 else -1), 65535, colour)
+
+    save_deep_png(tmp_path / "deep.png", samples(257))
+    assert columns(tmp_path / "deep.png") == COLUMNS
+    save_deep_png(tmp_path / "twelve.png", samples(16))
+    with pytest.raises(DatasetError, match=r"twelve\.png: .*mode RGBA? with no value over 3840: 16 bits of which 14"):
+        read_image(tmp_path / "twelve.png")
+
+
+def test_a_transparent_grey_of_16_bits_is_white(tmp_path):
+    save_deep_png(tmp_path / "deep.png", (RAMP * 257)[..., None], chunk(b"tRNS", struct.pack(">H", 19 * 257)))
+    assert columns(tmp_path / "deep.png") == [0, 255, 127, 235, 255]
+
+
+def test_where_0_is_white(tmp_path):
+    reversed_columns = [255 - value for value in COLUMNS]
+    # Pillow reverses 8 bits in writing, too.
+    for name, bits, expected in (("8.tif", np.uint8, COLUMNS), ("16.tif", np.uint16, reversed_columns)):
+        greys = (RAMP * (257 if bits is np.uint16 else 1)).astype(bits)
+        Image.fromarray(greys).save(tmp_path / name, tiffinfo={262: 0})
+        assert Image.open(tmp_path / name).tag_v2[262] == 0
+        assert columns(tmp_path / name) == expected
+        with pytest.raises(DatasetError, match="white is 0, so that labels are reversed"):
+            read_labels(tmp_path / name, bits)
+
+
+@pytest.mark.parametrize("largest", [65535, 4095])
+def test_a_format_that_says_what_is_white_is_believed(tmp_path, largest):
+    values = np.rint(RAMP * largest / 255).astype(">u2")
+    (tmp_path / "deep.png").write_bytes(b"P5 256 3 %d\n" % largest + values.tobytes())
+    assert np.abs(np.subtract(columns(tmp_path / "deep.png"), COLUMNS)).max() <= 1
+
+
+@pytest.mark.parametrize("suffix", ["gif", "tif", "webp", "png"])
+def test_of_several_pictures_in_a_file_the_first_is_read_and_it_is_said(tmp_path, suffix):
+    path, frames = tmp_path / f"two.{suffix}", [Image.new("RGB", (9, 7), (value,) * 3) for value in (10, 200)]
+    frames[0].save(path, save_all=True, append_images=frames[1:])
+    with pytest.warns(UserWarning, match=f"two.{suffix} holds 2 pictures; the first is read"):
+        assert abs(int(read_image(path)[0, 3, 3]) - 10) < 3
+
+
+def test_the_preview_in_a_cameras_file_is_no_second_picture(tmp_path, recwarn):
+    frames = [Image.new("RGB", (9, 7), (value,) * 3) for value in (10, 200)]
+    frames[0].save(tmp_path / "two.jpg", format="MPO", save_all=True, append_images=frames[1:])
+    assert read_image(tmp_path / "two.jpg").max() < 15 and not recwarn.list
+
+
+@pytest.mark.parametrize(
+    ("start", "kind"),
+    [
+        (b"\0\0\0\x18ftypheic\0\0\0\0mif1", "heic, of the family of HEIC"),
+        (b"%PDF-1.7", "PDF"),
+        (b" <svg/>", "SVG"),
+        (b"\x93NUMPY", "a numpy array"),
+    ],
+)
+def test_pictures_of_formats_that_are_not_read_are_not_called_damaged(tmp_path, start, kind):
+    (tmp_path / "photo.jpg").write_bytes(start + bytes(40))
+    with pytest.raises(DatasetError, match=rf"cannot be decoded \({kind}.*\)\. Convert it to JPEG or PNG"):
+        read_image(tmp_path / "photo.jpg")
+
+
+def test_labels_that_jpeg_has_changed_are_refused(tmp_path):
+    Image.fromarray(RAMP.astype(np.uint8)).save(tmp_path / "labels.png", format="JPEG")
+    with pytest.raises(DatasetError, match=r"labels\.png: label file is a JPEG, which changes labels"):
+        read_labels(tmp_path / "labels.png")
 
 
 def turn(path, orientation):

@@ -89,7 +89,7 @@ def test_a_viewer_draws_what_is_chosen(monkeypatch):
         asked.append((index, layer, word))
         return small_figure(f"{index} {layer} {word}")
 
-    monkeypatch.setattr(widgets_module, "someone_is_there", lambda: True)
+    monkeypatch.setattr(widgets_module, "is_attended", lambda: True)
     viewer = browse(draw, ["first", "second"], layer=[0, 1], word=["head", "tail"])
     (slider, name), (layer, word), screen = viewer.children[0].children, viewer.children[1].children, viewer.children[2]
     first = screen.value
@@ -104,24 +104,10 @@ def test_a_viewer_draws_what_is_chosen(monkeypatch):
 
 def test_without_anybody_there_figures_are_shown(monkeypatch):
     shown = []
+    monkeypatch.setattr(widgets_module, "is_attended", lambda: False)
     monkeypatch.setattr(widgets_module, "display", shown.append)
     assert browse(drawn, ["a", "b", "c"], layer=[4, 5]) is None
     assert [figure.axes[0].get_title() for figure in shown] == ["0 {'layer': 4}"]
-
-
-def test_a_person_is_told_from_papermill(monkeypatch):
-    class Kernel:
-        _allow_stdin = True
-
-    class Shell:
-        kernel = Kernel()
-
-    monkeypatch.setattr(widgets_module, "get_ipython", Shell)
-    assert widgets_module.someone_is_there()
-    Kernel._allow_stdin = False
-    assert not widgets_module.someone_is_there()
-    monkeypatch.setattr(widgets_module, "get_ipython", lambda: None)
-    assert not widgets_module.someone_is_there()
 
 
 @pytest.mark.parametrize("word", ["$5 and $6", r"$\\frac$", "$x$", "_hidden", "50 % ^ {x}"])

@@ -409,3 +409,30 @@ def test_project_root(tmp_path, monkeypatch):
     monkeypatch.setenv("OVPARTS_ROOT", str(tmp_path / "missing"))
     with pytest.raises(NotADirectoryError, match="OVPARTS_ROOT"):
         project_root()
+
+
+@pytest.mark.parametrize("content", [None, b"", b"notebook: [", b"\xff\xfe", b"- x"])
+@pytest.mark.parametrize("computed", ["checkpoints/step_00000007.pt", "evaluation/before.npz", "weights.safetensors"])
+def test_what_belongs_to_no_known_run_is_not_taken_for_this_one(root, params, content, computed):
+    RunFolder.open(params).close()
+    path = params.folder / computed
+    path.parent.mkdir(exist_ok=True)
+    path.write_bytes(b"of other parameters, perhaps")
+    stored = params.folder / "params.yaml"
+    stored.unlink() if content is None else stored.write_bytes(content)
+    with pytest.raises(RunConflictError, match=r"its params\.yaml is missing or damaged.* start over with --again"):
+        RunFolder.open(params)
+    assert path.exists()
+    RunFolder.open(params, again=True).close()
+    assert not path.exists()
+
+
+def test_what_stands_where_a_folder_is_needed_is_named(root, params, tmp_path):
+    (tmp_path / "file").write_text("x")
+    (tmp_path / "link").symlink_to("nowhere")
+    for name, kind in (("file", "a file"), ("link", "a link to nowhere")):
+        with pytest.raises(NotADirectoryError, match=rf"is {kind}, where a folder is needed.*{name}'"):
+            RunFolder.open(params.model_copy(update={"outputs": str(tmp_path / name)}))
+    (params.folder / "results.json").mkdir(parents=True)
+    with pytest.raises(IsADirectoryError, match=r"is a folder, where a file is to be written.*results\.json'"):
+        RunFolder.open(params).finish({})

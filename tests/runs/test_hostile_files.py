@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from ovparts_lib.runs import ParameterError, RunFolder, load_parameters
+from ovparts_lib.runs import ParameterError, RunFolder, load_parameters, resolve_path
 from ovparts_lib.runs.folder import read_json, read_params
 from ovparts_lib.runs.listing import find_runs, format_table, headline_rows
 from ovparts_lib.runs.load_params import validate_parameters
@@ -25,6 +25,32 @@ def test_a_bomb_of_yaml_aliases_is_refused_at_once(root, tmp_path):
     deep.write_text("a: " + "[" * 20_000)
     with pytest.raises(ParameterError):
         load_parameters(deep)
+
+
+@pytest.mark.parametrize(
+    ("written", "message"),
+    [
+        ("010", "010 stands for the number 8 in YAML: write that, or put it in quotes"),
+        ("1:30", "1:30 stands for the number 90 in YAML"),
+        ("-1:30.5", "stands for the number -90.5"),
+        ("0x10", None),
+        ("1_000", None),
+        ("0", None),
+        ("'010'", None),
+        ("0.5", None),
+    ],
+)
+def test_numbers_that_yaml_reads_as_others_are_refused(tmp_path, written, message):
+    (tmp_path / "params.yaml").write_text(f"notebook: 01_miniature\nrender_seed: {written}\n")
+    assert (read_params(tmp_path) is None) == (message is not None)
+    if message is not None:
+        with pytest.raises(ParameterError, match=f"line 2: .*{message}"):
+            load_parameters(tmp_path / "params.yaml")
+
+
+def test_addresses_are_not_taken_for_folders(root):
+    with pytest.raises(FileNotFoundError, match=r"^https://a.org/x.pt is an address; only files on this machine"):
+        resolve_path("https://a.org/x.pt")
 
 
 FORGED = [
@@ -59,6 +85,13 @@ def test_json_nested_without_end_says_nothing(tmp_path):
     [
         ({"images": "[a.jpg]"}, "its -y reads YAML"),
         ({"words": "{dog: [head]}"}, "its -y reads YAML"),
+        ({"outputs": "a\0b"}, "expected text without a zero byte"),
+        ({"words": [None]}, "each word text that is not empty"),
+        (
+            {"test_shortest_edge": 0},
+            "^31_own_image: test_shortest_edge = 0: expected a whole number of at least 1, as_",
+        ),
+        ({"test_shortest_edge": "none"}, "expected a whole number of at least 1, as_trained, or null$"),
         ({"words": [True, False]}, "YAML reads on, off, yes, no and their like as true or false"),
         ({"model": True}, "put it in quotes if it is meant as text .YAML reads on, off"),
     ],

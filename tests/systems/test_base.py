@@ -68,6 +68,11 @@ def test_words_that_a_system_reads_alike_are_refused():
     assert len(tiny_catseg().predict(image, words)[0].logits) == 2
     with pytest.raises(ValueError, match="'dog' and 'Dog' are one to the text tower"):
         tiny_catseg().predict(image, PartVocabulary.from_words(["dog", "Dog"]))
+    # Embeddings of synonyms are averaged, whatever their order, by the systems that take them for such.
+    synonyms = PartVocabulary.from_words(["rug, mat", "Mat, rug"])
+    with pytest.raises(ValueError, match="'rug, mat' and 'Mat, rug' are one to the text tower"):
+        tiny_catseg().predict(image, synonyms)
+    assert len(tiny_clipseg().predict(image, synonyms)[0].logits) == 2
 
 
 def test_regions_are_for_systems_that_need_them():

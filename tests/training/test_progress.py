@@ -7,6 +7,7 @@ import nbformat
 import pytest
 from nbclient import NotebookClient
 
+from ovparts_lib import progress_bar
 from ovparts_lib.training import progress
 from ovparts_lib.training.progress import Pace, Progress
 
@@ -49,7 +50,7 @@ def test_silence_on_request(attended, capsys):
 
 
 # The file alone, as the package would import torch.
-ASK = f"import runpy; print(runpy.run_path({progress.__file__!r})['is_attended']())"
+ASK = f"import runpy; print(runpy.run_path({progress_bar.__file__!r})['is_attended']())"
 
 
 def test_a_terminal_is_attended_and_a_pipe_is_not():
@@ -83,9 +84,9 @@ def test_a_kernel_that_may_ask_for_input_is_attended(monkeypatch):
         get_ipython = staticmethod(lambda: Shell())
 
     monkeypatch.setitem(sys.modules, "IPython", IPython)
-    assert progress.is_attended()
+    assert progress_bar.is_attended()
     Kernel._allow_stdin = False
-    assert not progress.is_attended()
+    assert not progress_bar.is_attended()
 
 
 def test_pace_leaves_out_what_happens_between_steps(monkeypatch):
@@ -97,3 +98,10 @@ def test_pace_leaves_out_what_happens_between_steps(monkeypatch):
         pace.end_step(8)
     assert pace.read() == (16 / 4, 4 / 2)
     assert pace.seconds == 70.0
+
+
+def test_a_bar_that_nobody_watches_is_text_and_ends_full(monkeypatch, capsys):
+    monkeypatch.setattr(progress_bar, "is_attended", lambda: False)
+    monkeypatch.setattr("tqdm.auto.tqdm", lambda *arguments, **options: pytest.fail("a widget"))
+    assert list(progress_bar.tqdm(range(3), desc="Evaluating", unit="image")) == [0, 1, 2]
+    assert "3/3" in capsys.readouterr().err.splitlines()[-1]

@@ -6,8 +6,9 @@ from datetime import timedelta
 from pathlib import Path
 
 import torch
+from torch.distributed import distributed_c10d
 
-from ovparts_lib.training import TrainingSettings, distribution, launch, train
+from ovparts_lib.training import TrainingSettings, launch, train
 from tests.training.toy import ToyModel, toy_loader
 
 
@@ -17,14 +18,17 @@ def toy_settings(**changes):
 
 
 class SlowModel(ToyModel):
-    """Takes its time, so that there is time to interfere; and may meet a NaN on one rank."""
+    """Takes its time, so that there is time to interfere; may meet a NaN on one rank, or wait for one in vain."""
 
-    def __init__(self, pause=0.0, nan_at=None, hang_at=None, **options):
+    def __init__(self, pause=0.0, nan_at=None, hangs=None, **options):
         super().__init__(**options)
-        self.pause, self.nan_at, self.hang_at = pause, nan_at, hang_at
+        self.pause, self.nan_at, self.hangs = pause, nan_at, hangs
 
     def loss(self, batch):
-        time.sleep(600 if self.calls == self.hang_at else self.pause)
+        if self.hangs is not None and self.calls == 5:  # all ranks have met; none is given long to come from now on
+            distributed_c10d._set_pg_timeout(timedelta(seconds=1))
+            time.sleep(600 if self.hangs else 0)
+        time.sleep(self.pause)
         terms = super().loss(batch)
         return {**terms, "loss_size": terms["loss_size"] * torch.nan} if self.calls == self.nan_at else terms
 
@@ -42,12 +46,10 @@ def main():
     choices = parser.parse_args()
 
     settings = toy_settings(devices=choices.devices)
-    if choices.hang_rank is not None:
-        distribution._STEP_PATIENCE = timedelta(seconds=5)
     fabric = launch(settings)
     nan_at = 5 if fabric.global_rank == choices.nan_rank else None
-    hang_at = 5 if fabric.global_rank == choices.hang_rank else None
-    model = SlowModel(choices.pause, nan_at, hang_at, dropout=choices.dropout, queries=choices.queries)
+    hangs = None if choices.hang_rank is None else fabric.global_rank == choices.hang_rank
+    model = SlowModel(choices.pause, nan_at, hangs, dropout=choices.dropout, queries=choices.queries)
     loader = toy_loader(workers=choices.workers, rank=fabric.global_rank, world_size=fabric.world_size)
     result = train(model, loader, settings, run_dir=choices.folder, fabric=fabric)
     if fabric.is_global_zero:

@@ -128,6 +128,20 @@ def test_typographic_apostrophes_mean_the_same(mark):
     assert PartVocabulary.from_words({f"lord{mark}s table": ["leg"]}).objects == ("lord's table",)
 
 
+@pytest.mark.parametrize("mark", "\u200b\u00ad\ufeff\u200e\u200f\u202e\u2066\u0000\u0007\ud800")
+def test_what_cannot_be_seen_in_a_word_is_left_out(mark):
+    assert PartVocabulary.from_words([f"{mark}dog's{mark} he{mark}ad{mark}"]).parts == ("dog's head",)
+    with pytest.raises(ValueError, match="appear twice: head"):
+        PartVocabulary.from_words(["head", f"he{mark}ad"])
+    with pytest.raises(ValueError, match="a word is empty"):
+        PartVocabulary.from_words([f"{mark}\u200d"])
+
+
+def test_what_joins_letters_and_emoji_is_seen():
+    words = ["\U0001f468\u200d\U0001f469", "\u0645\u06cc\u200c\u062e\u0648", "\u2764\ufe0f"]
+    assert list(PartVocabulary.from_words(words).parts) == words
+
+
 def test_an_s_inside_a_word_is_no_possessive():
     words = PartVocabulary.from_words(["car'side", "bird's-eye view", "lord's table's leg"])
     assert words.pairs == (("car'side",) * 2, ("bird's-eye view",) * 2, ("lord", "table's leg"))

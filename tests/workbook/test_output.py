@@ -9,6 +9,7 @@ from PIL import Image
 
 from ovparts_lib.inspection import Panel
 from ovparts_lib.inspection.figures import new_figure
+from ovparts_lib.runs.parameters import StartHereParameters
 from ovparts_lib.workbook import RunOutput, output
 from ovparts_lib.workbook.output import shown_table
 
@@ -63,3 +64,16 @@ def test_a_panel_shown_again_replaces_itself(run):
 def test_long_tables_are_cut_where_nobody_reads_on():
     html = shown_table(Panel("long", table=pd.DataFrame({"row": range(900)}), title="Long")).to_html()
     assert "Long: the first 250 of 900 rows" in html and html.count("<tr>") == 251
+
+
+def test_texts_stand_at_the_left_and_numbers_where_jupyter_puts_them():
+    table = pd.DataFrame({"paper": ["a, b"], "year": [2022], "note": ["c"]})
+    html = shown_table(Panel("p", table=table, title="P")).to_html()
+    assert all(f" {place} {{\n  text-align: left" in html for place in ("caption", ".col0", ".col2"))
+    assert " .col1" not in html
+
+
+def test_explanations_of_parameters_are_shown_whole():
+    params = StartHereParameters(setting="miniature", run="a", samples=3)
+    html = output.parameter_table(params).to_html()
+    assert "auto takes the first CUDA device if there is one, else the CPU" in html and "recipe: 8" in html

@@ -14,6 +14,7 @@ from ovparts_lib.data.readers.pascal_part_116 import PascalPart116
 from ovparts_lib.data.readers.semantic import SemanticFolder, SemanticReader
 from ovparts_lib.data.records import DatasetError, Record
 from ovparts_lib.data.splits import Files, Split
+from ovparts_lib.strict_yaml import StrictLoader
 from ovparts_lib.vocabularies import PartVocabulary, Vocabulary
 
 CLASS_FILES = ("classes.yaml", "classes.yml", "classes.json")
@@ -53,7 +54,7 @@ def read_classes(root: Path) -> Vocabulary:
     """The class list of a user's dataset. Raises DatasetError: it is missing or wrong."""
     path = next((root / name for name in CLASS_FILES if (root / name).is_file()), root / CLASS_FILES[0])
     try:
-        content = yaml.safe_load(read_file(path, _ADVICE).decode("utf-8-sig"))
+        content = yaml.load(read_file(path, _ADVICE).decode("utf-8-sig"), Loader=StrictLoader)
         settings = content if isinstance(content, dict) and "classes" in content else {"classes": content}
         if unknown := set(settings) - {"classes", "unseen", "ignore_label"}:
             raise ValueError(f"unknown key {sorted(unknown)[0]!r}")

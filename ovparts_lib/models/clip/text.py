@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import lru_cache
+from textwrap import shorten
 
 import open_clip
 import torch
@@ -57,7 +58,7 @@ def tokenize(prompts: Sequence[str], context_length: int = 77) -> Tensor:
     for prompt, row in zip(prompts, rows, strict=True):
         if len(row) > context_length:
             raise PromptTooLongError(
-                f"the prompt {prompt!r} has {len(row)} tokens, with start and end; the text tower takes "
+                f"the prompt {shorten(prompt, 80)!r} has {len(row)} tokens, with start and end; the text tower takes "
                 f"{context_length}: shorten it"
             )
     longest = max(map(len, rows))

@@ -14,9 +14,9 @@ import numpy as np
 import pandas as pd
 import torch
 from torch.utils.data import DataLoader
-from tqdm.auto import tqdm
 
 from ovparts_lib.data.dataset import read_classes
+from ovparts_lib.progress_bar import tqdm
 from ovparts_lib.systems.adapted_clip import FINE_TUNING, MASK_PROMPT_TUNING, AdaptedClip, adapt
 from ovparts_lib.systems.ovseg.adapted_files import export_adapted, fuse_clip
 from ovparts_lib.systems.ovseg.model import Ovseg

@@ -43,7 +43,7 @@ class OvsegOptions(MaskClassifierOptions):
         "learning_rate": (_by_backbone(6e-5, 2e-4), 1e-3),
         "weight_decay": (_by_backbone(0.01, 1e-4), 0.01),
         "backbone_rate": (_by_backbone(1.0, 0.1), 1.0),
-        "ensemble_weight": (_ensemble_weight, 0.9),  # of the miniature: by the search of its notebook
+        "ensemble_weight": (_ensemble_weight,) * 2,
         "mask_threshold": (_by_backbone(0.4, 0.5), 0.4),
     }
 

@@ -71,7 +71,7 @@ class ScanOptions(MaskClassifierOptions):
         **begins_from(PRETRAINED),
         "learning_rate": (6e-5, 1e-3),
         "mask_weight": (5.0, 5.0),
-        "ensemble_weight": (_preset("ensemble_weight"), 0.9),  # of the miniature: as OVSeg's
+        "ensemble_weight": (_preset("ensemble_weight"),) * 2,
         "mask_threshold": (_preset("mask_threshold"),) * 2,
     }
 

@@ -19,8 +19,8 @@ import pandas as pd
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from tqdm.auto import tqdm
 
+from ovparts_lib.progress_bar import tqdm
 from ovparts_lib.systems.zsseg_plus.model import ZssegPlus
 from ovparts_lib.systems.zsseg_plus.options import Competing
 from ovparts_lib.systems.zsseg_plus.regions import (

@@ -131,8 +131,8 @@ def test_objects_are_found_where_their_parts_score_and_clip_agrees():
     texts = F.normalize(torch.randn(6, 32, generator=torch.Generator().manual_seed(0)), dim=1)
     clip = texts[4][:, None, None].expand(-1, 4, 4)
     arguments = (clip, texts, VOCABULARY, (64, 60), (64, 64))
-    found = find_objects(probabilities, logits, *arguments)
+    found = find_objects(probabilities, logits, *arguments, 100.0)
     assert [number for number, _ in found] == [1, 2]
     assert found[1][1][:30].all() and not found[1][1][34:].any()
     assert found[0][1][50:].all() and not found[0][1][:46].any()
-    assert find_objects(probabilities, logits - 40, *arguments) == []
+    assert find_objects(probabilities, logits - 40, *arguments, 100.0) == []
