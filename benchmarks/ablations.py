@@ -29,7 +29,7 @@ from ovparts_lib.runs.batch import default_jobs, run_beside
 
 UNGUIDED = {"model_size": "miniature_unguided", "trainable": ["aggregator"]}
 FROM_NOTHING = {"initialise_from": None, "clip_weights": "outputs/miniature/world/miniclip.safetensors"}
-ADAPTED = {"adaptation_iterations": 200, "adaptation_pairs": "labels"}
+ADAPTED = {"adaptation_iterations": 200}
 
 
 @dataclass(frozen=True)
@@ -71,11 +71,13 @@ VARIANTS: dict[str, Variant] = {
     "ZSSeg+": Variant("22_zsseg_plus"),
     "ZSSeg+, CLIP alone": _scored("ZSSeg+", "22_zsseg_plus", ensemble="clip"),
     "ZSSeg+, stage 1 alone": _scored("ZSSeg+", "22_zsseg_plus", ensemble="stage1"),
-    "OVSeg": Variant("25_ovseg"),
+    "OVSeg": Variant("25_ovseg", {"adaptation_iterations": 0}),
     "OVSeg, proposals alone": _scored("OVSeg", "25_ovseg", classifier="proposals"),
     "OVSeg, CLIP alone": _scored("OVSeg", "25_ovseg", classifier="clip"),
     "OVSeg, CLIP fine-tuned": _scored("OVSeg", "25_ovseg", adaptation=["fine_tuning"], **ADAPTED),
-    "OVSeg, CLIP fine-tuned, mask prompts": _scored("OVSeg", "25_ovseg", mask_prompts=True, **ADAPTED),
+    "OVSeg, CLIP fine-tuned, mask prompts": _scored(
+        "OVSeg", "25_ovseg", adaptation=["fine_tuning", "mask_prompts"], mask_prompts=True, **ADAPTED
+    ),
     "SCAN": Variant("26_scan"),
     "SCAN without CS": _scored("SCAN", "26_scan", shift_ratio=0.0),
     "SCAN without SIM": Variant("26_scan", {"integration": False}),
@@ -127,8 +129,7 @@ def parameter_values(variant: str, seed: int, outputs: Path, iterations: int | N
     values = yaml.safe_load(shipped_file(chosen.notebook).read_text(encoding="utf-8"))
     steps, batch = budget(iterations, chosen.notebook)
     values |= QUICK | chosen.changes | {"seed": seed, "setting": "ablations", "outputs": str(outputs)}
-    # of what is no ablation, the untrained system is scored too
-    values["evaluate_before_training"] = not chosen.changes
+    values["evaluate_before_training"] = chosen.trained
     values |= {"iterations": steps if chosen.trained else 0, "batch_size": batch}
     values["run"] = run_name(variant, seed, steps)
     if chosen.first:
@@ -174,15 +175,17 @@ def rows_of(run: Path, variant: str, values: dict[str, Any], iterations: int | N
         ValueError: the run was trained for another number of steps than its parameters say.
     """
     results = json.loads((run / "results.json").read_text(encoding="utf-8"))
-    log = [json.loads(line) for line in (run / "log.jsonl").read_text(encoding="utf-8").splitlines()]
-    steps = [entry for entry in log if "loss" in entry] if values["iterations"] else []
+    lines = (run / "log.jsonl").read_text(encoding="utf-8").splitlines() if values["iterations"] else []
+    steps = [entry for entry in map(json.loads, lines) if "loss" in entry]
     attention, groups = {}, {}
     if (run / "tables" / "attention_after.csv").is_file():
         table = pd.read_csv(run / "tables" / "attention_after.csv")
         attention = {f"attention_{key}": round(float(table[key].mean()), 4) for key in ATTENTION}
     if (run / "tables" / "seen_in_training.csv").is_file():
         table = pd.read_csv(run / "tables" / "seen_in_training.csv").set_index("classes of")["mean IoU"]
-        groups = {"seen": table.get("seen in training"), "unseen": table.get("unseen"), "harmonic": None}
+        # a run that trains nothing does not know which classes were labelled where it was trained
+        known = table if steps else {}
+        groups = {"seen": known.get("seen in training"), "unseen": known.get("unseen"), "harmonic": None}
     if steps and steps[-1]["step"] != values["iterations"]:
         raise ValueError(f"{run} has {steps[-1]['step']} steps, not {values['iterations']}")
     made = json.loads((run / "provenance.json").read_text(encoding="utf-8"))

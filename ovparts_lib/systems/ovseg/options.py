@@ -68,13 +68,19 @@ class OvsegOptions(MaskClassifierOptions):
         "sum", description="pixels sum the classes of all masks, or (the released demo) each class has one mask"
     )
     adaptation: Annotated[list[Literal["fine_tuning", "mask_prompts"]], Listed, Field(min_length=1)] = option(
-        ["fine_tuning", "mask_prompts"], description="how CLIP is adapted to masked crops: one way after the other"
+        ["fine_tuning", "mask_prompts"],
+        ["fine_tuning"],
+        description="how CLIP is adapted to masked crops: one way after the other",
     )
     adaptation_iterations: Whole = option(
-        0, ge=0, description="steps of each way; 17,270 were released for ViT-L/14, 4,315 for ViT-B/16; 0: none"
+        0,
+        lambda given: 0 if given.get("checkpoint") else min(200, given.get("iterations") or 0),
+        ge=0,
+        description="steps of each way; 17,270 were released for ViT-L/14, 4,315 for ViT-B/16; 0: none",
     )
     adaptation_pairs: Text = option(
         "proposals",
+        "labels",
         description="what CLIP is adapted on: proposals, those it finds most like each labelled class; labels, the "
         "labelled masks themselves; or a table of pairs mined elsewhere (.tsv with filepath and title)",
     )
