@@ -6,13 +6,14 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable
+from contextlib import ExitStack
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 
 import torch
 import yaml
-from measure import IMAGE_SIZE, images, ovparts_tasks, part_maps
+from measure import PICTURE, images, ovparts_tasks, part_maps, picture_size
 from precisions import arithmetic, precisions, synchronise, without_dropout
 from rows import HERE
 from torch import Tensor
@@ -63,10 +64,10 @@ def recorded_scores(system: str, device: torch.device) -> Found:
 
 def miniature_scores(system: str, device: torch.device) -> Found:
     """A prediction of the miniature, with random weights, against the same on the CPU."""
-    pictures, vocabulary = images(1, IMAGE_SIZE["evaluate"]), load_vocabulary("pascal_part_116")
+    pictures, vocabulary = images(1, picture_size(PICTURE["evaluate"])), load_vocabulary("pascal_part_116")
     values = {}
     for place in (torch.device("cpu"), device):
-        _, logits, _ = ovparts_tasks(system, "miniature", None, {}, place, compiled=False)
+        _, logits, _ = ovparts_tasks(system, "miniature", place, ExitStack())
         values[place.type] = lambda logits=logits: logits(pictures, vocabulary)
     with arithmetic("fp32", torch.device("cpu")):
         expected = values["cpu"]()
@@ -79,15 +80,15 @@ def training_step(system: str, device: torch.device) -> Found:
     pictures, maps = images(2, (96, 96)), part_maps(vocabulary, 2, (96, 96))
     losses, gradients = [], []
     for place in (torch.device("cpu"), device):
-        model, _, loss = ovparts_tasks(system, "miniature", None, {}, place, compiled=False)
-        without_dropout(model)
-        torch.manual_seed(1)  # systems draw queries and points on the CPU
-        with arithmetic("fp32", place):
+        with ExitStack() as held, arithmetic("fp32", place):
+            model, _, loss = ovparts_tasks(system, "miniature", place, held)
+            without_dropout(model)
+            torch.manual_seed(1)  # systems draw queries and points on the CPU
             value = loss(pictures, maps, vocabulary)
             value.backward()
+            trained = [p.grad for p in model.parameters() if p.grad is not None]
+            gradients.append(torch.cat([gradient.flatten().cpu() for gradient in trained]))
         losses.append(value)
-        trained = [p.grad for p in model.parameters() if p.grad is not None]
-        gradients.append(torch.cat([gradient.flatten().cpu() for gradient in trained]))
     return {
         "loss": (relative(losses[1], losses[0]), LOSS_LIMIT),
         "gradients": (relative(gradients[1], gradients[0]), GRADIENT_LIMIT),

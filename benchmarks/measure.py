@@ -6,7 +6,7 @@ import argparse
 import json
 import statistics
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
@@ -79,16 +79,21 @@ def random_names(clip: nn.Module, names: Sequence[str], templates: Sequence[str]
 
 
 def ovparts_tasks(
-    arguments: argparse.Namespace, device: torch.device, held: ExitStack
+    system: str,
+    size: str,
+    device: torch.device,
+    held: ExitStack,
+    *,
+    weights: Path | None = None,
+    options: Mapping[str, Any] | None = None,
+    compiled: bool = False,
 ) -> tuple[nn.Module, Callable, Callable]:
     """Our model, and functions (images, vocabulary) -> logits and (images, part maps, vocabulary) -> loss.
 
     Without weights, a new model of the size with the seed fixed. What a training does without is out of memory from the
     first loss on until ``held`` is closed.
     """
-    system, size, weights, compiled = arguments.system, arguments.size, arguments.weights, arguments.compile
-    options, training = json.loads(arguments.options), []
-    entry = SYSTEMS[system]
+    entry, options, training = SYSTEMS[system], options or {}, []
     if weights:
         model, _ = entry.load(weights, entry.sizes[size], **options)
     else:
@@ -158,7 +163,9 @@ def peer_tasks(weights: Path, device: torch.device, compiled: bool, full: bool) 
 def work_of(arguments: argparse.Namespace, device: torch.device, held: ExitStack) -> tuple[Work, Vocabulary, int]:
     """What a repeat does, given its number; the words it does it for; how many images it takes."""
     if arguments.implementation == "ovparts":
-        model, logits, loss = ovparts_tasks(arguments, device, held)
+        chosen = {"weights": arguments.weights, "options": json.loads(arguments.options)}
+        place = (arguments.system, arguments.size, device, held)
+        model, logits, loss = ovparts_tasks(*place, **chosen, compiled=arguments.compile)
     else:
         full = arguments.implementation == "transformers_77"
         model, logits, loss = peer_tasks(arguments.weights, device, arguments.compile, full)

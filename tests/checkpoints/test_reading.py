@@ -154,7 +154,7 @@ def test_truncated_files_are_refused(tmp_path, archive, kind, kept):
         (b"version https://git-lfs.github.com/spec/v1\noid sha256:1\n", "Git LFS pointer"),
         (b"<!DOCTYPE html><html>quota exceeded</html>", "web page"),
         (b"\n <html></html>", "web page"),
-        (b"hello, I am a text file", "neither safetensors nor"),
+        (b"hello, I am a text file", "neither safetensors, nor"),
     ],
 )
 def test_files_of_another_kind_are_refused(tmp_path, content, message):
