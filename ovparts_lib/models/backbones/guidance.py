@@ -149,7 +149,7 @@ class DinoGuidance(nn.Module):
             clip_tokens: not used.
 
         Returns:
-            (b, c, gh, gw), (b, c, 2 gh, 2 gw), (b, c, 4 gh, 4 gw): bilinear, pixel centres aligned.
+            (b, c, gh, gw), (b, c, 2 gh, 2 gw), (b, c, 4 gh, 4 gw): bilinear, ``align_corners=False``.
         """
         tokens = self.patch_tokens(pixels).float()
         sizes = [(grid[0] * factor, grid[1] * factor) for factor in (1, 2, 4)]

@@ -185,7 +185,7 @@ class SlidingWindow:
 
 
 def squash(maps: Tensor, side: int) -> Tensor:
-    """Maps (b, c, h, w) as squares (b, c, side, side), bilinear without antialiasing, pixel centres aligned."""
+    """Maps (b, c, h, w) as squares (b, c, side, side), bilinear without antialiasing, ``align_corners=False``."""
     if tuple(maps.shape[-2:]) == (side, side):
         return maps
     return F.interpolate(maps, size=(side, side), mode="bilinear", align_corners=False)

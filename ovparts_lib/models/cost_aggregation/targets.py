@@ -46,7 +46,7 @@ def part_segmentation_loss(
     """Weighted binary cross-entropy of all channels at the labels' resolution, the last channel being background.
 
     Args:
-        logits: (b, n, h, w), resized to each image's labels (bilinear, pixel centres aligned).
+        logits: (b, n, h, w), resized to each image's labels (bilinear, ``align_corners=False``).
         targets: for each image int64 (H, W), the one channel that is positive at each pixel, 0 to n - 1; n for none.
         background_weight: factor of the last channel's terms, positive and negative; the others weigh 1.
         recompute: keep no enlarged maps for the backward pass, but enlarge them again.

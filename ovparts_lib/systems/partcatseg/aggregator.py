@@ -1,6 +1,7 @@
 """PartCATSeg's two stages of cost aggregation.
 
-The first stage aggregates the costs of generic parts, objects and background together. The second joins the aggregated
+The first stage aggregates the costs of generic parts, objects and background together: the paper calls this
+disentangled; in the released code they share the layers and attend to each other. The second joins the aggregated
 maps of each object-specific part's generic part and object into features in the space of the text embeddings, compares
 them with the object-specific part's own text, and aggregates again.
 
@@ -11,8 +12,8 @@ Where the paper's equations are:
 - cost volumes ``C(i, n, p) = cos(F(i), T(n, p))`` of dense CLIP features F with texts T of parts and of objects:
   :meth:`PartAggregator.first_stage`, by :func:`models.cost_aggregation.cost_volume`; embedded, prompts as channels, by
   :class:`CostEmbedding`;
-- structural guidance, DINOv2's features projected and joined with the cost in every layer's queries and keys, and in
-  the decoder: :meth:`PartAggregator.guide`, used by :class:`SpatialAggregation` and :class:`GuidedDecoder`;
+- structural guidance, DINOv2's features projected and joined with the cost in the queries and keys of spatial
+  aggregation, and in the decoder ("appearance guidance" in the shared blocks): :meth:`PartAggregator.guide`, used by :class:`SpatialAggregation` and :class:`GuidedDecoder`;
 - text guidance ``g(n) = ReLU(W norm(mean_p T(n, p)) + b)``, joined in the queries and keys of class aggregation:
   :class:`TextGuidance`;
 - spatial and class aggregation, ``C' = class(spatial(C))`` in every layer: :func:`models.cost_aggregation.aggregate`,
@@ -20,8 +21,12 @@ Where the paper's equations are:
 - object-aware part features ``W [C'_part ; C'_object] + b``: :meth:`PartAggregator.object_aware_features`; their
   cosines with the texts of object-specific parts, aggregated again: :meth:`PartAggregator.second_stage`;
 - upsampling decoder, one for both stages: :class:`GuidedDecoder`;
-- disentangled segmentation losses and the compositional loss: :mod:`systems.partcatseg.losses`; their sum:
-  :meth:`PartCatseg.loss`.
+- segmentation losses of parts, objects and object-specific parts, and the compositional loss:
+  :mod:`systems.partcatseg.losses`; gathered in :meth:`PartCatseg.loss`, summed by the training loop;
+- background: :attr:`CostSegmenter.background_text`, always the last text; in labels: :class:`PartTargets`;
+- inference: :meth:`PartCatseg.score`, then :func:`evaluation.label_maps.oracle_map` or ``pred_all_map``, which resize the
+  sigmoid;
+- the start from CAT-Seg's weights: :func:`systems.partcatseg.weights.load_partcatseg`.
 """
 
 from __future__ import annotations
@@ -101,6 +106,7 @@ class ObjectAware:
             (b, n + 1, …).
         """
         owners = (self.parts, texts.part_to_generic), (self.objects, texts.part_to_object)
+        # the background joins the background's maps of both: the last row of each
         rows = [torch.tensor([[*some, shared.shape[1] - 1]], device=shared.device) for shared, some in owners]
 
         def joined(part_rows: Tensor, object_rows: Tensor, text: Tensor) -> Tensor:

@@ -47,6 +47,7 @@ class PartCatsegSize(CostSize):
     """Hyper-parameters of PartCATSeg: those of CATSeg; ``aggregator`` is that of both stages."""
 
     guidance: GuidanceSize = field(default_factory=lambda: GuidanceSize("dinov2_vits14", 448))
+    # the released YAML says linear attention, which the released code overrides
     aggregator: AggregatorSize = field(default_factory=lambda: AggregatorSize(class_attention="query"))
 
 
@@ -144,7 +145,7 @@ class PartCatseg(CostSegmenter):
         first = aggregator.first_stage(dense.features, texts, guidance, chunks)
         aware = aggregator.object_aware_features(first, texts)
         second = aggregator.second_stage(aware, texts, guidance, chunks)
-        # disentangled segmentation losses
+        # segmentation losses of both stages
         losses = segmentation_losses(
             aggregator.decode(first, guidance, chunks),
             aggregator.decode(second, guidance, chunks),
@@ -153,7 +154,7 @@ class PartCatseg(CostSegmenter):
             self.background_weight,
             recompute=self.checkpoint_aggregator,
         )
-        # compositional loss, on the costs before aggregation
+        # compositional loss, on what each stage aggregates: CLIP's costs of objects, and the second stage's costs
         if self.compositional_weight:
             owners = sorted(set(texts.part_to_object))  # all objects, unless some of the parts were chosen
             rows = [*(texts.generic_count + owner for owner in owners), len(texts.generic) - 1]

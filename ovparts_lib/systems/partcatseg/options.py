@@ -43,5 +43,5 @@ class PartcatsegOptions(CostOptions):
         return super().model_options() | self.chosen("compositional_weight", "divergence")
 
     def loading_options(self) -> dict[str, Any]:
-        """The order in which the second stage is filled."""
+        """What the second stage begins from."""
         return {"second_stage": self.second_stage}
