@@ -121,7 +121,9 @@ def without_guidance(size: CostSize) -> CostSize:
 
 
 class CostSegmenter(SegmentationSystem):
-    """CLIP, frozen unless its groups are chosen, a guidance backbone, and the text embedding of the background; no loss and no prediction.
+    """CLIP, a guidance backbone, and the text embedding of the background; no loss and no prediction.
+
+    CLIP is frozen unless its groups are chosen.
 
     The parameters in ``RELEASED_GROUPS`` train from the start; :meth:`set_trainable` changes that.
 

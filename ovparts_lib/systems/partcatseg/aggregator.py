@@ -13,7 +13,8 @@ Where the paper's equations are:
   :meth:`PartAggregator.first_stage`, by :func:`models.cost_aggregation.cost_volume`; embedded, prompts as channels, by
   :class:`CostEmbedding`;
 - structural guidance, DINOv2's features projected and joined with the cost in the queries and keys of spatial
-  aggregation, and in the decoder ("appearance guidance" in the shared blocks): :meth:`PartAggregator.guide`, used by :class:`SpatialAggregation` and :class:`GuidedDecoder`;
+  aggregation, and in the decoder ("appearance guidance" in the shared blocks): :meth:`PartAggregator.guide`, used by
+  :class:`SpatialAggregation` and :class:`GuidedDecoder`;
 - text guidance ``g(n) = ReLU(W norm(mean_p T(n, p)) + b)``, joined in the queries and keys of class aggregation:
   :class:`TextGuidance`;
 - spatial and class aggregation, ``C' = class(spatial(C))`` in every layer: :func:`models.cost_aggregation.aggregate`,
@@ -24,8 +25,8 @@ Where the paper's equations are:
 - segmentation losses of parts, objects and object-specific parts, and the compositional loss:
   :mod:`systems.partcatseg.losses`; gathered in :meth:`PartCatseg.loss`, summed by the training loop;
 - background: :attr:`CostSegmenter.background_text`, always the last text; in labels: :class:`PartTargets`;
-- inference: :meth:`PartCatseg.score`, then :func:`evaluation.label_maps.oracle_map` or ``pred_all_map``, which resize the
-  sigmoid;
+- inference: :meth:`PartCatseg.score`, then :func:`evaluation.label_maps.oracle_map` or ``pred_all_map``, which resize
+  the sigmoid;
 - the start from CAT-Seg's weights: :func:`systems.partcatseg.weights.load_partcatseg`.
 """
 
