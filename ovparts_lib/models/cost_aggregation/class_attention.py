@@ -65,7 +65,7 @@ def attention_weights(query: Tensor, key: Tensor, kind: ClassAttentionKind) -> T
 class ClassAggregation(nn.Module):
     """Attention among classes on pooled positions, with text guidance in queries and keys.
 
-    Maps are averaged over ``pooling`` x ``pooling`` positions, refined, resized back (bilinear with ``align_corners``) and
+    Maps are averaged over ``pooling`` x ``pooling`` positions, refined, resized back (bilinear, ``align_corners``) and
     added. What is added still contains the pooled input, as in the released code.
 
     Args:
