@@ -117,7 +117,8 @@ import os, pathlib, signal, sys
 import torch
 from ovparts_lib.checkpoints import native
 def die(*arguments): os.kill(os.getpid(), signal.SIGKILL)
-setattr(*{"half": (native, "memoryview", die), "whole": (os, "fsync", die), "named": (pathlib.Path, "replace", die)}[sys.argv[2]])
+moments = {"half": (native, "memoryview"), "whole": (os, "fsync"), "named": (pathlib.Path, "replace")}
+setattr(*moments[sys.argv[2]], die)
 native.save_weights({"a": torch.full((9000,), 2.0)}, sys.argv[1], {"system": "test"})
 """
 
