@@ -50,8 +50,10 @@ def replacing(path: Path) -> Iterator[Path]:
                 partial.unlink()
         if is_disk_full(error):
             raise disk_full(path, error, size) from error
-        if isinstance(error, IsADirectoryError):  # of the renaming, which names the temporary file
-            raise IsADirectoryError(error.errno, "is a folder, where a file is to be written", str(path)) from error
+        if isinstance(error, OSError) and str(error.filename).startswith(str(path.with_name(f".{path.name}."))):
+            folder = isinstance(error, IsADirectoryError)
+            why = "is a folder, where a file is to be written" if folder else error.strerror
+            raise OSError(error.errno, why, str(path)) from error  # not the temporary file's name
         raise
 
 

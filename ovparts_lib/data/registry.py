@@ -85,6 +85,8 @@ _ENTRIES = (
     DatasetEntry("own", "Own data", "own", "own", "own:open_own", _TRAIN[:2], ("val", *_TEST), ("train_few_shot",)),
 )
 DATASETS: dict[str, DatasetEntry] = {entry.name: entry for entry in _ENTRIES}
+PREPARED = ("ade20k_part_234", *(entry.name for entry in _ENTRIES if entry.kind == "semantic"))
+"""Those whose label files are made from an official archive; the others are read as they are distributed."""
 
 
 def open_reader(dataset: str, root: str | Path, **options: Any) -> Reader:

@@ -133,7 +133,7 @@ def test_hidden_files_and_unlabelled_pictures_are_notes(root):
     report = verify_dataset("pascal_part_116", root)
     assert report.ok and report.counts["val"]["hidden files ignored"] == 2
     assert "val: 2 hidden files are ignored, for example ._2010_000001.png" in report.notes
-    assert "val: 1 pictures have no labels and are not used, for example 2011_000999" in report.notes
+    assert "val: pictures without labels, not used: 1, for example 2011_000999" in report.notes
 
 
 def test_missing_shot_list_is_a_note(root):
@@ -154,7 +154,8 @@ def test_parts_on_other_objects_are_counted(root):
     assert report.counts["val"]["part pixels on another object"] == 20
     assert report.counts["val"]["part pixels outside every object"] == 7
     assert any(
-        n.startswith("val: 20 part pixels in 1 images lie on another object than their own") for n in report.notes
+        n.startswith("val: part pixels that lie on another object than their own: 20; images with such: 1, for")
+        for n in report.notes
     )
 
 

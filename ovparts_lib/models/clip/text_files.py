@@ -1,9 +1,14 @@
-"""Embeddings of texts as files that several processes share: read if intact, set aside if not, written whole."""
+"""Embeddings of texts as files that several processes share: read if intact, set aside if not, written whole.
+
+Their folder holds at most ``LIMIT`` bytes; what was used longest ago goes first.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import logging
+import os
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +20,7 @@ from ovparts_lib.atomic import replacing, set_aside, sweep
 
 logger = logging.getLogger(__name__)
 FORMAT = 1  # part of every name: raise it when what is computed changes
+LIMIT = 2 * 2**30  # bytes; the largest list, 847 classes in 80 templates, takes 0.2 GB with ViT-L/14
 _NAME = "embeddings"
 
 
@@ -29,6 +35,8 @@ def read_embeddings(path: Path) -> Tensor | None:
         with safe_open(path, "pt") as file:
             embeddings, stated = file.get_tensor(_NAME), (file.metadata() or {}).get("sha256")
         if stated == _digest(embeddings):
+            with contextlib.suppress(OSError):
+                os.utime(path)  # used now, which many file systems do not record of reading
             return embeddings
         damage = "its content has changed"
     except FileNotFoundError:
@@ -50,8 +58,18 @@ def write_embeddings(path: Path, embeddings: Tensor) -> None:
         sweep(path.parent, ".*.part")
         with replacing(path) as partial:
             save_file({_NAME: embeddings}, partial, {"sha256": _digest(embeddings)})
+        _remove_above_limit(path.parent)
     except (OSError, SafetensorError) as error:
         logger.warning("cannot keep text embeddings in %s (%s); they will be computed again", path.parent, error)
+
+
+def _remove_above_limit(folder: Path) -> None:
+    files = [(file, file.stat()) for file in folder.iterdir() if file.suffix in (".safetensors", ".damaged")]
+    kept = 0
+    for file, status in sorted(files, key=lambda pair: pair[1].st_mtime_ns, reverse=True):
+        kept += status.st_size
+        if kept > LIMIT:
+            file.unlink(missing_ok=True)
 
 
 def _digest(embeddings: Tensor) -> str:
