@@ -19,6 +19,7 @@ from ovparts_lib.models.clip import token_masks
 from ovparts_lib.models.clip.crops import CropRule
 from ovparts_lib.models.clip.towers import AfterBlock, build_clip
 from ovparts_lib.models.maskformer.losses import maskformer_losses
+from ovparts_lib.models.maskformer.pixel_decoder import PixelDecoder
 from ovparts_lib.models.maskformer.transformer_decoder import TransformerDecoder
 from ovparts_lib.systems.base import check_choices
 from ovparts_lib.systems.crops import Crops, cut, embed_crops
@@ -87,8 +88,8 @@ class Ovseg(MaskClassifier):
         self.no_object_weight, self.mask_weight = no_object_weight, mask_weight
         # proposal network
         self.backbone = size.build_backbone()
-        self.pixel_decoder = size.build_pixel_decoder(self.backbone.channels)
-        self.transformer_decoder = size.build_transformer_decoder(self.backbone.channels[-1], size.dropout)
+        self.pixel_decoder = PixelDecoder(size, self.backbone.channels)
+        self.transformer_decoder = TransformerDecoder(size, self.backbone.channels[-1], size.dropout)
         # what classifies
         self.clip = build_clip(size.clip, quick_gelu=True)
         self.mask_prompt = nn.Parameter(torch.zeros(size.prompt_depth, size.grid**2, size.clip.vision_width))

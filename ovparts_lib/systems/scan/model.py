@@ -89,26 +89,10 @@ class Scan(MaskClassifier):
         self.frozen = () if integration else ("integration.",)
         # proposal network
         self.backbone = size.build_backbone()
-        self.pixel_decoder = DeformablePixelDecoder(
-            self.backbone.channels,
-            width=size.width,
-            groups=size.groups,
-            layers=size.encoder_layers,
-            heads=size.heads,
-            points=size.points,
-            hidden=size.encoder_hidden,
-        )
-        self.decoder = MaskedDecoder(size.clip.embed_dim, **size.decoder_settings())
+        self.pixel_decoder = DeformablePixelDecoder(size, self.backbone.channels)
+        self.decoder = MaskedDecoder(size)
         # calibration by the image
-        self.integration = SemanticIntegration(
-            size.clip.vision_width,
-            size.clip.embed_dim,
-            size.sigmas,
-            heads=size.heads,
-            layers=size.fusion_layers,
-            hidden=size.hidden,
-            dropout=size.dropout,
-        )
+        self.integration = SemanticIntegration(size)
         quick_gelu = size.activation == "quick_gelu"
         self.original_clip = build_clip(replace(size.clip, text_layers=1, vocab_size=1), quick_gelu=quick_gelu).visual
         # what classifies

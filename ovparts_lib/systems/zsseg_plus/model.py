@@ -21,6 +21,8 @@ from ovparts_lib.data.transforms import LabelResize
 from ovparts_lib.images import checked_images
 from ovparts_lib.models.clip.towers import build_clip
 from ovparts_lib.models.maskformer.losses import maskformer_losses
+from ovparts_lib.models.maskformer.pixel_decoder import PixelDecoder
+from ovparts_lib.models.maskformer.transformer_decoder import TransformerDecoder
 from ovparts_lib.systems.base import check_choices
 from ovparts_lib.systems.proposal_segmenter import ProposalSegmenter
 from ovparts_lib.systems.scores import Maps, Request, Scores
@@ -122,8 +124,8 @@ class ZssegPlus(ProposalSegmenter):
         self.prompt_learner = PromptLearner(size.clip.text_width, size.prefix, size.connection, conditional=conditional)
         self.no_object_text = nn.Parameter(torch.randn(1, size.clip.embed_dim) * size.clip.embed_dim**-0.5)
         self.backbone = size.build_backbone()
-        self.pixel_decoder = size.build_pixel_decoder(self.backbone.channels)
-        self.transformer_decoder = size.build_transformer_decoder(self.backbone.channels[-1], dropout)
+        self.pixel_decoder = PixelDecoder(size, self.backbone.channels)
+        self.transformer_decoder = TransformerDecoder(size, self.backbone.channels[-1], dropout)
         self.set_trainable(RELEASED_GROUPS)
 
     @property
