@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Literal
+from typing import Literal, get_args
 
 import timm
 import torch
@@ -16,9 +16,7 @@ from einops import rearrange
 from torch import Tensor, nn
 from torchvision.ops import FrozenBatchNorm2d
 
-GuidanceKind = Literal["none", "resnet101", "dinov2_vits14", "dinov2_vitb14", "small"]
-_DINOV2 = {"dinov2_vits14": "vit_small_patch14_dinov2", "dinov2_vitb14": "vit_base_patch14_dinov2"}
-GUIDANCE_KINDS = ("none", "resnet101", *_DINOV2, "small")
+GuidanceKind = Literal["none", "resnet101", "dinov2_vits14", "small"]
 DINOV2_OFFSET = 0.1
 
 
@@ -27,8 +25,7 @@ class GuidanceSize:
     """Which backbone, and what it sees.
 
     Attributes:
-        kind: ``none``, ``resnet101``, ``dinov2_vits14``, ``dinov2_vitb14``, or ``small``: a few convolutions that learn
-            from nothing.
+        kind: ``none``, ``resnet101``, ``dinov2_vits14``, or ``small``: a few convolutions that learn from nothing.
         image_size: side of the square image the backbone is given.
         channels: widths of ``small``, coarse to fine.
         clip_layer: hidden state of the CLIP image tower that ``small`` joins to its own features; None for none.
@@ -40,9 +37,9 @@ class GuidanceSize:
     clip_layer: int | None = None
 
     def __post_init__(self) -> None:
-        if self.kind not in GUIDANCE_KINDS:
-            raise ValueError(f"guidance must be one of {', '.join(GUIDANCE_KINDS)}, not {self.kind!r}")
-        if self.kind in _DINOV2 and self.image_size % 14:
+        if self.kind not in get_args(GuidanceKind):
+            raise ValueError(f"guidance must be one of {', '.join(get_args(GuidanceKind))}, not {self.kind!r}")
+        if self.kind == "dinov2_vits14" and self.image_size % 14:
             raise ValueError(f"DINOv2 has patches of 14 pixels; image_size {self.image_size} is not a multiple of it")
         if self.kind != "small" and self.clip_layer is not None:
             raise ValueError(f"only small guidance joins CLIP's features; {self.kind} takes no clip_layer")
@@ -117,15 +114,11 @@ def resize_dinov2_positions(table: Tensor, grid: tuple[int, int]) -> Tensor:
 
 
 class DinoGuidance(nn.Module):
-    """DINOv2's last patch tokens (timm's modules), resized to the three resolutions.
+    """The last patch tokens of DINOv2 ViT-S/14 (timm's modules), resized to the three resolutions."""
 
-    Args:
-        kind: ``dinov2_vits14`` or ``dinov2_vitb14``.
-    """
-
-    def __init__(self, kind: str = "dinov2_vits14") -> None:
+    def __init__(self) -> None:
         super().__init__()
-        self.dinov2 = timm.create_model(_DINOV2[kind], pretrained=False, num_classes=0)
+        self.dinov2 = timm.create_model("vit_small_patch14_dinov2", pretrained=False, num_classes=0)
         self.channels = (self.dinov2.embed_dim,) * 3
 
     def patch_tokens(self, pixels: Tensor) -> Tensor:
@@ -213,4 +206,4 @@ def build_guidance(size: GuidanceSize, clip_width: int) -> nn.Module | None:
         return ResNetGuidance()
     if size.kind == "small":
         return SmallGuidance(size.channels, 0 if size.clip_layer is None else clip_width)
-    return DinoGuidance(size.kind)
+    return DinoGuidance()

@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from ovparts_lib.models.cost_aggregation.chunks import DEFAULT_CHUNKS, Chunks
 from ovparts_lib.models.cost_aggregation.guided_linear import GuidedLinear
 
-ClassAttentionKind = Literal["linear", "full", "query"]
-CLASS_ATTENTIONS = ("linear", "full", "query")
+ClassAttentionKind = Literal["linear", "query"]
+CLASS_ATTENTIONS = ("linear", "query")
 
 
 def linear_attention(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
@@ -32,14 +32,6 @@ def linear_attention(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
     return query @ (key.transpose(-2, -1) @ value) / (total + 1e-6)
 
 
-def query_attention(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-    """Attention whose softmax runs over the asking classes, then scaled to sum to 1 over those asked (PartCATSeg).
-
-    Arguments and result as for :func:`linear_attention`.
-    """
-    return attention_weights(query, key, "query") @ value
-
-
 def attention_weights(query: Tensor, key: Tensor, kind: ClassAttentionKind) -> Tensor:
     """How much each class (row) takes from each class (column).
 
@@ -55,8 +47,6 @@ def attention_weights(query: Tensor, key: Tensor, kind: ClassAttentionKind) -> T
         scores = (F.elu(query) + 1) @ (F.elu(key) + 1).transpose(-2, -1)
         return scores / (scores.sum(-1, keepdim=True) + 1e-6)
     scores = query @ key.transpose(-2, -1) * query.shape[-1] ** -0.5
-    if kind == "full":
-        return scores.softmax(-1)
     # softmax over the query axis: the asking classes share what a class gives; then each row is scaled to sum to 1
     weights = scores.softmax(-2) + 1e-8
     return weights / weights.sum(-1, keepdim=True)
@@ -72,13 +62,11 @@ class ClassAggregation(nn.Module):
         dim: width.
         text_guidance_dim: width of the text guidance; 0 for none.
         heads: attention heads.
-        kind: ``linear`` (CATSeg), ``full`` softmax (CAT-Seg's other choice) or ``query`` (PartCATSeg).
+        kind: ``linear`` (CATSeg) or ``query`` (PartCATSeg).
     """
 
     def __init__(self, dim: int, text_guidance_dim: int, heads: int, kind: ClassAttentionKind = "linear") -> None:
         super().__init__()
-        if kind not in CLASS_ATTENTIONS:
-            raise ValueError(f"class attention must be one of {', '.join(CLASS_ATTENTIONS)}, not {kind!r}")
         self.heads, self.kind = heads, kind
         self.norm1 = nn.LayerNorm(dim)
         self.query = GuidedLinear(dim, text_guidance_dim)
@@ -152,9 +140,7 @@ class ClassAggregation(nn.Module):
         with torch.autocast(x.device.type, enabled=False):  # sums over hundreds of classes
             if self.kind == "linear":
                 mixed = linear_attention(query, key, value)
-            elif self.kind == "query":
-                mixed = query_attention(query, key, value)
             else:
-                mixed = F.scaled_dot_product_attention(query, key, value)
+                mixed = attention_weights(query, key, self.kind) @ value
         x = x + rearrange(mixed, "b n h t d -> b n t (h d)")
         return x + self.fc2(F.relu(self.fc1(self.norm2(x))))
