@@ -6,7 +6,8 @@ from pathlib import Path
 
 from torch import Tensor, nn
 
-from ovparts_lib.checkpoints.reading import CheckpointError, LoadReport, State, load_strictly, read_tensors, renaming
+from ovparts_lib.checkpoints.backbones import load_resnet_into
+from ovparts_lib.checkpoints.reading import CheckpointError, LoadReport, State, load_strictly, read_tensors
 from ovparts_lib.models.backbones.guidance import DinoGuidance, ResNetGuidance
 
 # Beginnings of our names, below one aggregator, and of the released ones; the longest that fits counts.
@@ -70,42 +71,19 @@ def layer_name(name: str) -> str:
     return f"swin_block.block_{block.removeprefix('block')}.{_SWIN.get(inner, inner)}.{leaf}"
 
 
-def guidance_name(name: str) -> str:
-    """Released name, below ``backbone.``, of a parameter or buffer of a guidance backbone.
-
-    ResNet-101 as detectron2 calls it, DINOv2 as it calls itself (and timm too).
-
-    Raises:
-        KeyError: a name of another backbone.
-    """
-    kind, _, rest = name.partition(".")
-    if kind == "dinov2":
-        return name
-    if kind != "resnet":
-        raise KeyError(name)
-    module, _, leaf = rest.rpartition(".")
-    if "." not in module:
-        return f"stem.conv1.{leaf}" if module == "conv1" else f"stem.conv1.norm.{leaf}"
-    stage, number, inner = module.split(".", 2)
-    if inner.startswith("bn"):
-        inner = f"conv{inner[2:]}.norm"
-    inner = {"downsample.0": "shortcut", "downsample.1": "shortcut.norm"}.get(inner, inner)
-    return f"res{int(stage.removeprefix('layer')) + 1}.{number}.{inner}.{leaf}"
-
-
 def load_guidance_into(guidance: nn.Module, path: str | Path) -> LoadReport:
     """Load the weights of a backbone alone, as pre-training left them.
 
     Args:
         guidance: ResNet-101 or DINOv2, of :mod:`models.backbones.guidance`.
-        path: for DINOv2 its own file (``dinov2_vits14_pretrain.pth``) or timm's of the same names; for ResNet-101 a
-            file by torchvision, timm or detectron2.
+        path: for DINOv2 its own file (``dinov2_vits14_pretrain.pth``) or timm's of the same names; for ResNet-101 see
+            :func:`load_resnet_into`.
 
     Raises:
         CheckpointError: unreadable, of another backbone, or tensors missing, unexpected or misshapen.
     """
-    state = without_prefix(read_tensors(path), "backbone.", "dinov2.")
     if isinstance(guidance, DinoGuidance):
+        state = without_prefix(read_tensors(path), "backbone.", "dinov2.")
         if "patch_embed.proj.weight" not in state:
             raise CheckpointError(f"{path} is no DINOv2 backbone; its first tensors: {list(state)[:5]}")
         return load_strictly(
@@ -113,24 +91,7 @@ def load_guidance_into(guidance: nn.Module, path: str | Path) -> LoadReport:
         )
     if not isinstance(guidance, ResNetGuidance):
         raise CheckpointError(f"{path} was given for a guidance backbone that has no pre-trained weights")
-    if "stem.conv1.weight" in state:
-        return load_strictly(
-            guidance,
-            state,
-            source=str(path),
-            kind="ResNet-101 of detectron2",
-            names=renaming(guidance_name),
-            drop=lambda name: name.startswith(("res5.", "fc.", "stem.fc.", "linear.")),
-        )
-    if "layer1.0.conv1.weight" not in state:
-        raise CheckpointError(f"{path} is no ResNet-101; its first tensors: {list(state)[:5]}")
-    return load_strictly(
-        guidance.resnet,
-        state,
-        source=str(path),
-        kind="ResNet-101 of torchvision",
-        drop=lambda name: name.startswith(("layer4.", "fc.")) or name.endswith("num_batches_tracked"),
-    )
+    return load_resnet_into(guidance, path)
 
 
 def without_prefix(state: State, *prefixes: str) -> dict[str, Tensor]:

@@ -14,7 +14,8 @@ import torch
 import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
-from torchvision.ops import FrozenBatchNorm2d
+
+from ovparts_lib.models.backbones.resnet import ResNet, ResNetSize
 
 GuidanceKind = Literal["none", "resnet101", "dinov2_vits14", "small"]
 DINOV2_OFFSET = 0.1
@@ -45,32 +46,13 @@ class GuidanceSize:
             raise ValueError(f"only small guidance joins CLIP's features; {self.kind} takes no clip_layer")
 
 
-class FrozenBatchNorm(FrozenBatchNorm2d):
-    """BatchNorm whose statistics, weight and bias are buffers; takes the arguments timm gives its norm layers."""
-
-    def __init__(self, channels: int, device: torch.device | None = None, dtype: torch.dtype | None = None) -> None:
-        super().__init__(channels)
-        self.to(device=device, dtype=dtype)
-
-
-class ResNetGuidance(nn.Module):
-    """ResNet-101 up to its third stage (timm); statistics and affine parameters of all BatchNorms are constants.
-
-    The stride of a stage is in its 3x3 convolution, as in torchvision's weights and detectron2's of that origin.
-    """
-
-    channels = (1024, 512, 256)
+class ResNetGuidance(ResNet):
+    """ResNet-101 up to its third stage; statistics and affine parameters of all norms are constants."""
 
     def __init__(self) -> None:
-        super().__init__()
-        self.resnet = timm.create_model(
-            "resnet101",
-            pretrained=False,
-            features_only=True,
-            out_indices=(1, 2, 3),
-            norm_layer=FrozenBatchNorm,
-            zero_init_last=False,
-        )
+        super().__init__(ResNetSize((3, 4, 23, 3)))
+        del self.res5
+        self.channels = (1024, 512, 256)
 
     def forward(self, pixels: Tensor, grid: tuple[int, int], clip_tokens: Tensor | None = None) -> list[Tensor]:
         """Features at strides 16, 8 and 4.
@@ -83,7 +65,10 @@ class ResNetGuidance(nn.Module):
         Returns:
             (b, 1024, gh, gw), (b, 512, 2 gh, 2 gw), (b, 256, 4 gh, 4 gw).
         """
-        features = self.resnet(pixels)[::-1]
+        maps, features = self.stem(pixels), []
+        for stage in (self.res2, self.res3, self.res4):
+            maps = stage(maps)
+            features.insert(0, maps)
         if tuple(features[0].shape[-2:]) != tuple(grid):
             raise ValueError(f"ResNet features are {tuple(features[0].shape[-2:])}, the cost volume is {tuple(grid)}")
         return features

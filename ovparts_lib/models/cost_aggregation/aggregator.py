@@ -30,7 +30,7 @@ class AggregatorSize:
         window: side of the Swin windows.
         kernel: side of the kernel that embeds the cost.
         pooling: positions averaged along each axis before class attention.
-        class_attention: ``linear`` (CATSeg) or ``query`` (PartCATSeg).
+        class_attention: ``linear`` (CATSeg), ``full`` or ``query`` (PartCATSeg).
         guidance_dim: width of the appearance guidance; 0 for none.
         text_guidance_dim: width of the text guidance; 0 for none.
         decoder_dims: widths of the decoder's stages; each doubles the resolution.

@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from ovparts_lib.models.cost_aggregation.chunks import DEFAULT_CHUNKS, Chunks
 from ovparts_lib.models.cost_aggregation.guided_linear import GuidedLinear
 
-ClassAttentionKind = Literal["linear", "query"]
-CLASS_ATTENTIONS = ("linear", "query")
+ClassAttentionKind = Literal["linear", "full", "query"]
+CLASS_ATTENTIONS = ("linear", "full", "query")
 
 
 def linear_attention(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
@@ -47,6 +47,8 @@ def attention_weights(query: Tensor, key: Tensor, kind: ClassAttentionKind) -> T
         scores = (F.elu(query) + 1) @ (F.elu(key) + 1).transpose(-2, -1)
         return scores / (scores.sum(-1, keepdim=True) + 1e-6)
     scores = query @ key.transpose(-2, -1) * query.shape[-1] ** -0.5
+    if kind == "full":
+        return scores.softmax(-1)
     # softmax over the query axis: the asking classes share what a class gives; then each row is scaled to sum to 1
     weights = scores.softmax(-2) + 1e-8
     return weights / weights.sum(-1, keepdim=True)
@@ -62,7 +64,7 @@ class ClassAggregation(nn.Module):
         dim: width.
         text_guidance_dim: width of the text guidance; 0 for none.
         heads: attention heads.
-        kind: ``linear`` (CATSeg) or ``query`` (PartCATSeg).
+        kind: ``linear`` (CATSeg), ``full`` softmax (CAT-Seg's other choice) or ``query`` (PartCATSeg).
     """
 
     def __init__(self, dim: int, text_guidance_dim: int, heads: int, kind: ClassAttentionKind = "linear") -> None:

@@ -116,7 +116,7 @@ def test_query_attention_normalises_over_askers_and_then_over_the_asked():
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("kind", ["linear", "query"])
+@pytest.mark.parametrize("kind", ["linear", "full", "query"])
 def test_class_aggregation_step_by_step(kind):
     module = ClassAggregation(8, 4, heads=2, kind=kind)
     x, guidance = normal(2, 5, 4, 4, 8), normal(5, 4, seed=1)
@@ -139,7 +139,7 @@ def test_class_aggregation_step_by_step(kind):
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("kind", ["linear", "query"])
+@pytest.mark.parametrize("kind", ["linear", "full", "query"])
 def test_mean_weights_are_summed_in_float32_under_autocast(kind):
     module = ClassAggregation(16, 4, heads=2, kind=kind)
     x, guidance = normal(1, 60, 4, 4, 16), normal(60, 4, seed=1)
@@ -191,7 +191,7 @@ def test_guidance_projections():
         AppearanceGuidance(size, (3, 4))
 
 
-@pytest.mark.parametrize("kind", ["linear", "query"])
+@pytest.mark.parametrize("kind", ["linear", "full", "query"])
 def test_chunks_and_recomputation_change_nothing(kind):
     size = AggregatorSize(
         dim=8,
