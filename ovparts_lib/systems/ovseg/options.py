@@ -99,11 +99,6 @@ class OvsegOptions(MaskClassifierOptions):
         0, 20, ge=0, description="test images on which thresholds and weights are compared; 0 leaves the search out"
     )
 
-    def model_options(self) -> dict[str, Any]:
-        """Keyword arguments of :class:`~ovparts_lib.systems.ovseg.model.Ovseg`."""
-        names = ("without_crop", "mask_prompts", "mask_expand", "mask_fill", "mask_matting", "fusion")
-        return super().model_options() | self.chosen(*names, "no_object_weight", "mask_weight")
-
     def adaptation_options(self) -> dict[str, Any]:
         """Arguments of :func:`~ovparts_lib.systems.ovseg.fine_tuning.adapt_clip`."""
         if not self.adaptation_iterations:

@@ -38,10 +38,6 @@ class PartcatsegOptions(CostOptions):
         "stage before it reads CAT-Seg's file",
     )
 
-    def model_options(self) -> dict[str, Any]:
-        """Keyword arguments of :class:`~ovparts_lib.systems.partcatseg.model.PartCatseg`."""
-        return super().model_options() | self.chosen("compositional_weight", "divergence")
-
     def loading_options(self) -> dict[str, Any]:
         """What the second stage begins from."""
         return {"second_stage": self.second_stage}

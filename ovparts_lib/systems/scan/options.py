@@ -123,9 +123,8 @@ class ScanOptions(MaskClassifierOptions):
 
     def model_options(self) -> dict[str, Any]:
         """Keyword arguments of :class:`~ovparts_lib.systems.scan.model.Scan`."""
-        names = ("second_normalisation", "integration", "shift_ratio", "shift_seed", "last_auxiliary_loss")
         losses = self.chosen("class_weight", "mask_weight", "dice_weight", "no_object_weight", "points")
-        return super().model_options() | self.chosen(*names) | {"losses": losses}
+        return super().model_options() | {"losses": losses}
 
     def weight_paths(self) -> dict[str, str | None]:
         """The CLIP that is fused into a checkpoint."""
