@@ -10,9 +10,8 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from ovparts_lib.models.mask2former.pixel_decoder import LEVELS
-from ovparts_lib.models.maskformer.position import sine_position
 from ovparts_lib.models.maskformer.size import ProposalSize
-from ovparts_lib.models.maskformer.transformer_decoder import Mlp, attend
+from ovparts_lib.models.maskformer.transformer_decoder import Mlp, attend, sine_position
 
 
 class MaskedDecoderLayer(nn.Module):

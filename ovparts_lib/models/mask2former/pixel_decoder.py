@@ -18,8 +18,8 @@ from ovparts_lib.models.mask2former.deformable_attention import (
     split_levels,
 )
 from ovparts_lib.models.maskformer.pixel_decoder import xavier_like
-from ovparts_lib.models.maskformer.position import sine_position
 from ovparts_lib.models.maskformer.size import ProposalSize
+from ovparts_lib.models.maskformer.transformer_decoder import sine_position
 
 LEVELS = 3
 

@@ -22,9 +22,8 @@ from ovparts_lib.models.maskformer.losses import maskformer_losses
 from ovparts_lib.models.maskformer.pixel_decoder import PixelDecoder
 from ovparts_lib.models.maskformer.transformer_decoder import TransformerDecoder
 from ovparts_lib.systems.base import check_choices
-from ovparts_lib.systems.crops import Crops, cut, embed_crops
 from ovparts_lib.systems.ensemble import clip_classes, proposal_classes
-from ovparts_lib.systems.mask_classifier import MaskClassifier
+from ovparts_lib.systems.mask_classifier import Crops, MaskClassifier, cut, embed_crops
 from ovparts_lib.systems.ovseg.options import Fusion, MaskFill
 from ovparts_lib.systems.ovseg.sizes import MINIATURE_OVSEG, RELEASED, RELEASED_R101C, OvsegSize
 from ovparts_lib.systems.proposals import ProposalMaps, check_masks

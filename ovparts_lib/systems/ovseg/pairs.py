@@ -20,7 +20,7 @@ from PIL import Image
 from torch import Tensor
 from torchvision.transforms import v2
 
-from ovparts_lib.models.clip.pair_crops import (
+from ovparts_lib.models.clip.crops import (
     clip_pixels,
     mask_by_colour,
     masked_crop,

@@ -27,9 +27,8 @@ from ovparts_lib.models.clip.towers import build_clip, image_hidden_states
 from ovparts_lib.models.mask2former.losses import PointLosses
 from ovparts_lib.models.mask2former.masked_decoder import MaskedDecoder
 from ovparts_lib.models.mask2former.pixel_decoder import DeformablePixelDecoder
-from ovparts_lib.systems.crops import cut, embed_crops
 from ovparts_lib.systems.ensemble import clip_classes, normalised_again, proposal_classes
-from ovparts_lib.systems.mask_classifier import MaskClassifier
+from ovparts_lib.systems.mask_classifier import MaskClassifier, cut, embed_crops
 from ovparts_lib.systems.proposals import CalibrationMaps, ProposalMaps
 from ovparts_lib.systems.scan.contextual_shift import contextual_shift, draw_shifted
 from ovparts_lib.systems.scan.semantic_integration import ImageContext, SemanticIntegration

@@ -140,7 +140,7 @@ def fuse_clip(model: Scan, path: str | Path) -> LoadReport:
     Args:
         model: receives the weights.
         path: the released ``CS_CLIP.pt`` (``module.clip_model.…``; its copy of the original tower is dropped), or our
-            own file of :func:`systems.scan.adaptation.save_shifted`.
+            own file of :func:`systems.scan.fine_tuning.save_shifted`.
 
     Returns:
         What was loaded and dropped, under the file's names.

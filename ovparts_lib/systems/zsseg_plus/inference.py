@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ovparts_lib.data.dataset import ObjectRegion
 from ovparts_lib.data.transforms import LabelResize, resize_labels
-from ovparts_lib.models.maskformer.targets import joined_inputs
+from ovparts_lib.models.maskformer.matching import joined_inputs
 from ovparts_lib.systems.proposals import ProposalMaps
 from ovparts_lib.systems.scores import Request, Scores
 from ovparts_lib.systems.zsseg_plus.ensemble import allowed_classes, ensembled, region_map

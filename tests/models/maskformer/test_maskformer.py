@@ -15,9 +15,8 @@ from ovparts_lib.models.clip.towers import MINIATURE
 from ovparts_lib.models.maskformer import losses, matching
 from ovparts_lib.models.maskformer.matching import Segments
 from ovparts_lib.models.maskformer.pixel_decoder import PixelDecoder
-from ovparts_lib.models.maskformer.position import sine_position
 from ovparts_lib.models.maskformer.size import ProposalSize
-from ovparts_lib.models.maskformer.transformer_decoder import TransformerDecoder, attend
+from ovparts_lib.models.maskformer.transformer_decoder import TransformerDecoder, attend, sine_position
 
 SIZE = ProposalSize(replace(MINIATURE, embed_dim=10), width=16, groups=4, queries=5, heads=4, hidden=24, class_hidden=8)
 
