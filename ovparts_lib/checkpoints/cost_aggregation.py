@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 from torch import Tensor, nn
@@ -10,28 +11,8 @@ from ovparts_lib.checkpoints.backbones import load_resnet_into
 from ovparts_lib.checkpoints.reading import CheckpointError, LoadReport, State, load_strictly, read_tensors
 from ovparts_lib.models.backbones.guidance import DinoGuidance, ResNetGuidance
 
-# Beginnings of our names, below one aggregator, and of the released ones; the longest that fits counts.
-_TRANSFORMER = {
-    "embedding.": "conv1.",
-    "appearance.aggregator.": "guidance_projection.0.",
-    "appearance.decoder.0.": "decoder_guidance_projection.0.0.",
-    "appearance.decoder.1.": "decoder_guidance_projection.1.0.",
-    "text_guidance.": "text_guidance_projection.0.",
-    "decoder.stages.0.": "decoder1.",
-    "decoder.stages.1.": "decoder2.",
-    "decoder.head.": "head.",
-}
-_STAGE = {"up": "up", **{f"{kind}{n}": f"conv.double_conv.{place}" for kind, n, place in (
-    ("conv", 1, 0), ("norm", 1, 1), ("conv", 2, 3), ("norm", 2, 4))}}  # fmt: skip
-_SWIN = {
-    "attention.query": "attn.q",
-    "attention.key": "attn.k",
-    "attention.value": "attn.v",
-    "attention.out": "attn.proj",
-    "fc1": "mlp.fc1",
-    "fc2": "mlp.fc2",
-}
-_CLASSES = {"query": "attention.q", "key": "attention.k", "value": "attention.v", "fc1": "MLP.0", "fc2": "MLP.2"}
+# our names and the released ones: of the aggregator by their beginnings, of which the longest that fits counts
+_NAMES = json.loads(Path(__file__).with_name("names.json").read_text(encoding="utf-8"))
 
 
 def transformer_name(name: str) -> str:
@@ -40,12 +21,12 @@ def transformer_name(name: str) -> str:
     Raises:
         KeyError: a name that is not ours.
     """
-    for ours, theirs in _TRANSFORMER.items():
+    for ours, theirs in _NAMES["aggregator"].items():
         if name.startswith(ours):
             rest = name.removeprefix(ours)
             if ours.startswith("decoder.stages."):
                 module, _, leaf = rest.partition(".")
-                rest = f"{_STAGE[module]}.{leaf}"
+                rest = f"{_NAMES['decoder_stage'][module]}.{leaf}"
             return theirs + rest
     stack, number, rest = name.split(".", 2)
     if stack != "layers":
@@ -62,13 +43,13 @@ def layer_name(name: str) -> str:
     half, _, rest = name.partition(".")
     module, _, leaf = rest.rpartition(".")
     if half == "classes":
-        return f"attention.{_CLASSES.get(module, module)}.{leaf}"
+        return f"attention.{_NAMES['classes'].get(module, module)}.{leaf}"
     if half != "spatial":
         raise KeyError(name)
     if module == "guidance_norm":
         return f"swin_block.guidance_norm.{leaf}"
     block, _, inner = module.partition(".")
-    return f"swin_block.block_{block.removeprefix('block')}.{_SWIN.get(inner, inner)}.{leaf}"
+    return f"swin_block.block_{block.removeprefix('block')}.{_NAMES['spatial'].get(inner, inner)}.{leaf}"
 
 
 def load_guidance_into(guidance: nn.Module, path: str | Path) -> LoadReport:
