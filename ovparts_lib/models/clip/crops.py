@@ -7,20 +7,19 @@ code included, which SCAN's goes back to).
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from PIL import Image
+from pydantic import Field
+from pydantic.dataclasses import dataclass
 from torch import Tensor
 from torchvision import tv_tensors
 from torchvision.transforms import v2
 
 from ovparts_lib.images import CLIP_STATISTICS, normalise
-
-FILLS = ("mean", "zero")
 
 
 @dataclass(frozen=True)
@@ -34,18 +33,10 @@ class CropRule:
         matting: weigh pixels by the probability in place of the mask.
     """
 
-    threshold: float = 0.5
-    expand: float = 1.0
+    threshold: Annotated[float, Field(ge=0, lt=1)] = 0.5
+    expand: Annotated[float, Field(gt=0)] = 1.0
     fill: Literal["mean", "zero"] = "mean"
     matting: bool = False
-
-    def __post_init__(self) -> None:
-        if not 0 <= self.threshold < 1:
-            raise ValueError(f"threshold must be at least 0 and below 1, not {self.threshold}")
-        if self.expand <= 0:
-            raise ValueError(f"expand must be above 0, not {self.expand}")
-        if self.fill not in FILLS:
-            raise ValueError(f"fill must be one of {', '.join(FILLS)}, not {self.fill!r}")
 
 
 def mask_boxes(masks: Tensor) -> Tensor:
