@@ -99,12 +99,6 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     return torch.load(path, map_location="cpu", weights_only=True)
 
 
-def delete_checkpoints(folder: Path) -> None:
-    """Delete every checkpoint of a folder, also those set aside as corrupt."""
-    for path in [*checkpoint_files(folder), *folder.glob("*.pt.corrupt"), *folder.glob(".step_*.partial")]:
-        path.unlink()
-
-
 class _DigestingStream:
     """What ``torch.save`` writes to: passes bytes on and digests them.
 

@@ -11,7 +11,7 @@ from pydantic.dataclasses import dataclass
 from ovparts_lib.options import Device, Number
 
 # Settings that only say how a run is watched or where it runs: they may change between a stop and a resume.
-FREE_TO_CHANGE = frozenset({"log_every", "evaluate_every", "checkpoint_every", "device", "deterministic"})
+FREE_TO_CHANGE = frozenset({"log_every", "evaluate_every", "checkpoint_every", "device"})
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,7 @@ class TrainingSettings:
         learning_rate: base learning rate of AdamW; a parameter group may ask for a multiple of it.
         weight_decay: decoupled weight decay handed to ``model.parameter_groups``.
         gradient_clip: largest global L2 norm of the gradient; None leaves gradients as they are.
-        schedule: name of the learning-rate schedule, one of ``schedules.SCHEDULES``.
+        schedule: name of the learning-rate schedule, one of ``optimisers.SCHEDULES``.
         power: exponent of the poly schedule.
         warmup: steps of linear warm-up; 0 for none.
         precision: ``"32-true"``, ``"bf16-mixed"`` or, on CUDA, ``"16-mixed"`` (with loss scaling).
@@ -35,10 +35,8 @@ class TrainingSettings:
         evaluate_every: steps between evaluations; 0 for none.
         checkpoint_every: steps between checkpoints; 0 for one at the end (and when interrupted) only.
         seed: seed of Python's, numpy's and torch's generators; rank r uses ``seed + r``.
-        deterministic: make torch use deterministic kernels only; an operation that has none is an error naming it.
         device: ``"auto"`` (CUDA where there is one), ``"cpu"``, ``"cuda"``, or one by index: ``"cuda:1"``.
-        devices: processes per node, one device each.
-        nodes: number of nodes.
+        devices: processes (ranks) that train together, one device each.
 
     Raises:
         ValueError: a value outside its range; the message names the setting.
@@ -58,18 +56,16 @@ class TrainingSettings:
     evaluate_every: NonNegativeInt = 0
     checkpoint_every: NonNegativeInt = 1_000
     seed: NonNegativeInt = 0
-    deterministic: bool = False
     device: Device = "auto"
     devices: PositiveInt = 1
-    nodes: PositiveInt = 1
 
     def __post_init__(self) -> None:
         self._require("warmup", self.warmup < self.iterations, f"below iterations ({self.iterations})")
-        divisible = self.batch_size % self.processes == 0
-        self._require("batch_size", divisible, f"a multiple of the number of devices ({self.processes})")
-        self._require("seed", self.seed < 2**32 - self.processes, "below 2^32 less the number of devices")
-        one = self.processes == 1 or self.device_index is None
-        self._require("device", one, f"without an index to train on {self.processes} devices")
+        divisible = self.batch_size % self.devices == 0
+        self._require("batch_size", divisible, f"a multiple of the number of devices ({self.devices})")
+        self._require("seed", self.seed < 2**32 - self.devices, "below 2^32 less the number of devices")
+        one = self.devices == 1 or self.device_index is None
+        self._require("device", one, f"without an index to train on {self.devices} devices")
 
     def _require(self, name: str, holds: bool, what: str) -> None:
         if not holds:
@@ -80,11 +76,6 @@ class TrainingSettings:
         """1 for ``"cuda:1"``; None where the device has no index."""
         _, colon, index = self.device.partition(":")
         return int(index) if colon else None
-
-    @property
-    def processes(self) -> int:
-        """Number of processes (ranks) that train together."""
-        return self.devices * self.nodes
 
     def trajectory(self) -> dict[str, int | float | str | None]:
         """The settings that decide which weights come out: those that must not change when a run is resumed."""

@@ -33,8 +33,7 @@ from ovparts_lib.checkpoints.reading import (
 from ovparts_lib.models.clip.towers import activation_of
 from ovparts_lib.systems.adapted_clip import AdaptedClip
 from ovparts_lib.systems.ovseg import SYSTEM
-from ovparts_lib.systems.ovseg.model import Ovseg
-from ovparts_lib.systems.ovseg.sizes import RELEASED, RELEASED_R101C, OvsegSize
+from ovparts_lib.systems.ovseg.model import RELEASED, RELEASED_R101C, Ovseg, OvsegSize
 
 released_names = renaming(released_name)
 

@@ -34,6 +34,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -176,15 +177,7 @@ class PartAggregator(nn.Module):
             tokens=features[:, 0].numel(),
         )
         # spatial and class aggregation, guided by DINOv2 and by the texts
-        return aggregate(
-            self.layers,
-            x,
-            guidance.aggregator,
-            self._guide_by_text(texts.generic),
-            pooling=self.size.pooling,
-            chunks=chunks,
-            attention=attention,
-        )
+        return self._aggregate(self.layers, x, texts.generic, guidance, chunks=chunks, attention=attention)
 
     def object_aware_features(self, x: Tensor, texts: PartTexts) -> ObjectAware:
         """Project the first stage into the space of texts, once per generic part and per object.
@@ -224,15 +217,7 @@ class PartAggregator(nn.Module):
         """
         # cost volume of object-specific parts: each text with features of its own
         x = aware.over_parts(lambda part, text: self.specific_embedding(cost_volume(part, text)), texts, chunks)
-        return aggregate(
-            self.specific_layers,
-            x,
-            guidance.aggregator,
-            self._guide_by_text(texts.specific),
-            pooling=self.size.pooling,
-            chunks=chunks,
-            attention=attention,
-        )
+        return self._aggregate(self.specific_layers, x, texts.specific, guidance, chunks=chunks, attention=attention)
 
     def specific_cost(self, aware: ObjectAware, texts: PartTexts, chunks: Chunks) -> Tensor:
         """Costs the second stage starts from, mean over prompts, (b, n + 1, h, w), float32."""
@@ -242,5 +227,9 @@ class PartAggregator(nn.Module):
         """Logits float32 (b, t, 4h, 4w) of any classes (b, t, h, w, dim) of either stage."""
         return self.decoder(x, guidance.decoder, chunks=chunks)
 
-    def _guide_by_text(self, text: Tensor) -> Tensor | None:
-        return None if self.text_guidance is None else self.text_guidance(text)
+    def _aggregate(
+        self, layers: nn.ModuleList, x: Tensor, text: Tensor, guidance: ImageGuidance, **settings: Any
+    ) -> Tensor:
+        """One stage's layers on its embedded cost (b, t, h, w, dim), guided by its texts (t, p, d) and the image."""
+        text_guidance = None if self.text_guidance is None else self.text_guidance(text)
+        return aggregate(layers, x, guidance.aggregator, text_guidance, pooling=self.size.pooling, **settings)

@@ -20,8 +20,7 @@ from ovparts_lib.checkpoints.reading import (
     renaming,
 )
 from ovparts_lib.systems.zsseg_plus import SYSTEM
-from ovparts_lib.systems.zsseg_plus.model import ZssegPlus
-from ovparts_lib.systems.zsseg_plus.size import RELEASED, ZssegPlusSize
+from ovparts_lib.systems.zsseg_plus.model import RELEASED, ZssegPlus, ZssegPlusSize
 
 PROMPTS = "zsseg_plus_prompts"
 LEARNER = "prompt_learner."

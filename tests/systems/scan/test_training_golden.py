@@ -14,7 +14,7 @@ from ovparts_lib.models.maskformer.matching import Segments
 from ovparts_lib.systems.adapted_clip import contrastive_loss, rate_factor
 from ovparts_lib.systems.scan.fine_tuning import ShiftedClip
 from ovparts_lib.systems.scan.weights import released_name
-from ovparts_lib.training.schedules import learning_rate_factor
+from ovparts_lib.training.optimisers import learning_rate_factor
 from ovparts_lib.vocabularies.vocabulary import Vocabulary
 from tests.golden.fill import fill, image
 from tests.golden.released_scan import arrays, read_json, vitb_scan
