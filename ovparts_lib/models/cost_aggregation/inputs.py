@@ -81,6 +81,9 @@ def square_inputs(
         device: where the squares go.
         test: resize the shorter side first; training pictures have been resized and cropped before.
 
+    Returns:
+        float32 (b, 3, image_size, image_size) for CLIP, (b, 3, guidance_side, guidance_side) for the backbone.
+
     Raises:
         ValueError: see :func:`checked_images`.
     """

@@ -145,7 +145,11 @@ class PartAggregator(nn.Module):
         self.specific_layers.load_state_dict(self.layers.state_dict())
 
     def guide(self, features: Sequence[Tensor] | None) -> ImageGuidance:
-        """Project the guidance backbone's features, coarse to fine (b, c, h, w), (b, c, 2h, 2w), …; None for none."""
+        """Project the guidance backbone's features, coarse to fine (b, c, h, w), (b, c, 2h, 2w), …; None for none.
+
+        Returns:
+            (b, h, w, guidance_dim) for the aggregator; (b, dim, 2h, 2w), (b, dim, 4h, 4w) for the decoder's stages.
+        """
         if self.appearance is None:
             return ImageGuidance(None, [None] * len(self.size.decoder_dims))
         return ImageGuidance(*self.appearance(features))
@@ -186,8 +190,11 @@ class PartAggregator(nn.Module):
         there are object-specific parts.
 
         Args:
-            x: what :meth:`first_stage` returned.
+            x: what :meth:`first_stage` returned, (b, g + o + 1, h, w, dim).
             texts: of the vocabulary.
+
+        Returns:
+            Summands (b, g + 1, h, w, d) of generic parts and (b, o + 1, h, w, d) of objects, d being the texts' width.
         """
         count, dim = texts.generic_count, x.shape[-1]
         # W [C'_part ; C'_object] + b = W_part C'_part + (W_object C'_object + b)
