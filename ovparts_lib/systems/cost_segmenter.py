@@ -132,7 +132,7 @@ class CostSegmenter(SegmentationSystem):
         training_queries: in training, score only this many parts a step: those that occur in the batch, and others
             drawn at random with torch's generator. None scores all parts of the vocabulary, as published.
         background_weight: weight of the background's terms in the loss; the others weigh 1. 0.05 as released for
-            CATSeg and PartCATSeg alike: most pixels are background, whose terms would outweigh those of all parts.
+            CATSeg and PartCATSeg alike, which give no reason; most pixels are background, and would outweigh the parts.
         padding: pictures are padded before they are squashed. ``"cut"`` says in the scores how far the maps reach
             beyond the picture, and in training the padding is background; ``"stretched"``, as released, takes them for
             maps of the picture alone.

@@ -162,7 +162,7 @@ def compositional_loss(
 
 
 def distribution_distance(first: Tensor, second: Tensor, divergence: Divergence) -> Tensor:
-    """Mean over images and positions of a divergence of distributions along axis 1: two (b, c, h, w) -> scalar, nats."""
+    """Mean divergence of distributions along axis 1, (b, c, h, w) each, over images and positions: a scalar, in nats."""
     first, second = (rearrange(values, "b c h w -> (b h w) c") for values in (first, second))
     if divergence == "symmetric_kl":  # (KL(P || Q) + KL(Q || P)) / 2, the paper's
         return ((first - second) * (first.log() - second.log())).sum(1).mean() / 2
