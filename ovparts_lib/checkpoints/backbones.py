@@ -1,7 +1,5 @@
 """Backbones as pre-training on ImageNet left them: ResNets with torchvision's names or detectron2's, and Swin."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 from torch import nn

@@ -1,7 +1,5 @@
 """CLIP weights: OpenAI's archives, open_clip's and Hugging Face's files, and our own."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Mapping
 from dataclasses import asdict

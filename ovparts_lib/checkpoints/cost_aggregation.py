@@ -1,7 +1,5 @@
 """How released cost-aggregation checkpoints call our parameters, and weights of guidance backbones alone."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 

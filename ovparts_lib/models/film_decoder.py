@@ -5,8 +5,6 @@ A three-layer transformer, 64 channels wide, that runs once per image and query.
 projections of the image activations) is computed once per image.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass

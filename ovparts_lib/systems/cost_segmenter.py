@@ -1,7 +1,5 @@
 """What CATSeg and PartCATSeg share: sizes, CLIP's towers, guidance backbone, background text, and what trains."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal, Self

@@ -1,7 +1,5 @@
 """Files of CATSeg, which its successor begins a training from too: what they are, and loading them into a model."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, replace
 from pathlib import Path

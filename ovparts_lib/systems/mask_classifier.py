@@ -1,7 +1,5 @@
 """Systems that classify mask proposals by text, and again by CLIP on the masks' crops."""
 
-from __future__ import annotations
-
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager

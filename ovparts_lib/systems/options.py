@@ -1,7 +1,5 @@
 """Options of every system: data, weights, training and scoring. A system adds its own in its ``options.py``."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar, Literal
 

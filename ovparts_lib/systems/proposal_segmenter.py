@@ -1,7 +1,5 @@
 """What systems have in common that train a network of mask proposals: its inputs and its targets."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from typing import Any
 

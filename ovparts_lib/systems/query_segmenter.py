@@ -1,7 +1,5 @@
 """What CLIPSeg and PartCLIPSeg share: sizes, CLIP's towers, the visual adapter, what trains, labels."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Any, ClassVar, Literal
 

@@ -1,7 +1,5 @@
 """Files of CLIPSeg, which its successor begins a training from too: what they are, and loading them into a model."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, replace

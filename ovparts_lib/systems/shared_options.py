@@ -1,7 +1,5 @@
 """Options that several systems have, each declared once; a system changes their values in its ``recipe_values``."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar, Literal
 

@@ -1,7 +1,5 @@
 """Training checkpoints on disk: written atomically, verified when read, the last two kept."""
 
-from __future__ import annotations
-
 import hashlib
 import os
 import re

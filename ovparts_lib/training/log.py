@@ -1,7 +1,5 @@
 """The log of a run: one JSON object a line, each step once, however often the run was stopped."""
 
-from __future__ import annotations
-
 import json
 import math
 from pathlib import Path

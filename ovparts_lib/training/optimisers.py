@@ -1,7 +1,5 @@
 """AdamW over the parameter groups a model asks for, at rates that are functions of the step: no scheduler state."""
 
-from __future__ import annotations
-
 import math
 import warnings
 from collections.abc import Callable

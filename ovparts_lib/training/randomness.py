@@ -1,7 +1,5 @@
 """The random generators a training run uses, as one value that can be saved and put back."""
 
-from __future__ import annotations
-
 import random
 from collections.abc import Iterator
 from contextlib import contextmanager

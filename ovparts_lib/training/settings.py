@@ -1,7 +1,5 @@
 """What a training run needs to know beyond its model and its data."""
 
-from __future__ import annotations
-
 from dataclasses import asdict
 from typing import Annotated, Literal
 

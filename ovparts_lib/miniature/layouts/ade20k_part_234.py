@@ -1,7 +1,5 @@
 """The layout of ADE20K-Part-234: 16-bit part maps, and object instances in COCO files."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """Drawing scenes for datasets other than Pascal-Part-116, under the names there (``counterparts.yaml``)."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cache

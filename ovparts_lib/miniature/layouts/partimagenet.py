@@ -5,8 +5,6 @@ among the 40 objects. The OOD one has one folder of pictures for each synset; se
 ones in ``val`` only.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path

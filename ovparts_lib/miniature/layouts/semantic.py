@@ -1,7 +1,5 @@
 """The layouts of the object-level benchmarks: whole objects and stuff, one label map beside each picture."""
 
-from __future__ import annotations
-
 import json
 from functools import cache, partial
 from pathlib import Path

@@ -1,7 +1,5 @@
 """What every layout of the miniature is made of, and the forms that COCO files hold masks in."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field

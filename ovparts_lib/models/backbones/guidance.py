@@ -3,8 +3,6 @@
 Each gives three feature maps, coarse to fine, at the grid of the cost volume and at two and four times its resolution.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Literal, get_args

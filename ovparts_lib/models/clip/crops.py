@@ -4,8 +4,6 @@ Source: Liang et al., "Open-Vocabulary Semantic Segmentation with Mask-adapted C
 code included, which SCAN's goes back to).
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Annotated, Literal
 

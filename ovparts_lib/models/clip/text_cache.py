@@ -3,8 +3,6 @@
 Those that take long are files, too, that several processes share: read if intact, set aside if not, written whole.
 """
 
-from __future__ import annotations
-
 import hashlib
 import logging
 from collections import OrderedDict

@@ -1,7 +1,5 @@
 """The aggregator: sizes, layers of spatial and class aggregation, and projections of image and text that guide it."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 

@@ -1,7 +1,5 @@
 """Class aggregation: at every position, the classes attend to each other."""
 
-from __future__ import annotations
-
 from typing import Literal
 
 import torch

@@ -1,7 +1,5 @@
 """The decoder: from one embedded cost map per class to one logit map per class, guided by finer image features."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import torch.nn.functional as F

@@ -1,7 +1,5 @@
 """Spatial aggregation: a pair of Swin blocks on the map of each class, guided by the appearance of the image."""
 
-from __future__ import annotations
-
 from functools import lru_cache
 
 import torch

@@ -1,7 +1,5 @@
 """Mask2Former's transformer decoder: each query attends to the image inside the mask it predicted a layer before."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import torch

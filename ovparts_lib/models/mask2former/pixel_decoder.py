@@ -1,7 +1,5 @@
 """Mask2Former's pixel decoder: deformable attention between three scales, then one step of a feature pyramid."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 

@@ -3,8 +3,6 @@
 Every cost is a matrix (queries, targets); smaller is better.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 

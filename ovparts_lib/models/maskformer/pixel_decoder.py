@@ -1,7 +1,5 @@
 """MaskFormer's pixel decoder: a feature pyramid that ends in mask features at stride 4."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import torch.nn.functional as F

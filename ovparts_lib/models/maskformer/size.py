@@ -1,7 +1,5 @@
 """Hyper-parameters that networks of mask proposals have in common."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 from ovparts_lib.models.backbones.resnet import ResNet, ResNetSize

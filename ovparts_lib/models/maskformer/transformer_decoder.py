@@ -1,7 +1,5 @@
 """MaskFormer's transformer decoder: learned queries ask the image's features for segments."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from itertools import pairwise

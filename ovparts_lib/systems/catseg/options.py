@@ -1,7 +1,5 @@
 """CATSeg's options."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping
 from typing import Any, ClassVar, Literal
 

@@ -4,8 +4,6 @@ Pairs come from the training split. Where the paper takes the nouns of a picture
 classes stand for them: no benchmark here brings captions. Pairs mined from captions elsewhere are read from a table.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any

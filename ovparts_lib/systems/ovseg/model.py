@@ -6,8 +6,6 @@ distributions are multiplied, and the masks' classes summed over pixels.
 Source: Liang et al., "Open-Vocabulary Semantic Segmentation with Mask-adapted CLIP", CVPR 2023, and its released code.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any

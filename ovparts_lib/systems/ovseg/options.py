@@ -1,7 +1,5 @@
 """OVSeg's options: proposals, crops, the ensemble, and the released training of the proposal network."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar, Literal
 

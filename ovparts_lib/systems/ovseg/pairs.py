@@ -5,8 +5,6 @@ the mean of the prompt templates; every noun takes its nearest proposal, whateve
 crops are stored without loss, their masks beside them.
 """
 
-from __future__ import annotations
-
 import csv
 import re
 from collections.abc import Collection, Iterable, Sequence

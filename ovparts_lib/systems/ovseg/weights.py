@@ -1,7 +1,5 @@
 """OVSeg weights: the released files, our own, and a mask-adapted CLIP alone, exported or fused into a model."""
 
-from __future__ import annotations
-
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any

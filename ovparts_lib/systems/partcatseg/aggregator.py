@@ -30,8 +30,6 @@ Where the paper's equations are:
 - the start from CAT-Seg's weights: :func:`systems.partcatseg.weights.load_partcatseg`.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any

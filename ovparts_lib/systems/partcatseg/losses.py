@@ -4,8 +4,6 @@ Source: Choi et al., "Fine-Grained Image-Text Correspondence with Cost Aggregati
 Segmentation", CVPR 2025, as the code released with it computes them.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -162,7 +160,7 @@ def compositional_loss(
 
 
 def distribution_distance(first: Tensor, second: Tensor, divergence: Divergence) -> Tensor:
-    """Mean divergence of distributions along axis 1, (b, c, h, w) each, over images and positions: a scalar, in nats."""
+    """Mean divergence of distributions along axis 1, (b, c, h, w) each, over images and positions; scalar, nats."""
     first, second = (rearrange(values, "b c h w -> (b h w) c") for values in (first, second))
     if divergence == "symmetric_kl":  # (KL(P || Q) + KL(Q || P)) / 2, the paper's
         return ((first - second) * (first.log() - second.log())).sum(1).mean() / 2

@@ -7,8 +7,6 @@ Source: Choi et al., "Fine-Grained Image-Text Correspondence with Cost Aggregati
 Segmentation", CVPR 2025, and the code released with it.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any

@@ -1,7 +1,5 @@
 """PartCATSeg's options."""
 
-from __future__ import annotations
-
 from typing import Any, ClassVar, Literal
 
 from ovparts_lib.options import Number, option

@@ -1,7 +1,5 @@
 """PartCATSeg weights: released files, CAT-Seg and DINOv2 as what training starts from, and our own."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 from functools import partial
 from pathlib import Path

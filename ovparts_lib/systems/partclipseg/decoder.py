@@ -1,7 +1,5 @@
 """The decoder of PartCLIPSeg: CLIPSeg's, and a second FiLM and head that join a part's features with its object's."""
 
-from __future__ import annotations
-
 import copy
 
 import torch

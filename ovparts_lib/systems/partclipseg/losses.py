@@ -7,8 +7,6 @@ tokens. So only those rows of the softmax are computed, from the tokens that ent
 (tokens x tokens) maps of all queries and heads, as the released code keeps them, never exist.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 

@@ -6,8 +6,6 @@ Sources: Choi et al., "Understanding Multi-Granularity for Open-Vocabulary Part 
 3.2 to 3.4, and the code released with it.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from typing import Any
 

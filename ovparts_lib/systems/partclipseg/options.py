@@ -1,7 +1,5 @@
 """PartCLIPSeg's options."""
 
-from __future__ import annotations
-
 from typing import ClassVar, Literal
 
 from ovparts_lib.options import Flag, Number, Text, Whole, option

@@ -1,7 +1,5 @@
 """PartCLIPSeg weights: the released files, our own, and every CLIPSeg file that a training can begin from."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 from pathlib import Path
 from typing import Any

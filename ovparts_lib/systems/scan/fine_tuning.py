@@ -5,8 +5,6 @@ captions. Where there are none, a pair here is a labelled mask and its class in 
 choice of ours.
 """
 
-from __future__ import annotations
-
 import copy
 from collections.abc import Sequence
 from dataclasses import asdict

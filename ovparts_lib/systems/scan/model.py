@@ -6,8 +6,6 @@ distributions are multiplied, and the masks' classes summed over pixels.
 Source: Liu et al., "Open-Vocabulary Segmentation with Semantic-Assisted Calibration", CVPR 2024, and its released code.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial

@@ -1,7 +1,5 @@
 """SCAN's options: calibration, contextual shift, the ensemble, and the released training of proposals and SIM."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace

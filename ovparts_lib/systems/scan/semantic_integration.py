@@ -5,8 +5,6 @@ low-pass; no activation between the two linear layers; no norm after the last at
 query is a sequence of its own, so that queries do not see each other there.
 """
 
-from __future__ import annotations
-
 import copy
 from collections.abc import Sequence
 from dataclasses import dataclass

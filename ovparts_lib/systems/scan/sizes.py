@@ -1,7 +1,5 @@
 """Sizes of SCAN."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 from ovparts_lib.models.backbones.swin import SwinSize

@@ -1,7 +1,5 @@
 """SCAN weights: the released files, what a training begins from, the fine-tuned CLIP to fuse, and our own files."""
 
-from __future__ import annotations
-
 import json
 import logging
 from pathlib import Path

@@ -3,8 +3,6 @@
 Both ablations use the ground truth and are no predictions; they are scored like the oracle-obj mode they belong to.
 """
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor
 

@@ -7,8 +7,6 @@ Source: Wei et al., "OV-PARTS: Towards Open-Vocabulary Part Segmentation", NeurI
 the code released with it.
 """
 
-from __future__ import annotations
-
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any

@@ -1,7 +1,5 @@
 """ZSSeg+'s options: stage 1, stage 2, and the prompt tuning that comes before both."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar, Literal
 

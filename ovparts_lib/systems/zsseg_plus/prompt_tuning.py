@@ -8,8 +8,6 @@ this system grew out of (Xu et al., "A Simple Baseline for Open-Vocabulary Seman
 at most 128 regions of each class. CLIP's image tower is frozen, so every crop is encoded once, before the first step.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass

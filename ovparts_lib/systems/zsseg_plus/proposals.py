@@ -3,8 +3,6 @@
 Source: Wei et al., OV-PARTS, NeurIPS 2023 (datasets track), and the code released with it ("object mask prompt").
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 

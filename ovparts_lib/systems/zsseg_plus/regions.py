@@ -4,8 +4,6 @@ Source: Wei et al., OV-PARTS, NeurIPS 2023 (datasets track), and the code releas
 once per region.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 

@@ -1,7 +1,5 @@
 """ZSSeg+ weights: the released files, prompt files, our own, and CLIP and ResNet-50 that a training begins from."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
