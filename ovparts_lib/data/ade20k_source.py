@@ -22,15 +22,17 @@ from ovparts_lib.data.ade20k_release import ReleaseClasses, ReleasePhoto
 from ovparts_lib.data.cache import files_key, read_cache, write_cache
 from ovparts_lib.data.coco_writing import annotation, encode_rle, write_coco
 from ovparts_lib.data.prepare_report import PrepareReport
-from ovparts_lib.data.readers.ade20k_part_234 import MARKER, ADE20KPart234
+from ovparts_lib.data.readers.ade20k_part_234 import MARKER
 from ovparts_lib.data.records import DatasetError
+from ovparts_lib.data.registry import DATASETS
 from ovparts_lib.data.scan import parallel_map
 from ovparts_lib.data.verification_report import Problem
 from ovparts_lib.images import write_picture
 from ovparts_lib.vocabularies import PartVocabulary, load_vocabulary
 
-FOLDERS = ADE20KPart234.folders
-IMAGES, PARTS = (files.folder for files in ADE20KPart234.kinds.values())
+_LAYOUT = DATASETS["ade20k_part_234"]
+FOLDERS = _LAYOUT.folders
+IMAGES, PARTS = (files.folder for files in _LAYOUT.kinds.values())
 RELEASE = "ADE20K_2021_17_01"
 RULES = "1"  # part of the key of every picture: raise it when the outcome changes
 

@@ -19,7 +19,6 @@ from ovparts_lib.data.partimagenet_facts import PART_CATEGORIES, SYNSET_FILE, SY
 from ovparts_lib.data.records import DatasetError
 from ovparts_lib.vocabularies import PartVocabulary
 
-LAYOUT = "images/{train,val}, and train.json and val.json beside it or in annotations/{train,val}"
 OTHER_SYNSET = "images of synsets outside the selection, left out"
 SIZES_ONLY = (
     "The file lists the pictures and their sizes, not their parts: download the part annotations in the format of COCO "

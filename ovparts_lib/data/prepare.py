@@ -24,8 +24,8 @@ from ovparts_lib.data.ade20k_source import build_ade20k_part_234, find_pictures
 from ovparts_lib.data.files import check_file, list_files
 from ovparts_lib.data.labels import check_same_size, read_image, read_labels
 from ovparts_lib.data.prepare_report import PrepareReport
-from ovparts_lib.data.readers.semantic import LAYOUTS
 from ovparts_lib.data.records import DatasetError
+from ovparts_lib.data.registry import DATASETS
 from ovparts_lib.data.scan import parallel_map
 from ovparts_lib.data.verification_report import Problem
 from ovparts_lib.images import resize_labels, write_picture
@@ -81,7 +81,7 @@ def prepare_dataset(name: str, source: str | Path, target: str | Path, *, progre
     report = PrepareReport(vocabulary, target, found={"classes": np.zeros(len(vocabulary.classes), np.int64)})
     splits = _SOURCES[name](source, name)
     if not splits:
-        wanted = "; ".join(place.labels for place in LAYOUTS[name].values())
+        wanted = "; ".join(place.labels for place in DATASETS[name].places.values())
         raise DatasetError(
             "holds no official labels of the benchmark", file=source, what_to_do=f"From them {wanted} would be made."
         )
@@ -91,7 +91,7 @@ def prepare_dataset(name: str, source: str | Path, target: str | Path, *, progre
 
 
 def _prepare_split(name: str, split: str, source: Source, report: PrepareReport, progress: bool) -> None:
-    place, target, ignore = LAYOUTS[name][split], report.target, report.vocabulary.ignore_label
+    place, target, ignore = DATASETS[name].places[split], report.target, report.vocabulary.ignore_label
     folder, pictures = target / place.labels, target / place.images
     folder.mkdir(parents=True, exist_ok=True)
     if source.picture is not None:

@@ -42,21 +42,6 @@ def problem_table(problems: Iterable[Problem]) -> pd.DataFrame:
     return pd.DataFrame([asdict(problem) for problem in problems], columns=["file", "what", "what_to_do"])
 
 
-@dataclass(frozen=True)
-class Published:
-    """Number of images in ``train`` or ``val`` according to its authors.
-
-    Attributes:
-        images: how many.
-        source: where it stands, in a few words.
-        about: a rounded or uncertain figure.
-    """
-
-    images: int
-    source: str
-    about: bool = False
-
-
 @dataclass
 class Folder:
     """What there is of ``train`` or ``val``.

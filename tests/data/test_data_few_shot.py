@@ -4,9 +4,8 @@ import numpy as np
 import pytest
 
 from ovparts_lib.data import DatasetError, PascalPart116, TrainingDataset
-from ovparts_lib.data.few_shot import draw_from, draw_shots
+from ovparts_lib.data.few_shot import draw_from, draw_shots, read_shot_list
 from ovparts_lib.data.registry import open_reader
-from ovparts_lib.data.splits import read_shot_list
 from ovparts_lib.miniature.layout import render_miniature
 
 

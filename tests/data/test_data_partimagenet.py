@@ -11,14 +11,14 @@ from ovparts_lib.data import DatasetError, EvaluationDataset, TrainingDataset, t
 from ovparts_lib.data.partimagenet_facts import PART_CATEGORIES, SYNSETS, families_of, generic_part, read_synset_file
 from ovparts_lib.data.partimagenet_listing import NO_PICTURE, OTHER_SYNSET
 from ovparts_lib.data.readers.partimagenet import OTHER_FAMILY, PartImageNetOOD, PartImageNetSeg
-from ovparts_lib.data.registry import verify_dataset
+from ovparts_lib.data.registry import DATASETS, verify_dataset
 from ovparts_lib.vocabularies import load_vocabulary
 from tests.data.released_layout import GOLDEN
 from tests.golden.fill import image as golden_image
 
 MAPPER = json.loads((GOLDEN / "mapper_partimagenet.json").read_text())
 ARRAYS = np.load(GOLDEN / "mapper_partimagenet.npz")
-SPLITS = PartImageNetSeg.settings
+SPLITS = DATASETS["partimagenet_seg"].settings
 LISTING = json.loads((GOLDEN / "listing_partimagenet.json").read_text())
 PREFIX = "partimagenet_obj_part_sem_seg_"
 READER_OF = {"partimagenet": PartImageNetSeg, "partimagenet_ood": PartImageNetOOD}

@@ -20,7 +20,6 @@ from ovparts_lib.data import (
     training_transform,
     verify_dataset,
 )
-from ovparts_lib.data.readers.semantic import LAYOUTS
 from ovparts_lib.vocabularies import OBJECT_VOCABULARIES, load_vocabulary
 from tests.data.released_layout import picture, save
 
@@ -104,7 +103,7 @@ def test_an_archive_becomes_label_files_that_are_read_and_verified(prepared, nam
     assert report.ok and len(report.fingerprint) == 16
     assert sum(counts["labelled pixels"] for counts in report.counts.values()) == sum(made.found["classes"])
     reader = open_reader(name, root)
-    assert set(reader.splits) <= set(DATASETS[name].splits) and reader.title == DATASETS[name].title
+    assert set(reader.splits) <= set(DATASETS[name].settings) and reader.title == DATASETS[name].title
     for split in reader.splits:
         for record in reader.records(split):
             (label_map,) = reader.label_maps(record)
@@ -191,7 +190,7 @@ DAMAGES = {
 def test_wrong_label_files_are_one_clear_problem(prepared, damage):
     name, do, message = DAMAGES[damage]
     root, _ = prepared(name)
-    path = next((root / LAYOUTS[name]["val"].labels).iterdir())
+    path = next((root / DATASETS[name].places["val"].labels).iterdir())
     do(path)
     (problem,) = verify_dataset(name, root).problems
     assert problem.file == str(path) and message in problem.what

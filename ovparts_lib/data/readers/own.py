@@ -11,9 +11,9 @@ import yaml
 
 from ovparts_lib.data.files import read_file
 from ovparts_lib.data.readers.pascal_part_116 import PascalPart116
-from ovparts_lib.data.readers.semantic import SemanticFolder, SemanticReader
+from ovparts_lib.data.readers.semantic import SemanticReader
 from ovparts_lib.data.records import DatasetError, Record
-from ovparts_lib.data.splits import Files, Split
+from ovparts_lib.data.registry import Files, SemanticFolder
 from ovparts_lib.strict_yaml import StrictLoader
 from ovparts_lib.vocabularies import PartVocabulary, Vocabulary
 
@@ -90,7 +90,6 @@ def _places(root: Path) -> dict[str, SemanticFolder]:
 
 
 _NEVER = 2.0  # a user's pictures may be labelled to the last pixel: what looks like a lost background is but a note
-_PICTURES = (".jpg", ".jpeg", ".png")
 
 
 class OwnClasses(SemanticReader):
@@ -100,8 +99,7 @@ class OwnClasses(SemanticReader):
 
     def __init__(self, root: str | Path, **options: Any) -> None:
         super().__init__(root, name="own", places=_places(Path(root).expanduser()), **options)
-        self.kinds = {"image": Files("", _PICTURES), "label": Files("", (".png",))}
-        self.settings = {name: Split(name, seen_only=name == "train") for name in self.places}
+        self.kinds = {"image": Files("", (".jpg", ".jpeg", ".png")), "label": Files("", (".png",))}
 
     @cached_property
     def vocabulary(self) -> Vocabulary:
@@ -122,16 +120,13 @@ class OwnParts(PascalPart116):
     name = "own"
     shots_released = False
     background_share = _NEVER
-    layout = "images and labels (and objects, if there are object maps), each with train and val"
 
     def __init__(self, root: str | Path, **options: Any) -> None:
         super().__init__(root, **options)
         self.folders = {split: split for split in _places(self.root)}
-        self.settings = {name: how for name, how in PascalPart116.settings.items() if how.folder in self.folders}
-        self.kinds = {"image": Files("images", _PICTURES), "part": Files("labels", (".png",))}
-        self.published = {}
-        if (self.root / "objects").is_dir():
-            self.kinds["object"] = Files("objects", (".png",))
+        self.settings = {name: how for name, how in self.settings.items() if how.folder in self.folders}
+        if not (self.root / "objects").is_dir():
+            self.kinds = {kind: files for kind, files in self.kinds.items() if kind != "object"}
         self.dtype = np.uint16 if self.vocabulary.ignore_label > 255 else np.uint8
 
     @cached_property

@@ -13,12 +13,11 @@ import numpy as np
 from ovparts_lib.data.coco_instances import rasterise, rasterise_columns
 from ovparts_lib.data.files import hidden_files
 from ovparts_lib.data.partimagenet_facts import PART_CATEGORIES, SYNSET_FILE, families_of, family
-from ovparts_lib.data.partimagenet_listing import LAYOUT, NO_PICTURE, SUFFIXES, Listing, Picture, Selection
+from ovparts_lib.data.partimagenet_listing import NO_PICTURE, Listing, Picture, Selection
 from ovparts_lib.data.readers.base import Reader
 from ovparts_lib.data.records import DatasetError, Record
 from ovparts_lib.data.scan import LabelCounts
-from ovparts_lib.data.splits import Files, Split
-from ovparts_lib.data.verification_report import Folder, Published, VerificationReport
+from ovparts_lib.data.verification_report import Folder, VerificationReport
 
 logger = logging.getLogger(__name__)
 
@@ -52,16 +51,7 @@ class PartImageNet(Reader):
         **options: see :class:`~ovparts_lib.data.readers.base.Reader`.
     """
 
-    layout = LAYOUT
     strict: ClassVar[bool]
-    settings: ClassVar = {
-        "train": Split("train", seen_only=True),
-        "train_obj_condition": Split("train", conditioned=True),
-        "train_all": Split("train"),
-        "train_few_shot": Split("train", few_shot=True),
-        "val_obj_condition": Split("val", conditioned=True),
-    }
-    kinds: ClassVar = {"image": Files("images", SUFFIXES)}
     dtype = np.uint16
     depth = 2
     few_shot_source = "train_all"
@@ -275,4 +265,3 @@ class PartImageNetOOD(PartImageNet):
     """The out-of-distribution split: 482 parts of 128 objects, the 19 unseen ones in the validation folder."""
 
     name, strict = "partimagenet_ood", True
-    published: ClassVar = {"train": Published(16540, README), "val": Published(2957, README)}
