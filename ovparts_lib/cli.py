@@ -197,7 +197,7 @@ def _prepare(options: argparse.Namespace) -> int:
         target if target.exists() else resolve_path(target),
         progress=sys.stderr.isatty(),
     )
-    print(report)
+    print(report.to_markdown())
     return COMPLETE if report.ok else FAILED
 
 

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import torch
 from scipy.io import loadmat
 from scipy.io.matlab import MatReadError
@@ -23,11 +24,10 @@ from ovparts_lib.data.ade20k_release import read_codes
 from ovparts_lib.data.ade20k_source import build_ade20k_part_234, find_pictures
 from ovparts_lib.data.files import check_file, list_files
 from ovparts_lib.data.labels import check_same_size, read_image, read_labels
-from ovparts_lib.data.prepare_report import PrepareReport
 from ovparts_lib.data.records import DatasetError
 from ovparts_lib.data.registry import DATASETS
 from ovparts_lib.data.scan import parallel_map
-from ovparts_lib.data.verification_report import Problem
+from ovparts_lib.data.verification_report import PrepareReport, Problem
 from ovparts_lib.images import resize_labels, write_picture
 from ovparts_lib.vocabularies import load_vocabulary
 
@@ -78,7 +78,7 @@ def prepare_dataset(name: str, source: str | Path, target: str | Path, *, progre
     if not source.is_dir():
         raise DatasetError("no such folder", file=source, what_to_do="Give the folder of the unpacked archive.")
     vocabulary = load_vocabulary(name)
-    report = PrepareReport(vocabulary, target, found={"classes": np.zeros(len(vocabulary.classes), np.int64)})
+    report = PrepareReport(vocabulary.title, str(target), found={"classes": pd.Series(0, index=vocabulary.classes)})
     splits = _SOURCES[name](source, name)
     if not splits:
         wanted = "; ".join(place.labels for place in DATASETS[name].places.values())
@@ -87,11 +87,13 @@ def prepare_dataset(name: str, source: str | Path, target: str | Path, *, progre
         )
     for split, found in splits.items():
         _prepare_split(name, split, found, report, progress)
+    report.note_missing()
     return report
 
 
 def _prepare_split(name: str, split: str, source: Source, report: PrepareReport, progress: bool) -> None:
-    place, target, ignore = DATASETS[name].places[split], report.target, report.vocabulary.ignore_label
+    place, target, vocabulary = DATASETS[name].places[split], Path(report.root), load_vocabulary(name)
+    ignore = vocabulary.ignore_label
     folder, pictures = target / place.labels, target / place.images
     folder.mkdir(parents=True, exist_ok=True)
     if source.picture is not None:
@@ -107,7 +109,7 @@ def _prepare_split(name: str, split: str, source: Source, report: PrepareReport,
                 labels = _store_picture(source.picture(path), path, labels, pictures)
         except DatasetError as error:
             return Problem.of(error)
-        pixels = np.bincount(labels[labels != ignore], minlength=len(report.vocabulary.classes))
+        pixels = np.bincount(labels[labels != ignore], minlength=len(vocabulary.classes))
         if pixels.any():
             suffix, dtype = (".tif", np.uint16) if ignore > 255 else (".png", np.uint8)
             write_picture(folder / f"{path.stem.removesuffix('_seg')}{suffix}", labels.astype(dtype))
@@ -116,7 +118,7 @@ def _prepare_split(name: str, split: str, source: Source, report: PrepareReport,
     results = parallel_map(convert, source.labels, progress=progress, what=f"preparing {split}")
     written = [result for result in results if isinstance(result, np.ndarray)]
     report.problems += [result for result in results if isinstance(result, Problem)]
-    report.found["classes"] += sum(written, np.zeros_like(report.found["classes"]))
+    report.found["classes"] += sum(written, np.zeros(len(vocabulary.classes), np.int64))
     empty = sum(not pixels.any() for pixels in written)
     report.counts[split] = {
         "label files": len(source.labels),

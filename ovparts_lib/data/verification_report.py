@@ -130,6 +130,29 @@ class VerificationReport:
         return cls(**data | {"problems": [Problem(**problem) for problem in data["problems"]]})
 
 
+@dataclass
+class PrepareReport(VerificationReport):
+    """What was found in an official archive when the files of a dataset were made from it; problems were left out.
+
+    Attributes:
+        found: labelled pixels of each class over all splits, by what the classes are; of objects, instances.
+    """
+
+    found: dict[str, pd.Series] = field(default_factory=dict)
+
+    def missing(self, what: str) -> list[str]:
+        """The classes of ``found[what]`` of which there is nothing."""
+        totals = self.found[what]
+        return totals.index[totals == 0].tolist()
+
+    def note_missing(self) -> None:
+        """Say in the notes how many of the classes were found, and which were not."""
+        for what, totals in self.found.items():
+            missing = self.missing(what)
+            named = f"; not: {', '.join(missing[:5])}{' …' if len(missing) > 5 else ''}" if missing else ""
+            self.notes.append(f"{len(totals) - len(missing)} of {len(totals)} {what} found{named}")
+
+
 def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
     lines = [head, ["---"] * len(head), *rows]
     return ["| " + " | ".join(cell.replace("|", "\\|").replace("\n", " ") for cell in line) + " |" for line in lines]

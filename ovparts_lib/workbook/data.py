@@ -96,7 +96,7 @@ def build_data(source: str | None, data_root: str) -> Iterator[Panel]:
         yield Panel("build_counts", title="Build", caption=f"{data_root} is taken as it is (source)")
         return
     report = build_ade20k_part_234(resolve_path(source), resolve_path(data_root))
-    print(report)
+    print(report.to_markdown())
     counts = pd.DataFrame(report.counts).rename_axis("count").reset_index()
     yield Panel("build_counts", table=counts, title="What the build found")
     yield Panel("build_problems", table=problem_table(report.problems), title="Pictures left out", caption="none")

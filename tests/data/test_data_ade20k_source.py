@@ -115,7 +115,7 @@ def test_report(source, target):
     assert pixels["car's window"] == 50 and pixels["car's door"] == 16 * 14 - 50
     assert pixels["bus's window"] == 8 * 30 - 16
     assert not report.problems
-    assert "3 of 44 objects found; not: " in str(report)
+    assert "3 of 44 objects found; not: " in report.to_markdown()
 
 
 def test_built_dataset_is_verified_read_and_evaluated(source, target):
@@ -236,7 +236,7 @@ def test_a_wrong_file_leaves_its_picture_out_and_is_reported(source, target, dam
     (problem,) = report.problems
     assert problem.file == str(source / file) and message in problem.what and problem.what_to_do
     assert report.counts["train"]["pictures left out for a wrong file"] == 1
-    assert str(problem) in str(report)
+    assert f"| `{problem.file}` | {problem.what} |" in report.to_markdown()
     assert not list((target / "images/training").iterdir())
     assert report.counts["val"]["pictures taken"] == 1
 

@@ -8,8 +8,14 @@ from PIL import Image
 from skimage.draw import polygon2mask
 
 from ovparts_lib.data import DatasetError, EvaluationDataset, TrainingDataset, training_transform
-from ovparts_lib.data.partimagenet_facts import PART_CATEGORIES, SYNSETS, families_of, generic_part, read_synset_file
-from ovparts_lib.data.partimagenet_listing import NO_PICTURE, OTHER_SYNSET
+from ovparts_lib.data.partimagenet_listing import (
+    NO_PICTURE,
+    OTHER_SYNSET,
+    PART_CATEGORIES,
+    SYNSETS,
+    families_of,
+    generic_part,
+)
 from ovparts_lib.data.readers.partimagenet import OTHER_FAMILY, PartImageNetOOD, PartImageNetSeg
 from ovparts_lib.data.registry import DATASETS, verify_dataset
 from ovparts_lib.vocabularies import load_vocabulary
@@ -262,25 +268,6 @@ def test_ood_refuses_a_synset_it_does_not_know(tmp_path):
         reader.records("train")
 
 
-def test_synset_list(seg_root):
-    lines = [f"{synset} {name}, another name" for synset, name in SYNSETS.items()]
-    path = seg_root.parent / "LOC_synset_mapping.txt"
-    path.write_text("\n".join(["n00000001 crane", *lines, "n00000002 crane", ""]))
-    assert read_synset_file(path)["n02129604"] == "tiger"
-    assert len(PartImageNetSeg(seg_root).records("train")) == 2
-    path.write_text("\n".join(line for line in lines if "tiger" not in line))
-    with pytest.raises(DatasetError, match=r"LOC_synset_mapping\.txt: has no synset n02129604 \(tiger\).*n02129604_7"):
-        PartImageNetSeg(seg_root).records("train")
-    path.write_text("n02129604 lion, king of beasts")
-    with pytest.raises(DatasetError, match="n02129604 is 'lion', but its pictures show 'tiger'"):
-        PartImageNetSeg(seg_root).records("train")
-    path.write_text("n02129604 tiger\ntiger n02129604")
-    with pytest.raises(DatasetError, match="line 2 is 'tiger n02129604', not a new synset"):
-        PartImageNetSeg(seg_root).records("train")
-    with pytest.raises(DatasetError, match="no such file"):
-        PartImageNetSeg(seg_root, synset_file=seg_root / "nowhere.txt").records("train")
-
-
 def test_missing_picture_is_left_out_and_counted_or_an_error(seg_root, tmp_path, caplog):
     (seg_root / "images/train" / DOG).unlink()
     reader = PartImageNetSeg(seg_root)
@@ -423,22 +410,6 @@ def test_every_object_has_the_parts_of_its_super_category(name):
         for one in possible:
             parts = {generic_part(c) for c, category in enumerate(PART_CATEGORIES) if category.startswith(f"{one} ")}
             assert parts == own
-
-
-def test_verification_uses_the_readers_synset_list(seg_root, tmp_path):
-    lines = [f"{synset} {name}, another name" for synset, name in SYNSETS.items()]
-    plain = verify_dataset("partimagenet_seg", seg_root)
-    beside, given = seg_root.parent / "LOC_synset_mapping.txt", tmp_path / "lists" / "synsets.txt"
-    beside.write_text("\n".join(lines))
-    found = verify_dataset("partimagenet_seg", seg_root)
-    assert found.ok and found.fingerprint != plain.fingerprint
-    beside.write_text("\n".join([*lines, "n00000001 crane"]))
-    changed = verify_dataset("partimagenet_seg", seg_root)
-    assert changed.ok and changed.fingerprint not in (plain.fingerprint, found.fingerprint)
-    given.parent.mkdir()
-    given.write_text("n02129604 lion, king of beasts")
-    report = verify_dataset("partimagenet_seg", seg_root, synset_file=given)
-    assert not report.ok and "n02129604 is 'lion'" in str(report.problems[0])
 
 
 def test_verification_without_annotations_is_a_problem(tmp_path):

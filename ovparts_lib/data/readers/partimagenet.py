@@ -12,8 +12,15 @@ import numpy as np
 
 from ovparts_lib.data.coco_instances import rasterise, rasterise_columns
 from ovparts_lib.data.files import hidden_files
-from ovparts_lib.data.partimagenet_facts import PART_CATEGORIES, SYNSET_FILE, families_of, family
-from ovparts_lib.data.partimagenet_listing import NO_PICTURE, Listing, Picture, Selection
+from ovparts_lib.data.partimagenet_listing import (
+    NO_PICTURE,
+    PART_CATEGORIES,
+    Listing,
+    Picture,
+    Selection,
+    families_of,
+    family,
+)
 from ovparts_lib.data.readers.base import Reader
 from ovparts_lib.data.records import DatasetError, Record
 from ovparts_lib.data.scan import LabelCounts
@@ -32,7 +39,6 @@ class PartImageNet(Reader):
 
         root/images/{train,val}/<synset>_<n>.JPEG              flat, or in one folder for each synset; .jpeg, .jpg
         root/{train,val}.json                                  or root/annotations/{train,val}/{train,val}.json
-        root/LOC_synset_mapping.txt                            optional; also looked for beside root
 
     The object of a picture is its synset's, and its object map the union of its parts. Splits:
 
@@ -46,8 +52,6 @@ class PartImageNet(Reader):
 
     Args:
         root: the folder that holds ``images``.
-        synset_file: ImageNet's list of synsets, which the meaning of the file names is checked against. By default the
-            one in ``root`` or beside it, if there is one.
         **options: see :class:`~ovparts_lib.data.readers.base.Reader`.
     """
 
@@ -56,16 +60,11 @@ class PartImageNet(Reader):
     depth = 2
     few_shot_source = "train_all"
 
-    def __init__(self, root: str | Path, *, synset_file: str | Path | None = None, **options: Any) -> None:
+    def __init__(self, root: str | Path, **options: Any) -> None:
         super().__init__(root, **options)
         self._listings: dict[str, Listing] = {}
         self._pictures: dict[Path, Picture] = {}
-        if synset_file is None:
-            places = (self.root / SYNSET_FILE, self.root.parent / SYNSET_FILE)
-            synset_file = next((path for path in places if path.is_file()), None)
-        else:
-            synset_file = Path(synset_file).expanduser()
-        self.selection = Selection(self.vocabulary, strict=self.strict, synset_file=synset_file, refuse=self.refuse)
+        self.selection = Selection(self.vocabulary, strict=self.strict, refuse=self.refuse)
 
     def listing(self, name: str) -> Listing:
         """The pictures and annotations of ``train`` or ``val``, read once.
@@ -174,14 +173,14 @@ class PartImageNet(Reader):
     # Integrity checks
 
     def lists(self) -> list[Path]:
-        """Annotations, the synset list, and the few-shot list where somebody has put one."""
+        """Annotations, and the few-shot list where somebody has put one."""
         lists = super().lists()
         for name in self.folders:
             try:
                 lists.append(self.annotation_file(name))
             except DatasetError as error:
                 self.refuse(error)
-        return lists + [path for path in [self.selection.synset_file] if path is not None and path.is_file()]
+        return lists
 
     def list_folder(self, name: str, report: VerificationReport) -> Folder:
         """The pictures of the selection; whatever is left out is a note, as are parts of another super-category."""
