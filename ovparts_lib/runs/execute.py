@@ -25,7 +25,6 @@ from ovparts_lib.runs.folder import (
 )
 from ovparts_lib.runs.load_params import check_hardware
 from ovparts_lib.runs.lock import FolderLock
-from ovparts_lib.runs.notebooks import check_notebook, notebook_path
 from ovparts_lib.runs.parameters import RunParameters
 from ovparts_lib.runs.project import ROOT_VARIABLE, display_path, package_parent, project_root
 from ovparts_lib.runs.provenance import COMMAND_VARIABLE
@@ -35,6 +34,10 @@ COMPLETE, FAILED, LOCKED, INTERRUPTED, TERMINATED = 0, 1, 3, 130, 143
 RUNNING, EXECUTED, BROKEN = "notebook.running.ipynb", "notebook.ipynb", "notebook.failed.ipynb"
 _COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 _TRACEBACK_LINES, _LOG_LINES, _LONGEST_LINE = 12, 3, 200
+
+
+class NotebookError(RuntimeError):
+    """A notebook is missing, unreadable, or has no cell that parameters can replace."""
 
 
 def execute(params: RunParameters, *, again: bool = False, command: str | None = None) -> int:
@@ -55,14 +58,13 @@ def execute(params: RunParameters, *, again: bool = False, command: str | None =
         130 after Ctrl-C, 143 after SIGTERM and SIGHUP.
 
     Raises:
-        NotebookError: the notebook is missing or disagrees with its parameters model. Nothing was started.
+        NotebookError: the notebook is missing or has no parameters cell. Nothing was started.
         ParameterError: this machine lacks the device that the parameters ask for.
         RunLockedError: another process works in the run folder.
         RunConflictError: the run folder holds a run with other parameters.
         DiskFullError: no space left for the files of the run.
     """
-    notebook = notebook_path(params.notebook)
-    check_notebook(notebook, type(params))
+    notebook = find_notebook(params.notebook)
     command = command or f"notebook {params.notebook}"
     if not again and params.reuse and run_state(params) == "complete":
         _name_notebook(params.folder, COMPLETE)  # unless a kill came between the results and this
@@ -77,6 +79,28 @@ def execute(params: RunParameters, *, again: bool = False, command: str | None =
         return _Execution(params, notebook, command).run()
     finally:
         lock.release()
+
+
+def find_notebook(name: str) -> Path:
+    """``notebooks/<name>.ipynb`` of the project.
+
+    Raises:
+        NotebookError: there is no such file, it is no notebook, or it has not exactly one cell tagged ``parameters``
+            (papermill would put ours in front of everything, and the notebook's own would win).
+    """
+    import nbformat
+
+    path = project_root() / "notebooks" / f"{name}.ipynb"
+    if not path.is_file():
+        raise NotebookError(f"there is no notebook {display_path(path)} in {project_root()}")
+    try:
+        cells = nbformat.read(path, as_version=4).cells
+    except (OSError, ValueError, nbformat.ValidationError) as error:
+        raise NotebookError(f"{display_path(path)}: cannot be read as a notebook: {error}") from error
+    tagged = sum("parameters" in cell.metadata.get("tags", []) for cell in cells)
+    if tagged != 1:
+        raise NotebookError(f"{display_path(path)}: {tagged} cells are tagged `parameters`, expected one")
+    return path
 
 
 class _Execution:

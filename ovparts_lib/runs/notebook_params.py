@@ -79,24 +79,6 @@ def assigned_parameters(
     return {name: variables[name] for name in sorted(names) if name in variables}
 
 
-def literal_assignments(source: str) -> dict[str, Any]:
-    """``{"seed": 0, ...}`` from the source of a ``parameters`` cell, in order.
-
-    Raises:
-        ValueError: the cell holds anything but assignments of literal values to names.
-    """
-    values: dict[str, Any] = {}
-    for statement in ast.parse(source).body:
-        name = _assigned_name(statement)
-        if name is None:
-            raise ValueError(f"line {statement.lineno} is no assignment to a name")
-        try:
-            values[name] = ast.literal_eval(statement.value)  # type: ignore[attr-defined]
-        except ValueError:
-            raise ValueError(f"line {statement.lineno}: the value of {name} is not written out") from None
-    return values
-
-
 def _parameter_cell(source: str, known: Mapping[str, Any]) -> _Cell | None:
     try:
         statements = ast.parse(source).body

@@ -20,10 +20,9 @@ from submitit.core.job_environment import JobEnvironment
 from submitit.helpers import Checkpointable, DelayedSubmission
 
 from ovparts_lib.atomic import write_atomically
-from ovparts_lib.runs.execute import TERMINATED
+from ovparts_lib.runs.execute import TERMINATED, find_notebook
 from ovparts_lib.runs.folder import make_folder, prepare_folder
 from ovparts_lib.runs.load_params import load_parameters
-from ovparts_lib.runs.notebooks import check_notebook, notebook_path
 from ovparts_lib.runs.project import ROOT_VARIABLE, package_parent, project_root
 from ovparts_lib.runs.signals import environment
 
@@ -134,7 +133,7 @@ def submit(
         SubmissionError: there is no SLURM here, or it refused the job.
     """
     params = load_parameters(params_file, overrides)
-    check_notebook(notebook_path(params.notebook), type(params))
+    find_notebook(params.notebook)
     if cluster == "slurm" and shutil.which("srun") is None:
         raise SubmissionError(
             "not submitted: there is no SLURM here (no srun); --cluster local runs it on this machine"
