@@ -2,16 +2,23 @@
 
 from ovparts_lib.evaluation.bootstrap import bootstrap, compare
 from ovparts_lib.evaluation.boundary import class_boundary_counts, label_difference
-from ovparts_lib.evaluation.counts import MatrixFileError, count_pairs
 from ovparts_lib.evaluation.evaluator import evaluate
 from ovparts_lib.evaluation.ground_truth import double_resized
 from ovparts_lib.evaluation.label_maps import oracle_map, pred_all_map
-from ovparts_lib.evaluation.protocols import Boundaries, Note, Protocol, ProtocolResult, UnsupportedModeError
+from ovparts_lib.evaluation.protocols import (
+    PROTOCOLS,
+    Boundaries,
+    Note,
+    Protocol,
+    ProtocolResult,
+    UnsupportedModeError,
+    protocol_named,
+    score_all,
+)
 from ovparts_lib.evaluation.published import published_metrics, published_object_results, published_results
-from ovparts_lib.evaluation.registry import PROTOCOLS, protocol_named, score_all
-from ovparts_lib.evaluation.scoring import MODES, ImageScore, NotANumberError, score_image, to_target
+from ovparts_lib.evaluation.scoring import MODES, ImageScore, NotANumberError, count_pairs, score_image, to_target
 from ovparts_lib.evaluation.segmentation_rates import object_rates, part_rates
-from ovparts_lib.evaluation.stored import Evaluation
+from ovparts_lib.evaluation.stored import Evaluation, MatrixFileError
 from ovparts_lib.evaluation.tables import (
     ProtocolMismatchError,
     class_table,

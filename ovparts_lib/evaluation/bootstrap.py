@@ -13,8 +13,7 @@ import numpy as np
 import pandas as pd
 
 from ovparts_lib.evaluation.per_image import Tally
-from ovparts_lib.evaluation.protocols import Protocol, UnsupportedModeError
-from ovparts_lib.evaluation.registry import protocol_named
+from ovparts_lib.evaluation.protocols import Protocol, UnsupportedModeError, protocol_named
 from ovparts_lib.evaluation.stored import Evaluation
 
 FIGURES = ("mIoU", "seen", "unseen", "harmonic", "recall", "pixel_accuracy", "fwIoU")

@@ -6,9 +6,8 @@ import torch
 from torch import Tensor
 
 from ovparts_lib.data.dataset import ClassSample, EvaluationSample
-from ovparts_lib.evaluation.counts import count_pairs
 from ovparts_lib.evaluation.label_maps import object_winners, pred_all_map
-from ovparts_lib.evaluation.scoring import ImageScore, check_scores, to_target
+from ovparts_lib.evaluation.scoring import ImageScore, check_scores, count_pairs, to_target
 from ovparts_lib.systems.scores import Scores
 from ovparts_lib.vocabularies import PartVocabulary, Vocabulary
 

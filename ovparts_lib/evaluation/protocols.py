@@ -1,21 +1,22 @@
 """Protocols: published and sound ways of turning stored counts into figures.
 
-Each is a function of the counts alone, so that a run can be read under any of them afterwards; they are listed in
-:mod:`ovparts_lib.evaluation.registry`.
+Each is a function of the counts alone, so that a run can be read under any of them afterwards; what each
+counts and how it departs from ours stands in ``protocols.json``.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import json
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from importlib import resources
 from typing import Literal
 
 import numpy as np
 import pandas as pd
 
 from ovparts_lib.evaluation.metrics import Averaged, group_figures, harmonic, mean_over, overall_figures, ratio
-from ovparts_lib.evaluation.per_image import ImageCounts, Tally, tally
-from ovparts_lib.evaluation.sg_iou import load_fathers
+from ovparts_lib.evaluation.per_image import ImageCounts, Tally, load_fathers, tally
 from ovparts_lib.evaluation.stored import DEFAULT_OPTIONS, Evaluation
 from ovparts_lib.vocabularies.vocabulary import Vocabulary
 
@@ -105,7 +106,7 @@ class Protocol:
         charges_background: whether part predictions on known background are false positives.
         boundary: which boundary counts are read, and how.
         semantics_guided: whether pixels predicted as a father of their class are credited, see
-            :mod:`ovparts_lib.evaluation.sg_iou`; for class lists that have a table of fathers.
+            :mod:`ovparts_lib.evaluation.per_image`; for class lists that have a table of fathers.
         harmonic_of_zeros: the harmonic mean of two group means that are both 0: undefined, or 0 (ov-seg, which computes
             ``2 / (1 / a + 1 / b)`` with infinities in between).
         notes: its departures from ``recommended``; those about scoring hold where the evaluation was scored with the
@@ -327,3 +328,44 @@ def wrapped_to_8_bits(matrix: np.ndarray) -> np.ndarray:
     wrapped = np.zeros(matrix.size, matrix.dtype)
     np.add.at(wrapped, places, matrix.reshape(-1))
     return wrapped.reshape(matrix.shape)
+
+
+def _read_protocols() -> dict[str, Protocol]:
+    """The protocols of the file: fields of :class:`Protocol`, notes by their keys, ``{…}`` for shared sentences."""
+    content = json.loads(resources.files(__package__).joinpath("protocols.json").read_text(encoding="utf-8"))
+    notes = {key: Note(**note) for key, note in content["notes"].items()}
+    protocols = {}
+    for name, stated in content["protocols"].items():
+        departures = tuple(notes[key] for key in stated.pop("notes", ()))
+        modes, description = tuple(stated.pop("modes")), stated.pop("description").format(**content["sentences"])
+        protocols[name] = Protocol(name=name, modes=modes, description=description, notes=departures, **stated)
+    return protocols
+
+
+PROTOCOLS = _read_protocols()
+
+
+def protocol_named(name: str) -> Protocol:
+    """A protocol by name.
+
+    Raises:
+        ValueError: there is none of that name; the message lists those there are.
+    """
+    if name not in PROTOCOLS:
+        raise ValueError(f"no protocol called {name!r}; there are {', '.join(PROTOCOLS)}")
+    return PROTOCOLS[name]
+
+
+def score_all(evaluation: Evaluation, protocols: Sequence[str] = tuple(PROTOCOLS)) -> list[ProtocolResult]:
+    """Every mode of an evaluation under every named protocol that can read it.
+
+    Raises:
+        ValueError: a protocol that does not exist.
+    """
+    chosen = [protocol_named(name) for name in protocols]
+    return [
+        protocol(evaluation, mode)
+        for protocol in chosen
+        for mode in evaluation.modes
+        if protocol.applies(evaluation, mode)
+    ]

@@ -11,7 +11,6 @@ from torch import Tensor
 
 from ovparts_lib.data.dataset import EvaluationSample
 from ovparts_lib.evaluation.boundary import LARGEST_RELEASED, class_boundary_counts, label_difference
-from ovparts_lib.evaluation.counts import count_pairs
 from ovparts_lib.evaluation.label_maps import AllChoice, OracleChoice, OracleRule, object_winners, sampled_classes
 from ovparts_lib.systems.scores import Scores
 from ovparts_lib.vocabularies import PartVocabulary
@@ -137,6 +136,33 @@ def score_image(
     if free is not None:
         result.background = torch.bincount(everywhere[place[free]], minlength=classes + 1)
     return result
+
+
+def count_pairs(prediction: Tensor, target: Tensor, classes: int) -> Tensor:
+    """Confusion matrix of one picture, int64 (N+1, N+1) on the prediction's device.
+
+    Args:
+        prediction: integer tensor of any shape, 0..N; N = background.
+        target: integer tensor of the same shape, 0..N; N = no label (see :func:`ovparts_lib.evaluation.to_target` for
+            label maps with another ignore value).
+        classes: N.
+
+    Raises:
+        ValueError: shapes differ, a tensor is not integer, or a value lies outside 0..N.
+    """
+    if prediction.shape != target.shape:
+        raise ValueError(f"prediction {tuple(prediction.shape)} and target {tuple(target.shape)} differ in shape")
+    for name, tensor in (("prediction", prediction), ("target", target)):
+        if tensor.is_floating_point() or tensor.is_complex() or tensor.dtype == torch.bool:
+            raise ValueError(f"{name} must hold integer class ids, not {tensor.dtype}")
+        if tensor.numel():
+            low, high = (int(value) for value in torch.aminmax(tensor))
+            if low < 0 or high > classes:
+                raise ValueError(f"{name} holds the value {low if low < 0 else high}, outside 0..{classes}")
+    side = classes + 1
+    # The product overflows narrow integers, so it is taken in int64.
+    pairs = prediction.reshape(-1).long() * side + target.to(prediction.device).reshape(-1)
+    return torch.bincount(pairs, minlength=side * side).reshape(side, side)
 
 
 def to_target(label_map: Tensor, classes: int, ignore_label: int) -> Tensor:

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from ovparts_lib.evaluation.counts import MatrixFileError, read_matrices, write_matrices
+from ovparts_lib.atomic import replacing
 from ovparts_lib.evaluation.per_image import ImageCounts
 from ovparts_lib.vocabularies import PartVocabulary, Vocabulary
 
@@ -18,8 +18,13 @@ FORMAT = 2
 LEVELS = ("parts", "objects")
 DEFAULT_OPTIONS = "default"
 _FILE = "matrices.npz"
-_BACKGROUND = "background"
+# Arrays that each mode has one of: what their names in the file begin with, and the attribute.
+_BY_MODE = {"counts": "matrices", "boundary": "boundary", "label_difference": "boundary_released"}
 _FACTS = ("records", "images", "skipped_records", "dataset_images", "level", "options", "weights", "image_ids")
+
+
+class MatrixFileError(ValueError):
+    """A file of confusion matrices is unreadable, not int64, of an unexpected shape, or of another vocabulary."""
 
 
 @dataclass
@@ -122,14 +127,19 @@ class Evaluation:
         path.parent.mkdir(parents=True, exist_ok=True)
         facts = {"format": FORMAT, **{name: getattr(self, name) for name in _FACTS}}
         facts["vocabulary"] = _vocabulary_facts(self.vocabulary)
-        extra = {"class_images": self.class_images, "facts": np.array(json.dumps(facts))}
-        for mode, counts in self.per_image.items():
-            extra |= _image_arrays(f"image_{mode}", counts)
-        if self.background is not None:
-            extra |= _image_arrays(_BACKGROUND, self.background)
-        extra |= {f"boundary_{mode}": counts for mode, counts in self.boundary.items()}
-        extra |= {f"label_difference_{mode}": counts for mode, counts in self.boundary_released.items()}
-        write_matrices(path, self.matrices, self.vocabulary.hash, extra)
+        arrays = {
+            "vocabulary_hash": np.array(self.vocabulary.hash),
+            "class_images": self.class_images,
+            "facts": np.array(json.dumps(facts)),
+        }
+        for prefix, name in _BY_MODE.items():
+            arrays |= {f"{prefix}_{mode}": counts for mode, counts in getattr(self, name).items()}
+        images = {f"image_{mode}": counts for mode, counts in self.per_image.items()}
+        for name, counts in (images | ({"background": self.background} if self.background else {})).items():
+            arrays |= {f"{name}_index": counts.index, f"{name}_pixels": counts.pixels}
+        # An open file keeps numpy from appending ".npz" to the temporary name.
+        with replacing(path) as partial, partial.open("wb") as file:
+            np.savez_compressed(file, **arrays)
         return path
 
     @classmethod
@@ -145,7 +155,11 @@ class Evaluation:
         """
         path = Path(folder)
         path = path / _FILE if path.is_dir() else path
-        matrices, arrays = read_matrices(path, vocabulary.hash if vocabulary else None)
+        try:
+            with np.load(path, allow_pickle=False) as file:
+                arrays = {name: file[name] for name in file.files}
+        except Exception as error:  # whatever numpy, zipfile and zlib stumble over in a damaged file
+            raise MatrixFileError(f"{path} cannot be read as an npz file of confusion matrices: {error}") from error
         try:
             facts = json.loads(str(arrays["facts"]))
             found, described = facts.pop("format", 1), facts.pop("vocabulary")
@@ -155,33 +169,39 @@ class Evaluation:
                     "counts differently. Score the checkpoint again"
                 )
             stored = PartVocabulary(**described) if "parts" in described else Vocabulary(**described)
+            if vocabulary is not None and stored.hash != vocabulary.hash:
+                raise MatrixFileError(f"{path} belongs to the vocabulary {stored.hash}, not to {vocabulary.hash}")
+            by_mode = {
+                attribute: {n.removeprefix(f"{prefix}_"): a for n, a in arrays.items() if n.startswith(f"{prefix}_")}
+                for prefix, attribute in _BY_MODE.items()
+            }
+            size = len(facts["image_ids"]), len(stored.classes)
+            modes = by_mode["matrices"] if facts["image_ids"] else ()
             facts["image_ids"] = tuple(facts["image_ids"])
-            classes, images = len(stored.classes), len(facts["image_ids"])
             evaluation = cls(
-                matrices=matrices,
+                **by_mode,
                 class_images=arrays["class_images"],
                 vocabulary=stored,
-                per_image={mode: _image_counts(f"image_{mode}", arrays, images, classes) for mode in matrices}
-                if images
-                else {},
-                background=_image_counts(_BACKGROUND, arrays, images, classes)
-                if f"{_BACKGROUND}_index" in arrays
-                else None,
-                boundary=_by_mode("boundary", arrays, matrices),
-                boundary_released=_by_mode("label_difference", arrays, matrices),
+                per_image={mode: _image_counts(f"image_{mode}", arrays, *size) for mode in modes},
+                background=_image_counts("background", arrays, *size) if "background_index" in arrays else None,
                 **facts,
             )
+            evaluation._check(path, str(arrays["vocabulary_hash"]))
         except MatrixFileError:
             raise
         except (KeyError, TypeError, ValueError, IndexError) as error:
             raise MatrixFileError(f"{path} does not describe an evaluation: {error}") from error
-        evaluation._check(path, str(arrays["vocabulary_hash"]))
         return evaluation
 
     def _check(self, path: Path, stored_hash: str) -> None:
         classes = len(self.vocabulary.classes)
-        wrong = [mode for mode, matrix in self.matrices.items() if len(matrix) != classes + 1]
-        if wrong or self.vocabulary.hash != stored_hash or self.class_images.shape != (classes,):
+        for mode, matrix in self.matrices.items():
+            if matrix.dtype != np.int64 or matrix.shape != (classes + 1, classes + 1) or (matrix < 0).any():
+                raise MatrixFileError(
+                    f"{path}: matrix {mode!r} must be int64 counts of {classes} classes and background, not "
+                    f"{matrix.dtype} {matrix.shape}; counts kept as floats are not exact"
+                )
+        if not self.matrices or self.vocabulary.hash != stored_hash or self.class_images.shape != (classes,):
             raise MatrixFileError(f"{path}: the matrices and the vocabulary stored with them do not belong together")
         for mode, counts in self.per_image.items():
             if not np.array_equal(counts.matrix(), self.matrices[mode]):
@@ -203,14 +223,6 @@ class Evaluation:
 
 def _added(mine: Mapping[str, Any], yours: Mapping[str, Any]) -> dict[str, Any]:
     return {mode: counts + yours[mode] for mode, counts in mine.items()}
-
-
-def _by_mode(name: str, arrays: Mapping[str, np.ndarray], modes: Iterable[str]) -> dict[str, np.ndarray]:
-    return {mode: arrays[f"{name}_{mode}"] for mode in modes if f"{name}_{mode}" in arrays}
-
-
-def _image_arrays(name: str, counts: ImageCounts) -> dict[str, np.ndarray]:
-    return {f"{name}_index": counts.index, f"{name}_pixels": counts.pixels}
 
 
 def _image_counts(name: str, arrays: Mapping[str, np.ndarray], images: int, classes: int) -> ImageCounts:

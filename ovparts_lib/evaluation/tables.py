@@ -7,8 +7,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import pandas as pd
 
-from ovparts_lib.evaluation.protocols import ProtocolResult
-from ovparts_lib.evaluation.registry import PROTOCOLS, protocol_named, score_all
+from ovparts_lib.evaluation.protocols import PROTOCOLS, ProtocolResult, protocol_named, score_all
 from ovparts_lib.evaluation.stored import Evaluation
 from ovparts_lib.vocabularies import PartVocabulary
 

@@ -10,9 +10,8 @@ import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.ticker import LogFormatter, NullFormatter
 
-from ovparts_lib.inspection.figures import new_figure, styled
+from ovparts_lib.inspection.figures import Panel, new_figure, styled
 from ovparts_lib.inspection.palette import HATCH, SEEN, UNSEEN
-from ovparts_lib.inspection.panel import Panel
 
 
 @styled

@@ -1,4 +1,4 @@
-"""Figures that leave the notebook's style alone, and their files."""
+"""Panels, and their figures, which leave the notebook's style alone, and their files."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import textwrap
 import unicodedata
 import warnings
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from functools import lru_cache, wraps
 from io import BytesIO
 from pathlib import Path
@@ -303,3 +304,22 @@ def as_labels(label_map: LabelMap, size: tuple[int, int]) -> np.ndarray:
 
 def _as_array(values: Tensor | np.ndarray) -> np.ndarray:
     return values.detach().cpu().numpy() if isinstance(values, Tensor) else np.asarray(values)
+
+
+@dataclass(frozen=True)
+class Panel:
+    """A figure and its data, or a table alone.
+
+    Attributes:
+        name: of its files in the run folder; may hold a user's text.
+        figure: None for a table alone.
+        table: data behind the figure; an empty table without a figure is nothing to show.
+        title: one line.
+        caption: what is seen, or why there is nothing to see.
+    """
+
+    name: str
+    figure: Figure | None = None
+    table: pd.DataFrame = field(default_factory=pd.DataFrame)
+    title: str = ""
+    caption: str = ""

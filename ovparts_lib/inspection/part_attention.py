@@ -14,8 +14,7 @@ from matplotlib.figure import Figure
 
 from ovparts_lib.inspection.attention import render_heat
 from ovparts_lib.inspection.attention_statistics import layer_of, patch_labels, pooled_map
-from ovparts_lib.inspection.figures import LabelMap, Picture, panel_picture, picture_panels, styled
-from ovparts_lib.inspection.panel import Panel
+from ovparts_lib.inspection.figures import LabelMap, Panel, Picture, panel_picture, picture_panels, styled
 from ovparts_lib.systems.scores import AttentionMaps, Scores
 from ovparts_lib.vocabularies import PartVocabulary
 

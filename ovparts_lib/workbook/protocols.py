@@ -17,7 +17,7 @@ from ovparts_lib.evaluation import (
     protocol_notes,
     score_all,
 )
-from ovparts_lib.evaluation.sg_iou import load_fathers
+from ovparts_lib.evaluation.per_image import load_fathers
 from ovparts_lib.inspection import Panel
 from ovparts_lib.runs import resolve_path
 from ovparts_lib.vocabularies import PartVocabulary

@@ -11,8 +11,16 @@ from torch import nn
 from ovparts_lib import inspection
 from ovparts_lib.atomic import set_aside
 from ovparts_lib.data import EvaluationDataset, classes_seen_in_training
-from ovparts_lib.evaluation import Evaluation, bootstrap, class_table, evaluate, merge_tables, score_all, summary_table
-from ovparts_lib.evaluation.counts import MatrixFileError
+from ovparts_lib.evaluation import (
+    Evaluation,
+    MatrixFileError,
+    bootstrap,
+    class_table,
+    evaluate,
+    merge_tables,
+    score_all,
+    summary_table,
+)
 from ovparts_lib.inspection import Panel
 from ovparts_lib.runs import RunConflictError
 from ovparts_lib.runs.project import display_path
