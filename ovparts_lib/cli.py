@@ -48,7 +48,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         return options.action(options)
     except KeyboardInterrupt as stop:
-        from ovparts_lib.runs.signals import Terminated
+        from ovparts_lib.processes import Terminated
 
         write("\novparts: stopped\n", sys.stderr)
         return TERMINATED if isinstance(stop, Terminated) else INTERRUPTED

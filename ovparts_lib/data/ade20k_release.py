@@ -19,9 +19,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ovparts_lib.data.files import read_file
+from ovparts_lib.data.files import DatasetError, read_file
 from ovparts_lib.data.labels import check_same_size, opened, read_image, read_labels
-from ovparts_lib.data.records import DatasetError
 from ovparts_lib.vocabularies import PartVocabulary
 
 AGAIN = "Unpack ADE20K_2021_17_01 again; its PNG files must not be converted or re-saved."

@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from ovparts_lib.data.files import Record
 from ovparts_lib.data.readers.ade20k_part_234 import ADE20KPart234
 from ovparts_lib.data.readers.base import Reader
-from ovparts_lib.data.records import Record
 from ovparts_lib.vocabularies import PartVocabulary, Vocabulary
 
 

@@ -11,8 +11,7 @@ from typing import Any
 import numpy as np
 from pycocotools import mask as coco_mask
 
-from ovparts_lib.data.files import Refuse, raise_error, read_json
-from ovparts_lib.data.records import DatasetError
+from ovparts_lib.data.files import DatasetError, Refuse, raise_error, read_json
 from ovparts_lib.images import MAX_PIXELS
 
 AGAIN = "Download or unpack the annotation file again."

@@ -14,9 +14,9 @@ from torch import Tensor
 from torch.utils.data import Dataset
 from torchvision import tv_tensors
 
+from ovparts_lib.data.files import DatasetError, Record
 from ovparts_lib.data.labels import check_same_size, read_image
 from ovparts_lib.data.readers.base import Reader
-from ovparts_lib.data.records import DatasetError, Record
 from ovparts_lib.vocabularies import PartVocabulary, Vocabulary
 
 EmptySamples = Literal["skip", "replace_as_released"]

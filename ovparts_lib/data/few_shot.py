@@ -21,8 +21,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
-from ovparts_lib.data.files import read_json
-from ovparts_lib.data.records import DatasetError
+from ovparts_lib.data.files import DatasetError, read_json
 
 if TYPE_CHECKING:
     from ovparts_lib.data.readers.base import Reader

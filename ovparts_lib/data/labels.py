@@ -13,8 +13,7 @@ import torch
 from PIL import ExifTags, Image, ImageOps
 from torch import Tensor
 
-from ovparts_lib.data.files import check_file, unreadable
-from ovparts_lib.data.records import DatasetError
+from ovparts_lib.data.files import DatasetError, check_file, unreadable
 from ovparts_lib.images import MAX_PIXELS, SIXTEEN_BIT, WHITE_IS_ZERO, rgb_pixels
 
 # What PIL raises on damaged files: UnidentifiedImageError and truncation are OSErrors, a broken PNG chunk is a

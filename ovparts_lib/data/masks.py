@@ -8,9 +8,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ovparts_lib.data.files import list_files
+from ovparts_lib.data.files import DatasetError, list_files
 from ovparts_lib.data.labels import opened
-from ovparts_lib.data.records import DatasetError
 
 _WHAT = "Give a folder of PNG files, one mask each (0 outside, any other single value inside), or a .npy or .npz array."
 

@@ -16,8 +16,7 @@ from importlib.resources import files
 from pathlib import Path, PurePosixPath
 
 from ovparts_lib.data.coco_instances import CocoFile, CocoImage, read_coco
-from ovparts_lib.data.files import Refuse
-from ovparts_lib.data.records import DatasetError
+from ovparts_lib.data.files import DatasetError, Refuse
 from ovparts_lib.vocabularies import PartVocabulary
 
 _FACTS = json.loads(files(__package__).joinpath("partimagenet.json").read_text(encoding="utf-8"))

@@ -22,9 +22,8 @@ from torch.nn import functional as F
 
 from ovparts_lib.data.ade20k_release import read_codes
 from ovparts_lib.data.ade20k_source import build_ade20k_part_234, find_pictures
-from ovparts_lib.data.files import check_file, list_files
+from ovparts_lib.data.files import DatasetError, check_file, list_files
 from ovparts_lib.data.labels import check_same_size, read_image, read_labels
-from ovparts_lib.data.records import DatasetError
 from ovparts_lib.data.registry import DATASETS
 from ovparts_lib.data.scan import parallel_map
 from ovparts_lib.data.verification_report import PrepareReport, Problem

@@ -9,7 +9,7 @@ from typing import Any
 
 import pandas as pd
 
-from ovparts_lib.data.records import DatasetError, Record
+from ovparts_lib.data.files import DatasetError, Record
 
 LISTED = 50  # problems written out on the page; the table has all of them
 

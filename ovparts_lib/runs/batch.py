@@ -14,9 +14,9 @@ from itertools import groupby
 from pathlib import Path
 from threading import Lock
 
+from ovparts_lib.processes import stoppable
 from ovparts_lib.runs.parameters import DataParameters, RunParameters
 from ovparts_lib.runs.project import resolve_path
-from ovparts_lib.runs.signals import stoppable
 from ovparts_lib.systems.options import SystemOptions
 
 # `ovparts run` that stops in order, with a checkpoint, when the process that started it is gone.

@@ -14,7 +14,7 @@ from types import SimpleNamespace
 from typing import Any, TextIO
 
 from ovparts_lib.atomic import saying_disk_full
-from ovparts_lib.processes import write
+from ovparts_lib.processes import Terminated, environment, stoppable, write
 from ovparts_lib.runs.folder import (
     EXECUTION_LOCK,
     EXECUTION_VARIABLE,
@@ -28,7 +28,6 @@ from ovparts_lib.runs.lock import FolderLock
 from ovparts_lib.runs.parameters import RunParameters
 from ovparts_lib.runs.project import ROOT_VARIABLE, display_path, package_parent, project_root
 from ovparts_lib.runs.provenance import COMMAND_VARIABLE
-from ovparts_lib.runs.signals import Terminated, environment, stoppable
 
 COMPLETE, FAILED, LOCKED, INTERRUPTED, TERMINATED = 0, 1, 3, 130, 143
 RUNNING, EXECUTED, BROKEN = "notebook.running.ipynb", "notebook.ipynb", "notebook.failed.ipynb"

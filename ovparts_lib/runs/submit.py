@@ -20,11 +20,11 @@ from submitit.core.job_environment import JobEnvironment
 from submitit.helpers import Checkpointable, DelayedSubmission
 
 from ovparts_lib.atomic import write_atomically
+from ovparts_lib.processes import environment
 from ovparts_lib.runs.execute import TERMINATED, find_notebook
 from ovparts_lib.runs.folder import make_folder, prepare_folder
 from ovparts_lib.runs.load_params import load_parameters
 from ovparts_lib.runs.project import ROOT_VARIABLE, package_parent, project_root
-from ovparts_lib.runs.signals import environment
 
 _SECONDS_TO_STOP = 45
 _SECONDS_OF_GRACE = 600

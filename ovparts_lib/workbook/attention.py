@@ -11,7 +11,7 @@ import pandas as pd
 from torch import nn
 
 from ovparts_lib import inspection
-from ovparts_lib.data import EvaluationSample
+from ovparts_lib.data.dataset import EvaluationSample
 from ovparts_lib.inspection import Panel
 from ovparts_lib.inspection.attention_statistics import CHANGING
 from ovparts_lib.runs import resolve_path

@@ -9,7 +9,7 @@ import torch
 
 from ovparts_lib import inspection
 from ovparts_lib.checkpoints.clip import save_clip
-from ovparts_lib.data import PascalPart116
+from ovparts_lib.data.readers.pascal_part_116 import PascalPart116
 from ovparts_lib.data.registry import find_dataset
 from ovparts_lib.inspection import Panel
 from ovparts_lib.miniature.layout import render_miniature

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from ovparts_lib import inspection
 from ovparts_lib.atomic import safe_name
 from ovparts_lib.checkpoints.reading import LoadReport
-from ovparts_lib.data import read_image
+from ovparts_lib.data.labels import read_image
 from ovparts_lib.data.masks import read_masks
 from ovparts_lib.evaluation import pred_all_map
 from ovparts_lib.images import write_picture

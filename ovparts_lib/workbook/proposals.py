@@ -17,8 +17,9 @@ from torch.utils.data import Subset
 
 from ovparts_lib import inspection
 from ovparts_lib.checkpoints.reading import RUN_WEIGHTS
-from ovparts_lib.data import TrainingDataset, training_transform
+from ovparts_lib.data.dataset import TrainingDataset
 from ovparts_lib.data.registry import open_reader
+from ovparts_lib.data.transforms import training_transform
 from ovparts_lib.evaluation import evaluate, protocol_named, score_all
 from ovparts_lib.evaluation.objects import score_objects
 from ovparts_lib.evaluation.scoring import score_image

@@ -10,7 +10,8 @@ from torch import nn
 
 from ovparts_lib import inspection
 from ovparts_lib.atomic import set_aside
-from ovparts_lib.data import EvaluationDataset, classes_seen_in_training
+from ovparts_lib.data.audit import classes_seen_in_training
+from ovparts_lib.data.dataset import EvaluationDataset
 from ovparts_lib.evaluation import (
     Evaluation,
     MatrixFileError,

@@ -7,8 +7,12 @@ import pytest
 from PIL import Image
 
 import ovparts_lib.data.ade20k_source as module
-from ovparts_lib.data import ADE20KPart234, DatasetError, EvaluationDataset, build_ade20k_part_234, verify_dataset
 from ovparts_lib.data.ade20k_release import ReleaseClasses, read_codes
+from ovparts_lib.data.ade20k_source import build_ade20k_part_234
+from ovparts_lib.data.dataset import EvaluationDataset
+from ovparts_lib.data.files import DatasetError
+from ovparts_lib.data.readers.ade20k_part_234 import ADE20KPart234
+from ovparts_lib.data.registry import verify_dataset
 from tests.data.ade_layout import VOC
 from tests.data.ade_release import CAR, PERSON, WHEEL, box, encode, write_json, write_photo, write_release
 

@@ -5,15 +5,10 @@ import pytest
 import torch
 from torchvision.transforms import v2
 
-from ovparts_lib.data import (
-    DatasetError,
-    EvaluationDataset,
-    PascalPart116,
-    TrainingDataset,
-    collate_training,
-    read_labels,
-)
-from ovparts_lib.data.dataset import ReleasedReplacement
+from ovparts_lib.data.dataset import EvaluationDataset, ReleasedReplacement, TrainingDataset, collate_training
+from ovparts_lib.data.files import DatasetError
+from ovparts_lib.data.labels import read_labels
+from ovparts_lib.data.readers.pascal_part_116 import PascalPart116
 from ovparts_lib.data.transforms import ResizeShortestEdge, training_transform
 from tests.data.released_layout import GOLDEN, VOC, picture, save
 

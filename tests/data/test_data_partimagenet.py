@@ -7,7 +7,8 @@ import pytest
 from PIL import Image
 from skimage.draw import polygon2mask
 
-from ovparts_lib.data import DatasetError, EvaluationDataset, TrainingDataset, training_transform
+from ovparts_lib.data.dataset import EvaluationDataset, TrainingDataset
+from ovparts_lib.data.files import DatasetError
 from ovparts_lib.data.partimagenet_listing import (
     NO_PICTURE,
     OTHER_SYNSET,
@@ -18,6 +19,7 @@ from ovparts_lib.data.partimagenet_listing import (
 )
 from ovparts_lib.data.readers.partimagenet import OTHER_FAMILY, PartImageNetOOD, PartImageNetSeg
 from ovparts_lib.data.registry import DATASETS, verify_dataset
+from ovparts_lib.data.transforms import training_transform
 from ovparts_lib.vocabularies import load_vocabulary
 from tests.data.released_layout import GOLDEN
 from tests.golden.fill import image as golden_image

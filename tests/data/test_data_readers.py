@@ -3,7 +3,8 @@ import sys
 
 import pytest
 
-from ovparts_lib.data import DATASETS, DatasetError, open_reader, verify_dataset
+from ovparts_lib.data.files import DatasetError
+from ovparts_lib.data.registry import DATASETS, open_reader, verify_dataset
 from ovparts_lib.vocabularies import OBJECT_VOCABULARIES, PART_VOCABULARIES, load_vocabulary
 
 

@@ -11,7 +11,6 @@ from PIL import Image
 from torch.nn import functional as F
 from torchvision import tv_tensors
 
-from ovparts_lib.data import training_transform
 from ovparts_lib.data.transforms import (
     CropUpTo,
     PadTo,
@@ -20,6 +19,7 @@ from ovparts_lib.data.transforms import (
     add_brightness,
     multiply_contrast,
     multiply_saturation,
+    training_transform,
 )
 from ovparts_lib.images import resize_image, resize_labels, shortest_edge_size
 from tests.data.released_layout import GOLDEN, picture

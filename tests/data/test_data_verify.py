@@ -6,7 +6,10 @@ import numpy as np
 import pytest
 
 import ovparts_lib.data.verify as module
-from ovparts_lib.data import DatasetError, PascalPart116, TrainingDataset, verify_dataset
+from ovparts_lib.data.dataset import TrainingDataset
+from ovparts_lib.data.files import DatasetError
+from ovparts_lib.data.readers.pascal_part_116 import PascalPart116
+from ovparts_lib.data.registry import verify_dataset
 from ovparts_lib.data.verification_report import Problem, VerificationReport, problem_table
 from ovparts_lib.data.verify import removed_pixels
 from tests.data.released_layout import VOC, picture, save

@@ -4,8 +4,10 @@ import shutil
 import numpy as np
 import pytest
 
-from ovparts_lib.data import ADE20KPart234, TrainingDataset, verify_dataset
 from ovparts_lib.data.audit import instance_table
+from ovparts_lib.data.dataset import TrainingDataset
+from ovparts_lib.data.readers.ade20k_part_234 import ADE20KPart234
+from ovparts_lib.data.registry import verify_dataset
 from tests.data.ade_layout import VOC
 from tests.data.released_layout import picture, save
 

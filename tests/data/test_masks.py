@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from ovparts_lib.data.files import DatasetError
 from ovparts_lib.data.masks import read_masks
-from ovparts_lib.data.records import DatasetError
 
 SIZE = (5, 7)
 

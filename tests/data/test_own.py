@@ -5,13 +5,9 @@ import json
 import numpy as np
 import pytest
 
-from ovparts_lib.data import (
-    DatasetError,
-    EvaluationDataset,
-    TrainingDataset,
-    open_reader,
-    verify_dataset,
-)
+from ovparts_lib.data.dataset import EvaluationDataset, TrainingDataset
+from ovparts_lib.data.files import DatasetError
+from ovparts_lib.data.registry import open_reader, verify_dataset
 from tests.data.released_layout import picture, save
 
 SIZE = (20, 30)

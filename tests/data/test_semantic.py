@@ -7,19 +7,12 @@ import pytest
 from PIL import Image
 from scipy.io import savemat
 
-from ovparts_lib.data import (
-    DATASETS,
-    DatasetError,
-    EvaluationDataset,
-    TrainingDataset,
-    class_frequencies,
-    classes_seen_in_training,
-    collate_training,
-    open_reader,
-    prepare_dataset,
-    training_transform,
-    verify_dataset,
-)
+from ovparts_lib.data.audit import class_frequencies, classes_seen_in_training
+from ovparts_lib.data.dataset import EvaluationDataset, TrainingDataset, collate_training
+from ovparts_lib.data.files import DatasetError
+from ovparts_lib.data.prepare import prepare_dataset
+from ovparts_lib.data.registry import DATASETS, open_reader, verify_dataset
+from ovparts_lib.data.transforms import training_transform
 from ovparts_lib.vocabularies import OBJECT_VOCABULARIES, load_vocabulary
 from tests.data.released_layout import picture, save
 

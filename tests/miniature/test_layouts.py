@@ -9,10 +9,10 @@ import pytest
 from PIL import Image
 from pycocotools import mask as coco_mask
 
-from ovparts_lib.data import EvaluationDataset, TrainingDataset, verify_dataset
 from ovparts_lib.data.coco_instances import rasterise, read_coco
+from ovparts_lib.data.dataset import EvaluationDataset, TrainingDataset
 from ovparts_lib.data.partimagenet_listing import SYNSETS
-from ovparts_lib.data.registry import open_reader
+from ovparts_lib.data.registry import open_reader, verify_dataset
 from ovparts_lib.miniature import layout
 from ovparts_lib.miniature.figure import pose_figure
 from ovparts_lib.miniature.layout import LAYOUTS, MiniatureError, render_miniature, renderer_fingerprint

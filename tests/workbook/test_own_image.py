@@ -14,8 +14,8 @@ from PIL import Image
 
 from ovparts_lib import workbook
 from ovparts_lib.checkpoints.reading import CheckpointError
-from ovparts_lib.data import read_image
-from ovparts_lib.data.records import DatasetError
+from ovparts_lib.data.files import DatasetError
+from ovparts_lib.data.labels import read_image
 from ovparts_lib.runs import RunFolder, load_parameters
 from ovparts_lib.runs.execute import execute
 from ovparts_lib.runs.parameters import OwnImageParameters

@@ -10,9 +10,8 @@ from typing import Any
 import numpy as np
 
 from ovparts_lib.data.coco_instances import CocoFile, CocoImage, rasterise, rasterise_columns, read_coco
-from ovparts_lib.data.files import hidden_files
+from ovparts_lib.data.files import DatasetError, Record, hidden_files
 from ovparts_lib.data.readers.base import Reader
-from ovparts_lib.data.records import DatasetError, Record
 from ovparts_lib.data.registry import SHOTS_FILE
 from ovparts_lib.data.scan import LabelCounts, count_labels
 from ovparts_lib.data.verification_report import Folder, VerificationReport

@@ -12,11 +12,9 @@ from typing import ClassVar, Self
 
 import numpy as np
 
-from ovparts_lib.data.cache import files_key, read_cache, write_cache
 from ovparts_lib.data.few_shot import read_shot_list
-from ovparts_lib.data.files import hidden_files, list_files
+from ovparts_lib.data.files import DatasetError, Record, files_key, hidden_files, list_files, read_cache, write_cache
 from ovparts_lib.data.labels import check_label_range, check_same_size, read_labels
-from ovparts_lib.data.records import DatasetError, Record
 from ovparts_lib.data.registry import DATASETS, SHOTS_FILE, Split
 from ovparts_lib.data.scan import LabelCounts, count_labels, parallel_map
 from ovparts_lib.data.verification_report import Folder, Problem, VerificationReport

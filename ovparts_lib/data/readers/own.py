@@ -9,10 +9,9 @@ from typing import Any
 import numpy as np
 import yaml
 
-from ovparts_lib.data.files import read_file
+from ovparts_lib.data.files import DatasetError, Record, read_file
 from ovparts_lib.data.readers.pascal_part_116 import PascalPart116
 from ovparts_lib.data.readers.semantic import SemanticReader
-from ovparts_lib.data.records import DatasetError, Record
 from ovparts_lib.data.registry import Files, SemanticFolder
 from ovparts_lib.strict_yaml import StrictLoader
 from ovparts_lib.vocabularies import PartVocabulary, Vocabulary

@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from ovparts_lib.data.coco_instances import rasterise, rasterise_columns
-from ovparts_lib.data.files import hidden_files
+from ovparts_lib.data.files import DatasetError, Record, hidden_files
 from ovparts_lib.data.partimagenet_listing import (
     NO_PICTURE,
     PART_CATEGORIES,
@@ -22,7 +22,6 @@ from ovparts_lib.data.partimagenet_listing import (
     family,
 )
 from ovparts_lib.data.readers.base import Reader
-from ovparts_lib.data.records import DatasetError, Record
 from ovparts_lib.data.scan import LabelCounts
 from ovparts_lib.data.verification_report import Folder, VerificationReport
 

@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
+from ovparts_lib.data.files import DatasetError, Record
 from ovparts_lib.data.readers.base import Reader
-from ovparts_lib.data.records import DatasetError, Record
 from ovparts_lib.data.registry import DATASETS, Files, SemanticFolder
 from ovparts_lib.data.scan import count_labels
 
