@@ -11,14 +11,14 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Subset
 
-from ovparts_lib.data.dataset import ClassSample, EvaluationDataset, EvaluationSample
+from ovparts_lib.data.dataset import EvaluationDataset, EvaluationSample
 from ovparts_lib.data.loader import worker_options
 from ovparts_lib.evaluation.ground_truth import double_resized_sample
 from ovparts_lib.evaluation.label_maps import OracleRule, competing_parts
 from ovparts_lib.evaluation.objects import score_objects
 from ovparts_lib.evaluation.per_image import ImageCounts
 from ovparts_lib.evaluation.scoring import MODES, ImageScore, add_counts, score_image, score_records
-from ovparts_lib.evaluation.stored import DEFAULT_OPTIONS, LEVELS, Evaluation
+from ovparts_lib.evaluation.stored import DEFAULT_OPTIONS, Evaluation
 from ovparts_lib.progress_bar import tqdm
 from ovparts_lib.systems.scores import Scores
 from ovparts_lib.vocabularies import PartVocabulary, Vocabulary
@@ -54,8 +54,8 @@ def evaluate(
 
     Args:
         model: any system with ``predict``; it is put on the device and, for the duration, in evaluation mode.
-        dataset: its ``vocabulary`` and images: with a :class:`PartVocabulary` an ``EvaluationSample`` each, with its
-            records, otherwise a ``ClassSample``.
+        dataset: its ``vocabulary`` and images, an ``EvaluationSample`` each; with a :class:`PartVocabulary` with its
+            records.
         device: where everything but reading happens.
         precision: ``32-true``, or ``bf16-mixed`` / ``16-mixed`` for autocast of the network; scores are compared in
             float32.
@@ -74,13 +74,12 @@ def evaluate(
             of the truth; None: the system.
 
     Raises:
-        ValueError: unknown mode, level or precision, or a limit below 1.
+        ValueError: the vocabulary has no parts, and the level is parts.
         NotANumberError: the model's scores contain NaN or infinities.
     """
     full = dataset.vocabulary
     of_parts = isinstance(full, PartVocabulary)
     level = level or ("parts" if of_parts else "objects")
-    _check_arguments(modes, precision, limit, level)
     if not of_parts and (level == "parts" or double_resize is not None):
         raise ValueError(f"{full.name!r} is a vocabulary without parts: it has no level 'parts' and no double_resize")
     modes = tuple(modes) if level == "parts" else ("pred_all",)
@@ -177,7 +176,7 @@ def _sparse(matrix: Tensor) -> tuple[Tensor, Tensor]:
 
 def _predict(
     model: nn.Module,
-    sample: EvaluationSample | ClassSample,
+    sample: EvaluationSample,
     vocabulary: Vocabulary,
     modes: Sequence[str],
     device: torch.device,
@@ -204,17 +203,6 @@ def _options(dataset: EvaluationDataset, rule: OracleRule, double_resize: tuple[
     if getattr(dataset, "empty_samples", "skip") != "skip":
         differing.append(f"empty_samples={dataset.empty_samples}")
     return ", ".join(differing) or DEFAULT_OPTIONS
-
-
-def _check_arguments(modes: Sequence[str], precision: str, limit: int | None, level: str) -> None:
-    if not modes or any(mode not in MODES for mode in modes):
-        raise ValueError(f"modes must be among {', '.join(MODES)}, not {list(modes)}")
-    if level not in LEVELS:
-        raise ValueError(f"level must be one of {', '.join(LEVELS)}, not {level!r}")
-    if precision not in PRECISIONS:
-        raise ValueError(f"precision must be one of {', '.join(PRECISIONS)}, not {precision!r}")
-    if limit is not None and limit < 1:
-        raise ValueError(f"limit must be at least 1 image, or None for all, not {limit}")
 
 
 @contextlib.contextmanager

@@ -34,18 +34,10 @@ class ImageCounts:
         index = np.stack([np.zeros_like(prediction), prediction, target]).astype(np.int32)
         return cls(1, matrix.shape[0] - 1, index, matrix[prediction, target].astype(np.int64))
 
-    @classmethod
-    def joined(cls, several: Sequence[ImageCounts]) -> ImageCounts:
-        """The images of all, one after another."""
-        starts = np.cumsum([0, *(one.images for one in several)])
-        index = [one.index + np.array([[start], [0], [0]]) for one, start in zip(several, starts[:-1], strict=True)]
-        pixels = [one.pixels for one in several]
-        return cls(
-            int(starts[-1]),
-            several[0].classes,
-            np.concatenate(index, axis=1).astype(np.int32),
-            np.concatenate(pixels).astype(np.int64),
-        )
+    def __add__(self, other: ImageCounts) -> ImageCounts:
+        """Counts of these images, then of the others."""
+        index = np.concatenate([self.index, other.index + np.array([[self.images], [0], [0]], np.int32)], axis=1)
+        return ImageCounts(self.images + other.images, self.classes, index, np.concatenate([self.pixels, other.pixels]))
 
     def matrix(self) -> np.ndarray:
         """The sum over images, int64 (N+1, N+1)."""

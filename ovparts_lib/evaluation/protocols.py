@@ -15,7 +15,7 @@ from typing import Literal
 import numpy as np
 import pandas as pd
 
-from ovparts_lib.evaluation.metrics import Averaged, group_figures, harmonic, mean_over, overall_figures, ratio
+from ovparts_lib.evaluation.metrics import Averaged, frequency_weighted, group_figures, harmonic, mean_over, ratio
 from ovparts_lib.evaluation.per_image import ImageCounts, Tally, load_fathers, tally
 from ovparts_lib.evaluation.stored import DEFAULT_OPTIONS, Evaluation
 from ovparts_lib.vocabularies.vocabulary import Vocabulary
@@ -102,7 +102,6 @@ class Protocol:
         background: what index N is, see :func:`ovparts_lib.evaluation.per_image.tally`.
         predicted_background: whether labelled pixels predicted as background exist.
         only_predicted_iou: IoU in the class table of a class that is only predicted: 0, or NaN.
-        mean_accuracy: whether the groups' pixel accuracy is a mean over classes.
         charges_background: whether part predictions on known background are false positives.
         boundary: which boundary counts are read, and how.
         semantics_guided: whether pixels predicted as a father of their class are credited, see
@@ -123,7 +122,6 @@ class Protocol:
     background: Background = "excluded"
     predicted_background: bool = True
     only_predicted_iou: float = field(default=float("nan"))
-    mean_accuracy: bool = False
     charges_background: bool = False
     semantics_guided: bool = False
     boundary: BoundaryRule = "none"
@@ -236,12 +234,10 @@ class Protocol:
         """Figures from tallies (..., K), each (...); those of boundaries are not among them."""
         classes = len(vocabulary.classes)
         groups = {"seen": vocabulary.seen_ids, "unseen": vocabulary.unseen_ids}
-        figures = overall_figures(counts, self.overall)
-        read = {
-            name: group_figures(counts, ids, self.groups, mean_accuracy=self.mean_accuracy)
-            for name, ids in groups.items()
-        }
-        for name, group in read.items():
+        overall = group_figures(counts, range(counts.right.shape[-1]), self.overall)
+        figures = {"mIoU": overall.pop("IoU"), **overall, "fwIoU": frequency_weighted(counts)}
+        for name, ids in groups.items():
+            group = group_figures(counts, ids, self.groups)
             figures |= {name: group["IoU"], f"classes_{name}": group["classes"]}
             figures |= {f"{key}_{name}": group[key] for key in ("recall", "recall_classes", "pixel_accuracy")}
         both_zero = (figures["seen"] == 0) & (figures["unseen"] == 0)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,6 @@ from ovparts_lib.evaluation.per_image import ImageCounts
 from ovparts_lib.vocabularies import PartVocabulary, Vocabulary
 
 FORMAT = 2
-LEVELS = ("parts", "objects")
 DEFAULT_OPTIONS = "default"
 _FILE = "matrices.npz"
 # Arrays that each mode has one of: what their names in the file begin with, and the attribute.
@@ -96,30 +95,13 @@ class Evaluation:
         """
         if not isinstance(other, Evaluation):
             return NotImplemented
-        mine, yours = self._kind(), other._kind()
-        if mine != yours:
-            differing = "; ".join(f"{key}: {mine[key]} and {yours[key]}" for key in mine if mine[key] != yours[key])
-            raise ValueError(f"evaluations of different kinds cannot be added ({differing})")
-        shared = sorted(set(self.image_ids) & set(other.image_ids))
-        if shared:
+        values = {name: (mine, getattr(other, name)) for name, mine in vars(self).items()}
+        kinds = {name: (_kind(mine), _kind(yours)) for name, (mine, yours) in values.items()}
+        if differing := [f"{name}: {mine} and {yours}" for name, (mine, yours) in kinds.items() if mine != yours]:
+            raise ValueError(f"evaluations of different kinds cannot be added ({'; '.join(differing)})")
+        if shared := sorted(set(self.image_ids) & set(other.image_ids)):
             raise ValueError(f"evaluations that share images cannot be added: {', '.join(shared[:3])}")
-        background = None
-        if self.background is not None and other.background is not None:
-            background = ImageCounts.joined([self.background, other.background])
-        return replace(
-            self,
-            matrices=_added(self.matrices, other.matrices),
-            class_images=self.class_images + other.class_images,
-            records=self.records + other.records,
-            images=self.images + other.images,
-            skipped_records=self.skipped_records + other.skipped_records,
-            dataset_images=self.dataset_images + other.dataset_images,
-            image_ids=self.image_ids + other.image_ids,
-            per_image={mode: ImageCounts.joined([one, other.per_image[mode]]) for mode, one in self.per_image.items()},
-            background=background,
-            boundary=_added(self.boundary, other.boundary),
-            boundary_released=_added(self.boundary_released, other.boundary_released),
-        )
+        return Evaluation(**{name: _added(mine, yours) for name, (mine, yours) in values.items()})
 
     def save(self, folder: Path | str) -> Path:
         """Write ``matrices.npz`` (counts, the vocabulary and its hash) into a folder; returns its path."""
@@ -207,22 +189,18 @@ class Evaluation:
             if not np.array_equal(counts.matrix(), self.matrices[mode]):
                 raise MatrixFileError(f"{path}: the counts of the images do not add up to the matrix of {mode!r}")
 
-    def _kind(self) -> dict[str, Any]:
-        return {
-            "vocabulary": self.vocabulary.hash,
-            "modes": sorted(self.matrices),
-            "level": self.level,
-            "options": self.options,
-            "weights": self.weights,
-            "counts of images": bool(self.image_ids),
-            "background": self.background is not None,
-            "boundaries": sorted(self.boundary),
-            "label differences": sorted(self.boundary_released),
-        }
+
+def _kind(value: Any) -> Any:
+    """What values of two evaluations have in common if they can be added."""
+    if isinstance(value, dict):
+        return sorted(value)
+    return value.hash if isinstance(value, Vocabulary) else value if isinstance(value, str) else type(value).__name__
 
 
-def _added(mine: Mapping[str, Any], yours: Mapping[str, Any]) -> dict[str, Any]:
-    return {mode: counts + yours[mode] for mode, counts in mine.items()}
+def _added(mine: Any, yours: Any) -> Any:
+    if isinstance(mine, dict):
+        return {mode: counts + yours[mode] for mode, counts in mine.items()}
+    return mine if mine is None or isinstance(mine, str | Vocabulary) else mine + yours
 
 
 def _image_counts(name: str, arrays: Mapping[str, np.ndarray], images: int, classes: int) -> ImageCounts:

@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from ovparts_lib.data.dataset import ClassSample
+from ovparts_lib.data.dataset import EvaluationSample
 from ovparts_lib.evaluation import pred_all_map, protocol_named
 from ovparts_lib.systems.scan.model import Scan
 from ovparts_lib.systems.scan.sizes import MINIATURE_SCAN
@@ -26,7 +26,8 @@ class Pictures:
             raise IndexError(number)
         draw = torch.Generator().manual_seed(number)
         image = torch.randint(0, 256, (3, 64, 80), dtype=torch.uint8, generator=draw)
-        return ClassSample(image, torch.randint(0, 3, (64, 80), generator=draw), f"picture {number}")
+        labels = torch.randint(0, 3, (64, 80), generator=draw)
+        return EvaluationSample(image, labels, labels, (), f"picture {number}")
 
 
 @pytest.fixture(scope="module")
