@@ -18,4 +18,3 @@ from ovparts_lib.inspection.overlays import caption_grid, comparison, label_grid
 from ovparts_lib.inspection.palette import class_colours
 from ovparts_lib.inspection.part_attention import composition, part_attention, part_attention_table
 from ovparts_lib.inspection.proposals import opinions, proposal_grid, proposal_table, search_heatmap
-from ovparts_lib.inspection.widgets import browse

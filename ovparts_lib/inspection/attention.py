@@ -11,10 +11,8 @@ import pandas as pd
 import seaborn as sns
 import torch
 import torch.nn.functional as F
-from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Normalize
-from matplotlib.figure import Figure
 from torch import Tensor
 
 from ovparts_lib.inspection.figures import Panel, Picture, as_picture, new_figure, panel_picture, picture_panels, styled
@@ -87,18 +85,15 @@ def decoder_attention(image: Picture, scores: Scores, attention: AttentionMaps, 
         attention: ``maps["attention"]`` from ``inspect``.
         name: of the picture.
     """
-    indices, layers, maps = _best_first(scores)[:4], sorted(attention.decoder), {}
-    picture = panel_picture(image, 640)
-    columns = len(layers) if len(layers) > 1 else 4  # words stand side by side where there is one layer
-    figure, axes = picture_panels(len(indices) * len(layers), columns, picture, width=3.6, gap=0.62)
-    for ax, (index, layer) in zip(axes.ravel(), product(indices, layers), strict=False):
-        place, word = peak_patch(scores.logits[index], attention.grid), attention.queries[index]
+    layers, maps = sorted(attention.decoder), {}
+    for index, layer in product(_best_first(scores)[:4], layers):
+        place = peak_patch(scores.logits[index], attention.grid)
         values = attention_map(attention.decoder[layer][index], attention.grid, place)
-        maps[f"{word}, layer {layer}"] = values
-        _heat(figure, ax, picture, values, place, f"“{word}”, layer {layer}")
-    figure.suptitle(f"Decoder self-attention, mean over heads, {ASKING}", fontsize=10.5)
+        maps[f"“{attention.queries[index]}”, layer {layer}"] = values, place
+    columns = len(layers) if len(layers) > 1 else 4  # words stand side by side where there is one layer
+    heading = f"Decoder self-attention, mean over heads, {ASKING}"
     caption = f"Where the decoder looks, {ASKING}, layer by layer; each map up to its own peak."
-    return Panel(f"attention_decoder_{name}", figure, attention_table(maps), f"Decoder attention: {name}", caption)
+    return _attention_panel("Decoder", name, image, maps, columns, heading, caption)
 
 
 @styled
@@ -111,16 +106,16 @@ def clip_attention(image: Picture, scores: Scores, attention: AttentionMaps, nam
         attention: ``maps["attention"]`` from ``inspect``.
         name: of the picture.
     """
-    best, picture = _best_first(scores)[0], panel_picture(image, 640)
+    best = _best_first(scores)[0]
     place = peak_patch(scores.logits[best], attention.grid)
-    maps = {f"block {k}": attention_map(attention.clip[k], attention.grid, place) for k in sorted(attention.clip)}
-    figure, axes = picture_panels(len(maps), 5, picture, width=3.6, gap=0.62)
-    for ax, (title, values) in zip(axes.ravel(), maps.items(), strict=False):
-        _heat(figure, ax, picture, values, place, title)
+    maps = {
+        f"block {block}": (attention_map(attention.clip[block], attention.grid, place), place)
+        for block in sorted(attention.clip)
+    }
     asks = ASKING.replace("the word", f"“{attention.queries[best]}”")
-    figure.suptitle(f"CLIP image tower, self-attention, mean over heads, {asks}", fontsize=10.5)
+    heading = f"CLIP image tower, self-attention, mean over heads, {asks}"
     caption = f"Where CLIP's image tower looks, {asks}, block by block; each map up to its own peak."
-    return Panel(f"attention_clip_{name}", figure, attention_table(maps), f"CLIP attention: {name}", caption)
+    return _attention_panel("CLIP", name, image, maps, 5, heading, caption)
 
 
 @styled
@@ -179,19 +174,31 @@ def _best_first(scores: Scores) -> list[int]:
     return scores.logits.detach().amax((1, 2)).argsort(descending=True, stable=True).tolist()
 
 
-def _heat(
-    figure: Figure, ax: Axes, picture: np.ndarray, values: np.ndarray, place: tuple[int, int], title: str
-) -> None:
-    """A map with its own colour bar; a cross marks the patch that asks."""
-    top = float(values.max())
-    ax.imshow(render_heat(picture, values, top=top))
-    ax.set_title(title)
-    scale = ScalarMappable(Normalize(0, top or 1.0), _COLOUR_MAP)
-    bar = figure.colorbar(scale, ax=ax, location="bottom", shrink=0.7, aspect=25, pad=0.02)
-    bar.set_ticks([0, top or 1.0], labels=["0", f"{top:.2g}"])
-    y, x = ((place[i] + 0.5) / values.shape[i] * picture.shape[i] for i in (0, 1))
-    ax.plot(x, y, marker="x", markersize=9, markeredgewidth=3.5, color="black")
-    ax.plot(x, y, marker="x", markersize=8, markeredgewidth=1.6, color="cyan")
+def _attention_panel(
+    whose: str,
+    name: str,
+    image: Picture,
+    maps: dict[str, tuple[np.ndarray, tuple[int, int]]],
+    columns: int,
+    heading: str,
+    caption: str,
+) -> Panel:
+    """Heat maps, each up to its own peak, with a cross on the patch that asks."""
+    picture = panel_picture(image, 640)
+    figure, axes = picture_panels(len(maps), columns, picture, width=3.6, gap=0.62)
+    for ax, (label, (values, place)) in zip(axes.ravel(), maps.items(), strict=False):
+        top = float(values.max())
+        ax.imshow(render_heat(picture, values, top=top))
+        ax.set_title(label)
+        scale = ScalarMappable(Normalize(0, top or 1.0), _COLOUR_MAP)
+        bar = figure.colorbar(scale, ax=ax, location="bottom", shrink=0.7, aspect=25, pad=0.02)
+        bar.set_ticks([0, top or 1.0], labels=["0", f"{top:.2g}"])
+        y, x = ((place[i] + 0.5) / values.shape[i] * picture.shape[i] for i in (0, 1))
+        ax.plot(x, y, marker="x", markersize=9, markeredgewidth=3.5, color="black")
+        ax.plot(x, y, marker="x", markersize=8, markeredgewidth=1.6, color="cyan")
+    figure.suptitle(heading, fontsize=10.5)
+    table = attention_table({label: values for label, (values, _) in maps.items()})
+    return Panel(f"attention_{whose.lower()}_{name}", figure, table, f"{whose} attention: {name}", caption)
 
 
 _OTHERS = 6  # classes shown in class attention beside the words

@@ -26,24 +26,6 @@ from torch import Tensor
 
 from ovparts_lib.atomic import write_atomically
 
-_STYLE = {
-    "font.size": 9.0,
-    "text.parse_math": False,  # a "$" in a word is a dollar sign
-    "axes.titlesize": 9.5,
-    "axes.labelsize": 9.0,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.grid": False,
-    "axes.facecolor": "white",
-    "figure.facecolor": "white",
-    "legend.frameon": False,
-    "legend.fontsize": 8.5,
-    "xtick.labelsize": 8.5,
-    "ytick.labelsize": 8.5,
-    "hatch.linewidth": 0.7,
-    "image.interpolation": "antialiased",
-}
-
 # Looked through in turn for characters that the fonts before lack; those that are not installed are passed over.
 _FALLBACKS = (
     "DejaVu Sans",
@@ -101,7 +83,8 @@ def styled(draw: Callable[_P, _Drawn]) -> Callable[_P, _Drawn]:
 
 def workbook_style() -> list[Any]:
     """The workbook's style with the user's font in front and fallbacks for the characters it lacks behind."""
-    return ["default", _STYLE | {"font.family": list(_families(tuple(mpl.rcParams["font.family"])))}]
+    families = list(_families(tuple(mpl.rcParams["font.family"])))
+    return ["default", Path(__file__).with_name("workbook.mplstyle"), {"font.family": families}]
 
 
 @lru_cache(maxsize=4)

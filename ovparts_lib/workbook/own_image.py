@@ -8,8 +8,9 @@ from itertools import count
 from pathlib import Path
 from typing import Any
 
+import ipywidgets
 import torch
-from matplotlib.figure import Figure
+from IPython.display import display
 from torch import Tensor, nn
 
 from ovparts_lib import inspection
@@ -20,6 +21,7 @@ from ovparts_lib.data.masks import read_masks
 from ovparts_lib.evaluation import pred_all_map
 from ovparts_lib.images import write_picture
 from ovparts_lib.inspection import Panel
+from ovparts_lib.progress_bar import is_attended
 from ovparts_lib.runs import resolve_path
 from ovparts_lib.runs.parameters import OwnImageParameters
 from ovparts_lib.systems.registry import SYSTEMS, system_of, untrained
@@ -156,12 +158,21 @@ def view_panels(model: nn.Module, views: Sequence[View], words: PartVocabulary) 
         yield from image_panels(model, view.image, words, best, view.name, masks=view.masks)
 
 
-def browse(views: Sequence[View], words: PartVocabulary) -> Any:
-    """A viewer with a slider over the photographs and a choice of word; plain pictures where no widgets run."""
+def browse(views: Sequence[View], words: PartVocabulary) -> ipywidgets.interactive | None:
+    """The scores of any word over any photograph, drawn when they are asked for, where a person runs the notebook.
 
-    def draw(index: int, word: str) -> Figure:
-        view = views[index]
+    An executed notebook keeps figures but not what a menu would show, so the first figure stays in it.
+
+    Returns:
+        The viewer; None where the first photograph, with the first word, was displayed.
+    """
+
+    def draw(photograph: int, word: str) -> None:
+        view = views[photograph]
         panel = inspection.score_maps(view.image, view.scores, words.parts, view.name, chosen=[word], columns=1)
-        return panel.figure
+        display(panel.figure)
 
-    return inspection.browse(draw, [view.name for view in views], word=words.parts)
+    if not is_attended():
+        return draw(0, words.parts[0])
+    photographs = [(view.name, number) for number, view in enumerate(views)]
+    return ipywidgets.interactive(draw, photograph=photographs, word=list(words.parts))
