@@ -1,7 +1,5 @@
 """Writing files so that a reader finds the old content or the new, never a half, whatever happens meanwhile."""
 
-from __future__ import annotations
-
 import contextlib
 import errno
 import fcntl

@@ -19,8 +19,6 @@ exit codes:
 `ovparts COMMAND --help` tells more about each command.
 """
 
-from __future__ import annotations
-
 import argparse
 import inspect
 import math

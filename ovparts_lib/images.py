@@ -1,7 +1,5 @@
 """Pictures and label maps as pixels: what models and data both need to bring them to a form and size."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal

@@ -1,7 +1,5 @@
 """This process among others: signals it gets, what those it starts inherit, their end, and who reads what it says."""
 
-from __future__ import annotations
-
 import contextlib
 import ctypes
 import multiprocessing

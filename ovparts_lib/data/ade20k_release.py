@@ -7,15 +7,13 @@ index, from 1, into the object list of the release; 0 is nothing) and B tells in
 mask, 255 is visible and 128 is hidden behind something else.
 """
 
-from __future__ import annotations
-
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from importlib.resources import files
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 
 import numpy as np
 
@@ -43,7 +41,7 @@ class ReleaseClasses:
     part_table: np.ndarray
 
     @classmethod
-    def load(cls, vocabulary: PartVocabulary) -> ReleaseClasses:
+    def load(cls, vocabulary: PartVocabulary) -> Self:
         """The mapping that OV-PARTS published, by the names of the vocabulary."""
         path = files(__package__).joinpath("ade20k_part_234_source.json")
         entries = json.loads(path.read_text(encoding="utf-8"))["objects"]

@@ -6,8 +6,6 @@ the same: every picture with at least one labelled part pixel is taken, with all
 the 44 classes in it. A file in the dataset's folder says that it was built.
 """
 
-from __future__ import annotations
-
 import json
 import shutil
 from collections.abc import Iterable

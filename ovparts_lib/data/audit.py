@@ -1,7 +1,5 @@
 """What a split holds, and what a training split may have shown of a test split: pictures and words."""
 
-from __future__ import annotations
-
 import hashlib
 from collections import defaultdict
 from collections.abc import Iterable

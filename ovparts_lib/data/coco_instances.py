@@ -1,7 +1,5 @@
 """Object instances in the annotation format of COCO: reading, checking and rasterising them."""
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass

@@ -1,12 +1,10 @@
 """Samples for training and evaluation, from any reader."""
 
-from __future__ import annotations
-
 import random
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal, NotRequired, TypedDict
+from typing import Any, Literal, NotRequired, Self, TypedDict
 
 import numpy as np
 import torch
@@ -123,7 +121,7 @@ class ObjectRegion:
     mask: Tensor
 
     @classmethod
-    def of(cls, object_id: int, region: np.ndarray) -> ObjectRegion:
+    def of(cls, object_id: int, region: np.ndarray) -> Self:
         """From a mask of the whole image, bool (H, W) with at least one pixel; the box is as tight as can be."""
         rows, columns = np.flatnonzero(region.any(axis=1)), np.flatnonzero(region.any(axis=0))
         top, left = int(rows[0]), int(columns[0])

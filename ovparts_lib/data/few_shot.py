@@ -11,8 +11,6 @@ How the released 16 shots were drawn is not published. The rule here, which list
    therefore occurs in more images of the list than ``shots``, a rare one never in fewer.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -75,7 +73,7 @@ def draw_from(candidates: Mapping[str, Iterable[str]], shots: int, seed: int) ->
     return ShotList(shots, seed, drawn)
 
 
-def draw_shots(reader: Reader, shots: int, seed: int = 0) -> ShotList:
+def draw_shots(reader: "Reader", shots: int, seed: int = 0) -> ShotList:
     """Draw a few-shot list from a dataset's ``few_shot_source``, its training images; see the module's rule.
 
     A class with fewer images than ``shots`` gets all there are; ``ShotList.shortfalls`` names it.

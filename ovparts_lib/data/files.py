@@ -3,8 +3,6 @@
 And results that are kept beside them.
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 import logging

@@ -1,7 +1,5 @@
 """Reading pictures and label files so that every wrong file is named."""
 
-from __future__ import annotations
-
 import contextlib
 import struct
 import warnings

@@ -1,7 +1,5 @@
 """A user's own masks of one picture, from whatever made them."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import numpy as np

@@ -4,8 +4,6 @@ The released preprocessing of the 40-object selection deletes the pictures of al
 nothing on disk is changed: the same is decided while reading.
 """
 
-from __future__ import annotations
-
 import json
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping

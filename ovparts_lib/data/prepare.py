@@ -3,8 +3,6 @@
 The rules are those of the scripts of OVSeg and SCAN, so that label files are the ones published numbers were scored on.
 """
 
-from __future__ import annotations
-
 import json
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """Every dataset once: its names, folder and splits, and how it is opened and verified. Imports no torch."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -124,7 +122,7 @@ class DatasetEntry:
         """Splits to evaluate on."""
         return tuple(name for name, split in self.settings.items() if split.use == "evaluation")
 
-    def open(self, root: str | Path, **options: Any) -> Reader:
+    def open(self, root: str | Path, **options: Any) -> "Reader":
         """Its reader. Raises DatasetError: ``root`` is no folder."""
         module, _, name = self.reader.partition(":")
         if self.kind == "semantic":
@@ -144,7 +142,7 @@ def _read_datasets() -> dict[str, DatasetEntry]:
 DATASETS = _read_datasets()
 
 
-def open_reader(dataset: str, root: str | Path, **options: Any) -> Reader:
+def open_reader(dataset: str, root: str | Path, **options: Any) -> "Reader":
     """The reader of a dataset.
 
     Args:
@@ -159,7 +157,7 @@ def open_reader(dataset: str, root: str | Path, **options: Any) -> Reader:
     return find_dataset(dataset).open(root, **options)
 
 
-def verify_dataset(dataset: str, root: str | Path, **options: Any) -> VerificationReport:
+def verify_dataset(dataset: str, root: str | Path, **options: Any) -> "VerificationReport":
     """Read every file of a dataset once and report what is wrong; see :func:`ovparts_lib.data.verify.verify`.
 
     Args:

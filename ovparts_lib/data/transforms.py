@@ -4,8 +4,6 @@ Every transform takes the nested structures torchvision's own do; pictures are `
 label maps ``tv_tensors.Mask`` ((H, W), any integer type). All draws come from torch's global generator.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Any, Literal
 

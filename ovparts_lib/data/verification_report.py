@@ -1,11 +1,9 @@
 """What an integrity check found, as a value, a table and a page."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import pandas as pd
 
@@ -29,7 +27,7 @@ class Problem:
     what_to_do: str
 
     @classmethod
-    def of(cls, error: DatasetError) -> Problem:
+    def of(cls, error: DatasetError) -> Self:
         """The problem that an exception of a reader describes."""
         return cls(error.file or "", error.what, error.what_to_do)
 
@@ -125,7 +123,7 @@ class VerificationReport:
         return asdict(self)
 
     @classmethod
-    def from_dict(cls, data: dict[str, Any]) -> VerificationReport:
+    def from_dict(cls, data: dict[str, Any]) -> Self:
         """The inverse of :meth:`to_dict`."""
         return cls(**data | {"problems": [Problem(**problem) for problem in data["problems"]]})
 

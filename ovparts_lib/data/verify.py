@@ -4,8 +4,6 @@ What is common to all datasets is here: decoding every file to its end, depths, 
 by train and val, unseen classes, the fingerprint, the cache. Each reader adds the rules of its own files.
 """
 
-from __future__ import annotations
-
 import hashlib
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager

@@ -5,8 +5,6 @@ are percentiles of the bootstrap distribution (Efron and Tibshirani, An Introduc
 They tell how much the figure depends on which images are in the test set, not on the seed of training.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 
 import numpy as np

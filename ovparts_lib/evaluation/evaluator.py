@@ -1,7 +1,5 @@
 """Scoring a system on a dataset: one forward pass per image, confusion matrices per mode."""
 
-from __future__ import annotations
-
 import contextlib
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any

@@ -1,7 +1,5 @@
 """The ground truth that is scored: label files as they are, or resized twice as the released evaluators do."""
 
-from __future__ import annotations
-
 import dataclasses
 
 import torch

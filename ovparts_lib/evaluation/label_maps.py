@@ -1,10 +1,8 @@
 """From class scores to labels, at the pixels that are asked for, without a dense map of all classes."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal, get_args
+from typing import Literal, Self, get_args
 
 import torch
 from torch import Tensor
@@ -105,7 +103,7 @@ class OracleChoice:
     @classmethod
     def of(
         cls, scores: Scores, object_id: int | Sequence[int], vocabulary: PartVocabulary, rule: OracleRule = "exact"
-    ) -> OracleChoice:
+    ) -> Self:
         """The choice for one object, or several; see :func:`oracle_map`."""
         ids = (object_id,) if isinstance(object_id, int) else tuple(object_id)
         own = competing_parts(ids, vocabulary, rule)
@@ -149,7 +147,7 @@ class AllChoice:
     foreign: Tensor | None
 
     @classmethod
-    def of(cls, scores: Scores, background_id: int | None, vocabulary: Vocabulary | None) -> AllChoice:
+    def of(cls, scores: Scores, background_id: int | None, vocabulary: Vocabulary | None) -> Self:
         """The choice for a system's scores; see :func:`pred_all_map`."""
         if background_id is None:
             if scores.class_ids != tuple(range(len(scores.class_ids))):

@@ -4,8 +4,6 @@ Notation as in the literature: tp_c right, G_c labelled, P_c predicted pixels of
 functions work along the last dimension, so that a thousand bootstrap samples are read as fast as one table.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Literal
 

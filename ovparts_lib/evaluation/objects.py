@@ -1,7 +1,5 @@
 """Object-level evaluation: the class of every pixel of an image, which is one record."""
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor
 

@@ -1,12 +1,11 @@
 """Counts kept image by image, sparsely: what bootstrap intervals and per-image rates are computed from."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
 from importlib import resources
+from typing import Self
 
 import numpy as np
 
@@ -28,13 +27,13 @@ class ImageCounts:
     pixels: np.ndarray
 
     @classmethod
-    def of_matrix(cls, matrix: np.ndarray) -> ImageCounts:
+    def of_matrix(cls, matrix: np.ndarray) -> Self:
         """A single matrix, int64 (N+1, N+1), as if it were one image."""
         prediction, target = np.nonzero(matrix)
         index = np.stack([np.zeros_like(prediction), prediction, target]).astype(np.int32)
         return cls(1, matrix.shape[0] - 1, index, matrix[prediction, target].astype(np.int64))
 
-    def __add__(self, other: ImageCounts) -> ImageCounts:
+    def __add__(self, other: Self) -> Self:
         """Counts of these images, then of the others."""
         index = np.concatenate([self.index, other.index + np.array([[self.images], [0], [0]], np.int32)], axis=1)
         return ImageCounts(self.images + other.images, self.classes, index, np.concatenate([self.pixels, other.pixels]))
@@ -82,19 +81,19 @@ class Tally:
         np.add.at(credited, (..., child), share * self.as_father)
         return credited
 
-    def weighted(self, weights: np.ndarray) -> Tally:
+    def weighted(self, weights: np.ndarray) -> Self:
         """Sums over images with weights (samples, images): a tally of each sample. Exact for whole-number weights."""
         return self._of_counts(lambda counts: weights @ counts)
 
-    def total(self) -> Tally:
+    def total(self) -> Self:
         """The sum over the first dimension."""
         return self._of_counts(lambda counts: counts.sum(0))
 
-    def ordered(self, order: np.ndarray) -> Tally:
+    def ordered(self, order: np.ndarray) -> Self:
         """The images in another order."""
         return self._of_counts(lambda counts: counts[order])
 
-    def _of_counts(self, change: Callable[[np.ndarray], np.ndarray]) -> Tally:
+    def _of_counts(self, change: Callable[[np.ndarray], np.ndarray]) -> Self:
         counts = map(change, (self.right, self.labelled, self.predicted))
         return Tally(*counts, self.fathers, change(self.as_father))
 

@@ -4,8 +4,6 @@ Each is a function of the counts alone, so that a run can be read under any of t
 counts and how it departs from ours stands in ``protocols.json``.
 """
 
-from __future__ import annotations
-
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field

@@ -1,7 +1,5 @@
 """Published results, as data beside our own."""
 
-from __future__ import annotations
-
 from importlib.resources import files
 
 import pandas as pd

@@ -1,9 +1,8 @@
 """Counting one image: predictions at the pixels that any protocol looks at, joined with their labels."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Self
 
 import numpy as np
 import torch
@@ -38,7 +37,7 @@ class ImageScore:
     boundary: dict[str, Tensor] = field(default_factory=dict)
     boundary_released: dict[str, Tensor] = field(default_factory=dict)
 
-    def add(self, other: ImageScore) -> None:
+    def add(self, other: Self) -> None:
         """Add the counts of further records, or take over those of other modes."""
         add_counts(self.matrices, other.matrices)
         add_counts(self.boundary, other.boundary)

@@ -1,12 +1,10 @@
 """What an evaluation keeps: counts from which every protocol, interval and rate is computed afterwards."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 
@@ -87,7 +85,7 @@ class Evaluation:
         facts = {"vocabulary_hash": self.vocabulary.hash, "options": self.options, "records": self.records}
         return {"mode": mode, **reading, **facts, images: self.images}
 
-    def __add__(self, other: Evaluation) -> Evaluation:
+    def __add__(self, other: Self) -> Self:
         """The evaluation of two disjoint shards of one dataset, in either order.
 
         Raises:
@@ -125,7 +123,7 @@ class Evaluation:
         return path
 
     @classmethod
-    def load(cls, folder: Path | str, vocabulary: Vocabulary | None = None) -> Evaluation:
+    def load(cls, folder: Path | str, vocabulary: Vocabulary | None = None) -> Self:
         """Read what :meth:`save` wrote.
 
         Args:

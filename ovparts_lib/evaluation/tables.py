@@ -1,7 +1,5 @@
 """Tables: per class, per run, and of one evaluation under every protocol; each says which protocol made it."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 
 import numpy as np

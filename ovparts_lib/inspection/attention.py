@@ -1,7 +1,5 @@
 """Where a model looks, where each word scores, and what cost aggregation does: heat maps over the picture."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from itertools import product
 

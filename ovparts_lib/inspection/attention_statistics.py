@@ -5,8 +5,6 @@ each part's patches ask, and one map says which patches they attend to. The maps
 part, of its generic name's query and of its object's query, where a system has such queries.
 """
 
-from __future__ import annotations
-
 from collections.abc import Collection, Iterable, Mapping
 
 import numpy as np

@@ -1,7 +1,5 @@
 """Charts of classes: bars grouped by object, a heat map of objects by generic parts, and what is taken for what."""
 
-from __future__ import annotations
-
 import math
 
 import numpy as np

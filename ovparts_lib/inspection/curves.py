@@ -1,7 +1,5 @@
 """Training over its steps, and runs beside each other."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import numpy as np

@@ -1,7 +1,5 @@
 """Panels, and their figures, which leave the notebook's style alone, and their files."""
 
-from __future__ import annotations
-
 import re
 import textwrap
 import unicodedata

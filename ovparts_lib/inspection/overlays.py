@@ -1,7 +1,5 @@
 """Label maps on pictures: overlays with a legend of words, and ground truth beside prediction beside error."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import numpy as np

@@ -4,8 +4,6 @@ Every figure is drawn from a table, so that what is seen can be read from its CS
 after training) or of two runs stand side by side.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 
 import numpy as np

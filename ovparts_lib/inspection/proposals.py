@@ -1,7 +1,5 @@
 """Mask proposals: the masks, their crops, and what each stage, CLIP and the ensemble call them."""
 
-from __future__ import annotations
-
 import matplotlib as mpl
 import numpy as np
 import pandas as pd

@@ -1,7 +1,5 @@
 """Several runs one after the other, and trainings beside each other where there are cores for it."""
 
-from __future__ import annotations
-
 import contextlib
 import io
 import os

@@ -1,7 +1,5 @@
 """Executing a notebook as a run, and saying truthfully how it went."""
 
-from __future__ import annotations
-
 import logging
 import os
 import re

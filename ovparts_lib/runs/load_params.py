@@ -1,7 +1,5 @@
 """From a mapping or a YAML file to valid parameters, or one error that names every problem."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterable, Mapping
 from difflib import get_close_matches

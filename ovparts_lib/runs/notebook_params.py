@@ -5,8 +5,6 @@ notebook never reads, so a misspelled key would silently leave the default in fo
 are read back: what a parameter cell assigned must be a parameter.
 """
 
-from __future__ import annotations
-
 import ast
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """Where the project lies, so that everything works from any working directory."""
 
-from __future__ import annotations
-
 import os
 from pathlib import Path
 

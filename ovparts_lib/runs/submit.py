@@ -1,7 +1,5 @@
 """Sending a run to SLURM with submitit: requeued and resumed after a preemption, logs in the run folder."""
 
-from __future__ import annotations
-
 import contextlib
 import os
 import shutil

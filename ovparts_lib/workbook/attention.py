@@ -1,7 +1,5 @@
 """Attention of parts before and after training, and what parts are composed of, as a notebook shows them."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import Any

@@ -1,7 +1,5 @@
 """Datasets as a notebook uses them: verified, opened, counted and shown."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 

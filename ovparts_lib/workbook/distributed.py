@@ -1,7 +1,5 @@
 """``python -m ovparts_lib.workbook.distributed params.yaml``: the training part of a run, one process per device."""
 
-from __future__ import annotations
-
 import sys
 
 from ovparts_lib.checkpoints.reading import CheckpointError

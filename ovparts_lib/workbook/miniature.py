@@ -1,7 +1,5 @@
 """What the first two notebooks show: this machine, systems and runs; the miniature, rendered, and its CLIP."""
 
-from __future__ import annotations
-
 import os
 
 import pandas as pd

@@ -1,7 +1,5 @@
 """Own photographs and own words: scores, overlays, score maps and attention, without any annotation."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import count

@@ -1,7 +1,5 @@
 """Pictures of what a system did on test images: errors, attention, cost maps, proposals."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Sequence
 from typing import Any
 

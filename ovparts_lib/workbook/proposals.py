@@ -4,8 +4,6 @@ How much either should count, what oracle masks and oracle classes would gain, C
 split and fused into the segmentation model, and prompts tuned before stage 1 trains.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Sequence
 from typing import Any
 

@@ -1,7 +1,5 @@
 """One run's stored counts under every protocol, as a notebook shows them."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 
 import pandas as pd

@@ -1,7 +1,5 @@
 """Finished runs beside each other, and beside published numbers of the same protocol."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any

@@ -1,7 +1,5 @@
 """Evaluation as a notebook uses it: matrices kept in the run folder, panels made from them."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 

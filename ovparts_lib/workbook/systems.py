@@ -1,7 +1,5 @@
 """Systems as a notebook uses them: built, loaded, trained."""
 
-from __future__ import annotations
-
 import sys
 from collections.abc import Callable
 from pathlib import Path

@@ -1,7 +1,5 @@
 """ADE20K-Part-234 (OV-PARTS, NeurIPS 2023 datasets track), read from the files as they are released."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path, PurePosixPath

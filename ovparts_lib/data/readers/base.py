@@ -1,7 +1,5 @@
 """What every reader of a dataset on disk shares: splits, label counts, few-shot lists, and the frame of its checks."""
 
-from __future__ import annotations
-
 import copy
 import logging
 from collections.abc import Iterable, Mapping, Sequence

@@ -1,7 +1,5 @@
 """A user's own labelled pictures: folders of pictures and label files, and a list of classes."""
 
-from __future__ import annotations
-
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -21,32 +19,6 @@ _ADVICE = (
     "It is a list of class names in label order, [sky, tree]; or objects with their parts, {dog: [head, tail], car: "
     "[wheel]}; or a mapping with classes (either form), and optionally unseen (names) and ignore_label."
 )
-
-
-def open_own(root: str | Path, **options: Any) -> OwnClasses | OwnParts:
-    """The reader of a user's dataset: :class:`OwnParts` if its class list gives parts, else :class:`OwnClasses`.
-
-    ::
-
-        root/classes.yaml                          or classes.json: the class list
-        root/images/{train,val}/<name>.jpg         or .jpeg, .png; one of the two splits is enough
-        root/labels/{train,val}/<name>.png         8-bit index maps (mode L or P), or 16-bit ones if ignore_label > 255
-        root/objects/{train,val}/<name>.png        optional, with parts: the object map; else the parts' owners
-
-    Args:
-        root: the folder that holds the class list.
-        **options: see :class:`~ovparts_lib.data.readers.base.Reader`.
-
-    Raises:
-        DatasetError: the folder or its class list is missing or wrong.
-    """
-    folder = Path(root).expanduser()
-    if not folder.is_dir():
-        raise DatasetError(
-            "no such folder", file=folder, what_to_do=f"Own data has images, labels and {CLASS_FILES[0]}."
-        )
-    reader = OwnParts if isinstance(read_classes(folder), PartVocabulary) else OwnClasses
-    return reader(folder, **options)
 
 
 def read_classes(root: Path) -> Vocabulary:
@@ -145,3 +117,29 @@ class OwnParts(PascalPart116):
             owners[: len(self.vocabulary.parts)] = self.vocabulary.part_to_object
             return owners[self.read_label(record, "part")]
         return super().read_label(record, kind)
+
+
+def open_own(root: str | Path, **options: Any) -> OwnClasses | OwnParts:
+    """The reader of a user's dataset: :class:`OwnParts` if its class list gives parts, else :class:`OwnClasses`.
+
+    ::
+
+        root/classes.yaml                          or classes.json: the class list
+        root/images/{train,val}/<name>.jpg         or .jpeg, .png; one of the two splits is enough
+        root/labels/{train,val}/<name>.png         8-bit index maps (mode L or P), or 16-bit ones if ignore_label > 255
+        root/objects/{train,val}/<name>.png        optional, with parts: the object map; else the parts' owners
+
+    Args:
+        root: the folder that holds the class list.
+        **options: see :class:`~ovparts_lib.data.readers.base.Reader`.
+
+    Raises:
+        DatasetError: the folder or its class list is missing or wrong.
+    """
+    folder = Path(root).expanduser()
+    if not folder.is_dir():
+        raise DatasetError(
+            "no such folder", file=folder, what_to_do=f"Own data has images, labels and {CLASS_FILES[0]}."
+        )
+    reader = OwnParts if isinstance(read_classes(folder), PartVocabulary) else OwnClasses
+    return reader(folder, **options)

@@ -1,7 +1,5 @@
 """PartImageNet, read as it is downloaded or as the released preprocessing leaves it: 40 objects (Seg), or 128 (OOD)."""
 
-from __future__ import annotations
-
 import logging
 from collections.abc import Iterable, Sequence
 from dataclasses import replace

@@ -1,7 +1,5 @@
 """Pascal-Part-116 (OV-PARTS, NeurIPS 2023 datasets track), read from the folders as they are released."""
 
-from __future__ import annotations
-
 from ovparts_lib.data.readers.base import Reader
 from ovparts_lib.data.scan import LabelCounts
 

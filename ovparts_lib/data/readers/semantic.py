@@ -1,7 +1,5 @@
 """Object-level benchmarks (OVSeg, SCAN): one class label per pixel, in the folders that their users have on disk."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
