@@ -1,7 +1,6 @@
 """Executing a notebook as a run, and saying truthfully how it went."""
 
 import logging
-import os
 import re
 import sys
 import time
@@ -24,7 +23,7 @@ from ovparts_lib.runs.folder import (
 from ovparts_lib.runs.load_params import check_hardware
 from ovparts_lib.runs.lock import FolderLock
 from ovparts_lib.runs.parameters import RunParameters
-from ovparts_lib.runs.project import ROOT_VARIABLE, display_path, package_parent, project_root
+from ovparts_lib.runs.project import ROOT_VARIABLE, display_path, import_path, project_root
 from ovparts_lib.runs.provenance import COMMAND_VARIABLE
 
 COMPLETE, FAILED, LOCKED, INTERRUPTED, TERMINATED = 0, 1, 3, 130, 143
@@ -149,13 +148,11 @@ class _Execution:
         from ovparts_lib.runs.kernel import KERNEL_NAME, InterpreterKernelManager
 
         InterpreterKernelManager.exit_status, InterpreterKernelManager.busy = None, False
-        inherited = os.environ.get("PYTHONPATH")
         variables = {
             ROOT_VARIABLE: str(project_root()),
             EXECUTION_VARIABLE: self.identity,
             COMMAND_VARIABLE: self.command,
-            # The kernel imports the package that started it, installed or not.
-            "PYTHONPATH": os.pathsep.join(filter(None, [str(package_parent()), inherited])),
+            "PYTHONPATH": import_path(),
             "PYDEVD_DISABLE_FILE_VALIDATION": "1",  # or the debugger, which is not used, warns on every start
         }
         # papermill calls a parameter unknown if the parameters cell leaves it at its default; ours have been checked.

@@ -33,6 +33,11 @@ def package_parent() -> Path:
     return Path(__file__).resolve().parents[2]
 
 
+def import_path() -> str:
+    """``PYTHONPATH`` with which another process imports the package that is running, installed or not."""
+    return os.pathsep.join(filter(None, [str(package_parent()), os.environ.get("PYTHONPATH")]))
+
+
 def resolve_path(path: str | Path) -> Path:
     """An absolute path: ``~`` expanded, relative ones taken from the project root.
 
