@@ -153,39 +153,20 @@ def _table(raw_ids: Iterable[int], ignore_label: int, length: int = 256) -> np.n
     return table
 
 
-def _folders(
-    source: Path, places: dict[str, tuple[str, str]], table: np.ndarray, names: list[str] | None = None
-) -> dict[str, Source]:
-    """Sources of the splits whose folder of PNG labels is there; ``names`` are the files to take, all by default."""
-    found = {}
-    for split, (labels, pictures) in places.items():
-        if not (source / labels).is_dir():
+def _label_folders(source: Path, name: str) -> dict[str, Source]:
+    """Sources of the splits whose folder of PNG labels is there; their ids are 1..N where no table says otherwise."""
+    classes = len(load_vocabulary(name).classes)
+    table, found = _table(_facts().get(f"{name}_raw_ids") or range(1, classes + 1), 255), {}
+    for split, place in DATASETS[name].official.items():
+        if not (source / place.labels).is_dir():
             continue
-        there = list_files(source / labels, (".png",))
-        paths = [there.get(name, source / labels / f"{name}.png") for name in (there if names is None else names)]
-        found[split] = Source(paths, lambda path: table[read_labels(path)], source / pictures)
+        names = there = list_files(source / place.labels, (".png",))
+        if place.listed:
+            check_file(source / place.listed, "The official archive has it: unpack it again.")
+            names = (source / place.listed).read_text(encoding="utf-8").split()
+        paths = [there.get(name, source / place.labels / f"{name}.png") for name in names]
+        found[split] = Source(paths, lambda path: table[read_labels(path)], source / place.images)
     return found
-
-
-def _coco(source: Path, name: str) -> dict[str, Source]:
-    table = _table(_facts()["coco_stuff_171_raw_ids"], 255)
-    places = {s: (f"stuffthingmaps/{s}2017", f"{s}2017") for s in ("train", "val")}
-    return _folders(source, places, table)
-
-
-def _ade20k_150(source: Path, name: str) -> dict[str, Source]:
-    places = {
-        split: (f"annotations/{folder}", f"images/{folder}")
-        for split, folder in (("train", "training"), ("val", "validation"))
-    }
-    return _folders(source, places, _table(range(1, 151), 255))
-
-
-def _voc_20(source: Path, name: str) -> dict[str, Source]:
-    listed = source / "ImageSets/Segmentation/val.txt"
-    check_file(listed, "The VOC2012 archive has it: unpack VOCtrainval_11-May-2012.tar again.")
-    names = listed.read_text(encoding="utf-8").split()
-    return _folders(source, {"val": ("SegmentationClassAug", "JPEGImages")}, _table(range(1, 21), 255), names)
 
 
 def _ade20k_847(source: Path, name: str) -> dict[str, Source]:
@@ -238,10 +219,8 @@ def _label_map(path: Path) -> np.ndarray:
 
 
 _SOURCES: dict[str, Callable[[Path, str], dict[str, Any]]] = {
-    "coco_stuff_171": _coco,
-    "ade20k_150": _ade20k_150,
+    **{name: _label_folders for name, entry in DATASETS.items() if entry.official},
     "ade20k_847": _ade20k_847,
     "pascal_context_59": _context,
     "pascal_context_459": _context,
-    "pascal_voc_20": _voc_20,
 }

@@ -59,11 +59,13 @@ class SemanticFolder:
 
     Attributes:
         images: folder of the pictures, which may hold more than the split's.
-        labels: folder of the derived label files.
+        labels: folder of the label files.
+        listed: file with the base names of the split; all label files are its own if there is none.
     """
 
     images: str
     labels: str
+    listed: str = ""
 
 
 @dataclass(frozen=True)
@@ -97,6 +99,7 @@ class DatasetEntry:
         folders: name on disk of ``train`` and ``val``.
         kinds: the kinds of files (``image``, ``object``, ``part``) that each image has one of.
         places: instead of ``folders`` and ``kinds``, where the splits of an object-level benchmark lie.
+        official: where its authors' archive has label files in PNG, from which those of ``places`` are derived.
         published: image counts of ``train`` and ``val`` where the authors state them.
     """
 
@@ -110,6 +113,7 @@ class DatasetEntry:
     folders: Mapping[str, str] = field(default_factory=lambda: {"train": "train", "val": "val"})
     kinds: Mapping[str, Files] = field(default_factory=dict)
     places: Mapping[str, SemanticFolder] = field(default_factory=dict)
+    official: Mapping[str, SemanticFolder] = field(default_factory=dict)
     published: Mapping[str, Published] = field(default_factory=dict)
 
     @property
@@ -132,7 +136,8 @@ class DatasetEntry:
 
 def _read_datasets() -> dict[str, DatasetEntry]:
     table = json.loads(files(__package__).joinpath("datasets.json").read_text(encoding="utf-8"))
-    values = {"settings": Split, "kinds": Files, "places": SemanticFolder, "published": Published}
+    values = {"settings": Split, "kinds": Files, "published": Published}
+    values |= dict.fromkeys(("places", "official"), SemanticFolder)
     for stated in table.values():
         for key in values.keys() & stated.keys():
             stated[key] = {name: values[key](**value) for name, value in stated[key].items()}

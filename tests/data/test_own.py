@@ -36,7 +36,7 @@ def test_a_list_of_classes(tmp_path):
     assert reader.vocabulary.classes == ("sky", "altar, communion table", "tree")
     assert reader.title == "mine" and reader.splits == ("train", "val")
     assert set(TrainingDataset(reader, "train")[0]["part_map"].unique().tolist()) == {0, 1, 255}
-    assert EvaluationDataset(reader, "val")[0].label_map[0, [0, 15, 29]].tolist() == [2, 1, 0]
+    assert EvaluationDataset(reader, "val")[0].part_map[0, [0, 15, 29]].tolist() == [2, 1, 0]
 
 
 def test_unseen_classes_are_not_trained(tmp_path):
@@ -51,7 +51,7 @@ def test_16_bit_labels(tmp_path):
     names = json.dumps({"classes": [f"class {i}" for i in range(300)], "ignore_label": 65535})
     root = write(tmp_path / "mine", names, val=labels(299, 0, 65535, dtype=np.uint16))
     assert verify_dataset("own", root).ok
-    assert EvaluationDataset(open_reader("own", root), "val")[0].label_map[0, 0] == 299
+    assert EvaluationDataset(open_reader("own", root), "val")[0].part_map[0, 0] == 299
 
 
 @pytest.mark.parametrize("with_objects", [False, True])

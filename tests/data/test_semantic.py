@@ -103,7 +103,7 @@ def test_an_archive_becomes_label_files_that_are_read_and_verified(prepared, nam
             assert label_map.dtype == (np.uint16 if vocabulary.ignore_label > 255 else np.uint8)
             np.testing.assert_array_equal(label_map, expected)
     sample = EvaluationDataset(reader, "val")[0]
-    np.testing.assert_array_equal(sample.label_map.numpy(), expected)
+    np.testing.assert_array_equal(sample.part_map.numpy(), expected)
     assert tuple(sample.image.shape) == (3, *SIZE)
     table = class_frequencies(reader, "val").set_index("class")
     assert set(table.index[table["pixels"] > 0]) == set(titles) - {None}
@@ -136,8 +136,8 @@ def test_large_ade_pictures_are_stored_at_512_with_their_labels(tmp_path):
     (folder / "x.json").write_text("{}")
     prepare_dataset("ade20k_847", tmp_path, tmp_path / "made")
     sample = EvaluationDataset(open_reader("ade20k_847", tmp_path / "made"), "val")[0]
-    assert tuple(sample.image.shape[1:]) == tuple(sample.label_map.shape) == (512, 853)
-    assert sample.label_map[0].tolist() == [0 if int(x * 1000 / 853) < 500 else 1 for x in range(853)]
+    assert tuple(sample.image.shape[1:]) == tuple(sample.part_map.shape) == (512, 853)
+    assert sample.part_map[0].tolist() == [0 if int(x * 1000 / 853) < 500 else 1 for x in range(853)]
 
 
 def test_pictures_elsewhere_are_linked(tmp_path):

@@ -105,7 +105,9 @@ def panels(word):
 def test_every_kind_of_panel_is_here():
     functions = {name: getattr(inspection, name) for name in dir(inspection)}
     annotated = {
-        name for name, each in functions.items() if getattr(each, "__annotations__", {}).get("return") == "Panel"
+        name
+        for name, each in functions.items()
+        if getattr(each, "__annotations__", {}).get("return") is inspection.Panel
     }
     assert annotated == set(panels("head"))
 

@@ -42,7 +42,7 @@ def test_each_seed_is_scored_and_the_models_own_comes_back(model):
     pictures = Pictures()
     for seed, found in zip(range(3), panel.table["mIoU"], strict=True):
         model.shift_seed = seed
-        labels = torch.cat([pictures[number].label_map.flatten() for number in range(2)])
+        labels = torch.cat([pictures[number].part_map.flatten() for number in range(2)])
         predicted = torch.cat([predict(model, pictures[number]).flatten() for number in range(2)])
         matrix = torch.zeros(4, 4, dtype=torch.int64)
         matrix.index_put_((predicted, labels), torch.ones_like(labels), accumulate=True)
