@@ -56,6 +56,7 @@ class Record:
     instance: int | None = None
 
 
+logger = logging.getLogger(__name__)
 Refuse = Callable[[DatasetError], None]
 
 
@@ -154,11 +155,6 @@ def list_files(
     return dict(sorted(found.items()))
 
 
-def hidden_files(folders: Iterable[Path], depth: int = 1) -> list[Path]:
-    """Files whose name begins with a dot, such as the ``._*`` of macOS archives."""
-    return sorted(path for folder in folders for path in _entries(folder, lambda error: None, depth, hidden=True))
-
-
 def _links_to_folder(entry: os.DirEntry[str]) -> bool:
     try:
         return entry.is_symlink() and entry.is_dir()
@@ -166,8 +162,8 @@ def _links_to_folder(entry: os.DirEntry[str]) -> bool:
         return False
 
 
-def _entries(folder: Path, refuse: Refuse, depth: int, *, hidden: bool = False) -> Iterator[Path]:
-    """Everything that is no folder, at most ``depth`` levels down; either the hidden entries or the others."""
+def _entries(folder: Path, refuse: Refuse, depth: int) -> Iterator[Path]:
+    """Everything that is no folder, at most ``depth`` levels down; not what is hidden (``._*`` of macOS archives)."""
     try:
         with os.scandir(folder) as entries:
             listed = list(entries)
@@ -175,14 +171,13 @@ def _entries(folder: Path, refuse: Refuse, depth: int, *, hidden: bool = False) 
         refuse(unreadable(folder, error))
         return
     for entry in listed:
+        if entry.name.startswith("."):
+            continue
         if entry.is_dir(follow_symlinks=False) or _links_to_folder(entry):
-            if depth > 1 and not entry.name.startswith("."):
-                yield from _entries(Path(entry.path), refuse, depth - 1, hidden=hidden)
-        elif entry.name.startswith(".") == hidden:
+            if depth > 1:
+                yield from _entries(Path(entry.path), refuse, depth - 1)
+        else:
             yield Path(entry.path)
-
-
-logger = logging.getLogger(__name__)
 
 
 def files_key(files: Iterable[Path], root: Path, *also: str) -> str:

@@ -14,7 +14,7 @@ from torchvision import tv_tensors
 from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as TF
 
-from ovparts_lib.images import LabelResize, check_label_resize, resize_image, resize_labels, shortest_edge_size
+from ovparts_lib.images import LabelResize, resize_image, resize_labels, shortest_edge_size
 
 Augmentation = Literal["applied", "discarded_as_released"]
 
@@ -151,13 +151,8 @@ def training_transform(
             native size, and with ``pad_size`` the top left corner of the larger ones.
 
     Raises:
-        ValueError: an unknown rule, channel order or augmentation, or ``pad_size`` without ``ignore_label``.
+        ValueError: ``pad_size`` without ``ignore_label``.
     """
-    check_label_resize(label_resize)
-    if augmentation not in ("applied", "discarded_as_released"):
-        raise ValueError(f"augmentation is 'applied' or 'discarded_as_released', not {augmentation!r}")
-    if channel_order not in ("rgb", "bgr"):
-        raise ValueError(f"channel_order is 'rgb' or 'bgr', not {channel_order!r}")
     if pad_size is not None and ignore_label is None:
         raise ValueError("pad_size needs ignore_label: give vocabulary.ignore_label of the training vocabulary")
     steps: list[v2.Transform] = []

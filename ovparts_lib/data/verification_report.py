@@ -47,14 +47,12 @@ class Folder:
     Attributes:
         records: one per image that has all its files.
         files: every file found, including those of no use.
-        hidden: files passed over because their name begins with a dot.
         unlisted: pictures of which nothing is known because their annotation file is wrong.
         counts: how many files of what.
     """
 
     records: list[Record]
     files: list[Path]
-    hidden: list[Path] = field(default_factory=list)
     unlisted: list[Path] = field(default_factory=list)
     counts: dict[str, int] = field(default_factory=dict)
 

@@ -19,7 +19,7 @@ from ovparts_lib.data.scan import LabelCounts, parallel_map
 from ovparts_lib.data.verification_report import Folder, Problem, VerificationReport
 from ovparts_lib.vocabularies import PartVocabulary
 
-RULES = "5"  # part of the cache key: raise it when the checks change
+RULES = "6"  # part of the cache key: raise it when the checks change
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,8 @@ def verify(title: str, root: str | Path, open_dataset: Callable[[], Reader]) -> 
         reader.collect(report.problems)
         folders = {name: reader.list_folder(name, report) for name in reader.folders}
         lists = reader.lists()
-        key = _key(reader, folders, lists)
+        files = [path for folder in folders.values() for path in folder.files]
+        key = files_key(files + lists, reader.root, RULES, str(reader.root), reader.vocabulary.hash)
         stored = None if report.problems else read_cache(reader.cache_folder, "verification", key)
         if stored is not None:
             return VerificationReport.from_dict(stored)
@@ -66,14 +67,6 @@ def verify(title: str, root: str | Path, open_dataset: Callable[[], Reader]) -> 
     if report.ok:  # what is wrong may be wrong for a moment only: a disk that is not mounted, a permission
         write_cache(reader.cache_folder, "verification", key, report.to_dict())
     return report
-
-
-def _key(reader: Reader, folders: Mapping[str, Folder], lists: list[Path]) -> str:
-    files = [path for folder in folders.values() for path in folder.files]
-    hidden = [
-        path.as_posix().encode("utf-8", "backslashreplace").decode() for f in folders.values() for path in f.hidden
-    ]
-    return files_key(files + lists, reader.root, RULES, str(reader.root), reader.vocabulary.hash, *hidden)
 
 
 @contextmanager
@@ -114,11 +107,6 @@ def _check_folder(reader: Reader, name: str, folder: Folder, report: Verificatio
     )
     report.problems += [problem for inspection in inspections for problem in inspection.problems]
     counts["complete samples"] = len(records)
-    counts["hidden files ignored"] = len(folder.hidden)
-    if folder.hidden:
-        report.notes.append(
-            f"{name}: {len(folder.hidden)} hidden files are ignored, for example {folder.hidden[0].name}"
-        )
     published = reader.published.get(name)
     if published and len(records) != published.images:
         about = f"about {published.images:,} (not re-counted)" if published.about else f"{published.images:,}"

@@ -45,7 +45,9 @@ def read_parameters(notebook: str, values: Mapping[str, Any] | None = None) -> R
 
 
 def _read_session(model: type[RunParameters]) -> RunParameters:
-    shell = _running_shell()
+    from IPython import get_ipython  # takes most of a second, which commands need not wait for
+
+    shell = get_ipython()
     if shell is None:
         raise RuntimeError("read_parameters needs a notebook, or the values: read_parameters(notebook, {'key': value})")
     found = assigned_parameters(shell.user_ns.get("In", []), shell.user_ns, model.model_fields)
@@ -106,11 +108,3 @@ def _assigned_name(statement: ast.stmt) -> str | None:
 def _replaces(later: _Cell, earlier: _Cell) -> bool:
     """Whether ``later`` is ``earlier`` edited and run again: of the same kind and half of the names are the same."""
     return later.injected == earlier.injected and 2 * len(later.names & earlier.names) >= len(earlier.names)
-
-
-def _running_shell() -> Any | None:
-    try:
-        from IPython import get_ipython
-    except ImportError:
-        return None
-    return get_ipython()

@@ -129,13 +129,12 @@ def test_missing_root(tmp_path):
     assert not report.ok and report.problems[0].what == "no such folder"
 
 
-def test_hidden_files_and_unlabelled_pictures_are_notes(root):
+def test_hidden_files_are_passed_over_and_unlabelled_pictures_noted(root):
     (root / "images/val/._2010_000001.jpg").write_bytes(b"\x00\x05\x16\x07")
     (root / "annotations_detectron2_part/val/._2010_000001.png").write_bytes(b"\x00\x05\x16\x07")
     save(root / "images/val/2011_000999.jpg", picture((20, 20), 1))
     report = verify_dataset("pascal_part_116", root)
-    assert report.ok and report.counts["val"]["hidden files ignored"] == 2
-    assert "val: 2 hidden files are ignored, for example ._2010_000001.png" in report.notes
+    assert report.ok and report.counts["val"]["image files"] == 4
     assert "val: 1 pictures have no labels and are not used, for example 2011_000999" in report.notes
 
 

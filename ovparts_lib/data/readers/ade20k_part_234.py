@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from ovparts_lib.data.coco_instances import CocoFile, CocoImage, rasterise, rasterise_columns, read_coco
-from ovparts_lib.data.files import DatasetError, Record, hidden_files
+from ovparts_lib.data.files import DatasetError, Record
 from ovparts_lib.data.readers.base import Reader
 from ovparts_lib.data.registry import SHOTS_FILE
 from ovparts_lib.data.scan import LabelCounts, count_labels
@@ -206,7 +206,6 @@ class ADE20KPart234(Reader):
             records=[record for record in records if {record.image_path, record.part_path} <= there],
             files=sorted(there),
             unlisted=[path for path in unused if path in files["image"]] if self.refused(annotations.path) else [],
-            hidden=hidden_files([self.folder(kind, name) for kind in self.kinds], self.depth),
             counts={
                 "listed images": len(annotations.images),
                 **{f"{kind} files": len(paths) for kind, paths in files.items()},

@@ -11,7 +11,7 @@ from typing import ClassVar, Self
 import numpy as np
 
 from ovparts_lib.data.few_shot import read_shot_list
-from ovparts_lib.data.files import DatasetError, Record, files_key, hidden_files, list_files, read_cache, write_cache
+from ovparts_lib.data.files import DatasetError, Record, files_key, list_files, read_cache, write_cache
 from ovparts_lib.data.labels import check_label_range, check_same_size, read_labels
 from ovparts_lib.data.registry import DATASETS, SHOTS_FILE, Split
 from ovparts_lib.data.scan import LabelCounts, count_labels, parallel_map
@@ -339,7 +339,6 @@ class Reader:
         return Folder(
             records=[Record(images[stem], labels[stem], objects.get(stem), stem) for stem in complete],
             files=[path for found in files.values() for path in found.values()],
-            hidden=hidden_files(self.folder(kind, name) for kind in self.kinds),
             counts={f"{kind} files": len(found) for kind, found in files.items()},
         )
 

@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from ovparts_lib.data.coco_instances import rasterise, rasterise_columns
-from ovparts_lib.data.files import DatasetError, Record, hidden_files
+from ovparts_lib.data.files import DatasetError, Record
 from ovparts_lib.data.partimagenet_listing import (
     NO_PICTURE,
     PART_CATEGORIES,
@@ -200,7 +200,6 @@ class PartImageNet(Reader):
             records=self.pairs(name),
             files=files,
             unlisted=list(listing.unlisted) if self.refused(listing.annotations.path) else [],
-            hidden=hidden_files([self.folder("image", name)], self.depth),
             counts={
                 "images in the annotation file": len(listing.annotations.images),
                 "annotations": listing.annotations.instances,
