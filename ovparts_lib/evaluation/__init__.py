@@ -2,8 +2,7 @@
 
 from ovparts_lib.evaluation.bootstrap import bootstrap, compare
 from ovparts_lib.evaluation.boundary import class_boundary_counts, label_difference
-from ovparts_lib.evaluation.evaluator import evaluate
-from ovparts_lib.evaluation.ground_truth import double_resized
+from ovparts_lib.evaluation.evaluator import double_resized, evaluate
 from ovparts_lib.evaluation.label_maps import oracle_map, pred_all_map
 from ovparts_lib.evaluation.protocols import (
     PROTOCOLS,
@@ -15,7 +14,6 @@ from ovparts_lib.evaluation.protocols import (
     protocol_named,
     score_all,
 )
-from ovparts_lib.evaluation.published import published_metrics, published_object_results, published_results
 from ovparts_lib.evaluation.scoring import MODES, ImageScore, NotANumberError, count_pairs, score_image, to_target
 from ovparts_lib.evaluation.segmentation_rates import object_rates, part_rates
 from ovparts_lib.evaluation.stored import Evaluation, MatrixFileError
@@ -25,5 +23,8 @@ from ovparts_lib.evaluation.tables import (
     merge_tables,
     protocol_comparison,
     protocol_notes,
+    published_metrics,
+    published_object_results,
+    published_results,
     summary_table,
 )

@@ -14,8 +14,7 @@ from torch import Tensor, nn
 from ovparts_lib import inspection
 from ovparts_lib.atomic import safe_name
 from ovparts_lib.checkpoints.reading import LoadReport
-from ovparts_lib.data.labels import read_image
-from ovparts_lib.data.masks import read_masks
+from ovparts_lib.data.labels import read_image, read_masks
 from ovparts_lib.evaluation import pred_all_map
 from ovparts_lib.images import write_picture
 from ovparts_lib.inspection import Panel
@@ -88,8 +87,8 @@ def look_at_images(
         words: what to look for.
         images: files.
         background: also offer "none of these words".
-        masks: own masks of each photograph, see :func:`ovparts_lib.data.masks.read_masks`, for a system that takes them
-            in place of its proposals.
+        masks: own masks of each photograph, see :func:`ovparts_lib.data.labels.read_masks`, for a system that takes
+            them in place of its proposals.
 
     Raises:
         DatasetError: a photograph or its masks are missing or damaged.

@@ -4,7 +4,7 @@ import IPython
 import pytest
 
 from ovparts_lib.runs import ParameterError, read_parameters
-from ovparts_lib.runs.notebook_params import assigned_parameters
+from ovparts_lib.runs.load_params import assigned_parameters
 
 KNOWN = dict.fromkeys(["setting", "run", "seed", "iterations", "device"])
 BASE = "setting = 'zero_shot'\nrun = 'a'\nseed = 0\niterations = 100"
