@@ -15,7 +15,7 @@ from ovparts_lib import inspection
 from ovparts_lib.atomic import safe_name
 from ovparts_lib.checkpoints.reading import LoadReport
 from ovparts_lib.data.labels import read_image, read_masks
-from ovparts_lib.evaluation import pred_all_map
+from ovparts_lib.evaluation.label_maps import pred_all_map
 from ovparts_lib.images import write_picture
 from ovparts_lib.inspection import Panel
 from ovparts_lib.progress_bar import is_attended

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from ovparts_lib import inspection
 from ovparts_lib.data.dataset import EvaluationSample
-from ovparts_lib.evaluation import oracle_map, pred_all_map
+from ovparts_lib.evaluation.label_maps import oracle_map, pred_all_map
 from ovparts_lib.inspection import Panel
 from ovparts_lib.systems.scores import Scores
 from ovparts_lib.vocabularies import PartVocabulary, Vocabulary

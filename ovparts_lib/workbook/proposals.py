@@ -18,8 +18,9 @@ from ovparts_lib.checkpoints.reading import RUN_WEIGHTS
 from ovparts_lib.data.dataset import TrainingDataset
 from ovparts_lib.data.registry import open_reader
 from ovparts_lib.data.transforms import training_transform
-from ovparts_lib.evaluation import evaluate, protocol_named, score_all
+from ovparts_lib.evaluation.evaluator import evaluate
 from ovparts_lib.evaluation.objects import score_objects
+from ovparts_lib.evaluation.protocols import protocol_named, score_all
 from ovparts_lib.evaluation.scoring import score_image
 from ovparts_lib.inspection import Panel
 from ovparts_lib.progress_bar import tqdm
@@ -130,7 +131,7 @@ def oracle_ablations(model: nn.Module, dataset: Any, images: int, protocol: str,
         dataset: the test images.
         images: how many; 0 for none.
         protocol: by name.
-        **options: of :func:`ovparts_lib.evaluation.evaluate`.
+        **options: of :func:`ovparts_lib.evaluation.evaluator.evaluate`.
 
     Returns:
         A table with a row each, in percent, with what it tells.

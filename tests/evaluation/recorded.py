@@ -8,7 +8,9 @@ import numpy as np
 import pytest
 import torch
 
-from ovparts_lib.evaluation import Boundaries, count_pairs, label_difference, to_target
+from ovparts_lib.evaluation.boundary import label_difference
+from ovparts_lib.evaluation.protocols import Boundaries
+from ovparts_lib.evaluation.scoring import count_pairs, to_target
 from ovparts_lib.images import resize_labels
 from ovparts_lib.vocabularies import PartVocabulary, load_vocabulary
 

@@ -3,15 +3,11 @@ import dataclasses
 import numpy as np
 import pytest
 
-from ovparts_lib.evaluation import (
-    PROTOCOLS,
-    Evaluation,
-    UnsupportedModeError,
-    bootstrap,
-    compare,
-    evaluate,
-)
+from ovparts_lib.evaluation.bootstrap import bootstrap, compare
+from ovparts_lib.evaluation.evaluator import evaluate
 from ovparts_lib.evaluation.per_image import ImageCounts
+from ovparts_lib.evaluation.protocols import PROTOCOLS, UnsupportedModeError
+from ovparts_lib.evaluation.stored import Evaluation
 from ovparts_lib.vocabularies import PartVocabulary
 from tests.evaluation.scripted import Labels, Scripted
 

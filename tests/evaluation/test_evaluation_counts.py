@@ -6,7 +6,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ovparts_lib.evaluation import Evaluation, MatrixFileError, count_pairs
+from ovparts_lib.evaluation.scoring import count_pairs
+from ovparts_lib.evaluation.stored import Evaluation, MatrixFileError
 from ovparts_lib.vocabularies import Vocabulary
 
 

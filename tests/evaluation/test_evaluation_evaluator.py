@@ -7,17 +7,12 @@ import torch
 import torch.nn.functional as F
 
 from ovparts_lib.data.dataset import EvaluationSample
-from ovparts_lib.evaluation import (
-    PROTOCOLS,
-    Evaluation,
-    MatrixFileError,
-    NotANumberError,
-    bootstrap,
-    class_table,
-    evaluate,
-    score_all,
-    score_image,
-)
+from ovparts_lib.evaluation.bootstrap import bootstrap
+from ovparts_lib.evaluation.evaluator import evaluate
+from ovparts_lib.evaluation.protocols import PROTOCOLS, score_all
+from ovparts_lib.evaluation.scoring import NotANumberError, score_image
+from ovparts_lib.evaluation.stored import Evaluation, MatrixFileError
+from ovparts_lib.evaluation.tables import class_table
 from ovparts_lib.systems.scores import Scores
 from ovparts_lib.vocabularies import PartVocabulary, Vocabulary, load_vocabulary
 from tests.evaluation.scripted import VOCABULARY, Labels, Scripted

@@ -4,16 +4,11 @@ import numpy as np
 import pytest
 import torch
 
-from ovparts_lib.evaluation import (
-    PROTOCOLS,
-    Boundaries,
-    count_pairs,
-    double_resized,
-    label_difference,
-)
-from ovparts_lib.evaluation.boundary import band_width
+from ovparts_lib.evaluation.boundary import band_width, label_difference
+from ovparts_lib.evaluation.evaluator import double_resized
 from ovparts_lib.evaluation.objects import object_target
-from ovparts_lib.evaluation.protocols import wrapped_to_8_bits
+from ovparts_lib.evaluation.protocols import PROTOCOLS, Boundaries, wrapped_to_8_bits
+from ovparts_lib.evaluation.scoring import count_pairs
 from ovparts_lib.images import resize_labels
 from ovparts_lib.vocabularies import PartVocabulary, load_vocabulary
 from tests.evaluation.recorded import (

@@ -7,7 +7,8 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ovparts_lib.evaluation import oracle_map, pred_all_map, sampling
+from ovparts_lib.evaluation import sampling
+from ovparts_lib.evaluation.label_maps import oracle_map, pred_all_map
 from ovparts_lib.systems.scores import Scores
 from ovparts_lib.vocabularies import PartVocabulary, load_vocabulary
 from tests.evaluation.recorded import read

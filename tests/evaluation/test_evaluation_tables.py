@@ -5,16 +5,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from ovparts_lib.evaluation import (
-    PROTOCOLS,
-    ProtocolMismatchError,
-    UnsupportedModeError,
-    class_table,
-    evaluate,
-    merge_tables,
-    score_all,
-    summary_table,
-)
+from ovparts_lib.evaluation.evaluator import evaluate
+from ovparts_lib.evaluation.protocols import PROTOCOLS, UnsupportedModeError, score_all
+from ovparts_lib.evaluation.tables import ProtocolMismatchError, class_table, merge_tables, summary_table
 from ovparts_lib.vocabularies import PartVocabulary
 from tests.evaluation.scripted import VOCABULARY, Labels, Scripted
 

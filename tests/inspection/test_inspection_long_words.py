@@ -10,7 +10,8 @@ import torch
 from PIL import Image
 
 from ovparts_lib import inspection
-from ovparts_lib.evaluation import Evaluation, class_table
+from ovparts_lib.evaluation.stored import Evaluation
+from ovparts_lib.evaluation.tables import class_table
 from ovparts_lib.inspection.figures import figure_png
 from ovparts_lib.systems.proposals import ProposalMaps
 from ovparts_lib.systems.scores import AttentionMaps, CostMaps, Scores

@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from ovparts_lib.data.dataset import EvaluationSample
-from ovparts_lib.evaluation import pred_all_map, protocol_named
+from ovparts_lib.evaluation.label_maps import pred_all_map
+from ovparts_lib.evaluation.protocols import protocol_named
 from ovparts_lib.systems.scan.model import Scan
 from ovparts_lib.systems.scan.sizes import MINIATURE_SCAN
 from ovparts_lib.vocabularies import Vocabulary
