@@ -142,8 +142,8 @@ def count_pairs(prediction: Tensor, target: Tensor, classes: int) -> Tensor:
 
     Args:
         prediction: integer tensor of any shape, 0..N; N = background.
-        target: integer tensor of the same shape, 0..N; N = no label (see :func:`ovparts_lib.evaluation.scoring.to_target` for
-            label maps with another ignore value).
+        target: integer tensor of the same shape, 0..N; N = no label (see :func:`to_target` for label
+            maps with another ignore value).
         classes: N.
 
     Raises:

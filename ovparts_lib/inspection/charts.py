@@ -21,7 +21,7 @@ def iou_bars(table: pd.DataFrame) -> Panel:
     """IoU of every class as horizontal bars, grouped by object; unseen objects are orange and hatched.
 
     Args:
-        table: as :func:`ovparts_lib.evaluation.class_table` gives it; classes without a value are counted, not drawn.
+        table: as :func:`ovparts_lib.evaluation.tables.class_table` gives it; classes without a value are counted, not drawn.
     """
     shown = table[table["IoU"].notna()]
     left_out = len(table) - len(shown)
@@ -59,7 +59,7 @@ def iou_heatmap(table: pd.DataFrame) -> Panel:
     """Object by generic part: empty where the object has no such part, rows of unseen objects marked.
 
     Args:
-        table: as :func:`ovparts_lib.evaluation.class_table` gives it.
+        table: as :func:`ovparts_lib.evaluation.tables.class_table` gives it.
     """
     grid, seen = iou_grid(table), table.groupby("object")["seen"].first()
     # The shorter list goes across, so that numbers stay legible at notebook width.
