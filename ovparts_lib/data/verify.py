@@ -7,7 +7,7 @@ by train and val, unseen classes, the fingerprint, the cache. Each reader adds t
 import hashlib
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
@@ -56,7 +56,7 @@ def verify(title: str, root: str | Path, open_dataset: Callable[[], Reader]) -> 
         key = files_key(files + lists, reader.root, RULES, str(reader.root), reader.vocabulary.hash)
         stored = None if report.problems else read_cache(reader.cache_folder, "verification", key)
         if stored is not None:
-            return VerificationReport.from_dict(stored)
+            return VerificationReport(**stored)
         inspections = {name: _check_folder(reader, name, folder, report) for name, folder in folders.items()}
         _check_shared_pictures(inspections, report)
         reader.check_rest(folders, report)
@@ -65,7 +65,7 @@ def verify(title: str, root: str | Path, open_dataset: Callable[[], Reader]) -> 
         report.problems.append(_problem(error, report.root))
     report.problems = list(dict.fromkeys(report.problems))  # a wrong annotation file may be met in many images
     if report.ok:  # what is wrong may be wrong for a moment only: a disk that is not mounted, a permission
-        write_cache(reader.cache_folder, "verification", key, report.to_dict())
+        write_cache(reader.cache_folder, "verification", key, asdict(report))
     return report
 
 

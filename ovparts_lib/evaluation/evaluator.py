@@ -139,7 +139,8 @@ class _Totals:
         """Count one more image."""
         self.image_ids.append(image_id)
         for mode in self.modes:
-            self.entries[mode].append(_sparse(found.matrices[mode]))
+            counts = found.matrices[mode].to_sparse()
+            self.entries[mode].append((counts.indices(), counts.values()))
         self.class_images += found.matrices[self.modes[0]][:, : self.classes].sum(0) > 0
         if found.background is not None:
             # Predictions on background are a column of their own: nothing is labelled there.
@@ -169,11 +170,6 @@ class _Totals:
         pixels = torch.cat([pixels for _, pixels in entries]).cpu().numpy()
         index = np.concatenate([image[None], pairs]).astype(np.int32)
         return ImageCounts(len(entries), self.classes, index, pixels)
-
-
-def _sparse(matrix: Tensor) -> tuple[Tensor, Tensor]:
-    places = matrix.nonzero().T.contiguous()
-    return places, matrix[places[0], places[1]]
 
 
 def _predict(

@@ -21,7 +21,8 @@ def iou_bars(table: pd.DataFrame) -> Panel:
     """IoU of every class as horizontal bars, grouped by object; unseen objects are orange and hatched.
 
     Args:
-        table: as :func:`ovparts_lib.evaluation.tables.class_table` gives it; classes without a value are counted, not drawn.
+        table: as :func:`ovparts_lib.evaluation.tables.class_table` gives it; classes without a value are
+            counted, not drawn.
     """
     shown = table[table["IoU"].notna()]
     left_out = len(table) - len(shown)

@@ -24,15 +24,8 @@ from torch import Tensor
 
 from ovparts_lib.atomic import write_atomically
 
-# Looked through in turn for characters that the fonts before lack; those that are not installed are passed over.
-_FALLBACKS = (
-    "DejaVu Sans",
-    *(f"Noto Sans{script}" for script in (" CJK SC", " CJK JP", " CJK KR", " SC", " JP", " KR", " Arabic", " Hebrew")),
-    *(f"Noto Sans {script}" for script in ("Devanagari", "Bengali", "Tamil", "Thai", "Ethiopic", "Symbols 2")),
-    *("Source Han Sans SC", "WenQuanYi Zen Hei", "WenQuanYi Micro Hei", "Droid Sans Fallback"),
-    *("PingFang SC", "Hiragino Sans", "Apple SD Gothic Neo", "Microsoft YaHei", "Yu Gothic", "Malgun Gothic"),
-    *("Arial Unicode MS", "Unifont"),
-)
+# Its fonts are looked through in turn for characters that the user's lack; those not installed are passed over.
+_STYLE = mpl.rc_params_from_file(Path(__file__).with_name("workbook.mplstyle"), use_default_template=False)
 _GLYPH = re.compile(r"Glyph (\d+) .*missing from")
 _LONGEST_SIDE = 100.0  # inches
 _TICK, _LEGEND = 28, 48  # characters of a tick's name, and of a line in a legend
@@ -82,14 +75,14 @@ def styled(draw: Callable[_P, _Drawn]) -> Callable[_P, _Drawn]:
 def workbook_style() -> list[Any]:
     """The workbook's style with the user's font in front and fallbacks for the characters it lacks behind."""
     families = list(_families(tuple(mpl.rcParams["font.family"])))
-    return ["default", Path(__file__).with_name("workbook.mplstyle"), {"font.family": families}]
+    return ["default", {**_STYLE, "font.family": families}]
 
 
 @lru_cache(maxsize=4)
 def _families(chosen: tuple[str, ...]) -> tuple[str, ...]:
     installed = set(font_manager.get_font_names())
     expanded = [name for family in chosen for name in mpl.rcParams.get(f"font.{family}", [family])]
-    return tuple(dict.fromkeys(name for name in (*expanded, *_FALLBACKS) if name in installed))
+    return tuple(dict.fromkeys(name for name in (*expanded, *_STYLE["font.family"]) if name in installed))
 
 
 def wrapped(text: str, width: int, lines: int = 2) -> str:
