@@ -265,14 +265,8 @@ def read_classes(reader: Reader, record: Record) -> tuple[Tensor, np.ndarray]:
 
 
 def collate_training(samples: Sequence[dict[str, Any]]) -> Batch:
-    """Put samples of a training dataset side by side.
-
-    Raises:
-        ValueError: the samples come from different vocabularies.
-    """
+    """Put samples of one training dataset side by side."""
     vocabulary = samples[0]["vocabulary"]
-    if any(sample["vocabulary"] is not vocabulary and sample["vocabulary"] != vocabulary for sample in samples):
-        raise ValueError("the samples of a batch must share one vocabulary")
     lists = {f"{key}s": [sample[key] for sample in samples] for key in samples[0] if key != "vocabulary"}
     return Batch(**lists, vocabulary=vocabulary)
 

@@ -153,8 +153,6 @@ class AllChoice:
             if scores.class_ids != tuple(range(len(scores.class_ids))):
                 raise ValueError("the scores do not hold all classes in order; say which id stands for the background")
             background_id = len(scores.class_ids)
-        if background_id in scores.class_ids:
-            raise ValueError(f"{background_id} cannot stand for the background: it is the id of a class")
         device, foreign = scores.logits.device, None
         if scores.objects is not None:
             if vocabulary is None:

@@ -60,10 +60,7 @@ def summary_table(results: Sequence[ProtocolResult]) -> pd.DataFrame:
 
     Raises:
         ProtocolMismatchError: the results differ in protocol, version, vocabulary or options of scoring.
-        ValueError: no results.
     """
-    if not results:
-        raise ValueError("a summary table needs at least one result")
     rows = [
         {"mode": result.mode, **result.summary, **result.counts} | {key: getattr(result, key) for key in IDENTITY}
         for result in results
@@ -81,10 +78,8 @@ def merge_tables(tables: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
     Raises:
         ProtocolMismatchError: they differ in protocol, version, vocabulary, options of scoring or set of modes; nothing
             is converted.
-        ValueError: no tables, or one that is not a summary table.
+        ValueError: one is not a summary table.
     """
-    if not tables:
-        raise ValueError("merging needs at least one table")
     for run, table in tables.items():
         missing = [column for column in (*IDENTITY, "mode") if column not in table]
         if missing or table.empty:

@@ -51,20 +51,9 @@ def test_pictures_together_count_as_much_as_one_by_one(seeds):
     np.testing.assert_array_equal(count_pairs(prediction, target, 5).numpy(), alone)
 
 
-@pytest.mark.parametrize(
-    ("prediction", "target", "message"),
-    [
-        (torch.tensor([0, 1]), torch.tensor([0]), "differ in shape"),
-        (torch.tensor([0.0]), torch.tensor([0]), "integer class ids, not torch.float32"),
-        (torch.tensor([True]), torch.tensor([0]), "integer class ids, not torch.bool"),
-        (torch.tensor([4]), torch.tensor([0]), r"prediction holds the value 4, outside 0\.\.3"),
-        (torch.tensor([0]), torch.tensor([255]), r"target holds the value 255, outside 0\.\.3"),
-        (torch.tensor([-1]), torch.tensor([0]), r"value -1, outside 0\.\.3"),
-    ],
-)
-def test_wrong_label_maps_are_refused(prediction, target, message):
-    with pytest.raises(ValueError, match=message):
-        count_pairs(prediction, target, 3)
+def test_maps_of_different_shapes_are_refused():
+    with pytest.raises(ValueError, match="differ in shape"):
+        count_pairs(torch.tensor([0, 1]), torch.tensor([0]), 3)
 
 
 VOCABULARY = Vocabulary("sky", ("sky", "sea", "sand"), frozenset(), 255, "Sky")
