@@ -78,14 +78,6 @@ class Note:
 
 
 @dataclass(frozen=True)
-class Boundaries:
-    """Boundary counts of one mode, as an evaluation keeps them; either may be missing."""
-
-    own_mask: np.ndarray | None = None
-    label_difference: np.ndarray | None = None
-
-
-@dataclass(frozen=True)
 class Protocol:
     """A named, versioned way of reading confusion matrices; call it with an evaluation and a mode.
 
@@ -141,7 +133,8 @@ class Protocol:
             mode,
             counts,
             background=evaluation.background,
-            boundaries=Boundaries(evaluation.boundary.get(mode), evaluation.boundary_released.get(mode)),
+            boundary=evaluation.boundary.get(mode),
+            boundary_released=evaluation.boundary_released.get(mode),
             options=evaluation.options,
         )
 
@@ -153,7 +146,8 @@ class Protocol:
         counts: Mapping[str, int] | None = None,
         *,
         background: ImageCounts | np.ndarray | None = None,
-        boundaries: Boundaries | None = None,
+        boundary: np.ndarray | None = None,
+        boundary_released: np.ndarray | None = None,
         options: str = DEFAULT_OPTIONS,
     ) -> ProtocolResult:
         """Read a matrix that stands alone.
@@ -164,7 +158,8 @@ class Protocol:
             mode: what the matrix counts.
             counts: records and images behind it.
             background: predictions on known background, of each image or int64 (N+1,) in all.
-            boundaries: boundary counts, where there are any.
+            boundary: its boundary counts, as :class:`Evaluation` has them; None where there are none.
+            boundary_released: likewise as released.
             options: how scoring differed from the default.
 
         Raises:
@@ -180,8 +175,8 @@ class Protocol:
         charged = self._charged(background, classes)
         total = self.tally(ImageCounts.of_matrix(matrix), vocabulary, charged).total()
         summary = {key: float(value) for key, value in self.summary(total, vocabulary).items()}
-        boundary = self._boundary_classes(boundaries or Boundaries(), classes)
-        summary |= self._boundary_means(boundary, vocabulary)
+        boundary_iou = self._boundary_classes(boundary, boundary_released, classes)
+        summary |= self._boundary_means(boundary_iou, vocabulary)
         numbers = [key for key in summary if "classes" in key] + ["predicted_only"]
         summary |= {key: int(summary[key]) for key in numbers}
         return ProtocolResult(
@@ -191,7 +186,7 @@ class Protocol:
             vocabulary=vocabulary.name,
             vocabulary_hash=vocabulary.hash,
             summary=summary,
-            classes=self._class_frame(total, boundary[:classes]),
+            classes=self._class_frame(total, boundary_iou[:classes]),
             counts=dict(counts or {}),
             options=options,
         )
@@ -285,14 +280,16 @@ class Protocol:
             }
         )
 
-    def _boundary_classes(self, counts: Boundaries, classes: int) -> np.ndarray:
+    def _boundary_classes(
+        self, own_mask: np.ndarray | None, label_difference: np.ndarray | None, classes: int
+    ) -> np.ndarray:
         """Boundary IoU of each class, and of the background last where that is one: NaN where there is none."""
-        if self.boundary == "own_mask" and counts.own_mask is not None:
-            both, labelled, predicted = counts.own_mask.astype(np.float64)
+        if self.boundary == "own_mask" and own_mask is not None:
+            both, labelled, predicted = own_mask.astype(np.float64)
             return np.where(labelled > 0, ratio(both, labelled + predicted - both), np.nan)
-        if self.boundary.startswith("label_difference") and counts.label_difference is not None:
+        if self.boundary.startswith("label_difference") and label_difference is not None:
             size = classes + (self.boundary == "label_difference_with_background")
-            matrix = counts.label_difference
+            matrix = label_difference
             if self.boundary == "label_difference_8_bit":
                 matrix = wrapped_to_8_bits(matrix)
             matrix = matrix[:size, :size].astype(np.float64)

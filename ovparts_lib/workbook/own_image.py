@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -113,16 +112,11 @@ def look_at_images(
 
 
 def unique_names(files: Sequence[str]) -> list[str]:
-    """The files' names without extension; one that another file has too, in whatever case, is numbered from 2."""
+    """The files' names without extension; where two are the same, in whatever case, all of them behind numbers."""
     stems = [Path(file).stem for file in files]
-    taken, names = set[str](), []
-    for stem in stems:
-        numbered = (f"{stem}_{number}" for number in count(2))
-        others = {other.lower() for other in stems} | taken
-        name = stem if stem.lower() not in taken else next(each for each in numbered if each.lower() not in others)
-        taken.add(name.lower())
-        names.append(name)
-    return names
+    if len({stem.lower() for stem in stems}) == len(stems):
+        return stems
+    return [f"{number}_{stem}" for number, stem in enumerate(stems, 1)]
 
 
 def overlay_panels(views: Sequence[View], words: PartVocabulary) -> Iterator[Panel]:

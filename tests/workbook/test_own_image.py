@@ -215,7 +215,8 @@ def test_the_notebook_runs_on_photographs_and_words(folder, tmp_path, system):
 
 
 def test_no_two_photographs_share_a_name():
-    assert own_image.unique_names(["a/x.jpg", "x_2.jpg", "b/x.jpg", "c/X.jpg"]) == ["x", "x_2", "x_3", "X_4"]
+    assert own_image.unique_names(["a/x.jpg", "x_2.jpg", "b/y.jpg"]) == ["x", "x_2", "y"]
+    assert own_image.unique_names(["a/x.jpg", "x_2.jpg", "b/x.jpg", "c/X.jpg"]) == ["1_x", "2_x_2", "3_x", "4_X"]
 
 
 @pytest.mark.parametrize("attended", [True, False])
