@@ -6,7 +6,7 @@ nothing on disk is changed: the same is decided while reading.
 
 import json
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
@@ -19,12 +19,10 @@ from ovparts_lib.vocabularies import PartVocabulary
 
 _FACTS = json.loads(files(__package__).joinpath("partimagenet.json").read_text(encoding="utf-8"))
 
-# Names of the part categories by their id in the annotation files: a family of objects, and the part.
+# Names of the part categories by their id in the annotation files: a super-category of objects, and the part.
 PART_CATEGORIES: tuple[str, ...] = tuple(_FACTS["part_categories"])
 # Object of each synset, for the objects of both selections.
 SYNSETS: dict[str, str] = dict(_FACTS["synsets"])
-# Family of each object of the 40-object selection, as its released preprocessing states it.
-FAMILIES: dict[str, str] = dict(_FACTS["families"])
 
 OTHER_SYNSET = "images of synsets outside the selection, left out"
 SIZES_ONLY = (
@@ -189,29 +187,8 @@ class Selection:
 
 
 def generic_part(category_id: int) -> str:
-    """``"Car Side Mirror"`` -> ``"side mirror"``: what follows the family, in lower case."""
+    """``"Car Side Mirror"`` -> ``"side mirror"``: what follows the super-category, in lower case."""
     return PART_CATEGORIES[category_id].partition(" ")[2].lower()
-
-
-def family(category_id: int) -> str:
-    """``"Car Side Mirror"`` -> ``"Car"``."""
-    return PART_CATEGORIES[category_id].partition(" ")[0]
-
-
-def families_of(name: str, generic_parts: Iterable[str]) -> frozenset[str]:
-    """The families that an object may belong to.
-
-    Args:
-        name: of the object.
-        generic_parts: its parts, such as ``"head"``. For objects outside the 40-object selection no family is
-            released; their parts tell it, except that quadrupeds and reptiles have the same four.
-    """
-    if name in FAMILIES:
-        return frozenset({FAMILIES[name]})
-    parts: dict[str, set[str]] = {}
-    for category_id in range(len(PART_CATEGORIES)):
-        parts.setdefault(family(category_id), set()).add(generic_part(category_id))
-    return frozenset(one for one, own in parts.items() if own == set(generic_parts))
 
 
 def _base_name(image: CocoImage) -> str:

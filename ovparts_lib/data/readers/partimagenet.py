@@ -10,15 +10,7 @@ import numpy as np
 
 from ovparts_lib.data.coco_instances import rasterise, rasterise_columns
 from ovparts_lib.data.files import DatasetError, Record
-from ovparts_lib.data.partimagenet_listing import (
-    NO_PICTURE,
-    PART_CATEGORIES,
-    Listing,
-    Picture,
-    Selection,
-    families_of,
-    family,
-)
+from ovparts_lib.data.partimagenet_listing import NO_PICTURE, Listing, Picture, Selection
 from ovparts_lib.data.readers.base import Reader
 from ovparts_lib.data.scan import LabelCounts
 from ovparts_lib.data.verification_report import Folder, VerificationReport
@@ -26,7 +18,6 @@ from ovparts_lib.data.verification_report import Folder, VerificationReport
 logger = logging.getLogger(__name__)
 
 README = "README of PartImageNet"
-OTHER_FAMILY = "annotations of another super-category's part than the object's"
 
 
 class PartImageNet(Reader):
@@ -205,7 +196,6 @@ class PartImageNet(Reader):
                 "annotations": listing.annotations.instances,
                 **dict(sorted(listing.skipped.items())),
                 "pictures without annotations": len(listing.unlisted),
-                OTHER_FAMILY: self._check_families(name, report),
                 "objects": len(there),
             },
         )
@@ -223,25 +213,6 @@ class PartImageNet(Reader):
         if wrong := there & set(other):
             names = ", ".join(sorted(self.vocabulary.objects[object_id] for object_id in wrong)[:5])
             report.notes.append(f"{name}: holds pictures of {len(wrong)} {kind} objects: {names}")
-
-    def _check_families(self, name: str, report: VerificationReport) -> int:
-        """A bottle's body on a dog becomes the dog's body, as in the released code, which looks at the part alone."""
-        vocabulary, wrong = self.vocabulary, []
-        families = [
-            families_of(owner, (vocabulary.pairs[part][1] for part in vocabulary.parts_of(object_id)))
-            for object_id, owner in enumerate(vocabulary.objects)
-        ]
-        for picture in self.listing(name).pictures:
-            for instance in picture.image.instances:
-                if family(instance.category_id) not in families[picture.object_id]:
-                    category, owner = PART_CATEGORIES[instance.category_id], vocabulary.objects[picture.object_id]
-                    wrong.append(f"annotation {instance.id} of {picture.path.name}, a {category!r} on a {owner}")
-        if wrong:
-            report.notes.append(
-                f"{name}: {len(wrong):,} {OTHER_FAMILY}; they are read as the object's own part of that name, as the "
-                f"released code reads them; for example {wrong[0]}"
-            )
-        return len(wrong)
 
     def count_records(self, name: str, labels: LabelCounts) -> dict[str, int]:
         """Samples, and how many have no part."""
