@@ -1,6 +1,6 @@
 """Files of a dataset as they are found on disk: listed and read so that whatever is wrong with one is named.
 
-And results that are kept beside them.
+Results of slow passes over them are kept until a file changes.
 """
 
 import hashlib

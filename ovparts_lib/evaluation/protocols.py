@@ -1,7 +1,7 @@
 """Protocols: published and sound ways of turning stored counts into figures.
 
-Each is a function of the counts alone, so that a run can be read under any of them afterwards; what each
-counts and how it departs from ours stands in ``protocols.json``.
+Each is a function of the counts alone, so that a run can be read under any of them afterwards; what each counts and
+how it departs from ours stands in ``protocols.json``.
 """
 
 import json

@@ -19,6 +19,7 @@ from ovparts_lib.systems.scores import AttentionMaps, CostMaps, Scores
 ASKING = "from the patch where the word scores highest (cross)"
 _OPACITY = 0.8  # of the brightest heat colour
 _COLOUR_MAP = "inferno"  # even in lightness, also for colour-blind eyes
+_OTHERS = 6  # classes shown in class attention beside the words
 
 
 def attention_map(attention: Tensor, grid: tuple[int, int], place: tuple[int, int]) -> np.ndarray:
@@ -197,9 +198,6 @@ def _attention_panel(
     figure.suptitle(heading, fontsize=10.5)
     table = attention_table({label: values for label, (values, _) in maps.items()})
     return Panel(f"attention_{whose.lower()}_{name}", figure, table, f"{whose} attention: {name}", caption)
-
-
-_OTHERS = 6  # classes shown in class attention beside the words
 
 
 @styled

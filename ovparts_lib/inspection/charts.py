@@ -14,6 +14,7 @@ from ovparts_lib.inspection.palette import HATCH, SEEN, UNSEEN
 from ovparts_lib.vocabularies import PartVocabulary, Vocabulary
 
 _ROWS = 46  # bars above one another before a chart goes on beside itself
+_COLUMNS = 3  # objects' confusions side by side
 
 
 @styled
@@ -154,9 +155,6 @@ def _bar_block(ax: Axes, block: list[tuple[str, pd.DataFrame]], column: str, top
     ax.set_yticks(ticks, names, size=7.5)
     ax.tick_params(axis="y", length=0)
     ax.spines["left"].set_visible(False)
-
-
-_COLUMNS = 3  # panels side by side
 
 
 @styled

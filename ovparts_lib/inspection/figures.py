@@ -41,6 +41,25 @@ LabelMap = Tensor | np.ndarray
 _P, _Drawn = ParamSpec("_P"), TypeVar("_Drawn")
 
 
+@dataclass(frozen=True)
+class Panel:
+    """A figure and its data, or a table alone.
+
+    Attributes:
+        name: of its files in the run folder; may hold a user's text.
+        figure: None for a table alone.
+        table: data behind the figure; an empty table without a figure is nothing to show.
+        title: one line.
+        caption: what is seen, or why there is nothing to see.
+    """
+
+    name: str
+    figure: Figure | None = None
+    table: pd.DataFrame = field(default_factory=pd.DataFrame)
+    title: str = ""
+    caption: str = ""
+
+
 class NotebookFigure(Figure):
     """A figure that pyplot does not know, and that notebooks show as a picture without pyplot's help.
 
@@ -278,22 +297,3 @@ def as_labels(label_map: LabelMap, size: tuple[int, int]) -> np.ndarray:
 
 def _as_array(values: Tensor | np.ndarray) -> np.ndarray:
     return values.detach().cpu().numpy() if isinstance(values, Tensor) else np.asarray(values)
-
-
-@dataclass(frozen=True)
-class Panel:
-    """A figure and its data, or a table alone.
-
-    Attributes:
-        name: of its files in the run folder; may hold a user's text.
-        figure: None for a table alone.
-        table: data behind the figure; an empty table without a figure is nothing to show.
-        title: one line.
-        caption: what is seen, or why there is nothing to see.
-    """
-
-    name: str
-    figure: Figure | None = None
-    table: pd.DataFrame = field(default_factory=pd.DataFrame)
-    title: str = ""
-    caption: str = ""

@@ -23,6 +23,7 @@ from ovparts_lib.strict_yaml import StrictLoader
 
 Model = TypeVar("Model", bound=RunParameters)
 _LONGEST_VALUE = 80
+_INJECTED = "# Parameters"  # how the cell that papermill injects begins
 
 
 class ParameterError(ValueError):
@@ -176,9 +177,6 @@ def _nearest(word: str, known: list[str]) -> str:
 def _shown(value: Any) -> str:
     text = repr(value)
     return text if len(text) <= _LONGEST_VALUE else text[: _LONGEST_VALUE - 1] + "…"
-
-
-_INJECTED = "# Parameters"
 
 
 @dataclass(frozen=True)

@@ -33,6 +33,14 @@ from ovparts_lib.workbook.data import OpenedData, open_training
 from ovparts_lib.workbook.output import RunOutput
 from ovparts_lib.workbook.pictures import chosen_images
 
+ABLATIONS = {
+    "as predicted": (None, "the system as it is"),
+    "oracle masks": ("oracle_mask", "annotated regions, named by the system: what is lost is misnamed"),
+    "oracle classes": ("oracle_class", "the system's regions, named by the annotation: what is lost are bad masks"),
+}
+_TESTED_IMAGES = 50  # whose annotated masks are named before and after the adaptation
+PROMPTS_FILE = "prompts.safetensors"
+
 
 def search_ensemble(
     model: nn.Module, dataset: Any, images: int, thresholds: Sequence[float], weights: Sequence[float], protocol: str
@@ -116,13 +124,6 @@ def _counts(scores: Scores, sample: Any, vocabulary: Vocabulary) -> torch.Tensor
     return score_objects(scores, sample, vocabulary).matrices["pred_all"]
 
 
-ABLATIONS = {
-    "as predicted": (None, "the system as it is"),
-    "oracle masks": ("oracle_mask", "annotated regions, named by the system: what is lost is misnamed"),
-    "oracle classes": ("oracle_class", "the system's regions, named by the annotation: what is lost are bad masks"),
-}
-
-
 def oracle_ablations(model: nn.Module, dataset: Any, images: int, protocol: str, **options: Any) -> Panel:
     """Score the first test images in oracle-obj as predicted, with annotated masks, and with annotated names.
 
@@ -150,9 +151,6 @@ def oracle_ablations(model: nn.Module, dataset: Any, images: int, protocol: str,
     return Panel("ablations", table=pd.DataFrame(rows), title=title)
 
 
-_TESTED = 50  # test images whose annotated masks are named before and after
-
-
 def adapt_clip(model: nn.Module, data: OpenedData, params: SystemOptions, output: RunOutput) -> Iterator[Panel]:
     """Adapt the CLIP that classifies crops as the parameters say, or fuse what the run has adapted before.
 
@@ -169,7 +167,7 @@ def adapt_clip(model: nn.Module, data: OpenedData, params: SystemOptions, output
     system = SYSTEMS[params.system]
     tuning, classes = system.module("fine_tuning"), data.evaluation.vocabulary.classes
     path = output.path / tuning.FILE
-    samples = [data.evaluation[index] for index in chosen_images(data.evaluation, _TESTED)]
+    samples = [data.evaluation[index] for index in chosen_images(data.evaluation, _TESTED_IMAGES)]
     tested, history = {}, pd.DataFrame()
     if hasattr(tuning, "crop_accuracy"):
         tested["before"] = tuning.crop_accuracy(model, samples, classes)
@@ -188,9 +186,6 @@ def adapt_clip(model: nn.Module, data: OpenedData, params: SystemOptions, output
     print(f"{RUN_WEIGHTS} holds the segmentation model with its CLIP for crops")
 
 
-FILE = "prompts.safetensors"
-
-
 def tune_prompts(model: nn.Module, data: OpenedData, params: SystemOptions, output: RunOutput) -> Iterator[Panel]:
     """Tune the prompts on annotated regions of the training split, unless the run's weights bring them.
 
@@ -202,7 +197,7 @@ def tune_prompts(model: nn.Module, data: OpenedData, params: SystemOptions, outp
     if not params.iterations or params.prompts or params.initialise_from:
         yield Panel("prompt_tuning", title="Prompt tuning", caption="prompts come with the weights: nothing to tune")
         return
-    system, path = SYSTEMS[params.system], output.path / FILE
+    system, path = SYSTEMS[params.system], output.path / PROMPTS_FILE
     tuning, weights = system.module("prompt_tuning"), system.module("weights")
     held_out = data.evaluation
     chosen = np.linspace(0, len(held_out) - 1, min(len(held_out), max(1, params.ablation_images))).astype(int)
