@@ -116,7 +116,7 @@ class ReverseChannels(v2.Transform):
 
     def transform(self, inpt: Any, params: dict[str, Any]) -> Any:
         """Reverse the channels of a picture; leave anything else."""
-        return inpt.flip(-3) if isinstance(inpt, tv_tensors.Image) else inpt
+        return tv_tensors.Image(inpt.flip(-3)) if isinstance(inpt, tv_tensors.Image) else inpt
 
 
 def training_transform(

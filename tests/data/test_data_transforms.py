@@ -205,6 +205,8 @@ def test_bgr_reverses_channels_and_is_off_by_default():
     plain = training_transform(shortest_edge=20, flip=0)(source)["image"]
     reverse = training_transform(shortest_edge=20, flip=0, channel_order="bgr")(source)["image"]
     assert torch.equal(plain.data, source["image"].data) and torch.equal(reverse.flip(0).data, plain.data)
+    squashed = training_transform(shortest_edge=20, flip=0, channel_order="bgr", final_size=16)(source)["image"]
+    assert squashed.shape == (3, 16, 16)  # what follows still takes it for a picture
 
 
 def test_padding_needs_an_ignore_label():
