@@ -199,13 +199,9 @@ def test_stopping_shuts_the_kernel_down(root, number, code):
 
 @pytest.mark.parametrize(("ok", "code"), [(True, 0), (False, 1)])
 def test_prepare_prints_the_report(root, monkeypatch, capsys, ok, code):
-    class Report(SimpleNamespace):
-        def __str__(self):
-            return "230 of 234 parts found"
-
     def prepare(name, source, target, *, progress):
         assert (name, source, target) == ("ade20k_part_234", root / "release", root / "datasets")
-        return Report(ok=ok)
+        return SimpleNamespace(ok=ok, to_markdown=lambda: "230 of 234 parts found")
 
     module = ModuleType("ovparts_lib.data.prepare")
     module.prepare_dataset = prepare

@@ -1,7 +1,5 @@
 """Label maps on pictures: overlays with a legend of words, and ground truth beside prediction beside error."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import numpy as np
@@ -13,6 +11,7 @@ from scipy.ndimage import maximum_filter, minimum_filter, uniform_filter
 
 from ovparts_lib.inspection.figures import (
     LabelMap,
+    Panel,
     Picture,
     as_labels,
     as_picture,
@@ -25,7 +24,6 @@ from ovparts_lib.inspection.figures import (
     wrapped,
 )
 from ovparts_lib.inspection.palette import RIGHT, UNLABELLED, WRONG, class_colours
-from ovparts_lib.inspection.panel import Panel
 from ovparts_lib.systems.scores import BACKGROUND
 from ovparts_lib.vocabularies import Vocabulary
 

@@ -1,7 +1,5 @@
 """One self-contained HTML page about any number of runs: results, pictures, tables, and how they were made."""
 
-from __future__ import annotations
-
 import base64
 import io
 import math
