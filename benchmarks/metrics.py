@@ -21,8 +21,8 @@ import torch
 from rows import about, append, in_own_process, results_file
 from torch.nn import functional
 
-from ovparts_lib.data import EvaluationSample, ObjectRegion
-from ovparts_lib.evaluation import score_image
+from ovparts_lib.data.dataset import EvaluationSample, ObjectRegion
+from ovparts_lib.evaluation.scoring import score_image
 from ovparts_lib.systems.scores import Scores
 from ovparts_lib.training.loop import peak_memory_mib
 from ovparts_lib.vocabularies import PartVocabulary, load_vocabulary

@@ -1,7 +1,5 @@
 """Writing files so that a reader finds the old content or the new, never a half, whatever happens meanwhile."""
 
-from __future__ import annotations
-
 import contextlib
 import errno
 import fcntl
@@ -30,29 +28,26 @@ def replacing(path: Path) -> Iterator[Path]:
     Raises:
         DiskFullError: no space left; ``path`` is as it was.
     """
-    partial: Path | None = None
-    try:
+    with saying_disk_full(path):
         descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
         partial = Path(name)
-        with _locked(descriptor):
-            yield partial
-        # mkstemp makes files for the owner only; results are shared within a group as the umask says.
-        partial.chmod(0o666 & ~_umask())
-        with partial.open("rb") as file:
-            os.fsync(file.fileno())
-        partial.replace(path)
-        sync_folder(path.parent)
-    except BaseException as error:
-        size = None
-        if partial is not None:
+        try:
+            with _locked(descriptor):
+                yield partial
+            # mkstemp makes files for the owner only; results are shared within a group as the umask says.
+            partial.chmod(0o666 & ~_umask())
+            with partial.open("rb") as file:
+                os.fsync(file.fileno())
+            partial.replace(path)
+            sync_folder(path.parent)
+        except BaseException as error:
             with contextlib.suppress(OSError):
-                size = partial.stat().st_size
                 partial.unlink()
-        if is_disk_full(error):
-            raise disk_full(path, error, size) from error
-        if isinstance(error, IsADirectoryError):  # of the renaming, which names the temporary file
-            raise IsADirectoryError(error.errno, "is a folder, where a file is to be written", str(path)) from error
-        raise
+            if isinstance(error, OSError) and str(error.filename).startswith(str(path.with_name(f".{path.name}."))):
+                folder = isinstance(error, IsADirectoryError)
+                why = "is a folder, where a file is to be written" if folder else error.strerror
+                raise OSError(error.errno, why, str(path)) from error  # not the temporary file's name
+            raise
 
 
 @contextlib.contextmanager
@@ -130,27 +125,21 @@ def write_atomically(path: Path, content: str | bytes) -> None:
         partial.write_bytes(content.encode() if isinstance(content, str) else content)
 
 
-def disk_full(path: Path, error: OSError, size: int | None = None) -> DiskFullError:
-    """The error to raise when writing ``path`` failed for want of space or quota; ``size`` bytes had been written."""
-    written = f" ({size:,} bytes written)" if size else ""
-    short = "no quota" if error.errno == errno.EDQUOT else "no space"
-    return DiskFullError(
-        error.errno,
-        f"{short} left to write {path}{written}{room(path, error)}. "
-        "Earlier files are intact; make room and do the same again: an unfinished run resumes",
-        str(path),
-    )
-
-
 @contextlib.contextmanager
 def saying_disk_full(path: Path) -> Iterator[None]:
     """Raise DiskFullError, naming ``path``, where writing it inside the block fails for want of space or quota."""
     try:
         yield
     except OSError as error:
-        if not is_disk_full(error):
+        if error.errno not in _NO_SPACE:
             raise
-        raise disk_full(path, error) from error
+        short = "no quota" if error.errno == errno.EDQUOT else "no space"
+        raise DiskFullError(
+            error.errno,
+            f"{short} left to write {path}{room(path, error)}. "
+            "Earlier files are intact; make room and do the same again: an unfinished run resumes",
+            str(path),
+        ) from error
 
 
 def room(path: Path, error: OSError) -> str:
@@ -160,11 +149,6 @@ def room(path: Path, error: OSError) -> str:
     with contextlib.suppress(OSError):
         return f", {shutil.disk_usage(path.parent).free:,} bytes are free"
     return ""
-
-
-def is_disk_full(error: BaseException) -> bool:
-    """Whether an error says that a disk or a quota is full."""
-    return isinstance(error, OSError) and error.errno in _NO_SPACE
 
 
 def sync_folder(folder: Path) -> None:

@@ -19,8 +19,6 @@ exit codes:
 `ovparts COMMAND --help` tells more about each command.
 """
 
-from __future__ import annotations
-
 import argparse
 import inspect
 import math
@@ -33,7 +31,7 @@ from pathlib import Path
 from typing import Any
 
 import ovparts_lib
-from ovparts_lib.data.registry import DATASETS
+from ovparts_lib.data.registry import DATASETS, PREPARED
 from ovparts_lib.processes import silence, write
 
 # This text is what `ovparts --help` shows, and the text of a command's function what `ovparts COMMAND --help` shows.
@@ -48,7 +46,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         return options.action(options)
     except KeyboardInterrupt as stop:
-        from ovparts_lib.runs.signals import Terminated
+        from ovparts_lib.processes import Terminated
 
         write("\novparts: stopped\n", sys.stderr)
         return TERMINATED if isinstance(stop, Terminated) else INTERRUPTED
@@ -176,11 +174,8 @@ def _runs(options: argparse.Namespace) -> int:
 def _verify(options: argparse.Namespace) -> int:
     """Check a data set: files, sizes, labels, pictures in both train and val."""
     from ovparts_lib.data.registry import verify_dataset
-    from ovparts_lib.runs import resolve_path
 
-    root = Path(options.data_root).expanduser()
-    root = root if root.exists() else resolve_path(root)
-    report = verify_dataset(options.dataset, root, progress=sys.stderr.isatty())
+    report = verify_dataset(options.dataset, _here_or_in_project(options.data_root), progress=sys.stderr.isatty())
     print(report.to_markdown())
     return COMPLETE if report.ok else FAILED
 
@@ -188,16 +183,10 @@ def _verify(options: argparse.Namespace) -> int:
 def _prepare(options: argparse.Namespace) -> int:
     """Write a benchmark's label files from the official archive."""
     from ovparts_lib.data.prepare import prepare_dataset
-    from ovparts_lib.runs import resolve_path
 
-    source, target = Path(options.source).expanduser(), Path(options.target).expanduser()
-    report = prepare_dataset(
-        options.dataset,
-        source if source.exists() else resolve_path(source),
-        target if target.exists() else resolve_path(target),
-        progress=sys.stderr.isatty(),
-    )
-    print(report)
+    source, target = _here_or_in_project(options.source), _here_or_in_project(options.target)
+    report = prepare_dataset(options.dataset, source, target, progress=sys.stderr.isatty())
+    print(report.to_markdown())
     return COMPLETE if report.ok else FAILED
 
 
@@ -249,34 +238,29 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"ovparts {ovparts_lib.__version__}")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
 
-    def command(name: str, action: Callable[[argparse.Namespace], int]) -> argparse.ArgumentParser:
+    values, again, outputs = (argparse.ArgumentParser(add_help=False) for _ in range(3))
+    values.add_argument(
+        "params", metavar="PARAMS", help="YAML file of parameters, e.g. params/miniature/20_clipseg.yaml"
+    )
+    values.add_argument(
+        "--set", metavar="KEY=VALUE", action="append", default=[], help="replace a parameter; repeatable"
+    )
+    again.add_argument("--again", action="store_true", help="empty the run folder and start over")
+    outputs.add_argument("--outputs", metavar="FOLDER", default="outputs", help="folder of all runs (%(default)s)")
+    outputs.add_argument("--setting", action="append", default=[], help="only runs of this setting; repeatable")
+
+    def command(
+        name: str, action: Callable[[argparse.Namespace], int], *parents: argparse.ArgumentParser
+    ) -> argparse.ArgumentParser:
         about = inspect.getdoc(action)
         first = about.partition("\n")[0].rstrip(".")
-        added = commands.add_parser(name, help=first, description=about, formatter_class=as_written)
+        added = commands.add_parser(name, help=first, description=about, formatter_class=as_written, parents=parents)
         added.add_argument("--traceback", action="store_true", help="show where an error comes from")
         added.set_defaults(action=action)
         return added
 
-    def with_values(added: argparse.ArgumentParser) -> argparse.ArgumentParser:
-        added.add_argument(
-            "params", metavar="PARAMS", help="YAML file of parameters, e.g. params/miniature/20_clipseg.yaml"
-        )
-        added.add_argument(
-            "--set", metavar="KEY=VALUE", action="append", default=[], help="replace a parameter; repeatable"
-        )
-        return added
-
-    def with_params(added: argparse.ArgumentParser) -> argparse.ArgumentParser:
-        with_values(added).add_argument("--again", action="store_true", help="empty the run folder and start over")
-        return added
-
-    def with_outputs(added: argparse.ArgumentParser) -> argparse.ArgumentParser:
-        added.add_argument("--outputs", metavar="FOLDER", default="outputs", help="folder of all runs (%(default)s)")
-        added.add_argument("--setting", action="append", default=[], help="only runs of this setting; repeatable")
-        return added
-
-    with_params(command("run", _run))
-    with_values(command("params", _params))
+    command("run", _run, values, again)
+    command("params", _params, values)
 
     demo = command("demo", _demo)
     demo.add_argument("params", metavar="PARAMS", nargs="*", help="parameter files (all of params/miniature)")
@@ -288,7 +272,7 @@ def _parser() -> argparse.ArgumentParser:
     verify.add_argument("--dataset", choices=DATASETS, default=next(iter(DATASETS)), help="which it is (%(default)s)")
 
     prepare = command("prepare", _prepare)
-    prepare.add_argument("dataset", metavar="NAME", choices=DATASETS, help="which benchmark, e.g. ade20k_847")
+    prepare.add_argument("dataset", metavar="NAME", choices=PREPARED, help=f"which benchmark: {', '.join(PREPARED)}")
     prepare.add_argument("source", metavar="SOURCE", help="the archive, unpacked, as its authors distribute it")
     prepare.add_argument("target", metavar="TARGET", help="the benchmark's folder, often SOURCE itself")
 
@@ -298,12 +282,12 @@ def _parser() -> argparse.ArgumentParser:
     clip.add_argument("--seed", type=_at_least(0), default=0, help="of weights and pictures (%(default)s)")
     clip.add_argument("--device", default="cpu", help="where to train (%(default)s)")
 
-    with_outputs(command("runs", _runs))
+    command("runs", _runs, outputs)
 
-    report = with_outputs(command("report", _report))
+    report = command("report", _report, outputs)
     report.add_argument("--to", metavar="FILE", help="where to write it (report.html in the folder of all runs)")
 
-    submit = with_params(command("submit", _submit))
+    submit = command("submit", _submit, values, again)
     submit.add_argument("--partition", help="partition (the cluster's default)")
     submit.add_argument("--account", help="account (your default)")
     submit.add_argument("--gpus", type=_at_least(0), default=1, help="GPUs (%(default)s)")
@@ -328,6 +312,13 @@ def _at_least(least: int, kind: type = int) -> Callable[[str], Any]:
         return number
 
     return read
+
+
+def _here_or_in_project(path: str) -> Path:
+    from ovparts_lib.runs import resolve_path
+
+    here = Path(path).expanduser()
+    return here if here.exists() else resolve_path(path)
 
 
 def _repeatable(params: str | Path, overrides: Sequence[str]) -> str:

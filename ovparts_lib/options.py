@@ -6,12 +6,10 @@ Parameters arrive from YAML, from ``--set``, from papermill's command line, or f
 tools are met here: YAML 1.1 reads ``1e-4`` as text (its floats need a dot), and papermill hands that text on.
 """
 
-from __future__ import annotations
-
 import math
 import re
 from collections.abc import Callable, Mapping
-from typing import Annotated, Any, ClassVar, Literal, get_args
+from typing import Annotated, Any, ClassVar, Literal, Self, get_args
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainValidator, model_validator
 from pydantic.fields import FieldInfo
@@ -265,7 +263,7 @@ class Options(BaseModel):
         return cls.completed(values) if isinstance(values, Mapping) else values
 
     @model_validator(mode="after")
-    def _check_rules(self) -> Options:
+    def _check_rules(self) -> Self:
         broken = self.rules()
         if broken:
             raise ValueError("\n".join(broken))

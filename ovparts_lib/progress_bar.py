@@ -1,7 +1,5 @@
 """Progress bars: widgets where a person looks on, text in logs and executed notebooks, which would keep no widget."""
 
-from __future__ import annotations
-
 import sys
 from typing import Any
 

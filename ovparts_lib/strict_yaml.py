@@ -1,7 +1,5 @@
 """YAML as people write it by hand, where a slip must not pass in silence."""
 
-from __future__ import annotations
-
 from collections.abc import Hashable
 from typing import Any
 

@@ -7,21 +7,18 @@ index, from 1, into the object list of the release; 0 is nothing) and B tells in
 mask, 255 is visible and 128 is hidden behind something else.
 """
 
-from __future__ import annotations
-
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from importlib.resources import files
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 
 import numpy as np
 
-from ovparts_lib.data.files import read_file
+from ovparts_lib.data.files import DatasetError, read_file
 from ovparts_lib.data.labels import check_same_size, opened, read_image, read_labels
-from ovparts_lib.data.records import DatasetError
 from ovparts_lib.vocabularies import PartVocabulary
 
 AGAIN = "Unpack ADE20K_2021_17_01 again; its PNG files must not be converted or re-saved."
@@ -44,7 +41,7 @@ class ReleaseClasses:
     part_table: np.ndarray
 
     @classmethod
-    def load(cls, vocabulary: PartVocabulary) -> ReleaseClasses:
+    def load(cls, vocabulary: PartVocabulary) -> Self:
         """The mapping that OV-PARTS published, by the names of the vocabulary."""
         path = files(__package__).joinpath("ade20k_part_234_source.json")
         entries = json.loads(path.read_text(encoding="utf-8"))["objects"]

@@ -6,8 +6,6 @@ the same: every picture with at least one labelled part pixel is taken, with all
 the 44 classes in it. A file in the dataset's folder says that it was built.
 """
 
-from __future__ import annotations
-
 import json
 import shutil
 from collections.abc import Iterable
@@ -16,21 +14,22 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 
 from ovparts_lib.atomic import replacing, write_atomically
 from ovparts_lib.data.ade20k_release import ReleaseClasses, ReleasePhoto
-from ovparts_lib.data.cache import files_key, read_cache, write_cache
 from ovparts_lib.data.coco_writing import annotation, encode_rle, write_coco
-from ovparts_lib.data.prepare_report import PrepareReport
-from ovparts_lib.data.readers.ade20k_part_234 import MARKER, ADE20KPart234
-from ovparts_lib.data.records import DatasetError
+from ovparts_lib.data.files import DatasetError, files_key, read_cache, write_cache
+from ovparts_lib.data.readers.ade20k_part_234 import MARKER
+from ovparts_lib.data.registry import DATASETS
 from ovparts_lib.data.scan import parallel_map
-from ovparts_lib.data.verification_report import Problem
+from ovparts_lib.data.verification_report import PrepareReport, Problem
 from ovparts_lib.images import write_picture
 from ovparts_lib.vocabularies import PartVocabulary, load_vocabulary
 
-FOLDERS = ADE20KPart234.folders
-IMAGES, PARTS = (files.folder for files in ADE20KPart234.kinds.values())
+_LAYOUT = DATASETS["ade20k_part_234"]
+FOLDERS = _LAYOUT.folders
+IMAGES, PARTS = (files.folder for files in _LAYOUT.kinds.values())
 RELEASE = "ADE20K_2021_17_01"
 RULES = "1"  # part of the key of every picture: raise it when the outcome changes
 
@@ -57,8 +56,11 @@ def build_ade20k_part_234(source: str | Path, target: str | Path, *, progress: b
     _claim(target)
     vocabulary = load_vocabulary("ade20k_part_234")
     classes = ReleaseClasses.load(vocabulary)
-    empty = {"objects": np.zeros(len(vocabulary.objects), int), "parts": np.zeros(len(vocabulary.parts), int)}
-    report = PrepareReport(vocabulary, target, found=empty)
+    found = {
+        "objects": pd.Series(0, index=vocabulary.objects),
+        "parts": pd.Series(0, index=vocabulary.parts),
+    }
+    report = PrepareReport(vocabulary.title, str(target), found=found)
     for name, paths in pictures.items():
         for folder in (IMAGES, PARTS):
             (target / folder / FOLDERS[name]).mkdir(parents=True, exist_ok=True)
@@ -73,6 +75,7 @@ def build_ade20k_part_234(source: str | Path, target: str | Path, *, progress: b
         _remove_dropped(target, name, {entry["name"] for entry in found if entry["instances"] is not None})
         _write_instances(target, name, found, vocabulary)
         _count(report, name, len(paths), found)
+    report.note_missing()
     return report
 
 
@@ -209,10 +212,10 @@ def _write_instances(target: Path, name: str, found: Iterable[dict[str, Any]], v
 def _count(report: PrepareReport, name: str, pictures: int, found: list[dict[str, Any]]) -> None:
     taken = [entry for entry in found if entry["instances"] is not None]
     instances = [instance["category_id"] for entry in taken for instance in entry["instances"]]
-    report.found["objects"] += np.bincount(instances, minlength=len(report.vocabulary.objects))
+    report.found["objects"] += np.bincount(instances, minlength=len(report.found["objects"]))
     for entry in taken:
         for part, pixels in entry["pixels"].items():
-            report.found["parts"][int(part)] += pixels
+            report.found["parts"].iloc[int(part)] += pixels
     report.counts[name] = {
         "pictures": pictures,
         "pictures taken": len(taken),

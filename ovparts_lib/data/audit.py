@@ -1,7 +1,5 @@
 """What a split holds, and what a training split may have shown of a test split: pictures and words."""
 
-from __future__ import annotations
-
 import hashlib
 from collections import defaultdict
 from collections.abc import Iterable
@@ -11,9 +9,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from ovparts_lib.data.files import Record
 from ovparts_lib.data.readers.ade20k_part_234 import ADE20KPart234
 from ovparts_lib.data.readers.base import Reader
-from ovparts_lib.data.records import Record
 from ovparts_lib.vocabularies import PartVocabulary, Vocabulary
 
 

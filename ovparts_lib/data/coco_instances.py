@@ -1,7 +1,5 @@
 """Object instances in the annotation format of COCO: reading, checking and rasterising them."""
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -11,8 +9,7 @@ from typing import Any
 import numpy as np
 from pycocotools import mask as coco_mask
 
-from ovparts_lib.data.files import Refuse, raise_error, read_json
-from ovparts_lib.data.records import DatasetError
+from ovparts_lib.data.files import DatasetError, Refuse, raise_error, read_json
 from ovparts_lib.images import MAX_PIXELS
 
 AGAIN = "Download or unpack the annotation file again."
@@ -201,13 +198,17 @@ def rasterise_columns(instance: CocoInstance, image: CocoImage, path: Path) -> t
     size, segmentation = (image.height, image.width), instance.segmentation
     try:
         if isinstance(segmentation, dict):
-            return _decode_columns(_runs_of(segmentation, size), *size)
-        points = np.concatenate(segmentation)
-        _check_inside(points[0::2], points[1::2], size)
+            runs = _runs_of(segmentation, size)
+            rle = coco_mask.frPyObjects({"size": list(size), "counts": runs.tolist()}, *size)
+        else:
+            points = np.concatenate(segmentation)
+            _check_inside(points[0::2], points[1::2], size)
+            rle = coco_mask.merge(coco_mask.frPyObjects([polygon.tolist() for polygon in segmentation], *size))
     except DatasetError as error:
         raise _in_file(error, path, f"annotation {instance.id} of {image.file_name} ") from None
-    rle = coco_mask.merge(coco_mask.frPyObjects([polygon.tolist() for polygon in segmentation], *size))
-    return _decode_columns(compressed_counts(rle["counts"].decode("ascii")), *size)
+    left, _, width, _ = coco_mask.toBbox(rle)
+    columns = slice(int(left), int(left + width))
+    return columns, coco_mask.decode(rle)[:, columns].astype(bool)
 
 
 def compressed_counts(text: str) -> np.ndarray:
@@ -252,21 +253,6 @@ def _runs_of(rle: dict[str, Any], size: tuple[int, int]) -> np.ndarray:
     except (ValueError, TypeError, OverflowError) as error:
         raise _wrong(f"has a damaged RLE: {error}") from None
     return runs
-
-
-def _decode_columns(runs: np.ndarray, height: int, width: int) -> tuple[slice, np.ndarray]:
-    """Runs of outside and inside pixels in turn, down the columns, without the empty columns on either side."""
-    inside = np.arange(len(runs)) % 2 == 1
-    filled = np.flatnonzero(inside & (runs > 0))
-    if not filled.size:
-        return slice(0, 0), np.zeros((height, 0), bool)
-    ends = np.cumsum(runs)
-    left, right = int((ends - runs)[filled[0]]) // height, int(ends[filled[-1]] - 1) // height + 1
-    runs, inside = runs[: filled[-1] + 1], inside[: filled[-1] + 1]
-    pixels = np.zeros((right - left) * height, bool)
-    decoded = np.repeat(inside, runs)[left * height :]
-    pixels[: decoded.size] = decoded
-    return slice(left, right), pixels.reshape(right - left, height).T
 
 
 def _check_inside(x: np.ndarray, y: np.ndarray, size: tuple[int, int]) -> None:

@@ -1,7 +1,5 @@
 """Annotation files in the format of COCO, as :mod:`ovparts_lib.data.coco_instances` reads them."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Iterable, Sequence
 from pathlib import Path

@@ -1,12 +1,10 @@
 """Samples for training and evaluation, from any reader."""
 
-from __future__ import annotations
-
 import random
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal, NotRequired, TypedDict, TypeVar
+from typing import Any, Literal, NotRequired, Self, TypedDict
 
 import numpy as np
 import torch
@@ -14,13 +12,12 @@ from torch import Tensor
 from torch.utils.data import Dataset
 from torchvision import tv_tensors
 
+from ovparts_lib.data.files import DatasetError, Record
 from ovparts_lib.data.labels import check_same_size, read_image
 from ovparts_lib.data.readers.base import Reader
-from ovparts_lib.data.records import DatasetError, Record
 from ovparts_lib.vocabularies import PartVocabulary, Vocabulary
 
 EmptySamples = Literal["skip", "replace_as_released"]
-Sample = TypeVar("Sample")
 
 
 class Batch(TypedDict):
@@ -124,7 +121,7 @@ class ObjectRegion:
     mask: Tensor
 
     @classmethod
-    def of(cls, object_id: int, region: np.ndarray) -> ObjectRegion:
+    def of(cls, object_id: int, region: np.ndarray) -> Self:
         """From a mask of the whole image, bool (H, W) with at least one pixel; the box is as tight as can be."""
         rows, columns = np.flatnonzero(region.any(axis=1)), np.flatnonzero(region.any(axis=0))
         top, left = int(rows[0]), int(columns[0])
@@ -144,10 +141,12 @@ class EvaluationSample:
 
     Attributes:
         image: uint8 (3, H, W) RGB at native size, EXIF orientation applied.
-        part_map: int64 (H, W), ids of the full vocabulary, ``ignore_label`` where there is no part.
-        object_map: int64 (H, W), likewise for objects.
+        part_map: int64 (H, W), ids of the full vocabulary, ``ignore_label`` where there is no part; of an object-level
+            dataset the class of every pixel.
+        object_map: int64 (H, W), likewise for objects; of an object-level dataset the same as ``part_map``.
         regions: one entry per record of the image that has a labelled part pixel. The record's ground truth is
-            ``part_map`` inside its region, and nothing outside.
+            ``part_map`` inside its region, and nothing outside. None for an object-level dataset, where all of the
+            picture is one record.
         image_id: base name of the picture.
     """
 
@@ -161,21 +160,6 @@ class EvaluationSample:
     def object_ids(self) -> tuple[int, ...]:
         """The object of each record."""
         return tuple(region.object_id for region in self.regions)
-
-
-@dataclass
-class ClassSample:
-    """One picture of an object-level dataset with the class of every pixel; all of it is one record.
-
-    Attributes:
-        image: uint8 (3, H, W) RGB at native size.
-        label_map: int64 (H, W), ids of the vocabulary's classes, ``ignore_label`` where there is none.
-        image_id: base name of the picture.
-    """
-
-    image: Tensor
-    label_map: Tensor
-    image_id: str
 
 
 class EvaluationDataset(Dataset):
@@ -219,8 +203,7 @@ class EvaluationDataset(Dataset):
             raise DatasetError(f"split {split!r} of {reader.title} has no image with a label", file=reader.root)
         served = [record for record, useful in zip(records, has_part, strict=True) if useful]
         if empty_samples == "replace_as_released":
-            replacement = ReleasedReplacement(len(records))
-            served = [replacement.serve(i, lambda k: records[k] if has_part[k] else None) for i in range(len(records))]
+            served = [records[index] for index in replaced_as_released(has_part, range(len(records)))]
         self._of_image: dict[str, list[Record]] = {}
         for record in served:
             self._of_image.setdefault(record.image_id, []).append(record)
@@ -240,22 +223,17 @@ class EvaluationDataset(Dataset):
         """The objects that the image at ``index`` is evaluated for, one per record, without reading the image."""
         return tuple(record.object_id for record in self._of_image[self.image_ids[index]])
 
-    def __getitem__(self, index: int) -> EvaluationSample | ClassSample:
+    def __getitem__(self, index: int) -> EvaluationSample:
         """The image at ``index`` (images are sorted by base name). Raises DatasetError when a file is wrong."""
         records = self._of_image[self.image_ids[index]]
-        if not self._of_parts:
-            image, label_map = read_classes(self.reader, records[0])
-            return ClassSample(image, torch.from_numpy(label_map.astype(np.int64)), self.image_ids[index])
-        image, object_map, part_map = read_sample(self.reader, records[0])
-        masks = {record: self.reader.region(record, object_map) for record in records}
-        regions = {record: ObjectRegion.of(record.object_id, mask) for record, mask in masks.items()}
-        return EvaluationSample(
-            image=image,
-            part_map=torch.from_numpy(part_map.astype(np.int64)),
-            object_map=torch.from_numpy(object_map.astype(np.int64)),
-            regions=tuple(regions[record] for record in records),
-            image_id=self.image_ids[index],
-        )
+        image, *label_maps = read_sample(self.reader, records[0])
+        part_map, object_map = (torch.from_numpy(label_maps[place].astype(np.int64)) for place in (-1, 0))
+        regions: dict[Record, ObjectRegion] = {}
+        for record in records if self._of_parts else ():
+            if record not in regions:
+                regions[record] = ObjectRegion.of(record.object_id, self.reader.region(record, label_maps[0]))
+        served = tuple(regions[record] for record in records if record in regions)
+        return EvaluationSample(image, part_map, object_map, served, self.image_ids[index])
 
 
 def object_records(reader: Reader, split: str, record: Record) -> list[Record]:
@@ -287,43 +265,29 @@ def read_classes(reader: Reader, record: Record) -> tuple[Tensor, np.ndarray]:
 
 
 def collate_training(samples: Sequence[dict[str, Any]]) -> Batch:
-    """Put samples of a training dataset side by side.
-
-    Raises:
-        ValueError: the samples come from different vocabularies.
-    """
+    """Put samples of one training dataset side by side."""
     vocabulary = samples[0]["vocabulary"]
-    if any(sample["vocabulary"] is not vocabulary and sample["vocabulary"] != vocabulary for sample in samples):
-        raise ValueError("the samples of a batch must share one vocabulary")
     lists = {f"{key}s": [sample[key] for sample in samples] for key in samples[0] if key != "vocabulary"}
     return Batch(**lists, vocabulary=vocabulary)
 
 
-class ReleasedReplacement:
-    """Serve a random other sample in place of one without parts, as detectron2's ``MapDataset`` does.
+def replaced_as_released(useful: Sequence[bool], requested: Iterable[int]) -> list[int]:
+    """Which samples are served where some of those asked for are empty; detectron2's ``MapDataset``.
 
-    The stand-in is drawn from the samples not yet known to be empty, by a generator of its own with seed 42. What is
-    served thus depends on everything served before, and in a data loader on the number of workers.
+    In place of an empty sample a random other is served, drawn from those not yet known to be empty by a generator of
+    its own with seed 42. What is served thus depends on everything served before; in the released data loader also on
+    the number of workers, which is none here.
 
     Args:
-        length: number of samples.
+        useful: of each sample, whether it is not empty; one at least is.
+        requested: the samples asked for, in order.
     """
-
-    def __init__(self, length: int) -> None:
-        self._random = random.Random(42)
-        self._candidates = set(range(length))
-
-    def serve(self, index: int, make: Callable[[int], Sample | None]) -> Sample:
-        """``make(index)``, or ``make`` of a random candidate for as long as that gives None.
-
-        Raises:
-            DatasetError: every sample is empty.
-        """
-        while (sample := make(index)) is None:
-            self._candidates.discard(index)
-            if not self._candidates:
-                raise DatasetError("no sample of the split has a part label")
+    draw, candidates, served = random.Random(42), set(range(len(useful))), []
+    for index in requested:
+        while not useful[index]:
+            candidates.discard(index)
             # A set iterates in the reference's order only if it is filled and emptied in the reference's way.
-            index = self._random.sample(list(self._candidates), k=1)[0]
-        self._candidates.add(index)
-        return sample
+            index = draw.sample(list(candidates), k=1)[0]
+        candidates.add(index)
+        served.append(index)
+    return served

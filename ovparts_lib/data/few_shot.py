@@ -1,4 +1,4 @@
-"""Few-shot lists: drawing k images a class from any dataset.
+"""Few-shot lists: reading released ones, and drawing k images a class from any dataset.
 
 How the released 16 shots were drawn is not published. The rule here, which lists made by it can be repeated from:
 
@@ -11,15 +11,18 @@ How the released 16 shots were drawn is not published. The rule here, which list
    therefore occurs in more images of the list than ``shots``, a rare one never in fewer.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
 
-from ovparts_lib.data.readers.base import Reader
+from ovparts_lib.data.files import DatasetError, read_json
+
+if TYPE_CHECKING:
+    from ovparts_lib.data.readers.base import Reader
 
 
 @dataclass(frozen=True)
@@ -70,7 +73,7 @@ def draw_from(candidates: Mapping[str, Iterable[str]], shots: int, seed: int) ->
     return ShotList(shots, seed, drawn)
 
 
-def draw_shots(reader: Reader, shots: int, seed: int = 0) -> ShotList:
+def draw_shots(reader: "Reader", shots: int, seed: int = 0) -> ShotList:
     """Draw a few-shot list from a dataset's ``few_shot_source``, its training images; see the module's rule.
 
     A class with fewer images than ``shots`` gets all there are; ``ShotList.shortfalls`` names it.
@@ -88,3 +91,38 @@ def draw_shots(reader: Reader, shots: int, seed: int = 0) -> ShotList:
         for name, part_ids in parts.items()
     }
     return draw_from(candidates, shots, seed)
+
+
+def read_shot_list(path: Path, folder: str, title: str) -> set[str]:
+    """Base names of the training images in a released 16-shot list.
+
+    Entries are matched by the folder of their split and base name: the paths in the list only fit the place where its
+    authors kept the data.
+
+    Args:
+        path: the list.
+        folder: name of the folder of training pictures.
+        title: of the dataset, for messages.
+
+    Raises:
+        DatasetError: the list is missing or not a JSON list of ``{"file_name": ...}``.
+    """
+    again = "Download the 16-shot list again."
+    entries = read_json(
+        path,
+        f"Few-shot training needs the 16-shot list released with {title}; put it there, or draw one "
+        "(ovparts_lib.data.few_shot).",
+        again,
+    )
+    try:
+        names = [PurePosixPath(str(entry["file_name"]).replace("\\", "/")) for entry in entries]
+    except (KeyError, TypeError) as error:
+        what = f"is not a JSON list of objects with a file_name ({type(error).__name__}: {error})"
+        raise DatasetError(what, file=path, what_to_do=again) from error
+    return {name.stem for name in names if _split_folder(name) in ("", folder)}
+
+
+def _split_folder(name: PurePosixPath) -> str:
+    """Folder of the split in an entry: the file's own, or the one above where each ImageNet class has a folder."""
+    own = name.parent
+    return own.parent.name if own.name and name.stem.startswith(f"{own.name}_") else own.name

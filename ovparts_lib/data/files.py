@@ -1,16 +1,62 @@
-"""Files of a dataset as they are found on disk: listed and read so that whatever is wrong with one is named."""
+"""Files of a dataset as they are found on disk: listed and read so that whatever is wrong with one is named.
 
-from __future__ import annotations
+Results of slow passes over them are kept until a file changes.
+"""
 
+import hashlib
 import json
+import logging
 import os
 import stat
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ovparts_lib.data.records import DatasetError
+from ovparts_lib.atomic import write_atomically
 
+
+class DatasetError(ValueError):
+    """A dataset on disk is not what it should be: the message says which file, what is wrong, and what to do.
+
+    Args:
+        what: what is wrong, without a full stop.
+        file: the file or folder it concerns; put in front of the message.
+        what_to_do: one sentence for the person who reads the message.
+    """
+
+    def __init__(self, what: str, *, file: str | Path | None = None, what_to_do: str = "") -> None:
+        # File names are bytes: one that is not UTF-8 must not keep the message from being printed.
+        self.file = None if file is None else str(file).encode("utf-8", "backslashreplace").decode()
+        self.what = what.encode("utf-8", "backslashreplace").decode()
+        self.what_to_do = what_to_do
+        super().__init__(
+            (f"{self.file}: " if self.file else "") + self.what + (f". {what_to_do}" if what_to_do else "")
+        )
+
+
+@dataclass(frozen=True)
+class Record:
+    """One line of a split listing.
+
+    Attributes:
+        image_path: the picture.
+        part_path: its part labels.
+        object_path: its object labels; None where a dataset derives them from other annotations.
+        image_id: base name of the picture without extension.
+        object_id: the object this record is conditioned on, in the dataset's full vocabulary; None for the whole image.
+        instance: which instance of the object, where a dataset conditions on instances; None for all of them.
+    """
+
+    image_path: Path
+    part_path: Path
+    object_path: Path | None
+    image_id: str
+    object_id: int | None = None
+    instance: int | None = None
+
+
+logger = logging.getLogger(__name__)
 Refuse = Callable[[DatasetError], None]
 
 
@@ -109,11 +155,6 @@ def list_files(
     return dict(sorted(found.items()))
 
 
-def hidden_files(folders: Iterable[Path], depth: int = 1) -> list[Path]:
-    """Files whose name begins with a dot, such as the ``._*`` of macOS archives."""
-    return sorted(path for folder in folders for path in _entries(folder, lambda error: None, depth, hidden=True))
-
-
 def _links_to_folder(entry: os.DirEntry[str]) -> bool:
     try:
         return entry.is_symlink() and entry.is_dir()
@@ -121,8 +162,8 @@ def _links_to_folder(entry: os.DirEntry[str]) -> bool:
         return False
 
 
-def _entries(folder: Path, refuse: Refuse, depth: int, *, hidden: bool = False) -> Iterator[Path]:
-    """Everything that is no folder, at most ``depth`` levels down; either the hidden entries or the others."""
+def _entries(folder: Path, refuse: Refuse, depth: int) -> Iterator[Path]:
+    """Everything that is no folder, at most ``depth`` levels down; not what is hidden (``._*`` of macOS archives)."""
     try:
         with os.scandir(folder) as entries:
             listed = list(entries)
@@ -130,8 +171,42 @@ def _entries(folder: Path, refuse: Refuse, depth: int, *, hidden: bool = False) 
         refuse(unreadable(folder, error))
         return
     for entry in listed:
+        if entry.name.startswith("."):
+            continue
         if entry.is_dir(follow_symlinks=False) or _links_to_folder(entry):
-            if depth > 1 and not entry.name.startswith("."):
-                yield from _entries(Path(entry.path), refuse, depth - 1, hidden=hidden)
-        elif entry.name.startswith(".") == hidden:
+            if depth > 1:
+                yield from _entries(Path(entry.path), refuse, depth - 1)
+        else:
             yield Path(entry.path)
+
+
+def files_key(files: Iterable[Path], root: Path, *also: str) -> str:
+    """32 hexadecimal digits over name, size and times of files, and over any other strings.
+
+    The time of the last change of the inode tells of a new content even where size and modification time were kept or
+    put back, and nobody can set it. Names are relative to ``root`` where they lie in it.
+    """
+    lines = list(also)
+    for path in sorted(files):
+        stat = path.stat()
+        name = path.relative_to(root) if path.is_relative_to(root) else path
+        lines.append(f"{name.as_posix()!r} {stat.st_size} {stat.st_mtime_ns} {stat.st_ctime_ns}")
+    return hashlib.sha256("\n".join(lines).encode()).hexdigest()[:32]
+
+
+def read_cache(folder: Path, name: str, key: str) -> Any | None:
+    """The value stored as ``name``, or None when there is none, it is damaged, or it was stored under another key."""
+    try:
+        stored = json.loads((folder / f"{name}.json").read_text(encoding="utf-8"))
+        return stored["value"] if stored["key"] == key else None
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def write_cache(folder: Path, name: str, key: str, value: Any) -> None:
+    """Store a JSON value atomically; where the folder cannot be written, say so in the log and go on without."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        write_atomically(folder / f"{name}.json", json.dumps({"key": key, "value": value}))
+    except OSError as error:
+        logger.warning("cannot keep results in %s (%s); they will be computed again next time", folder, error)

@@ -1,7 +1,5 @@
 """Training batches without end that any run can be resumed in, with any number of workers."""
 
-from __future__ import annotations
-
 import math
 import shutil
 from collections.abc import Callable, Iterator, Mapping

@@ -4,22 +4,26 @@ The released preprocessing of the 40-object selection deletes the pictures of al
 nothing on disk is changed: the same is decided while reading.
 """
 
-from __future__ import annotations
-
+import json
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
+from importlib.resources import files
 from pathlib import Path, PurePosixPath
 
 from ovparts_lib.data.coco_instances import CocoFile, CocoImage, read_coco
-from ovparts_lib.data.files import Refuse
-from ovparts_lib.data.partimagenet_facts import PART_CATEGORIES, SYNSET_FILE, SYNSETS, generic_part, read_synset_file
-from ovparts_lib.data.records import DatasetError
+from ovparts_lib.data.files import DatasetError, Refuse
 from ovparts_lib.vocabularies import PartVocabulary
 
-LAYOUT = "images/{train,val}, and train.json and val.json beside it or in annotations/{train,val}"
+_FACTS = json.loads(files(__package__).joinpath("partimagenet.json").read_text(encoding="utf-8"))
+
+# Names of the part categories by their id in the annotation files: a super-category of objects, and the part.
+PART_CATEGORIES: tuple[str, ...] = tuple(_FACTS["part_categories"])
+# Object of each synset, for the objects of both selections.
+SYNSETS: dict[str, str] = dict(_FACTS["synsets"])
+
 OTHER_SYNSET = "images of synsets outside the selection, left out"
 SIZES_ONLY = (
     "The file lists the pictures and their sizes, not their parts: download the part annotations in the format of COCO "
@@ -70,29 +74,16 @@ class Selection:
         vocabulary: of the selection.
         strict: a synset outside the vocabulary or a missing picture is an error (OOD); otherwise (Seg) such pictures
             are left out and counted, as the released preprocessing leaves them out.
-        synset_file: ImageNet's list of synsets to check against, if any.
         refuse: gets an error for each entry or file that is wrong; if it does not raise, that one is left out.
     """
 
-    def __init__(self, vocabulary: PartVocabulary, *, strict: bool, synset_file: Path | None, refuse: Refuse) -> None:
-        self.vocabulary, self.strict, self.synset_file, self.refuse = vocabulary, strict, synset_file, refuse
+    def __init__(self, vocabulary: PartVocabulary, *, strict: bool, refuse: Refuse) -> None:
+        self.vocabulary, self.strict, self.refuse = vocabulary, strict, refuse
 
     @cached_property
     def synsets(self) -> dict[str, str]:
-        """``{synset: object}``.
-
-        Raises:
-            DatasetError: the synset list is wrong, or calls a synset by another name.
-        """
-        known = {synset: name for synset, name in SYNSETS.items() if name in self.vocabulary.objects}
-        if self.synset_file is None:
-            return known
-        listed = read_synset_file(self.synset_file)
-        for synset, name in known.items():
-            if listed.get(synset, name) != name:
-                what = f"{synset} is {listed[synset]!r}, but its pictures show {name!r}"
-                raise DatasetError(what, file=self.synset_file, what_to_do=f"Use ImageNet's own {SYNSET_FILE}.")
-        return {synset: name for synset, name in known.items() if synset in listed}
+        """``{synset: object}``."""
+        return {synset: name for synset, name in SYNSETS.items() if name in self.vocabulary.objects}
 
     @cached_property
     def part_ids(self) -> dict[tuple[int, int], int]:
@@ -105,12 +96,12 @@ class Selection:
         }
         return {pair: names[name] for pair, name in wanted.items() if name in names}
 
-    def read(self, path: Path, files: Mapping[str, Path]) -> Listing:
+    def read(self, path: Path, found: Mapping[str, Path]) -> Listing:
         """The pictures and annotations of ``train`` or ``val``.
 
         Args:
             path: the annotation file.
-            files: ``{base name: path}`` of the pictures.
+            found: ``{base name: path}`` of the pictures.
 
         Raises:
             DatasetError: the annotation file is missing or wrong: ids, a part that the picture's object does not have,
@@ -130,14 +121,14 @@ class Selection:
             owner = self._object_of(file, path)
             if owner is None:
                 skipped[OTHER_SYNSET] += 1
-            elif stem not in files:
+            elif stem not in found:
                 self._refuse_if_strict(f"{file} is listed, but not in images/{path.stem}", path)
                 skipped[NO_PICTURE] += 1
             else:
                 object_id = self.vocabulary.object_id(owner)
                 with self._refusing():
                     ids = self._part_ids(image, object_id, path)
-                    pictures.append(Picture(files[stem], image, object_id, ids))
+                    pictures.append(Picture(found[stem], image, object_id, ids))
         if not pictures:
             raise DatasetError(
                 f"none of its {len(annotations.images)} images is a picture in images/{path.stem} of one of the "
@@ -145,16 +136,13 @@ class Selection:
                 file=path,
                 what_to_do="Unpack pictures and annotations again.",
             )
-        unlisted = tuple(path for stem, path in files.items() if stem not in listed)
+        unlisted = tuple(path for stem, path in found.items() if stem not in listed)
         return Listing(annotations, tuple(pictures), dict(+skipped), unlisted)
 
     def _object_of(self, file: str, source: Path) -> str | None:
         """Object of a picture from its file name; None if it is outside the selection."""
         synset = file.split("_")[0]
         owner = self.synsets.get(synset)
-        if owner is None and SYNSETS.get(synset) in self.vocabulary.objects:
-            what = f"has no synset {synset} ({SYNSETS[synset]}), of which there is a picture: {file}"
-            raise DatasetError(what, file=self.synset_file, what_to_do=f"Use ImageNet's own {SYNSET_FILE}, or none.")
         if owner is None:
             self._refuse_if_strict(
                 f"{file}: synset {synset!r} is none of the {len(self.vocabulary.objects)} known", source
@@ -196,6 +184,11 @@ class Selection:
                 )
             part_ids.append(part_id)
         return tuple(part_ids)
+
+
+def generic_part(category_id: int) -> str:
+    """``"Car Side Mirror"`` -> ``"side mirror"``: what follows the super-category, in lower case."""
+    return PART_CATEGORIES[category_id].partition(" ")[2].lower()
 
 
 def _base_name(image: CocoImage) -> str:

@@ -3,8 +3,6 @@
 The rules are those of the scripts of OVSeg and SCAN, so that label files are the ones published numbers were scored on.
 """
 
-from __future__ import annotations
-
 import json
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -14,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import torch
 from scipy.io import loadmat
 from scipy.io.matlab import MatReadError
@@ -21,13 +20,11 @@ from torch.nn import functional as F
 
 from ovparts_lib.data.ade20k_release import read_codes
 from ovparts_lib.data.ade20k_source import build_ade20k_part_234, find_pictures
-from ovparts_lib.data.files import check_file, list_files
+from ovparts_lib.data.files import DatasetError, check_file, list_files
 from ovparts_lib.data.labels import check_same_size, read_image, read_labels
-from ovparts_lib.data.prepare_report import PrepareReport
-from ovparts_lib.data.readers.semantic import LAYOUTS
-from ovparts_lib.data.records import DatasetError
+from ovparts_lib.data.registry import DATASETS, PREPARED
 from ovparts_lib.data.scan import parallel_map
-from ovparts_lib.data.verification_report import Problem
+from ovparts_lib.data.verification_report import PrepareReport, Problem
 from ovparts_lib.images import resize_labels, write_picture
 from ovparts_lib.vocabularies import load_vocabulary
 
@@ -70,28 +67,30 @@ def prepare_dataset(name: str, source: str | Path, target: str | Path, *, progre
         ValueError: no such conversion.
         DatasetError: ``source`` is not the archive.
     """
+    if name not in PREPARED:
+        raise ValueError(f"nothing is prepared for {name!r}; there are {', '.join(PREPARED)}")
     if name == "ade20k_part_234":
         return build_ade20k_part_234(source, target, progress=progress)
-    if name not in _SOURCES:
-        raise ValueError(f"nothing is prepared for {name!r}; there are ade20k_part_234, {', '.join(_SOURCES)}")
     source, target = Path(source).expanduser(), Path(target).expanduser()
     if not source.is_dir():
         raise DatasetError("no such folder", file=source, what_to_do="Give the folder of the unpacked archive.")
     vocabulary = load_vocabulary(name)
-    report = PrepareReport(vocabulary, target, found={"classes": np.zeros(len(vocabulary.classes), np.int64)})
+    report = PrepareReport(vocabulary.title, str(target), found={"classes": pd.Series(0, index=vocabulary.classes)})
     splits = _SOURCES[name](source, name)
     if not splits:
-        wanted = "; ".join(place.labels for place in LAYOUTS[name].values())
+        wanted = "; ".join(place.labels for place in DATASETS[name].places.values())
         raise DatasetError(
             "holds no official labels of the benchmark", file=source, what_to_do=f"From them {wanted} would be made."
         )
     for split, found in splits.items():
         _prepare_split(name, split, found, report, progress)
+    report.note_missing()
     return report
 
 
 def _prepare_split(name: str, split: str, source: Source, report: PrepareReport, progress: bool) -> None:
-    place, target, ignore = LAYOUTS[name][split], report.target, report.vocabulary.ignore_label
+    place, target, vocabulary = DATASETS[name].places[split], Path(report.root), load_vocabulary(name)
+    ignore = vocabulary.ignore_label
     folder, pictures = target / place.labels, target / place.images
     folder.mkdir(parents=True, exist_ok=True)
     if source.picture is not None:
@@ -107,7 +106,7 @@ def _prepare_split(name: str, split: str, source: Source, report: PrepareReport,
                 labels = _store_picture(source.picture(path), path, labels, pictures)
         except DatasetError as error:
             return Problem.of(error)
-        pixels = np.bincount(labels[labels != ignore], minlength=len(report.vocabulary.classes))
+        pixels = np.bincount(labels[labels != ignore], minlength=len(vocabulary.classes))
         if pixels.any():
             suffix, dtype = (".tif", np.uint16) if ignore > 255 else (".png", np.uint8)
             write_picture(folder / f"{path.stem.removesuffix('_seg')}{suffix}", labels.astype(dtype))
@@ -116,7 +115,7 @@ def _prepare_split(name: str, split: str, source: Source, report: PrepareReport,
     results = parallel_map(convert, source.labels, progress=progress, what=f"preparing {split}")
     written = [result for result in results if isinstance(result, np.ndarray)]
     report.problems += [result for result in results if isinstance(result, Problem)]
-    report.found["classes"] += sum(written, np.zeros_like(report.found["classes"]))
+    report.found["classes"] += sum(written, np.zeros(len(vocabulary.classes), np.int64))
     empty = sum(not pixels.any() for pixels in written)
     report.counts[split] = {
         "label files": len(source.labels),
@@ -154,39 +153,20 @@ def _table(raw_ids: Iterable[int], ignore_label: int, length: int = 256) -> np.n
     return table
 
 
-def _folders(
-    source: Path, places: dict[str, tuple[str, str]], table: np.ndarray, names: list[str] | None = None
-) -> dict[str, Source]:
-    """Sources of the splits whose folder of PNG labels is there; ``names`` are the files to take, all by default."""
-    found = {}
-    for split, (labels, pictures) in places.items():
-        if not (source / labels).is_dir():
+def _label_folders(source: Path, name: str) -> dict[str, Source]:
+    """Sources of the splits whose folder of PNG labels is there; their ids are 1..N where no table says otherwise."""
+    classes = len(load_vocabulary(name).classes)
+    table, found = _table(_facts().get(f"{name}_raw_ids") or range(1, classes + 1), 255), {}
+    for split, place in DATASETS[name].official.items():
+        if not (source / place.labels).is_dir():
             continue
-        there = list_files(source / labels, (".png",))
-        paths = [there.get(name, source / labels / f"{name}.png") for name in (there if names is None else names)]
-        found[split] = Source(paths, lambda path: table[read_labels(path)], source / pictures)
+        names = there = list_files(source / place.labels, (".png",))
+        if place.listed:
+            check_file(source / place.listed, "The official archive has it: unpack it again.")
+            names = (source / place.listed).read_text(encoding="utf-8").split()
+        paths = [there.get(name, source / place.labels / f"{name}.png") for name in names]
+        found[split] = Source(paths, lambda path: table[read_labels(path)], source / place.images)
     return found
-
-
-def _coco(source: Path, name: str) -> dict[str, Source]:
-    table = _table(_facts()["coco_stuff_171_raw_ids"], 255)
-    places = {s: (f"stuffthingmaps/{s}2017", f"{s}2017") for s in ("train", "val")}
-    return _folders(source, places, table)
-
-
-def _ade20k_150(source: Path, name: str) -> dict[str, Source]:
-    places = {
-        split: (f"annotations/{folder}", f"images/{folder}")
-        for split, folder in (("train", "training"), ("val", "validation"))
-    }
-    return _folders(source, places, _table(range(1, 151), 255))
-
-
-def _voc_20(source: Path, name: str) -> dict[str, Source]:
-    listed = source / "ImageSets/Segmentation/val.txt"
-    check_file(listed, "The VOC2012 archive has it: unpack VOCtrainval_11-May-2012.tar again.")
-    names = listed.read_text(encoding="utf-8").split()
-    return _folders(source, {"val": ("SegmentationClassAug", "JPEGImages")}, _table(range(1, 21), 255), names)
 
 
 def _ade20k_847(source: Path, name: str) -> dict[str, Source]:
@@ -239,10 +219,8 @@ def _label_map(path: Path) -> np.ndarray:
 
 
 _SOURCES: dict[str, Callable[[Path, str], dict[str, Any]]] = {
-    "coco_stuff_171": _coco,
-    "ade20k_150": _ade20k_150,
+    **{name: _label_folders for name, entry in DATASETS.items() if entry.official},
     "ade20k_847": _ade20k_847,
     "pascal_context_59": _context,
     "pascal_context_459": _context,
-    "pascal_voc_20": _voc_20,
 }

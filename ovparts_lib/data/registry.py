@@ -1,10 +1,11 @@
 """Every dataset once: its names, folder and splits, and how it is opened and verified. Imports no torch."""
 
-from __future__ import annotations
-
-from dataclasses import dataclass
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from difflib import get_close_matches
 from importlib import import_module
+from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -12,10 +13,79 @@ if TYPE_CHECKING:
     from ovparts_lib.data.readers.base import Reader
     from ovparts_lib.data.verification_report import VerificationReport
 
+SHOTS_FILE = "train_16shot.json"
+
+
+@dataclass(frozen=True)
+class Split:
+    """How a split is listed.
+
+    Attributes:
+        folder: ``train`` or ``val``.
+        use: ``training``, ``evaluation``, or nothing for a split to look at.
+        conditioned: one record per object of an image, or per instance, rather than per image.
+        few_shot: only the images of the 16-shot list.
+        seen_only: trained with seen classes only.
+        unseen_of_training: after its own records, every instance of an unseen object in the training images
+            (ADE20K-Part-234).
+        without_shots: of these training images, leave out those of the 16-shot list.
+    """
+
+    folder: str
+    use: Literal["training", "evaluation", ""] = ""
+    conditioned: bool = False
+    few_shot: bool = False
+    seen_only: bool = False
+    unseen_of_training: bool = False
+    without_shots: bool = False
+
+
+@dataclass(frozen=True)
+class Files:
+    """Where one kind of file lies.
+
+    Attributes:
+        folder: below the dataset's folder; that of a split is inside.
+        suffixes: in lower case.
+    """
+
+    folder: str
+    suffixes: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class SemanticFolder:
+    """Where a split of an object-level benchmark lies.
+
+    Attributes:
+        images: folder of the pictures, which may hold more than the split's.
+        labels: folder of the label files.
+        listed: file with the base names of the split; all label files are its own if there is none.
+    """
+
+    images: str
+    labels: str
+    listed: str = ""
+
+
+@dataclass(frozen=True)
+class Published:
+    """Number of images in ``train`` or ``val`` according to its authors.
+
+    Attributes:
+        images: how many.
+        source: where it stands, in a few words.
+        about: a rounded or uncertain figure.
+    """
+
+    images: int
+    source: str
+    about: bool = False
+
 
 @dataclass(frozen=True)
 class DatasetEntry:
-    """One dataset.
+    """One dataset, as ``datasets.json`` states it.
 
     Attributes:
         name: of the dataset and its vocabulary.
@@ -24,9 +94,13 @@ class DatasetEntry:
         kind: ``parts``: object and part labels; ``semantic``: one label map of whole objects and stuff;
             ``own``: a user's data, either kind by its class list.
         reader: module and class of its reader, below ``ovparts_lib.data.readers``.
-        train_splits: splits to train on.
-        test_splits: splits to evaluate on.
-        other_splits: splits to look at.
+        layout: what the folder holds, in half a sentence.
+        settings: how each split is listed.
+        folders: name on disk of ``train`` and ``val``.
+        kinds: the kinds of files (``image``, ``object``, ``part``) that each image has one of.
+        places: instead of ``folders`` and ``kinds``, where the splits of an object-level benchmark lie.
+        official: where its authors' archive has label files in PNG, from which those of ``places`` are derived.
+        published: image counts of ``train`` and ``val`` where the authors state them.
     """
 
     name: str
@@ -34,16 +108,25 @@ class DatasetEntry:
     folder: str
     kind: Literal["parts", "semantic", "own"]
     reader: str
-    train_splits: tuple[str, ...]
-    test_splits: tuple[str, ...]
-    other_splits: tuple[str, ...] = ()
+    layout: str
+    settings: Mapping[str, Split]
+    folders: Mapping[str, str] = field(default_factory=lambda: {"train": "train", "val": "val"})
+    kinds: Mapping[str, Files] = field(default_factory=dict)
+    places: Mapping[str, SemanticFolder] = field(default_factory=dict)
+    official: Mapping[str, SemanticFolder] = field(default_factory=dict)
+    published: Mapping[str, Published] = field(default_factory=dict)
 
     @property
-    def splits(self) -> tuple[str, ...]:
-        """All splits."""
-        return self.train_splits + self.test_splits + self.other_splits
+    def train_splits(self) -> tuple[str, ...]:
+        """Splits to train on."""
+        return tuple(name for name, split in self.settings.items() if split.use == "training")
 
-    def open(self, root: str | Path, **options: Any) -> Reader:
+    @property
+    def test_splits(self) -> tuple[str, ...]:
+        """Splits to evaluate on."""
+        return tuple(name for name, split in self.settings.items() if split.use == "evaluation")
+
+    def open(self, root: str | Path, **options: Any) -> "Reader":
         """Its reader. Raises DatasetError: ``root`` is no folder."""
         module, _, name = self.reader.partition(":")
         if self.kind == "semantic":
@@ -51,43 +134,22 @@ class DatasetEntry:
         return getattr(import_module(f"ovparts_lib.data.readers.{module}"), name)(root, **options)
 
 
-_TRAIN = ("train", "train_obj_condition", "train_few_shot")
-_TRAIN_ALL = ("train", "train_obj_condition", "train_all", "train_few_shot")
-_TEST = ("val_obj_condition",)
-_TEST_FEW_SHOT = ("val_obj_condition", "val_few_shot")
+def _read_datasets() -> dict[str, DatasetEntry]:
+    table = json.loads(files(__package__).joinpath("datasets.json").read_text(encoding="utf-8"))
+    values = {"settings": Split, "kinds": Files, "published": Published}
+    values |= dict.fromkeys(("places", "official"), SemanticFolder)
+    for stated in table.values():
+        for key in values.keys() & stated.keys():
+            stated[key] = {name: values[key](**value) for name, value in stated[key].items()}
+    return {name: DatasetEntry(name, **stated) for name, stated in table.items()}
 
 
-def _parts(name: str, title: str, folder: str, reader: str, *splits: tuple[str, ...]) -> DatasetEntry:
-    return DatasetEntry(name, title, folder, "parts", reader, *splits)
+DATASETS = _read_datasets()
+PREPARED = ("ade20k_part_234", *(name for name, entry in DATASETS.items() if entry.kind == "semantic"))
+"""Those whose label files are made from an official archive; the others are read as they are distributed."""
 
 
-def _semantic(name: str, title: str, folder: str, train_splits: tuple[str, ...] = ()) -> DatasetEntry:
-    return DatasetEntry(name, title, folder, "semantic", "semantic:SemanticReader", train_splits, ("val",))
-
-
-_ENTRIES = (
-    _parts(
-        "pascal_part_116", "Pascal-Part-116", "PascalPart116", "pascal_part_116:PascalPart116", _TRAIN, _TEST, ("val",)
-    ),
-    _parts(
-        "ade20k_part_234", "ADE20K-Part-234", "ADE20KPart234", "ade20k_part_234:ADE20KPart234", _TRAIN, _TEST_FEW_SHOT
-    ),
-    _parts("partimagenet_seg", "PartImageNet (Seg)", "PartImageNet", "partimagenet:PartImageNetSeg", _TRAIN_ALL, _TEST),
-    _parts(
-        "partimagenet_ood", "PartImageNet (OOD)", "PartImageNet_OOD", "partimagenet:PartImageNetOOD", _TRAIN_ALL, _TEST
-    ),
-    _semantic("coco_stuff_171", "COCO-Stuff-171", "coco", train_splits=("train",)),
-    _semantic("ade20k_150", "ADE20K-150", "ADEChallengeData2016", train_splits=("train",)),
-    _semantic("ade20k_847", "ADE20K-847", "ADE20K_2021_17_01", train_splits=("train",)),
-    _semantic("pascal_context_59", "Pascal Context 59", "VOCdevkit/VOC2010"),
-    _semantic("pascal_context_459", "Pascal Context 459", "VOCdevkit/VOC2010"),
-    _semantic("pascal_voc_20", "Pascal VOC 20", "VOCdevkit/VOC2012"),
-    DatasetEntry("own", "Own data", "own", "own", "own:open_own", _TRAIN[:2], ("val", *_TEST), ("train_few_shot",)),
-)
-DATASETS: dict[str, DatasetEntry] = {entry.name: entry for entry in _ENTRIES}
-
-
-def open_reader(dataset: str, root: str | Path, **options: Any) -> Reader:
+def open_reader(dataset: str, root: str | Path, **options: Any) -> "Reader":
     """The reader of a dataset.
 
     Args:
@@ -102,7 +164,7 @@ def open_reader(dataset: str, root: str | Path, **options: Any) -> Reader:
     return find_dataset(dataset).open(root, **options)
 
 
-def verify_dataset(dataset: str, root: str | Path, **options: Any) -> VerificationReport:
+def verify_dataset(dataset: str, root: str | Path, **options: Any) -> "VerificationReport":
     """Read every file of a dataset once and report what is wrong; see :func:`ovparts_lib.data.verify.verify`.
 
     Args:

@@ -1,12 +1,10 @@
 """Counting labels: one pass over the label files, from which conditions, empty samples and frequencies follow."""
 
-from __future__ import annotations
-
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TypeVar
+from typing import Self, TypeVar
 
 import numpy as np
 from tqdm import tqdm
@@ -30,14 +28,14 @@ class LabelCounts:
     rows: np.ndarray
 
     @classmethod
-    def from_images(cls, images: Mapping[str, np.ndarray]) -> LabelCounts:
+    def from_images(cls, images: Mapping[str, np.ndarray]) -> Self:
         """From ``{image id: (k, 3) table of object, part, pixels}``."""
         tables = [np.insert(np.asarray(table).reshape(-1, 3), 0, i, axis=1) for i, table in enumerate(images.values())]
         rows = np.concatenate(tables) if tables else np.zeros((0, 4))
         return cls(tuple(images), rows.astype(np.int64))
 
     @classmethod
-    def joined(cls, first: LabelCounts, second: LabelCounts) -> LabelCounts:
+    def joined(cls, first: Self, second: Self) -> Self:
         """The images of both, those of ``first`` in front; no image may be in both."""
         offset = np.array([len(first.image_ids), 0, 0, 0])
         return cls(first.image_ids + second.image_ids, np.concatenate([first.rows, second.rows + offset]))

@@ -4,8 +4,6 @@ Every transform takes the nested structures torchvision's own do; pictures are `
 label maps ``tv_tensors.Mask`` ((H, W), any integer type). All draws come from torch's global generator.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Any, Literal
 
@@ -16,7 +14,7 @@ from torchvision import tv_tensors
 from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as TF
 
-from ovparts_lib.images import LabelResize, check_label_resize, resize_image, resize_labels, shortest_edge_size
+from ovparts_lib.images import LabelResize, resize_image, resize_labels, shortest_edge_size
 
 Augmentation = Literal["applied", "discarded_as_released"]
 
@@ -118,7 +116,7 @@ class ReverseChannels(v2.Transform):
 
     def transform(self, inpt: Any, params: dict[str, Any]) -> Any:
         """Reverse the channels of a picture; leave anything else."""
-        return inpt.flip(-3) if isinstance(inpt, tv_tensors.Image) else inpt
+        return tv_tensors.Image(inpt.flip(-3)) if isinstance(inpt, tv_tensors.Image) else inpt
 
 
 def training_transform(
@@ -153,13 +151,8 @@ def training_transform(
             native size, and with ``pad_size`` the top left corner of the larger ones.
 
     Raises:
-        ValueError: an unknown rule, channel order or augmentation, or ``pad_size`` without ``ignore_label``.
+        ValueError: ``pad_size`` without ``ignore_label``.
     """
-    check_label_resize(label_resize)
-    if augmentation not in ("applied", "discarded_as_released"):
-        raise ValueError(f"augmentation is 'applied' or 'discarded_as_released', not {augmentation!r}")
-    if channel_order not in ("rgb", "bgr"):
-        raise ValueError(f"channel_order is 'rgb' or 'bgr', not {channel_order!r}")
     if pad_size is not None and ignore_label is None:
         raise ValueError("pad_size needs ignore_label: give vocabulary.ignore_label of the training vocabulary")
     steps: list[v2.Transform] = []

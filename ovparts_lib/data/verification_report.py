@@ -1,15 +1,13 @@
 """What an integrity check found, as a value, a table and a page."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Self
 
 import pandas as pd
 
-from ovparts_lib.data.records import DatasetError, Record
+from ovparts_lib.data.files import DatasetError, Record
 
 LISTED = 50  # problems written out on the page; the table has all of them
 
@@ -29,7 +27,7 @@ class Problem:
     what_to_do: str
 
     @classmethod
-    def of(cls, error: DatasetError) -> Problem:
+    def of(cls, error: DatasetError) -> Self:
         """The problem that an exception of a reader describes."""
         return cls(error.file or "", error.what, error.what_to_do)
 
@@ -42,21 +40,6 @@ def problem_table(problems: Iterable[Problem]) -> pd.DataFrame:
     return pd.DataFrame([asdict(problem) for problem in problems], columns=["file", "what", "what_to_do"])
 
 
-@dataclass(frozen=True)
-class Published:
-    """Number of images in ``train`` or ``val`` according to its authors.
-
-    Attributes:
-        images: how many.
-        source: where it stands, in a few words.
-        about: a rounded or uncertain figure.
-    """
-
-    images: int
-    source: str
-    about: bool = False
-
-
 @dataclass
 class Folder:
     """What there is of ``train`` or ``val``.
@@ -64,14 +47,12 @@ class Folder:
     Attributes:
         records: one per image that has all its files.
         files: every file found, including those of no use.
-        hidden: files passed over because their name begins with a dot.
         unlisted: pictures of which nothing is known because their annotation file is wrong.
         counts: how many files of what.
     """
 
     records: list[Record]
     files: list[Path]
-    hidden: list[Path] = field(default_factory=list)
     unlisted: list[Path] = field(default_factory=list)
     counts: dict[str, int] = field(default_factory=dict)
 
@@ -135,14 +116,28 @@ class VerificationReport:
             lines += ["", "## Notes", "", *(f"- {note}" for note in self.notes)]
         return "\n".join(lines) + "\n"
 
-    def to_dict(self) -> dict[str, Any]:
-        """Plain data, for JSON."""
-        return asdict(self)
 
-    @classmethod
-    def from_dict(cls, data: dict[str, Any]) -> VerificationReport:
-        """The inverse of :meth:`to_dict`."""
-        return cls(**data | {"problems": [Problem(**problem) for problem in data["problems"]]})
+@dataclass
+class PrepareReport(VerificationReport):
+    """What was found in an official archive when the files of a dataset were made from it; problems were left out.
+
+    Attributes:
+        found: labelled pixels of each class over all splits, by what the classes are; of objects, instances.
+    """
+
+    found: dict[str, pd.Series] = field(default_factory=dict)
+
+    def missing(self, what: str) -> list[str]:
+        """The classes of ``found[what]`` of which there is nothing."""
+        totals = self.found[what]
+        return totals.index[totals == 0].tolist()
+
+    def note_missing(self) -> None:
+        """Say in the notes how many of the classes were found, and which were not."""
+        for what, totals in self.found.items():
+            missing = self.missing(what)
+            named = f"; not: {', '.join(missing[:5])}{' …' if len(missing) > 5 else ''}" if missing else ""
+            self.notes.append(f"{len(totals) - len(missing)} of {len(totals)} {what} found{named}")
 
 
 def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:

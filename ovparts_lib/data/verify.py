@@ -4,26 +4,22 @@ What is common to all datasets is here: decoding every file to its end, depths, 
 by train and val, unseen classes, the fingerprint, the cache. Each reader adds the rules of its own files.
 """
 
-from __future__ import annotations
-
 import hashlib
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
 
-from ovparts_lib.data.cache import files_key, read_cache, write_cache
-from ovparts_lib.data.files import read_file
+from ovparts_lib.data.files import DatasetError, Record, files_key, read_cache, read_file, write_cache
 from ovparts_lib.data.labels import check_same_size, decode_picture
 from ovparts_lib.data.readers.base import Reader
-from ovparts_lib.data.records import DatasetError, Record
 from ovparts_lib.data.scan import LabelCounts, parallel_map
 from ovparts_lib.data.verification_report import Folder, Problem, VerificationReport
 from ovparts_lib.vocabularies import PartVocabulary
 
-RULES = "5"  # part of the cache key: raise it when the checks change
+RULES = "6"  # part of the cache key: raise it when the checks change
 
 
 @dataclass(frozen=True)
@@ -56,10 +52,11 @@ def verify(title: str, root: str | Path, open_dataset: Callable[[], Reader]) -> 
         reader.collect(report.problems)
         folders = {name: reader.list_folder(name, report) for name in reader.folders}
         lists = reader.lists()
-        key = _key(reader, folders, lists)
+        files = [path for folder in folders.values() for path in folder.files]
+        key = files_key(files + lists, reader.root, RULES, str(reader.root), reader.vocabulary.hash)
         stored = None if report.problems else read_cache(reader.cache_folder, "verification", key)
         if stored is not None:
-            return VerificationReport.from_dict(stored)
+            return VerificationReport(**stored)
         inspections = {name: _check_folder(reader, name, folder, report) for name, folder in folders.items()}
         _check_shared_pictures(inspections, report)
         reader.check_rest(folders, report)
@@ -68,16 +65,8 @@ def verify(title: str, root: str | Path, open_dataset: Callable[[], Reader]) -> 
         report.problems.append(_problem(error, report.root))
     report.problems = list(dict.fromkeys(report.problems))  # a wrong annotation file may be met in many images
     if report.ok:  # what is wrong may be wrong for a moment only: a disk that is not mounted, a permission
-        write_cache(reader.cache_folder, "verification", key, report.to_dict())
+        write_cache(reader.cache_folder, "verification", key, asdict(report))
     return report
-
-
-def _key(reader: Reader, folders: Mapping[str, Folder], lists: list[Path]) -> str:
-    files = [path for folder in folders.values() for path in folder.files]
-    hidden = [
-        path.as_posix().encode("utf-8", "backslashreplace").decode() for f in folders.values() for path in f.hidden
-    ]
-    return files_key(files + lists, reader.root, RULES, str(reader.root), reader.vocabulary.hash, *hidden)
 
 
 @contextmanager
@@ -118,11 +107,6 @@ def _check_folder(reader: Reader, name: str, folder: Folder, report: Verificatio
     )
     report.problems += [problem for inspection in inspections for problem in inspection.problems]
     counts["complete samples"] = len(records)
-    counts["hidden files ignored"] = len(folder.hidden)
-    if folder.hidden:
-        report.notes.append(
-            f"{name}: {len(folder.hidden)} hidden files are ignored, for example {folder.hidden[0].name}"
-        )
     published = reader.published.get(name)
     if published and len(records) != published.images:
         about = f"about {published.images:,} (not re-counted)" if published.about else f"{published.images:,}"
@@ -211,8 +195,8 @@ def _check_owners(
         if where.any():
             images = np.unique(on_part[where, 0])
             report.notes.append(
-                f"{name}: {int(on_part[where, 3].sum()):,} part pixels in {len(images):,} images lie {what}, "
-                f"for example in {labels.image_ids[images[0]]}"
+                f"{name}: part pixels that lie {what}: {int(on_part[where, 3].sum()):,}; images with such: "
+                f"{len(images):,}, for example {labels.image_ids[images[0]]}"
             )
 
 
@@ -230,9 +214,10 @@ def _check_background(
     if not full.size:
         return
     path = reader.origin(next(r for r in reader.pairs(name) if r.image_id == labels.image_ids[full[0]]), kind)
+    label = "label" if kind == "label" else f"{kind} label"
     what = (
-        f"has no pixel without {kind} label ({ignore}) and shows {first!r} (0), as {len(full)} of "
-        f"{len(labels.image_ids)} {kind} label files of {name} do"
+        f"has no pixel without {label} ({ignore}) and shows {first!r} (0); such are {len(full):,} of "
+        f"{len(labels.image_ids):,} {label} files of {name}"
     )
     if len(full) < reader.background_share * len(labels.image_ids):
         report.notes.append(f"{name}: {path.name} {what}: look whether the background of these was saved as 0")

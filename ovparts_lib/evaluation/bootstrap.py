@@ -5,16 +5,13 @@ are percentiles of the bootstrap distribution (Efron and Tibshirani, An Introduc
 They tell how much the figure depends on which images are in the test set, not on the seed of training.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 
 import numpy as np
 import pandas as pd
 
 from ovparts_lib.evaluation.per_image import Tally
-from ovparts_lib.evaluation.protocols import Protocol, UnsupportedModeError
-from ovparts_lib.evaluation.registry import protocol_named
+from ovparts_lib.evaluation.protocols import Protocol, UnsupportedModeError, protocol_named
 from ovparts_lib.evaluation.stored import Evaluation
 
 FIGURES = ("mIoU", "seen", "unseen", "harmonic", "recall", "pixel_accuracy", "fwIoU")
@@ -27,6 +24,7 @@ _AVERAGED = {
     "recall": ("recall_classes",),
     "fwIoU": ("recall_classes",),
 }
+LEVEL = 95  # of the intervals, in percent
 _AT_ONCE = 1 << 24  # float64 values held at once: 128 MiB
 
 
@@ -37,7 +35,6 @@ def bootstrap(
     *,
     samples: int = 1000,
     seed: int = 0,
-    level: float = 95,
 ) -> pd.DataFrame:
     """Figures of an evaluation with confidence intervals.
 
@@ -47,7 +44,6 @@ def bootstrap(
         mode: of the evaluation.
         samples: how many sets of images are drawn, each as large as the test set, with replacement.
         seed: of the draw; images are put in order of their names first, so shards may be merged in any order.
-        level: percent of the distribution inside the interval.
 
     Returns:
         A row per figure: figure, value (of all images), low, high (NaN where the value is undefined, or where fewer
@@ -56,16 +52,16 @@ def bootstrap(
         records, images.
 
     Raises:
-        ValueError: no such protocol, a level outside 0..100, or fewer than 2 samples.
+        ValueError: no such protocol.
         UnsupportedModeError: the protocol cannot read the evaluation, or counts of images were not kept.
     """
     chosen = protocol_named(protocol)
     tally = _image_tally(evaluation, chosen, mode)
     value = chosen.summary(tally.total(), evaluation.vocabulary)
-    drawn = _drawn(chosen, evaluation, tally, samples, seed, level)
-    rows = [_interval(figure, float(value[figure]), drawn[figure], level) for figure in FIGURES]
+    drawn = _drawn(chosen, evaluation, tally, samples, seed)
+    rows = [_interval(figure, float(value[figure]), drawn[figure]) for figure in FIGURES]
     identity = evaluation.identity(mode, protocol=chosen.name, version=chosen.version)
-    return pd.DataFrame(rows).assign(classes=_classes(value), level=level, **identity)
+    return pd.DataFrame(rows).assign(classes=_classes(value), level=LEVEL, **identity)
 
 
 def compare(
@@ -76,7 +72,6 @@ def compare(
     *,
     samples: int = 1000,
     seed: int = 0,
-    level: float = 95,
 ) -> pd.DataFrame:
     """Differences second - first of two evaluations on the same images, with intervals.
 
@@ -106,18 +101,18 @@ def compare(
             f"({second.options}) cannot be compared"
         )
     values = [chosen.summary(tally.total(), first.vocabulary) for tally in tallies]
-    drawn = [_drawn(chosen, first, tally, samples, seed, level) for tally in tallies]
+    drawn = [_drawn(chosen, first, tally, samples, seed) for tally in tallies]
     rows = []
     for figure in FIGURES:
         before, after = (float(value[figure]) for value in values)
         differences = drawn[1][figure] - drawn[0][figure]
-        row = _interval(figure, after - before, differences, level)
+        row = _interval(figure, after - before, differences)
         known = differences[~np.isnan(differences)]
         ahead = float((known > 0).mean()) if len(known) else np.nan
         rows.append({"figure": figure, "first": before, "second": after} | row | {"share_above": ahead})
     averaged = {"classes_first": _classes(values[0]), "classes_second": _classes(values[1])}
     identity = first.identity(mode, protocol=chosen.name, version=chosen.version)
-    return pd.DataFrame(rows).assign(**averaged, level=level, **identity)
+    return pd.DataFrame(rows).assign(**averaged, level=LEVEL, **identity)
 
 
 def _image_tally(evaluation: Evaluation, protocol: Protocol, mode: str) -> Tally:
@@ -129,14 +124,8 @@ def _image_tally(evaluation: Evaluation, protocol: Protocol, mode: str) -> Tally
     return tally.ordered(np.argsort(np.array(evaluation.image_ids)))
 
 
-def _drawn(
-    protocol: Protocol, evaluation: Evaluation, tally: Tally, samples: int, seed: int, level: float
-) -> dict[str, np.ndarray]:
+def _drawn(protocol: Protocol, evaluation: Evaluation, tally: Tally, samples: int, seed: int) -> dict[str, np.ndarray]:
     """Each figure in each sample, float64 (samples,)."""
-    if samples < 2:
-        raise ValueError(f"an interval needs at least 2 samples, not {samples}")
-    if not 0 < level < 100:
-        raise ValueError(f"level is a percentage between 0 and 100, not {level}")
     parts = [
         protocol.summary(tally.weighted(weights), evaluation.vocabulary)
         for weights in _weights(len(tally.right), samples, seed)
@@ -153,11 +142,10 @@ def _weights(images: int, samples: int, seed: int) -> Iterator[np.ndarray]:
         yield draw.multinomial(images, np.full(images, 1 / images), size=number).astype(np.float64)
 
 
-def _interval(figure: str, value: float, drawn: np.ndarray, level: float) -> dict[str, float]:
+def _interval(figure: str, value: float, drawn: np.ndarray) -> dict[str, float]:
     known = drawn[~np.isnan(drawn)]
-    outside = (100 - level) / 2
     enough = len(known) >= 2 and not np.isnan(value)
-    low, high = np.percentile(known, [outside, 100 - outside]) if enough else (np.nan, np.nan)
+    low, high = np.percentile(known, [(100 - LEVEL) / 2, (100 + LEVEL) / 2]) if enough else (np.nan, np.nan)
     return {"figure": figure, "value": value, "low": float(low), "high": float(high), "samples": len(known)}
 
 

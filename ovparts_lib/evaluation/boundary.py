@@ -7,8 +7,6 @@ For a small part the boundary IoU equals the IoU: a mask less than 2d + 1 pixels
 picture of 375×500 pixels (d = 12) has them by the hundred. It says something of its own only for parts that are wider.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable
 

@@ -1,8 +1,10 @@
-"""Scoring a system on a dataset: one forward pass per image, confusion matrices per mode."""
+"""Scoring a system on a dataset: one forward pass per image, confusion matrices per mode.
 
-from __future__ import annotations
+The ground truth is the label files as they are, or resized twice as the released evaluators do.
+"""
 
 import contextlib
+import dataclasses
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -11,14 +13,14 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Subset
 
-from ovparts_lib.data.dataset import ClassSample, EvaluationDataset, EvaluationSample
+from ovparts_lib.data.dataset import EvaluationDataset, EvaluationSample, ObjectRegion
 from ovparts_lib.data.loader import worker_options
-from ovparts_lib.evaluation.ground_truth import double_resized_sample
 from ovparts_lib.evaluation.label_maps import OracleRule, competing_parts
 from ovparts_lib.evaluation.objects import score_objects
 from ovparts_lib.evaluation.per_image import ImageCounts
 from ovparts_lib.evaluation.scoring import MODES, ImageScore, add_counts, score_image, score_records
-from ovparts_lib.evaluation.stored import DEFAULT_OPTIONS, LEVELS, Evaluation
+from ovparts_lib.evaluation.stored import DEFAULT_OPTIONS, Evaluation
+from ovparts_lib.images import resize_labels, shortest_edge_size
 from ovparts_lib.progress_bar import tqdm
 from ovparts_lib.systems.scores import Scores
 from ovparts_lib.vocabularies import PartVocabulary, Vocabulary
@@ -54,8 +56,8 @@ def evaluate(
 
     Args:
         model: any system with ``predict``; it is put on the device and, for the duration, in evaluation mode.
-        dataset: its ``vocabulary`` and images: with a :class:`PartVocabulary` an ``EvaluationSample`` each, with its
-            records, otherwise a ``ClassSample``.
+        dataset: its ``vocabulary`` and images, an ``EvaluationSample`` each; with a :class:`PartVocabulary` with its
+            records.
         device: where everything but reading happens.
         precision: ``32-true``, or ``bf16-mixed`` / ``16-mixed`` for autocast of the network; scores are compared in
             float32.
@@ -74,13 +76,12 @@ def evaluate(
             of the truth; None: the system.
 
     Raises:
-        ValueError: unknown mode, level or precision, or a limit below 1.
+        ValueError: the vocabulary has no parts, and the level is parts.
         NotANumberError: the model's scores contain NaN or infinities.
     """
     full = dataset.vocabulary
     of_parts = isinstance(full, PartVocabulary)
     level = level or ("parts" if of_parts else "objects")
-    _check_arguments(modes, precision, limit, level)
     if not of_parts and (level == "parts" or double_resize is not None):
         raise ValueError(f"{full.name!r} is a vocabulary without parts: it has no level 'parts' and no double_resize")
     modes = tuple(modes) if level == "parts" else ("pred_all",)
@@ -138,7 +139,8 @@ class _Totals:
         """Count one more image."""
         self.image_ids.append(image_id)
         for mode in self.modes:
-            self.entries[mode].append(_sparse(found.matrices[mode]))
+            counts = found.matrices[mode].to_sparse()
+            self.entries[mode].append((counts.indices(), counts.values()))
         self.class_images += found.matrices[self.modes[0]][:, : self.classes].sum(0) > 0
         if found.background is not None:
             # Predictions on background are a column of their own: nothing is labelled there.
@@ -170,14 +172,9 @@ class _Totals:
         return ImageCounts(len(entries), self.classes, index, pixels)
 
 
-def _sparse(matrix: Tensor) -> tuple[Tensor, Tensor]:
-    places = matrix.nonzero().T.contiguous()
-    return places, matrix[places[0], places[1]]
-
-
 def _predict(
     model: nn.Module,
-    sample: EvaluationSample | ClassSample,
+    sample: EvaluationSample,
     vocabulary: Vocabulary,
     modes: Sequence[str],
     device: torch.device,
@@ -206,17 +203,6 @@ def _options(dataset: EvaluationDataset, rule: OracleRule, double_resize: tuple[
     return ", ".join(differing) or DEFAULT_OPTIONS
 
 
-def _check_arguments(modes: Sequence[str], precision: str, limit: int | None, level: str) -> None:
-    if not modes or any(mode not in MODES for mode in modes):
-        raise ValueError(f"modes must be among {', '.join(MODES)}, not {list(modes)}")
-    if level not in LEVELS:
-        raise ValueError(f"level must be one of {', '.join(LEVELS)}, not {level!r}")
-    if precision not in PRECISIONS:
-        raise ValueError(f"precision must be one of {', '.join(PRECISIONS)}, not {precision!r}")
-    if limit is not None and limit < 1:
-        raise ValueError(f"limit must be at least 1 image, or None for all, not {limit}")
-
-
 @contextlib.contextmanager
 def _evaluation_mode(model: nn.Module) -> Iterator[None]:
     training = {module: module.training for module in model.modules()}
@@ -226,3 +212,46 @@ def _evaluation_mode(model: nn.Module) -> Iterator[None]:
     finally:
         for module, mode in training.items():
             module.training = mode
+
+
+def double_resized(label_map: Tensor, shortest: int, longest: int) -> Tensor:
+    """A label map as the released evaluators see it: resized for the network, and back to the picture's size.
+
+    Both steps take ``floor(target · in / out)``, and the floors add up: nearly every row and column then comes from
+    its neighbour above or to the left, so that a prediction which equals the label file does not score 100. The
+    released mappers compute the rule in float64 and the evaluators in float32, where a few rows of some sizes differ.
+
+    Args:
+        label_map: integer (H, W).
+        shortest: short side of the network's input in pixels (640 or 800 in the released configurations).
+        longest: longest long side of the network's input.
+
+    Returns:
+        (H, W), same type.
+    """
+    size = tuple(label_map.shape)
+    resized = resize_labels(label_map, shortest_edge_size(*size, shortest, longest), "floor")
+    return resize_labels(resized, size, "floor", released_dtype=torch.float32)
+
+
+def double_resized_sample(sample: EvaluationSample, shortest: int, longest: int) -> EvaluationSample:
+    """A sample whose part map, object map and regions are :func:`double_resized`; regions that vanish stay, empty."""
+    rows, columns = (
+        double_resized(torch.arange(length)[place].expand(sample.part_map.shape), shortest, longest)
+        for length, place in zip(sample.part_map.shape, ((slice(None), None), (None, slice(None))), strict=True)
+    )
+    rows, columns = rows[:, 0], columns[0]
+
+    def moved(values: Tensor) -> Tensor:
+        return values.index_select(0, rows.to(values.device)).index_select(1, columns.to(values.device))
+
+    regions = []
+    for region in sample.regions:
+        mask = torch.zeros(sample.part_map.shape, dtype=torch.bool)
+        mask[region.box] = region.mask.cpu()
+        mask = moved(mask)
+        empty = ObjectRegion(region.object_id, 0, 0, torch.zeros((0, 0), dtype=torch.bool))
+        regions.append(ObjectRegion.of(region.object_id, mask.numpy()) if mask.any() else empty)
+    return dataclasses.replace(
+        sample, part_map=moved(sample.part_map), object_map=moved(sample.object_map), regions=tuple(regions)
+    )

@@ -4,8 +4,6 @@ Notation as in the literature: tp_c right, G_c labelled, P_c predicted pixels of
 functions work along the last dimension, so that a thousand bootstrap samples are read as fast as one table.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Literal
 
@@ -56,48 +54,33 @@ def harmonic(seen: np.ndarray | float, unseen: np.ndarray | float) -> np.ndarray
         return np.where(total > 0, 2 * seen * unseen / np.where(total > 0, total, 1), np.nan)
 
 
-def overall_figures(counts: Tally, averaged: Averaged) -> dict[str, np.ndarray]:
-    """mIoU, recall (mean class accuracy), pixel accuracy and frequency-weighted IoU over all classes of the tally."""
-    everything = range(counts.right.shape[-1])
-    occurs = counts.labelled > 0
-    credited = counts.credited
-    iou, recall = ratio(credited, counts.union), ratio(credited, counts.labelled)
-    mean, number = mean_over(iou, averaged_classes(counts, averaged), everything)
-    mean_recall, recalled = mean_over(recall, occurs, everything)
-    labelled = counts.labelled.sum(-1)
-    weighted = np.where(occurs, np.nan_to_num(iou) * counts.labelled, 0).sum(-1)
-    return {
-        "mIoU": mean,
-        "classes": number,
-        "recall": mean_recall,
-        "recall_classes": recalled,
-        "pixel_accuracy": ratio(np.where(occurs, credited, 0).sum(-1), labelled),
-        "fwIoU": ratio(weighted, labelled) / 100,
-    }
+def frequency_weighted(counts: Tally) -> np.ndarray:
+    """IoU over all classes, weighted with their share of the labelled pixels; (...), in percent."""
+    iou = np.nan_to_num(ratio(counts.credited, counts.union))
+    return ratio((iou * counts.labelled).sum(-1), counts.labelled.sum(-1)) / 100
 
 
-def group_figures(
-    counts: Tally, ids: Sequence[int], averaged: Averaged, *, mean_accuracy: bool
-) -> dict[str, np.ndarray]:
-    """IoU, recall and pixel accuracy of a group of classes, with the number averaged.
+def group_figures(counts: Tally, ids: Sequence[int], averaged: Averaged) -> dict[str, np.ndarray]:
+    """IoU, recall (class accuracy) and pixel accuracy of a group of classes, with the number averaged.
+
+    Where only ``found`` classes are averaged (part-catseg), that holds for the recall too, and the pixel accuracy is
+    the mean recall rather than pixels over pixels.
 
     Args:
         counts: the tally.
         ids: the group's classes.
         averaged: over which of them.
-        mean_accuracy: take the mean recall for the pixel accuracy (part-catseg); otherwise pixels over pixels.
     """
-    ids = np.asarray(ids, dtype=np.int64)
+    ids, found = np.asarray(ids, dtype=np.int64), averaged == "found"
     credited = counts.credited
     iou, recall = ratio(credited, counts.union), ratio(credited, counts.labelled)
     mean, number = mean_over(iou, averaged_classes(counts, averaged), ids)
-    occurring = averaged_classes(counts, "found" if averaged == "found" else "occurring")
-    mean_recall, recalled = mean_over(recall, occurring, ids)
+    mean_recall, recalled = mean_over(recall, averaged_classes(counts, "found" if found else "occurring"), ids)
     pixels = ratio(credited[..., ids].sum(-1), counts.labelled[..., ids].sum(-1))
     return {
         "IoU": mean,
         "classes": number,
         "recall": mean_recall,
         "recall_classes": recalled,
-        "pixel_accuracy": mean_recall if mean_accuracy else pixels,
+        "pixel_accuracy": mean_recall if found else pixels,
     }

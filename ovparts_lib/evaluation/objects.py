@@ -1,14 +1,11 @@
 """Object-level evaluation: the class of every pixel of an image, which is one record."""
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor
 
-from ovparts_lib.data.dataset import ClassSample, EvaluationSample
-from ovparts_lib.evaluation.counts import count_pairs
+from ovparts_lib.data.dataset import EvaluationSample
 from ovparts_lib.evaluation.label_maps import object_winners, pred_all_map
-from ovparts_lib.evaluation.scoring import ImageScore, check_scores, to_target
+from ovparts_lib.evaluation.scoring import ImageScore, check_scores, count_pairs, to_target
 from ovparts_lib.systems.scores import Scores
 from ovparts_lib.vocabularies import PartVocabulary, Vocabulary
 
@@ -28,13 +25,13 @@ def object_target(object_map: Tensor, vocabulary: PartVocabulary) -> Tensor:
 
 
 def score_objects(
-    scores: Scores, sample: EvaluationSample | ClassSample, vocabulary: Vocabulary, *, boundary: bool = False
+    scores: Scores, sample: EvaluationSample, vocabulary: Vocabulary, *, boundary: bool = False
 ) -> ImageScore:
     """Confusion counts of one image: every pixel, column N (unlabelled) with what was predicted there.
 
     Args:
         scores: over classes; of a part vocabulary from a system that also predicts objects.
-        sample: its label map is the ground truth; of a part dataset its object map.
+        sample: its object map is the ground truth.
         vocabulary: of both. A :class:`PartVocabulary` is scored over its ``whole_objects``.
         boundary: also count boundaries.
 
@@ -43,7 +40,7 @@ def score_objects(
         NotANumberError: the scores contain NaN or infinities.
     """
     of_parts, device = isinstance(vocabulary, PartVocabulary), scores.logits.device
-    labels = (sample.object_map if of_parts else sample.label_map).to(device)
+    labels = sample.object_map.to(device)
     check_scores(scores, labels, sample.image_id)
     if of_parts:
         classes, target = len(vocabulary.objects_with_parts), object_target(labels, vocabulary)

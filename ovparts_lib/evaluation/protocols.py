@@ -1,21 +1,20 @@
 """Protocols: published and sound ways of turning stored counts into figures.
 
-Each is a function of the counts alone, so that a run can be read under any of them afterwards; they are listed in
-:mod:`ovparts_lib.evaluation.registry`.
+Each is a function of the counts alone, so that a run can be read under any of them afterwards; what each counts and
+how it departs from ours stands in ``protocols.json``.
 """
 
-from __future__ import annotations
-
-from collections.abc import Mapping
+import json
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from importlib import resources
 from typing import Literal
 
 import numpy as np
 import pandas as pd
 
-from ovparts_lib.evaluation.metrics import Averaged, group_figures, harmonic, mean_over, overall_figures, ratio
-from ovparts_lib.evaluation.per_image import ImageCounts, Tally, tally
-from ovparts_lib.evaluation.sg_iou import load_fathers
+from ovparts_lib.evaluation.metrics import Averaged, frequency_weighted, group_figures, harmonic, mean_over, ratio
+from ovparts_lib.evaluation.per_image import ImageCounts, Tally, load_fathers, tally
 from ovparts_lib.evaluation.stored import DEFAULT_OPTIONS, Evaluation
 from ovparts_lib.vocabularies.vocabulary import Vocabulary
 
@@ -79,14 +78,6 @@ class Note:
 
 
 @dataclass(frozen=True)
-class Boundaries:
-    """Boundary counts of one mode, as an evaluation keeps them; either may be missing."""
-
-    own_mask: np.ndarray | None = None
-    label_difference: np.ndarray | None = None
-
-
-@dataclass(frozen=True)
 class Protocol:
     """A named, versioned way of reading confusion matrices; call it with an evaluation and a mode.
 
@@ -101,11 +92,10 @@ class Protocol:
         background: what index N is, see :func:`ovparts_lib.evaluation.per_image.tally`.
         predicted_background: whether labelled pixels predicted as background exist.
         only_predicted_iou: IoU in the class table of a class that is only predicted: 0, or NaN.
-        mean_accuracy: whether the groups' pixel accuracy is a mean over classes.
         charges_background: whether part predictions on known background are false positives.
         boundary: which boundary counts are read, and how.
         semantics_guided: whether pixels predicted as a father of their class are credited, see
-            :mod:`ovparts_lib.evaluation.sg_iou`; for class lists that have a table of fathers.
+            :mod:`ovparts_lib.evaluation.per_image`; for class lists that have a table of fathers.
         harmonic_of_zeros: the harmonic mean of two group means that are both 0: undefined, or 0 (ov-seg, which computes
             ``2 / (1 / a + 1 / b)`` with infinities in between).
         notes: its departures from ``recommended``; those about scoring hold where the evaluation was scored with the
@@ -122,7 +112,6 @@ class Protocol:
     background: Background = "excluded"
     predicted_background: bool = True
     only_predicted_iou: float = field(default=float("nan"))
-    mean_accuracy: bool = False
     charges_background: bool = False
     semantics_guided: bool = False
     boundary: BoundaryRule = "none"
@@ -144,7 +133,8 @@ class Protocol:
             mode,
             counts,
             background=evaluation.background,
-            boundaries=Boundaries(evaluation.boundary.get(mode), evaluation.boundary_released.get(mode)),
+            boundary=evaluation.boundary.get(mode),
+            boundary_released=evaluation.boundary_released.get(mode),
             options=evaluation.options,
         )
 
@@ -156,7 +146,8 @@ class Protocol:
         counts: Mapping[str, int] | None = None,
         *,
         background: ImageCounts | np.ndarray | None = None,
-        boundaries: Boundaries | None = None,
+        boundary: np.ndarray | None = None,
+        boundary_released: np.ndarray | None = None,
         options: str = DEFAULT_OPTIONS,
     ) -> ProtocolResult:
         """Read a matrix that stands alone.
@@ -167,7 +158,8 @@ class Protocol:
             mode: what the matrix counts.
             counts: records and images behind it.
             background: predictions on known background, of each image or int64 (N+1,) in all.
-            boundaries: boundary counts, where there are any.
+            boundary: its boundary counts, as :class:`Evaluation` has them; None where there are none.
+            boundary_released: likewise as released.
             options: how scoring differed from the default.
 
         Raises:
@@ -183,8 +175,8 @@ class Protocol:
         charged = self._charged(background, classes)
         total = self.tally(ImageCounts.of_matrix(matrix), vocabulary, charged).total()
         summary = {key: float(value) for key, value in self.summary(total, vocabulary).items()}
-        boundary = self._boundary_classes(boundaries or Boundaries(), classes)
-        summary |= self._boundary_means(boundary, vocabulary)
+        boundary_iou = self._boundary_classes(boundary, boundary_released, classes)
+        summary |= self._boundary_means(boundary_iou, vocabulary)
         numbers = [key for key in summary if "classes" in key] + ["predicted_only"]
         summary |= {key: int(summary[key]) for key in numbers}
         return ProtocolResult(
@@ -194,7 +186,7 @@ class Protocol:
             vocabulary=vocabulary.name,
             vocabulary_hash=vocabulary.hash,
             summary=summary,
-            classes=self._class_frame(total, boundary[:classes]),
+            classes=self._class_frame(total, boundary_iou[:classes]),
             counts=dict(counts or {}),
             options=options,
         )
@@ -235,12 +227,10 @@ class Protocol:
         """Figures from tallies (..., K), each (...); those of boundaries are not among them."""
         classes = len(vocabulary.classes)
         groups = {"seen": vocabulary.seen_ids, "unseen": vocabulary.unseen_ids}
-        figures = overall_figures(counts, self.overall)
-        read = {
-            name: group_figures(counts, ids, self.groups, mean_accuracy=self.mean_accuracy)
-            for name, ids in groups.items()
-        }
-        for name, group in read.items():
+        overall = group_figures(counts, range(counts.right.shape[-1]), self.overall)
+        figures = {"mIoU": overall.pop("IoU"), **overall, "fwIoU": frequency_weighted(counts)}
+        for name, ids in groups.items():
+            group = group_figures(counts, ids, self.groups)
             figures |= {name: group["IoU"], f"classes_{name}": group["classes"]}
             figures |= {f"{key}_{name}": group[key] for key in ("recall", "recall_classes", "pixel_accuracy")}
         both_zero = (figures["seen"] == 0) & (figures["unseen"] == 0)
@@ -290,14 +280,16 @@ class Protocol:
             }
         )
 
-    def _boundary_classes(self, counts: Boundaries, classes: int) -> np.ndarray:
+    def _boundary_classes(
+        self, own_mask: np.ndarray | None, label_difference: np.ndarray | None, classes: int
+    ) -> np.ndarray:
         """Boundary IoU of each class, and of the background last where that is one: NaN where there is none."""
-        if self.boundary == "own_mask" and counts.own_mask is not None:
-            both, labelled, predicted = counts.own_mask.astype(np.float64)
+        if self.boundary == "own_mask" and own_mask is not None:
+            both, labelled, predicted = own_mask.astype(np.float64)
             return np.where(labelled > 0, ratio(both, labelled + predicted - both), np.nan)
-        if self.boundary.startswith("label_difference") and counts.label_difference is not None:
+        if self.boundary.startswith("label_difference") and label_difference is not None:
             size = classes + (self.boundary == "label_difference_with_background")
-            matrix = counts.label_difference
+            matrix = label_difference
             if self.boundary == "label_difference_8_bit":
                 matrix = wrapped_to_8_bits(matrix)
             matrix = matrix[:size, :size].astype(np.float64)
@@ -327,3 +319,44 @@ def wrapped_to_8_bits(matrix: np.ndarray) -> np.ndarray:
     wrapped = np.zeros(matrix.size, matrix.dtype)
     np.add.at(wrapped, places, matrix.reshape(-1))
     return wrapped.reshape(matrix.shape)
+
+
+def _read_protocols() -> dict[str, Protocol]:
+    """The protocols of the file: fields of :class:`Protocol`, notes by their keys, ``{…}`` for shared sentences."""
+    content = json.loads(resources.files(__package__).joinpath("protocols.json").read_text(encoding="utf-8"))
+    notes = {key: Note(**note) for key, note in content["notes"].items()}
+    protocols = {}
+    for name, stated in content["protocols"].items():
+        departures = tuple(notes[key] for key in stated.pop("notes", ()))
+        modes, description = tuple(stated.pop("modes")), stated.pop("description").format(**content["sentences"])
+        protocols[name] = Protocol(name=name, modes=modes, description=description, notes=departures, **stated)
+    return protocols
+
+
+PROTOCOLS = _read_protocols()
+
+
+def protocol_named(name: str) -> Protocol:
+    """A protocol by name.
+
+    Raises:
+        ValueError: there is none of that name; the message lists those there are.
+    """
+    if name not in PROTOCOLS:
+        raise ValueError(f"no protocol called {name!r}; there are {', '.join(PROTOCOLS)}")
+    return PROTOCOLS[name]
+
+
+def score_all(evaluation: Evaluation, protocols: Sequence[str] = tuple(PROTOCOLS)) -> list[ProtocolResult]:
+    """Every mode of an evaluation under every named protocol that can read it.
+
+    Raises:
+        ValueError: a protocol that does not exist.
+    """
+    chosen = [protocol_named(name) for name in protocols]
+    return [
+        protocol(evaluation, mode)
+        for protocol in chosen
+        for mode in evaluation.modes
+        if protocol.applies(evaluation, mode)
+    ]

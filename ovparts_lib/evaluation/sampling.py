@@ -10,8 +10,6 @@ their neighbours (largest value in a tile below another channel's smallest) is e
 it saves: with 117 channels it was measured 4 % slower on noise and 10 to 25 % faster on smooth maps of few objects.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Sequence
 from itertools import pairwise
 

@@ -1,9 +1,8 @@
 """Counting one image: predictions at the pixels that any protocol looks at, joined with their labels."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Self
 
 import numpy as np
 import torch
@@ -11,7 +10,6 @@ from torch import Tensor
 
 from ovparts_lib.data.dataset import EvaluationSample
 from ovparts_lib.evaluation.boundary import LARGEST_RELEASED, class_boundary_counts, label_difference
-from ovparts_lib.evaluation.counts import count_pairs
 from ovparts_lib.evaluation.label_maps import AllChoice, OracleChoice, OracleRule, object_winners, sampled_classes
 from ovparts_lib.systems.scores import Scores
 from ovparts_lib.vocabularies import PartVocabulary
@@ -39,7 +37,7 @@ class ImageScore:
     boundary: dict[str, Tensor] = field(default_factory=dict)
     boundary_released: dict[str, Tensor] = field(default_factory=dict)
 
-    def add(self, other: ImageScore) -> None:
+    def add(self, other: Self) -> None:
         """Add the counts of further records, or take over those of other modes."""
         add_counts(self.matrices, other.matrices)
         add_counts(self.boundary, other.boundary)
@@ -137,6 +135,26 @@ def score_image(
     if free is not None:
         result.background = torch.bincount(everywhere[place[free]], minlength=classes + 1)
     return result
+
+
+def count_pairs(prediction: Tensor, target: Tensor, classes: int) -> Tensor:
+    """Confusion matrix of one picture, int64 (N+1, N+1) on the prediction's device.
+
+    Args:
+        prediction: integer tensor of any shape, 0..N; N = background.
+        target: integer tensor of the same shape, 0..N; N = no label (see :func:`to_target` for label
+            maps with another ignore value).
+        classes: N.
+
+    Raises:
+        ValueError: shapes differ.
+    """
+    if prediction.shape != target.shape:
+        raise ValueError(f"prediction {tuple(prediction.shape)} and target {tuple(target.shape)} differ in shape")
+    side = classes + 1
+    # The product overflows narrow integers, so it is taken in int64.
+    pairs = prediction.reshape(-1).long() * side + target.to(prediction.device).reshape(-1)
+    return torch.bincount(pairs, minlength=side * side).reshape(side, side)
 
 
 def to_target(label_map: Tensor, classes: int, ignore_label: int) -> Tensor:

@@ -12,8 +12,6 @@ pixels; the rates are means over images, so that a small region counts as much a
 precision.
 """
 
-from __future__ import annotations
-
 import numpy as np
 import pandas as pd
 

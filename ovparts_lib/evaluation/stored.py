@@ -1,25 +1,27 @@
 """What an evaluation keeps: counts from which every protocol, interval and rate is computed afterwards."""
 
-from __future__ import annotations
-
 import json
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 
-from ovparts_lib.evaluation.counts import MatrixFileError, read_matrices, write_matrices
+from ovparts_lib.atomic import replacing
 from ovparts_lib.evaluation.per_image import ImageCounts
 from ovparts_lib.vocabularies import PartVocabulary, Vocabulary
 
 FORMAT = 2
-LEVELS = ("parts", "objects")
 DEFAULT_OPTIONS = "default"
 _FILE = "matrices.npz"
-_BACKGROUND = "background"
+# Arrays that each mode has one of: what their names in the file begin with, and the attribute.
+_BY_MODE = {"counts": "matrices", "boundary": "boundary", "label_difference": "boundary_released"}
 _FACTS = ("records", "images", "skipped_records", "dataset_images", "level", "options", "weights", "image_ids")
+
+
+class MatrixFileError(ValueError):
+    """A file of confusion matrices is unreadable, not int64, of an unexpected shape, or of another vocabulary."""
 
 
 @dataclass
@@ -83,7 +85,7 @@ class Evaluation:
         facts = {"vocabulary_hash": self.vocabulary.hash, "options": self.options, "records": self.records}
         return {"mode": mode, **reading, **facts, images: self.images}
 
-    def __add__(self, other: Evaluation) -> Evaluation:
+    def __add__(self, other: Self) -> Self:
         """The evaluation of two disjoint shards of one dataset, in either order.
 
         Raises:
@@ -91,30 +93,13 @@ class Evaluation:
         """
         if not isinstance(other, Evaluation):
             return NotImplemented
-        mine, yours = self._kind(), other._kind()
-        if mine != yours:
-            differing = "; ".join(f"{key}: {mine[key]} and {yours[key]}" for key in mine if mine[key] != yours[key])
-            raise ValueError(f"evaluations of different kinds cannot be added ({differing})")
-        shared = sorted(set(self.image_ids) & set(other.image_ids))
-        if shared:
+        values = {name: (mine, getattr(other, name)) for name, mine in vars(self).items()}
+        kinds = {name: (_kind(mine), _kind(yours)) for name, (mine, yours) in values.items()}
+        if differing := [f"{name}: {mine} and {yours}" for name, (mine, yours) in kinds.items() if mine != yours]:
+            raise ValueError(f"evaluations of different kinds cannot be added ({'; '.join(differing)})")
+        if shared := sorted(set(self.image_ids) & set(other.image_ids)):
             raise ValueError(f"evaluations that share images cannot be added: {', '.join(shared[:3])}")
-        background = None
-        if self.background is not None and other.background is not None:
-            background = ImageCounts.joined([self.background, other.background])
-        return replace(
-            self,
-            matrices=_added(self.matrices, other.matrices),
-            class_images=self.class_images + other.class_images,
-            records=self.records + other.records,
-            images=self.images + other.images,
-            skipped_records=self.skipped_records + other.skipped_records,
-            dataset_images=self.dataset_images + other.dataset_images,
-            image_ids=self.image_ids + other.image_ids,
-            per_image={mode: ImageCounts.joined([one, other.per_image[mode]]) for mode, one in self.per_image.items()},
-            background=background,
-            boundary=_added(self.boundary, other.boundary),
-            boundary_released=_added(self.boundary_released, other.boundary_released),
-        )
+        return Evaluation(**{name: _added(mine, yours) for name, (mine, yours) in values.items()})
 
     def save(self, folder: Path | str) -> Path:
         """Write ``matrices.npz`` (counts, the vocabulary and its hash) into a folder; returns its path."""
@@ -122,18 +107,23 @@ class Evaluation:
         path.parent.mkdir(parents=True, exist_ok=True)
         facts = {"format": FORMAT, **{name: getattr(self, name) for name in _FACTS}}
         facts["vocabulary"] = _vocabulary_facts(self.vocabulary)
-        extra = {"class_images": self.class_images, "facts": np.array(json.dumps(facts))}
-        for mode, counts in self.per_image.items():
-            extra |= _image_arrays(f"image_{mode}", counts)
-        if self.background is not None:
-            extra |= _image_arrays(_BACKGROUND, self.background)
-        extra |= {f"boundary_{mode}": counts for mode, counts in self.boundary.items()}
-        extra |= {f"label_difference_{mode}": counts for mode, counts in self.boundary_released.items()}
-        write_matrices(path, self.matrices, self.vocabulary.hash, extra)
+        arrays = {
+            "vocabulary_hash": np.array(self.vocabulary.hash),
+            "class_images": self.class_images,
+            "facts": np.array(json.dumps(facts)),
+        }
+        for prefix, name in _BY_MODE.items():
+            arrays |= {f"{prefix}_{mode}": counts for mode, counts in getattr(self, name).items()}
+        images = {f"image_{mode}": counts for mode, counts in self.per_image.items()}
+        for name, counts in (images | ({"background": self.background} if self.background else {})).items():
+            arrays |= {f"{name}_index": counts.index, f"{name}_pixels": counts.pixels}
+        # An open file keeps numpy from appending ".npz" to the temporary name.
+        with replacing(path) as partial, partial.open("wb") as file:
+            np.savez_compressed(file, **arrays)
         return path
 
     @classmethod
-    def load(cls, folder: Path | str, vocabulary: Vocabulary | None = None) -> Evaluation:
+    def load(cls, folder: Path | str, vocabulary: Vocabulary | None = None) -> Self:
         """Read what :meth:`save` wrote.
 
         Args:
@@ -145,7 +135,11 @@ class Evaluation:
         """
         path = Path(folder)
         path = path / _FILE if path.is_dir() else path
-        matrices, arrays = read_matrices(path, vocabulary.hash if vocabulary else None)
+        try:
+            with np.load(path, allow_pickle=False) as file:
+                arrays = {name: file[name] for name in file.files}
+        except Exception as error:  # whatever numpy, zipfile and zlib stumble over in a damaged file
+            raise MatrixFileError(f"{path} cannot be read as an npz file of confusion matrices: {error}") from error
         try:
             facts = json.loads(str(arrays["facts"]))
             found, described = facts.pop("format", 1), facts.pop("vocabulary")
@@ -155,62 +149,56 @@ class Evaluation:
                     "counts differently. Score the checkpoint again"
                 )
             stored = PartVocabulary(**described) if "parts" in described else Vocabulary(**described)
+            if vocabulary is not None and stored.hash != vocabulary.hash:
+                raise MatrixFileError(f"{path} belongs to the vocabulary {stored.hash}, not to {vocabulary.hash}")
+            by_mode = {
+                attribute: {n.removeprefix(f"{prefix}_"): a for n, a in arrays.items() if n.startswith(f"{prefix}_")}
+                for prefix, attribute in _BY_MODE.items()
+            }
+            size = len(facts["image_ids"]), len(stored.classes)
+            modes = by_mode["matrices"] if facts["image_ids"] else ()
             facts["image_ids"] = tuple(facts["image_ids"])
-            classes, images = len(stored.classes), len(facts["image_ids"])
             evaluation = cls(
-                matrices=matrices,
+                **by_mode,
                 class_images=arrays["class_images"],
                 vocabulary=stored,
-                per_image={mode: _image_counts(f"image_{mode}", arrays, images, classes) for mode in matrices}
-                if images
-                else {},
-                background=_image_counts(_BACKGROUND, arrays, images, classes)
-                if f"{_BACKGROUND}_index" in arrays
-                else None,
-                boundary=_by_mode("boundary", arrays, matrices),
-                boundary_released=_by_mode("label_difference", arrays, matrices),
+                per_image={mode: _image_counts(f"image_{mode}", arrays, *size) for mode in modes},
+                background=_image_counts("background", arrays, *size) if "background_index" in arrays else None,
                 **facts,
             )
+            evaluation._check(path, str(arrays["vocabulary_hash"]))
         except MatrixFileError:
             raise
         except (KeyError, TypeError, ValueError, IndexError) as error:
             raise MatrixFileError(f"{path} does not describe an evaluation: {error}") from error
-        evaluation._check(path, str(arrays["vocabulary_hash"]))
         return evaluation
 
     def _check(self, path: Path, stored_hash: str) -> None:
         classes = len(self.vocabulary.classes)
-        wrong = [mode for mode, matrix in self.matrices.items() if len(matrix) != classes + 1]
-        if wrong or self.vocabulary.hash != stored_hash or self.class_images.shape != (classes,):
+        for mode, matrix in self.matrices.items():
+            if matrix.dtype != np.int64 or matrix.shape != (classes + 1, classes + 1) or (matrix < 0).any():
+                raise MatrixFileError(
+                    f"{path}: matrix {mode!r} must be int64 counts of {classes} classes and background, not "
+                    f"{matrix.dtype} {matrix.shape}; counts kept as floats are not exact"
+                )
+        if not self.matrices or self.vocabulary.hash != stored_hash or self.class_images.shape != (classes,):
             raise MatrixFileError(f"{path}: the matrices and the vocabulary stored with them do not belong together")
         for mode, counts in self.per_image.items():
             if not np.array_equal(counts.matrix(), self.matrices[mode]):
                 raise MatrixFileError(f"{path}: the counts of the images do not add up to the matrix of {mode!r}")
 
-    def _kind(self) -> dict[str, Any]:
-        return {
-            "vocabulary": self.vocabulary.hash,
-            "modes": sorted(self.matrices),
-            "level": self.level,
-            "options": self.options,
-            "weights": self.weights,
-            "counts of images": bool(self.image_ids),
-            "background": self.background is not None,
-            "boundaries": sorted(self.boundary),
-            "label differences": sorted(self.boundary_released),
-        }
+
+def _kind(value: Any) -> Any:
+    """What values of two evaluations have in common if they can be added."""
+    if isinstance(value, dict):
+        return sorted(value)
+    return value.hash if isinstance(value, Vocabulary) else value if isinstance(value, str) else type(value).__name__
 
 
-def _added(mine: Mapping[str, Any], yours: Mapping[str, Any]) -> dict[str, Any]:
-    return {mode: counts + yours[mode] for mode, counts in mine.items()}
-
-
-def _by_mode(name: str, arrays: Mapping[str, np.ndarray], modes: Iterable[str]) -> dict[str, np.ndarray]:
-    return {mode: arrays[f"{name}_{mode}"] for mode in modes if f"{name}_{mode}" in arrays}
-
-
-def _image_arrays(name: str, counts: ImageCounts) -> dict[str, np.ndarray]:
-    return {f"{name}_index": counts.index, f"{name}_pixels": counts.pixels}
+def _added(mine: Any, yours: Any) -> Any:
+    if isinstance(mine, dict):
+        return {mode: counts + yours[mode] for mode, counts in mine.items()}
+    return mine if mine is None or isinstance(mine, str | Vocabulary) else mine + yours
 
 
 def _image_counts(name: str, arrays: Mapping[str, np.ndarray], images: int, classes: int) -> ImageCounts:

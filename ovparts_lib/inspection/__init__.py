@@ -4,21 +4,17 @@ Functions that draw return a :class:`Panel`: a matplotlib Figure that pyplot doe
 and caption. Functions called ``render_…`` return uint8 pictures at full size.
 """
 
-from ovparts_lib.inspection.attention import clip_attention, decoder_attention, score_maps
+from ovparts_lib.inspection.attention import class_attention, clip_attention, cost_maps, decoder_attention, score_maps
 from ovparts_lib.inspection.attention_statistics import (
     attention_by_class,
     attention_changes,
     attention_comparison,
     attention_statistics,
 )
-from ovparts_lib.inspection.charts import frequency_bars, iou_bars, iou_heatmap
-from ovparts_lib.inspection.confusions import part_confusion
-from ovparts_lib.inspection.cost import class_attention, cost_maps
+from ovparts_lib.inspection.charts import frequency_bars, iou_bars, iou_heatmap, part_confusion
 from ovparts_lib.inspection.curves import run_bars, training_curve
-from ovparts_lib.inspection.figures import save_figure
+from ovparts_lib.inspection.figures import Panel, save_figure
 from ovparts_lib.inspection.overlays import caption_grid, comparison, label_grid, overlay, render_overlay
 from ovparts_lib.inspection.palette import class_colours
-from ovparts_lib.inspection.panel import Panel
 from ovparts_lib.inspection.part_attention import composition, part_attention, part_attention_table
 from ovparts_lib.inspection.proposals import opinions, proposal_grid, proposal_table, search_heatmap
-from ovparts_lib.inspection.widgets import browse

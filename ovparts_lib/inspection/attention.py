@@ -1,6 +1,4 @@
-"""Where a model looks, and where each word scores: heat maps over the picture."""
-
-from __future__ import annotations
+"""Where a model looks, where each word scores, and what cost aggregation does: heat maps over the picture."""
 
 from collections.abc import Sequence
 from itertools import product
@@ -8,21 +6,20 @@ from itertools import product
 import matplotlib as mpl
 import numpy as np
 import pandas as pd
+import seaborn as sns
 import torch
 import torch.nn.functional as F
-from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Normalize
-from matplotlib.figure import Figure
 from torch import Tensor
 
-from ovparts_lib.inspection.figures import Picture, as_picture, panel_picture, picture_panels, styled
-from ovparts_lib.inspection.panel import Panel
-from ovparts_lib.systems.scores import AttentionMaps, Scores
+from ovparts_lib.inspection.figures import Panel, Picture, as_picture, new_figure, panel_picture, picture_panels, styled
+from ovparts_lib.systems.scores import AttentionMaps, CostMaps, Scores
 
 ASKING = "from the patch where the word scores highest (cross)"
 _OPACITY = 0.8  # of the brightest heat colour
 _COLOUR_MAP = "inferno"  # even in lightness, also for colour-blind eyes
+_OTHERS = 6  # classes shown in class attention beside the words
 
 
 def attention_map(attention: Tensor, grid: tuple[int, int], place: tuple[int, int]) -> np.ndarray:
@@ -87,18 +84,15 @@ def decoder_attention(image: Picture, scores: Scores, attention: AttentionMaps, 
         attention: ``maps["attention"]`` from ``inspect``.
         name: of the picture.
     """
-    indices, layers, maps = _best_first(scores)[:4], sorted(attention.decoder), {}
-    picture = panel_picture(image, 640)
-    columns = len(layers) if len(layers) > 1 else 4  # words stand side by side where there is one layer
-    figure, axes = picture_panels(len(indices) * len(layers), columns, picture, width=3.6, gap=0.62)
-    for ax, (index, layer) in zip(axes.ravel(), product(indices, layers), strict=False):
-        place, word = peak_patch(scores.logits[index], attention.grid), attention.queries[index]
+    layers, maps = sorted(attention.decoder), {}
+    for index, layer in product(_best_first(scores)[:4], layers):
+        place = peak_patch(scores.logits[index], attention.grid)
         values = attention_map(attention.decoder[layer][index], attention.grid, place)
-        maps[f"{word}, layer {layer}"] = values
-        _heat(figure, ax, picture, values, place, f"“{word}”, layer {layer}")
-    figure.suptitle(f"Decoder self-attention, mean over heads, {ASKING}", fontsize=10.5)
+        maps[f"“{attention.queries[index]}”, layer {layer}"] = values, place
+    columns = len(layers) if len(layers) > 1 else 4  # words stand side by side where there is one layer
+    heading = f"Decoder self-attention, mean over heads, {ASKING}"
     caption = f"Where the decoder looks, {ASKING}, layer by layer; each map up to its own peak."
-    return Panel(f"attention_decoder_{name}", figure, attention_table(maps), f"Decoder attention: {name}", caption)
+    return _attention_panel("Decoder", name, image, maps, columns, heading, caption)
 
 
 @styled
@@ -111,16 +105,16 @@ def clip_attention(image: Picture, scores: Scores, attention: AttentionMaps, nam
         attention: ``maps["attention"]`` from ``inspect``.
         name: of the picture.
     """
-    best, picture = _best_first(scores)[0], panel_picture(image, 640)
+    best = _best_first(scores)[0]
     place = peak_patch(scores.logits[best], attention.grid)
-    maps = {f"block {k}": attention_map(attention.clip[k], attention.grid, place) for k in sorted(attention.clip)}
-    figure, axes = picture_panels(len(maps), 5, picture, width=3.6, gap=0.62)
-    for ax, (title, values) in zip(axes.ravel(), maps.items(), strict=False):
-        _heat(figure, ax, picture, values, place, title)
+    maps = {
+        f"block {block}": (attention_map(attention.clip[block], attention.grid, place), place)
+        for block in sorted(attention.clip)
+    }
     asks = ASKING.replace("the word", f"“{attention.queries[best]}”")
-    figure.suptitle(f"CLIP image tower, self-attention, mean over heads, {asks}", fontsize=10.5)
+    heading = f"CLIP image tower, self-attention, mean over heads, {asks}"
     caption = f"Where CLIP's image tower looks, {asks}, block by block; each map up to its own peak."
-    return Panel(f"attention_clip_{name}", figure, attention_table(maps), f"CLIP attention: {name}", caption)
+    return _attention_panel("CLIP", name, image, maps, 5, heading, caption)
 
 
 @styled
@@ -179,16 +173,125 @@ def _best_first(scores: Scores) -> list[int]:
     return scores.logits.detach().amax((1, 2)).argsort(descending=True, stable=True).tolist()
 
 
-def _heat(
-    figure: Figure, ax: Axes, picture: np.ndarray, values: np.ndarray, place: tuple[int, int], title: str
-) -> None:
-    """A map with its own colour bar; a cross marks the patch that asks."""
-    top = float(values.max())
-    ax.imshow(render_heat(picture, values, top=top))
-    ax.set_title(title)
-    scale = ScalarMappable(Normalize(0, top or 1.0), _COLOUR_MAP)
-    bar = figure.colorbar(scale, ax=ax, location="bottom", shrink=0.7, aspect=25, pad=0.02)
-    bar.set_ticks([0, top or 1.0], labels=["0", f"{top:.2g}"])
-    y, x = ((place[i] + 0.5) / values.shape[i] * picture.shape[i] for i in (0, 1))
-    ax.plot(x, y, marker="x", markersize=9, markeredgewidth=3.5, color="black")
-    ax.plot(x, y, marker="x", markersize=8, markeredgewidth=1.6, color="cyan")
+def _attention_panel(
+    whose: str,
+    name: str,
+    image: Picture,
+    maps: dict[str, tuple[np.ndarray, tuple[int, int]]],
+    columns: int,
+    heading: str,
+    caption: str,
+) -> Panel:
+    """Heat maps, each up to its own peak, with a cross on the patch that asks."""
+    picture = panel_picture(image, 640)
+    figure, axes = picture_panels(len(maps), columns, picture, width=3.6, gap=0.62)
+    for ax, (label, (values, place)) in zip(axes.ravel(), maps.items(), strict=False):
+        top = float(values.max())
+        ax.imshow(render_heat(picture, values, top=top))
+        ax.set_title(label)
+        scale = ScalarMappable(Normalize(0, top or 1.0), _COLOUR_MAP)
+        bar = figure.colorbar(scale, ax=ax, location="bottom", shrink=0.7, aspect=25, pad=0.02)
+        bar.set_ticks([0, top or 1.0], labels=["0", f"{top:.2g}"])
+        y, x = ((place[i] + 0.5) / values.shape[i] * picture.shape[i] for i in (0, 1))
+        ax.plot(x, y, marker="x", markersize=9, markeredgewidth=3.5, color="black")
+        ax.plot(x, y, marker="x", markersize=8, markeredgewidth=1.6, color="cyan")
+    figure.suptitle(heading, fontsize=10.5)
+    table = attention_table({label: values for label, (values, _) in maps.items()})
+    return Panel(f"attention_{whose.lower()}_{name}", figure, table, f"{whose} attention: {name}", caption)
+
+
+@styled
+def cost_maps(image: Picture, scores: Scores, cost: CostMaps, name: str, *, generic: bool = False) -> Panel:
+    """The picture, each word's cost map and the map after aggregation; a row per word, the four that score highest.
+
+    Cost maps are cosine similarities, stretched from their own least to their own largest value, for they differ little
+    from patch to patch; scores after aggregation are sigmoids on the scale 0..1.
+
+    Args:
+        image: the picture the scores belong to.
+        scores: from ``inspect``; says what of the image the maps cover.
+        cost: ``maps["cost"]``, or ``maps["generic_cost"]`` of a system with such a stage.
+        name: of the picture.
+        generic: whether ``cost`` is of generic parts and objects, of which all are shown.
+
+    Returns:
+        With a table of both maps, whole: a row per word, map and position; ``map`` is ``before`` (``value`` is a
+        cosine) or ``after`` (a sigmoid), each at its own resolution.
+    """
+    best = cost.after.amax((1, 2)).argsort(descending=True, stable=True)[:4].tolist()
+    indices = range(len(cost.queries)) if generic else best
+    picture = panel_picture(image)
+    figure, axes = picture_panels(3 * len(indices), 3, picture, width=3.0)
+    for row, index in zip(axes, indices, strict=True):
+        before = _covering(cost.before[index], scores)
+        after = _covering(cost.after[index].sigmoid(), scores)
+        row[0].imshow(picture)
+        row[1].imshow(render_heat(picture, before - before.min()))
+        row[2].imshow(render_heat(picture, after, top=1.0))
+        row[0].set_title(f"“{cost.queries[index]}”")
+        row[1].set_title(f"cosine {before.min():.2f} to {before.max():.2f}")
+        row[2].set_title(f"after aggregation, peak {after.max():.2f}")
+    cells = [
+        (word, stage, *place, value)
+        for stage, maps in (("before", cost.before), ("after", cost.after.sigmoid()))
+        for word, values in zip(cost.queries, maps.float().cpu().numpy(), strict=True)
+        for place, value in np.ndenumerate(values)
+    ]
+    table = pd.DataFrame(cells, columns=["word", "map", "row", "column", "value"])
+    caption = "Similarity of every patch with the words (mean over prompt templates), and the scores after aggregation."
+    file, title = _stage(generic)
+    return Panel(f"cost{file}_{name}", figure, table, f"Cost maps{title}: {name}", caption)
+
+
+@styled
+def class_attention(cost: CostMaps, name: str, *, generic: bool = False) -> Panel:
+    """How much each word attends to itself, to the others shown and to the classes that it attends to most.
+
+    Of the last layer, mean over pixels and heads.
+
+    Args:
+        cost: ``maps["cost"]`` or ``maps["generic_cost"]`` from ``inspect``.
+        name: of the picture.
+        generic: whether ``cost`` is of generic parts and objects.
+
+    Returns:
+        With a table of a row per word; a column per word, then per other class, most first.
+    """
+    weights = cost.class_attention[max(cost.class_attention)]
+    queries = list(cost.queries)
+    table = pd.DataFrame(weights.float().cpu().numpy(), index=pd.Index(queries, name="attending"), columns=cost.classes)
+    rest = table.drop(columns=queries).max().sort_values(ascending=False, kind="stable")
+    table = table[[*queries, *rest.index[:_OTHERS]]]
+    figure = new_figure(0.55 * table.shape[1] + 3.4, 0.5 * len(table) + 2.6)
+    ax = figure.subplots()
+    sns.heatmap(
+        table, ax=ax, cmap="viridis", annot=table.shape[1] <= 16, fmt=".2f", vmin=0, cbar_kws={"label": "attention"}
+    )
+    ax.set(xlabel="attended to", ylabel="attending")
+    ax.tick_params(axis="y", rotation=0)
+    caption = (
+        "How much each word (row) attends to itself and the others in the last layer of class aggregation, mean over "
+        "pixels and heads; the columns behind the words are the other classes attended to most."
+    )
+    file, title = _stage(generic)
+    return Panel(
+        f"class_attention{file}_{name}", figure, table.reset_index(), f"Class attention{title}: {name}", caption
+    )
+
+
+def _stage(generic: bool) -> tuple[str, str]:
+    """What is added to a panel's name and title for the first of two stages."""
+    return ("_generic", ", generic parts and objects") if generic else ("", "")
+
+
+def _covering(values: Tensor, scores: Scores) -> np.ndarray:
+    """The part of a map (h, w) that lies over the picture, where the system padded it."""
+    values = values.float().cpu()
+    if scores.covered_size is not None:
+        kept = (
+            max(1, round(side * size / covered))
+            for side, size, covered in zip(values.shape, scores.image_size, scores.covered_size, strict=True)
+        )
+        height, width = kept
+        values = values[:height, :width]
+    return values.contiguous().numpy()

@@ -5,8 +5,6 @@ each part's patches ask, and one map says which patches they attend to. The maps
 part, of its generic name's query and of its object's query, where a system has such queries.
 """
 
-from __future__ import annotations
-
 from collections.abc import Collection, Iterable, Mapping
 
 import numpy as np
@@ -15,9 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ovparts_lib.inspection.figures import LabelMap, as_labels, new_figure, styled
+from ovparts_lib.inspection.figures import LabelMap, Panel, as_labels, new_figure, styled
 from ovparts_lib.inspection.palette import SEEN, UNSEEN
-from ovparts_lib.inspection.panel import Panel
 from ovparts_lib.models.attention_overlap import memberships, overlap, strength
 from ovparts_lib.systems.scores import AttentionMaps, Scores
 from ovparts_lib.vocabularies import PartVocabulary

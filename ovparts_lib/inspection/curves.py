@@ -1,7 +1,5 @@
 """Training over its steps, and runs beside each other."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import numpy as np
@@ -10,9 +8,8 @@ import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.ticker import LogFormatter, NullFormatter
 
-from ovparts_lib.inspection.figures import new_figure, styled
+from ovparts_lib.inspection.figures import Panel, new_figure, styled
 from ovparts_lib.inspection.palette import HATCH, SEEN, UNSEEN
-from ovparts_lib.inspection.panel import Panel
 
 
 @styled

@@ -1,12 +1,11 @@
-"""Figures that leave the notebook's style alone, and their files."""
-
-from __future__ import annotations
+"""Panels, and their figures, which leave the notebook's style alone, and their files."""
 
 import re
 import textwrap
 import unicodedata
 import warnings
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from functools import lru_cache, wraps
 from io import BytesIO
 from pathlib import Path
@@ -25,33 +24,8 @@ from torch import Tensor
 
 from ovparts_lib.atomic import write_atomically
 
-_STYLE = {
-    "font.size": 9.0,
-    "text.parse_math": False,  # a "$" in a word is a dollar sign
-    "axes.titlesize": 9.5,
-    "axes.labelsize": 9.0,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.grid": False,
-    "axes.facecolor": "white",
-    "figure.facecolor": "white",
-    "legend.frameon": False,
-    "legend.fontsize": 8.5,
-    "xtick.labelsize": 8.5,
-    "ytick.labelsize": 8.5,
-    "hatch.linewidth": 0.7,
-    "image.interpolation": "antialiased",
-}
-
-# Looked through in turn for characters that the fonts before lack; those that are not installed are passed over.
-_FALLBACKS = (
-    "DejaVu Sans",
-    *(f"Noto Sans{script}" for script in (" CJK SC", " CJK JP", " CJK KR", " SC", " JP", " KR", " Arabic", " Hebrew")),
-    *(f"Noto Sans {script}" for script in ("Devanagari", "Bengali", "Tamil", "Thai", "Ethiopic", "Symbols 2")),
-    *("Source Han Sans SC", "WenQuanYi Zen Hei", "WenQuanYi Micro Hei", "Droid Sans Fallback"),
-    *("PingFang SC", "Hiragino Sans", "Apple SD Gothic Neo", "Microsoft YaHei", "Yu Gothic", "Malgun Gothic"),
-    *("Arial Unicode MS", "Unifont"),
-)
+# Its fonts are looked through in turn for characters that the user's lack; those not installed are passed over.
+_STYLE = mpl.rc_params_from_file(Path(__file__).with_name("workbook.mplstyle"), use_default_template=False)
 _GLYPH = re.compile(r"Glyph (\d+) .*missing from")
 _LONGEST_SIDE = 100.0  # inches
 _TICK, _LEGEND = 28, 48  # characters of a tick's name, and of a line in a legend
@@ -65,6 +39,25 @@ LabelMap = Tensor | np.ndarray
 """Class ids, any integer type (H, W)."""
 
 _P, _Drawn = ParamSpec("_P"), TypeVar("_Drawn")
+
+
+@dataclass(frozen=True)
+class Panel:
+    """A figure and its data, or a table alone.
+
+    Attributes:
+        name: of its files in the run folder; may hold a user's text.
+        figure: None for a table alone.
+        table: data behind the figure; an empty table without a figure is nothing to show.
+        title: one line.
+        caption: what is seen, or why there is nothing to see.
+    """
+
+    name: str
+    figure: Figure | None = None
+    table: pd.DataFrame = field(default_factory=pd.DataFrame)
+    title: str = ""
+    caption: str = ""
 
 
 class NotebookFigure(Figure):
@@ -100,14 +93,15 @@ def styled(draw: Callable[_P, _Drawn]) -> Callable[_P, _Drawn]:
 
 def workbook_style() -> list[Any]:
     """The workbook's style with the user's font in front and fallbacks for the characters it lacks behind."""
-    return ["default", _STYLE | {"font.family": list(_families(tuple(mpl.rcParams["font.family"])))}]
+    families = list(_families(tuple(mpl.rcParams["font.family"])))
+    return ["default", {**_STYLE, "font.family": families}]
 
 
 @lru_cache(maxsize=4)
 def _families(chosen: tuple[str, ...]) -> tuple[str, ...]:
     installed = set(font_manager.get_font_names())
     expanded = [name for family in chosen for name in mpl.rcParams.get(f"font.{family}", [family])]
-    return tuple(dict.fromkeys(name for name in (*expanded, *_FALLBACKS) if name in installed))
+    return tuple(dict.fromkeys(name for name in (*expanded, *_STYLE["font.family"]) if name in installed))
 
 
 def wrapped(text: str, width: int, lines: int = 2) -> str:

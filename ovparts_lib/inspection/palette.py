@@ -1,7 +1,5 @@
 """Colours of classes: the same for a name wherever it occurs, and apart for colour-blind eyes."""
 
-from __future__ import annotations
-
 import hashlib
 
 import numpy as np

@@ -4,8 +4,6 @@ Every figure is drawn from a table, so that what is seen can be read from its CS
 after training) or of two runs stand side by side.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 
 import numpy as np
@@ -14,8 +12,7 @@ from matplotlib.figure import Figure
 
 from ovparts_lib.inspection.attention import render_heat
 from ovparts_lib.inspection.attention_statistics import layer_of, patch_labels, pooled_map
-from ovparts_lib.inspection.figures import LabelMap, Picture, panel_picture, picture_panels, styled
-from ovparts_lib.inspection.panel import Panel
+from ovparts_lib.inspection.figures import LabelMap, Panel, Picture, panel_picture, picture_panels, styled
 from ovparts_lib.systems.scores import AttentionMaps, Scores
 from ovparts_lib.vocabularies import PartVocabulary
 

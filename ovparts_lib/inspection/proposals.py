@@ -1,7 +1,5 @@
 """Mask proposals: the masks, their crops, and what each stage, CLIP and the ensemble call them."""
 
-from __future__ import annotations
-
 import matplotlib as mpl
 import numpy as np
 import pandas as pd
@@ -12,8 +10,7 @@ from matplotlib.patches import Rectangle
 from torch import Tensor
 
 from ovparts_lib.inspection.attention import render_heat
-from ovparts_lib.inspection.figures import new_figure, panel_picture, picture_panels, styled
-from ovparts_lib.inspection.panel import Panel
+from ovparts_lib.inspection.figures import Panel, new_figure, panel_picture, picture_panels, styled
 from ovparts_lib.systems.proposals import CalibrationMaps, ProposalMaps, mask_overlap, mask_quality
 
 _SPEAKERS = {

@@ -1,7 +1,5 @@
 """Several runs one after the other, and trainings beside each other where there are cores for it."""
 
-from __future__ import annotations
-
 import contextlib
 import io
 import os
@@ -14,9 +12,9 @@ from itertools import groupby
 from pathlib import Path
 from threading import Lock
 
+from ovparts_lib.processes import stoppable
 from ovparts_lib.runs.parameters import DataParameters, RunParameters
 from ovparts_lib.runs.project import resolve_path
-from ovparts_lib.runs.signals import stoppable
 from ovparts_lib.systems.options import SystemOptions
 
 # `ovparts run` that stops in order, with a checkpoint, when the process that started it is gone.

@@ -1,9 +1,6 @@
 """Executing a notebook as a run, and saying truthfully how it went."""
 
-from __future__ import annotations
-
 import logging
-import os
 import re
 import sys
 import time
@@ -14,7 +11,7 @@ from types import SimpleNamespace
 from typing import Any, TextIO
 
 from ovparts_lib.atomic import saying_disk_full
-from ovparts_lib.processes import write
+from ovparts_lib.processes import Terminated, environment, stoppable, write
 from ovparts_lib.runs.folder import (
     EXECUTION_LOCK,
     EXECUTION_VARIABLE,
@@ -25,16 +22,18 @@ from ovparts_lib.runs.folder import (
 )
 from ovparts_lib.runs.load_params import check_hardware
 from ovparts_lib.runs.lock import FolderLock
-from ovparts_lib.runs.notebooks import check_notebook, notebook_path
 from ovparts_lib.runs.parameters import RunParameters
-from ovparts_lib.runs.project import ROOT_VARIABLE, display_path, package_parent, project_root
+from ovparts_lib.runs.project import ROOT_VARIABLE, display_path, import_path, project_root
 from ovparts_lib.runs.provenance import COMMAND_VARIABLE
-from ovparts_lib.runs.signals import Terminated, environment, stoppable
 
 COMPLETE, FAILED, LOCKED, INTERRUPTED, TERMINATED = 0, 1, 3, 130, 143
 RUNNING, EXECUTED, BROKEN = "notebook.running.ipynb", "notebook.ipynb", "notebook.failed.ipynb"
 _COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 _TRACEBACK_LINES, _LOG_LINES, _LONGEST_LINE = 12, 3, 200
+
+
+class NotebookError(RuntimeError):
+    """A notebook is missing, unreadable, or has no cell that parameters can replace."""
 
 
 def execute(params: RunParameters, *, again: bool = False, command: str | None = None) -> int:
@@ -55,14 +54,13 @@ def execute(params: RunParameters, *, again: bool = False, command: str | None =
         130 after Ctrl-C, 143 after SIGTERM and SIGHUP.
 
     Raises:
-        NotebookError: the notebook is missing or disagrees with its parameters model. Nothing was started.
+        NotebookError: the notebook is missing or has no parameters cell. Nothing was started.
         ParameterError: this machine lacks the device that the parameters ask for.
         RunLockedError: another process works in the run folder.
         RunConflictError: the run folder holds a run with other parameters.
         DiskFullError: no space left for the files of the run.
     """
-    notebook = notebook_path(params.notebook)
-    check_notebook(notebook, type(params))
+    notebook = find_notebook(params.notebook)
     command = command or f"notebook {params.notebook}"
     if not again and params.reuse and run_state(params) == "complete":
         _name_notebook(params.folder, COMPLETE)  # unless a kill came between the results and this
@@ -77,6 +75,28 @@ def execute(params: RunParameters, *, again: bool = False, command: str | None =
         return _Execution(params, notebook, command).run()
     finally:
         lock.release()
+
+
+def find_notebook(name: str) -> Path:
+    """``notebooks/<name>.ipynb`` of the project.
+
+    Raises:
+        NotebookError: there is no such file, it is no notebook, or it has not exactly one cell tagged ``parameters``
+            (papermill would put ours in front of everything, and the notebook's own would win).
+    """
+    import nbformat
+
+    path = project_root() / "notebooks" / f"{name}.ipynb"
+    if not path.is_file():
+        raise NotebookError(f"there is no notebook {display_path(path)} in {project_root()}")
+    try:
+        cells = nbformat.read(path, as_version=4).cells
+    except (OSError, ValueError, nbformat.ValidationError) as error:
+        raise NotebookError(f"{display_path(path)}: cannot be read as a notebook: {error}") from error
+    tagged = sum("parameters" in cell.metadata.get("tags", []) for cell in cells)
+    if tagged != 1:
+        raise NotebookError(f"{display_path(path)}: {tagged} cells are tagged `parameters`, expected one")
+    return path
 
 
 class _Execution:
@@ -128,13 +148,11 @@ class _Execution:
         from ovparts_lib.runs.kernel import KERNEL_NAME, InterpreterKernelManager
 
         InterpreterKernelManager.exit_status, InterpreterKernelManager.busy = None, False
-        inherited = os.environ.get("PYTHONPATH")
         variables = {
             ROOT_VARIABLE: str(project_root()),
             EXECUTION_VARIABLE: self.identity,
             COMMAND_VARIABLE: self.command,
-            # The kernel imports the package that started it, installed or not.
-            "PYTHONPATH": os.pathsep.join(filter(None, [str(package_parent()), inherited])),
+            "PYTHONPATH": import_path(),
             "PYDEVD_DISABLE_FILE_VALIDATION": "1",  # or the debugger, which is not used, warns on every start
         }
         # papermill calls a parameter unknown if the parameters cell leaves it at its default; ours have been checked.

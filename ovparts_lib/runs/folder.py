@@ -1,7 +1,5 @@
 """The run folder: ``outputs/<setting>/<run>/``, its lock, its parameters, and the file that makes a run complete."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 import os
@@ -9,7 +7,7 @@ import shutil
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 import yaml
 from pydantic import ValidationError
@@ -30,7 +28,7 @@ _KEPT_WHEN_EMPTIED = frozenset({LOCK, EXECUTION_LOCK, EMPTYING, "slurm"})
 _COMPUTED = ("checkpoints/*", "evaluation/*", "*.safetensors")
 _VERSION = ("ovparts", "code", "git")
 _SESSION_FACTS = (*_VERSION, "command", "started_utc", "machine", "python", "libraries")
-_OPEN: dict[Path, RunFolder] = {}
+_OPEN: dict[Path, "RunFolder"] = {}
 
 
 class RunConflictError(RuntimeError):
@@ -67,7 +65,7 @@ class RunFolder:
         self._lock = lock
 
     @classmethod
-    def open(cls, params: RunParameters, *, again: bool = False) -> RunFolder:
+    def open(cls, params: RunParameters, *, again: bool = False) -> Self:
         """Create or resume the run folder of ``params`` and lock it.
 
         Calling this again in the same process (a notebook cell run twice) takes over the lock. A complete run stays

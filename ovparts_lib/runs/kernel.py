@@ -1,7 +1,5 @@
 """The process that executes a notebook: always the interpreter that is running, whatever kernels are registered."""
 
-from __future__ import annotations
-
 import contextlib
 import os
 import signal

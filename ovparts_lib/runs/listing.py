@@ -1,7 +1,5 @@
 """The runs that lie below an outputs folder, read without disturbing them."""
 
-from __future__ import annotations
-
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from pathlib import Path

@@ -1,7 +1,5 @@
 """One writer per run folder, enforced by the operating system."""
 
-from __future__ import annotations
-
 import contextlib
 import fcntl
 import json
@@ -14,7 +12,7 @@ from pathlib import Path
 from ovparts_lib.atomic import saying_disk_full
 
 _ATTEMPTS, _PAUSE_SECONDS = 4, 0.05
-_HELD: set[FolderLock] = set()
+_HELD: set["FolderLock"] = set()
 
 
 class RunLockedError(RuntimeError):

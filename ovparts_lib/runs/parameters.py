@@ -5,8 +5,6 @@ YAML files under ``params/``; and where people change it often, a line to the no
 without a default must be given by every run.
 """
 
-from __future__ import annotations
-
 from functools import cache
 from pathlib import Path
 from typing import Annotated, ClassVar, Literal

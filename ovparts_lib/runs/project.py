@@ -1,7 +1,5 @@
 """Where the project lies, so that everything works from any working directory."""
 
-from __future__ import annotations
-
 import os
 from pathlib import Path
 
@@ -33,6 +31,11 @@ def project_root() -> Path:
 def package_parent() -> Path:
     """The folder from which ``import ovparts_lib`` finds the package that is running."""
     return Path(__file__).resolve().parents[2]
+
+
+def import_path() -> str:
+    """``PYTHONPATH`` with which another process imports the package that is running, installed or not."""
+    return os.pathsep.join(filter(None, [str(package_parent()), os.environ.get("PYTHONPATH")]))
 
 
 def resolve_path(path: str | Path) -> Path:

@@ -1,7 +1,5 @@
 """What a number was made from: code, libraries, machine, seeds, data; and how it is written as JSON."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 import math

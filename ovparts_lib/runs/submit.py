@@ -1,7 +1,5 @@
 """Sending a run to SLURM with submitit: requeued and resumed after a preemption, logs in the run folder."""
 
-from __future__ import annotations
-
 import contextlib
 import os
 import shutil
@@ -20,12 +18,11 @@ from submitit.core.job_environment import JobEnvironment
 from submitit.helpers import Checkpointable, DelayedSubmission
 
 from ovparts_lib.atomic import write_atomically
-from ovparts_lib.runs.execute import TERMINATED
+from ovparts_lib.processes import environment
+from ovparts_lib.runs.execute import TERMINATED, find_notebook
 from ovparts_lib.runs.folder import make_folder, prepare_folder
 from ovparts_lib.runs.load_params import load_parameters
-from ovparts_lib.runs.notebooks import check_notebook, notebook_path
-from ovparts_lib.runs.project import ROOT_VARIABLE, package_parent, project_root
-from ovparts_lib.runs.signals import environment
+from ovparts_lib.runs.project import ROOT_VARIABLE, import_path, project_root
 
 _SECONDS_TO_STOP = 45
 _SECONDS_OF_GRACE = 600
@@ -60,6 +57,22 @@ class Resources:
     cpus: int = 8
     memory_gb: int = 32
     hours: float = 12.0
+
+    def requests(self, name: str) -> dict[str, object]:
+        """What submitit calls them, for a job of that name; it hands ``slurm_…`` to SLURM only, and None to nobody."""
+        return {
+            "name": name,
+            "timeout_min": max(1, round(60 * self.hours)),
+            "nodes": 1,
+            "tasks_per_node": 1,
+            "cpus_per_task": self.cpus,
+            "gpus_per_node": self.gpus,
+            "mem_gb": self.memory_gb,
+            "slurm_partition": self.partition,
+            "slurm_account": self.account,
+            "slurm_signal_delay_s": 2 * _SECONDS_TO_STOP,
+            "slurm_additional_parameters": {"requeue": True},
+        }
 
 
 @dataclass(frozen=True)
@@ -134,7 +147,7 @@ def submit(
         SubmissionError: there is no SLURM here, or it refused the job.
     """
     params = load_parameters(params_file, overrides)
-    check_notebook(notebook_path(params.notebook), type(params))
+    find_notebook(params.notebook)
     if cluster == "slurm" and shutil.which("srun") is None:
         raise SubmissionError(
             "not submitted: there is no SLURM here (no srun); --cluster local runs it on this machine"
@@ -146,38 +159,12 @@ def submit(
     write_atomically(checked, yaml.safe_dump(params.model_dump(), sort_keys=False))
     job = RunJob(str(checked), str(project_root()))
     try:
-        executor = submitit.AutoExecutor(folder=folder, cluster=cluster, **_limits(cluster))
-        executor.update_parameters(**_requests(f"{params.setting}-{params.run}", resources or Resources(), cluster))
-        inherited = os.environ.get("PYTHONPATH")
-        path = os.pathsep.join(filter(None, [str(package_parent()), inherited]))
-        with environment(**{"PYTHONPATH": path, ROOT_VARIABLE: str(project_root())}):
+        executor = submitit.AutoExecutor(folder=folder, cluster=cluster, slurm_max_num_timeout=_REQUEUES_AFTER_TIMEOUT)
+        executor.update_parameters(**(resources or Resources()).requests(f"{params.setting}-{params.run}"))
+        with environment(PYTHONPATH=import_path(), **{ROOT_VARIABLE: str(project_root())}):
             return executor.submit(job)
     except (RuntimeError, submitit.core.utils.FailedJobError) as error:
         raise SubmissionError(f"the job was not submitted: {error}") from error
-
-
-def _limits(cluster: str) -> dict[str, int]:
-    return {"slurm_max_num_timeout": _REQUEUES_AFTER_TIMEOUT} if cluster == "slurm" else {}
-
-
-def _requests(name: str, resources: Resources, cluster: str) -> dict[str, object]:
-    requests: dict[str, object] = {
-        "name": name,
-        "timeout_min": max(1, round(60 * resources.hours)),
-        "nodes": 1,
-        "tasks_per_node": 1,
-        "cpus_per_task": resources.cpus,
-        "gpus_per_node": resources.gpus,
-    }
-    if cluster == "slurm":
-        requests |= {
-            "mem_gb": resources.memory_gb,
-            "slurm_signal_delay_s": 2 * _SECONDS_TO_STOP,
-            "slurm_additional_parameters": {"requeue": True},
-        }
-        named = {"slurm_partition": resources.partition, "slurm_account": resources.account}
-        requests |= {key: value for key, value in named.items() if value is not None}
-    return requests
 
 
 @contextlib.contextmanager

@@ -29,6 +29,8 @@ RELEASED_GROUPS = ("visual_adapter", "language", "film", "decoder")
 LabelResize = Literal["centre", "floor"]
 
 
+# Decoder tokens computed at once: so many that a CUDA device is busy, so few that they fit into a CPU's cache.
+_TOKENS = {"cpu": 1 << 11, "cuda": 1 << 16}
 RELEASED = QuerySize(VIT_B_16)
 # One layer: post-norm layers in a row take far longer to train from nothing than the miniature is meant to.
 MINIATURE_QUERY = QuerySize(
@@ -127,7 +129,8 @@ class QuerySegmenter(SegmentationSystem):
 
     def _chunk_length(self, images: int) -> int:
         """Queries that are decoded at once, for every image of the batch."""
-        pairs = self.query_chunk or (128 if self.background_query.is_cuda else 4)
+        tokens = (self.size.image_size // self.size.clip.patch_size) ** 2 + 1
+        pairs = self.query_chunk or _TOKENS.get(self.device.type, 1 << 11) // tokens
         return max(1, pairs // images)
 
     def _resized_labels(self, maps: Sequence[Tensor]) -> Tensor:

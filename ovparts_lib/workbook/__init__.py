@@ -1,6 +1,5 @@
 """What the notebooks call: each function does what one cell says, and gives panels that the run's output shows."""
 
-from ovparts_lib.workbook.ablations import oracle_ablations
 from ovparts_lib.workbook.attention import (
     attention_beside,
     attention_change,
@@ -9,7 +8,6 @@ from ovparts_lib.workbook.attention import (
     measure_attention,
     part_attention_panels,
 )
-from ovparts_lib.workbook.clip_adaptation import adapt_clip
 from ovparts_lib.workbook.data import (
     build_data,
     frequency_panel,
@@ -20,8 +18,16 @@ from ovparts_lib.workbook.data import (
     split_table,
     verify_data,
 )
-from ovparts_lib.workbook.ensemble import search_ensemble, shift_spread
-from ovparts_lib.workbook.miniature import captioned_pictures, miniclip, miniclip_accuracy, render
+from ovparts_lib.workbook.miniature import (
+    captioned_pictures,
+    environment_table,
+    glance_at_miniature,
+    miniclip,
+    miniclip_accuracy,
+    render,
+    runs_table,
+    systems_table,
+)
 from ovparts_lib.workbook.output import RunOutput, parameter_table
 from ovparts_lib.workbook.own_image import (
     browse,
@@ -33,7 +39,7 @@ from ovparts_lib.workbook.own_image import (
     view_panels,
 )
 from ovparts_lib.workbook.pictures import comparison_panels, inspection_panels
-from ovparts_lib.workbook.prompt_tuning import tune_prompts
+from ovparts_lib.workbook.proposals import adapt_clip, oracle_ablations, search_ensemble, shift_spread, tune_prompts
 from ovparts_lib.workbook.protocols import (
     describe_protocols,
     intervals_by_protocol,
@@ -54,5 +60,4 @@ from ovparts_lib.workbook.scoring import (
     seen_in_training,
     summaries,
 )
-from ovparts_lib.workbook.start_here import environment_table, glance_at_miniature, runs_table, systems_table
 from ovparts_lib.workbook.systems import build_model, device_of, train, trainable_table

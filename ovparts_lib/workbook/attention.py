@@ -1,7 +1,5 @@
 """Attention of parts before and after training, and what parts are composed of, as a notebook shows them."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import Any
@@ -11,7 +9,7 @@ import pandas as pd
 from torch import nn
 
 from ovparts_lib import inspection
-from ovparts_lib.data import EvaluationSample
+from ovparts_lib.data.dataset import EvaluationSample
 from ovparts_lib.inspection import Panel
 from ovparts_lib.inspection.attention_statistics import CHANGING
 from ovparts_lib.runs import resolve_path

@@ -1,7 +1,5 @@
 """Datasets as a notebook uses them: verified, opened, counted and shown."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -9,22 +7,21 @@ import numpy as np
 import pandas as pd
 
 from ovparts_lib import inspection
-from ovparts_lib.data import (
-    DatasetError,
-    EvaluationDataset,
-    Reader,
-    Record,
-    TrainingDataset,
-    VerificationReport,
-    class_frequencies,
-    training_transform,
-)
 from ovparts_lib.data.ade20k_source import build_ade20k_part_234
-from ovparts_lib.data.audit import classes_seen_in_training, instance_table, shared_pictures, words_known_from_training
-from ovparts_lib.data.dataset import read_classes
+from ovparts_lib.data.audit import (
+    class_frequencies,
+    classes_seen_in_training,
+    instance_table,
+    shared_pictures,
+    words_known_from_training,
+)
+from ovparts_lib.data.dataset import EvaluationDataset, TrainingDataset, read_classes
 from ovparts_lib.data.few_shot import ShotList, draw_shots
+from ovparts_lib.data.files import DatasetError, Record
+from ovparts_lib.data.readers.base import Reader
 from ovparts_lib.data.registry import find_dataset, open_reader, verify_dataset
-from ovparts_lib.data.verification_report import problem_table
+from ovparts_lib.data.transforms import training_transform
+from ovparts_lib.data.verification_report import VerificationReport, problem_table
 from ovparts_lib.inspection import Panel
 from ovparts_lib.runs import resolve_path
 from ovparts_lib.systems.options import SystemOptions
@@ -96,7 +93,7 @@ def build_data(source: str | None, data_root: str) -> Iterator[Panel]:
         yield Panel("build_counts", title="Build", caption=f"{data_root} is taken as it is (source)")
         return
     report = build_ade20k_part_234(resolve_path(source), resolve_path(data_root))
-    print(report)
+    print(report.to_markdown())
     counts = pd.DataFrame(report.counts).rename_axis("count").reset_index()
     yield Panel("build_counts", table=counts, title="What the build found")
     yield Panel("build_problems", table=problem_table(report.problems), title="Pictures left out", caption="none")
@@ -127,7 +124,7 @@ def open_data(params: SystemOptions, output: RunOutput) -> OpenedData:
         _refuse_shared_pictures(training, scored.records(params.test_split))
     if training is not None and params.test_dataset and isinstance(scored.vocabulary, PartVocabulary):
         known = words_known_from_training(training.vocabulary, scored.vocabulary)
-        print(f"{len(known)} parts that {params.test_dataset} calls unseen are classes of the training data")
+        print(f"parts that {params.test_dataset} calls unseen and training has shown: {len(known)}")
         title = "Unseen test classes that training has shown"
         output.keep(Panel("words_known_from_training", table=known, title=title))
     output.note(vocabulary_hash=data.evaluation.vocabulary.hash)

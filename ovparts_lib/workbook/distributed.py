@@ -1,11 +1,9 @@
 """``python -m ovparts_lib.workbook.distributed params.yaml``: the training part of a run, one process per device."""
 
-from __future__ import annotations
-
 import sys
 
 from ovparts_lib.checkpoints.reading import CheckpointError
-from ovparts_lib.data import EvaluationDataset
+from ovparts_lib.data.dataset import EvaluationDataset
 from ovparts_lib.data.registry import open_reader
 from ovparts_lib.processes import end_with_parent
 from ovparts_lib.runs import load_parameters, resolve_path

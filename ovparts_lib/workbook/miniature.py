@@ -1,6 +1,4 @@
-"""The miniature as a notebook uses it: rendered, shown, and its CLIP trained."""
-
-from __future__ import annotations
+"""What the first two notebooks show: this machine, systems and runs; the miniature, rendered, and its CLIP."""
 
 import os
 
@@ -9,7 +7,7 @@ import torch
 
 from ovparts_lib import inspection
 from ovparts_lib.checkpoints.clip import save_clip
-from ovparts_lib.data import PascalPart116
+from ovparts_lib.data.readers.pascal_part_116 import PascalPart116
 from ovparts_lib.data.registry import find_dataset
 from ovparts_lib.inspection import Panel
 from ovparts_lib.miniature.layout import render_miniature
@@ -18,9 +16,12 @@ from ovparts_lib.miniature.naming import close_up_naming, held_out_scenes, patch
 from ovparts_lib.miniature.pictures import CaptionedPictures
 from ovparts_lib.miniature.shipped import TEST_SEED, load_miniclip, miniclip_facts
 from ovparts_lib.models.clip.towers import MINIATURE
-from ovparts_lib.runs import resolve_path
+from ovparts_lib.runs import find_runs, resolve_path
 from ovparts_lib.runs.parameters import MiniatureParameters
+from ovparts_lib.runs.provenance import library_versions, machine
+from ovparts_lib.systems.registry import SYSTEMS
 from ovparts_lib.vocabularies import load_vocabulary
+from ovparts_lib.workbook.data import sample_panel
 from ovparts_lib.workbook.output import RunOutput
 
 
@@ -99,3 +100,33 @@ def miniclip_accuracy(result: MiniClipResult, pictures: int) -> Panel:
     }
     table = pd.concat(tables, names=["of a"]).reset_index()
     return Panel("miniclip_accuracy", table=table, title="MiniClip: naming patches and close-ups of parts, percent")
+
+
+def systems_table() -> Panel:
+    """The systems there are, with their papers and notebooks."""
+    rows = [(each.notebook, each.title, each.paper, each.licence) for each in SYSTEMS.values()]
+    table = pd.DataFrame(rows, columns=["notebook", "system", "paper", "licence"])
+    return Panel("systems", table=table, title="Systems")
+
+
+def environment_table(device: torch.device) -> Panel:
+    """The device of this run, the machine, and the versions of the libraries that can change a number."""
+    facts = {"device": str(device), **machine(), **library_versions()}
+    rows = {key: ", ".join(value) if isinstance(value, list) else value for key, value in facts.items()}
+    table = pd.DataFrame({"what": list(rows), "value": [str(value) for value in rows.values()]})
+    return Panel("environment", table=table, title="This machine")
+
+
+def runs_table(outputs: str) -> Panel:
+    """One row per run folder: setting, run, notebook, state."""
+    columns = ["setting", "run", "notebook", "state"]
+    rows = [[getattr(run, name) for name in columns] for run in find_runs(resolve_path(outputs))]
+    return Panel("runs_found", table=pd.DataFrame(rows, columns=columns), title="Runs", caption="no run yet")
+
+
+def glance_at_miniature(data_root: str, count: int) -> Panel:
+    """Samples of the miniature, or which notebook makes it."""
+    root = resolve_path(data_root)
+    if not (root / "miniature.json").is_file():
+        return Panel("samples_val", title="The miniature", caption="not rendered yet: run 01_miniature")
+    return sample_panel(PascalPart116(root), "val", count)

@@ -1,7 +1,5 @@
 """What a notebook leaves in its run folder: panels, and the results that make the run complete."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any

@@ -1,25 +1,23 @@
 """Own photographs and own words: scores, overlays, score maps and attention, without any annotation."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import count
 from pathlib import Path
 from typing import Any
 
+import ipywidgets
 import torch
-from matplotlib.figure import Figure
+from IPython.display import display
 from torch import Tensor, nn
 
 from ovparts_lib import inspection
 from ovparts_lib.atomic import safe_name
 from ovparts_lib.checkpoints.reading import LoadReport
-from ovparts_lib.data import read_image
-from ovparts_lib.data.masks import read_masks
-from ovparts_lib.evaluation import pred_all_map
+from ovparts_lib.data.labels import read_image, read_masks
+from ovparts_lib.evaluation.label_maps import pred_all_map
 from ovparts_lib.images import write_picture
 from ovparts_lib.inspection import Panel
+from ovparts_lib.progress_bar import is_attended
 from ovparts_lib.runs import resolve_path
 from ovparts_lib.runs.parameters import OwnImageParameters
 from ovparts_lib.systems.registry import SYSTEMS, system_of, untrained
@@ -88,8 +86,8 @@ def look_at_images(
         words: what to look for.
         images: files.
         background: also offer "none of these words".
-        masks: own masks of each photograph, see :func:`ovparts_lib.data.masks.read_masks`, for a system that takes them
-            in place of its proposals.
+        masks: own masks of each photograph, see :func:`ovparts_lib.data.labels.read_masks`, for a system that takes
+            them in place of its proposals.
 
     Raises:
         DatasetError: a photograph or its masks are missing or damaged.
@@ -114,16 +112,11 @@ def look_at_images(
 
 
 def unique_names(files: Sequence[str]) -> list[str]:
-    """The files' names without extension; one that another file has too, in whatever case, is numbered from 2."""
+    """The files' names without extension; where two are the same, in whatever case, all of them behind numbers."""
     stems = [Path(file).stem for file in files]
-    taken, names = set[str](), []
-    for stem in stems:
-        numbered = (f"{stem}_{number}" for number in count(2))
-        others = {other.lower() for other in stems} | taken
-        name = stem if stem.lower() not in taken else next(each for each in numbered if each.lower() not in others)
-        taken.add(name.lower())
-        names.append(name)
-    return names
+    if len({stem.lower() for stem in stems}) == len(stems):
+        return stems
+    return [f"{number}_{stem}" for number, stem in enumerate(stems, 1)]
 
 
 def overlay_panels(views: Sequence[View], words: PartVocabulary) -> Iterator[Panel]:
@@ -156,12 +149,21 @@ def view_panels(model: nn.Module, views: Sequence[View], words: PartVocabulary) 
         yield from image_panels(model, view.image, words, best, view.name, masks=view.masks)
 
 
-def browse(views: Sequence[View], words: PartVocabulary) -> Any:
-    """A viewer with a slider over the photographs and a choice of word; plain pictures where no widgets run."""
+def browse(views: Sequence[View], words: PartVocabulary) -> ipywidgets.interactive | None:
+    """The scores of any word over any photograph, drawn when they are asked for, where a person runs the notebook.
 
-    def draw(index: int, word: str) -> Figure:
-        view = views[index]
+    An executed notebook keeps figures but not what a menu would show, so the first figure stays in it.
+
+    Returns:
+        The viewer; None where the first photograph, with the first word, was displayed.
+    """
+
+    def draw(photograph: int, word: str) -> None:
+        view = views[photograph]
         panel = inspection.score_maps(view.image, view.scores, words.parts, view.name, chosen=[word], columns=1)
-        return panel.figure
+        display(panel.figure)
 
-    return inspection.browse(draw, [view.name for view in views], word=words.parts)
+    if not is_attended():
+        return draw(0, words.parts[0])
+    photographs = [(view.name, number) for number, view in enumerate(views)]
+    return ipywidgets.interactive(draw, photograph=photographs, word=list(words.parts))

@@ -1,7 +1,5 @@
 """Pictures of what a system did on test images: errors, attention, cost maps, proposals."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -10,8 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from ovparts_lib import inspection
-from ovparts_lib.data import EvaluationSample
-from ovparts_lib.evaluation import oracle_map, pred_all_map
+from ovparts_lib.data.dataset import EvaluationSample
+from ovparts_lib.evaluation.label_maps import oracle_map, pred_all_map
 from ovparts_lib.inspection import Panel
 from ovparts_lib.systems.scores import Scores
 from ovparts_lib.vocabularies import PartVocabulary, Vocabulary
@@ -36,15 +34,10 @@ def comparison_panels(model: nn.Module, dataset: Any, count: int) -> Iterator[Pa
             oracle_prediction(of_records(model, sample, vocabulary, found), sample, vocabulary)
             for found, sample in zip(scores, samples, strict=True)
         ]
-    images, truths = [sample.image for sample in samples], [labels_of(sample) for sample in samples]
+    images, truths = [sample.image for sample in samples], [sample.part_map for sample in samples]
     names = [sample.image_id for sample in samples]
     for mode, maps in predictions.items():
         yield inspection.comparison(images, truths, [label_map.cpu() for label_map in maps], vocabulary, names, mode)
-
-
-def labels_of(sample: Any) -> Tensor:
-    """The label map of a test image, of parts or of classes."""
-    return sample.part_map if isinstance(sample, EvaluationSample) else sample.label_map
 
 
 def of_records(model: nn.Module, sample: Any, vocabulary: PartVocabulary, scores: Scores) -> list[Scores]:
@@ -67,7 +60,7 @@ def inspection_panels(model: nn.Module, dataset: Any, count: int) -> Iterator[Pa
     """What the system can show of the largest labelled classes of a few test images; see :func:`image_panels`."""
     for index in chosen_images(dataset, count):
         sample = dataset[index]
-        largest = largest_classes(labels_of(sample), dataset.vocabulary)
+        largest = largest_classes(sample.part_map, dataset.vocabulary)
         given = {"sample": sample} if model.needs_regions else {}
         yield from image_panels(model, sample.image, dataset.vocabulary, largest, sample.image_id, **given)
 

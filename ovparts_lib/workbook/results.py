@@ -1,7 +1,5 @@
 """Finished runs beside each other, and beside published numbers of the same protocol."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -9,15 +7,10 @@ from typing import Any
 import pandas as pd
 
 from ovparts_lib import inspection
-from ovparts_lib.evaluation import (
-    Evaluation,
-    ProtocolMismatchError,
-    compare,
-    merge_tables,
-    published_results,
-    score_all,
-    summary_table,
-)
+from ovparts_lib.evaluation.bootstrap import compare
+from ovparts_lib.evaluation.protocols import score_all
+from ovparts_lib.evaluation.stored import Evaluation
+from ovparts_lib.evaluation.tables import ProtocolMismatchError, merge_tables, published_results, summary_table
 from ovparts_lib.inspection import Panel
 from ovparts_lib.runs import find_runs, resolve_path
 from ovparts_lib.runs.listing import RunRecord

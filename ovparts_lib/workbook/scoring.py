@@ -1,7 +1,5 @@
 """Evaluation as a notebook uses it: matrices kept in the run folder, panels made from them."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -10,9 +8,13 @@ from torch import nn
 
 from ovparts_lib import inspection
 from ovparts_lib.atomic import set_aside
-from ovparts_lib.data import EvaluationDataset, classes_seen_in_training
-from ovparts_lib.evaluation import Evaluation, bootstrap, class_table, evaluate, merge_tables, score_all, summary_table
-from ovparts_lib.evaluation.counts import MatrixFileError
+from ovparts_lib.data.audit import classes_seen_in_training
+from ovparts_lib.data.dataset import EvaluationDataset
+from ovparts_lib.evaluation.bootstrap import bootstrap
+from ovparts_lib.evaluation.evaluator import evaluate
+from ovparts_lib.evaluation.protocols import score_all
+from ovparts_lib.evaluation.stored import Evaluation, MatrixFileError
+from ovparts_lib.evaluation.tables import class_table, merge_tables, summary_table
 from ovparts_lib.inspection import Panel
 from ovparts_lib.runs import RunConflictError
 from ovparts_lib.runs.project import display_path
@@ -27,7 +29,7 @@ COUNTS = ("classes_seen", "classes_unseen", "records", "skipped_records", "image
 
 
 def evaluation_options(params: SystemOptions) -> dict[str, Any]:
-    """How the parameters want scoring done: arguments of :func:`ovparts_lib.evaluation.evaluate`."""
+    """How the parameters want scoring done: arguments of :func:`ovparts_lib.evaluation.evaluator.evaluate`."""
     return params.chosen("precision", "workers", "boundary", "oracle_rule") | {
         "device": device_of(params),
         "limit": params.evaluation_limit,
@@ -45,7 +47,7 @@ def evaluate_stage(stage: str, model: nn.Module, dataset: Any, output: RunOutput
         model: the system.
         dataset: the test images.
         output: of the run.
-        **options: of :func:`ovparts_lib.evaluation.evaluate`.
+        **options: of :func:`ovparts_lib.evaluation.evaluator.evaluate`.
 
     Raises:
         RunConflictError: the stored counts are of other weights.

@@ -1,7 +1,5 @@
 """Systems as a notebook uses them: built, loaded, trained."""
 
-from __future__ import annotations
-
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -13,7 +11,8 @@ from torch import nn
 
 from ovparts_lib.checkpoints.native import load_weights, within_its_file
 from ovparts_lib.checkpoints.reading import RUN_WEIGHTS, CheckpointError, LoadReport, file_hash
-from ovparts_lib.data import TrainingDataset, training_loader
+from ovparts_lib.data.dataset import TrainingDataset
+from ovparts_lib.data.loader import training_loader
 from ovparts_lib.inspection import Panel
 from ovparts_lib.options import Options
 from ovparts_lib.runs import resolve_path

@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from ovparts_lib.data import PascalPart116
+from ovparts_lib.data.readers.pascal_part_116 import PascalPart116
 from tests.data import ade_layout
 from tests.data.released_layout import write_layout
 

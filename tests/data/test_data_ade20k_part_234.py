@@ -7,12 +7,16 @@ import numpy as np
 import pytest
 import torch
 
-from ovparts_lib.data import ADE20KPart234, DatasetError, EvaluationDataset, TrainingDataset, class_frequencies
+from ovparts_lib.data.audit import class_frequencies
+from ovparts_lib.data.dataset import EvaluationDataset, TrainingDataset
+from ovparts_lib.data.files import DatasetError
+from ovparts_lib.data.readers.ade20k_part_234 import ADE20KPart234
+from ovparts_lib.data.registry import DATASETS
 from ovparts_lib.data.transforms import ResizeShortestEdge, training_transform
 from tests.data.ade_layout import PICTURES, VOC, box_mask, part_map
 from tests.data.released_layout import GOLDEN, picture, save
 
-SPLITS = ADE20KPart234.settings
+SPLITS = DATASETS["ade20k_part_234"].settings
 LISTING = json.loads((GOLDEN / "listing_ade.json").read_text())
 MAPPER = json.loads((GOLDEN / "mapper_ade.json").read_text())
 ARRAYS = np.load(GOLDEN / "mapper_ade.npz")

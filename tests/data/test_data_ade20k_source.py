@@ -7,8 +7,12 @@ import pytest
 from PIL import Image
 
 import ovparts_lib.data.ade20k_source as module
-from ovparts_lib.data import ADE20KPart234, DatasetError, EvaluationDataset, build_ade20k_part_234, verify_dataset
 from ovparts_lib.data.ade20k_release import ReleaseClasses, read_codes
+from ovparts_lib.data.ade20k_source import build_ade20k_part_234
+from ovparts_lib.data.dataset import EvaluationDataset
+from ovparts_lib.data.files import DatasetError
+from ovparts_lib.data.readers.ade20k_part_234 import ADE20KPart234
+from ovparts_lib.data.registry import verify_dataset
 from tests.data.ade_layout import VOC
 from tests.data.ade_release import CAR, PERSON, WHEEL, box, encode, write_json, write_photo, write_release
 
@@ -115,7 +119,7 @@ def test_report(source, target):
     assert pixels["car's window"] == 50 and pixels["car's door"] == 16 * 14 - 50
     assert pixels["bus's window"] == 8 * 30 - 16
     assert not report.problems
-    assert "3 of 44 objects found; not: " in str(report)
+    assert "3 of 44 objects found; not: " in report.to_markdown()
 
 
 def test_built_dataset_is_verified_read_and_evaluated(source, target):
@@ -236,7 +240,7 @@ def test_a_wrong_file_leaves_its_picture_out_and_is_reported(source, target, dam
     (problem,) = report.problems
     assert problem.file == str(source / file) and message in problem.what and problem.what_to_do
     assert report.counts["train"]["pictures left out for a wrong file"] == 1
-    assert str(problem) in str(report)
+    assert f"| `{problem.file}` | {problem.what} |" in report.to_markdown()
     assert not list((target / "images/training").iterdir())
     assert report.counts["val"]["pictures taken"] == 1
 
@@ -245,7 +249,7 @@ def test_missing_levels_are_counted(source, target):
     (source / f"{STREET}_parts_2.png").unlink()
     report = build_ade20k_part_234(source, target)
     assert report.ok and report.counts["train"]["pictures whose deepest parts have no PNG"] == 1
-    assert report.found["parts"][VOC.part_id("car's door")] == 16 * 14 and "car's window" in report.missing("parts")
+    assert report.found["parts"]["car's door"] == 16 * 14 and "car's window" in report.missing("parts")
 
 
 def test_missing_levels_are_counted_in_pictures_that_are_not_taken_for_it(source, target):

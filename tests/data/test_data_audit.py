@@ -1,7 +1,7 @@
 import shutil
 
 from ovparts_lib.data.audit import shared_pictures, words_known_from_training
-from ovparts_lib.data.records import Record
+from ovparts_lib.data.files import Record
 from ovparts_lib.vocabularies import PartVocabulary, load_vocabulary
 
 

@@ -19,7 +19,7 @@ from ovparts_lib.data.coco_instances import (
     read_coco,
 )
 from ovparts_lib.data.coco_writing import encode_rle
-from ovparts_lib.data.records import DatasetError
+from ovparts_lib.data.files import DatasetError
 
 # of pycocotools' own decoder, which only these tests use
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")

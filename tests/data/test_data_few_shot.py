@@ -3,10 +3,11 @@ import json
 import numpy as np
 import pytest
 
-from ovparts_lib.data import DatasetError, PascalPart116, TrainingDataset
-from ovparts_lib.data.few_shot import draw_from, draw_shots
+from ovparts_lib.data.dataset import TrainingDataset
+from ovparts_lib.data.few_shot import draw_from, draw_shots, read_shot_list
+from ovparts_lib.data.files import DatasetError
+from ovparts_lib.data.readers.pascal_part_116 import PascalPart116
 from ovparts_lib.data.registry import open_reader
-from ovparts_lib.data.splits import read_shot_list
 from ovparts_lib.miniature.layout import render_miniature
 
 

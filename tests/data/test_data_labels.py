@@ -3,7 +3,8 @@ import pytest
 import torch
 from PIL import Image
 
-from ovparts_lib.data import DatasetError, read_image, read_labels
+from ovparts_lib.data.files import DatasetError
+from ovparts_lib.data.labels import read_image, read_labels
 
 
 def test_palette_files_give_indices_not_colours(tmp_path):

@@ -7,16 +7,12 @@ import torch
 from torch.utils.data import Dataset
 
 import ovparts_lib.data.loader as module
-from ovparts_lib.data import (
-    ADE20KPart234,
-    DatasetError,
-    PascalPart116,
-    ResumableSampler,
-    TrainingDataset,
-    training_loader,
-    training_transform,
-)
-from ovparts_lib.data.loader import derived_seed, tensor_bytes
+from ovparts_lib.data.dataset import TrainingDataset
+from ovparts_lib.data.files import DatasetError
+from ovparts_lib.data.loader import ResumableSampler, derived_seed, tensor_bytes, training_loader
+from ovparts_lib.data.readers.ade20k_part_234 import ADE20KPart234
+from ovparts_lib.data.readers.pascal_part_116 import PascalPart116
+from ovparts_lib.data.transforms import training_transform
 
 
 class Noise(Dataset):

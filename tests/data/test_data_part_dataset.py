@@ -5,15 +5,10 @@ import pytest
 import torch
 from torchvision.transforms import v2
 
-from ovparts_lib.data import (
-    DatasetError,
-    EvaluationDataset,
-    PascalPart116,
-    TrainingDataset,
-    collate_training,
-    read_labels,
-)
-from ovparts_lib.data.dataset import ReleasedReplacement
+from ovparts_lib.data.dataset import EvaluationDataset, TrainingDataset, collate_training, replaced_as_released
+from ovparts_lib.data.files import DatasetError
+from ovparts_lib.data.labels import read_labels
+from ovparts_lib.data.readers.pascal_part_116 import PascalPart116
 from ovparts_lib.data.transforms import ResizeShortestEdge, training_transform
 from tests.data.released_layout import GOLDEN, VOC, picture, save
 
@@ -106,12 +101,8 @@ def test_evaluation_sample_equals_the_mappers_originals(golden_root):
 
 def test_replacement_serves_the_released_sequence():
     golden = LISTING["dropped_sample_replacement"]
-    replacement = ReleasedReplacement(golden["num_records"])
-    empty = set(golden["empty"])
-    served = [replacement.serve(i, lambda k: None if k in empty else k) for i in golden["requested"]]
-    assert served == golden["served"]
-    with pytest.raises(DatasetError, match="no sample of the split has a part label"):
-        ReleasedReplacement(3).serve(1, lambda _: None)
+    useful = [index not in golden["empty"] for index in range(golden["num_records"])]
+    assert replaced_as_released(useful, golden["requested"]) == golden["served"]
 
 
 def test_training_skips_and_counts_samples_without_seen_parts(reader):
@@ -180,8 +171,7 @@ def test_evaluation_replacement_duplicates_records_as_served(reader):
     records = reader.records("val_obj_condition")
     useful = {("2010_000001", "dog"), ("2010_000001", "person"), ("2010_000003", "car")}
     names = [(r.image_id, VOC.objects[r.object_id]) for r in records]
-    rule = ReleasedReplacement(len(records))
-    expected = sorted(rule.serve(i, lambda k: names[k] if names[k] in useful else None) for i in range(len(names)))
+    expected = sorted(names[index] for index in replaced_as_released([name in useful for name in names], range(5)))
     dataset = EvaluationDataset(reader, empty_samples="replace_as_released")
     served = [(s.image_id, VOC.objects[o]) for s in (dataset[i] for i in range(len(dataset))) for o in s.object_ids]
     assert sorted(served) == expected and len(served) == len(records) == 5
@@ -215,5 +205,3 @@ def test_collate(reader):
     assert set(batch) == {"images", "part_maps", "object_maps", "image_ids", "vocabulary"}
     assert batch["image_ids"] == ["2008_000003", "2008_000007"] and batch["vocabulary"] is dataset.vocabulary
     assert [tuple(m.shape) for m in batch["part_maps"]] == [(40, 60), (52, 36)]
-    with pytest.raises(ValueError, match="share one vocabulary"):
-        collate_training([dataset[0], TrainingDataset(reader, "train_few_shot")[0]])

@@ -7,10 +7,13 @@ import numpy as np
 import pytest
 
 import ovparts_lib.data.readers.base as base
-from ovparts_lib.data import DatasetError, PascalPart116, class_frequencies
+from ovparts_lib.data.audit import class_frequencies
+from ovparts_lib.data.files import DatasetError
+from ovparts_lib.data.readers.pascal_part_116 import PascalPart116
+from ovparts_lib.data.registry import DATASETS
 from tests.data.released_layout import GOLDEN, VOC, save
 
-SPLITS = PascalPart116.settings
+SPLITS = DATASETS["pascal_part_116"].settings
 LISTING = json.loads((GOLDEN / "listing_pascal.json").read_text())
 
 

@@ -3,7 +3,8 @@ import sys
 
 import pytest
 
-from ovparts_lib.data import DATASETS, DatasetError, open_reader, verify_dataset
+from ovparts_lib.data.files import DatasetError
+from ovparts_lib.data.registry import DATASETS, open_reader, verify_dataset
 from ovparts_lib.vocabularies import OBJECT_VOCABULARIES, PART_VOCABULARIES, load_vocabulary
 
 
@@ -17,7 +18,7 @@ def test_the_registry_says_the_splits_of_the_readers_and_needs_no_torch(root, ad
     readers = [open_reader("pascal_part_116", root), open_reader("ade20k_part_234", ade_root)]
     readers += [open_reader(name, tmp_path) for name in DATASETS if name.startswith("partimagenet")]
     for reader in readers:
-        assert sorted(reader.splits) == sorted(DATASETS[reader.name].splits)
+        assert sorted(reader.splits) == sorted(DATASETS[reader.name].settings)
         conditioned = {split for split in reader.splits if reader.split(split).conditioned}
         assert set(DATASETS[reader.name].test_splits) <= conditioned
     code = "import sys, ovparts_lib.data.registry; sys.exit('torch' in sys.modules)"

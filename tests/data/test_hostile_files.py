@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ovparts_lib.data import PascalPart116, verify_dataset
 from ovparts_lib.data.coco_instances import MAX_POINTS
+from ovparts_lib.data.readers.pascal_part_116 import PascalPart116
+from ovparts_lib.data.registry import verify_dataset
 from tests.data.released_layout import VOC
 
 JPEG, PART, OBJECT = (

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ovparts_lib.data.masks import read_masks
-from ovparts_lib.data.records import DatasetError
+from ovparts_lib.data.files import DatasetError
+from ovparts_lib.data.labels import read_masks
 
 SIZE = (5, 7)
 

@@ -5,13 +5,9 @@ import json
 import numpy as np
 import pytest
 
-from ovparts_lib.data import (
-    DatasetError,
-    EvaluationDataset,
-    TrainingDataset,
-    open_reader,
-    verify_dataset,
-)
+from ovparts_lib.data.dataset import EvaluationDataset, TrainingDataset
+from ovparts_lib.data.files import DatasetError
+from ovparts_lib.data.registry import open_reader, verify_dataset
 from tests.data.released_layout import picture, save
 
 SIZE = (20, 30)
@@ -37,10 +33,11 @@ def test_a_list_of_classes(tmp_path):
     )
     report, reader = verify_dataset("own", root), open_reader("own", root)
     assert report.ok and any("background of these was saved as 0" in note for note in report.notes)
+    assert not any("label label" in note for note in report.notes)
     assert reader.vocabulary.classes == ("sky", "altar, communion table", "tree")
     assert reader.title == "mine" and reader.splits == ("train", "val")
     assert set(TrainingDataset(reader, "train")[0]["part_map"].unique().tolist()) == {0, 1, 255}
-    assert EvaluationDataset(reader, "val")[0].label_map[0, [0, 15, 29]].tolist() == [2, 1, 0]
+    assert EvaluationDataset(reader, "val")[0].part_map[0, [0, 15, 29]].tolist() == [2, 1, 0]
 
 
 def test_unseen_classes_are_not_trained(tmp_path):
@@ -55,7 +52,7 @@ def test_16_bit_labels(tmp_path):
     names = json.dumps({"classes": [f"class {i}" for i in range(300)], "ignore_label": 65535})
     root = write(tmp_path / "mine", names, val=labels(299, 0, 65535, dtype=np.uint16))
     assert verify_dataset("own", root).ok
-    assert EvaluationDataset(open_reader("own", root), "val")[0].label_map[0, 0] == 299
+    assert EvaluationDataset(open_reader("own", root), "val")[0].part_map[0, 0] == 299
 
 
 @pytest.mark.parametrize("with_objects", [False, True])

@@ -8,8 +8,11 @@ import pytest
 from PIL import Image
 
 import ovparts_lib.data.labels as module
-from ovparts_lib.data import DatasetError, PascalPart116, read_image, read_labels, verify_dataset
 from ovparts_lib.data.dataset import read_sample
+from ovparts_lib.data.files import DatasetError
+from ovparts_lib.data.labels import read_image, read_labels
+from ovparts_lib.data.readers.pascal_part_116 import PascalPart116
+from ovparts_lib.data.registry import verify_dataset
 from tests.data.released_layout import save
 
 RAMP = np.tile(np.arange(256), (3, 1))

@@ -7,20 +7,12 @@ import pytest
 from PIL import Image
 from scipy.io import savemat
 
-from ovparts_lib.data import (
-    DATASETS,
-    DatasetError,
-    EvaluationDataset,
-    TrainingDataset,
-    class_frequencies,
-    classes_seen_in_training,
-    collate_training,
-    open_reader,
-    prepare_dataset,
-    training_transform,
-    verify_dataset,
-)
-from ovparts_lib.data.readers.semantic import LAYOUTS
+from ovparts_lib.data.audit import class_frequencies, classes_seen_in_training
+from ovparts_lib.data.dataset import EvaluationDataset, TrainingDataset, collate_training
+from ovparts_lib.data.files import DatasetError
+from ovparts_lib.data.prepare import prepare_dataset
+from ovparts_lib.data.registry import DATASETS, open_reader, verify_dataset
+from ovparts_lib.data.transforms import training_transform
 from ovparts_lib.vocabularies import OBJECT_VOCABULARIES, load_vocabulary
 from tests.data.released_layout import picture, save
 
@@ -104,14 +96,14 @@ def test_an_archive_becomes_label_files_that_are_read_and_verified(prepared, nam
     assert report.ok and len(report.fingerprint) == 16
     assert sum(counts["labelled pixels"] for counts in report.counts.values()) == sum(made.found["classes"])
     reader = open_reader(name, root)
-    assert set(reader.splits) <= set(DATASETS[name].splits) and reader.title == DATASETS[name].title
+    assert set(reader.splits) <= set(DATASETS[name].settings) and reader.title == DATASETS[name].title
     for split in reader.splits:
         for record in reader.records(split):
             (label_map,) = reader.label_maps(record)
             assert label_map.dtype == (np.uint16 if vocabulary.ignore_label > 255 else np.uint8)
             np.testing.assert_array_equal(label_map, expected)
     sample = EvaluationDataset(reader, "val")[0]
-    np.testing.assert_array_equal(sample.label_map.numpy(), expected)
+    np.testing.assert_array_equal(sample.part_map.numpy(), expected)
     assert tuple(sample.image.shape) == (3, *SIZE)
     table = class_frequencies(reader, "val").set_index("class")
     assert set(table.index[table["pixels"] > 0]) == set(titles) - {None}
@@ -144,8 +136,8 @@ def test_large_ade_pictures_are_stored_at_512_with_their_labels(tmp_path):
     (folder / "x.json").write_text("{}")
     prepare_dataset("ade20k_847", tmp_path, tmp_path / "made")
     sample = EvaluationDataset(open_reader("ade20k_847", tmp_path / "made"), "val")[0]
-    assert tuple(sample.image.shape[1:]) == tuple(sample.label_map.shape) == (512, 853)
-    assert sample.label_map[0].tolist() == [0 if int(x * 1000 / 853) < 500 else 1 for x in range(853)]
+    assert tuple(sample.image.shape[1:]) == tuple(sample.part_map.shape) == (512, 853)
+    assert sample.part_map[0].tolist() == [0 if int(x * 1000 / 853) < 500 else 1 for x in range(853)]
 
 
 def test_pictures_elsewhere_are_linked(tmp_path):
@@ -191,7 +183,7 @@ DAMAGES = {
 def test_wrong_label_files_are_one_clear_problem(prepared, damage):
     name, do, message = DAMAGES[damage]
     root, _ = prepared(name)
-    path = next((root / LAYOUTS[name]["val"].labels).iterdir())
+    path = next((root / DATASETS[name].places["val"].labels).iterdir())
     do(path)
     (problem,) = verify_dataset(name, root).problems
     assert problem.file == str(path) and message in problem.what

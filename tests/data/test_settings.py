@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 import torch
 
-from ovparts_lib.data import EvaluationDataset, TrainingDataset, collate_training, verify_dataset
+from ovparts_lib.data.dataset import EvaluationDataset, TrainingDataset, collate_training
 from ovparts_lib.data.few_shot import draw_shots
-from ovparts_lib.data.registry import open_reader
+from ovparts_lib.data.registry import open_reader, verify_dataset
 from ovparts_lib.miniature.layout import LAYOUTS, render_miniature
 from ovparts_lib.systems.clipseg.model import MINIATURE_CLIPSEG, Clipseg
 from ovparts_lib.vocabularies import PartVocabulary

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from ovparts_lib.evaluation import Boundaries, count_pairs, label_difference, to_target
+from ovparts_lib.evaluation.boundary import label_difference
+from ovparts_lib.evaluation.scoring import count_pairs, to_target
 from ovparts_lib.images import resize_labels
 from ovparts_lib.vocabularies import PartVocabulary, load_vocabulary
 
@@ -59,7 +60,7 @@ def released_boundaries(arrays, vocabulary, kind, samples):
     for prediction, target in pairs(arrays, vocabulary, kind, samples):
         prediction = prediction.masked_fill(target == count, count)
         matrix += count_pairs(label_difference(prediction), label_difference(target), count)
-    return Boundaries(label_difference=matrix.numpy())
+    return matrix.numpy()
 
 
 def forced_to_nothing(counts):

@@ -3,7 +3,7 @@
 import torch
 from torch import nn
 
-from ovparts_lib.data import EvaluationSample, ObjectRegion
+from ovparts_lib.data.dataset import EvaluationSample, ObjectRegion
 from ovparts_lib.systems.scores import Scores
 from ovparts_lib.vocabularies import PartVocabulary
 

@@ -5,8 +5,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import ndimage
 
-from ovparts_lib.evaluation import PROTOCOLS, class_boundary_counts, evaluate, score_all
-from ovparts_lib.evaluation.boundary import band_width
+from ovparts_lib.evaluation.boundary import band_width, class_boundary_counts
+from ovparts_lib.evaluation.evaluator import evaluate
+from ovparts_lib.evaluation.protocols import PROTOCOLS, score_all
 from tests.evaluation.released_keys import released_keys
 from tests.evaluation.scripted import VOCABULARY, Labels, Scripted
 

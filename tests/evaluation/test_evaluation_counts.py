@@ -1,11 +1,14 @@
+import contextlib
+
 import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ovparts_lib.evaluation import MatrixFileError, count_pairs
-from ovparts_lib.evaluation.counts import read_matrices, write_matrices
+from ovparts_lib.evaluation.scoring import count_pairs
+from ovparts_lib.evaluation.stored import Evaluation, MatrixFileError
+from ovparts_lib.vocabularies import Vocabulary
 
 
 def brute_force(prediction, target, classes):
@@ -48,83 +51,69 @@ def test_pictures_together_count_as_much_as_one_by_one(seeds):
     np.testing.assert_array_equal(count_pairs(prediction, target, 5).numpy(), alone)
 
 
-@pytest.mark.parametrize(
-    ("prediction", "target", "message"),
-    [
-        (torch.tensor([0, 1]), torch.tensor([0]), "differ in shape"),
-        (torch.tensor([0.0]), torch.tensor([0]), "integer class ids, not torch.float32"),
-        (torch.tensor([True]), torch.tensor([0]), "integer class ids, not torch.bool"),
-        (torch.tensor([4]), torch.tensor([0]), r"prediction holds the value 4, outside 0\.\.3"),
-        (torch.tensor([0]), torch.tensor([255]), r"target holds the value 255, outside 0\.\.3"),
-        (torch.tensor([-1]), torch.tensor([0]), r"value -1, outside 0\.\.3"),
-    ],
-)
-def test_wrong_label_maps_are_refused(prediction, target, message):
-    with pytest.raises(ValueError, match=message):
-        count_pairs(prediction, target, 3)
+def test_maps_of_different_shapes_are_refused():
+    with pytest.raises(ValueError, match="differ in shape"):
+        count_pairs(torch.tensor([0, 1]), torch.tensor([0]), 3)
+
+
+VOCABULARY = Vocabulary("sky", ("sky", "sea", "sand"), frozenset(), 255, "Sky")
+
+
+def evaluation_of(matrix):
+    return Evaluation({"pred_all": matrix}, np.zeros(3, np.int64), 1, 1, 0, 1, VOCABULARY, "objects")
 
 
 def test_saving_and_loading_keeps_every_count(tmp_path):
-    matrix = counted(3, 116, (50, 60))
-    write_matrices(tmp_path / "matrix.npz", {"matrix": matrix}, "0123456789abcdef")
-    np.testing.assert_array_equal(read_matrices(tmp_path / "matrix.npz", "0123456789abcdef")[0]["matrix"], matrix)
-    assert [path.name for path in tmp_path.iterdir()] == ["matrix.npz"]  # nothing temporary is left
-
-
-def test_a_matrix_of_another_vocabulary_is_refused(tmp_path):
-    write_matrices(tmp_path / "matrix.npz", {"matrix": np.zeros((3, 3), np.int64)}, "aaaa")
-    with pytest.raises(MatrixFileError, match="belongs to the vocabulary aaaa, not to bbbb"):
-        read_matrices(tmp_path / "matrix.npz", "bbbb")[0]["matrix"]
+    matrix = counted(3, 3, (50, 60))
+    evaluation_of(matrix).save(tmp_path)
+    np.testing.assert_array_equal(Evaluation.load(tmp_path, VOCABULARY).matrices["pred_all"], matrix)
+    assert [path.name for path in tmp_path.iterdir()] == ["matrices.npz"]  # nothing temporary is left
 
 
 @pytest.mark.parametrize(
     ("counts", "message"),
     [
-        (np.zeros((3, 3)), "must be square int64 counts, not float64"),
-        (np.zeros((3, 3), np.int32), "not int32"),
-        (np.zeros((3, 4), np.int64), r"square int64 counts, not int64 \(3, 4\)"),
-        (np.full((3, 3), -1), "must be square int64 counts"),
+        (np.zeros((4, 4)), "must be int64 counts of 3 classes and background, not float64"),
+        (np.zeros((4, 4), np.int32), "not int32"),
+        (np.zeros((3, 4), np.int64), r"not int64 \(3, 4\)"),
+        (np.full((4, 4), -1), "must be int64 counts"),
     ],
 )
 def test_files_with_other_counts_are_refused(tmp_path, counts, message):
-    np.savez(tmp_path / "matrix.npz", counts_matrix=counts, vocabulary_hash=np.array("aaaa"))
+    evaluation_of(counts).save(tmp_path)
     with pytest.raises(MatrixFileError, match=message):
-        read_matrices(tmp_path / "matrix.npz")
+        Evaluation.load(tmp_path)
 
 
 def test_a_damaged_file_is_named(tmp_path):
-    write_matrices(tmp_path / "matrix.npz", {"matrix": np.zeros((3, 3), np.int64)}, "aaaa")
-    content = (tmp_path / "matrix.npz").read_bytes()
-    (tmp_path / "matrix.npz").write_bytes(content[: len(content) // 2])
-    with pytest.raises(MatrixFileError, match=r"matrix\.npz cannot be read"):
-        read_matrices(tmp_path / "matrix.npz")
+    path = evaluation_of(counted(0, 3)).save(tmp_path)
+    content = path.read_bytes()
+    path.write_bytes(content[: len(content) // 2])
+    with pytest.raises(MatrixFileError, match=r"matrices\.npz cannot be read"):
+        Evaluation.load(tmp_path)
 
 
 def test_a_file_with_any_byte_changed_is_damaged_or_tells_the_same(tmp_path):
-    path, counts = tmp_path / "matrix.npz", counted(0, 3)
-    write_matrices(path, {"pred_all": counts}, vocabulary_hash="aaaa")
+    counts = counted(0, 3)
+    path = evaluation_of(counts).save(tmp_path)
     content = path.read_bytes()
     for place in range(len(content)):
         path.write_bytes(content[:place] + bytes([content[place] ^ 0x55]) + content[place + 1 :])
-        try:
-            matrices, _ = read_matrices(path)
-        except MatrixFileError:
-            continue
-        assert np.array_equal(matrices.get("pred_all", counts), counts)
+        with contextlib.suppress(MatrixFileError):
+            assert np.array_equal(Evaluation.load(path).matrices.get("pred_all", counts), counts)
     np.save(tmp_path / "lone.npy", counts)
     with pytest.raises(MatrixFileError, match=r"lone\.npy cannot be read"):
-        read_matrices(tmp_path / "lone.npy")
+        Evaluation.load(tmp_path / "lone.npy")
 
 
 def test_a_failed_write_leaves_the_old_file(tmp_path, monkeypatch):
-    path = tmp_path / "matrix.npz"
-    write_matrices(path, {"matrix": np.zeros((3, 3), np.int64)}, "aaaa")
+    evaluation_of(counted(0, 3)).save(tmp_path)
 
     def no_space(*args, **kwargs):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(np, "savez_compressed", no_space)
     with pytest.raises(OSError, match="no space left"):
-        write_matrices(path, {"matrix": np.zeros((4, 4), np.int64)}, "bbbb")
-    assert read_matrices(path, "aaaa")[0]["matrix"].shape == (3, 3)
-    assert [item.name for item in tmp_path.iterdir()] == ["matrix.npz"]
+        evaluation_of(counted(1, 3)).save(tmp_path)
+    np.testing.assert_array_equal(Evaluation.load(tmp_path).matrices["pred_all"], counted(0, 3))
+    assert [item.name for item in tmp_path.iterdir()] == ["matrices.npz"]

@@ -4,16 +4,11 @@ import numpy as np
 import pytest
 import torch
 
-from ovparts_lib.evaluation import (
-    PROTOCOLS,
-    Boundaries,
-    count_pairs,
-    double_resized,
-    label_difference,
-)
-from ovparts_lib.evaluation.boundary import band_width
+from ovparts_lib.evaluation.boundary import band_width, label_difference
+from ovparts_lib.evaluation.evaluator import double_resized
 from ovparts_lib.evaluation.objects import object_target
-from ovparts_lib.evaluation.protocols import wrapped_to_8_bits
+from ovparts_lib.evaluation.protocols import PROTOCOLS, wrapped_to_8_bits
+from ovparts_lib.evaluation.scoring import count_pairs
 from ovparts_lib.images import resize_labels
 from ovparts_lib.vocabularies import PartVocabulary, load_vocabulary
 from tests.evaluation.recorded import (
@@ -114,8 +109,8 @@ def test_every_released_figure_is_reproduced(name, protocol):
         matrix = accumulate(arrays, vocabulary, kind, facts["num_samples"])
         boundaries = released_boundaries(arrays, vocabulary, kind, facts["num_samples"])
         recorded = arrays[{"oracle": "conf_b_oracle", "all": "conf_b_pred_all"}[kind]]
-        np.testing.assert_array_equal(boundaries.label_difference, recorded)
-        result = PROTOCOLS[protocol].read(matrix, vocabulary, mode, boundaries=boundaries)
+        np.testing.assert_array_equal(boundaries, recorded)
+        result = PROTOCOLS[protocol].read(matrix, vocabulary, mode, boundary_released=boundaries)
         assert_figures(released_keys(result, vocabulary.parts), expected[section])
 
 
@@ -166,7 +161,7 @@ def test_object_level_evaluators(case, protocol, seen):
         boundary += count_pairs(label_difference(prediction), label_difference(target), 20).numpy()
     np.testing.assert_array_equal(matrix, arrays["conf"])
     np.testing.assert_array_equal(wrapped_to_8_bits(boundary), arrays["bconf"])
-    result = PROTOCOLS[protocol].read(matrix, vocabulary, "pred_all", boundaries=Boundaries(label_difference=boundary))
+    result = PROTOCOLS[protocol].read(matrix, vocabulary, "pred_all", boundary_released=boundary)
     figures = released_keys(result, names)
     if seen == 20:  # the recordings without a base set have no group figures; ours repeat the overall ones
         for key in [key for key in figures if ("-base" in key and "IoU-base" in key) or key.startswith("pAcc-")]:

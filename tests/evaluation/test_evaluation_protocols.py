@@ -5,12 +5,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ovparts_lib.evaluation import (
-    PROTOCOLS,
-    UnsupportedModeError,
-    score_all,
-)
 from ovparts_lib.evaluation.metrics import harmonic
+from ovparts_lib.evaluation.protocols import PROTOCOLS, UnsupportedModeError, score_all
 from ovparts_lib.vocabularies import PartVocabulary
 
 VOCABULARY = PartVocabulary(

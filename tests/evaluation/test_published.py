@@ -2,7 +2,8 @@
 
 import numpy as np
 
-from ovparts_lib.evaluation import PROTOCOLS, published_metrics, published_object_results, published_results
+from ovparts_lib.evaluation.protocols import PROTOCOLS
+from ovparts_lib.evaluation.tables import published_metrics, published_object_results, published_results
 from ovparts_lib.vocabularies import PART_VOCABULARIES
 
 

@@ -1,14 +1,17 @@
 """SG-IoU against the reference's figures, and against its formula on small matrices."""
 
+import functools
 import json
+import operator
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from ovparts_lib.evaluation import Evaluation, UnsupportedModeError, bootstrap, protocol_named, score_all
-from ovparts_lib.evaluation.per_image import ImageCounts
-from ovparts_lib.evaluation.sg_iou import load_fathers
+from ovparts_lib.evaluation.bootstrap import bootstrap
+from ovparts_lib.evaluation.per_image import ImageCounts, load_fathers
+from ovparts_lib.evaluation.protocols import UnsupportedModeError, protocol_named, score_all
+from ovparts_lib.evaluation.stored import Evaluation
 from ovparts_lib.vocabularies import Vocabulary, load_vocabulary
 from ovparts_lib.workbook.protocols import semantics_guided
 
@@ -62,7 +65,7 @@ def furniture(monkeypatch):
 def evaluation_of(vocabulary, *images):
     """Counts of images, int64 (3, 3) each, rows predictions."""
     padded = [np.pad(np.array(image, np.int64), (0, 1)) for image in images]
-    per_image = ImageCounts.joined([ImageCounts.of_matrix(one) for one in padded])
+    per_image = functools.reduce(operator.add, [ImageCounts.of_matrix(one) for one in padded])
     return Evaluation(
         {"pred_all": sum(padded)},
         np.ones(len(vocabulary.classes), np.int64),

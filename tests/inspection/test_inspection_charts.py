@@ -5,10 +5,10 @@ import pandas as pd
 import pytest
 from matplotlib.colors import to_hex
 
-from ovparts_lib.evaluation import Evaluation, class_table
+from ovparts_lib.evaluation.stored import Evaluation
+from ovparts_lib.evaluation.tables import class_table
 from ovparts_lib.inspection import frequency_bars, iou_bars, iou_heatmap, part_confusion, run_bars, training_curve
-from ovparts_lib.inspection.charts import iou_grid
-from ovparts_lib.inspection.confusions import part_confusion_table
+from ovparts_lib.inspection.charts import iou_grid, part_confusion_table
 from ovparts_lib.inspection.palette import SEEN, UNSEEN
 from ovparts_lib.vocabularies import load_vocabulary
 

@@ -8,8 +8,7 @@ from IPython.core.formatters import DisplayFormatter
 from PIL import Image
 
 from ovparts_lib.images import write_picture
-from ovparts_lib.inspection import browse, save_figure
-from ovparts_lib.inspection import widgets as widgets_module
+from ovparts_lib.inspection import save_figure
 from ovparts_lib.inspection.figures import figure_png, new_figure, styled, wrapped
 
 
@@ -75,39 +74,6 @@ def test_the_users_style_neither_changes_nor_matters():
         figure = draw()
         assert mpl.rcParams["font.size"] == 30
     assert figure.axes[0].get_facecolor() == (1, 1, 1, 1)
-
-
-def drawn(index, **chosen):
-    text = f"{index} {chosen}"
-    return small_figure(text)
-
-
-def test_a_viewer_draws_what_is_chosen(monkeypatch):
-    asked = []
-
-    def draw(index, layer, word):
-        asked.append((index, layer, word))
-        return small_figure(f"{index} {layer} {word}")
-
-    monkeypatch.setattr(widgets_module, "is_attended", lambda: True)
-    viewer = browse(draw, ["first", "second"], layer=[0, 1], word=["head", "tail"])
-    (slider, name), (layer, word), screen = viewer.children[0].children, viewer.children[1].children, viewer.children[2]
-    first = screen.value
-    assert (name.value, first[:4]) == ("first", b"\x89PNG")
-    slider.value = 1
-    layer.value = 1
-    word.value = "tail"
-    assert asked == [(0, 0, "head"), (1, 0, "head"), (1, 1, "head"), (1, 1, "tail")]
-    assert name.value == "second"
-    assert screen.value != first
-
-
-def test_without_anybody_there_figures_are_shown(monkeypatch):
-    shown = []
-    monkeypatch.setattr(widgets_module, "is_attended", lambda: False)
-    monkeypatch.setattr(widgets_module, "display", shown.append)
-    assert browse(drawn, ["a", "b", "c"], layer=[4, 5]) is None
-    assert [figure.axes[0].get_title() for figure in shown] == ["0 {'layer': 4}"]
 
 
 @pytest.mark.parametrize("word", ["$5 and $6", r"$\\frac$", "$x$", "_hidden", "50 % ^ {x}"])

@@ -10,7 +10,8 @@ import torch
 from PIL import Image
 
 from ovparts_lib import inspection
-from ovparts_lib.evaluation import Evaluation, class_table
+from ovparts_lib.evaluation.stored import Evaluation
+from ovparts_lib.evaluation.tables import class_table
 from ovparts_lib.inspection.figures import figure_png
 from ovparts_lib.systems.proposals import ProposalMaps
 from ovparts_lib.systems.scores import AttentionMaps, CostMaps, Scores
@@ -105,7 +106,9 @@ def panels(word):
 def test_every_kind_of_panel_is_here():
     functions = {name: getattr(inspection, name) for name in dir(inspection)}
     annotated = {
-        name for name, each in functions.items() if getattr(each, "__annotations__", {}).get("return") == "Panel"
+        name
+        for name, each in functions.items()
+        if getattr(each, "__annotations__", {}).get("return") is inspection.Panel
     }
     assert annotated == set(panels("head"))
 

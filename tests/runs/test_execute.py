@@ -10,10 +10,9 @@ import nbformat
 import pytest
 
 from ovparts_lib.runs import RunLockedError, parameter_model, run_state
-from ovparts_lib.runs.execute import COMPLETE, FAILED, _Execution, execute, format_duration
+from ovparts_lib.runs.execute import COMPLETE, FAILED, NotebookError, _Execution, execute, format_duration
 from ovparts_lib.runs.kernel import describe_exit
 from ovparts_lib.runs.lock import FolderLock
-from ovparts_lib.runs.notebooks import NotebookError
 from ovparts_lib.runs.parameters import MINIATURE_ROOT, StartHereParameters, parameter_models
 from ovparts_lib.runs.project import package_parent
 
@@ -132,8 +131,11 @@ def test_a_notebook_that_does_not_finish_is_no_complete_run(write_notebook, capf
 def test_nothing_is_started_when_something_is_wrong(root, write_notebook):
     with pytest.raises(NotebookError, match=r"there is no notebook notebooks/00_start_here\.ipynb"):
         execute(start())
-    write_notebook(parameters="setting = 'a'")
-    with pytest.raises(NotebookError, match="run: missing"):
+    write_notebook(parameters=None)
+    with pytest.raises(NotebookError, match="0 cells are tagged `parameters`"):
+        execute(start())
+    (root / "notebooks" / "00_start_here.ipynb").write_text("{}")
+    with pytest.raises(NotebookError, match="cannot be read as a notebook"):
         execute(start())
     assert not (root / "outputs").exists()
     write_notebook()

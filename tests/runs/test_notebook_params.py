@@ -4,11 +4,8 @@ import IPython
 import pytest
 
 from ovparts_lib.runs import ParameterError, read_parameters
-from ovparts_lib.runs.notebook_params import assigned_parameters, literal_assignments
-from ovparts_lib.runs.notebooks import NotebookError, check_notebook, declared_parameters
-from ovparts_lib.runs.parameters import MINIATURE_ROOT, StartHereParameters
+from ovparts_lib.runs.load_params import assigned_parameters
 
-CELL = f'setting = "miniature"\nrun = "start"\ndata_root = "{MINIATURE_ROOT}"'
 KNOWN = dict.fromkeys(["setting", "run", "seed", "iterations", "device"])
 BASE = "setting = 'zero_shot'\nrun = 'a'\nseed = 0\niterations = 100"
 
@@ -54,14 +51,6 @@ def test_what_counts_as_a_parameter(cells, expected):
     assert session(*cells) == expected
 
 
-def test_literal_assignments():
-    cell = "# what to run\nseed: int = 0  # a comment with = in it\nwords = {\n  'dog': ['head'],\n}\nrate = -1e-4"
-    assert literal_assignments(cell) == {"seed": 0, "words": {"dog": ["head"]}, "rate": -1e-4}
-    for wrong in ("import os", "a = b = 1", "a.b = 1", "seed = range(3)"):
-        with pytest.raises(ValueError, match="line 1"):
-            literal_assignments(wrong)
-
-
 def test_outside_a_notebook_values_are_given():
     read = read_parameters("00_start_here", {"setting": "miniature", "run": "start"})
     assert read.samples == 8
@@ -79,35 +68,3 @@ def test_in_a_session(monkeypatch):
         read_parameters("00_start_here")
     del shell.user_ns["sample"]
     assert read_parameters("00_start_here").run == "a"
-
-
-def test_a_notebook_that_agrees_with_its_model(notebook):
-    check_notebook(notebook, StartHereParameters)
-    assert list(declared_parameters(notebook)) == ["setting", "run", "data_root"]
-
-
-@pytest.mark.parametrize(
-    ("cell", "expected"),
-    [
-        (
-            CELL + "\nsamples = 9",
-            "defaults differ from StartHereParameters: samples is 9 in the notebook, 8",
-        ),
-        (CELL + "\nsample = 4", r"does not fit StartHereParameters.*did you mean `samples`\?"),
-        ('setting = "miniature"', "run: missing"),
-        (CELL + "\nsamples = 2 + 2", "line 4: the value of samples is not written out"),
-        (CELL + "\nimport os", "line 4 is no assignment"),
-        ("setting = ", "invalid syntax"),
-        (None, "0 cells are tagged `parameters`"),
-    ],
-)
-def test_a_notebook_that_disagrees(write_notebook, cell, expected):
-    with pytest.raises(NotebookError, match=expected):
-        check_notebook(write_notebook(parameters=cell), StartHereParameters)
-
-
-def test_a_file_that_is_no_notebook(root):
-    path = root / "notebooks" / "00_start_here.ipynb"
-    path.write_text("{}")
-    with pytest.raises(NotebookError, match="cannot be read as a notebook"):
-        declared_parameters(path)

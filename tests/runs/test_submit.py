@@ -10,7 +10,6 @@ import submitit
 import yaml
 
 from ovparts_lib.runs import ParameterError, RunFolder, run_state
-from ovparts_lib.runs import submit as submit_module
 from ovparts_lib.runs.parameters import StartHereParameters
 from ovparts_lib.runs.project import package_parent
 from ovparts_lib.runs.submit import Resources, RunFailedError, RunJob, SubmissionError, submit
@@ -51,11 +50,16 @@ def test_nothing_is_submitted_when_something_is_wrong(root, start, monkeypatch):
     assert not (root / "outputs").exists()
 
 
-def test_requests():
-    requests = submit_module._requests("name", Resources("gpu", "lab", 4, 16, 64, 1.5), "slurm")
+def test_requests(tmp_path, monkeypatch):
+    monkeypatch.setattr(submitit.slurm.slurm.shutil, "which", lambda name: name)  # there is no SLURM here
+    requests = Resources("gpu", "lab", 4, 16, 64, 1.5).requests("name")
     assert requests["timeout_min"] == 90
     assert (requests["slurm_partition"], requests["slurm_account"], requests["gpus_per_node"]) == ("gpu", "lab", 4)
-    assert "slurm_partition" not in submit_module._requests("name", Resources(), "slurm")
+    assert Resources().requests("name")["slurm_partition"] is None
+    for cluster in ("slurm", "local"):
+        executor = submitit.AutoExecutor(tmp_path, cluster=cluster)
+        executor.update_parameters(**requests)
+        assert executor.parameters.get("partition") == ("gpu" if cluster == "slurm" else None)
 
 
 def test_a_failed_run_is_a_failed_job(root):

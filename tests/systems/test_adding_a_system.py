@@ -13,7 +13,7 @@ import torch
 import yaml
 
 from ovparts_lib.checkpoints.clip import save_clip
-from ovparts_lib.evaluation.registry import PROTOCOLS
+from ovparts_lib.evaluation.protocols import PROTOCOLS
 from ovparts_lib.miniature.layout import render_miniature
 from ovparts_lib.models.clip.towers import MINIATURE, build_clip
 from ovparts_lib.systems.registry import SYSTEMS

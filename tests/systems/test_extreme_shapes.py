@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from ovparts_lib.evaluation import pred_all_map
+from ovparts_lib.evaluation.label_maps import pred_all_map
 from ovparts_lib.systems.registry import SYSTEMS
 from tests.systems.tiny import VOCABULARY, random_image
 

@@ -5,7 +5,7 @@ import warnings
 import pytest
 import torch
 
-from ovparts_lib.runs.signals import stoppable
+from ovparts_lib.processes import stoppable
 from ovparts_lib.training import ResumeError, TrainingInterrupted, interruption, loop, read_log, train
 from ovparts_lib.training.checkpoint_files import checkpoint_files, write_checkpoint
 from tests.training.processes import SECONDS, start, wait_for_step

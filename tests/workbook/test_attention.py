@@ -4,7 +4,7 @@ import pandas as pd
 import pytest
 import torch
 
-from ovparts_lib.data import EvaluationSample
+from ovparts_lib.data.dataset import EvaluationSample
 from ovparts_lib.systems.partclipseg.model import Partclipseg
 from ovparts_lib.systems.registry import SYSTEMS
 from ovparts_lib.vocabularies import PartVocabulary

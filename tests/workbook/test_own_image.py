@@ -3,6 +3,7 @@
 import dataclasses
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import nbformat
 import numpy as np
@@ -12,10 +13,10 @@ import torch
 import yaml
 from PIL import Image
 
-from ovparts_lib import workbook
+from ovparts_lib import inspection, workbook
 from ovparts_lib.checkpoints.reading import CheckpointError
-from ovparts_lib.data import read_image
-from ovparts_lib.data.records import DatasetError
+from ovparts_lib.data.files import DatasetError
+from ovparts_lib.data.labels import read_image
 from ovparts_lib.runs import RunFolder, load_parameters
 from ovparts_lib.runs.execute import execute
 from ovparts_lib.runs.parameters import OwnImageParameters
@@ -214,4 +215,28 @@ def test_the_notebook_runs_on_photographs_and_words(folder, tmp_path, system):
 
 
 def test_no_two_photographs_share_a_name():
-    assert own_image.unique_names(["a/x.jpg", "x_2.jpg", "b/x.jpg", "c/X.jpg"]) == ["x", "x_2", "x_3", "X_4"]
+    assert own_image.unique_names(["a/x.jpg", "x_2.jpg", "b/y.jpg"]) == ["x", "x_2", "y"]
+    assert own_image.unique_names(["a/x.jpg", "x_2.jpg", "b/x.jpg", "c/X.jpg"]) == ["1_x", "2_x_2", "3_x", "4_X"]
+
+
+@pytest.mark.parametrize("attended", [True, False])
+def test_the_viewer_draws_what_is_chosen(monkeypatch, attended):
+    def score_maps(image, scores, words, name, *, chosen, columns):
+        return SimpleNamespace(figure=(name, *chosen))
+
+    shown = []
+    monkeypatch.setattr(own_image, "is_attended", lambda: attended)
+    monkeypatch.setattr(own_image, "display", shown.append)
+    monkeypatch.setattr(inspection, "score_maps", score_maps)
+    words = PartVocabulary.from_words(["dog's head", "dog's tail"])
+    views = [SimpleNamespace(name=name, image=None, scores=None) for name in ("first", "second")]
+    viewer = own_image.browse(views, words)
+    if not attended:
+        assert viewer is None and shown == [("first", words.parts[0])]
+        return
+    photograph, word = viewer.children[:2]
+    assert photograph.options == (("first", 0), ("second", 1)) and word.options == words.parts
+    viewer.update()
+    photograph.value = 1
+    word.value = words.parts[1]
+    assert shown[-3:] == [("first", words.parts[0]), ("second", words.parts[0]), ("second", words.parts[1])]

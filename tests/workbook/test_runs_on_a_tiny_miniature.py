@@ -20,9 +20,9 @@ from safetensors.torch import load_file
 
 from ovparts_lib.checkpoints.clip import save_clip
 from ovparts_lib.checkpoints.reading import CheckpointError
-from ovparts_lib.data import TrainingDataset
+from ovparts_lib.data.dataset import TrainingDataset
 from ovparts_lib.data.registry import DATASETS, open_reader
-from ovparts_lib.evaluation import Evaluation
+from ovparts_lib.evaluation.stored import Evaluation
 from ovparts_lib.miniature.layout import render_miniature
 from ovparts_lib.models.clip.towers import MINIATURE, build_clip
 from ovparts_lib.runs import load_parameters

@@ -5,8 +5,9 @@ from dataclasses import replace
 import pytest
 import torch
 
-from ovparts_lib.data.dataset import ClassSample
-from ovparts_lib.evaluation import pred_all_map, protocol_named
+from ovparts_lib.data.dataset import EvaluationSample
+from ovparts_lib.evaluation.label_maps import pred_all_map
+from ovparts_lib.evaluation.protocols import protocol_named
 from ovparts_lib.systems.scan.model import Scan
 from ovparts_lib.systems.scan.sizes import MINIATURE_SCAN
 from ovparts_lib.vocabularies import Vocabulary
@@ -26,7 +27,8 @@ class Pictures:
             raise IndexError(number)
         draw = torch.Generator().manual_seed(number)
         image = torch.randint(0, 256, (3, 64, 80), dtype=torch.uint8, generator=draw)
-        return ClassSample(image, torch.randint(0, 3, (64, 80), generator=draw), f"picture {number}")
+        labels = torch.randint(0, 3, (64, 80), generator=draw)
+        return EvaluationSample(image, labels, labels, (), f"picture {number}")
 
 
 @pytest.fixture(scope="module")
@@ -41,7 +43,7 @@ def test_each_seed_is_scored_and_the_models_own_comes_back(model):
     pictures = Pictures()
     for seed, found in zip(range(3), panel.table["mIoU"], strict=True):
         model.shift_seed = seed
-        labels = torch.cat([pictures[number].label_map.flatten() for number in range(2)])
+        labels = torch.cat([pictures[number].part_map.flatten() for number in range(2)])
         predicted = torch.cat([predict(model, pictures[number]).flatten() for number in range(2)])
         matrix = torch.zeros(4, 4, dtype=torch.int64)
         matrix.index_put_((predicted, labels), torch.ones_like(labels), accumulate=True)

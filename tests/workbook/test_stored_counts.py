@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from torch import nn
 
-from ovparts_lib.evaluation import Evaluation
+from ovparts_lib.evaluation.stored import Evaluation
 from ovparts_lib.runs import RunConflictError
 from ovparts_lib.vocabularies import Vocabulary
 from ovparts_lib.workbook import scoring

@@ -1,37 +1,20 @@
 """ADE20K-Part-234 (OV-PARTS, NeurIPS 2023 datasets track), read from the files as they are released."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path, PurePosixPath
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 
 from ovparts_lib.data.coco_instances import CocoFile, CocoImage, rasterise, rasterise_columns, read_coco
-from ovparts_lib.data.files import hidden_files
+from ovparts_lib.data.files import DatasetError, Record
 from ovparts_lib.data.readers.base import Reader
-from ovparts_lib.data.records import DatasetError, Record
+from ovparts_lib.data.registry import SHOTS_FILE
 from ovparts_lib.data.scan import LabelCounts, count_labels
-from ovparts_lib.data.splits import SHOTS_FILE, Files, Split
-from ovparts_lib.data.verification_report import Folder, Published, VerificationReport
+from ovparts_lib.data.verification_report import Folder, VerificationReport
 
 MARKER = "built_from_source.json"  # in a dataset that was built from the full release of ADE20K
-_PAPERS = "OV-PARTS and PartCLIPSeg papers"
-
-
-@dataclass(frozen=True)
-class AdeSplit(Split):
-    """How a split of ADE20K-Part-234 is listed; conditioned splits have one record per object instance.
-
-    Attributes:
-        unseen_of_training: after its own records, every instance of an unseen object in the training images.
-        without_shots: of these training images, leave out those of the 16-shot list.
-    """
-
-    unseen_of_training: bool = False
-    without_shots: bool = False
 
 
 class ADE20KPart234(Reader):
@@ -49,23 +32,9 @@ class ADE20KPart234(Reader):
     """
 
     name = "ade20k_part_234"
-    layout = (
-        "images and annotations_detectron2_part, each with training and validation, and ade20k_instance_train.json and "
-        "ade20k_instance_val.json"
-    )
-    settings: ClassVar = {
-        "train": AdeSplit("train", seen_only=True),
-        "train_obj_condition": AdeSplit("train", conditioned=True, seen_only=True),
-        "train_few_shot": AdeSplit("train", conditioned=True, few_shot=True),
-        "val_obj_condition": AdeSplit("val", conditioned=True, unseen_of_training=True),
-        "val_few_shot": AdeSplit("val", conditioned=True, unseen_of_training=True, without_shots=True),
-    }
-    folders: ClassVar = {"train": "training", "val": "validation"}
     dtype = np.uint16
     depth = 4
     shots_released = True
-    kinds: ClassVar = {"image": Files("images", (".jpg",)), "part": Files("annotations_detectron2_part", (".png",))}
-    published: ClassVar = {"train": Published(7347, _PAPERS, about=True), "val": Published(1016, _PAPERS, about=True)}
 
     def __init__(self, root: str | Path, **options: Any) -> None:
         super().__init__(root, **options)
@@ -231,13 +200,12 @@ class ADE20KPart234(Reader):
         unused = sorted(there - {path for record in records for path in (record.image_path, record.part_path)})
         if unused:
             report.notes.append(
-                f"{name}: {len(unused)} files are of no listed image and not used, for example {unused[0].name}"
+                f"{name}: files of no listed image, not used: {len(unused):,}, for example {unused[0].name}"
             )
         return Folder(
             records=[record for record in records if {record.image_path, record.part_path} <= there],
             files=sorted(there),
             unlisted=[path for path in unused if path in files["image"]] if self.refused(annotations.path) else [],
-            hidden=hidden_files([self.folder(kind, name) for kind in self.kinds], self.depth),
             counts={
                 "listed images": len(annotations.images),
                 **{f"{kind} files": len(paths) for kind, paths in files.items()},

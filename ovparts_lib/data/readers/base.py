@@ -1,7 +1,5 @@
 """What every reader of a dataset on disk shares: splits, label counts, few-shot lists, and the frame of its checks."""
 
-from __future__ import annotations
-
 import copy
 import logging
 from collections.abc import Iterable, Mapping, Sequence
@@ -12,13 +10,12 @@ from typing import ClassVar, Self
 
 import numpy as np
 
-from ovparts_lib.data.cache import files_key, read_cache, write_cache
-from ovparts_lib.data.files import hidden_files, list_files
+from ovparts_lib.data.few_shot import read_shot_list
+from ovparts_lib.data.files import DatasetError, Record, files_key, list_files, read_cache, write_cache
 from ovparts_lib.data.labels import check_label_range, check_same_size, read_labels
-from ovparts_lib.data.records import DatasetError, Record
+from ovparts_lib.data.registry import DATASETS, SHOTS_FILE, Split
 from ovparts_lib.data.scan import LabelCounts, count_labels, parallel_map
-from ovparts_lib.data.splits import SHOTS_FILE, Files, Split, read_shot_list
-from ovparts_lib.data.verification_report import Folder, Problem, Published, VerificationReport
+from ovparts_lib.data.verification_report import Folder, Problem, VerificationReport
 from ovparts_lib.vocabularies import PartVocabulary, load_vocabulary
 
 logger = logging.getLogger(__name__)
@@ -38,14 +35,10 @@ class Reader:
 
     Attributes:
         name: of the vocabulary and of the dataset in the registry.
-        layout: what the folder holds, in half a sentence.
-        settings: how each split is listed.
-        folders: name on disk of ``train`` and ``val``.
-        kinds: the kinds of files (``image``, ``object``, ``part``) that each image has one of.
+        layout, settings, folders, kinds, published: see :class:`~ovparts_lib.data.registry.DatasetEntry`.
         label_kinds: the kinds of label maps; the last one is what is trained and scored.
         dtype: of the label maps, the depth of the label files.
         depth: levels of folders that are looked into.
-        published: image counts of ``train`` and ``val`` where the authors state them.
         few_shot_source: the split that few-shot lists may be drawn from.
         shots_released: whether a 16-shot list comes with the dataset.
         background_share: share of fully labelled pictures from which on the background must have been saved as 0.
@@ -56,21 +49,18 @@ class Reader:
     """
 
     name: str
-    layout: str
-    settings: Mapping[str, Split]
-    folders: ClassVar[Mapping[str, str]] = {"train": "train", "val": "val"}
-    kinds: Mapping[str, Files]
     label_kinds: Sequence[str] = ("object", "part")
     dtype: type[np.unsignedinteger] = np.uint8
     depth: ClassVar[int] = 1
-    published: ClassVar[Mapping[str, Published]] = {}
     few_shot_source: ClassVar[str] = "train"
     shots_released: ClassVar[bool] = False
     background_share: ClassVar[float] = 0.5
     rules: ClassVar[str] = "2"
 
     def __init__(self, root: str | Path, *, cache_folder: str | Path | None = None, progress: bool = False) -> None:
-        self.root = Path(root).expanduser()
+        self.root, entry = Path(root).expanduser(), DATASETS[self.name]
+        self.layout, self.settings, self.published = entry.layout, entry.settings, entry.published
+        self.folders, self.kinds = entry.folders, entry.kinds
         self.cache_folder = self.root / ".ovparts_cache" if cache_folder is None else Path(cache_folder).expanduser()
         self.progress = progress
         self._scans: dict[str, dict[str, LabelCounts]] = {}
@@ -342,14 +332,13 @@ class Reader:
                 self.refuse(DatasetError(f"has no {what} of the same name", file=path, what_to_do="Unpack it again."))
         if unlabelled:
             report.notes.append(
-                f"{name}: {len(unlabelled)} pictures have no labels and are not used, for example {unlabelled[0]}"
+                f"{name}: pictures without labels, not used: {len(unlabelled):,}, for example {unlabelled[0]}"
             )
         complete = sorted(set.intersection(*(set(found) for found in files.values())))
         images, labels, objects = files["image"], files[self.label_kinds[-1]], files.get("object", {})
         return Folder(
             records=[Record(images[stem], labels[stem], objects.get(stem), stem) for stem in complete],
             files=[path for found in files.values() for path in found.values()],
-            hidden=hidden_files(self.folder(kind, name) for kind in self.kinds),
             counts={f"{kind} files": len(found) for kind, found in files.items()},
         )
 

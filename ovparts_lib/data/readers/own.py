@@ -1,7 +1,5 @@
 """A user's own labelled pictures: folders of pictures and label files, and a list of classes."""
 
-from __future__ import annotations
-
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -9,11 +7,10 @@ from typing import Any
 import numpy as np
 import yaml
 
-from ovparts_lib.data.files import read_file
+from ovparts_lib.data.files import DatasetError, Record, read_file
 from ovparts_lib.data.readers.pascal_part_116 import PascalPart116
-from ovparts_lib.data.readers.semantic import SemanticFolder, SemanticReader
-from ovparts_lib.data.records import DatasetError, Record
-from ovparts_lib.data.splits import Files, Split
+from ovparts_lib.data.readers.semantic import SemanticReader
+from ovparts_lib.data.registry import Files, SemanticFolder
 from ovparts_lib.strict_yaml import StrictLoader
 from ovparts_lib.vocabularies import PartVocabulary, Vocabulary
 
@@ -22,32 +19,6 @@ _ADVICE = (
     "It is a list of class names in label order, [sky, tree]; or objects with their parts, {dog: [head, tail], car: "
     "[wheel]}; or a mapping with classes (either form), and optionally unseen (names) and ignore_label."
 )
-
-
-def open_own(root: str | Path, **options: Any) -> OwnClasses | OwnParts:
-    """The reader of a user's dataset: :class:`OwnParts` if its class list gives parts, else :class:`OwnClasses`.
-
-    ::
-
-        root/classes.yaml                          or classes.json: the class list
-        root/images/{train,val}/<name>.jpg         or .jpeg, .png; one of the two splits is enough
-        root/labels/{train,val}/<name>.png         8-bit index maps (mode L or P), or 16-bit ones if ignore_label > 255
-        root/objects/{train,val}/<name>.png        optional, with parts: the object map; else the parts' owners
-
-    Args:
-        root: the folder that holds the class list.
-        **options: see :class:`~ovparts_lib.data.readers.base.Reader`.
-
-    Raises:
-        DatasetError: the folder or its class list is missing or wrong.
-    """
-    folder = Path(root).expanduser()
-    if not folder.is_dir():
-        raise DatasetError(
-            "no such folder", file=folder, what_to_do=f"Own data has images, labels and {CLASS_FILES[0]}."
-        )
-    reader = OwnParts if isinstance(read_classes(folder), PartVocabulary) else OwnClasses
-    return reader(folder, **options)
 
 
 def read_classes(root: Path) -> Vocabulary:
@@ -90,7 +61,6 @@ def _places(root: Path) -> dict[str, SemanticFolder]:
 
 
 _NEVER = 2.0  # a user's pictures may be labelled to the last pixel: what looks like a lost background is but a note
-_PICTURES = (".jpg", ".jpeg", ".png")
 
 
 class OwnClasses(SemanticReader):
@@ -100,8 +70,7 @@ class OwnClasses(SemanticReader):
 
     def __init__(self, root: str | Path, **options: Any) -> None:
         super().__init__(root, name="own", places=_places(Path(root).expanduser()), **options)
-        self.kinds = {"image": Files("", _PICTURES), "label": Files("", (".png",))}
-        self.settings = {name: Split(name, seen_only=name == "train") for name in self.places}
+        self.kinds = {"image": Files("", (".jpg", ".jpeg", ".png")), "label": Files("", (".png",))}
 
     @cached_property
     def vocabulary(self) -> Vocabulary:
@@ -122,16 +91,13 @@ class OwnParts(PascalPart116):
     name = "own"
     shots_released = False
     background_share = _NEVER
-    layout = "images and labels (and objects, if there are object maps), each with train and val"
 
     def __init__(self, root: str | Path, **options: Any) -> None:
         super().__init__(root, **options)
         self.folders = {split: split for split in _places(self.root)}
-        self.settings = {name: how for name, how in PascalPart116.settings.items() if how.folder in self.folders}
-        self.kinds = {"image": Files("images", _PICTURES), "part": Files("labels", (".png",))}
-        self.published = {}
-        if (self.root / "objects").is_dir():
-            self.kinds["object"] = Files("objects", (".png",))
+        self.settings = {name: how for name, how in self.settings.items() if how.folder in self.folders}
+        if not (self.root / "objects").is_dir():
+            self.kinds = {kind: files for kind, files in self.kinds.items() if kind != "object"}
         self.dtype = np.uint16 if self.vocabulary.ignore_label > 255 else np.uint8
 
     @cached_property
@@ -151,3 +117,29 @@ class OwnParts(PascalPart116):
             owners[: len(self.vocabulary.parts)] = self.vocabulary.part_to_object
             return owners[self.read_label(record, "part")]
         return super().read_label(record, kind)
+
+
+def open_own(root: str | Path, **options: Any) -> OwnClasses | OwnParts:
+    """The reader of a user's dataset: :class:`OwnParts` if its class list gives parts, else :class:`OwnClasses`.
+
+    ::
+
+        root/classes.yaml                          or classes.json: the class list
+        root/images/{train,val}/<name>.jpg         or .jpeg, .png; one of the two splits is enough
+        root/labels/{train,val}/<name>.png         8-bit index maps (mode L or P), or 16-bit ones if ignore_label > 255
+        root/objects/{train,val}/<name>.png        optional, with parts: the object map; else the parts' owners
+
+    Args:
+        root: the folder that holds the class list.
+        **options: see :class:`~ovparts_lib.data.readers.base.Reader`.
+
+    Raises:
+        DatasetError: the folder or its class list is missing or wrong.
+    """
+    folder = Path(root).expanduser()
+    if not folder.is_dir():
+        raise DatasetError(
+            "no such folder", file=folder, what_to_do=f"Own data has images, labels and {CLASS_FILES[0]}."
+        )
+    reader = OwnParts if isinstance(read_classes(folder), PartVocabulary) else OwnClasses
+    return reader(folder, **options)

@@ -1,7 +1,5 @@
 """PartImageNet, read as it is downloaded or as the released preprocessing leaves it: 40 objects (Seg), or 128 (OOD)."""
 
-from __future__ import annotations
-
 import logging
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
@@ -11,19 +9,15 @@ from typing import Any, ClassVar
 import numpy as np
 
 from ovparts_lib.data.coco_instances import rasterise, rasterise_columns
-from ovparts_lib.data.files import hidden_files
-from ovparts_lib.data.partimagenet_facts import PART_CATEGORIES, SYNSET_FILE, families_of, family
-from ovparts_lib.data.partimagenet_listing import LAYOUT, NO_PICTURE, SUFFIXES, Listing, Picture, Selection
+from ovparts_lib.data.files import DatasetError, Record
+from ovparts_lib.data.partimagenet_listing import NO_PICTURE, Listing, Picture, Selection
 from ovparts_lib.data.readers.base import Reader
-from ovparts_lib.data.records import DatasetError, Record
 from ovparts_lib.data.scan import LabelCounts
-from ovparts_lib.data.splits import Files, Split
-from ovparts_lib.data.verification_report import Folder, Published, VerificationReport
+from ovparts_lib.data.verification_report import Folder, VerificationReport
 
 logger = logging.getLogger(__name__)
 
 README = "README of PartImageNet"
-OTHER_FAMILY = "annotations of another super-category's part than the object's"
 
 
 class PartImageNet(Reader):
@@ -33,7 +27,6 @@ class PartImageNet(Reader):
 
         root/images/{train,val}/<synset>_<n>.JPEG              flat, or in one folder for each synset; .jpeg, .jpg
         root/{train,val}.json                                  or root/annotations/{train,val}/{train,val}.json
-        root/LOC_synset_mapping.txt                            optional; also looked for beside root
 
     The object of a picture is its synset's, and its object map the union of its parts. Splits:
 
@@ -47,35 +40,19 @@ class PartImageNet(Reader):
 
     Args:
         root: the folder that holds ``images``.
-        synset_file: ImageNet's list of synsets, which the meaning of the file names is checked against. By default the
-            one in ``root`` or beside it, if there is one.
         **options: see :class:`~ovparts_lib.data.readers.base.Reader`.
     """
 
-    layout = LAYOUT
     strict: ClassVar[bool]
-    settings: ClassVar = {
-        "train": Split("train", seen_only=True),
-        "train_obj_condition": Split("train", conditioned=True),
-        "train_all": Split("train"),
-        "train_few_shot": Split("train", few_shot=True),
-        "val_obj_condition": Split("val", conditioned=True),
-    }
-    kinds: ClassVar = {"image": Files("images", SUFFIXES)}
     dtype = np.uint16
     depth = 2
     few_shot_source = "train_all"
 
-    def __init__(self, root: str | Path, *, synset_file: str | Path | None = None, **options: Any) -> None:
+    def __init__(self, root: str | Path, **options: Any) -> None:
         super().__init__(root, **options)
         self._listings: dict[str, Listing] = {}
         self._pictures: dict[Path, Picture] = {}
-        if synset_file is None:
-            places = (self.root / SYNSET_FILE, self.root.parent / SYNSET_FILE)
-            synset_file = next((path for path in places if path.is_file()), None)
-        else:
-            synset_file = Path(synset_file).expanduser()
-        self.selection = Selection(self.vocabulary, strict=self.strict, synset_file=synset_file, refuse=self.refuse)
+        self.selection = Selection(self.vocabulary, strict=self.strict, refuse=self.refuse)
 
     def listing(self, name: str) -> Listing:
         """The pictures and annotations of ``train`` or ``val``, read once.
@@ -184,14 +161,14 @@ class PartImageNet(Reader):
     # Integrity checks
 
     def lists(self) -> list[Path]:
-        """Annotations, the synset list, and the few-shot list where somebody has put one."""
+        """Annotations, and the few-shot list where somebody has put one."""
         lists = super().lists()
         for name in self.folders:
             try:
                 lists.append(self.annotation_file(name))
             except DatasetError as error:
                 self.refuse(error)
-        return lists + [path for path in [self.selection.synset_file] if path is not None and path.is_file()]
+        return lists
 
     def list_folder(self, name: str, report: VerificationReport) -> Folder:
         """The pictures of the selection; whatever is left out is a note, as are parts of another super-category."""
@@ -205,7 +182,7 @@ class PartImageNet(Reader):
         report.notes += [f"{name}: {count:,} {what}" for what, count in sorted(listing.skipped.items())]
         if listing.unlisted:
             report.notes.append(
-                f"{name}: {len(listing.unlisted):,} pictures have no annotations and are not used, for example "
+                f"{name}: pictures without annotations, not used: {len(listing.unlisted):,}, for example "
                 f"{listing.unlisted[0].name}"
             )
         there = {picture.object_id for picture in listing.pictures}
@@ -214,13 +191,11 @@ class PartImageNet(Reader):
             records=self.pairs(name),
             files=files,
             unlisted=list(listing.unlisted) if self.refused(listing.annotations.path) else [],
-            hidden=hidden_files([self.folder("image", name)], self.depth),
             counts={
                 "images in the annotation file": len(listing.annotations.images),
                 "annotations": listing.annotations.instances,
                 **dict(sorted(listing.skipped.items())),
                 "pictures without annotations": len(listing.unlisted),
-                OTHER_FAMILY: self._check_families(name, report),
                 "objects": len(there),
             },
         )
@@ -239,25 +214,6 @@ class PartImageNet(Reader):
             names = ", ".join(sorted(self.vocabulary.objects[object_id] for object_id in wrong)[:5])
             report.notes.append(f"{name}: holds pictures of {len(wrong)} {kind} objects: {names}")
 
-    def _check_families(self, name: str, report: VerificationReport) -> int:
-        """A bottle's body on a dog becomes the dog's body, as in the released code, which looks at the part alone."""
-        vocabulary, wrong = self.vocabulary, []
-        families = [
-            families_of(owner, (vocabulary.pairs[part][1] for part in vocabulary.parts_of(object_id)))
-            for object_id, owner in enumerate(vocabulary.objects)
-        ]
-        for picture in self.listing(name).pictures:
-            for instance in picture.image.instances:
-                if family(instance.category_id) not in families[picture.object_id]:
-                    category, owner = PART_CATEGORIES[instance.category_id], vocabulary.objects[picture.object_id]
-                    wrong.append(f"annotation {instance.id} of {picture.path.name}, a {category!r} on a {owner}")
-        if wrong:
-            report.notes.append(
-                f"{name}: {len(wrong):,} {OTHER_FAMILY}; they are read as the object's own part of that name, as the "
-                f"released code reads them; for example {wrong[0]}"
-            )
-        return len(wrong)
-
     def count_records(self, name: str, labels: LabelCounts) -> dict[str, int]:
         """Samples, and how many have no part."""
         seen = set(self.vocabulary.seen_object_ids)
@@ -275,4 +231,3 @@ class PartImageNetOOD(PartImageNet):
     """The out-of-distribution split: 482 parts of 128 objects, the 19 unseen ones in the validation folder."""
 
     name, strict = "partimagenet_ood", True
-    published: ClassVar = {"train": Published(16540, README), "val": Published(2957, README)}

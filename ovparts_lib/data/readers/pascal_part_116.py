@@ -1,15 +1,7 @@
 """Pascal-Part-116 (OV-PARTS, NeurIPS 2023 datasets track), read from the folders as they are released."""
 
-from __future__ import annotations
-
-from typing import ClassVar
-
 from ovparts_lib.data.readers.base import Reader
 from ovparts_lib.data.scan import LabelCounts
-from ovparts_lib.data.splits import Files, Split
-from ovparts_lib.data.verification_report import Published
-
-_PAPERS = "OV-PARTS and PartCLIPSeg papers"
 
 
 class PascalPart116(Reader):
@@ -28,21 +20,7 @@ class PascalPart116(Reader):
     """
 
     name = "pascal_part_116"
-    layout = "images, annotations_detectron2_obj and annotations_detectron2_part, each with train and val"
-    settings: ClassVar = {
-        "train": Split("train", seen_only=True),
-        "train_obj_condition": Split("train", conditioned=True, seen_only=True),
-        "train_few_shot": Split("train", few_shot=True),
-        "val": Split("val"),
-        "val_obj_condition": Split("val", conditioned=True),
-    }
-    kinds: ClassVar = {
-        "image": Files("images", (".jpg",)),
-        "object": Files("annotations_detectron2_obj", (".png",)),
-        "part": Files("annotations_detectron2_part", (".png",)),
-    }
     shots_released = True
-    published: ClassVar = {"train": Published(8431, _PAPERS, about=True), "val": Published(850, _PAPERS, about=True)}
 
     def count_records(self, name: str, labels: LabelCounts) -> dict[str, int]:
         """Samples and (image, object) records, and how many have no part."""

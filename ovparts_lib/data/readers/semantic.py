@@ -1,67 +1,19 @@
 """Object-level benchmarks (OVSeg, SCAN): one class label per pixel, in the folders that their users have on disk."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 
+from ovparts_lib.data.files import DatasetError, Record
 from ovparts_lib.data.readers.base import Reader
-from ovparts_lib.data.records import DatasetError, Record
+from ovparts_lib.data.registry import DATASETS, Files, SemanticFolder
 from ovparts_lib.data.scan import count_labels
-from ovparts_lib.data.splits import Files, Split
-from ovparts_lib.data.verification_report import Published
-
-
-@dataclass(frozen=True)
-class SemanticFolder:
-    """Where a split of a benchmark lies.
-
-    Attributes:
-        images: folder of the pictures, which may hold more than the split's.
-        labels: folder of the derived label files.
-        published: number of images, where it is known.
-    """
-
-    images: str
-    labels: str
-    published: Published | None = None
-
-
-_DESCRIBED = "data description of OVSeg"
-# Names below the folder that the registry gives: label files as the scripts of OVSeg and SCAN write them.
-LAYOUTS: dict[str, dict[str, SemanticFolder]] = {
-    "coco_stuff_171": {
-        "train": SemanticFolder("train2017", "stuffthingmaps_detectron2/train2017", Published(118_287, "COCO 2017")),
-        "val": SemanticFolder("val2017", "stuffthingmaps_detectron2/val2017", Published(5_000, "COCO 2017")),
-    },
-    "ade20k_150": {
-        "train": SemanticFolder("images/training", "annotations_detectron2/training", Published(20_210, "ADE20K")),
-        "val": SemanticFolder("images/validation", "annotations_detectron2/validation", Published(2_000, _DESCRIBED)),
-    },
-    "ade20k_847": {
-        "train": SemanticFolder("images_detectron2/training", "annotations_detectron2/training"),
-        "val": SemanticFolder(
-            "images_detectron2/validation", "annotations_detectron2/validation", Published(2_000, _DESCRIBED)
-        ),
-    },
-    "pascal_context_59": {
-        "val": SemanticFolder("JPEGImages", "annotations_detectron2/pc59_val", Published(5_104, "Pascal-Context"))
-    },
-    "pascal_context_459": {
-        "val": SemanticFolder("JPEGImages", "annotations_detectron2/pc459_val", Published(5_104, "Pascal-Context"))
-    },
-    "pascal_voc_20": {
-        "val": SemanticFolder("JPEGImages", "annotations_detectron2/val", Published(1_449, "PASCAL VOC 2012"))
-    },
-}
 
 
 class SemanticReader(Reader):
-    """Reader of every object-level benchmark in ``LAYOUTS``: 8-bit PNG or 16-bit TIFF labels beside JPEG pictures.
+    """Reader of every object-level benchmark: 8-bit PNG or 16-bit TIFF labels beside JPEG pictures.
 
     Files are paired by base name; a picture without labels is of no use and no fault. The depth of the label files
     follows from the vocabulary: 8 bits where its ignore label is 255, 16 bits where it is 65535. A split whose label
@@ -70,25 +22,23 @@ class SemanticReader(Reader):
     Args:
         root: the benchmark's folder.
         name: which benchmark.
-        places: where its splits lie; those of ``LAYOUTS`` by default.
+        places: where its splits lie; those of the registry by default.
         **options: see :class:`~ovparts_lib.data.readers.base.Reader`.
     """
 
     label_kinds = ("label",)
     background_share = 0.9
-    splits_of: ClassVar = {"train": Split("train"), "val": Split("val")}
 
     def __init__(
         self, root: str | Path, *, name: str, places: Mapping[str, SemanticFolder] | None = None, **options: Any
     ) -> None:
         self.name = name
-        places = places or LAYOUTS[name]
-        self.layout = ", ".join(f"{place.images} and {place.labels}" for place in places.values())
+        places = places or DATASETS[name].places
         super().__init__(root, **options)
         self.places: Mapping[str, SemanticFolder] = {
             split: place for split, place in places.items() if (self.root / place.labels).is_dir()
         } or places
-        self.settings = {split: self.splits_of[split] for split in self.places}
+        self.settings = {split: self.settings[split] for split in self.places}
         self.folders = {split: split for split in self.places}
         deep = self.vocabulary.ignore_label > 255
         self.dtype = np.uint16 if deep else np.uint8
@@ -96,7 +46,6 @@ class SemanticReader(Reader):
             "image": Files("", (".jpg", ".jpeg")),
             "label": Files("", (".tif", ".tiff") if deep else (".png",)),
         }
-        self.published = {split: place.published for split, place in self.places.items() if place.published}
 
     def folder(self, kind: str, name: str) -> Path:
         """Folder of the pictures (``image``) or labels (``label``) of a split."""

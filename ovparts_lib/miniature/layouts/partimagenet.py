@@ -12,7 +12,7 @@ from pathlib import Path
 from PIL import Image
 
 from ovparts_lib.data.coco_writing import annotation
-from ovparts_lib.data.partimagenet_facts import PART_CATEGORIES, SYNSET_FILE, SYNSETS
+from ovparts_lib.data.partimagenet_listing import PART_CATEGORIES, SYNSETS
 from ovparts_lib.miniature.layouts.counterparts import TABLES, draw, drawn_words
 from ovparts_lib.miniature.layouts.writing import Layout, Written, segmentation, write_annotations
 from ovparts_lib.miniature.scene import generator
@@ -52,13 +52,11 @@ def part_category(dataset: str, owner: str, part: str) -> int:
 
 
 def finish(dataset: str, root: Path, pictures: Sequence[Written]) -> None:
-    """Write the annotation files of both splits, and an excerpt of ImageNet's synset list."""
+    """Write the annotation files of both splits."""
     for split in SPLITS:
         of_split = [picture for picture in pictures if picture.split == split]
         folder = root / "annotations" / split if dataset == "partimagenet_seg" else root
         write_annotations(folder / f"{split}.json", of_split, PART_CATEGORIES)
-    lines = [f"{synset} {name}\n" for synset, name in SYNSETS.items()]
-    (root / SYNSET_FILE).write_text("".join(lines), encoding="utf-8")
 
 
 def _figures(dataset: str, split: str) -> list[str]:

@@ -7,7 +7,6 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from ovparts_lib.data.readers.semantic import LAYOUTS as PLACES
 from ovparts_lib.data.registry import DATASETS
 from ovparts_lib.miniature.backgrounds import finish
 from ovparts_lib.miniature.canvas import NOTHING, Canvas
@@ -65,7 +64,7 @@ def write_picture(dataset: str, root: Path, seed: int, split: str, index: int) -
         labels[painted.object_map == number] = ignore if name in left_out else classes.get(name, ignore)
 
     picture = finish(canvas.image(), rng)
-    image_id, places = f"mini_{split}_{index:06d}", PLACES[dataset]
+    image_id, places = f"mini_{split}_{index:06d}", DATASETS[dataset].places
     name = f"{places.get(split, places['val']).images}/{image_id}.jpg"
     Image.fromarray(picture).save(root / name, quality=int(rng.integers(80, 96)))
     if split in places:
@@ -76,7 +75,7 @@ def write_picture(dataset: str, root: Path, seed: int, split: str, index: int) -
 
 
 def _folders(dataset: str) -> tuple[str, ...]:
-    places = PLACES[dataset].values()
+    places = DATASETS[dataset].places.values()
     return tuple(dict.fromkeys(folder for place in places for folder in (place.images, place.labels)))
 
 

@@ -95,7 +95,7 @@ def crop_accuracy(model: Ovseg, samples: Iterable[Any], classes: Sequence[str]) 
 
     Args:
         model: the system.
-        samples: with ``image`` and ``label_map``, or ``part_map``.
+        samples: with ``image`` and ``part_map``.
         classes: of the labels.
 
     Returns:
@@ -103,8 +103,7 @@ def crop_accuracy(model: Ovseg, samples: Iterable[Any], classes: Sequence[str]) 
     """
     text, ranks = model.encode_classes(classes)[:-1], []
     for sample in samples:
-        labels = getattr(sample, "label_map", None)
-        labels = sample.part_map if labels is None else labels
+        labels = sample.part_map
         present = [label for label in labels.unique().tolist() if 0 <= label < len(classes)]
         if present:
             masks = torch.stack([labels == label for label in present])

@@ -82,7 +82,7 @@ def test_annotated_masks_are_named_by_the_nearest_text():
     masks = torch.stack([labels == 0, labels == 2])
     regions = model.encode_regions(image, masks)
     best = (regions.embeddings @ model.encode_classes(WORDS.classes)[:-1].T).argmax(1)
-    found = crop_accuracy(model, [SimpleNamespace(image=image, label_map=labels)], WORDS.classes)
+    found = crop_accuracy(model, [SimpleNamespace(image=image, part_map=labels)], WORDS.classes)
     assert found["masks"] == 2
     assert found["top1"] == pytest.approx(100 * (best == torch.tensor([0, 2])).float().mean().item())
     assert found["top5"] == 100
