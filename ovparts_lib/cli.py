@@ -31,7 +31,7 @@ from pathlib import Path
 from typing import Any
 
 import ovparts_lib
-from ovparts_lib.data.registry import DATASETS
+from ovparts_lib.data.registry import DATASETS, PREPARED
 from ovparts_lib.processes import silence, write
 
 # This text is what `ovparts --help` shows, and the text of a command's function what `ovparts COMMAND --help` shows.
@@ -174,11 +174,8 @@ def _runs(options: argparse.Namespace) -> int:
 def _verify(options: argparse.Namespace) -> int:
     """Check a data set: files, sizes, labels, pictures in both train and val."""
     from ovparts_lib.data.registry import verify_dataset
-    from ovparts_lib.runs import resolve_path
 
-    root = Path(options.data_root).expanduser()
-    root = root if root.exists() else resolve_path(root)
-    report = verify_dataset(options.dataset, root, progress=sys.stderr.isatty())
+    report = verify_dataset(options.dataset, _here_or_in_project(options.data_root), progress=sys.stderr.isatty())
     print(report.to_markdown())
     return COMPLETE if report.ok else FAILED
 
@@ -186,15 +183,9 @@ def _verify(options: argparse.Namespace) -> int:
 def _prepare(options: argparse.Namespace) -> int:
     """Write a benchmark's label files from the official archive."""
     from ovparts_lib.data.prepare import prepare_dataset
-    from ovparts_lib.runs import resolve_path
 
-    source, target = Path(options.source).expanduser(), Path(options.target).expanduser()
-    report = prepare_dataset(
-        options.dataset,
-        source if source.exists() else resolve_path(source),
-        target if target.exists() else resolve_path(target),
-        progress=sys.stderr.isatty(),
-    )
+    source, target = _here_or_in_project(options.source), _here_or_in_project(options.target)
+    report = prepare_dataset(options.dataset, source, target, progress=sys.stderr.isatty())
     print(report.to_markdown())
     return COMPLETE if report.ok else FAILED
 
@@ -281,7 +272,7 @@ def _parser() -> argparse.ArgumentParser:
     verify.add_argument("--dataset", choices=DATASETS, default=next(iter(DATASETS)), help="which it is (%(default)s)")
 
     prepare = command("prepare", _prepare)
-    prepare.add_argument("dataset", metavar="NAME", choices=DATASETS, help="which benchmark, e.g. ade20k_847")
+    prepare.add_argument("dataset", metavar="NAME", choices=PREPARED, help=f"which benchmark: {', '.join(PREPARED)}")
     prepare.add_argument("source", metavar="SOURCE", help="the archive, unpacked, as its authors distribute it")
     prepare.add_argument("target", metavar="TARGET", help="the benchmark's folder, often SOURCE itself")
 
@@ -321,6 +312,13 @@ def _at_least(least: int, kind: type = int) -> Callable[[str], Any]:
         return number
 
     return read
+
+
+def _here_or_in_project(path: str) -> Path:
+    from ovparts_lib.runs import resolve_path
+
+    here = Path(path).expanduser()
+    return here if here.exists() else resolve_path(path)
 
 
 def _repeatable(params: str | Path, overrides: Sequence[str]) -> str:

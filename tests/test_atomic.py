@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from ovparts_lib.atomic import DiskFullError, replacing, replacing_folder, set_aside, sweep
+from ovparts_lib.atomic import DiskFullError, replacing, replacing_folder, set_aside, sweep, write_atomically
 
 
 @pytest.mark.parametrize(("number", "said"), [(errno.ENOSPC, "bytes are free"), (errno.EDQUOT, "quota")])
@@ -63,3 +63,18 @@ def test_a_damaged_file_is_set_aside_with_a_warning(tmp_path):
     with pytest.warns(UserWarning, match="w is damaged; set aside as w.damaged and made again"):
         set_aside(tmp_path / "w", "no zip file")
     assert [path.name for path in tmp_path.iterdir()] == ["w.damaged"]
+
+
+@pytest.mark.parametrize("obstacle", ["missing", "file", "folder"])
+def test_what_cannot_be_written_is_named_by_its_own_name(tmp_path, obstacle):
+    path = tmp_path / "there" / "report.html"
+    if obstacle == "file":
+        path.parent.write_text("in the way")
+    if obstacle == "folder":
+        path.mkdir(parents=True)
+    with pytest.raises(OSError, match=r"No such file|Not a directory|is a folder, where a file") as caught:
+        write_atomically(path, "page")
+    assert caught.value.filename == str(path)
+    with pytest.raises(FileNotFoundError) as caught, replacing(tmp_path / "copy"):
+        (tmp_path / "original").read_bytes()
+    assert caught.value.filename == str(tmp_path / "original")

@@ -106,14 +106,39 @@ def test_version_and_wrong_usage(capsys):
         (["demo", "nowhere.yaml"], 2, "nowhere.yaml: there is no such parameter file"),
         (["report"], 1, "there are no runs in "),
         (["submit", START, "--set", "sample=3"], 2, "did you mean `samples`?"),
+        (["run", "params"], 2, "params: is a folder; name a parameter file"),
+        (["params", "params/empty.yaml"], 2, "empty.yaml: the file is empty"),
+        (["submit", "params/binary.yaml"], 2, "binary.yaml: cannot be read"),
+        (["verify", "https://example.org/data"], 1, "https://example.org/data is an address"),
+        (["prepare", "ade20k_150", "https://example.org/data", "."], 1, "https://example.org/data is an address"),
+        (["train-miniclip", "nowhere/miniclip.safetensors"], 1, "nowhere"),
     ],
 )
 def test_one_clear_line_for_an_error(root, capsys, arguments, code, expected):
+    (root / "params" / "empty.yaml").touch()
+    (root / "params" / "binary.yaml").write_bytes(bytes(range(128, 256)))
     assert cli.main(arguments) == code
     error = capsys.readouterr().err
     assert error.startswith("ovparts: ")
     assert expected in error
     assert error.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (["demo", "--jobs", "0"], "--jobs: expected a whole number of at least 1, not '0'"),
+        (["submit", START, "--gpus", "-1"], "--gpus: expected a whole number of at least 0, not '-1'"),
+        (["submit", START, "--memory", "1.5"], "--memory: expected a whole number of at least 1, not '1.5'"),
+        (["submit", START, "--hours", "nan"], "--hours: expected a number of at least 0, not 'nan'"),
+        (["train-miniclip", "x", "--iterations", "1e3"], "--iterations: expected a whole number of at least 1"),
+        (["prepare", "pascal_part_116", ".", "."], "invalid choice: 'pascal_part_116'"),
+    ],
+)
+def test_wrong_numbers_and_names_are_refused_by_their_option(capsys, arguments, expected):
+    with pytest.raises(SystemExit) as exit_:
+        cli.main(arguments)
+    assert exit_.value.code == 2 and expected in capsys.readouterr().err
 
 
 def test_traceback_for_developers(root, capsys):

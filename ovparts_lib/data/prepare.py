@@ -22,7 +22,7 @@ from ovparts_lib.data.ade20k_release import read_codes
 from ovparts_lib.data.ade20k_source import build_ade20k_part_234, find_pictures
 from ovparts_lib.data.files import DatasetError, check_file, list_files
 from ovparts_lib.data.labels import check_same_size, read_image, read_labels
-from ovparts_lib.data.registry import DATASETS
+from ovparts_lib.data.registry import DATASETS, PREPARED
 from ovparts_lib.data.scan import parallel_map
 from ovparts_lib.data.verification_report import PrepareReport, Problem
 from ovparts_lib.images import resize_labels, write_picture
@@ -67,10 +67,10 @@ def prepare_dataset(name: str, source: str | Path, target: str | Path, *, progre
         ValueError: no such conversion.
         DatasetError: ``source`` is not the archive.
     """
+    if name not in PREPARED:
+        raise ValueError(f"nothing is prepared for {name!r}; there are {', '.join(PREPARED)}")
     if name == "ade20k_part_234":
         return build_ade20k_part_234(source, target, progress=progress)
-    if name not in _SOURCES:
-        raise ValueError(f"nothing is prepared for {name!r}; there are ade20k_part_234, {', '.join(_SOURCES)}")
     source, target = Path(source).expanduser(), Path(target).expanduser()
     if not source.is_dir():
         raise DatasetError("no such folder", file=source, what_to_do="Give the folder of the unpacked archive.")

@@ -145,6 +145,8 @@ def _read_datasets() -> dict[str, DatasetEntry]:
 
 
 DATASETS = _read_datasets()
+PREPARED = ("ade20k_part_234", *(name for name, entry in DATASETS.items() if entry.kind == "semantic"))
+"""Those whose label files are made from an official archive; the others are read as they are distributed."""
 
 
 def open_reader(dataset: str, root: str | Path, **options: Any) -> "Reader":

@@ -195,8 +195,8 @@ def _check_owners(
         if where.any():
             images = np.unique(on_part[where, 0])
             report.notes.append(
-                f"{name}: {int(on_part[where, 3].sum()):,} part pixels in {len(images):,} images lie {what}, "
-                f"for example in {labels.image_ids[images[0]]}"
+                f"{name}: part pixels that lie {what}: {int(on_part[where, 3].sum()):,}; images with such: "
+                f"{len(images):,}, for example {labels.image_ids[images[0]]}"
             )
 
 
@@ -214,9 +214,10 @@ def _check_background(
     if not full.size:
         return
     path = reader.origin(next(r for r in reader.pairs(name) if r.image_id == labels.image_ids[full[0]]), kind)
+    label = "label" if kind == "label" else f"{kind} label"
     what = (
-        f"has no pixel without {kind} label ({ignore}) and shows {first!r} (0), as {len(full)} of "
-        f"{len(labels.image_ids)} {kind} label files of {name} do"
+        f"has no pixel without {label} ({ignore}) and shows {first!r} (0); such are {len(full):,} of "
+        f"{len(labels.image_ids):,} {label} files of {name}"
     )
     if len(full) < reader.background_share * len(labels.image_ids):
         report.notes.append(f"{name}: {path.name} {what}: look whether the background of these was saved as 0")

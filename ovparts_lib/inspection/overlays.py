@@ -86,7 +86,8 @@ def overlay(image: Picture, label_map: LabelMap, vocabulary: Vocabulary, name: s
     """
     picture = as_picture(image)
     labels = as_labels(label_map, picture.shape[:2])
-    words, painted = _present([labels], vocabulary), _painted(picture, labels, class_colours(vocabulary))
+    pixels = _pixels(labels, vocabulary)
+    words, painted = _largest_first(pixels), _painted(picture, labels, class_colours(vocabulary))
     lines = sum(_legend_word(vocabulary.classes[part]).count("\n") + 1 for part in words[:_LEGEND_WORDS])
     columns = -(-lines // _LEGEND_ROWS)
     aspect = panel_aspect(painted)
@@ -94,8 +95,6 @@ def overlay(image: Picture, label_map: LabelMap, vocabulary: Vocabulary, name: s
     figure = new_figure(width + 0.2 + 2.2 * columns, max(height + 0.35, 0.21 * min(lines, _LEGEND_ROWS) + 0.4))
     _show(figure.add_subplot(), painted, name)
     _legend(figure, words, vocabulary, "outside right upper", columns)
-    count = len(vocabulary.classes)
-    pixels = np.bincount(np.where((labels >= 0) & (labels < count), labels, count).ravel(), minlength=count + 1)
     table = pd.DataFrame({"word": [*vocabulary.classes, BACKGROUND], "pixels": pixels})
     table["percent"] = 100 * pixels / pixels.sum()
     caption = "The word with the highest score at each pixel; plain where none of the words wins."
@@ -130,7 +129,7 @@ def comparison(
     colours, pictures = class_colours(vocabulary), [as_picture(image) for image in images]
     truths = [as_labels(m, p.shape[:2]) for m, p in zip(ground_truths, pictures, strict=True)]
     guesses = [as_labels(m, p.shape[:2]) for m, p in zip(predictions, pictures, strict=True)]
-    words = _present([*truths, *guesses], vocabulary)
+    words = _largest_first(sum(_pixels(labels, vocabulary) for labels in (*truths, *guesses)))
     tables = [comparison_table(*maps, vocabulary) for maps in zip(truths, guesses, strict=True)]
     width = 11.0
     heights = [min(width / 3 * panel_aspect(p), 4.6) + 0.25 for p in pictures]
@@ -161,7 +160,8 @@ def label_grid(
     colours = class_colours(vocabulary)
     pictures = [as_picture(image) for image in images]
     labels = [as_labels(label_map, p.shape[:2]) for label_map, p in zip(label_maps, pictures, strict=True)]
-    words = _present(labels, vocabulary)
+    pixels = [_pixels(label_map, vocabulary) for label_map in labels]
+    words = _largest_first(sum(pixels))
     painted = [_painted(picture, label_map, colours) for picture, label_map in zip(pictures, labels, strict=True)]
     columns = min(_COLUMNS, len(painted))
     rows, width = -(-len(painted) // columns), min(11.0, 5.5 * columns)
@@ -174,11 +174,11 @@ def label_grid(
     for ax, picture, name in zip(axes, painted, names, strict=False):
         _show(ax, picture, name)
     _legend(figure, words, vocabulary, "outside lower center", _columns_below(words, width))
-    found = [np.unique(m[(m >= 0) & (m < len(vocabulary.classes))], return_counts=True) for m in labels]
     cells = [
-        (name, vocabulary.classes[label], count)
-        for name, pair in zip(names, found, strict=True)
-        for label, count in zip(*pair, strict=True)
+        (name, word, count)
+        for name, counts in zip(names, pixels, strict=True)
+        for word, count in zip(vocabulary.classes, counts[:-1], strict=True)
+        if count
     ]
     table = pd.DataFrame(cells, columns=["image", "class", "pixels"])
     caption = "Labels laid over their pictures; the legend names the classes that occur."
@@ -218,7 +218,7 @@ def comparison_table(ground_truth: LabelMap, prediction: LabelMap, vocabulary: V
     guess = as_labels(prediction, truth.shape)
     known = truth != vocabulary.ignore_label
     rows = []
-    for part in sorted(_present([truth, guess], vocabulary)):
+    for part in np.flatnonzero((_pixels(truth, vocabulary) + _pixels(guess, vocabulary))[:-1]):
         wanted, given = truth == part, guess == part
         right, union = int((wanted & given).sum()), int((wanted | (given & known)).sum())
         iou = 100 * right / union if wanted.any() else np.nan
@@ -247,11 +247,15 @@ def _boundaries(labels: np.ndarray) -> np.ndarray:
     return lines.repeat(step, axis=0).repeat(step, axis=1)[:height, :width]
 
 
-def _present(label_maps: Sequence[np.ndarray], vocabulary: Vocabulary) -> list[int]:
-    """Part ids that occur, by area in descending order."""
+def _pixels(labels: np.ndarray, vocabulary: Vocabulary) -> np.ndarray:
+    """Pixels of each class, and, last, of what is no class."""
     count = len(vocabulary.classes)
-    area = sum(np.bincount(m[(m >= 0) & (m < count)], minlength=count) for m in label_maps)
-    return [int(part) for part in np.argsort(-area, kind="stable") if area[part]]
+    return np.bincount(np.where((labels >= 0) & (labels < count), labels, count).ravel(), minlength=count + 1)
+
+
+def _largest_first(pixels: np.ndarray) -> list[int]:
+    """Ids of the classes that occur, of :func:`_pixels`."""
+    return [int(part) for part in np.argsort(-pixels[:-1], kind="stable") if pixels[part]]
 
 
 def _show(ax: Axes, picture: np.ndarray, title: str) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import tempfile
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -51,7 +52,14 @@ def make_miniclip(
         test_pictures: scenes, and close-ups of parts, that its accuracy is stated for.
         commit: of the code.
         training: what else :func:`train_miniclip` takes.
+
+    Raises:
+        OSError: nothing can be written where ``path`` lies.
     """
+    # An hour before they are needed: the device, and a place to write to.
+    torch.empty(0, device=training.get("device", "cpu"))
+    with tempfile.TemporaryFile(dir=path.parent):
+        pass
     drawn = CaptionedPictures(pictures, size=size.image_size, seed=settings.seed, processes=os.cpu_count() or 1)
     result = train_miniclip(drawn, size, settings=settings, **training)
     facts = {

@@ -105,6 +105,8 @@ def _find(path: Path) -> Path:
     for candidate in (path, project_root() / path):
         if candidate.is_file():
             return candidate.resolve()
+        if candidate.is_dir():
+            raise ParameterError(f"{path}: is a folder; name a parameter file (.yaml)")
     looked = " and ".join(dict.fromkeys(str(folder) for folder in (Path.cwd(), project_root())))
     raise ParameterError(f"{path}: there is no such parameter file (looked in {looked})")
 

@@ -18,7 +18,7 @@ MODES = {"oracle_obj": "Oracle-Obj", "pred_all": "Pred-All"}
 METRICS = ("seen", "unseen", "harmonic", "mIoU")
 _MOST_ROWS = 1000
 _BAR_COLUMNS = frozenset({"IoU", "recall", "precision"})
-_WIDEST, _HIGHEST, _QUALITY = 900, 1700, 58  # pixels and WebP quality of the pictures in the page
+_WIDEST, _HIGHEST, _QUALITY = 800, 1700, 58  # pixels and WebP quality of the pictures in the page
 _TOLD_ELSEWHERE = frozenset(
     ("headline", "figures", "tables", "title", "note", "status", "execution", "params_hash", "setting", "run")
 )
@@ -173,7 +173,7 @@ def _table(folder: Path, entry: dict[str, Any]) -> dict[str, Any] | None:
         [
             {
                 "text": format_number(value),
-                "key": value if right and _finite(value) is not None else "",
+                "key": f"{value:.9g}" if right and _finite(value) is not None else "",
                 "bar": _finite(value) if column in _BAR_COLUMNS else None,
             }
             for value, column, right in zip(row, frame.columns, numeric, strict=True)

@@ -124,7 +124,7 @@ def open_data(params: SystemOptions, output: RunOutput) -> OpenedData:
         _refuse_shared_pictures(training, scored.records(params.test_split))
     if training is not None and params.test_dataset and isinstance(scored.vocabulary, PartVocabulary):
         known = words_known_from_training(training.vocabulary, scored.vocabulary)
-        print(f"{len(known)} parts that {params.test_dataset} calls unseen are classes of the training data")
+        print(f"parts that {params.test_dataset} calls unseen and training has shown: {len(known)}")
         title = "Unseen test classes that training has shown"
         output.keep(Panel("words_known_from_training", table=known, title=title))
     output.note(vocabulary_hash=data.evaluation.vocabulary.hash)

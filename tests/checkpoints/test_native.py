@@ -1,4 +1,5 @@
 import resource
+import signal
 import subprocess
 import sys
 from dataclasses import asdict
@@ -109,3 +110,25 @@ def test_a_description_that_its_tensors_do_not_bear_out_is_not_built(tmp_path, s
     save_weights({"a": torch.ones(3)}, tmp_path / "w.safetensors", {"system": "clip", "size": size})
     with pytest.raises(CheckpointError, match=said), within_its_file(tmp_path / "w.safetensors"):
         build_clip(ClipSize(**size))
+
+
+KILLED_WHILE_WRITING = """
+import os, pathlib, signal, sys
+import torch
+from ovparts_lib.checkpoints import native
+def die(*arguments): os.kill(os.getpid(), signal.SIGKILL)
+moments = {"half": (native, "memoryview"), "whole": (os, "fsync"), "named": (pathlib.Path, "replace")}
+setattr(*moments[sys.argv[2]], die)
+native.save_weights({"a": torch.full((9000,), 2.0)}, sys.argv[1], {"system": "test"})
+"""
+
+
+@pytest.mark.parametrize("when", ["half", "whole", "named"])
+def test_a_kill_while_weights_are_written_leaves_the_old_ones(tmp_path, when):
+    path = tmp_path / "w.safetensors"
+    save_weights({"a": torch.ones(9000)}, path, METADATA)
+    killed = subprocess.run([sys.executable, "-c", KILLED_WHILE_WRITING, path, when])
+    assert killed.returncode == -signal.SIGKILL and len(list(tmp_path.iterdir())) == 2
+    assert (load_weights(path)[0]["a"] == 1).all()
+    save_weights({"a": torch.full((9000,), 2.0)}, path, METADATA)
+    assert (load_weights(path)[0]["a"] == 2).all() and [file.name for file in tmp_path.iterdir()] == [path.name]

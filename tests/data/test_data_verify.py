@@ -134,7 +134,7 @@ def test_hidden_files_are_passed_over_and_unlabelled_pictures_noted(root):
     save(root / "images/val/2011_000999.jpg", picture((20, 20), 1))
     report = verify_dataset("pascal_part_116", root)
     assert report.ok and report.counts["val"]["image files"] == 4
-    assert "val: 1 pictures have no labels and are not used, for example 2011_000999" in report.notes
+    assert "val: pictures without labels, not used: 1, for example 2011_000999" in report.notes
 
 
 def test_missing_shot_list_is_a_note(root):
@@ -155,7 +155,8 @@ def test_parts_on_other_objects_are_counted(root):
     assert report.counts["val"]["part pixels on another object"] == 20
     assert report.counts["val"]["part pixels outside every object"] == 7
     assert any(
-        n.startswith("val: 20 part pixels in 1 images lie on another object than their own") for n in report.notes
+        n.startswith("val: part pixels that lie on another object than their own: 20; images with such: 1, for")
+        for n in report.notes
     )
 
 

@@ -126,7 +126,7 @@ def test_dropped_polygons_and_unused_files_are_reported(ade_root):
     assert counts["polygons with fewer than 3 points or an odd number of coordinates, dropped"] == 2
     assert counts["annotations without any valid polygon, dropped"] == 1
     assert counts["annotations without a segmentation, dropped"] == 1
-    assert "train: 1 files are of no listed image and not used, for example unlisted.jpg" in report.notes
+    assert "train: files of no listed image, not used: 1, for example unlisted.jpg" in report.notes
 
 
 def test_pictures_shared_by_train_and_val(ade_root):

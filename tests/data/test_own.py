@@ -33,6 +33,7 @@ def test_a_list_of_classes(tmp_path):
     )
     report, reader = verify_dataset("own", root), open_reader("own", root)
     assert report.ok and any("background of these was saved as 0" in note for note in report.notes)
+    assert not any("label label" in note for note in report.notes)
     assert reader.vocabulary.classes == ("sky", "altar, communion table", "tree")
     assert reader.title == "mine" and reader.splits == ("train", "val")
     assert set(TrainingDataset(reader, "train")[0]["part_map"].unique().tolist()) == {0, 1, 255}

@@ -156,8 +156,8 @@ def test_large_pictures_make_a_small_page(runs, tmp_path):
     smooth = np.repeat(np.repeat(pixels[::10, ::10], 10, 0), 10, 1)
     Image.fromarray(smooth).resize((3600, 1000)).save(runs[0].path / "figures" / "overlay.png")
     text = write_report(runs, tmp_path / "report.html").read_text()
-    assert len(text) < 250_000
-    assert 'width="900" height="250"' in text
+    assert len(text) < 200_000
+    assert 'width="800" height="222"' in text
 
 
 @pytest.mark.parametrize("damage", ["missing", "outside", "no picture", "no table"])

@@ -200,7 +200,7 @@ class ADE20KPart234(Reader):
         unused = sorted(there - {path for record in records for path in (record.image_path, record.part_path)})
         if unused:
             report.notes.append(
-                f"{name}: {len(unused)} files are of no listed image and not used, for example {unused[0].name}"
+                f"{name}: files of no listed image, not used: {len(unused):,}, for example {unused[0].name}"
             )
         return Folder(
             records=[record for record in records if {record.image_path, record.part_path} <= there],

@@ -332,7 +332,7 @@ class Reader:
                 self.refuse(DatasetError(f"has no {what} of the same name", file=path, what_to_do="Unpack it again."))
         if unlabelled:
             report.notes.append(
-                f"{name}: {len(unlabelled)} pictures have no labels and are not used, for example {unlabelled[0]}"
+                f"{name}: pictures without labels, not used: {len(unlabelled):,}, for example {unlabelled[0]}"
             )
         complete = sorted(set.intersection(*(set(found) for found in files.values())))
         images, labels, objects = files["image"], files[self.label_kinds[-1]], files.get("object", {})

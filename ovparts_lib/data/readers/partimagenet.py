@@ -182,7 +182,7 @@ class PartImageNet(Reader):
         report.notes += [f"{name}: {count:,} {what}" for what, count in sorted(listing.skipped.items())]
         if listing.unlisted:
             report.notes.append(
-                f"{name}: {len(listing.unlisted):,} pictures have no annotations and are not used, for example "
+                f"{name}: pictures without annotations, not used: {len(listing.unlisted):,}, for example "
                 f"{listing.unlisted[0].name}"
             )
         there = {picture.object_id for picture in listing.pictures}

@@ -1,8 +1,11 @@
 """Text embeddings on disk: found again by another process, never another's, never damaged, never half."""
 
 import copy
+import fcntl
 import logging
 import multiprocessing
+import os
+import time
 from concurrent.futures import ProcessPoolExecutor
 
 import pytest
@@ -10,7 +13,7 @@ import torch
 
 from ovparts_lib.models.clip import text_cache
 from ovparts_lib.models.clip.prompted_names import encode_names
-from ovparts_lib.models.clip.text_cache import TextCache
+from ovparts_lib.models.clip.text_cache import TextCache, read_embeddings, write_embeddings
 from ovparts_lib.models.clip.towers import build_clip
 from ovparts_lib.runs.project import cache_folder
 from tests.systems.tiny import TINY_CLIP
@@ -117,6 +120,23 @@ def test_a_folder_that_cannot_be_written_costs_no_more_than_the_time(tmp_path, e
         found = new_cache(tmp_path / "file").encode(seeded_clip(), NAMES, TEMPLATES)
     assert found.shape[:2] == (3, 2)
     assert "cannot keep text embeddings in" in caplog.text
+
+
+def test_what_was_used_longest_ago_makes_room(tmp_path, monkeypatch):
+    now = time.time()
+    for age, name in enumerate(("newest", "read", "old", "oldest")):
+        write_embeddings(tmp_path / f"{name}.safetensors", torch.ones(1000))
+        os.utime(tmp_path / f"{name}.safetensors", (now - 100 * age - 100,) * 2)
+    (tmp_path / ".another.part").write_bytes(bytes(9000))  # is being written
+    (tmp_path / "x.safetensors.damaged").write_bytes(bytes(9000))
+    os.utime(tmp_path / "x.safetensors.damaged", (0, 0))
+    assert read_embeddings(tmp_path / "read.safetensors") is not None
+    monkeypatch.setattr(text_cache, "LIMIT", 3 * 4200)
+    with (tmp_path / ".another.part").open("rb") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        write_embeddings(tmp_path / "written.safetensors", torch.ones(1000))
+        kept = {file.name.partition(".safetensors")[0] for file in tmp_path.iterdir()}
+    assert kept == {"written", "read", "newest", ".another.part"}
 
 
 def test_the_folder_is_the_users_own(monkeypatch, tmp_path):
