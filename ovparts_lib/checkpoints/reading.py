@@ -180,7 +180,7 @@ def load_strictly(
     spoilt = [name for name, (given, target) in shared.items() if not given.to(target.dtype).isfinite().all()]
     if spoilt:
         raise CheckpointError(
-            f"{source} ({kind}) holds NaN or infinity in {len(spoilt)} tensors: {_some(spoilt)}; such weights are the "
+            f"{source} ({kind}) holds NaN or infinity in {_some(spoilt)}; such weights are the "
             "result of a training that diverged, or of a damaged file: take an earlier checkpoint, or fetch it again"
         )
     with torch.no_grad():

@@ -237,7 +237,7 @@ def test_weights_that_are_not_finite_are_refused_and_named(value):
     module = nn.Linear(3, 2)
     before = module.weight.detach().clone()
     state = {"weight": torch.zeros(2, 3, dtype=torch.float16), "bias": torch.tensor([0.0, value])}
-    with pytest.raises(CheckpointError, match=r"w.pth \(weights\) holds NaN or infinity in 1 tensors: bias; "):
+    with pytest.raises(CheckpointError, match=r"w.pth \(weights\) holds NaN or infinity in bias; "):
         load_strictly(module, state, source="w.pth")
     assert torch.equal(module.weight, before)
 
@@ -321,7 +321,7 @@ def test_other_zip_archives_are_not_called_damaged(tmp_path):
 def test_numbers_that_are_finite_only_in_the_file_are_refused(value):
     module = nn.Linear(3, 2)
     state = {"weight": torch.zeros(2, 3), "bias": torch.tensor([0.0, value], dtype=torch.float64)}
-    with pytest.raises(CheckpointError, match="NaN or infinity in 1 tensors: bias"):
+    with pytest.raises(CheckpointError, match="NaN or infinity in bias"):
         load_strictly(module, state, source="w.pth")
     with pytest.raises(CheckpointError, match="complex64 in the file, float32"):
         load_strictly(module, {**state, "bias": torch.zeros(2, dtype=torch.complex64)}, source="w.pth")
