@@ -3,8 +3,6 @@
 The unpickler builds containers, numbers, strings and arrays; whatever else a pickle names is refused.
 """
 
-from __future__ import annotations
-
 import pickle
 from collections import OrderedDict
 from pathlib import Path

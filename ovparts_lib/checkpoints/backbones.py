@@ -1,7 +1,5 @@
 """Backbones as pre-training on ImageNet left them: ResNets with torchvision's names or detectron2's, and Swin."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 from torch import nn
@@ -32,30 +30,24 @@ def load_resnet_into(backbone: nn.Module, path: str | Path) -> LoadReport:
     """Load a ResNet's weights into a backbone of the same size.
 
     Args:
-        backbone: of :mod:`models.backbones.resnet`.
+        backbone: of :mod:`models.backbones.resnet`; one without a last stage takes the others.
         path: a state dict by torchvision or detectron2, whose ``R-103.pkl`` is the R-101c that OVSeg begins from.
 
     Raises:
         CheckpointError: unreadable, no ResNet, or tensors missing, unexpected or misshapen.
     """
     state = read_tensors(path)
-    if "stem.conv1.weight" in state:
-        return load_strictly(
-            backbone,
-            state,
-            source=str(path),
-            kind="ResNet of detectron2",
-            drop=lambda name: name.startswith(("fc.", "stem.fc.", "linear.")) or name.endswith("num_batches_tracked"),
-        )
-    if "layer1.0.conv1.weight" not in state:
+    detectron2 = "stem.conv1.weight" in state
+    if not detectron2 and "layer1.0.conv1.weight" not in state:
         raise CheckpointError(f"{path} is no ResNet; its first tensors: {list(state)[:5]}")
+    unused = ("fc.", "stem.fc.", "linear.", *(() if hasattr(backbone, "res5") else ("res5.", "layer4.")))
     return load_strictly(
         backbone,
         state,
         source=str(path),
-        kind="ResNet of torchvision",
-        names=renaming(torchvision_name),
-        drop=lambda name: name.startswith("fc.") or name.endswith("num_batches_tracked"),
+        kind="ResNet of detectron2" if detectron2 else "ResNet of torchvision",
+        names=dict if detectron2 else renaming(torchvision_name),
+        drop=lambda name: name.startswith(unused) or name.endswith("num_batches_tracked"),
     )
 
 

@@ -1,7 +1,5 @@
 """CLIP weights: OpenAI's archives, open_clip's and Hugging Face's files, and our own."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Mapping
 from dataclasses import asdict
@@ -22,31 +20,9 @@ from ovparts_lib.checkpoints.reading import (
 from ovparts_lib.models.clip.towers import Activation, ClipSize, activation_of, require_activation
 
 OPENAI_CONSTANTS = ("input_resolution", "context_length", "vocab_size")
-# open_clip's names and Hugging Face's, outside the transformer blocks; the last two are stored transposed
-_OUTSIDE_BLOCKS = {
-    "visual.class_embedding": "vision_model.embeddings.class_embedding",
-    "visual.conv1.weight": "vision_model.embeddings.patch_embedding.weight",
-    "visual.positional_embedding": "vision_model.embeddings.position_embedding.weight",
-    "visual.ln_pre.weight": "vision_model.pre_layrnorm.weight",
-    "visual.ln_pre.bias": "vision_model.pre_layrnorm.bias",
-    "visual.ln_post.weight": "vision_model.post_layernorm.weight",
-    "visual.ln_post.bias": "vision_model.post_layernorm.bias",
-    "token_embedding.weight": "text_model.embeddings.token_embedding.weight",
-    "positional_embedding": "text_model.embeddings.position_embedding.weight",
-    "ln_final.weight": "text_model.final_layer_norm.weight",
-    "ln_final.bias": "text_model.final_layer_norm.bias",
-    "logit_scale": "logit_scale",
-    "visual.proj": "visual_projection.weight",
-    "text_projection": "text_projection.weight",
-}
+# open_clip's names and Hugging Face's; the last two outside the transformer blocks are stored transposed
+_NAMES = json.loads(Path(__file__).with_name("names.json").read_text(encoding="utf-8"))
 _TRANSPOSED = ("visual.proj", "text_projection")
-_IN_BLOCKS = {
-    "ln_1": "layer_norm1",
-    "ln_2": "layer_norm2",
-    "attn.out_proj": "self_attn.out_proj",
-    "mlp.c_fc": "mlp.fc1",
-    "mlp.c_proj": "mlp.fc2",
-}
 _TOWERS = {"visual.transformer.resblocks.": "vision_model", "transformer.resblocks.": "text_model"}
 
 
@@ -68,7 +44,7 @@ def huggingface_names(state: State, prefix: str = "") -> dict[str, Tensor]:
     for name, tensor in state.items():
         tower = next((tower for tower in _TOWERS if name.startswith(tower)), None)
         if tower is None:
-            renamed[prefix + _OUTSIDE_BLOCKS[name]] = tensor.T if name in _TRANSPOSED else tensor
+            renamed[prefix + _NAMES["clip_outside_blocks"][name]] = tensor.T if name in _TRANSPOSED else tensor
             continue
         number, _, inner = name.removeprefix(tower).partition(".")
         block = f"{prefix}{_TOWERS[tower]}.encoder.layers.{number}"
@@ -76,7 +52,7 @@ def huggingface_names(state: State, prefix: str = "") -> dict[str, Tensor]:
             renamed |= split_projections(tensor, f"{block}.self_attn", inner.removeprefix("attn.in_proj_"))
         else:
             module, _, leaf = inner.rpartition(".")
-            renamed[f"{block}.{_IN_BLOCKS[module]}.{leaf}"] = tensor
+            renamed[f"{block}.{_NAMES['clip_in_blocks'][module]}.{leaf}"] = tensor
     return renamed
 
 

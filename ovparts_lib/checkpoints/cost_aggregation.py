@@ -1,36 +1,16 @@
 """How released cost-aggregation checkpoints call our parameters, and weights of guidance backbones alone."""
 
-from __future__ import annotations
-
+import json
 from pathlib import Path
 
 from torch import Tensor, nn
 
-from ovparts_lib.checkpoints.reading import CheckpointError, LoadReport, State, load_strictly, read_tensors, renaming
+from ovparts_lib.checkpoints.backbones import load_resnet_into
+from ovparts_lib.checkpoints.reading import CheckpointError, LoadReport, State, load_strictly, read_tensors
 from ovparts_lib.models.backbones.guidance import DinoGuidance, ResNetGuidance
 
-# Beginnings of our names, below one aggregator, and of the released ones; the longest that fits counts.
-_TRANSFORMER = {
-    "embedding.": "conv1.",
-    "appearance.aggregator.": "guidance_projection.0.",
-    "appearance.decoder.0.": "decoder_guidance_projection.0.0.",
-    "appearance.decoder.1.": "decoder_guidance_projection.1.0.",
-    "text_guidance.": "text_guidance_projection.0.",
-    "decoder.stages.0.": "decoder1.",
-    "decoder.stages.1.": "decoder2.",
-    "decoder.head.": "head.",
-}
-_STAGE = {"up": "up", **{f"{kind}{n}": f"conv.double_conv.{place}" for kind, n, place in (
-    ("conv", 1, 0), ("norm", 1, 1), ("conv", 2, 3), ("norm", 2, 4))}}  # fmt: skip
-_SWIN = {
-    "attention.query": "attn.q",
-    "attention.key": "attn.k",
-    "attention.value": "attn.v",
-    "attention.out": "attn.proj",
-    "fc1": "mlp.fc1",
-    "fc2": "mlp.fc2",
-}
-_CLASSES = {"query": "attention.q", "key": "attention.k", "value": "attention.v", "fc1": "MLP.0", "fc2": "MLP.2"}
+# our names and the released ones: of the aggregator by their beginnings, of which the longest that fits counts
+_NAMES = json.loads(Path(__file__).with_name("names.json").read_text(encoding="utf-8"))
 
 
 def transformer_name(name: str) -> str:
@@ -39,12 +19,12 @@ def transformer_name(name: str) -> str:
     Raises:
         KeyError: a name that is not ours.
     """
-    for ours, theirs in _TRANSFORMER.items():
+    for ours, theirs in _NAMES["aggregator"].items():
         if name.startswith(ours):
             rest = name.removeprefix(ours)
             if ours.startswith("decoder.stages."):
                 module, _, leaf = rest.partition(".")
-                rest = f"{_STAGE[module]}.{leaf}"
+                rest = f"{_NAMES['decoder_stage'][module]}.{leaf}"
             return theirs + rest
     stack, number, rest = name.split(".", 2)
     if stack != "layers":
@@ -61,36 +41,13 @@ def layer_name(name: str) -> str:
     half, _, rest = name.partition(".")
     module, _, leaf = rest.rpartition(".")
     if half == "classes":
-        return f"attention.{_CLASSES.get(module, module)}.{leaf}"
+        return f"attention.{_NAMES['classes'].get(module, module)}.{leaf}"
     if half != "spatial":
         raise KeyError(name)
     if module == "guidance_norm":
         return f"swin_block.guidance_norm.{leaf}"
     block, _, inner = module.partition(".")
-    return f"swin_block.block_{block.removeprefix('block')}.{_SWIN.get(inner, inner)}.{leaf}"
-
-
-def guidance_name(name: str) -> str:
-    """Released name, below ``backbone.``, of a parameter or buffer of a guidance backbone.
-
-    ResNet-101 as detectron2 calls it, DINOv2 as it calls itself (and timm too).
-
-    Raises:
-        KeyError: a name of another backbone.
-    """
-    kind, _, rest = name.partition(".")
-    if kind == "dinov2":
-        return name
-    if kind != "resnet":
-        raise KeyError(name)
-    module, _, leaf = rest.rpartition(".")
-    if "." not in module:
-        return f"stem.conv1.{leaf}" if module == "conv1" else f"stem.conv1.norm.{leaf}"
-    stage, number, inner = module.split(".", 2)
-    if inner.startswith("bn"):
-        inner = f"conv{inner[2:]}.norm"
-    inner = {"downsample.0": "shortcut", "downsample.1": "shortcut.norm"}.get(inner, inner)
-    return f"res{int(stage.removeprefix('layer')) + 1}.{number}.{inner}.{leaf}"
+    return f"swin_block.block_{block.removeprefix('block')}.{_NAMES['spatial'].get(inner, inner)}.{leaf}"
 
 
 def load_guidance_into(guidance: nn.Module, path: str | Path) -> LoadReport:
@@ -98,14 +55,14 @@ def load_guidance_into(guidance: nn.Module, path: str | Path) -> LoadReport:
 
     Args:
         guidance: ResNet-101 or DINOv2, of :mod:`models.backbones.guidance`.
-        path: for DINOv2 its own file (``dinov2_vits14_pretrain.pth``) or timm's of the same names; for ResNet-101 a
-            file by torchvision, timm or detectron2.
+        path: for DINOv2 its own file (``dinov2_vits14_pretrain.pth``) or timm's of the same names; for ResNet-101 see
+            :func:`load_resnet_into`.
 
     Raises:
         CheckpointError: unreadable, of another backbone, or tensors missing, unexpected or misshapen.
     """
-    state = without_prefix(read_tensors(path), "backbone.", "dinov2.")
     if isinstance(guidance, DinoGuidance):
+        state = without_prefix(read_tensors(path), "backbone.", "dinov2.")
         if "patch_embed.proj.weight" not in state:
             raise CheckpointError(f"{path} is no DINOv2 backbone; its first tensors: {list(state)[:5]}")
         return load_strictly(
@@ -113,24 +70,7 @@ def load_guidance_into(guidance: nn.Module, path: str | Path) -> LoadReport:
         )
     if not isinstance(guidance, ResNetGuidance):
         raise CheckpointError(f"{path} was given for a guidance backbone that has no pre-trained weights")
-    if "stem.conv1.weight" in state:
-        return load_strictly(
-            guidance,
-            state,
-            source=str(path),
-            kind="ResNet-101 of detectron2",
-            names=renaming(guidance_name),
-            drop=lambda name: name.startswith(("res5.", "fc.", "stem.fc.", "linear.")),
-        )
-    if "layer1.0.conv1.weight" not in state:
-        raise CheckpointError(f"{path} is no ResNet-101; its first tensors: {list(state)[:5]}")
-    return load_strictly(
-        guidance.resnet,
-        state,
-        source=str(path),
-        kind="ResNet-101 of torchvision",
-        drop=lambda name: name.startswith(("layer4.", "fc.")) or name.endswith("num_batches_tracked"),
-    )
+    return load_resnet_into(guidance, path)
 
 
 def without_prefix(state: State, *prefixes: str) -> dict[str, Tensor]:

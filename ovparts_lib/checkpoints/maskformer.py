@@ -1,7 +1,5 @@
 """How released checkpoints of MaskFormer with CLIP name things, and the backbones that such a training begins from."""
 
-from __future__ import annotations
-
 from collections.abc import Collection
 from dataclasses import replace
 from pathlib import Path

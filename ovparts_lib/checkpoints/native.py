@@ -1,7 +1,5 @@
 """The workbook's own weight files: safetensors with a description, written so that a crash cannot spoil an old one."""
 
-from __future__ import annotations
-
 import contextlib
 import glob
 import json

@@ -4,8 +4,6 @@ OpenAI publishes CLIP as TorchScript. ``torch.jit.load`` would set that program 
 ``data.pkl`` describes the module tree, with the numbers in files beside it, and reading those needs no program.
 """
 
-from __future__ import annotations
-
 import io
 import pickle
 import zipfile

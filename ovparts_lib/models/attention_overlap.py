@@ -4,8 +4,6 @@ Choi et al., "Understanding Multi-Granularity for Open-Vocabulary Part Segmentat
 two losses are made of there, and what can be measured of any system's attention.
 """
 
-from __future__ import annotations
-
 import math
 
 import torch

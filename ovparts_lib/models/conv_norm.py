@@ -1,7 +1,5 @@
 """A convolution that carries its norm, as in detectron2: the norm's tensors are named after the convolution."""
 
-from __future__ import annotations
-
 from torch import Tensor, nn
 
 

@@ -5,21 +5,55 @@ A three-layer transformer, 64 channels wide, that runs once per image and query.
 projections of the image activations) is computed once per image.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
-from ovparts_lib.models.clip.towers import self_attention
+from ovparts_lib.models.clip.towers import ClipSize, self_attention
 
 # A new head begins by calling every pixel negative with probability 0.99, as nearly all are; otherwise the first steps
 # do nothing but learn that (Lin et al., "Focal Loss for Dense Object Detection", ICCV 2017, section 3.3).
 RARE = -math.log(99)
+
+
+@dataclass(frozen=True)
+class QuerySize:
+    """Hyper-parameters of CLIPSeg and PartCLIPSeg.
+
+    Attributes:
+        clip: the CLIP underneath.
+        image_size: side of the square every image is resized to.
+        reduce_dim: width of the decoder.
+        extract_layers: blocks of the image tower to read, counted from 0 as in the released configuration, so that
+            layer i gives the tower's hidden state i + 1.
+        decoder_heads: attention heads of the decoder.
+        decoder_mlp: hidden width of the decoder's MLPs.
+        refined: the head with a 3x3 convolution and two upsampling steps; False for the plain one of rd64 and rd16.
+    """
+
+    clip: ClipSize
+    image_size: int = 352
+    reduce_dim: int = 64
+    extract_layers: tuple[int, ...] = (3, 6, 9)
+    decoder_heads: int = 4
+    decoder_mlp: int = 2048
+    refined: bool = True
+
+    def __post_init__(self) -> None:
+        if self.image_size % self.clip.patch_size:
+            raise ValueError(f"image_size {self.image_size} is not a multiple of the patch size {self.clip.patch_size}")
+        if self.reduce_dim % self.decoder_heads:
+            raise ValueError(f"reduce_dim {self.reduce_dim} is not a multiple of decoder_heads {self.decoder_heads}")
+        if not self.extract_layers or not set(self.extract_layers) <= set(range(self.clip.vision_layers)):
+            raise ValueError(
+                f"extract_layers {self.extract_layers} must be blocks of the image tower, 0 to "
+                f"{self.clip.vision_layers - 1}"
+            )
 
 
 class DecoderLayer(nn.Module):
@@ -93,23 +127,20 @@ def tiles(layer: nn.ConvTranspose2d, features: Tensor) -> Tensor:
 
 
 class FilmDecoder(nn.Module):
-    """Image activations and query conditions to logits."""
+    """Image activations and query conditions, which are CLIP's text embeddings, to logits.
 
-    def __init__(
-        self,
-        depth: int,
-        vision_width: int,
-        condition_width: int,
-        width: int,
-        heads: int,
-        mlp_width: int,
-        head: nn.Module,
-    ) -> None:
+    Args:
+        size: hyper-parameters.
+    """
+
+    def __init__(self, size: QuerySize) -> None:
         super().__init__()
-        self.film_mul = nn.Linear(condition_width, width)
-        self.film_add = nn.Linear(condition_width, width)
-        self.reduces = nn.ModuleList(nn.Linear(vision_width, width) for _ in range(depth))
-        self.layers = nn.ModuleList(DecoderLayer(width, heads, mlp_width) for _ in range(depth))
+        width, depth, clip = size.reduce_dim, len(size.extract_layers), size.clip
+        head = (RefinedHead if size.refined else PlainHead)(width, clip.patch_size)
+        self.film_mul = nn.Linear(clip.embed_dim, width)
+        self.film_add = nn.Linear(clip.embed_dim, width)
+        self.reduces = nn.ModuleList(nn.Linear(clip.vision_width, width) for _ in range(depth))
+        self.layers = nn.ModuleList(DecoderLayer(width, size.decoder_heads, size.decoder_mlp) for _ in range(depth))
         self.head = head
 
     def reduce(self, activations: Sequence[Tensor]) -> list[Tensor]:

@@ -4,8 +4,6 @@ Source: Liang et al., "Open-Vocabulary Semantic Segmentation with Mask-adapted C
 and its released training code.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Collection, Iterator, Sequence
 from typing import Any

@@ -1,7 +1,5 @@
 """What all systems share: choosing what trains, and one way into prediction and inspection."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path

@@ -1,7 +1,5 @@
 """What CATSeg and PartCATSeg share: sizes, CLIP's towers, guidance backbone, background text, and what trains."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal, Self
@@ -131,7 +129,8 @@ class CostSegmenter(SegmentationSystem):
         size: hyper-parameters; each prompt template is a channel of the cost volume.
         training_queries: in training, score only this many parts a step: those that occur in the batch, and others
             drawn at random with torch's generator. None scores all parts of the vocabulary, as published.
-        background_weight: weight of the background's terms in the loss; the others weigh 1.
+        background_weight: weight of the background's terms in the loss; the others weigh 1. 0.05 as released for
+            CATSeg and PartCATSeg alike, which give no reason; most pixels are background, and would outweigh the parts.
         padding: pictures are padded before they are squashed. ``"cut"`` says in the scores how far the maps reach
             beyond the picture, and in training the padding is background; ``"stretched"``, as released, takes them for
             maps of the picture alone.
@@ -198,8 +197,11 @@ class CostSegmenter(SegmentationSystem):
         """Dense CLIP features, and the guidance backbone's maps, coarse to fine; None without backbone.
 
         Args:
-            inputs: both squares.
+            inputs: both squares, (b, 3, s, s) and (b, 3, g, g).
             keep_attention: keep the attention maps of all blocks of CLIP's image tower but the last, which has none.
+
+        Returns:
+            Features (b, embed_dim, h, w); maps (b, c, h, w), (b, c, 2h, 2w), (b, c, 4h, 4w).
         """
         visual, layer = self.clip.visual, self.size.guidance.clip_layer
         trains = any(parameter.requires_grad for parameter in visual.parameters())

@@ -1,14 +1,12 @@
 """Files of CATSeg, which its successor begins a training from too: what they are, and loading them into a model."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from torch import Tensor
 
-from ovparts_lib.checkpoints.cost_aggregation import guidance_name, load_guidance_into, transformer_name
+from ovparts_lib.checkpoints.cost_aggregation import load_guidance_into, transformer_name
 from ovparts_lib.checkpoints.reading import CheckpointError, LoadReport, State, load_strictly, refuse_beside
 from ovparts_lib.models.clip.prompts import TEMPLATES
 from ovparts_lib.systems.cost_segmenter import RELEASED, RELEASED_DINOV2, CostSegmenter, CostSize
@@ -36,7 +34,7 @@ def released_name(name: str, inner: Callable[[str], str] = transformer_name) -> 
     if name.startswith("clip."):
         return CLIP + name.removeprefix("clip.")
     if name.startswith("guidance."):
-        return "backbone." + guidance_name(name.removeprefix("guidance."))
+        return "backbone." + name.removeprefix("guidance.")  # ResNet as detectron2 names it, DINOv2 as it names itself
     return TRANSFORMER + inner(name)
 
 

@@ -1,7 +1,5 @@
 """How what the proposal network and CLIP say of each mask becomes one distribution, and masks become class scores."""
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor
 

@@ -1,7 +1,5 @@
 """Options of every system: data, weights, training and scoring. A system adds its own in its ``options.py``."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar, Literal
 
@@ -183,8 +181,15 @@ class SystemOptions(Options):
         return bool(self.iterations) and self.evaluate_before_training
 
     def model_options(self) -> dict[str, Any]:
-        """Keyword arguments that the system is built with."""
-        return {}
+        """Keyword arguments that the system is built with: the options whose names its model's arguments have.
+
+        None leaves an argument at the model's own default. A system adds what it calls otherwise.
+        """
+        from ovparts_lib.systems.registry import SYSTEMS  # which is made of these options
+
+        arguments = SYSTEMS[self.system].model_arguments
+        named = self.chosen(*(name for name in type(self).model_fields if name in arguments))
+        return {name: value for name, value in named.items() if value is not None}
 
     def sized(self, size: Any) -> Any:
         """The system's hyper-parameters with what the parameters of the run change in them."""

@@ -1,7 +1,5 @@
 """What of a system trains, and how: named groups of parameters, weight decay, and factors of the learning rate."""
 
-from __future__ import annotations
-
 from collections.abc import Collection, Mapping, Sequence
 from difflib import get_close_matches
 from typing import Any

@@ -1,7 +1,5 @@
 """What systems have in common that train a network of mask proposals: its inputs and its targets."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -9,9 +7,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ovparts_lib.images import IMAGENET_STATISTICS, Statistics, normalise, resize_image, shortest_edge_size
-from ovparts_lib.models.maskformer.matching import Segments
+from ovparts_lib.models.maskformer.matching import Segments, joined_inputs, segments_of
 from ovparts_lib.models.maskformer.size import ProposalSize
-from ovparts_lib.models.maskformer.targets import joined_inputs, segments_of
 from ovparts_lib.systems.base import SegmentationSystem, batch_labels
 
 

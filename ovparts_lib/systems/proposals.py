@@ -1,7 +1,5 @@
 """What systems that classify mask proposals share: maps to inspect, and checks of what they are asked."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 

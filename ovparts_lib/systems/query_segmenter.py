@@ -1,9 +1,6 @@
 """What CLIPSeg and PartCLIPSeg share: sizes, CLIP's towers, the visual adapter, what trains, labels."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -13,8 +10,8 @@ from torch import Tensor, nn
 from ovparts_lib.images import check_label_resize, resize_labels
 from ovparts_lib.models.clip.text import encode_text, tokenize
 from ovparts_lib.models.clip.text_cache import TextCache
-from ovparts_lib.models.clip.towers import MINIATURE, VIT_B_16, ClipSize, build_clip, image_hidden_states
-from ovparts_lib.models.film_decoder import FilmDecoder, PlainHead, RefinedHead
+from ovparts_lib.models.clip.towers import MINIATURE, VIT_B_16, build_clip, image_hidden_states
+from ovparts_lib.models.film_decoder import FilmDecoder, QuerySize
 from ovparts_lib.systems.base import SegmentationSystem, check_positive
 
 # Beginnings of parameter names; the pair stage's are PartCLIPSeg's. "film" and "decoder" are told apart by the rest.
@@ -32,57 +29,8 @@ RELEASED_GROUPS = ("visual_adapter", "language", "film", "decoder")
 LabelResize = Literal["centre", "floor"]
 
 
-@dataclass(frozen=True)
-class QuerySize:
-    """Hyper-parameters of CLIPSeg and PartCLIPSeg.
-
-    Attributes:
-        clip: the CLIP underneath.
-        image_size: side of the square every image is resized to.
-        reduce_dim: width of the decoder.
-        extract_layers: blocks of the image tower to read, counted from 0 as in the released configuration, so that
-            layer i gives the tower's hidden state i + 1.
-        decoder_heads: attention heads of the decoder.
-        decoder_mlp: hidden width of the decoder's MLPs.
-        refined: the head with a 3x3 convolution and two upsampling steps; False for the plain one of rd64 and rd16.
-    """
-
-    clip: ClipSize
-    image_size: int = 352
-    reduce_dim: int = 64
-    extract_layers: tuple[int, ...] = (3, 6, 9)
-    decoder_heads: int = 4
-    decoder_mlp: int = 2048
-    refined: bool = True
-
-    def __post_init__(self) -> None:
-        if self.image_size % self.clip.patch_size:
-            raise ValueError(f"image_size {self.image_size} is not a multiple of the patch size {self.clip.patch_size}")
-        if self.reduce_dim % self.decoder_heads:
-            raise ValueError(f"reduce_dim {self.reduce_dim} is not a multiple of decoder_heads {self.decoder_heads}")
-        if not self.extract_layers or not set(self.extract_layers) <= set(range(self.clip.vision_layers)):
-            raise ValueError(
-                f"extract_layers {self.extract_layers} must be blocks of the image tower, 0 to "
-                f"{self.clip.vision_layers - 1}"
-            )
-
-    def build_head(self) -> nn.Module:
-        """A new head, from decoder tokens to pixels."""
-        return (RefinedHead if self.refined else PlainHead)(self.reduce_dim, self.clip.patch_size)
-
-    def decoder_settings(self) -> dict[str, Any]:
-        """The arguments of a :class:`FilmDecoder`."""
-        return {
-            "depth": len(self.extract_layers),
-            "vision_width": self.clip.vision_width,
-            "condition_width": self.clip.embed_dim,
-            "width": self.reduce_dim,
-            "heads": self.decoder_heads,
-            "mlp_width": self.decoder_mlp,
-            "head": self.build_head(),
-        }
-
-
+# Decoder tokens computed at once: so many that a CUDA device is busy, so few that they fit into a CPU's cache.
+_TOKENS = {"cpu": 1 << 11, "cuda": 1 << 16}
 RELEASED = QuerySize(VIT_B_16)
 # One layer: post-norm layers in a row take far longer to train from nothing than the miniature is meant to.
 MINIATURE_QUERY = QuerySize(
@@ -147,7 +95,7 @@ class QuerySegmenter(SegmentationSystem):
         self.checkpoint_decoder = checkpoint_decoder
         self.clip = build_clip(size.clip, quick_gelu=True)
         self.visual_adapter = VisualAdapter(size.clip.vision_width)
-        self.decoder = self.decoder_class(**size.decoder_settings())
+        self.decoder = self.decoder_class(size)
         self.background_query = nn.Parameter(torch.randn(1, size.clip.embed_dim) * size.clip.embed_dim**-0.5)
         self.text_cache = TextCache()
 
@@ -181,7 +129,8 @@ class QuerySegmenter(SegmentationSystem):
 
     def _chunk_length(self, images: int) -> int:
         """Queries that are decoded at once, for every image of the batch."""
-        pairs = self.query_chunk or (128 if self.background_query.is_cuda else 4)
+        tokens = (self.size.image_size // self.size.clip.patch_size) ** 2 + 1
+        pairs = self.query_chunk or _TOKENS.get(self.device.type, 1 << 11) // tokens
         return max(1, pairs // images)
 
     def _resized_labels(self, maps: Sequence[Tensor]) -> Tensor:

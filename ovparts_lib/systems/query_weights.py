@@ -1,7 +1,6 @@
 """Files of CLIPSeg, which its successor begins a training from too: what they are, and loading them into a model."""
 
-from __future__ import annotations
-
+import json
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -22,26 +21,8 @@ from ovparts_lib.systems.system import stated_size
 FINE_TUNED_PREFIX = "clipseg_model."
 # never read by the released code, or multiplied by zero
 DEAD = ("text_adapter.", "tunable_linear.")
-_ADAPTERS = {
-    "visual_adapter.down.weight": "visual_adapter.fc.0.weight",
-    "visual_adapter.up.weight": "visual_adapter.fc.2.weight",
-    "background_query": "non_object_embedding",
-}
-_HEAD = {"head.conv": "0", "head.up1": "2", "head.up2": "4"}
-_HUB_LAYER = {
-    "attention.out_proj": "self_attn.out_proj",
-    "norm1": "layer_norm1",
-    "norm2": "layer_norm2",
-    "fc1": "mlp.fc1",
-    "fc2": "mlp.fc2",
-}
-_TIMOJL_LAYER = {
-    "attention.out_proj": "self_attn.out_proj",
-    "norm1": "norm1",
-    "norm2": "norm2",
-    "fc1": "linear1",
-    "fc2": "linear2",
-}
+# our names and the released ones
+NAMES = json.loads(Path(__file__).with_name("query_names.json").read_text(encoding="utf-8"))
 
 
 @dataclass(frozen=True)
@@ -63,12 +44,12 @@ def hub_names(state: State) -> dict[str, Tensor]:
     Raises:
         KeyError: a name that is not ours.
     """
-    decoder = _decoder_names(state, "layers", _HUB_LAYER, "transposed_convolution", split=True)
+    decoder = _decoder_names(state, "layers", NAMES["hub_layer"], "transposed_convolution", split=True)
     outside = {name: tensor for name, tensor in state.items() if not name.startswith(("clip.", "decoder."))}
     return {
         **huggingface_names(below(state, "clip."), prefix="clip."),
         **{f"decoder.{name}": tensor for name, tensor in decoder.items()},
-        **{_ADAPTERS[name]: tensor for name, tensor in outside.items()},
+        **{NAMES["adapters"][name]: tensor for name, tensor in outside.items()},
     }
 
 
@@ -79,7 +60,7 @@ def fine_tuned_names(state: State) -> dict[str, Tensor]:
 
 def timojl_names(state: State) -> dict[str, Tensor]:
     """The decoder's part of our state dict as views under the names of timojl/clipseg's decoder files."""
-    return _decoder_names(state, "blocks", _TIMOJL_LAYER, "trans_conv", split=False)
+    return _decoder_names(state, "blocks", NAMES["timojl_layer"], "trans_conv", split=False)
 
 
 def _decoder_names(
@@ -176,7 +157,7 @@ def head_name(module: str, head: str) -> str:
     """Released name of a part of the decoder outside its layers: numbers for the head's parts, all else as it is."""
     if module == "head.up":
         return head
-    return f"{head}.{_HEAD[module]}" if module in _HEAD else module
+    return f"{head}.{NAMES['head'][module]}" if module in NAMES["head"] else module
 
 
 def below(state: State, prefix: str) -> dict[str, Tensor]:
@@ -191,7 +172,7 @@ def is_dead(name: str) -> bool:
 
 _OWN = QueryFile("ovparts weights", dict, drop=lambda name: False, lacks=lambda name: False)
 _FINE_TUNED = QueryFile("OV-PARTS fine-tuned checkpoint", fine_tuned_names, drop=is_dead, lacks=lambda name: False)
-_HUB = QueryFile("hub model", hub_names, drop=is_position_ids, lacks=lambda name: name in _ADAPTERS)
+_HUB = QueryFile("hub model", hub_names, drop=is_position_ids, lacks=lambda name: name in NAMES["adapters"])
 _TIMOJL = QueryFile(
     "timojl/clipseg decoder",
     timojl_names,

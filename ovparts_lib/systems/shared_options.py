@@ -1,7 +1,5 @@
 """Options that several systems have, each declared once; a system changes their values in its ``recipe_values``."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar, Literal
 
@@ -68,7 +66,7 @@ class QueryOptions(PolyOptions):
 
     def model_options(self) -> dict[str, Any]:
         """Keyword arguments that both systems take."""
-        return {"training_queries": self.queries_per_step, **self.chosen("label_resize", "background_weight")}
+        return super().model_options() | {"training_queries": self.queries_per_step}
 
     def transform_options(self, size: Any, ignore_label: int) -> dict[str, Any]:
         """Loading ends with squashing to a square, so that workers hand over small pictures of one size."""
@@ -130,15 +128,8 @@ class CostOptions(CropOptions):
 
     def model_options(self) -> dict[str, Any]:
         """Keyword arguments that both systems take."""
-        return {
-            "training_queries": self.queries_per_step,
-            **self.chosen("padding", "checkpoint_aggregator"),
-            "lr_multipliers": {
-                "guidance": self.guidance_rate,
-                "clip_attention": self.clip_rate,
-                "clip_visual": self.clip_rate,
-            },
-        }
+        rates = {"guidance": self.guidance_rate, "clip_attention": self.clip_rate, "clip_visual": self.clip_rate}
+        return super().model_options() | {"training_queries": self.queries_per_step, "lr_multipliers": rates}
 
     def weight_paths(self) -> dict[str, str | None]:
         """Files that the system's loader takes beside the checkpoint."""
@@ -161,7 +152,7 @@ class ProposalOptions(CropOptions):
 
     def model_options(self) -> dict[str, Any]:
         """Keyword arguments that all of them take."""
-        return {"lr_multipliers": {"backbone": self.backbone_rate}}
+        return super().model_options() | {"lr_multipliers": {"backbone": self.backbone_rate}}
 
 
 def begins_from(pretrained: Mapping[str, tuple[str, str]]) -> dict[str, tuple[Any, Any]]:
@@ -215,11 +206,6 @@ class MaskClassifierOptions(ProposalOptions):
     crops_at_once: Whole | None = option(
         None, free=True, ge=1, description="crops in one pass of CLIP; none chooses by device"
     )
-
-    def model_options(self) -> dict[str, Any]:
-        """Keyword arguments that all of them take."""
-        names = ("classifier", "ensemble_weight", "mask_threshold", "crops_at_once")
-        return super().model_options() | self.chosen(*names)
 
     def schedule_options(self) -> dict[str, Any]:
         """Linear warm-up; poly's exponent is the loop's own, 0.9."""

@@ -1,7 +1,5 @@
 """Training checkpoints on disk: written atomically, verified when read, the last two kept."""
 
-from __future__ import annotations
-
 import hashlib
 import os
 import re
@@ -97,12 +95,6 @@ def is_intact(path: Path) -> bool:
 def read_checkpoint(path: Path) -> dict[str, Any]:
     """The content of a checkpoint, tensors on the CPU; code that may be in the file is not run."""
     return torch.load(path, map_location="cpu", weights_only=True)
-
-
-def delete_checkpoints(folder: Path) -> None:
-    """Delete every checkpoint of a folder, also those set aside as corrupt."""
-    for path in [*checkpoint_files(folder), *folder.glob("*.pt.corrupt"), *folder.glob(".step_*.partial")]:
-        path.unlink()
 
 
 class _DigestingStream:

@@ -36,25 +36,24 @@ class RankLostError(RuntimeError):
 def launch(settings: TrainingSettings) -> Fabric:
     """Start Lightning Fabric for these settings; with several devices, every process returns from here.
 
-    The script that calls this is run again for each further device of the node; with several nodes, SLURM starts one
-    task per device.
+    The script that calls this is run again for each further device.
 
     Raises:
         ValueError: CUDA is asked for and there is none (or none of this index), float16 on the CPU, or several devices
             from inside a notebook.
     """
     accelerator = _accelerator(settings)
-    # On one node Fabric starts the processes itself. Left to look around, it takes a SLURM job of one task (which is
-    # how runs are submitted) for one that starts them, and objects that there are too few.
-    here = LightningEnvironment() if settings.nodes == 1 else None
-    if settings.processes == 1:
+    # Fabric starts the processes itself. Left to look around, it takes a SLURM job of one task (which is how runs are
+    # submitted) for one that starts them, and objects that there are too few.
+    here = LightningEnvironment()
+    if settings.devices == 1:
         devices = [settings.device_index] if accelerator == "cuda" and settings.device_index is not None else 1
         fabric = Fabric(accelerator=accelerator, devices=devices, precision=settings.precision, plugins=here)
     else:
         if "ipykernel" in sys.modules:
             raise ValueError(
-                f"training on {settings.processes} devices cannot start inside a notebook's own process; set devices: "
-                f"{settings.processes} in the parameters and the notebook starts the processes (which is "
+                f"training on {settings.devices} devices cannot start inside a notebook's own process; set devices: "
+                f"{settings.devices} in the parameters and the notebook starts the processes (which is "
                 "python -m ovparts_lib.workbook.distributed <params.yaml>)"
             )
         if os.environ.get("LOCAL_RANK", "0") != "0":  # started by Fabric in rank 0
@@ -65,12 +64,11 @@ def launch(settings: TrainingSettings) -> Fabric:
             accelerator=accelerator,
             strategy=strategy,
             devices=settings.devices,
-            num_nodes=settings.nodes,
             precision=settings.precision,
             plugins=here,
         )
     fabric.launch()
-    if settings.processes > 1:
+    if settings.devices > 1:
         atexit.register(_leave_group)
         if torch.distributed.is_initialized():
             _WAITING[:] = [torch.distributed.new_group(backend="gloo", timeout=_RANK_ZERO_PATIENCE)]

@@ -1,7 +1,5 @@
 """Batches without end, and the place among them that training has reached."""
 
-from __future__ import annotations
-
 import errno
 import resource
 from collections.abc import Iterator

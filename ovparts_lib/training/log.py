@@ -1,7 +1,5 @@
 """The log of a run: one JSON object a line, each step once, however often the run was stopped."""
 
-from __future__ import annotations
-
 import json
 import math
 import warnings
@@ -97,9 +95,3 @@ def _finite(value: Any) -> Any:
     if isinstance(value, float) or (hasattr(value, "__float__") and not isinstance(value, int)):
         return float(value) if math.isfinite(value) else None
     return value
-
-
-def remove_log(path: Path) -> None:
-    """Delete the log of a run that begins anew."""
-    path.unlink(missing_ok=True)
-    path.with_name(f".{path.name}.partial").unlink(missing_ok=True)

@@ -1,7 +1,5 @@
 """The training loop, read top to bottom."""
 
-from __future__ import annotations
-
 import math
 import resource
 import signal
@@ -17,7 +15,6 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from ovparts_lib.training.checkpoint_files import (
-    delete_checkpoints,
     newest_checkpoint,
     read_checkpoint,
     write_checkpoint,
@@ -33,12 +30,11 @@ from ovparts_lib.training.distribution import (
 )
 from ovparts_lib.training.endless import EndlessBatches
 from ovparts_lib.training.interruption import Interruption, TrainingInterrupted
-from ovparts_lib.training.log import TrainingLog, remove_log
+from ovparts_lib.training.log import TrainingLog
 from ovparts_lib.training.non_finite import non_finite_loss
 from ovparts_lib.training.optimisers import build_optimiser, check_gradients, set_learning_rate
 from ovparts_lib.training.progress import Pace, Progress
 from ovparts_lib.training.randomness import (
-    deterministic_kernels,
     isolated_generators,
     random_state,
     seed_generators,
@@ -76,7 +72,6 @@ def train(
     *,
     run_dir: Path,
     evaluate: Evaluate | None = None,
-    resume: bool = True,
     progress: bool = True,
     fabric: Fabric | None = None,
 ) -> TrainingResult:
@@ -94,7 +89,6 @@ def train(
         run_dir: folder of the run.
         evaluate: called on rank 0 as ``evaluate(model, step)`` every ``evaluate_every`` steps, with the model in
             evaluation mode; the metrics it returns go to the log. It cannot change the training's random numbers.
-        resume: go on from the newest checkpoint, if there is one. False deletes earlier checkpoints and log.
         progress: show a bar, or plain lines where nobody watches.
         fabric: what ``launch(settings)`` returned, where the loader had to be built for a rank; by default it is
             called here.
@@ -110,7 +104,7 @@ def train(
     fabric = launch(settings) if fabric is None else fabric
     run_dir = Path(run_dir)
     checkpoints, log = run_dir / "checkpoints", run_dir / "log.jsonl"
-    with deterministic_kernels(settings.deterministic), within_patience(fabric), Interruption() as interruption:
+    with within_patience(fabric), Interruption() as interruption:
         # Data, optimiser, precision, devices.
         seed_generators(settings.seed + fabric.global_rank)
         endless = EndlessBatches(loader, settings, rank=fabric.global_rank, world_size=fabric.world_size)
@@ -122,8 +116,6 @@ def train(
             torch.cuda.reset_peak_memory_stats(fabric.device)
 
         # Where an earlier process stopped.
-        if not resume:
-            on_rank_zero(fabric, _forget, checkpoints, log)
         path = on_rank_zero(fabric, newest_checkpoint, checkpoints)
         step, seconds = 0, 0.0
         if path is not None:
@@ -263,8 +255,3 @@ def _must_not_update(fabric: Fabric, losses: dict[str, float], gradient_norm: fl
 
 def _resumable(step: int, path: Path) -> str:
     return f"training was interrupted after step {step}; everything is in {path}: start it again to go on from there"
-
-
-def _forget(checkpoints: Path, log: Path) -> None:
-    delete_checkpoints(checkpoints)
-    remove_log(log)

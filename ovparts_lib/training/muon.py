@@ -4,8 +4,6 @@ Source: Keller Jordan et al., "Muon: An optimizer for hidden layers in neural ne
 iteration and its coefficients). Tables, biases, norms and the layers next to input and output belong to AdamW.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 
 import torch

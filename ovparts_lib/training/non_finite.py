@@ -1,7 +1,5 @@
 """When a loss or a gradient is not a number: stop, and keep what is needed to find out why."""
 
-from __future__ import annotations
-
 import dataclasses
 import math
 from pathlib import Path

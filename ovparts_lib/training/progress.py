@@ -1,7 +1,5 @@
 """How a training is watched: a progress bar where somebody looks, plain lines in a batch log."""
 
-from __future__ import annotations
-
 import time
 from datetime import timedelta
 from typing import Any

@@ -1,8 +1,5 @@
 """The random generators a training run uses, as one value that can be saved and put back."""
 
-from __future__ import annotations
-
-import os
 import random
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -50,21 +47,3 @@ def isolated_generators() -> Iterator[None]:
         yield
     finally:
         set_random_state(state)
-
-
-@contextmanager
-def deterministic_kernels(enabled: bool) -> Iterator[None]:
-    """Let torch use deterministic kernels only while the body runs; an operation without one raises, naming itself."""
-    if not enabled:
-        yield
-        return
-    before = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
-    benchmark = torch.backends.cudnn.benchmark
-    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS refuses deterministic mode without it
-    torch.use_deterministic_algorithms(True)
-    torch.backends.cudnn.benchmark = False
-    try:
-        yield
-    finally:
-        torch.use_deterministic_algorithms(before[0], warn_only=before[1])
-        torch.backends.cudnn.benchmark = benchmark

@@ -1,17 +1,15 @@
 """What a training run needs to know beyond its model and its data."""
 
-from __future__ import annotations
+from dataclasses import asdict
+from typing import Annotated, Literal
 
-import math
-import re
-from dataclasses import asdict, dataclass
+from pydantic import Field, NonNegativeInt, PositiveInt
+from pydantic.dataclasses import dataclass
 
-from ovparts_lib.training.schedules import SCHEDULES
+from ovparts_lib.options import Device, Number
 
-PRECISIONS = ("32-true", "bf16-mixed", "16-mixed")
-_DEVICE = re.compile(r"(auto|cpu|cuda)(?::(\d+))?")
 # Settings that only say how a run is watched or where it runs: they may change between a stop and a resume.
-FREE_TO_CHANGE = frozenset({"log_every", "evaluate_every", "checkpoint_every", "device", "deterministic"})
+FREE_TO_CHANGE = frozenset({"log_every", "evaluate_every", "checkpoint_every", "device"})
 
 
 @dataclass(frozen=True)
@@ -27,7 +25,7 @@ class TrainingSettings:
         learning_rate: base learning rate of AdamW; a parameter group may ask for a multiple of it.
         weight_decay: decoupled weight decay handed to ``model.parameter_groups``.
         gradient_clip: largest global L2 norm of the gradient; None leaves gradients as they are.
-        schedule: name of the learning-rate schedule, one of ``schedules.SCHEDULES``.
+        schedule: name of the learning-rate schedule, one of ``optimisers.SCHEDULES``.
         power: exponent of the poly schedule.
         warmup: steps of linear warm-up; 0 for none.
         precision: ``"32-true"``, ``"bf16-mixed"`` or, on CUDA, ``"16-mixed"`` (with loss scaling).
@@ -35,54 +33,37 @@ class TrainingSettings:
         evaluate_every: steps between evaluations; 0 for none.
         checkpoint_every: steps between checkpoints; 0 for one at the end (and when interrupted) only.
         seed: seed of Python's, numpy's and torch's generators; rank r uses ``seed + r``.
-        deterministic: make torch use deterministic kernels only; an operation that has none is an error naming it.
         device: ``"auto"`` (CUDA where there is one), ``"cpu"``, ``"cuda"``, or one by index: ``"cuda:1"``.
-        devices: processes per node, one device each.
-        nodes: number of nodes.
+        devices: processes (ranks) that train together, one device each.
 
     Raises:
         ValueError: a value outside its range; the message names the setting.
     """
 
-    iterations: int = 20_000
-    batch_size: int = 8
-    accumulate: int = 1
-    learning_rate: float = 1e-4
-    weight_decay: float = 1e-4
-    gradient_clip: float | None = 0.01
-    schedule: str = "poly"
-    power: float = 0.9
-    warmup: int = 0
-    precision: str = "32-true"
-    log_every: int = 20
-    evaluate_every: int = 0
-    checkpoint_every: int = 1_000
-    seed: int = 0
-    deterministic: bool = False
-    device: str = "auto"
-    devices: int = 1
-    nodes: int = 1
+    iterations: PositiveInt = 20_000
+    batch_size: PositiveInt = 8
+    accumulate: PositiveInt = 1
+    learning_rate: Annotated[Number, Field(gt=0)] = 1e-4
+    weight_decay: Annotated[Number, Field(ge=0)] = 1e-4
+    gradient_clip: Annotated[Number, Field(gt=0)] | None = 0.01
+    schedule: Literal["poly", "cosine"] = "poly"
+    power: Annotated[Number, Field(ge=0)] = 0.9
+    warmup: NonNegativeInt = 0
+    precision: Literal["32-true", "bf16-mixed", "16-mixed"] = "32-true"
+    log_every: PositiveInt = 20
+    evaluate_every: NonNegativeInt = 0
+    checkpoint_every: NonNegativeInt = 1_000
+    seed: NonNegativeInt = 0
+    device: Device = "auto"
+    devices: PositiveInt = 1
 
     def __post_init__(self) -> None:
-        for name in ("iterations", "batch_size", "accumulate", "log_every", "devices", "nodes"):
-            self._require(name, getattr(self, name) >= 1, "at least 1")
-        for name in ("warmup", "evaluate_every", "checkpoint_every", "seed", "weight_decay", "power"):
-            self._require(name, 0 <= getattr(self, name) < math.inf, "0 or more")
-        self._require("learning_rate", 0 < self.learning_rate < math.inf, "positive and finite")
-        self._require(
-            "gradient_clip", self.gradient_clip is None or self.gradient_clip > 0, "positive, or None for off"
-        )
         self._require("warmup", self.warmup < self.iterations, f"below iterations ({self.iterations})")
-        divisible = self.batch_size % self.processes == 0
-        self._require("batch_size", divisible, f"a multiple of the number of devices ({self.processes})")
-        self._require("seed", self.seed < 2**32 - self.processes, "below 2^32 less the number of devices")
-        for name, choices in (("schedule", SCHEDULES), ("precision", PRECISIONS)):
-            self._require(name, getattr(self, name) in choices, f"one of {', '.join(choices)}")
-        device = _DEVICE.fullmatch(self.device)
-        known = device is not None and (device[2] is None or device[1] == "cuda")
-        self._require("device", known, "auto, cpu, cuda or cuda:N")
-        one = self.processes == 1 or self.device_index is None
-        self._require("device", one, f"without an index to train on {self.processes} devices")
+        divisible = self.batch_size % self.devices == 0
+        self._require("batch_size", divisible, f"a multiple of the number of devices ({self.devices})")
+        self._require("seed", self.seed < 2**32 - self.devices, "below 2^32 less the number of devices")
+        one = self.devices == 1 or self.device_index is None
+        self._require("device", one, f"without an index to train on {self.devices} devices")
 
     def _require(self, name: str, holds: bool, what: str) -> None:
         if not holds:
@@ -93,11 +74,6 @@ class TrainingSettings:
         """1 for ``"cuda:1"``; None where the device has no index."""
         _, colon, index = self.device.partition(":")
         return int(index) if colon else None
-
-    @property
-    def processes(self) -> int:
-        """Number of processes (ranks) that train together."""
-        return self.devices * self.nodes
 
     def trajectory(self) -> dict[str, int | float | str | None]:
         """The settings that decide which weights come out: those that must not change when a run is resumed."""

@@ -1,7 +1,5 @@
 """What a training run must remember to go on as if it had never stopped."""
 
-from __future__ import annotations
-
 import hashlib
 from collections.abc import Mapping
 from typing import Any

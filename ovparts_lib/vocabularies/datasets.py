@@ -1,7 +1,5 @@
 """The class lists of the benchmarks, shipped as JSON beside this file."""
 
-from __future__ import annotations
-
 import json
 from importlib.resources import files
 

@@ -17,7 +17,7 @@ from ovparts_lib.miniature import layout
 from ovparts_lib.miniature.figure import pose_figure
 from ovparts_lib.miniature.layout import LAYOUTS, MiniatureError, render_miniature, renderer_fingerprint
 from ovparts_lib.miniature.layouts.counterparts import TABLES, drawn_words, rename
-from ovparts_lib.miniature.layouts.segmentations import FORMS, outlines, run_lengths, segmentation
+from ovparts_lib.miniature.layouts.writing import FORMS, outlines, run_lengths, segmentation
 from ovparts_lib.miniature.scene import FIGURES
 from ovparts_lib.vocabularies import load_vocabulary
 

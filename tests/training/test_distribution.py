@@ -86,9 +86,8 @@ def test_the_device_that_is_named_is_the_one_that_trains(two_gpus, device, accel
     assert (options["accelerator"], options["devices"]) == (accelerator, devices)
 
 
-def test_a_cluster_starts_the_processes_on_several_nodes_only(two_gpus):
+def test_no_cluster_starts_the_processes(two_gpus):
     assert isinstance(launch(TrainingSettings(devices=2)).options["plugins"], LightningEnvironment)
-    assert launch(TrainingSettings(devices=2, nodes=2)).options["plugins"] is None
 
 
 def test_a_device_that_is_not_there_is_named(two_gpus, monkeypatch):

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from ovparts_lib.training import history_frame, read_log
-from ovparts_lib.training.log import TrainingLog, remove_log
+from ovparts_lib.training.log import TrainingLog
 
 
 def train_line(step):
@@ -68,10 +68,3 @@ def test_a_full_disk_names_the_log(tmp_path, monkeypatch):
     monkeypatch.setattr(Path, "open", full)
     with pytest.raises(OSError, match=r"the log .*log\.jsonl could not be written: No space left on device"):
         training_log.write(train_line(1))
-
-
-def test_a_run_that_begins_anew_has_no_log(tmp_path):
-    TrainingLog(tmp_path / "log.jsonl", 0).write(train_line(1))
-    remove_log(tmp_path / "log.jsonl")
-    assert read_log(tmp_path / "log.jsonl") == []
-    remove_log(tmp_path / "log.jsonl")

@@ -123,24 +123,6 @@ def test_bfloat16_reaches_the_model_and_keeps_weights_in_float32(tmp_path):
     assert model.head.weight.dtype == torch.float32
 
 
-def test_deterministic_kernels_are_asked_for_during_training_only(tmp_path):
-    seen = []
-
-    def evaluate(model, step):
-        seen.append(torch.are_deterministic_algorithms_enabled())
-        return {}
-
-    train(
-        ToyModel(),
-        toy_loader(),
-        settings(deterministic=True, evaluate_every=12),
-        run_dir=tmp_path,
-        evaluate=evaluate,
-    )
-    assert seen == [True]
-    assert not torch.are_deterministic_algorithms_enabled()
-
-
 def test_one_process_does_not_mind_the_cluster_it_runs_on(tmp_path, monkeypatch):
     job = {"SLURM_NTASKS": "4", "SLURM_JOB_NAME": "notebook", "SLURM_JOB_ID": "1", "SLURM_PROCID": "2"}
     for name, value in job.items():

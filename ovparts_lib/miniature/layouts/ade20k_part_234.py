@@ -1,7 +1,5 @@
 """The layout of ADE20K-Part-234: 16-bit part maps, and object instances in COCO files."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -9,10 +7,8 @@ import numpy as np
 from PIL import Image
 
 from ovparts_lib.data.coco_writing import annotation
-from ovparts_lib.miniature.layouts.counterparts import TABLES, drawn_words
-from ovparts_lib.miniature.layouts.drawing import draw
-from ovparts_lib.miniature.layouts.segmentations import segmentation
-from ovparts_lib.miniature.layouts.writing import Layout, Written, write_annotations
+from ovparts_lib.miniature.layouts.counterparts import TABLES, draw, drawn_words
+from ovparts_lib.miniature.layouts.writing import Layout, Written, segmentation, write_annotations
 from ovparts_lib.miniature.scene import generator
 from ovparts_lib.vocabularies import load_vocabulary
 

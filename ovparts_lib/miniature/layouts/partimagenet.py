@@ -5,8 +5,6 @@ among the 40 objects. The OOD one has one folder of pictures for each synset; se
 ones in ``val`` only.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -15,10 +13,8 @@ from PIL import Image
 
 from ovparts_lib.data.coco_writing import annotation
 from ovparts_lib.data.partimagenet_facts import PART_CATEGORIES, SYNSET_FILE, SYNSETS
-from ovparts_lib.miniature.layouts.counterparts import TABLES, drawn_words
-from ovparts_lib.miniature.layouts.drawing import draw
-from ovparts_lib.miniature.layouts.segmentations import segmentation
-from ovparts_lib.miniature.layouts.writing import Layout, Written, write_annotations
+from ovparts_lib.miniature.layouts.counterparts import TABLES, draw, drawn_words
+from ovparts_lib.miniature.layouts.writing import Layout, Written, segmentation, write_annotations
 from ovparts_lib.miniature.scene import generator
 from ovparts_lib.vocabularies import load_vocabulary
 

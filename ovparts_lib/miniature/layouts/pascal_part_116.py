@@ -1,7 +1,5 @@
 """The layout of Pascal-Part-116: 8-bit object and part maps as PNG files beside the pictures."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import numpy as np

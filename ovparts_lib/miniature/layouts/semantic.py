@@ -1,7 +1,6 @@
 """The layouts of the object-level benchmarks: whole objects and stuff, one label map beside each picture."""
 
-from __future__ import annotations
-
+import json
 from functools import cache, partial
 from pathlib import Path
 
@@ -23,25 +22,7 @@ from ovparts_lib.vocabularies import load_vocabulary
 NAMES = ("coco_stuff_171", "ade20k_150", "ade20k_847", "pascal_context_59", "pascal_voc_20")
 TRAINED = "coco_stuff_171"
 # Names that the lists give to what is drawn; the first that a list has is its class there.
-SYNONYMS = {
-    "aeroplane": ("airplane", "plane"),
-    "bird": ("animal",),
-    "cat": ("animal",),
-    "cow": ("animal",),
-    "diningtable": ("dining table", "table"),
-    "dog": ("animal",),
-    "horse": ("animal",),
-    "motorbike": ("motorcycle", "minibike"),
-    "pottedplant": ("potted plant", "plant"),
-    "sheep": ("animal",),
-    "sofa": ("couch",),
-    "tvmonitor": ("tv", "television"),
-    "sky": ("sky-other",),
-    "sea": ("water", "water-other"),
-    "wall": ("wall-other",),
-    "floor": ("floor-other",),
-    "building": ("building-other",),
-}
+SYNONYMS = json.loads(Path(__file__).with_name("synonyms.json").read_text(encoding="utf-8"))
 
 
 @cache

@@ -1,7 +1,5 @@
 """Backgrounds whose regions are classes: sky, grass, road, sea, wall, floor, and what stands there."""
 
-from __future__ import annotations
-
 import numpy as np
 from PIL import Image, ImageDraw
 

@@ -3,22 +3,19 @@
 Each gives three feature maps, coarse to fine, at the grid of the cost volume and at two and four times its resolution.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Literal
+from typing import Literal, get_args
 
 import timm
 import torch
 import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
-from torchvision.ops import FrozenBatchNorm2d
 
-GuidanceKind = Literal["none", "resnet101", "dinov2_vits14", "dinov2_vitb14", "small"]
-_DINOV2 = {"dinov2_vits14": "vit_small_patch14_dinov2", "dinov2_vitb14": "vit_base_patch14_dinov2"}
-GUIDANCE_KINDS = ("none", "resnet101", *_DINOV2, "small")
+from ovparts_lib.models.backbones.resnet import ResNet, ResNetSize
+
+GuidanceKind = Literal["none", "resnet101", "dinov2_vits14", "small"]
 DINOV2_OFFSET = 0.1
 
 
@@ -27,8 +24,7 @@ class GuidanceSize:
     """Which backbone, and what it sees.
 
     Attributes:
-        kind: ``none``, ``resnet101``, ``dinov2_vits14``, ``dinov2_vitb14``, or ``small``: a few convolutions that learn
-            from nothing.
+        kind: ``none``, ``resnet101``, ``dinov2_vits14``, or ``small``: a few convolutions that learn from nothing.
         image_size: side of the square image the backbone is given.
         channels: widths of ``small``, coarse to fine.
         clip_layer: hidden state of the CLIP image tower that ``small`` joins to its own features; None for none.
@@ -40,40 +36,21 @@ class GuidanceSize:
     clip_layer: int | None = None
 
     def __post_init__(self) -> None:
-        if self.kind not in GUIDANCE_KINDS:
-            raise ValueError(f"guidance must be one of {', '.join(GUIDANCE_KINDS)}, not {self.kind!r}")
-        if self.kind in _DINOV2 and self.image_size % 14:
+        if self.kind not in get_args(GuidanceKind):
+            raise ValueError(f"guidance must be one of {', '.join(get_args(GuidanceKind))}, not {self.kind!r}")
+        if self.kind == "dinov2_vits14" and self.image_size % 14:
             raise ValueError(f"DINOv2 has patches of 14 pixels; image_size {self.image_size} is not a multiple of it")
         if self.kind != "small" and self.clip_layer is not None:
             raise ValueError(f"only small guidance joins CLIP's features; {self.kind} takes no clip_layer")
 
 
-class FrozenBatchNorm(FrozenBatchNorm2d):
-    """BatchNorm whose statistics, weight and bias are buffers; takes the arguments timm gives its norm layers."""
-
-    def __init__(self, channels: int, device: torch.device | None = None, dtype: torch.dtype | None = None) -> None:
-        super().__init__(channels)
-        self.to(device=device, dtype=dtype)
-
-
-class ResNetGuidance(nn.Module):
-    """ResNet-101 up to its third stage (timm); statistics and affine parameters of all BatchNorms are constants.
-
-    The stride of a stage is in its 3x3 convolution, as in torchvision's weights and detectron2's of that origin.
-    """
-
-    channels = (1024, 512, 256)
+class ResNetGuidance(ResNet):
+    """ResNet-101 up to its third stage; statistics and affine parameters of all norms are constants."""
 
     def __init__(self) -> None:
-        super().__init__()
-        self.resnet = timm.create_model(
-            "resnet101",
-            pretrained=False,
-            features_only=True,
-            out_indices=(1, 2, 3),
-            norm_layer=FrozenBatchNorm,
-            zero_init_last=False,
-        )
+        super().__init__(ResNetSize((3, 4, 23, 3)))
+        del self.res5
+        self.channels = (1024, 512, 256)
 
     def forward(self, pixels: Tensor, grid: tuple[int, int], clip_tokens: Tensor | None = None) -> list[Tensor]:
         """Features at strides 16, 8 and 4.
@@ -86,7 +63,10 @@ class ResNetGuidance(nn.Module):
         Returns:
             (b, 1024, gh, gw), (b, 512, 2 gh, 2 gw), (b, 256, 4 gh, 4 gw).
         """
-        features = self.resnet(pixels)[::-1]
+        maps, features = self.stem(pixels), []
+        for stage in (self.res2, self.res3, self.res4):
+            maps = stage(maps)
+            features.insert(0, maps)
         if tuple(features[0].shape[-2:]) != tuple(grid):
             raise ValueError(f"ResNet features are {tuple(features[0].shape[-2:])}, the cost volume is {tuple(grid)}")
         return features
@@ -117,15 +97,11 @@ def resize_dinov2_positions(table: Tensor, grid: tuple[int, int]) -> Tensor:
 
 
 class DinoGuidance(nn.Module):
-    """DINOv2's last patch tokens (timm's modules), resized to the three resolutions.
+    """The last patch tokens of DINOv2 ViT-S/14 (timm's modules), resized to the three resolutions."""
 
-    Args:
-        kind: ``dinov2_vits14`` or ``dinov2_vitb14``.
-    """
-
-    def __init__(self, kind: str = "dinov2_vits14") -> None:
+    def __init__(self) -> None:
         super().__init__()
-        self.dinov2 = timm.create_model(_DINOV2[kind], pretrained=False, num_classes=0)
+        self.dinov2 = timm.create_model("vit_small_patch14_dinov2", pretrained=False, num_classes=0)
         self.channels = (self.dinov2.embed_dim,) * 3
 
     def patch_tokens(self, pixels: Tensor) -> Tensor:
@@ -213,4 +189,4 @@ def build_guidance(size: GuidanceSize, clip_width: int) -> nn.Module | None:
         return ResNetGuidance()
     if size.kind == "small":
         return SmallGuidance(size.channels, 0 if size.clip_layer is None else clip_width)
-    return DinoGuidance(size.kind)
+    return DinoGuidance()

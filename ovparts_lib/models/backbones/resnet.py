@@ -4,8 +4,6 @@ The parameters carry detectron2's names (``stem.conv1``, ``res2.0.shortcut``, â€
 Sources: He et al., "Deep Residual Learning", CVPR 2016; Chen et al., "Rethinking Atrous Convolution", 2017 (the grid).
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal

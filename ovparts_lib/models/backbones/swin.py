@@ -5,8 +5,6 @@ window; and it shifts maps that are smaller than a window as well. Parameters ca
 Source: Liu et al., "Swin Transformer", ICCV 2021, in the version for dense prediction.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import numpy as np

@@ -1,21 +1,23 @@
-"""Masked crops: each mask's part of an image as CLIP is shown it.
+"""Masked crops: each mask's part of an image as CLIP is shown it, and as it is adapted on it.
 
-Source: Liang et al., "Open-Vocabulary Semantic Segmentation with Mask-adapted CLIP", CVPR 2023 (released code).
+Source: Liang et al., "Open-Vocabulary Semantic Segmentation with Mask-adapted CLIP", CVPR 2023 (released code, training
+code included, which SCAN's goes back to).
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
 
+import numpy as np
 import torch
 import torch.nn.functional as F
+from PIL import Image
+from pydantic import Field
+from pydantic.dataclasses import dataclass
 from torch import Tensor
+from torchvision import tv_tensors
+from torchvision.transforms import v2
 
 from ovparts_lib.images import CLIP_STATISTICS, normalise
-
-FILLS = ("mean", "zero")
 
 
 @dataclass(frozen=True)
@@ -29,18 +31,10 @@ class CropRule:
         matting: weigh pixels by the probability in place of the mask.
     """
 
-    threshold: float = 0.5
-    expand: float = 1.0
+    threshold: Annotated[float, Field(ge=0, lt=1)] = 0.5
+    expand: Annotated[float, Field(gt=0)] = 1.0
     fill: Literal["mean", "zero"] = "mean"
     matting: bool = False
-
-    def __post_init__(self) -> None:
-        if not 0 <= self.threshold < 1:
-            raise ValueError(f"threshold must be at least 0 and below 1, not {self.threshold}")
-        if self.expand <= 0:
-            raise ValueError(f"expand must be above 0, not {self.expand}")
-        if self.fill not in FILLS:
-            raise ValueError(f"fill must be one of {', '.join(FILLS)}, not {self.fill!r}")
 
 
 def mask_boxes(masks: Tensor) -> Tensor:
@@ -103,3 +97,38 @@ def cut_crops(
         crops.append(F.interpolate(crop, size=(side, side), mode="bicubic", align_corners=False))
         kept.append(F.interpolate(weight[None, None], size=(side, side), mode="nearest"))
     return torch.cat(crops), torch.cat(kept)[:, 0]
+
+
+FILL = (124, 116, 103)  # ImageNet's mean, which the released transform looks for; not the CLIP mean of test time
+
+
+def masked_crop(image: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+    """The tight box of a mask, bool (H, W), with ``FILL`` outside: uint8 (3, h, w), and the mask in it."""
+    left, top, right, bottom = mask_boxes(mask[None])[0].tolist()
+    mask = mask[top:bottom, left:right].cpu()
+    fill = torch.tensor(FILL, dtype=torch.uint8).view(3, 1, 1)
+    return torch.where(mask, image[:, top:bottom, left:right].cpu(), fill), mask
+
+
+def pair_transform(side: int, *, train: bool) -> v2.Transform:
+    """The released transforms of a crop, a PIL image (bicubic), and of its mask (nearest neighbour)."""
+    bicubic = v2.InterpolationMode.BICUBIC
+    if train:
+        return v2.RandomResizedCrop(side, scale=(0.9, 1.0), ratio=(3 / 4, 4 / 3), interpolation=bicubic)
+    return v2.Compose([v2.Resize(side, interpolation=bicubic), v2.CenterCrop(side)])
+
+
+def mask_by_colour(crop: Tensor) -> Tensor:
+    """Pixels of uint8 (3, h, w) that are not exactly of the fill's colour, bool (h, w)."""
+    return (crop != torch.tensor(FILL, dtype=torch.uint8).view(3, 1, 1)).any(0)
+
+
+def transformed(transform: v2.Transform, crop: Image.Image, mask: Tensor | np.ndarray) -> tuple[Tensor, Tensor]:
+    """A crop and its mask under the same random choice: float32 (3, s, s) as CLIP takes it, and (s, s)."""
+    pixels, kept = transform(crop, tv_tensors.Mask(mask))
+    return clip_pixels(v2.functional.pil_to_tensor(pixels)), kept.as_subclass(Tensor)
+
+
+def clip_pixels(crop: Tensor) -> Tensor:
+    """uint8 (3, h, w) as CLIP takes it, float32."""
+    return normalise(crop, CLIP_STATISTICS)

@@ -1,7 +1,5 @@
 """Dense CLIP features in the space of the text embeddings: the last block reduced to its value path."""
 
-from __future__ import annotations
-
 from collections.abc import Collection
 from dataclasses import dataclass
 

@@ -4,8 +4,6 @@
 keys and values of that beginning serve every name; what is left is the name and a full stop.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import open_clip

@@ -5,8 +5,6 @@ best, to which CAT-Seg added an eighth); ``single`` is CAT-Seg's one template, `
 and SCAN use, with their uneven full stops, ``miniature`` what captions of the miniature's pictures look like.
 """
 
-from __future__ import annotations
-
 import json
 from importlib import resources
 

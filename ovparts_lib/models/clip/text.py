@@ -1,7 +1,5 @@
 """The CLIP text tower: tokens, sentence embeddings, and which words it cannot tell apart."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from functools import lru_cache
 from textwrap import shorten

@@ -1,20 +1,33 @@
-"""Embeddings of texts, computed once for as long as nothing they depend on changes."""
+"""Embeddings of texts, computed once for as long as nothing they depend on changes.
 
-from __future__ import annotations
+Those that take long are files, too, that several processes share: read if intact, set aside if not, written whole.
+Their folder holds at most ``LIMIT`` bytes; what was used longest ago goes first.
+"""
 
+import contextlib
+import hashlib
+import logging
+import os
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator, Sequence
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 import open_clip
 import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
 from torch import Tensor
 
+from ovparts_lib.atomic import replacing, set_aside, sweep
 from ovparts_lib.models.clip.prompted_names import encode_names
 from ovparts_lib.models.clip.text import encode_text, tokenize
-from ovparts_lib.models.clip.text_files import file_name, read_embeddings, write_embeddings
 
+logger = logging.getLogger(__name__)
+FORMAT = 1  # part of every file's name: raise it when what is computed changes
+LIMIT = 2 * 2**30  # bytes; the largest list, 847 classes in 80 templates, takes 0.2 GB with ViT-L/14
+_NAME = "embeddings"
 _INTEGERS = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 
@@ -120,3 +133,55 @@ def text_weights(clip: open_clip.CLIP) -> list[Tensor]:
     blocks = clip.transformer.resblocks.parameters()
     head = [clip.ln_final.weight, clip.ln_final.bias, clip.text_projection]
     return [clip.token_embedding.weight, clip.positional_embedding, *blocks, *head]
+
+
+def file_name(key: tuple[Any, ...]) -> str:
+    """The file of what embeddings depend on: texts, templates, precision, device, and the checksum of the weights."""
+    return f"{hashlib.sha256(repr((FORMAT, *key)).encode()).hexdigest()[:40]}.safetensors"
+
+
+def read_embeddings(path: Path) -> Tensor | None:
+    """The embeddings of a file, on the CPU; None if there is none, or it was damaged, and then set aside."""
+    try:
+        with safe_open(path, "pt") as file:
+            embeddings, stated = file.get_tensor(_NAME), (file.metadata() or {}).get("sha256")
+        if stated == _digest(embeddings):
+            with contextlib.suppress(OSError):
+                os.utime(path)  # used now, which many file systems do not record of reading
+            return embeddings
+        damage = "its content has changed"
+    except FileNotFoundError:
+        return None
+    except (SafetensorError, OSError) as error:
+        damage = str(error)
+    try:
+        set_aside(path, damage)
+    except OSError as error:  # another process was first, or the folder cannot be written
+        logger.warning("%s is damaged (%s) and cannot be set aside (%s)", path, damage, error)
+    return None
+
+
+def write_embeddings(path: Path, embeddings: Tensor) -> None:
+    """Write a file as a whole; where that is impossible, say so in the log and go on without."""
+    embeddings = embeddings.detach().cpu().contiguous()
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        sweep(path.parent, ".*.part")
+        with replacing(path) as partial:
+            save_file({_NAME: embeddings}, partial, {"sha256": _digest(embeddings)})
+        _remove_above_limit(path.parent)
+    except (OSError, SafetensorError) as error:
+        logger.warning("cannot keep text embeddings in %s (%s); they will be computed again", path.parent, error)
+
+
+def _remove_above_limit(folder: Path) -> None:
+    files = [(file, file.stat()) for file in folder.iterdir() if file.suffix in (".safetensors", ".damaged")]
+    kept = 0
+    for file, status in sorted(files, key=lambda pair: pair[1].st_mtime_ns, reverse=True):
+        kept += status.st_size
+        if kept > LIMIT:
+            file.unlink(missing_ok=True)
+
+
+def _digest(embeddings: Tensor) -> str:
+    return hashlib.sha256(memoryview(embeddings.numpy()).cast("B")).hexdigest()

@@ -5,8 +5,6 @@ because the systems of this workbook need what ``encode_image`` does not give: a
 another size than in pre-training, attention maps, and no more blocks than are used.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from typing import Literal

@@ -7,10 +7,15 @@ Source: Cho et al., "CAT-Seg: Cost Aggregation for Open-Vocabulary Semantic Segm
 first release, on which OV-PARTS and PartCATSeg are built.
 """
 
-from ovparts_lib.models.cost_aggregation.aggregator import AggregatorSize, AppearanceGuidance, TextGuidance
+from ovparts_lib.models.cost_aggregation.aggregator import (
+    AggregatorLayer,
+    AggregatorSize,
+    AppearanceGuidance,
+    TextGuidance,
+    aggregate,
+)
 from ovparts_lib.models.cost_aggregation.chunks import Chunks
 from ovparts_lib.models.cost_aggregation.class_attention import ClassAggregation
 from ovparts_lib.models.cost_aggregation.cost_volume import CostEmbedding, cost_volume, mean_cost
 from ovparts_lib.models.cost_aggregation.decoder import GuidedDecoder
-from ovparts_lib.models.cost_aggregation.layer import AggregatorLayer, aggregate
 from ovparts_lib.models.cost_aggregation.spatial import SpatialAggregation

@@ -1,8 +1,6 @@
-"""Sizes of an aggregator, and the projections of image and text that guide it."""
+"""The aggregator: sizes, layers of spatial and class aggregation, and projections of image and text that guide it."""
 
-from __future__ import annotations
-
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -10,10 +8,11 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
-from ovparts_lib.models.cost_aggregation.class_attention import CLASS_ATTENTIONS, ClassAttentionKind
+from ovparts_lib.models.cost_aggregation.chunks import DEFAULT_CHUNKS, Chunks
+from ovparts_lib.models.cost_aggregation.class_attention import CLASS_ATTENTIONS, ClassAggregation, ClassAttentionKind
 from ovparts_lib.models.cost_aggregation.cost_volume import CostEmbedding
 from ovparts_lib.models.cost_aggregation.decoder import GuidedDecoder
-from ovparts_lib.models.cost_aggregation.layer import AggregatorLayer
+from ovparts_lib.models.cost_aggregation.spatial import SpatialAggregation
 
 
 @dataclass(frozen=True)
@@ -68,12 +67,61 @@ class AggregatorSize:
 
     def layer_stack(self) -> nn.ModuleList:
         """New :class:`AggregatorLayer` modules of this size."""
-        arguments = self.dim, self.guidance_dim, self.text_guidance_dim, self.heads, self.window, self.class_attention
-        return nn.ModuleList(AggregatorLayer(*arguments) for _ in range(self.layers))
+        return nn.ModuleList(AggregatorLayer(self) for _ in range(self.layers))
 
     def decoder(self) -> GuidedDecoder:
         """A new :class:`GuidedDecoder` of this size."""
         return GuidedDecoder(self.dim, self.decoder_dims, self.decoder_guidance_dims)
+
+
+class AggregatorLayer(nn.Module):
+    """Spatial aggregation of each class, then class aggregation at each position.
+
+    Args:
+        size: of the aggregator.
+    """
+
+    def __init__(self, size: AggregatorSize) -> None:
+        super().__init__()
+        self.spatial = SpatialAggregation(size.dim, size.guidance_dim, size.heads, size.window)
+        self.classes = ClassAggregation(size.dim, size.text_guidance_dim, size.heads, size.class_attention)
+
+    def aggregate_space(self, x: Tensor, guidance: Tensor | None, chunks: Chunks = DEFAULT_CHUNKS) -> Tensor:
+        """The spatial half: x (b, t, h, w, dim), appearance guidance (b, h, w, guidance_dim) -> as x."""
+        guidance = self.spatial.normalised_guidance(guidance)
+        return chunks.over(lambda part: self.spatial(part, guidance), x, tokens=len(x) * x.shape[2] * x.shape[3])
+
+
+def aggregate(
+    layers: Iterable[AggregatorLayer],
+    x: Tensor,
+    guidance: Tensor | None,
+    text_guidance: Tensor | None,
+    *,
+    pooling: int = 2,
+    chunks: Chunks = DEFAULT_CHUNKS,
+    attention: dict[int, Tensor] | None = None,
+) -> Tensor:
+    """Run a stack of layers.
+
+    Args:
+        layers: in order.
+        x: (b, t, h, w, dim).
+        guidance: appearance, (b, h, w, guidance_dim); None for none.
+        text_guidance: (t, text_guidance_dim); None for none.
+        pooling: see :class:`ClassAggregation`.
+        chunks: see :class:`Chunks`.
+        attention: receives ``{layer: (b, t, t)}``, the mean class attention; None if not wanted.
+
+    Returns:
+        (b, t, h, w, dim).
+    """
+    for number, layer in enumerate(layers):
+        x = layer.aggregate_space(x, guidance, chunks)
+        if attention is not None:
+            attention[number] = layer.classes.mean_weights(x, text_guidance, pooling=pooling)
+        x = layer.classes(x, text_guidance, pooling=pooling, chunks=chunks)
+    return x
 
 
 class AppearanceGuidance(nn.Module):

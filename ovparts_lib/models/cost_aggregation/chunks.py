@@ -1,7 +1,5 @@
 """Running what is independent between classes, or between positions, a piece at a time."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import dataclass
 

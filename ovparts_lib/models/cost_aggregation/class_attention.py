@@ -1,7 +1,5 @@
 """Class aggregation: at every position, the classes attend to each other."""
 
-from __future__ import annotations
-
 from typing import Literal
 
 import torch
@@ -30,14 +28,6 @@ def linear_attention(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
     query, key = F.elu(query) + 1, F.elu(key) + 1
     total = query @ key.sum(-2)[..., None]
     return query @ (key.transpose(-2, -1) @ value) / (total + 1e-6)
-
-
-def query_attention(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-    """Attention whose softmax runs over the asking classes, then scaled to sum to 1 over those asked (PartCATSeg).
-
-    Arguments and result as for :func:`linear_attention`.
-    """
-    return attention_weights(query, key, "query") @ value
 
 
 def attention_weights(query: Tensor, key: Tensor, kind: ClassAttentionKind) -> Tensor:
@@ -77,8 +67,6 @@ class ClassAggregation(nn.Module):
 
     def __init__(self, dim: int, text_guidance_dim: int, heads: int, kind: ClassAttentionKind = "linear") -> None:
         super().__init__()
-        if kind not in CLASS_ATTENTIONS:
-            raise ValueError(f"class attention must be one of {', '.join(CLASS_ATTENTIONS)}, not {kind!r}")
         self.heads, self.kind = heads, kind
         self.norm1 = nn.LayerNorm(dim)
         self.query = GuidedLinear(dim, text_guidance_dim)
@@ -152,9 +140,7 @@ class ClassAggregation(nn.Module):
         with torch.autocast(x.device.type, enabled=False):  # sums over hundreds of classes
             if self.kind == "linear":
                 mixed = linear_attention(query, key, value)
-            elif self.kind == "query":
-                mixed = query_attention(query, key, value)
             else:
-                mixed = F.scaled_dot_product_attention(query, key, value)
+                mixed = attention_weights(query, key, self.kind) @ value
         x = x + rearrange(mixed, "b n h t d -> b n t (h d)")
         return x + self.fc2(F.relu(self.fc1(self.norm2(x))))

@@ -1,7 +1,5 @@
 """Cosine similarity of dense image features and prompted texts, and its embedding."""
 
-from __future__ import annotations
-
 import torch
 import torch.nn.functional as F
 from einops import rearrange

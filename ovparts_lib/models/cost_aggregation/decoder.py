@@ -1,7 +1,5 @@
 """The decoder: from one embedded cost map per class to one logit map per class, guided by finer image features."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import torch.nn.functional as F
@@ -32,7 +30,10 @@ class UpsamplingStage(nn.Module):
         self.norm2 = nn.GroupNorm(groups, out_dim)
 
     def guidance_share(self, guidance: Tensor | None) -> Tensor | None:
-        """The guidance's part of the first convolution, (b, out_dim, 2h, 2w): the same for all classes of an image."""
+        """What guidance (b, guidance_dim, 2h, 2w) adds to the first convolution's result, (b, out_dim, 2h, 2w).
+
+        It is the same for all classes of an image.
+        """
         first = self.conv1.in_channels - (0 if guidance is None else guidance.shape[1])
         if first != self.up.out_channels:
             raise ValueError("decoder guidance must be given exactly where the decoder was built for it")

@@ -1,7 +1,5 @@
 """A linear layer over features joined with guidance that many of them share."""
 
-from __future__ import annotations
-
 import torch.nn.functional as F
 from torch import Tensor, nn
 

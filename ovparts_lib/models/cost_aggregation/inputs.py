@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+import pydantic
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -26,7 +27,7 @@ from ovparts_lib.images import (
 STATISTICS = {"clip": CLIP_STATISTICS, "imagenet": IMAGENET_STATISTICS}
 
 
-@dataclass(frozen=True)
+@pydantic.dataclasses.dataclass(frozen=True)
 class InputSize:
     """How pictures become squares.
 
@@ -44,10 +45,6 @@ class InputSize:
     longest_edge: int = 768
     divisor: int = 32
     clip_statistics: Literal["clip", "imagenet"] = "clip"
-
-    def __post_init__(self) -> None:
-        if self.clip_statistics not in STATISTICS:
-            raise ValueError(f"clip_statistics must be clip or imagenet, not {self.clip_statistics!r}")
 
 
 @dataclass
@@ -83,6 +80,9 @@ def square_inputs(
         guidance_side: side of the guidance backbone's square.
         device: where the squares go.
         test: resize the shorter side first; training pictures have been resized and cropped before.
+
+    Returns:
+        float32 (b, 3, image_size, image_size) for CLIP, (b, 3, guidance_side, guidance_side) for the backbone.
 
     Raises:
         ValueError: see :func:`checked_images`.

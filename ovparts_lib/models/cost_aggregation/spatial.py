@@ -1,7 +1,5 @@
 """Spatial aggregation: a pair of Swin blocks on the map of each class, guided by the appearance of the image."""
 
-from __future__ import annotations
-
 from functools import lru_cache
 
 import torch
@@ -15,7 +13,11 @@ from ovparts_lib.models.cost_aggregation.guided_linear import GuidedLinear
 
 @lru_cache(maxsize=32)
 def shifted_window_mask(grid: tuple[int, int], window: int, device: torch.device) -> Tensor:
-    """Swin's :func:`shift_mask` of a map (h, w) whose sides are multiples of the window, made once."""
+    """Swin's :func:`shift_mask` of a map (h, w) whose sides are multiples of the window, made once.
+
+    Returns:
+        float32 (windows, window^2, window^2), 0 or -100.
+    """
     with torch.inference_mode(False):  # an ordinary tensor, so that training may use it too
         return shift_mask(*grid, window, device)
 
@@ -64,7 +66,15 @@ class WindowAttention(nn.Module):
 
 
 class SwinBlock(nn.Module):
-    """Pre-norm block: window attention, then an MLP of four times the width with exact GELU."""
+    """Pre-norm block on maps (b, t, h, w, dim): window attention, then an MLP of four times the width with exact GELU.
+
+    Args:
+        dim: width.
+        guidance_dim: width of the guidance; 0 for none.
+        heads: attention heads.
+        window: side of a window; both sides of the map must be multiples of it.
+        shift: how far windows are displaced.
+    """
 
     def __init__(self, dim: int, guidance_dim: int, heads: int, window: int, shift: int) -> None:
         super().__init__()

@@ -1,7 +1,5 @@
 """Label maps of a training batch for cost-aggregation systems, and the loss on them."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import torch

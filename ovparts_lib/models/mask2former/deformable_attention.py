@@ -4,8 +4,6 @@ Source: Zhu et al., "Deformable DETR", ICLR 2021. Its CUDA kernel samples by the
 beyond the border and ``align_corners=False``, so no compiled operator is needed.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 

@@ -1,7 +1,5 @@
 """Matching and losses of Mask2Former: as MaskFormer's, with cross-entropy in place of focal loss, on sampled points."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 

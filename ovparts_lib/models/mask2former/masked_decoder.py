@@ -1,7 +1,5 @@
 """Mask2Former's transformer decoder: each query attends to the image inside the mask it predicted a layer before."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import torch
@@ -10,8 +8,8 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from ovparts_lib.models.mask2former.pixel_decoder import LEVELS
-from ovparts_lib.models.maskformer.position import sine_position
-from ovparts_lib.models.maskformer.transformer_decoder import Mlp, attend
+from ovparts_lib.models.maskformer.size import ProposalSize
+from ovparts_lib.models.maskformer.transformer_decoder import Mlp, attend, sine_position
 
 
 class MaskedDecoderLayer(nn.Module):
@@ -48,32 +46,17 @@ class MaskedDecoder(nn.Module):
     """Learned queries, layers that take turns on three scales, and heads for a class embedding and a mask.
 
     Args:
-        embed_dim: of the class embeddings (CLIP's).
-        width: of the queries, and channels of maps and mask features.
-        queries: number of proposals.
-        layers: of the decoder.
-        heads: of the attention.
-        hidden: width inside the layers' MLPs.
-        class_hidden: width inside the class head.
+        size: hyper-parameters.
     """
 
-    def __init__(
-        self,
-        embed_dim: int,
-        *,
-        width: int = 256,
-        queries: int = 100,
-        layers: int = 10,
-        heads: int = 8,
-        hidden: int = 2048,
-        class_hidden: int = 1024,
-    ) -> None:
+    def __init__(self, size: ProposalSize) -> None:
         super().__init__()
-        self.query_feat, self.query_embed = nn.Embedding(queries, width), nn.Embedding(queries, width)
+        width = size.width
+        self.query_feat, self.query_embed = nn.Embedding(size.queries, width), nn.Embedding(size.queries, width)
         self.level_embed = nn.Embedding(LEVELS, width)
-        self.layers = nn.ModuleList(MaskedDecoderLayer(width, heads, hidden) for _ in range(layers))
+        self.layers = nn.ModuleList(MaskedDecoderLayer(width, size.heads, size.hidden) for _ in range(size.layers))
         self.decoder_norm = nn.LayerNorm(width)
-        self.class_embed = Mlp((width, class_hidden, embed_dim))
+        self.class_embed = Mlp((width, size.class_hidden, size.clip.embed_dim))
         self.mask_embed = Mlp((width, width, width, width))
 
     def forward(self, maps: Sequence[Tensor], mask_features: Tensor) -> Tensor:

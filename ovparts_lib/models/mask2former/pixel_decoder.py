@@ -1,8 +1,7 @@
 """Mask2Former's pixel decoder: deformable attention between three scales, then one step of a feature pyramid."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
@@ -17,17 +16,35 @@ from ovparts_lib.models.mask2former.deformable_attention import (
     split_levels,
 )
 from ovparts_lib.models.maskformer.pixel_decoder import xavier_like
-from ovparts_lib.models.maskformer.position import sine_position
+from ovparts_lib.models.maskformer.size import ProposalSize
+from ovparts_lib.models.maskformer.transformer_decoder import sine_position
 
 LEVELS = 3
+
+
+@dataclass(frozen=True)
+class Mask2FormerSize(ProposalSize):
+    """Hyper-parameters of a network of mask proposals with a deformable pixel decoder and a masked decoder.
+
+    Attributes:
+        encoder_layers: of the deformable encoder.
+        encoder_hidden: width of its MLPs.
+        points: that each of its heads samples on each scale.
+    """
+
+    layers: int = 10
+    encoder_layers: int = 6
+    encoder_hidden: int = 1024
+    points: int = 4
 
 
 class EncoderLayer(nn.Module):
     """Deformable self-attention and an MLP, both with residuals and norms after them."""
 
-    def __init__(self, width: int, heads: int, points: int, hidden: int) -> None:
+    def __init__(self, size: Mask2FormerSize) -> None:
         super().__init__()
-        self.self_attn = DeformableAttention(width, heads, LEVELS, points)
+        width, hidden = size.width, size.encoder_hidden
+        self.self_attn = DeformableAttention(width, size.heads, LEVELS, size.points)
         self.norm1, self.norm2 = nn.LayerNorm(width), nn.LayerNorm(width)
         self.linear1, self.linear2 = nn.Linear(width, hidden), nn.Linear(hidden, width)
 
@@ -41,32 +58,18 @@ class DeformablePixelDecoder(nn.Module):
     """Maps at strides 32, 16 and 8 that have seen each other, and mask features at stride 4; always in float32.
 
     Args:
+        size: hyper-parameters.
         channels: of the backbone's four maps, fine to coarse.
-        width: channels of everything inside.
-        groups: of the GroupNorms.
-        layers: of the deformable encoder.
-        heads: of its attention.
-        points: that each head samples on each scale.
-        hidden: width inside its MLPs.
     """
 
-    def __init__(
-        self,
-        channels: Sequence[int],
-        *,
-        width: int = 256,
-        groups: int = 32,
-        layers: int = 6,
-        heads: int = 8,
-        points: int = 4,
-        hidden: int = 1024,
-    ) -> None:
+    def __init__(self, size: Mask2FormerSize, channels: Sequence[int]) -> None:
         super().__init__()
+        width, groups = size.width, size.groups
         self.input_proj = nn.ModuleList(
             nn.Sequential(nn.Conv2d(given, width, 1), nn.GroupNorm(groups, width)) for given in reversed(channels[1:])
         )
         self.level_embed = nn.Parameter(torch.randn(LEVELS, width))
-        self.layers = nn.ModuleList(EncoderLayer(width, heads, points, hidden) for _ in range(layers))
+        self.layers = nn.ModuleList(EncoderLayer(size) for _ in range(size.encoder_layers))
         self.adapter_1 = ConvNorm(channels[0], width, 1, nn.GroupNorm(groups, width))
         self.layer_1 = ConvNorm(width, width, 3, nn.GroupNorm(groups, width), relu=True)
         self.mask_features = nn.Conv2d(width, width, 1)

@@ -3,8 +3,6 @@
 Sources: Cheng et al., MaskFormer (NeurIPS 2021) and Mask2Former (CVPR 2022); Lin et al., "Focal Loss", ICCV 2017.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import torch

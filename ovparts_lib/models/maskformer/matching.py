@@ -1,10 +1,9 @@
-"""Hungarian matching of predicted masks to the segments of an image, and the costs it weighs.
+"""Inputs and targets of a batch, Hungarian matching of predicted masks to the segments of an image, and its costs.
 
 Every cost is a matrix (queries, targets); smaller is better.
 """
 
-from __future__ import annotations
-
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -88,3 +87,29 @@ def match_maskformer(
     logits = mask_logits.flatten(1)
     cost = mask_weight * focal_cost(logits, targets) + class_cost(class_logits, segments.class_ids)
     return hungarian(cost + dice_cost(logits, targets))
+
+
+def segments_of(label_maps: Sequence[Tensor], size: tuple[int, int], *, ignore_label: int) -> list[Segments]:
+    """One mask for each class that occurs in an image, classes ascending; none for an image without labelled pixels.
+
+    Args:
+        label_maps: int64 (H, W) each, ids of classes or ``ignore_label``.
+        size: (height, width) of the network's input, to which masks are padded right and below.
+        ignore_label: its pixels, and the padding, are in no mask.
+    """
+    results = []
+    for labels in label_maps:
+        class_ids = labels.unique()
+        class_ids = class_ids[class_ids != ignore_label]
+        masks = labels[None] == class_ids[:, None, None]
+        below, right = size[0] - labels.shape[0], size[1] - labels.shape[1]
+        results.append(Segments(class_ids, F.pad(masks, (0, right, 0, below))))
+    return results
+
+
+def joined_inputs(images: Sequence[Tensor], divisor: int) -> Tensor:
+    """Images (3, h, w) of any sizes as one batch, padded with zeros right and below to a common multiple."""
+    height = max(image.shape[-2] for image in images)
+    width = max(image.shape[-1] for image in images)
+    height, width = height + -height % divisor, width + -width % divisor
+    return torch.stack([F.pad(image, (0, width - image.shape[-1], 0, height - image.shape[-2])) for image in images])

@@ -1,27 +1,25 @@
 """MaskFormer's pixel decoder: a feature pyramid that ends in mask features at stride 4."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ovparts_lib.models.conv_norm import ConvNorm
+from ovparts_lib.models.maskformer.size import ProposalSize
 
 
 class PixelDecoder(nn.Module):
     """FPN from the coarsest map down, with GroupNorm; the lateral branches have no activation.
 
     Args:
+        size: hyper-parameters.
         channels: of the backbone's maps, fine to coarse.
-        width: channels of the pyramid and of the mask features.
-        groups: of the GroupNorms.
     """
 
-    def __init__(self, channels: Sequence[int], width: int = 256, groups: int = 32) -> None:
+    def __init__(self, size: ProposalSize, channels: Sequence[int]) -> None:
         super().__init__()
-        self.levels = len(channels)
+        self.levels, width, groups = len(channels), size.width, size.groups
         for number, given in enumerate(channels, start=1):
             if number < self.levels:
                 self.add_module(f"adapter_{number}", ConvNorm(given, width, 1, nn.GroupNorm(groups, width)))

@@ -1,15 +1,10 @@
 """Hyper-parameters that networks of mask proposals have in common."""
 
-from __future__ import annotations
-
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 from ovparts_lib.models.backbones.resnet import ResNet, ResNetSize
 from ovparts_lib.models.backbones.swin import SWIN_B, Swin, SwinSize
 from ovparts_lib.models.clip.towers import VIT_L_14, ClipSize
-from ovparts_lib.models.maskformer.pixel_decoder import PixelDecoder
-from ovparts_lib.models.maskformer.transformer_decoder import TransformerDecoder
 
 
 @dataclass(frozen=True)
@@ -61,16 +56,3 @@ class ProposalSize:
     def build_backbone(self) -> Swin | ResNet:
         """The backbone at random initialisation."""
         return Swin(self.backbone) if isinstance(self.backbone, SwinSize) else ResNet(self.backbone)
-
-    def build_pixel_decoder(self, channels: Sequence[int]) -> PixelDecoder:
-        """MaskFormer's pixel decoder of a backbone with these channels, fine to coarse."""
-        return PixelDecoder(channels, self.width, self.groups)
-
-    def build_transformer_decoder(self, channels: int, dropout: float) -> TransformerDecoder:
-        """MaskFormer's transformer decoder on the backbone's coarsest map."""
-        return TransformerDecoder(channels, self.clip.embed_dim, dropout=dropout, **self.decoder_settings())
-
-    def decoder_settings(self) -> dict[str, int]:
-        """What decoders of queries take by name."""
-        names = ("width", "queries", "layers", "heads", "hidden", "class_hidden")
-        return {name: getattr(self, name) for name in names}

@@ -1,7 +1,6 @@
 """MaskFormer's transformer decoder: learned queries ask the image's features for segments."""
 
-from __future__ import annotations
-
+import math
 from collections.abc import Sequence
 from itertools import pairwise
 
@@ -11,7 +10,32 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from ovparts_lib.models.maskformer.pixel_decoder import xavier_like
-from ovparts_lib.models.maskformer.position import sine_position
+from ovparts_lib.models.maskformer.size import ProposalSize
+
+
+def sine_position(height: int, width: int, channels: int, device: torch.device | None = None) -> Tensor:
+    """Position embedding of every cell of a map, normalised to the map's size (DETR's, with temperature 10,000).
+
+    Args:
+        height: cells.
+        width: cells.
+        channels: of the embedding, a multiple of 4; the first half tells the row, the second the column, each
+            with sines at even and cosines at odd places.
+        device: where the result goes.
+
+    Returns:
+        float32 (channels, height, width).
+    """
+    half = channels // 2
+    rates = 10000 ** (2 * torch.arange(half, device=device).div(2, rounding_mode="floor") / half)
+    lines = []
+    for length in (height, width):
+        place = torch.arange(1, length + 1, device=device) / (length + 1e-6) * 2 * math.pi
+        angles = place[:, None] / rates
+        lines.append(torch.stack([angles[:, 0::2].sin(), angles[:, 1::2].cos()], dim=2).flatten(1))
+    rows = rearrange(lines[0], "h c -> c h 1").expand(-1, -1, width)
+    columns = rearrange(lines[1], "w c -> c 1 w").expand(-1, height, -1)
+    return torch.cat([rows, columns])
 
 
 class Mlp(nn.Module):
@@ -93,40 +117,23 @@ class TransformerDecoder(nn.Module):
     """Queries, six layers in the published size, and the heads that read a mask and a class embedding from each query.
 
     Args:
+        size: hyper-parameters.
         channels: of the backbone's coarsest map.
-        embed_dim: of the class embeddings (CLIP's).
-        width: of the queries, and channels of the mask features.
-        queries: number of proposals.
-        layers: of the decoder.
-        heads: of the attention.
-        hidden: width inside the layers' MLPs.
-        class_hidden: width inside the class head.
         dropout: of attention weights, residuals and MLPs, in training.
     """
 
-    def __init__(
-        self,
-        channels: int,
-        embed_dim: int,
-        *,
-        width: int = 256,
-        queries: int = 100,
-        layers: int = 6,
-        heads: int = 8,
-        hidden: int = 2048,
-        class_hidden: int = 1024,
-        dropout: float = 0.1,
-    ) -> None:
+    def __init__(self, size: ProposalSize, channels: int, dropout: float = 0.1) -> None:
         super().__init__()
+        width = size.width
         self.input_proj = nn.Conv2d(channels, width, 1)
-        self.query_embed = nn.Embedding(queries, width)
-        self.layers = nn.ModuleList(DecoderLayer(width, heads, hidden, dropout) for _ in range(layers))
+        self.query_embed = nn.Embedding(size.queries, width)
+        self.layers = nn.ModuleList(DecoderLayer(width, size.heads, size.hidden, dropout) for _ in range(size.layers))
         self.norm = nn.LayerNorm(width)
         for parameter in self.layers.parameters():
             if parameter.ndim > 1:
                 nn.init.xavier_uniform_(parameter)
         xavier_like(self.input_proj)
-        self.class_embed = Mlp((width, class_hidden, embed_dim))
+        self.class_embed = Mlp((width, size.class_hidden, size.clip.embed_dim))
         self.mask_embed = Mlp((width, width, width, width))
 
     def forward(self, features: Tensor, key_bias: Tensor | None = None) -> Tensor:

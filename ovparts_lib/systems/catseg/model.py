@@ -7,8 +7,6 @@ Sources: Cho et al., "CAT-Seg: Cost Aggregation for Open-Vocabulary Semantic Seg
 its code); Wei et al., "OV-PARTS", NeurIPS 2023 (B+D fine-tuning); and the DINOv2 variant released with PartCATSeg.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any

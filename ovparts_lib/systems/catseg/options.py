@@ -1,7 +1,5 @@
 """CATSeg's options."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping
 from typing import Any, ClassVar, Literal
 
@@ -56,7 +54,3 @@ class CatsegOptions(CostOptions):
         description="positions averaged along each axis before class attention, in scoring; none: 1 with "
         "sliding_window, as CAT-Seg was evaluated, and otherwise as in training",
     )
-
-    def model_options(self) -> dict[str, Any]:
-        """Keyword arguments of :class:`~ovparts_lib.systems.catseg.model.Catseg`."""
-        return super().model_options() | self.chosen("sliding_window", "pooling")

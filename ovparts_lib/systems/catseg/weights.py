@@ -1,7 +1,5 @@
 """CATSeg weights: OV-PARTS' files, the DINOv2 variant's, upstream CAT-Seg's as initialisation, and our own."""
 
-from __future__ import annotations
-
 from functools import partial
 from pathlib import Path
 from typing import Any

@@ -6,8 +6,6 @@ Sources: Lüddecke and Ecker, "Image Segmentation Using Text and Image Prompts",
 NeurIPS 2023 (VA+L+F+D fine-tuning); and the code released with both.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Any
 

@@ -1,7 +1,5 @@
 """CLIPSeg's options."""
 
-from __future__ import annotations
-
 from typing import ClassVar
 
 from ovparts_lib.systems.options import published_protocols

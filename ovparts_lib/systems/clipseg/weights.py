@@ -1,7 +1,5 @@
 """CLIPSeg weights: OV-PARTS' fine-tuned files, the hub's models, timojl's decoder files, and our own."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

@@ -4,8 +4,6 @@ Pairs come from the training split. Where the paper takes the nouns of a picture
 classes stand for them: no benchmark here brings captions. Pairs mined from captions elsewhere are read from a table.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,9 +16,9 @@ from torch.utils.data import DataLoader
 from ovparts_lib.data.dataset import read_classes
 from ovparts_lib.progress_bar import tqdm
 from ovparts_lib.systems.adapted_clip import FINE_TUNING, MASK_PROMPT_TUNING, AdaptedClip, adapt
-from ovparts_lib.systems.ovseg.adapted_files import export_adapted, fuse_clip
 from ovparts_lib.systems.ovseg.model import Ovseg
 from ovparts_lib.systems.ovseg.pairs import Pair, PairDataset, labelled_pairs, mine_pairs, write_pairs
+from ovparts_lib.systems.ovseg.weights import export_adapted, fuse_clip
 
 FILE = "adapted_clip.safetensors"
 TRAINS = {"fine_tuning": FINE_TUNING, "mask_prompts": MASK_PROMPT_TUNING}

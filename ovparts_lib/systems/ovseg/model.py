@@ -6,29 +6,73 @@ distributions are multiplied, and the masks' classes summed over pixels.
 Source: Liang et al., "Open-Vocabulary Semantic Segmentation with Mask-adapted CLIP", CVPR 2023, and its released code.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ovparts_lib.models.backbones.resnet import RESNET_101C
+from ovparts_lib.models.backbones.swin import SwinSize
 from ovparts_lib.models.clip import token_masks
 from ovparts_lib.models.clip.crops import CropRule
-from ovparts_lib.models.clip.towers import AfterBlock, build_clip
+from ovparts_lib.models.clip.prompts import checked_templates
+from ovparts_lib.models.clip.towers import MINIATURE, VIT_B_16, AfterBlock, build_clip
 from ovparts_lib.models.maskformer.losses import maskformer_losses
+from ovparts_lib.models.maskformer.pixel_decoder import PixelDecoder
+from ovparts_lib.models.maskformer.size import ProposalSize
 from ovparts_lib.models.maskformer.transformer_decoder import TransformerDecoder
 from ovparts_lib.systems.base import check_choices
-from ovparts_lib.systems.crops import Crops, cut, embed_crops
 from ovparts_lib.systems.ensemble import clip_classes, proposal_classes
-from ovparts_lib.systems.mask_classifier import MaskClassifier
+from ovparts_lib.systems.mask_classifier import Crops, MaskClassifier, cut, embed_crops
 from ovparts_lib.systems.ovseg.options import Fusion, MaskFill
-from ovparts_lib.systems.ovseg.sizes import MINIATURE_OVSEG, RELEASED, RELEASED_R101C, OvsegSize
 from ovparts_lib.systems.proposals import ProposalMaps, check_masks
 from ovparts_lib.systems.scores import Maps, Request, Scores
 from ovparts_lib.systems.shared_options import WithoutCrop
+
+
+@dataclass(frozen=True)
+class OvsegSize(ProposalSize):
+    """Hyper-parameters of OVSeg.
+
+    Attributes:
+        dropout: of the transformer decoder, in training.
+        prompt_depth: layers of the image tower that have mask prompts, the input being the first.
+        templates: key of :data:`models.clip.prompts.TEMPLATES`.
+    """
+
+    dropout: float = 0.1
+    prompt_depth: int = 3
+    templates: str = "vild"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        checked_templates(self.templates)
+        if not 0 <= self.prompt_depth <= self.clip.vision_layers:
+            raise ValueError(f"prompt_depth must be 0 to {self.clip.vision_layers}, not {self.prompt_depth}")
+
+
+RELEASED = OvsegSize()
+RELEASED_R101C = OvsegSize(VIT_B_16, RESNET_101C, shortest_edge=512, longest_edge=2048)
+MINIATURE_OVSEG = OvsegSize(
+    MINIATURE,
+    SwinSize(24, (1, 1, 2, 1), (1, 2, 4, 8), window=4, drop_path=0.0),
+    width=48,
+    groups=4,
+    queries=24,
+    layers=3,
+    heads=4,
+    hidden=96,
+    class_hidden=96,
+    dropout=0.0,
+    prompt_depth=2,
+    templates="miniature",
+    shortest_edge=96,
+    longest_edge=192,
+)
+
 
 SIZES = {"released": RELEASED, "released_r101c": RELEASED_R101C, "miniature": MINIATURE_OVSEG}
 # Beginnings of parameter names. CLIP and the mask prompts are adapted elsewhere, see `adaptation`.
@@ -87,8 +131,8 @@ class Ovseg(MaskClassifier):
         self.no_object_weight, self.mask_weight = no_object_weight, mask_weight
         # proposal network
         self.backbone = size.build_backbone()
-        self.pixel_decoder = size.build_pixel_decoder(self.backbone.channels)
-        self.transformer_decoder = size.build_transformer_decoder(self.backbone.channels[-1], size.dropout)
+        self.pixel_decoder = PixelDecoder(size, self.backbone.channels)
+        self.transformer_decoder = TransformerDecoder(size, self.backbone.channels[-1], size.dropout)
         # what classifies
         self.clip = build_clip(size.clip, quick_gelu=True)
         self.mask_prompt = nn.Parameter(torch.zeros(size.prompt_depth, size.grid**2, size.clip.vision_width))

@@ -1,7 +1,5 @@
 """OVSeg's options: proposals, crops, the ensemble, and the released training of the proposal network."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar, Literal
 
@@ -98,11 +96,6 @@ class OvsegOptions(MaskClassifierOptions):
     search_images: Whole = option(
         0, 20, ge=0, description="test images on which thresholds and weights are compared; 0 leaves the search out"
     )
-
-    def model_options(self) -> dict[str, Any]:
-        """Keyword arguments of :class:`~ovparts_lib.systems.ovseg.model.Ovseg`."""
-        names = ("without_crop", "mask_prompts", "mask_expand", "mask_fill", "mask_matting", "fusion")
-        return super().model_options() | self.chosen(*names, "no_object_weight", "mask_weight")
 
     def adaptation_options(self) -> dict[str, Any]:
         """Arguments of :func:`~ovparts_lib.systems.ovseg.fine_tuning.adapt_clip`."""

@@ -5,8 +5,6 @@ the mean of the prompt templates; every noun takes its nearest proposal, whateve
 crops are stored without loss, their masks beside them.
 """
 
-from __future__ import annotations
-
 import csv
 import re
 from collections.abc import Collection, Iterable, Sequence
@@ -20,7 +18,7 @@ from PIL import Image
 from torch import Tensor
 from torchvision.transforms import v2
 
-from ovparts_lib.models.clip.pair_crops import (
+from ovparts_lib.models.clip.crops import (
     clip_pixels,
     mask_by_colour,
     masked_crop,

@@ -3,8 +3,6 @@
 Source: the released search (``search_thr_ensemble_w``), which evaluates every pair from the picture.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 

@@ -30,10 +30,9 @@ Where the paper's equations are:
 - the start from CAT-Seg's weights: :func:`systems.partcatseg.weights.load_partcatseg`.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -144,7 +143,11 @@ class PartAggregator(nn.Module):
         self.specific_layers.load_state_dict(self.layers.state_dict())
 
     def guide(self, features: Sequence[Tensor] | None) -> ImageGuidance:
-        """Project the guidance backbone's features, coarse to fine (b, c, h, w), (b, c, 2h, 2w), …; None for none."""
+        """Project the guidance backbone's features, coarse to fine (b, c, h, w), (b, c, 2h, 2w), …; None for none.
+
+        Returns:
+            (b, h, w, guidance_dim) for the aggregator; (b, dim, 2h, 2w), (b, dim, 4h, 4w) for the decoder's stages.
+        """
         if self.appearance is None:
             return ImageGuidance(None, [None] * len(self.size.decoder_dims))
         return ImageGuidance(*self.appearance(features))
@@ -176,15 +179,7 @@ class PartAggregator(nn.Module):
             tokens=features[:, 0].numel(),
         )
         # spatial and class aggregation, guided by DINOv2 and by the texts
-        return aggregate(
-            self.layers,
-            x,
-            guidance.aggregator,
-            self._guide_by_text(texts.generic),
-            pooling=self.size.pooling,
-            chunks=chunks,
-            attention=attention,
-        )
+        return self._aggregate(self.layers, x, texts.generic, guidance, chunks=chunks, attention=attention)
 
     def object_aware_features(self, x: Tensor, texts: PartTexts) -> ObjectAware:
         """Project the first stage into the space of texts, once per generic part and per object.
@@ -193,8 +188,11 @@ class PartAggregator(nn.Module):
         there are object-specific parts.
 
         Args:
-            x: what :meth:`first_stage` returned.
+            x: what :meth:`first_stage` returned, (b, g + o + 1, h, w, dim).
             texts: of the vocabulary.
+
+        Returns:
+            Summands (b, g + 1, h, w, d) of generic parts and (b, o + 1, h, w, d) of objects, d being the texts' width.
         """
         count, dim = texts.generic_count, x.shape[-1]
         # W [C'_part ; C'_object] + b = W_part C'_part + (W_object C'_object + b)
@@ -224,15 +222,7 @@ class PartAggregator(nn.Module):
         """
         # cost volume of object-specific parts: each text with features of its own
         x = aware.over_parts(lambda part, text: self.specific_embedding(cost_volume(part, text)), texts, chunks)
-        return aggregate(
-            self.specific_layers,
-            x,
-            guidance.aggregator,
-            self._guide_by_text(texts.specific),
-            pooling=self.size.pooling,
-            chunks=chunks,
-            attention=attention,
-        )
+        return self._aggregate(self.specific_layers, x, texts.specific, guidance, chunks=chunks, attention=attention)
 
     def specific_cost(self, aware: ObjectAware, texts: PartTexts, chunks: Chunks) -> Tensor:
         """Costs the second stage starts from, mean over prompts, (b, n + 1, h, w), float32."""
@@ -242,5 +232,9 @@ class PartAggregator(nn.Module):
         """Logits float32 (b, t, 4h, 4w) of any classes (b, t, h, w, dim) of either stage."""
         return self.decoder(x, guidance.decoder, chunks=chunks)
 
-    def _guide_by_text(self, text: Tensor) -> Tensor | None:
-        return None if self.text_guidance is None else self.text_guidance(text)
+    def _aggregate(
+        self, layers: nn.ModuleList, x: Tensor, text: Tensor, guidance: ImageGuidance, **settings: Any
+    ) -> Tensor:
+        """One stage's layers on its embedded cost (b, t, h, w, dim), guided by its texts (t, p, d) and the image."""
+        text_guidance = None if self.text_guidance is None else self.text_guidance(text)
+        return aggregate(layers, x, guidance.aggregator, text_guidance, pooling=self.size.pooling, **settings)

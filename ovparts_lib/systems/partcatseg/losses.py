@@ -4,8 +4,6 @@ Source: Choi et al., "Fine-Grained Image-Text Correspondence with Cost Aggregati
 Segmentation", CVPR 2025, as the code released with it computes them.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -91,12 +89,12 @@ def segmentation_losses(
         weights = torch.ones(len(sums[name]), 1, device=specific_logits.device)
         weights[-1] = background_weight
         sums[name] = sums[name] * weights
-    means = {name: values.mean(0) for name, values in sums.items()}
+    channel_means = {name: values.mean(0) for name, values in sums.items()}
     return {
-        "loss_specific_part": means["specific"][0] / labelled.clamp(min=1),
-        "loss_specific_background": means["specific"][1] / background.clamp(min=1) * (background < pixels),
-        "loss_part": means["part"][0] / labelled.clamp(min=1),
-        "loss_object": means["object"][0] / pixels,
+        "loss_specific_part": channel_means["specific"][0] / labelled.clamp(min=1),
+        "loss_specific_background": channel_means["specific"][1] / background.clamp(min=1) * (background < pixels),
+        "loss_part": channel_means["part"][0] / labelled.clamp(min=1),
+        "loss_object": channel_means["object"][0] / pixels,
     }
 
 
@@ -162,7 +160,7 @@ def compositional_loss(
 
 
 def distribution_distance(first: Tensor, second: Tensor, divergence: Divergence) -> Tensor:
-    """Mean divergence of distributions along axis 1, (b, c, h, w) each, in nats."""
+    """Mean divergence of distributions along axis 1, (b, c, h, w) each, over images and positions; scalar, nats."""
     first, second = (rearrange(values, "b c h w -> (b h w) c") for values in (first, second))
     if divergence == "symmetric_kl":  # (KL(P || Q) + KL(Q || P)) / 2, the paper's
         return ((first - second) * (first.log() - second.log())).sum(1).mean() / 2

@@ -7,8 +7,6 @@ Source: Choi et al., "Fine-Grained Image-Text Correspondence with Cost Aggregati
 Segmentation", CVPR 2025, and the code released with it.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -171,6 +169,10 @@ class PartCatseg(CostSegmenter):
         Every part of the vocabulary takes part in class attention, whatever is asked for. Maps: ``cost`` of the parts,
         which the second stage aggregates; ``generic_cost`` of the generic parts and objects these belong to, the first
         stage's; ``attention`` of CLIP's image tower.
+
+        Returns:
+            For each image scores of n asked classes: logits (n, 4h, 4w) and background (4h, 4w), for CLIP's h x w
+            patches.
         """
         aggregator, chunks = self.aggregator, self.chunks
         vocabulary, parts, inspected = request.vocabulary, list(request.class_ids), request.inspected

@@ -1,7 +1,5 @@
 """PartCATSeg's options."""
 
-from __future__ import annotations
-
 from typing import Any, ClassVar, Literal
 
 from ovparts_lib.options import Number, option
@@ -37,10 +35,6 @@ class PartcatsegOptions(CostOptions):
         description="what the second stage begins from: CAT-Seg's layers; random: as released, which copies the first "
         "stage before it reads CAT-Seg's file",
     )
-
-    def model_options(self) -> dict[str, Any]:
-        """Keyword arguments of :class:`~ovparts_lib.systems.partcatseg.model.PartCatseg`."""
-        return super().model_options() | self.chosen("compositional_weight", "divergence")
 
     def loading_options(self) -> dict[str, Any]:
         """What the second stage begins from."""

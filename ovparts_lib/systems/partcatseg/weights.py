@@ -1,7 +1,5 @@
 """PartCATSeg weights: released files, CAT-Seg and DINOv2 as what training starts from, and our own."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -41,7 +39,8 @@ _NEW = "aggregator.object_aware."
 def released_names(state: State) -> dict[str, Tensor]:
     """Our PartCATSeg state dict, or any part of it, as views under the names of released checkpoints.
 
-    Gradients of the same names and shapes can be renamed as well.
+    Gradients of the same names and shapes can be renamed as well. Shapes are as they are, but for the projection
+    between the stages: (d, 2 dim) here, (d, 2 dim, 1, 1) there.
 
     Raises:
         KeyError: a name that is not ours.

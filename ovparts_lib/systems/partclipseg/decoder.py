@@ -1,15 +1,12 @@
 """The decoder of PartCLIPSeg: CLIPSeg's, and a second FiLM and head that join a part's features with its object's."""
 
-from __future__ import annotations
-
 import copy
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ovparts_lib.models.film_decoder import FilmDecoder
+from ovparts_lib.models.film_decoder import FilmDecoder, QuerySize
 
 
 class PartclipsegDecoder(FilmDecoder):
@@ -20,12 +17,12 @@ class PartclipsegDecoder(FilmDecoder):
     CLIPSeg's (:meth:`copy_to_pairs`).
 
     Args:
-        **settings: those of :class:`FilmDecoder`.
+        size: hyper-parameters.
     """
 
-    def __init__(self, **settings: Any) -> None:
-        super().__init__(**settings)
-        condition_width, width = settings["condition_width"], settings["width"]
+    def __init__(self, size: QuerySize) -> None:
+        super().__init__(size)
+        condition_width, width = size.clip.embed_dim, size.reduce_dim
         self.pair_mix = nn.Linear(2 * width, width)
         self.pair_text = nn.Linear(2 * condition_width, condition_width)
         for layer in (self.pair_mix, self.pair_text):

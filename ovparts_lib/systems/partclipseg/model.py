@@ -6,8 +6,6 @@ Sources: Choi et al., "Understanding Multi-Granularity for Open-Vocabulary Part 
 3.2 to 3.4, and the code released with it.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -17,11 +15,12 @@ from torch.utils.checkpoint import checkpoint
 
 from ovparts_lib.images import resize_labels, square_pixels
 from ovparts_lib.systems.base import batch_labels, check_choices, chosen_queries
-from ovparts_lib.systems.partclipseg.attention_control import attention_terms, mean_attention_terms
 from ovparts_lib.systems.partclipseg.decoder import PartclipsegDecoder
 from ovparts_lib.systems.partclipseg.losses import (
     PartclipsegWeights,
     PartTargets,
+    attention_terms,
+    mean_attention_terms,
     part_object_loss,
     region_mean,
     region_sums,
@@ -57,7 +56,7 @@ class Partclipseg(QuerySegmenter):
         separation_weight: weight of the attention-separation loss.
         enhancement_weight: weight of the attention-enhancement loss.
         attention_threshold: of attention, stretched to 0..1, above which a part claims a patch.
-        attention_rule: ``"corrected"`` or ``"released"``, see :func:`attention_control.attention_terms`.
+        attention_rule: ``"corrected"`` or ``"released"``, see :func:`losses.attention_terms`.
         attention_layer: the decoder's layer whose attention is controlled; -1 is the last one, as released.
         loss_mean: ``"image"``: the loss of each image by itself, then the mean over images, which is what the published
             training on eight devices with an image each amounts to; ``"batch"``: over all pixels of a batch, as the

@@ -1,8 +1,6 @@
 """PartCLIPSeg's options."""
 
-from __future__ import annotations
-
-from typing import Any, ClassVar, Literal
+from typing import ClassVar, Literal
 
 from ovparts_lib.options import Flag, Number, Text, Whole, option
 from ovparts_lib.systems.options import published_protocols
@@ -57,15 +55,6 @@ class PartclipsegOptions(QueryOptions):
     attention_beside: Text | None = option(
         None, description="folder of another finished run, whose attention is shown beside this one's"
     )
-
-    def model_options(self) -> dict[str, Any]:
-        """Keyword arguments of :class:`~ovparts_lib.systems.partclipseg.model.Partclipseg`."""
-        names = [
-            "object_weight", "part_weight", "separation_weight", "enhancement_weight", "attention_threshold",
-            "attention_rule", "attention_layer", "loss_mean", "checkpoint_decoder", "query_chunk",
-        ]  # fmt: skip
-        named = [] if self.object_text is None else ["object_text"]
-        return super().model_options() | self.chosen(*named, *names)
 
     def rules(self) -> list[str]:
         """Also, the decoder has the layer whose attention is controlled."""

@@ -1,7 +1,5 @@
 """Which queries a set of object-specific parts needs: their generic names, their objects, and the background."""
 
-from __future__ import annotations
-
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 

@@ -1,7 +1,5 @@
 """PartCLIPSeg weights: the released files, our own, and every CLIPSeg file that a training can begin from."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,17 +17,19 @@ from ovparts_lib.checkpoints.reading import (
 )
 from ovparts_lib.systems.partclipseg.model import Partclipseg
 from ovparts_lib.systems.query_segmenter import QuerySize
-from ovparts_lib.systems.query_weights import head_name, hub_names, is_dead, load_query_into, query_size, recognise
+from ovparts_lib.systems.query_weights import (
+    NAMES,
+    head_name,
+    hub_names,
+    is_dead,
+    load_query_into,
+    query_size,
+    recognise,
+)
 
 RELEASED_PREFIX = "partclipseg_model."
 SYSTEM = "partclipseg"
 _PAIR = "decoder.pair_"
-_PAIR_NAMES = {
-    "decoder.pair_film_mul": "decoder.cond_film_mul",
-    "decoder.pair_film_add": "decoder.cond_film_add",
-    "decoder.pair_mix": "decoder.part_obj_mlp.0",
-    "decoder.pair_text": "decoder.reduce_cond_embed",
-}
 _RELEASED_PAIR_HEAD = "decoder.part_obj_with_cond_embed"
 # What a CLIPSeg gives to the pair stage, see PartclipsegDecoder.copy_to_pairs.
 _COPIED = ("decoder.pair_film_", "decoder.pair_head.")
@@ -50,7 +50,7 @@ def released_names(state: State) -> dict[str, Tensor]:
             renamed[f"{head_name(module, _RELEASED_PAIR_HEAD)}.{leaf}"] = tensor
         elif name.startswith(_PAIR):
             module, _, leaf = name.rpartition(".")
-            renamed[f"{_PAIR_NAMES[module]}.{leaf}"] = tensor
+            renamed[f"{NAMES['pairs'][module]}.{leaf}"] = tensor
     return {RELEASED_PREFIX + name: tensor for name, tensor in renamed.items()}
 
 

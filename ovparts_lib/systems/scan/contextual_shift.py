@@ -4,8 +4,6 @@ Section 3.3 of the paper. The crop alone lacks its surroundings, and CLIP has ne
 the image, taken after the same block, is context of the right distribution.
 """
 
-from __future__ import annotations
-
 from collections.abc import Collection, Mapping
 
 import torch

@@ -6,8 +6,6 @@ distributions are multiplied, and the masks' classes summed over pixels.
 Source: Liu et al., "Open-Vocabulary Segmentation with Semantic-Assisted Calibration", CVPR 2024, and its released code.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
@@ -27,9 +25,8 @@ from ovparts_lib.models.clip.towers import build_clip, image_hidden_states
 from ovparts_lib.models.mask2former.losses import PointLosses
 from ovparts_lib.models.mask2former.masked_decoder import MaskedDecoder
 from ovparts_lib.models.mask2former.pixel_decoder import DeformablePixelDecoder
-from ovparts_lib.systems.crops import cut, embed_crops
 from ovparts_lib.systems.ensemble import clip_classes, normalised_again, proposal_classes
-from ovparts_lib.systems.mask_classifier import MaskClassifier
+from ovparts_lib.systems.mask_classifier import MaskClassifier, cut, embed_crops
 from ovparts_lib.systems.proposals import CalibrationMaps, ProposalMaps
 from ovparts_lib.systems.scan.contextual_shift import contextual_shift, draw_shifted
 from ovparts_lib.systems.scan.semantic_integration import ImageContext, SemanticIntegration
@@ -89,26 +86,10 @@ class Scan(MaskClassifier):
         self.frozen = () if integration else ("integration.",)
         # proposal network
         self.backbone = size.build_backbone()
-        self.pixel_decoder = DeformablePixelDecoder(
-            self.backbone.channels,
-            width=size.width,
-            groups=size.groups,
-            layers=size.encoder_layers,
-            heads=size.heads,
-            points=size.points,
-            hidden=size.encoder_hidden,
-        )
-        self.decoder = MaskedDecoder(size.clip.embed_dim, **size.decoder_settings())
+        self.pixel_decoder = DeformablePixelDecoder(size, self.backbone.channels)
+        self.decoder = MaskedDecoder(size)
         # calibration by the image
-        self.integration = SemanticIntegration(
-            size.clip.vision_width,
-            size.clip.embed_dim,
-            size.sigmas,
-            heads=size.heads,
-            layers=size.fusion_layers,
-            hidden=size.hidden,
-            dropout=size.dropout,
-        )
+        self.integration = SemanticIntegration(size)
         quick_gelu = size.activation == "quick_gelu"
         self.original_clip = build_clip(replace(size.clip, text_layers=1, vocab_size=1), quick_gelu=quick_gelu).visual
         # what classifies

@@ -1,9 +1,9 @@
 """SCAN's options: calibration, contextual shift, the ensemble, and the released training of proposals and SIM."""
 
-from __future__ import annotations
-
+import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
@@ -36,21 +36,9 @@ class Preset:
     second_normalisation: bool = False
 
 
-PRESETS: dict[str, dict[str, Preset]] = {
-    "released": {
-        "ade20k_847": Preset(0.30, 0.75, 0.15, True),
-        "ade20k_150": Preset(0.55, 0.75, 0.05),
-        "pascal_context_459": Preset(0.25, 0.65, 0.05, True),
-        "pascal_context_59": Preset(0.50, 0.50, 0.05),
-        "pascal_voc_20": Preset(0.20, 0.65, 0.10),
-    },
-    "released_vitb": {
-        "ade20k_847": Preset(0.25, 0.75, 0.05, True),
-        "ade20k_150": Preset(0.40, 0.70, 0.05),
-        "pascal_context_459": Preset(0.25, 0.70, 0.05, True),
-        "pascal_context_59": Preset(0.25, 0.35, 0.05),
-        "pascal_voc_20": Preset(0.20, 0.45, 0.10),
-    },
+PRESETS = {
+    size: {test_set: Preset(**settings) for test_set, settings in presets.items()}
+    for size, presets in json.loads(Path(__file__).with_name("presets.json").read_text(encoding="utf-8")).items()
 }
 
 
@@ -123,9 +111,8 @@ class ScanOptions(MaskClassifierOptions):
 
     def model_options(self) -> dict[str, Any]:
         """Keyword arguments of :class:`~ovparts_lib.systems.scan.model.Scan`."""
-        names = ("second_normalisation", "integration", "shift_ratio", "shift_seed", "last_auxiliary_loss")
         losses = self.chosen("class_weight", "mask_weight", "dice_weight", "no_object_weight", "points")
-        return super().model_options() | self.chosen(*names) | {"losses": losses}
+        return super().model_options() | {"losses": losses}
 
     def weight_paths(self) -> dict[str, str | None]:
         """The CLIP that is fused into a checkpoint."""

@@ -5,8 +5,6 @@ low-pass; no activation between the two linear layers; no norm after the last at
 query is a sequence of its own, so that queries do not see each other there.
 """
 
-from __future__ import annotations
-
 import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,6 +15,7 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from ovparts_lib.models.maskformer.transformer_decoder import attend
+from ovparts_lib.systems.scan.sizes import ScanSize
 
 
 @dataclass
@@ -116,32 +115,17 @@ class SemanticIntegration(nn.Module):
     """SIM. See the module's docstring.
 
     Args:
-        clip_width: of CLIP's image tower.
-        embed_dim: of CLIP's embeddings.
-        sigmas: of the filter, one for each block whose patches are attended to.
-        heads: of the attention.
-        layers: of the fusion decoder, and of the encoder.
-        hidden: width of the encoder's MLPs.
-        dropout: of the encoder, in training.
+        size: hyper-parameters.
     """
 
-    def __init__(
-        self,
-        clip_width: int,
-        embed_dim: int,
-        sigmas: Sequence[float],
-        *,
-        heads: int = 8,
-        layers: int = 5,
-        hidden: int = 2048,
-        dropout: float = 0.1,
-    ) -> None:
+    def __init__(self, size: ScanSize) -> None:
         super().__init__()
-        self.sigmas = tuple(sigmas)
-        self.frequency = FrequencyModule(clip_width)
-        self.projection = ContextProjection(clip_width, embed_dim)
-        self.fusion = FusionDecoder(embed_dim, heads, layers)
-        layer = SingleTokenLayer(embed_dim, heads, hidden, dropout)
+        embed_dim, layers = size.clip.embed_dim, size.fusion_layers
+        self.sigmas = size.sigmas
+        self.frequency = FrequencyModule(size.clip.vision_width)
+        self.projection = ContextProjection(size.clip.vision_width, embed_dim)
+        self.fusion = FusionDecoder(embed_dim, size.heads, layers)
+        layer = SingleTokenLayer(embed_dim, size.heads, size.hidden, size.dropout)
         self.encoder = nn.ModuleList(copy.deepcopy(layer) for _ in range(layers))  # the layers start alike, as released
         self.class_token_weight = nn.Parameter(torch.tensor([0.1]))
 

@@ -1,24 +1,19 @@
 """Sizes of SCAN."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 from ovparts_lib.models.backbones.swin import SwinSize
 from ovparts_lib.models.clip.prompts import checked_templates
 from ovparts_lib.models.clip.towers import MINIATURE, VIT_B_16, Activation
-from ovparts_lib.models.maskformer.size import ProposalSize
+from ovparts_lib.models.mask2former.pixel_decoder import Mask2FormerSize
 
 
 @dataclass(frozen=True)
-class ScanSize(ProposalSize):
+class ScanSize(Mask2FormerSize):
     """Hyper-parameters of SCAN; the ``clip`` also calibrates, and ``heads`` and ``hidden`` are those of SIM too.
 
     Attributes:
         activation: of both CLIP towers; DataComp's weights were trained with ``gelu``.
-        encoder_layers: of the pixel decoder's deformable encoder.
-        encoder_hidden: width of its MLPs.
-        points: that each of its heads samples on each scale.
         context_blocks: blocks of the image tower whose patches SIM attends to.
         sigmas: width of the frequency filter of each of them, in cells of the spectrum.
         fusion_layers: attention layers and encoder layers of SIM.
@@ -27,11 +22,7 @@ class ScanSize(ProposalSize):
         templates: key of :data:`models.clip.prompts.TEMPLATES`.
     """
 
-    layers: int = 10
     activation: Activation = "gelu"
-    encoder_layers: int = 6
-    encoder_hidden: int = 1024
-    points: int = 4
     context_blocks: tuple[int, ...] = (12, 18, 24)
     sigmas: tuple[float, ...] = (9, 7, 3)
     fusion_layers: int = 5

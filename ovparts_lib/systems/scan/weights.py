@@ -1,13 +1,11 @@
 """SCAN weights: the released files, what a training begins from, the fine-tuned CLIP to fuse, and our own files."""
 
-from __future__ import annotations
-
+import json
 import logging
 from pathlib import Path
 from typing import Any
 
 from ovparts_lib.checkpoints.maskformer import (
-    ADAPTER,
     CLIP,
     HEAD,
     NO_OBJECT,
@@ -30,29 +28,8 @@ from ovparts_lib.systems.scan.model import Scan
 from ovparts_lib.systems.scan.sizes import RELEASED, RELEASED_VITB, ScanSize
 
 LEFT_OVER = (f"{CLIP}visual.cxt_decoder.", f"{CLIP}visual.learnable_weight")
-_PIXELS = f"{HEAD}pixel_decoder."
-_MODULES = {
-    "clip": CLIP,
-    "original_clip": f"{ADAPTER}original_clip.",
-    "backbone": "backbone.",
-    "decoder": PREDICTOR,
-    "pixel_decoder": _PIXELS,
-}
-_INTEGRATION = {
-    "frequency": "LFM.",
-    "projection": "oriclip_mlp.",
-    "fusion": "fusion_decoder.",
-    "encoder": "lightweight_transformer.layers.",
-}
-_DECODER_LAYER = {
-    "cross_attention": "cross_attention_layers.{}.multihead_attn",
-    "cross_norm": "cross_attention_layers.{}.norm",
-    "self_attention": "self_attention_layers.{}.self_attn",
-    "self_norm": "self_attention_layers.{}.norm",
-    "linear1": "ffn_layers.{}.linear1",
-    "linear2": "ffn_layers.{}.linear2",
-    "norm": "ffn_layers.{}.norm",
-}
+# our names and the released ones
+_NAMES = json.loads(Path(__file__).with_name("names.json").read_text(encoding="utf-8"))
 _log = logging.getLogger(__name__)
 
 
@@ -63,13 +40,13 @@ def released_name(name: str) -> str:
     if name == "no_object_text":
         return NO_OBJECT
     if module == "integration":
-        return "learnable_weight" if piece == "class_token_weight" else _INTEGRATION[piece] + rest
+        return "learnable_weight" if piece == "class_token_weight" else _NAMES["integration"][piece] + rest
     if module == "decoder" and piece == "layers":
         number, block, leaf = rest.split(".", 2)
-        return f"{PREDICTOR}transformer_{_DECODER_LAYER[block].format(number)}.{leaf}"
+        return f"{PREDICTOR}transformer_{_NAMES['decoder_layer'][block].format(number)}.{leaf}"
     if module == "pixel_decoder" and piece in ("layers", "level_embed"):
-        return f"{_PIXELS}transformer.{'encoder.' if piece == 'layers' else ''}{inner}"
-    return _MODULES[module] + inner
+        return f"{HEAD}pixel_decoder.transformer.{'encoder.' if piece == 'layers' else ''}{inner}"
+    return _NAMES["modules"][module] + inner
 
 
 def is_unused(name: str) -> bool:
@@ -140,7 +117,7 @@ def fuse_clip(model: Scan, path: str | Path) -> LoadReport:
     Args:
         model: receives the weights.
         path: the released ``CS_CLIP.pt`` (``module.clip_model.…``; its copy of the original tower is dropped), or our
-            own file of :func:`systems.scan.adaptation.save_shifted`.
+            own file of :func:`systems.scan.fine_tuning.save_shifted`.
 
     Returns:
         What was loaded and dropped, under the file's names.

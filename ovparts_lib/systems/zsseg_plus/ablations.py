@@ -3,14 +3,12 @@
 Both ablations use the ground truth and are no predictions; they are scored like the oracle-obj mode they belong to.
 """
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor
 
 from ovparts_lib.data.dataset import EvaluationSample, ObjectRegion
 from ovparts_lib.data.transforms import resize_labels
-from ovparts_lib.models.maskformer.targets import joined_inputs
+from ovparts_lib.models.maskformer.matching import joined_inputs
 from ovparts_lib.systems.scores import Scores
 from ovparts_lib.systems.zsseg_plus.ensemble import allowed_classes, region_map
 from ovparts_lib.systems.zsseg_plus.inference import (

@@ -1,7 +1,5 @@
 """What CLIP said of regions, brought to pixels and joined with stage 1."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Literal
 

@@ -12,14 +12,20 @@ from torch import Tensor
 
 from ovparts_lib.data.dataset import ObjectRegion
 from ovparts_lib.data.transforms import LabelResize, resize_labels
-from ovparts_lib.models.maskformer.targets import joined_inputs
+from ovparts_lib.models.maskformer.matching import joined_inputs
 from ovparts_lib.systems.proposals import ProposalMaps
 from ovparts_lib.systems.scores import Request, Scores
 from ovparts_lib.systems.zsseg_plus.ensemble import allowed_classes, ensembled, region_map
-from ovparts_lib.systems.zsseg_plus.maps import joined, proposal_maps, region_maps
 from ovparts_lib.systems.zsseg_plus.objects import find_objects
-from ovparts_lib.systems.zsseg_plus.proposals import DIVISOR, ImageFeatures, class_map
-from ovparts_lib.systems.zsseg_plus.regions import cut_object, dense_features, pool_regions, region_logits, squashed
+from ovparts_lib.systems.zsseg_plus.proposals import (
+    DIVISOR,
+    ImageFeatures,
+    class_map,
+    joined,
+    proposal_maps,
+    region_maps,
+)
+from ovparts_lib.systems.zsseg_plus.regions import cut_object, dense_features, pool_regions, squashed
 from ovparts_lib.vocabularies import PartVocabulary
 
 if TYPE_CHECKING:
@@ -112,15 +118,11 @@ def name_regions(
     crop = cut_object(pixels, object_mask, labels, model.size.crop_side)
     region_ids = tuple(labels[object_mask].unique().tolist())
     features = pool_regions(dense_features(model.clip, crop.pixels[None])[0], crop, region_ids)
-    chosen = list(allowed)
-    logits = region_logits(
-        model.clip,
-        model.prompt_learner,
-        features,
-        texts[chosen],
-        [vocabulary.pairs[number] for number in chosen],
-        model.size.clip.temperature,
-    )
+    learner, competing = model.prompt_learner, texts[list(allowed)]
+    if learner.conditional:  # texts that depend on the object
+        pairs = [vocabulary.pairs[number] for number in allowed]
+        competing = learner.encode(model.clip, pairs, features.whole[None])[0]
+    logits = model.size.clip.temperature * features.fused(learner.fuse_weight) @ competing.T
     return Naming(region_ids, logits.softmax(-1), crop.box)
 
 

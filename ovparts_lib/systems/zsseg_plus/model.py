@@ -7,9 +7,8 @@ Source: Wei et al., "OV-PARTS: Towards Open-Vocabulary Part Segmentation", NeurI
 the code released with it.
 """
 
-from __future__ import annotations
-
 from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -19,8 +18,12 @@ from torch import Tensor, nn
 from ovparts_lib.data.dataset import ObjectRegion
 from ovparts_lib.data.transforms import LabelResize
 from ovparts_lib.images import checked_images
-from ovparts_lib.models.clip.towers import build_clip
+from ovparts_lib.models.backbones.resnet import RESNET_50, ResNetSize
+from ovparts_lib.models.clip.towers import MINIATURE, VIT_B_16, ClipSize, build_clip
 from ovparts_lib.models.maskformer.losses import maskformer_losses
+from ovparts_lib.models.maskformer.pixel_decoder import PixelDecoder
+from ovparts_lib.models.maskformer.size import ProposalSize
+from ovparts_lib.models.maskformer.transformer_decoder import TransformerDecoder
 from ovparts_lib.systems.base import check_choices
 from ovparts_lib.systems.proposal_segmenter import ProposalSegmenter
 from ovparts_lib.systems.scores import Maps, Request, Scores
@@ -35,8 +38,53 @@ from ovparts_lib.systems.zsseg_plus.proposals import (
     object_feature,
     record_masks,
 )
-from ovparts_lib.systems.zsseg_plus.size import MINIATURE_ZSSEG_PLUS, RELEASED, ZssegPlusSize
 from ovparts_lib.vocabularies import PartVocabulary
+
+
+@dataclass(frozen=True)
+class ZssegPlusSize(ProposalSize):
+    """Hyper-parameters of ZSSeg+; edges are of the image in stage 1.
+
+    Attributes:
+        crop_side: side of the object's crop in stage 2, a multiple of CLIP's patch size.
+        prefix: number of learned vectors before the object's name.
+        connection: number of learned vectors between object and part.
+
+    Raises:
+        ValueError: the crop is not made of whole patches; or see :class:`ProposalSize`.
+    """
+
+    clip: ClipSize = VIT_B_16
+    backbone: ResNetSize = RESNET_50
+    queries: int = 50
+    shortest_edge: int = 512
+    longest_edge: int = 768
+    crop_side: int = 384
+    prefix: int = 4
+    connection: int = 4
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.crop_side < 1 or self.crop_side % self.clip.patch_size:
+            raise ValueError(f"crop_side {self.crop_side} is not a multiple of CLIP's patches, {self.clip.patch_size}")
+
+
+RELEASED = ZssegPlusSize()
+MINIATURE_ZSSEG_PLUS = ZssegPlusSize(
+    clip=MINIATURE,
+    backbone=ResNetSize((1, 1, 1, 1), width=16, multi_grid=(1,)),
+    width=64,
+    groups=8,
+    queries=20,
+    layers=3,
+    heads=4,
+    hidden=128,
+    class_hidden=128,
+    shortest_edge=96,
+    longest_edge=192,
+    crop_side=96,
+)
+
 
 SIZES = {"released": RELEASED, "miniature": MINIATURE_ZSSEG_PLUS}
 # Beginnings of parameter names; CLIP and the prompts never train with stage 1.
@@ -122,8 +170,8 @@ class ZssegPlus(ProposalSegmenter):
         self.prompt_learner = PromptLearner(size.clip.text_width, size.prefix, size.connection, conditional=conditional)
         self.no_object_text = nn.Parameter(torch.randn(1, size.clip.embed_dim) * size.clip.embed_dim**-0.5)
         self.backbone = size.build_backbone()
-        self.pixel_decoder = size.build_pixel_decoder(self.backbone.channels)
-        self.transformer_decoder = size.build_transformer_decoder(self.backbone.channels[-1], dropout)
+        self.pixel_decoder = PixelDecoder(size, self.backbone.channels)
+        self.transformer_decoder = TransformerDecoder(size, self.backbone.channels[-1], dropout)
         self.set_trainable(RELEASED_GROUPS)
 
     @property

@@ -5,8 +5,6 @@ runs once without an object's mask, the scores of an object's parts are added up
 features of the whole image join in naming it, by the same product as in stage 2.
 """
 
-from __future__ import annotations
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor

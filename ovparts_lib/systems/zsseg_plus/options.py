@@ -1,7 +1,5 @@
 """ZSSeg+'s options: stage 1, stage 2, and the prompt tuning that comes before both."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar, Literal
 
@@ -108,13 +106,8 @@ class ZssegPlusOptions(ProposalOptions, PolyOptions):
 
     def model_options(self) -> dict[str, Any]:
         """Keyword arguments of :class:`~ovparts_lib.systems.zsseg_plus.model.ZssegPlus`."""
-        names = (
-            "conditional", "ensemble", "ensemble_weight", "stage2_object", "key_mask", "feature_mean", "label_resize",
-            "dropout", "prompt_dropout", "mask_weight", "no_object_weight",
-        )  # fmt: skip
         class_rule = "substring" if self.oracle_rule == "substring" else "exact"
-        own = {"class_rule": class_rule, "withheld_objects": self.withheld_objects()}
-        return super().model_options() | self.chosen(*names) | own
+        return super().model_options() | {"class_rule": class_rule, "withheld_objects": self.withheld_objects()}
 
     def withheld_objects(self) -> tuple[str, ...]:
         """Objects whose masks the released training lost: their ids are no seen part's in the parts' table."""

@@ -5,8 +5,6 @@ that is its own part ("wheel") is a text without M. CPTCoCoOp adds the object's 
 Sources: Wei et al., OV-PARTS, NeurIPS 2023 (datasets track), and the code released with it, which does not train them.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from functools import lru_cache
 

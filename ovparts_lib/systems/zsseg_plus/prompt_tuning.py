@@ -8,16 +8,16 @@ this system grew out of (Xu et al., "A Simple Baseline for Open-Vocabulary Seman
 at most 128 regions of each class. CLIP's image tower is frozen, so every crop is encoded once, before the first step.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
 import pandas as pd
+import pydantic
 import torch
 import torch.nn.functional as F
+from pydantic import PositiveFloat, PositiveInt
 from torch import Tensor
 
 from ovparts_lib.progress_bar import tqdm
@@ -34,7 +34,7 @@ from ovparts_lib.vocabularies import PartVocabulary
 MOMENTUM = 0.9
 
 
-@dataclass(frozen=True)
+@pydantic.dataclasses.dataclass(frozen=True)
 class PromptTuningSettings:
     """Optimisation of the prompts; the defaults are explained in the module's docstring.
 
@@ -50,24 +50,15 @@ class PromptTuningSettings:
         seed: of the batches.
     """
 
-    iterations: int = 3200
-    batch_size: int = 32
-    learning_rate: float = 0.02
+    iterations: PositiveInt = 3200
+    batch_size: PositiveInt = 32
+    learning_rate: PositiveFloat = 0.02
     weight_decay: float = 5e-4
     warmup: int = 100
     warmup_factor: float = 0.005
-    regions_per_class: int = 128
+    regions_per_class: PositiveInt = 128
     competing: Competing = "all"
     seed: int = 0
-
-    def __post_init__(self) -> None:
-        for name in ("iterations", "batch_size", "regions_per_class"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}")
-        if self.learning_rate <= 0:
-            raise ValueError(f"learning_rate must be above 0, not {self.learning_rate}")
-        if self.competing not in ("all", "object"):
-            raise ValueError(f"competing must be all or object, not {self.competing!r}")
 
     def rate(self, step: int) -> float:
         """Learning rate of a step."""

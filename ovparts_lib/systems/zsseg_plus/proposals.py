@@ -1,18 +1,17 @@
-"""Stage 1 around MaskFormer's blocks: the image it is given, the object's mask as a prompt, and the class map.
+"""Stage 1 around MaskFormer's blocks: the object's mask as a prompt, the class map, and what can be looked at.
 
 Source: Wei et al., OV-PARTS, NeurIPS 2023 (datasets track), and the code released with it ("object mask prompt").
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from ovparts_lib.systems.proposal_segmenter import enlarged_masks
+from ovparts_lib.systems.proposals import ProposalMaps
 from ovparts_lib.systems.zsseg_plus.options import FeatureMean, KeyMask
 
 DIVISOR = 32  # stride of the backbone's coarsest map
@@ -146,3 +145,41 @@ def class_map(
         labels[rows] = scores.argmax(0)
         kept[:, rows] = scores[chosen]
     return labels, kept
+
+
+def proposal_maps(
+    image: Tensor, probabilities: Tensor, mask_logits: Tensor, padded_size: tuple[int, int], classes: tuple[str, ...]
+) -> ProposalMaps:
+    """The queries of stage 1.
+
+    Args:
+        image: uint8 (3, h, w).
+        probabilities: (queries, classes).
+        mask_logits: (queries, hp / 4, wp / 4).
+        padded_size: (hp, wp).
+        classes: their texts.
+    """
+    masks = enlarged_masks(mask_logits, padded_size, image.shape[-2:]).sigmoid()
+    return ProposalMaps(image, masks, probabilities, None, None, None, probabilities, classes)
+
+
+def region_maps(proposals: ProposalMaps, labels: Tensor, object_mask: Tensor) -> ProposalMaps:
+    """The regions of an object, with what stage 1 says of each on average over its pixels.
+
+    Args:
+        proposals: of the object.
+        labels: int64 (h, w), the class map.
+        object_mask: bool (h, w).
+    """
+    ids = labels[object_mask].unique().view(-1, 1, 1)
+    masks = ((labels == ids) & object_mask).float()
+    shares = torch.einsum("nhw,qhw->nq", masks, proposals.masks) / masks.sum((1, 2))[:, None]
+    stage1 = shares @ proposals.proposals
+    return replace(proposals, masks=masks, proposals=stage1, combined=stage1)
+
+
+def joined(maps: Sequence[ProposalMaps]) -> ProposalMaps:
+    """Maps of several objects of one image, one after the other."""
+    fields = ("masks", "proposals", "clip", "valid", "boxes", "combined")
+    values = {name: [getattr(each, name) for each in maps] for name in fields}
+    return replace(maps[0], **{name: None if each[0] is None else torch.cat(each) for name, each in values.items()})

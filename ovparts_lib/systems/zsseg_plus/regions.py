@@ -4,8 +4,6 @@ Source: Wei et al., OV-PARTS, NeurIPS 2023 (datasets track), and the code releas
 once per region.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -17,7 +15,6 @@ from torch import Tensor
 from ovparts_lib.images import CLIP_STATISTICS, normalise
 from ovparts_lib.models.clip.crops import expand_box, mask_boxes
 from ovparts_lib.models.clip.dense import dense_image_features
-from ovparts_lib.systems.zsseg_plus.prompt_learner import PromptLearner
 
 EXPAND = 1.2  # of the object's box, about its centre
 _NO_PIXELS = 1e-6
@@ -98,26 +95,3 @@ def pool_regions(features: Tensor, crop: ObjectCrop, region_ids: Sequence[int]) 
     cells = F.max_pool2d(masks[:, None], stride)[:, 0]
     means = torch.einsum("nhw,dhw->nd", cells, features) / (cells.sum((1, 2))[:, None] + _NO_PIXELS)
     return RegionFeatures(means[:-1], means[-1])
-
-
-def region_logits(
-    clip: open_clip.CLIP,
-    learner: PromptLearner,
-    features: RegionFeatures,
-    texts: Tensor,
-    pairs: Sequence[tuple[str, str]],
-    temperature: float,
-) -> Tensor:
-    """Logits (n, classes) of regions.
-
-    Args:
-        clip: encodes the texts anew for each object, if the prompts are conditional.
-        learner: has the weight that fuses region and object.
-        features: of one object's regions.
-        texts: (classes, embed_dim), used if the prompts are not conditional.
-        pairs: object and part of each class, of which conditional prompts are made.
-        temperature: of CLIP.
-    """
-    if learner.conditional:
-        texts = learner.encode(clip, pairs, features.whole[None])[0]
-    return temperature * features.fused(learner.fuse_weight) @ texts.T

@@ -1,7 +1,5 @@
 """ZSSeg+ weights: the released files, prompt files, our own, and CLIP and ResNet-50 that a training begins from."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -20,8 +18,7 @@ from ovparts_lib.checkpoints.reading import (
     renaming,
 )
 from ovparts_lib.systems.zsseg_plus import SYSTEM
-from ovparts_lib.systems.zsseg_plus.model import ZssegPlus
-from ovparts_lib.systems.zsseg_plus.size import RELEASED, ZssegPlusSize
+from ovparts_lib.systems.zsseg_plus.model import RELEASED, ZssegPlus, ZssegPlusSize
 
 PROMPTS = "zsseg_plus_prompts"
 LEARNER = "prompt_learner."

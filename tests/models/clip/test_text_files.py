@@ -11,10 +11,10 @@ from concurrent.futures import ProcessPoolExecutor
 import pytest
 import torch
 
-from ovparts_lib.models.clip import text_cache, text_files
+from ovparts_lib.models.clip import text_cache, text_cache
 from ovparts_lib.models.clip.prompted_names import encode_names
 from ovparts_lib.models.clip.text_cache import TextCache
-from ovparts_lib.models.clip.text_files import read_embeddings, write_embeddings
+from ovparts_lib.models.clip.text_cache import read_embeddings, write_embeddings
 from ovparts_lib.models.clip.towers import build_clip
 from ovparts_lib.runs.project import cache_folder
 from tests.systems.tiny import TINY_CLIP
@@ -132,7 +132,7 @@ def test_what_was_used_longest_ago_makes_room(tmp_path, monkeypatch):
     (tmp_path / "x.safetensors.damaged").write_bytes(bytes(9000))
     os.utime(tmp_path / "x.safetensors.damaged", (0, 0))
     assert read_embeddings(tmp_path / "read.safetensors") is not None
-    monkeypatch.setattr(text_files, "LIMIT", 3 * 4200)
+    monkeypatch.setattr(text_cache, "LIMIT", 3 * 4200)
     with (tmp_path / ".another.part").open("rb") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         write_embeddings(tmp_path / "written.safetensors", torch.ones(1000))

@@ -1,6 +1,7 @@
 """MaskFormer's blocks against closed formulas, brute force and independent implementations."""
 
 import math
+from dataclasses import replace
 from itertools import permutations
 
 import numpy as np
@@ -10,11 +11,14 @@ import torch.nn.functional as F
 from torch import nn
 from torchvision.ops import sigmoid_focal_loss
 
+from ovparts_lib.models.clip.towers import MINIATURE
 from ovparts_lib.models.maskformer import losses, matching
 from ovparts_lib.models.maskformer.matching import Segments
 from ovparts_lib.models.maskformer.pixel_decoder import PixelDecoder
-from ovparts_lib.models.maskformer.position import sine_position
-from ovparts_lib.models.maskformer.transformer_decoder import TransformerDecoder, attend
+from ovparts_lib.models.maskformer.size import ProposalSize
+from ovparts_lib.models.maskformer.transformer_decoder import TransformerDecoder, attend, sine_position
+
+SIZE = ProposalSize(replace(MINIATURE, embed_dim=10), width=16, groups=4, queries=5, heads=4, hidden=24, class_hidden=8)
 
 
 def test_sine_position_of_one_cell():
@@ -40,7 +44,7 @@ def test_attention_is_torchs_with_a_float_key_mask(biased):
 
 def test_decoder_is_torchs_post_norm_layer_where_nothing_has_a_position():
     torch.manual_seed(0)
-    decoder = TransformerDecoder(12, 10, width=16, queries=5, layers=2, heads=4, hidden=24, class_hidden=8).eval()
+    decoder = TransformerDecoder(replace(SIZE, layers=2), 12).eval()
     layer = nn.TransformerDecoderLayer(16, 4, 24, batch_first=True).eval()
     layer.load_state_dict(decoder.layers[0].state_dict())
     content, memory = torch.randn(2, 5, 16), torch.randn(2, 6, 16)
@@ -50,7 +54,7 @@ def test_decoder_is_torchs_post_norm_layer_where_nothing_has_a_position():
 
 def test_a_key_bias_draws_attention_and_every_layer_is_returned():
     torch.manual_seed(0)
-    decoder = TransformerDecoder(12, 10, width=16, queries=5, layers=3, heads=4, hidden=24, class_hidden=8).eval()
+    decoder = TransformerDecoder(replace(SIZE, layers=3), 12).eval()
     features = torch.randn(2, 12, 3, 4)
     states = decoder(features)
     assert states.shape == (3, 2, 5, 16)
@@ -62,7 +66,7 @@ def test_a_key_bias_draws_attention_and_every_layer_is_returned():
 
 
 def test_pixel_decoder_gives_the_finest_maps_size():
-    decoder = PixelDecoder((4, 6, 8, 10), width=16, groups=4)
+    decoder = PixelDecoder(SIZE, (4, 6, 8, 10))
     maps = [
         torch.randn(1, channels, size, size + 1) for channels, size in zip((4, 6, 8, 10), (17, 9, 5, 3), strict=True)
     ]

@@ -7,8 +7,8 @@ import pytest
 import torch
 from PIL import Image
 
-from ovparts_lib.systems.ovseg.adapted_files import fuse_clip
 from ovparts_lib.systems.ovseg.fine_tuning import FILE, adapt_clip, crop_accuracy, training_pairs
+from ovparts_lib.systems.ovseg.weights import fuse_clip
 from ovparts_lib.vocabularies import Vocabulary
 from tests.systems.ovseg.tiny import tiny_ovseg
 

@@ -8,10 +8,8 @@ import torch
 
 from ovparts_lib.checkpoints.reading import CheckpointError
 from ovparts_lib.systems.adapted_clip import AdaptedClip
-from ovparts_lib.systems.ovseg.adapted_files import export_adapted, fuse_clip
-from ovparts_lib.systems.ovseg.model import Ovseg
-from ovparts_lib.systems.ovseg.sizes import MINIATURE_OVSEG, RELEASED, RELEASED_R101C, OvsegSize
-from ovparts_lib.systems.ovseg.weights import is_constant, load_ovseg, released_names
+from ovparts_lib.systems.ovseg.model import MINIATURE_OVSEG, RELEASED, RELEASED_R101C, Ovseg, OvsegSize
+from ovparts_lib.systems.ovseg.weights import export_adapted, fuse_clip, is_constant, load_ovseg, released_names
 from ovparts_lib.systems.registry import SYSTEMS
 from ovparts_lib.systems.system import stated_size
 from tests.golden.released_ovseg import manifest, read_json

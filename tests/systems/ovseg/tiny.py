@@ -4,8 +4,7 @@ import torch
 
 from ovparts_lib.models.backbones.resnet import ResNetSize
 from ovparts_lib.models.backbones.swin import SwinSize
-from ovparts_lib.systems.ovseg.model import Ovseg
-from ovparts_lib.systems.ovseg.sizes import OvsegSize
+from ovparts_lib.systems.ovseg.model import Ovseg, OvsegSize
 from tests.systems.tiny import TINY_CLIP
 
 FACTS = {

@@ -6,7 +6,7 @@ from torch import nn
 from torchvision.transforms.v2.functional import gaussian_blur
 
 from ovparts_lib.models.attention_overlap import memberships, overlap, smooth, strength
-from ovparts_lib.systems.partclipseg.attention_control import (
+from ovparts_lib.systems.partclipseg.losses import (
     attention_terms,
     mean_attention_terms,
     pooled_attention,

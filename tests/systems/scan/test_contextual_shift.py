@@ -5,7 +5,7 @@ from functools import partial
 import torch
 
 from ovparts_lib.models.clip.towers import MINIATURE, build_clip, image_embeddings, image_hidden_states
-from ovparts_lib.systems.crops import Crops, embed_crops
+from ovparts_lib.systems.mask_classifier import Crops, embed_crops
 from ovparts_lib.systems.scan.contextual_shift import contextual_shift, draw_shifted
 
 

@@ -11,8 +11,8 @@ import torch.nn.functional as F
 
 from ovparts_lib.evaluation.label_maps import pred_all_map
 from ovparts_lib.models.clip.crops import CropRule
-from ovparts_lib.systems.crops import cut, embed_crops
 from ovparts_lib.systems.ensemble import clip_classes
+from ovparts_lib.systems.mask_classifier import cut, embed_crops
 from ovparts_lib.systems.scan.contextual_shift import contextual_shift
 from ovparts_lib.systems.scan.options import PRESETS
 from ovparts_lib.systems.scores import Scores

@@ -1,5 +1,6 @@
 """SIM against the reference's numbers, and against independent implementations."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -7,10 +8,21 @@ import pytest
 import torch
 from torch import nn
 
+from ovparts_lib.models.clip.towers import MINIATURE
 from ovparts_lib.systems.scan.semantic_integration import FrequencyModule, SemanticIntegration, frequency_filter
+from ovparts_lib.systems.scan.sizes import ScanSize
 from tests.golden.fill import fill
 
 GOLDEN = Path(__file__).parents[2] / "golden" / "scan"
+SIZE = ScanSize(
+    replace(MINIATURE, vision_width=12, embed_dim=16),
+    heads=4,
+    hidden=24,
+    context_blocks=(1, 2),
+    sigmas=(3, 2),
+    fusion_layers=2,
+    shift_blocks=(1,),
+)
 
 
 def test_frequency_module_is_the_recorded_one():
@@ -41,7 +53,7 @@ def test_filter_removes_the_highest_frequency_and_keeps_the_mean():
 
 def test_encoder_is_a_standard_transformer_on_sequences_of_one_token():
     torch.manual_seed(0)
-    module = SemanticIntegration(12, 16, (3, 2), heads=4, layers=2, hidden=24, dropout=0.0)
+    module = SemanticIntegration(replace(SIZE, dropout=0.0))
     layer = nn.TransformerEncoderLayer(16, 4, 24, 0.0, batch_first=True)
     theirs = nn.TransformerEncoder(layer, 2, enable_nested_tensor=False)
     theirs.layers.load_state_dict(module.encoder.state_dict())
@@ -54,7 +66,7 @@ def test_encoder_is_a_standard_transformer_on_sequences_of_one_token():
 
 def test_queries_do_not_see_each_other_and_images_do_not_mix():
     torch.manual_seed(0)
-    module = SemanticIntegration(12, 16, (3, 2), heads=4, layers=2, hidden=24).eval()
+    module = SemanticIntegration(SIZE).eval()
     patches = [torch.randn(2, 9, 12) for _ in range(2)]
     memory = module.memory(patches, 3)
     assert memory.shape == (2, 18, 16)
@@ -66,7 +78,7 @@ def test_queries_do_not_see_each_other_and_images_do_not_mix():
 
 def test_dropout_acts_in_training_and_keeps_the_mean_of_the_attention():
     torch.manual_seed(0)
-    module = SemanticIntegration(12, 16, (3,), heads=4, layers=1, hidden=24, dropout=0.5)
+    module = SemanticIntegration(replace(SIZE, context_blocks=(1,), sigmas=(3,), fusion_layers=1, dropout=0.5))
     layer = module.encoder[0]
     tokens = torch.randn(3, 16)
     assert not torch.equal(layer(tokens), layer(tokens))

@@ -7,14 +7,14 @@ import pytest
 import torch
 from timm.layers import DropPath
 
-from ovparts_lib.models.clip.pair_crops import clip_pixels, mask_by_colour
+from ovparts_lib.models.clip.crops import clip_pixels, mask_by_colour
 from ovparts_lib.models.clip.token_masks import patch_masks
 from ovparts_lib.models.clip.towers import VIT_B_16, build_clip
 from ovparts_lib.models.maskformer.matching import Segments
 from ovparts_lib.systems.adapted_clip import contrastive_loss, rate_factor
-from ovparts_lib.systems.scan.adaptation import ShiftedClip
+from ovparts_lib.systems.scan.fine_tuning import ShiftedClip
 from ovparts_lib.systems.scan.weights import released_name
-from ovparts_lib.training.schedules import learning_rate_factor
+from ovparts_lib.training.optimisers import learning_rate_factor
 from ovparts_lib.vocabularies.vocabulary import Vocabulary
 from tests.golden.fill import fill, image
 from tests.golden.released_scan import arrays, read_json, vitb_scan

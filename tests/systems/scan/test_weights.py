@@ -13,7 +13,7 @@ from ovparts_lib.checkpoints.maskformer import begin_from_backbone
 from ovparts_lib.checkpoints.reading import CheckpointError
 from ovparts_lib.models.clip.towers import MINIATURE, build_clip
 from ovparts_lib.systems.scan import SYSTEM
-from ovparts_lib.systems.scan.adaptation import ShiftedClip, save_shifted
+from ovparts_lib.systems.scan.fine_tuning import ShiftedClip, save_shifted
 from ovparts_lib.systems.scan.model import Scan
 from ovparts_lib.systems.scan.sizes import MINIATURE_SCAN, RELEASED, RELEASED_VITB
 from ovparts_lib.systems.scan.weights import (

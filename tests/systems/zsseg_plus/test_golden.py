@@ -9,8 +9,7 @@ import torch
 import torch.nn.functional as F
 
 from ovparts_lib.data.dataset import ObjectRegion
-from ovparts_lib.models.maskformer.matching import match_maskformer
-from ovparts_lib.models.maskformer.targets import segments_of
+from ovparts_lib.models.maskformer.matching import match_maskformer, segments_of
 from ovparts_lib.systems.zsseg_plus.ensemble import allowed_classes, region_map
 from ovparts_lib.systems.zsseg_plus.inference import join_stages, name_regions, prepare_image, resized_mask
 from ovparts_lib.systems.zsseg_plus.proposals import class_map, key_bias, object_feature

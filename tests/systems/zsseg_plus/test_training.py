@@ -134,7 +134,7 @@ def test_learning_rates_of_prompt_tuning():
     settings = PromptTuningSettings()
     assert settings.rate(0) == settings.rate(99) == pytest.approx(1e-4)
     assert settings.rate(1600) == pytest.approx(0.01)
-    with pytest.raises(ValueError, match="competing must be all or object"):
+    with pytest.raises(ValueError, match=r"competing\n.*'all' or 'object'"):
         PromptTuningSettings(competing="parts")
 
 

@@ -4,8 +4,7 @@ import torch
 
 from ovparts_lib.models.backbones.resnet import ResNetSize
 from ovparts_lib.models.clip.towers import ClipSize
-from ovparts_lib.systems.zsseg_plus.model import ZssegPlus
-from ovparts_lib.systems.zsseg_plus.size import ZssegPlusSize
+from ovparts_lib.systems.zsseg_plus.model import ZssegPlus, ZssegPlusSize
 from ovparts_lib.vocabularies import PartVocabulary
 
 CLIP = ClipSize("tiny", 16, 32, 8, 32, 2, 2, 16, 2, 2, vocab_size=49408)

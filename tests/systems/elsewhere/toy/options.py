@@ -1,6 +1,6 @@
 """The toy's options."""
 
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 from ovparts_lib.options import Listed, Number, option
 from ovparts_lib.systems.options import SystemOptions, published_protocols
@@ -15,7 +15,3 @@ class ToyOptions(SystemOptions):
 
     trainable: Annotated[list[Literal["patches"]], Listed] = option(["patches"], description="groups that train")
     temperature: Number = option(0.07, gt=0, description="what cosines are divided by")
-
-    def model_options(self) -> dict[str, Any]:
-        """Keyword arguments of the model."""
-        return {"temperature": self.temperature}
