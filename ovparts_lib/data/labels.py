@@ -142,9 +142,9 @@ def opened(path: Path) -> Iterator[Image.Image]:
             yield picture
     except DatasetError:
         raise
-    except PermissionError as error:
-        raise unreadable(path, error) from error
     except _DAMAGED as error:
+        if isinstance(error, OSError) and error.errno:  # of the system; Pillow's own say that a picture is damaged
+            raise unreadable(path, error) from error
         kind = _foreign_kind(path)
         raise DatasetError(
             f"cannot be decoded ({kind or error or type(error).__name__})",

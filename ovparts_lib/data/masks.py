@@ -41,7 +41,8 @@ def read_masks(path: Path, size: tuple[int, int]) -> Tensor:
         names = [] if isinstance(stored, np.ndarray) else stored.files
         stored = stored[names[0]] if len(names) == 1 else stored
     except Exception as error:  # whatever numpy, zipfile and zlib stumble over in a damaged file
-        raise DatasetError(f"is no array: {error}", file=path, what_to_do=_WHAT) from error
+        why = "it holds Python objects" if "allow_pickle" in str(error) else error
+        raise DatasetError(f"is no array of numbers: {why}", file=path, what_to_do=_WHAT) from error
     if not isinstance(stored, np.ndarray):
         raise DatasetError(f"must hold one array, not {', '.join(names) or 'none'}", file=path, what_to_do=_WHAT)
     stored = stored[None] if stored.ndim == 2 else stored

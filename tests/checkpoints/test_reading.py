@@ -1,3 +1,4 @@
+import errno
 import os
 import pickle
 import zipfile
@@ -9,6 +10,7 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
+from ovparts_lib.checkpoints import native
 from ovparts_lib.checkpoints.reading import CheckpointError, file_hash, load_strictly, read_tensors, weights_file
 
 STATE = {"a.weight": torch.arange(6.0).view(2, 3), "b": torch.tensor(2), "half": torch.ones(3, dtype=torch.float16)}
@@ -351,3 +353,18 @@ def test_the_folder_of_a_run_stands_for_its_weights(tmp_path):
     save_file(STATE, tmp_path / "weights.safetensors")
     assert weights_file(tmp_path) == tmp_path / "weights.safetensors"
     assert_same(read_tensors(tmp_path))
+
+
+def test_a_file_that_the_system_does_not_let_us_read_is_not_called_damaged(tmp_path, monkeypatch):
+    def failing(*arguments, **options):
+        raise OSError(errno.EIO, "Input/output error")  # names no file, as of a disk
+
+    path = tmp_path / "w.safetensors"
+    save_file(STATE, path)
+    with monkeypatch.context() as patched:
+        patched.setattr(type(path), "open", failing)
+        with pytest.raises(CheckpointError, match=r"w\.safetensors cannot be read: Input/output error"):
+            read_tensors(path)
+    monkeypatch.setattr(native, "safe_open", failing)
+    with pytest.raises(CheckpointError, match=r"w\.safetensors cannot be read: .*Input/output error"):
+        native.read_metadata(path)

@@ -11,10 +11,9 @@ from concurrent.futures import ProcessPoolExecutor
 import pytest
 import torch
 
-from ovparts_lib.models.clip import text_cache, text_cache
+from ovparts_lib.models.clip import text_cache
 from ovparts_lib.models.clip.prompted_names import encode_names
-from ovparts_lib.models.clip.text_cache import TextCache
-from ovparts_lib.models.clip.text_cache import read_embeddings, write_embeddings
+from ovparts_lib.models.clip.text_cache import TextCache, read_embeddings, write_embeddings
 from ovparts_lib.models.clip.towers import build_clip
 from ovparts_lib.runs.project import cache_folder
 from tests.systems.tiny import TINY_CLIP
