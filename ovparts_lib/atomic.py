@@ -28,7 +28,7 @@ def replacing(path: Path) -> Iterator[Path]:
     Raises:
         DiskFullError: no space left; ``path`` is as it was.
     """
-    with saying_disk_full(path):
+    with saying_disk_full(path), _naming(path):
         descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
         partial = Path(name)
         try:
@@ -40,14 +40,23 @@ def replacing(path: Path) -> Iterator[Path]:
                 os.fsync(file.fileno())
             partial.replace(path)
             sync_folder(path.parent)
-        except BaseException as error:
+        except BaseException:
             with contextlib.suppress(OSError):
                 partial.unlink()
-            if isinstance(error, OSError) and str(error.filename).startswith(str(path.with_name(f".{path.name}."))):
-                folder = isinstance(error, IsADirectoryError)
-                why = "is a folder, where a file is to be written" if folder else error.strerror
-                raise OSError(error.errno, why, str(path)) from error  # not the temporary file's name
             raise
+
+
+@contextlib.contextmanager
+def _naming(path: Path) -> Iterator[None]:
+    """Let errors of a temporary file beside ``path`` name ``path``."""
+    try:
+        yield
+    except OSError as error:
+        if not str(error.filename).startswith(str(path.with_name(f".{path.name}."))):
+            raise
+        folder = isinstance(error, IsADirectoryError)
+        why = "is a folder, where a file is to be written" if folder else error.strerror
+        raise OSError(error.errno, why, str(path)) from error
 
 
 @contextlib.contextmanager

@@ -3,6 +3,7 @@
 import hashlib
 from collections import defaultdict
 from collections.abc import Iterable
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -65,18 +66,15 @@ def shared_pictures(training: Iterable[Record], test: Iterable[Record]) -> list[
     of_size: dict[int, list[Path]] = defaultdict(list)
     for path in trained:
         of_size[path.stat().st_size].append(path)
-    digests: dict[Path, str] = {}
 
+    @cache
     def digest(path: Path) -> str:
-        if path not in digests:
-            digests[path] = hashlib.sha256(path.read_bytes()).hexdigest()
-        return digests[path]
+        return hashlib.sha256(path.read_bytes()).hexdigest()
 
     pairs = []
     for path in sorted(tested):
-        twin = next((other for other in sorted(of_size[path.stat().st_size]) if digest(other) == digest(path)), None)
-        if twin is not None:
-            pairs.append((twin, path))
+        twins = [other for other in sorted(of_size[path.stat().st_size]) if digest(other) == digest(path)]
+        pairs += [(twin, path) for twin in twins[:1]]
     return pairs
 
 

@@ -31,12 +31,10 @@ class ShotList:
 
     Attributes:
         shots: images wanted for each class.
-        seed: of the draw.
         drawn: for each class, in the order of the draw, the ids of its images, sorted.
     """
 
     shots: int
-    seed: int
     drawn: dict[str, tuple[str, ...]]
 
     @property
@@ -51,10 +49,8 @@ class ShotList:
 
     def to_frame(self) -> pd.DataFrame:
         """One row per class: ``class``, ``images`` drawn for it, how many are ``missing``."""
-        counts = [len(ids) for ids in self.drawn.values()]
-        return pd.DataFrame(
-            {"class": list(self.drawn), "images": counts, "missing": [self.shots - count for count in counts]}
-        )
+        images = pd.Series({name: len(ids) for name, ids in self.drawn.items()}, name="images")
+        return images.rename_axis("class").reset_index().assign(missing=self.shots - images.to_numpy())
 
 
 def draw_from(candidates: Mapping[str, Iterable[str]], shots: int, seed: int) -> ShotList:
@@ -70,7 +66,7 @@ def draw_from(candidates: Mapping[str, Iterable[str]], shots: int, seed: int) ->
     for name, image_ids in candidates.items():
         order = rng.permutation(sorted(set(image_ids)))[:shots]
         drawn[name] = tuple(sorted(str(image_id) for image_id in order))
-    return ShotList(shots, seed, drawn)
+    return ShotList(shots, drawn)
 
 
 def draw_shots(reader: "Reader", shots: int, seed: int = 0) -> ShotList:

@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 
 from ovparts_lib.evaluation.per_image import Tally
-from ovparts_lib.evaluation.protocols import Protocol, UnsupportedModeError, protocol_named
+from ovparts_lib.evaluation.protocols import Protocol, protocol_named
 from ovparts_lib.evaluation.stored import Evaluation
 
 FIGURES = ("mIoU", "seen", "unseen", "harmonic", "recall", "pixel_accuracy", "fwIoU")
@@ -118,8 +118,6 @@ def compare(
 def _image_tally(evaluation: Evaluation, protocol: Protocol, mode: str) -> Tally:
     """Pixels per image and class, images in order of their names."""
     protocol.check(evaluation, mode)
-    if mode not in evaluation.per_image:
-        raise UnsupportedModeError("the evaluation holds no counts of its images, so none can be drawn; score again")
     tally = protocol.tally(evaluation.per_image[mode], evaluation.vocabulary, evaluation.background)
     return tally.ordered(np.argsort(np.array(evaluation.image_ids)))
 

@@ -88,7 +88,7 @@ def evaluate(
     device = torch.device(device)
     count = min(len(dataset), limit or len(dataset))
     vocabulary = full.whole_objects if of_parts and level == "objects" else full
-    totals = _Totals(len(vocabulary.classes), modes, device)
+    totals = _Totals(len(vocabulary.classes), modes)
     records = 0
     # batch_size=None hands samples over as they are; images differ in size.
     loader = DataLoader(Subset(dataset, range(count)), batch_size=None, **worker_options(workers, lambda: dataset[0]))
@@ -113,7 +113,6 @@ def evaluate(
             records += len(sample.regions) if level == "parts" else 1
     return Evaluation(
         records=records,
-        images=count,
         skipped_records=dataset.skipped_among(count),
         dataset_images=len(dataset),
         vocabulary=vocabulary,
@@ -124,16 +123,15 @@ def evaluate(
 
 
 class _Totals:
-    """Counts over images: dense sums, and each image's own, sparse. All of it stays on the device until the end."""
+    """Counts over images: each image's own, sparse. All of it stays on the device until the end."""
 
-    def __init__(self, classes: int, modes: Sequence[str], device: torch.device) -> None:
+    def __init__(self, classes: int, modes: Sequence[str]) -> None:
         self.classes, self.modes = classes, modes
         self.image_ids: list[str] = []
         self.entries: dict[str, list[tuple[Tensor, Tensor]]] = {mode: [] for mode in modes}
         self.background: list[tuple[Tensor, Tensor]] | None = None
         self.boundary: dict[str, Tensor] = {}
         self.boundary_released: dict[str, Tensor] = {}
-        self.class_images = torch.zeros(self.classes, dtype=torch.int64, device=device)
 
     def add(self, image_id: str, found: ImageScore) -> None:
         """Count one more image."""
@@ -141,7 +139,6 @@ class _Totals:
         for mode in self.modes:
             counts = found.matrices[mode].to_sparse()
             self.entries[mode].append((counts.indices(), counts.values()))
-        self.class_images += found.matrices[self.modes[0]][:, : self.classes].sum(0) > 0
         if found.background is not None:
             # Predictions on background are a column of their own: nothing is labelled there.
             self.background = [] if self.background is None else self.background
@@ -153,12 +150,9 @@ class _Totals:
 
     def collected(self) -> dict[str, Any]:
         """Fields of the evaluation."""
-        per_image = {mode: self._per_image(entries) for mode, entries in self.entries.items()}
         return {
-            "matrices": {mode: counts.matrix() for mode, counts in per_image.items()},
-            "class_images": self.class_images.cpu().numpy(),
             "image_ids": tuple(self.image_ids),
-            "per_image": per_image,
+            "per_image": {mode: self._per_image(entries) for mode, entries in self.entries.items()},
             "background": None if self.background is None else self._per_image(self.background),
             "boundary": {mode: counts.cpu().numpy() for mode, counts in self.boundary.items()},
             "boundary_released": {mode: counts.cpu().numpy() for mode, counts in self.boundary_released.items()},

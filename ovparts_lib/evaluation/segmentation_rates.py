@@ -16,7 +16,6 @@ import numpy as np
 import pandas as pd
 
 from ovparts_lib.evaluation.per_image import ImageCounts, tally
-from ovparts_lib.evaluation.protocols import UnsupportedModeError
 from ovparts_lib.evaluation.stored import Evaluation
 
 DEFINITION = "clinton_2010_per_image"
@@ -30,11 +29,8 @@ def part_rates(evaluation: Evaluation, mode: str = "pred_all") -> pd.DataFrame:
         where there is nothing to average), images (in which it is labelled), found_images (in which some of it is
         predicted as well, over which under_segmentation and distance are averaged), mode, definition, vocabulary_hash,
         options, records, scored_images.
-
-    Raises:
-        UnsupportedModeError: the evaluation lacks the mode, or counts of its images.
     """
-    vocabulary, counts = evaluation.vocabulary, _counts(evaluation, mode)
+    vocabulary, counts = evaluation.vocabulary, evaluation.per_image[mode]
     table = pd.DataFrame({"name": vocabulary.classes, "seen": [*map(vocabulary.is_seen, range(counts.classes))]})
     return _with_rates(table, counts, evaluation, mode)
 
@@ -46,11 +42,8 @@ def object_rates(evaluation: Evaluation, mode: str = "pred_all") -> pd.DataFrame
 
     Returns:
         As :func:`part_rates`, a row per object with parts.
-
-    Raises:
-        UnsupportedModeError: the evaluation lacks the mode, or counts of its images.
     """
-    vocabulary, counts = evaluation.vocabulary, _counts(evaluation, mode)
+    vocabulary, counts = evaluation.vocabulary, evaluation.per_image[mode]
     owners = sorted(set(vocabulary.part_to_object))
     table = np.array([*(owners.index(owner) for owner in vocabulary.part_to_object), len(owners)])
     index = np.stack([counts.index[0], table[counts.index[1]], table[counts.index[2]]])
@@ -58,14 +51,6 @@ def object_rates(evaluation: Evaluation, mode: str = "pred_all") -> pd.DataFrame
     names = [vocabulary.objects[owner] for owner in owners]
     frame = pd.DataFrame({"name": names, "seen": [name not in vocabulary.unseen_objects for name in names]})
     return _with_rates(frame, merged, evaluation, mode)
-
-
-def _counts(evaluation: Evaluation, mode: str) -> ImageCounts:
-    if mode not in evaluation.per_image:
-        raise UnsupportedModeError(
-            f"rates need the counts of each image in the mode {mode!r}; there are {', '.join(evaluation.per_image)}"
-        )
-    return evaluation.per_image[mode]
 
 
 def _with_rates(table: pd.DataFrame, counts: ImageCounts, evaluation: Evaluation, mode: str) -> pd.DataFrame:

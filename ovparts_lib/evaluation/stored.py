@@ -2,7 +2,8 @@
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Self
 
@@ -16,8 +17,8 @@ FORMAT = 2
 DEFAULT_OPTIONS = "default"
 _FILE = "matrices.npz"
 # Arrays that each mode has one of: what their names in the file begin with, and the attribute.
-_BY_MODE = {"counts": "matrices", "boundary": "boundary", "label_difference": "boundary_released"}
-_FACTS = ("records", "images", "skipped_records", "dataset_images", "level", "options", "weights", "image_ids")
+_BY_MODE = {"boundary": "boundary", "label_difference": "boundary_released"}
+_FACTS = ("records", "skipped_records", "dataset_images", "level", "options", "weights", "image_ids")
 
 
 class MatrixFileError(ValueError):
@@ -34,17 +35,14 @@ class Evaluation:
     background is kept apart, in ``background``.
 
     Attributes:
-        matrices: a confusion matrix per mode, int64 (N+1, N+1), summed over all records (rows predictions, columns
-            ground truth).
-        class_images: int64 (N,), in how many images each class is labelled.
+        per_image: a confusion matrix per mode and image, int64 (N+1, N+1), summed over the image's records (rows
+            predictions, columns ground truth).
+        image_ids: names of the images, in the order of ``per_image``.
         records: (image, object) records counted; images for an evaluation of objects.
-        images: images counted.
         skipped_records: records left out because they have no part pixel, up to the last of the ``images``.
         dataset_images: images in the dataset; more than ``images`` when the evaluation was limited.
         vocabulary: what the ids mean; of a part dataset that is evaluated over objects its ``whole_objects``.
         level: ``parts`` or ``objects``: what the classes of the matrices are; each protocol is for one of them.
-        image_ids: names of the images, in the order of ``per_image``; empty where counts of images were not kept.
-        per_image: the same counts as ``matrices``, image by image.
         background: per image, what a system predicts in ``pred_all`` on pixels known to show no object of any kind
             (all of them have target N), each pixel once per image; None where it was not scored.
         boundary: per mode, boundary pixels of each class, int64 (3, N): intersection, ground truth, prediction.
@@ -53,16 +51,13 @@ class Evaluation:
         weights: digest of the weights that were scored; empty where it was not recorded.
     """
 
-    matrices: dict[str, np.ndarray]
-    class_images: np.ndarray
+    per_image: dict[str, ImageCounts]
+    image_ids: tuple[str, ...]
     records: int
-    images: int
     skipped_records: int
     dataset_images: int
     vocabulary: Vocabulary
     level: str = "parts"
-    image_ids: tuple[str, ...] = ()
-    per_image: dict[str, ImageCounts] = field(default_factory=dict)
     background: ImageCounts | None = None
     boundary: dict[str, np.ndarray] = field(default_factory=dict)
     boundary_released: dict[str, np.ndarray] = field(default_factory=dict)
@@ -72,7 +67,24 @@ class Evaluation:
     @property
     def modes(self) -> tuple[str, ...]:
         """The modes that were scored."""
-        return tuple(self.matrices)
+        return tuple(self.per_image)
+
+    @property
+    def images(self) -> int:
+        """Number of images counted."""
+        return len(self.image_ids)
+
+    @cached_property
+    def matrices(self) -> dict[str, np.ndarray]:
+        """A confusion matrix per mode, int64 (N+1, N+1), summed over all images."""
+        return {mode: counts.matrix() for mode, counts in self.per_image.items()}
+
+    @property
+    def class_images(self) -> np.ndarray:
+        """In how many images each class is labelled, int64 (N,)."""
+        counts = next(iter(self.per_image.values()))
+        _, label = np.unique(counts.index[[0, 2]], axis=1)
+        return np.bincount(label, minlength=counts.classes + 1)[: counts.classes]
 
     def identity(self, mode: str, images: str = "images", **reading: object) -> dict[str, object]:
         """What tables made of one mode state in every row, beside how the counts were read.
@@ -93,7 +105,7 @@ class Evaluation:
         """
         if not isinstance(other, Evaluation):
             return NotImplemented
-        values = {name: (mine, getattr(other, name)) for name, mine in vars(self).items()}
+        values = {each.name: (getattr(self, each.name), getattr(other, each.name)) for each in fields(self)}
         kinds = {name: (_kind(mine), _kind(yours)) for name, (mine, yours) in values.items()}
         if differing := [f"{name}: {mine} and {yours}" for name, (mine, yours) in kinds.items() if mine != yours]:
             raise ValueError(f"evaluations of different kinds cannot be added ({'; '.join(differing)})")
@@ -109,7 +121,6 @@ class Evaluation:
         facts["vocabulary"] = _vocabulary_facts(self.vocabulary)
         arrays = {
             "vocabulary_hash": np.array(self.vocabulary.hash),
-            "class_images": self.class_images,
             "facts": np.array(json.dumps(facts)),
         }
         for prefix, name in _BY_MODE.items():
@@ -117,6 +128,7 @@ class Evaluation:
         images = {f"image_{mode}": counts for mode, counts in self.per_image.items()}
         for name, counts in (images | ({"background": self.background} if self.background else {})).items():
             arrays |= {f"{name}_index": counts.index, f"{name}_pixels": counts.pixels}
+        arrays |= {f"counts_{mode}": matrix for mode, matrix in self.matrices.items()}  # for whoever opens the file
         # An open file keeps numpy from appending ".npz" to the temporary name.
         with replacing(path) as partial, partial.open("wb") as file:
             np.savez_compressed(file, **arrays)
@@ -155,37 +167,21 @@ class Evaluation:
                 attribute: {n.removeprefix(f"{prefix}_"): a for n, a in arrays.items() if n.startswith(f"{prefix}_")}
                 for prefix, attribute in _BY_MODE.items()
             }
+            if stored.hash != str(arrays["vocabulary_hash"]):
+                raise ValueError("the vocabulary in it is not the one that was scored")
+            modes = [name.removeprefix("counts_") for name in arrays if name.startswith("counts_")]
             size = len(facts["image_ids"]), len(stored.classes)
-            modes = by_mode["matrices"] if facts["image_ids"] else ()
-            facts["image_ids"] = tuple(facts["image_ids"])
-            evaluation = cls(
-                **by_mode,
-                class_images=arrays["class_images"],
-                vocabulary=stored,
+            return cls(
                 per_image={mode: _image_counts(f"image_{mode}", arrays, *size) for mode in modes},
                 background=_image_counts("background", arrays, *size) if "background_index" in arrays else None,
-                **facts,
+                vocabulary=stored,
+                **by_mode,
+                **{name: facts[name] for name in _FACTS} | {"image_ids": tuple(facts["image_ids"])},
             )
-            evaluation._check(path, str(arrays["vocabulary_hash"]))
         except MatrixFileError:
             raise
         except (KeyError, TypeError, ValueError, IndexError) as error:
             raise MatrixFileError(f"{path} does not describe an evaluation: {error}") from error
-        return evaluation
-
-    def _check(self, path: Path, stored_hash: str) -> None:
-        classes = len(self.vocabulary.classes)
-        for mode, matrix in self.matrices.items():
-            if matrix.dtype != np.int64 or matrix.shape != (classes + 1, classes + 1) or (matrix < 0).any():
-                raise MatrixFileError(
-                    f"{path}: matrix {mode!r} must be int64 counts of {classes} classes and background, not "
-                    f"{matrix.dtype} {matrix.shape}; counts kept as floats are not exact"
-                )
-        if not self.matrices or self.vocabulary.hash != stored_hash or self.class_images.shape != (classes,):
-            raise MatrixFileError(f"{path}: the matrices and the vocabulary stored with them do not belong together")
-        for mode, counts in self.per_image.items():
-            if not np.array_equal(counts.matrix(), self.matrices[mode]):
-                raise MatrixFileError(f"{path}: the counts of the images do not add up to the matrix of {mode!r}")
 
 
 def _kind(value: Any) -> Any:
@@ -204,6 +200,8 @@ def _added(mine: Any, yours: Any) -> Any:
 def _image_counts(name: str, arrays: Mapping[str, np.ndarray], images: int, classes: int) -> ImageCounts:
     index, pixels = arrays[f"{name}_index"], arrays[f"{name}_pixels"]
     largest = np.array([images, classes + 1, classes + 1])[:, None]
+    if pixels.dtype != np.int64:
+        raise ValueError(f"{name} must hold int64 counts, not {pixels.dtype}: counts kept as floats are not exact")
     if index.shape != (3, len(pixels)) or (index < 0).any() or (index >= largest).any() or (pixels < 0).any():
         raise ValueError(f"{name} holds an image or a class that does not exist")
     return ImageCounts(images, classes, index, pixels)

@@ -35,10 +35,7 @@ def drawn_evaluation(seed, images, skill=0.6, labels_seed=None):
 
 def of_counts(counts):
     return Evaluation(
-        matrices={"pred_all": counts.matrix()},
-        class_images=np.zeros(4, np.int64),
         records=counts.images,
-        images=counts.images,
         skipped_records=0,
         dataset_images=counts.images,
         vocabulary=VOCABULARY,
@@ -118,8 +115,6 @@ def test_the_order_of_images_does_not_matter():
 
 def test_what_cannot_be_drawn_is_refused():
     evaluation = drawn_evaluation(0, 5)
-    with pytest.raises(UnsupportedModeError, match="holds no counts of its images"):
-        bootstrap(dataclasses.replace(evaluation, per_image={}, image_ids=()), mode="pred_all")
     with pytest.raises(UnsupportedModeError, match="evaluate with strict=True"):
         bootstrap(dataclasses.replace(evaluation, background=None), "recommended_strict", "pred_all")
     with pytest.raises(ValueError, match="1 are in one evaluation only, such as picture_0004"):

@@ -1,4 +1,5 @@
 import contextlib
+import dataclasses
 
 import numpy as np
 import pytest
@@ -6,6 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from ovparts_lib.evaluation.per_image import ImageCounts
 from ovparts_lib.evaluation.scoring import count_pairs
 from ovparts_lib.evaluation.stored import Evaluation, MatrixFileError
 from ovparts_lib.vocabularies import Vocabulary
@@ -60,7 +62,7 @@ VOCABULARY = Vocabulary("sky", ("sky", "sea", "sand"), frozenset(), 255, "Sky")
 
 
 def evaluation_of(matrix):
-    return Evaluation({"pred_all": matrix}, np.zeros(3, np.int64), 1, 1, 0, 1, VOCABULARY, "objects")
+    return Evaluation({"pred_all": ImageCounts.of_matrix(matrix)}, ("a",), 1, 0, 1, VOCABULARY, "objects")
 
 
 def test_saving_and_loading_keeps_every_count(tmp_path):
@@ -71,16 +73,21 @@ def test_saving_and_loading_keeps_every_count(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("counts", "message"),
+    ("change", "message"),
     [
-        (np.zeros((4, 4)), "must be int64 counts of 3 classes and background, not float64"),
-        (np.zeros((4, 4), np.int32), "not int32"),
-        (np.zeros((3, 4), np.int64), r"not int64 \(3, 4\)"),
-        (np.full((4, 4), -1), "must be int64 counts"),
+        ({"pixels": np.ones(1)}, "image_pred_all must hold int64 counts, not float64"),
+        ({"pixels": np.ones(1, np.int32)}, "not int32"),
+        ({"pixels": np.full(1, -1)}, "an image or a class that does not exist"),
+        ({"index": np.array([[0], [4], [0]])}, "an image or a class that does not exist"),
+        ({"index": np.array([[1], [0], [0]])}, "an image or a class that does not exist"),
     ],
 )
-def test_files_with_other_counts_are_refused(tmp_path, counts, message):
-    evaluation_of(counts).save(tmp_path)
+def test_files_with_other_counts_are_refused(tmp_path, change, message):
+    counts = ImageCounts.of_matrix(np.pad(np.full((1, 1), 7), (0, 3)))
+    evaluation = evaluation_of(np.zeros((4, 4), np.int64))
+    evaluation.per_image["pred_all"] = dataclasses.replace(counts, **change)
+    evaluation.matrices = {"pred_all": np.zeros((4, 4), np.int64)}
+    evaluation.save(tmp_path)
     with pytest.raises(MatrixFileError, match=message):
         Evaluation.load(tmp_path)
 

@@ -66,18 +66,8 @@ def evaluation_of(vocabulary, *images):
     """Counts of images, int64 (3, 3) each, rows predictions."""
     padded = [np.pad(np.array(image, np.int64), (0, 1)) for image in images]
     per_image = functools.reduce(operator.add, [ImageCounts.of_matrix(one) for one in padded])
-    return Evaluation(
-        {"pred_all": sum(padded)},
-        np.ones(len(vocabulary.classes), np.int64),
-        len(images),
-        len(images),
-        0,
-        len(images),
-        vocabulary,
-        level="objects",
-        image_ids=tuple(map(str, range(len(images)))),
-        per_image={"pred_all": per_image},
-    )
+    ids = tuple(map(str, range(len(images))))
+    return Evaluation({"pred_all": per_image}, ids, len(images), 0, len(images), vocabulary, level="objects")
 
 
 def test_pixels_predicted_as_the_father_count_by_its_precision(furniture):

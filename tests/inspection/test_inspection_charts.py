@@ -5,6 +5,7 @@ import pandas as pd
 import pytest
 from matplotlib.colors import to_hex
 
+from ovparts_lib.evaluation.per_image import ImageCounts
 from ovparts_lib.evaluation.stored import Evaluation
 from ovparts_lib.evaluation.tables import class_table
 from ovparts_lib.inspection import frequency_bars, iou_bars, iou_heatmap, part_confusion, run_bars, training_curve
@@ -20,7 +21,7 @@ def evaluation_of(name="pascal_part_116", missing=()):
     counts = draw.integers(0, 3, (count + 1, count + 1))
     counts[np.arange(count), np.arange(count)] += draw.integers(50, 500, count)
     counts[:, list(missing)] = 0
-    return Evaluation({"pred_all": counts}, np.ones(count, np.int64), 10, 10, 0, 10, vocabulary)
+    return Evaluation({"pred_all": ImageCounts.of_matrix(counts)}, ("a",), 10, 0, 10, vocabulary)
 
 
 @pytest.fixture(scope="module")

@@ -10,6 +10,7 @@ import torch
 from PIL import Image
 
 from ovparts_lib import inspection
+from ovparts_lib.evaluation.per_image import ImageCounts
 from ovparts_lib.evaluation.stored import Evaluation
 from ovparts_lib.evaluation.tables import class_table
 from ovparts_lib.inspection.figures import figure_png
@@ -58,7 +59,7 @@ def panels(word):
         words.parts,
     )
     counts = torch.randint(1, 90, (count + 1, count + 1), generator=DRAW)
-    evaluation = Evaluation({"pred_all": counts.numpy()}, np.ones(count, np.int64), 9, 9, 0, 9, words)
+    evaluation = Evaluation({"pred_all": ImageCounts.of_matrix(counts.numpy())}, ("a",), 9, 0, 9, words)
     table = class_table(evaluation, "recommended", "pred_all")
     statistics = pd.DataFrame(
         {"object": [pair[0] for pair in words.pairs], "part": words.parts, "images": 1, "shared": 0.5, "strength": 0.2}

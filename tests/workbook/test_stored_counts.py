@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from torch import nn
 
+from ovparts_lib.evaluation.per_image import ImageCounts
 from ovparts_lib.evaluation.stored import Evaluation
 from ovparts_lib.runs import RunConflictError
 from ovparts_lib.vocabularies import Vocabulary
@@ -19,8 +20,8 @@ def stage(tmp_path, monkeypatch):
 
     def evaluate(model, dataset, **options):
         calls.append(model)
-        matrices = {"oracle_obj": np.zeros((3, 3), np.int64)}
-        return Evaluation(matrices, np.zeros(2, np.int64), 0, 0, 0, 0, vocabulary=WORDS)
+        counts = ImageCounts.of_matrix(np.zeros((3, 3), np.int64))
+        return Evaluation({"oracle_obj": counts}, ("a",), 1, 0, 1, vocabulary=WORDS)
 
     monkeypatch.setattr(scoring, "evaluate", evaluate)
     dataset, output = SimpleNamespace(vocabulary=WORDS), SimpleNamespace(path=tmp_path)
