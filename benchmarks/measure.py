@@ -88,7 +88,7 @@ def ovparts_tasks(
     options: Mapping[str, Any] | None = None,
     compiled: bool = False,
 ) -> tuple[nn.Module, Callable, Callable]:
-    """Our model, and functions (images, vocabulary) -> logits and (images, part maps, vocabulary) -> loss.
+    """Our model, and functions (images, vocabulary) -> logits or labels and (images, part maps, vocabulary) -> loss.
 
     Without weights, a new model of the size with the seed fixed. What a training does without is out of memory from the
     first loss on until ``held`` is closed.
@@ -114,9 +114,8 @@ def ovparts_tasks(
         if model.needs_regions:  # as oracle-obj asks: the parts of the object at hand
             asked = {"regions": [[REGION]] * len(pictures), "class_ids": vocabulary.parts_of(REGION.object_id)}
         scores = model.predict(pictures, vocabulary, **asked)
-        for one in scores:
-            if one.class_weights is not None:  # masks, whose classes are summed where labels are chosen
-                pred_all_map(one, len(vocabulary.classes))
+        if scores[0].class_weights is not None:  # masks, whose classes are summed where labels are chosen
+            return torch.stack([pred_all_map(one, len(vocabulary.classes)) for one in scores])
         maps = [[one.logits] if one.background is None else [one.logits, one.background[None]] for one in scores]
         return torch.stack([torch.cat(each) for each in maps])
 

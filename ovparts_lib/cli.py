@@ -102,9 +102,7 @@ def _demo(options: argparse.Namespace) -> int:
     if not files:
         raise FileNotFoundError(f"no parameter files in {project_root() / 'params' / 'miniature'}")
     runs = [(load_parameters(file), Path(file)) for file in files]
-    print(
-        f"The demo runs {len(runs)} notebooks on the miniature, a small drawn world; what has been trained is reused."
-    )
+    print(f"Notebooks to run on the miniature, a small drawn world: {len(runs)}. What has been trained is reused.")
     begun, number = time.monotonic(), 0
     for group in plan(runs):
         for params, file in group:

@@ -63,13 +63,15 @@ def read_metadata(path: str | Path) -> dict[str, Any] | None:
     """Metadata that :func:`save_weights` wrote into a file; None for a file of another origin.
 
     Raises:
-        CheckpointError: no such file.
+        CheckpointError: no such file, or one that cannot be read.
     """
     try:
         with safe_open(weights_file(path), framework="pt") as file:
             described = file.metadata() or {}
     except SafetensorError:
         return None
+    except OSError as error:  # names no file
+        raise CheckpointError(f"{path} cannot be read: {error}") from error
     if described.get("format") != FORMAT:
         return None
     try:

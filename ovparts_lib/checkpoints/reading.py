@@ -109,8 +109,8 @@ def read_tensors(path: str | Path) -> dict[str, Tensor]:
             tensors that are not dense numbers in memory.
     """
     path = weights_file(path)
-    kind = _sniff(path)
     try:
+        kind = _sniff(path)
         if kind == "safetensors":
             return _unwrapped(load_file(path), path)
         if kind == "torchscript":
@@ -122,6 +122,8 @@ def read_tensors(path: str | Path) -> dict[str, Tensor]:
     except CheckpointError:
         raise
     except Exception as error:  # whatever a reader stumbles over in bytes that nobody vouches for
+        if isinstance(error, OSError) and error.errno:
+            raise CheckpointError(f"{path} cannot be read: {error.strerror}") from error
         refused = _refused(error) if isinstance(error, pickle.UnpicklingError) else ""
         if not refused:
             raise CheckpointError(f"{path} is damaged or truncated; fetch it again ({_first_line(error)})") from error
@@ -180,7 +182,7 @@ def load_strictly(
     spoilt = [name for name, (given, target) in shared.items() if not given.to(target.dtype).isfinite().all()]
     if spoilt:
         raise CheckpointError(
-            f"{source} ({kind}) holds NaN or infinity in {len(spoilt)} tensors: {_some(spoilt)}; such weights are the "
+            f"{source} ({kind}) holds NaN or infinity in {_some(spoilt)}; such weights are the "
             "result of a training that diverged, or of a damaged file: take an earlier checkpoint, or fetch it again"
         )
     with torch.no_grad():

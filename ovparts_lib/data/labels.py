@@ -142,9 +142,9 @@ def opened(path: Path) -> Iterator[Image.Image]:
             yield picture
     except DatasetError:
         raise
-    except PermissionError as error:
-        raise unreadable(path, error) from error
     except _DAMAGED as error:
+        if isinstance(error, OSError) and error.errno:  # of the system; Pillow's own say that a picture is damaged
+            raise unreadable(path, error) from error
         kind = _foreign_kind(path)
         raise DatasetError(
             f"cannot be decoded ({kind or error or type(error).__name__})",
@@ -197,7 +197,8 @@ def read_masks(path: Path, size: tuple[int, int]) -> Tensor:
         names = [] if isinstance(stored, np.ndarray) else stored.files
         stored = stored[names[0]] if len(names) == 1 else stored
     except Exception as error:  # whatever numpy, zipfile and zlib stumble over in a damaged file
-        raise DatasetError(f"is no array: {error}", file=path, what_to_do=_MASKS) from error
+        why = "it holds Python objects" if "allow_pickle" in str(error) else error
+        raise DatasetError(f"is no array of numbers: {why}", file=path, what_to_do=_MASKS) from error
     if not isinstance(stored, np.ndarray):
         raise DatasetError(f"must hold one array, not {', '.join(names) or 'none'}", file=path, what_to_do=_MASKS)
     stored = stored[None] if stored.ndim == 2 else stored

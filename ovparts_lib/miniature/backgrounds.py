@@ -1,7 +1,5 @@
 """Cluttered backgrounds: landscapes, streets, rooms and abstract ones. Nothing here is ever labelled."""
 
-from __future__ import annotations
-
 import numpy as np
 from PIL import Image
 

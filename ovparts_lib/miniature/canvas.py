@@ -1,7 +1,5 @@
 """Painting polygons into an image and its label maps from the same geometry."""
 
-from __future__ import annotations
-
 import numpy as np
 from PIL import Image, ImageDraw
 

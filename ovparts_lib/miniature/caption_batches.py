@@ -1,7 +1,5 @@
 """The captions of MiniClip's pictures as batches of tokens, and which caption is true of which picture."""
 
-from __future__ import annotations
-
 import numpy as np
 import open_clip
 import torch

@@ -1,41 +1,17 @@
 """Captions such as the web writes them: every object and part is named, seen or unseen; nothing says where it is."""
 
-from __future__ import annotations
-
+import json
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 
 from ovparts_lib.miniature.scene import Thing
 
-# Two spellings: Pascal's class name, which prompts use, and the one people write.
-SPELLINGS = {"tvmonitor": ("tvmonitor", "tv monitor"), "pottedplant": ("pottedplant", "potted plant"),
-             "diningtable": ("diningtable", "dining table"), "sea": ("sea", "water")}  # fmt: skip
-PLACES = {
-    "meadow": ("in a meadow", "on the grass", "outside"),
-    "street": ("on the street", "in a town", "on a road"),
-    "room": ("in a room", "at home", "indoors"),
-    "water": ("by the sea", "near the water"),
-    "abstract": ("",),
-    "wall": ("in front of a wall", ""),
-}
+# Templates by what they tell of; the words for places; two spellings: Pascal's class name, which prompts use, and the
+# one people write; parts of which one has one, in however many pieces.
+PHRASES = json.loads(Path(__file__).with_name("figures").joinpath("captions.json").read_text(encoding="utf-8"))
 NUMBERS = {2: "two", 3: "three", 4: "four"}
-SINGLE = ("head", "side", "front", "back", "roof", "plant", "torso", "neck")  # one has one, in however many pieces
-PART_TEMPLATES = (
-    "{thing} {part}",
-    "{thing} {part}",
-    "{thing} {part}",
-    "{thing}'s {part}",
-    "the {part} of {a_thing}",
-    "a photo of {a_thing} {part}",
-    "a close-up of {a_thing}'s {part}",
-    "{a_part} of {a_colour_thing}",
-    "{part}",
-)
-OBJECT_TEMPLATES = ("{a_colour_thing}", "{thing}", "a photo of {a_thing}", "{a_colour_thing} with {parts}",
-                    "a photo of {a_colour_thing} with {parts}", "{thing} with {parts}")  # fmt: skip
-STUFF_TEMPLATES = ("{}", "{}", "a photo of {}", "a close-up of {}", "a picture of {}")
-SCENE_TEMPLATES = ("{things}", "a photo of {things}", "{things} {place}", "a photo of {things} {place}")
 
 
 def with_article(words: str) -> str:
@@ -56,17 +32,17 @@ def plural(noun: str) -> str:
 
 def spell(name: str, rng: np.random.Generator) -> str:
     """One of the spellings of an object or kind of stuff."""
-    return _choose(SPELLINGS.get(name, (name,)), rng)
+    return _choose(PHRASES["spellings"].get(name, (name,)), rng)
 
 
 def part_caption(name: str, part: str, colour: str, rng: np.random.Generator) -> str:
     """A caption of a close-up of one part, often in the very form systems prompt with (``"dog head"``)."""
-    return _choose(PART_TEMPLATES, rng).format(part=part, a_part=_counted(part, 1), **_thing_words(name, colour, rng))
+    return _choose(PHRASES["part"], rng).format(part=part, a_part=_counted(part, 1), **_thing_words(name, colour, rng))
 
 
 def object_caption(thing: Thing, rng: np.random.Generator) -> str:
     """A caption of a picture of one object, naming up to three of its visible parts."""
-    template = _choose(OBJECT_TEMPLATES if thing.parts else OBJECT_TEMPLATES[:3], rng)
+    template = _choose(PHRASES["object"] if thing.parts else PHRASES["object"][:3], rng)
     return template.format(
         parts=list_parts(thing, rng, 3) if thing.parts else "", **_thing_words(thing.name, thing.colour, rng)
     )
@@ -74,7 +50,7 @@ def object_caption(thing: Thing, rng: np.random.Generator) -> str:
 
 def stuff_caption(name: str, rng: np.random.Generator) -> str:
     """A caption of a close-up of stuff, such as grass."""
-    return _choose(STUFF_TEMPLATES, rng).format(spell(name, rng))
+    return _choose(PHRASES["stuff"], rng).format(spell(name, rng))
 
 
 def scene_caption(things: Sequence[Thing], place: str, rng: np.random.Generator) -> str:
@@ -86,8 +62,8 @@ def scene_caption(things: Sequence[Thing], place: str, rng: np.random.Generator)
         parts = list_parts(thing, rng, most) if thing.parts and rng.random() < 0.9 - 0.2 * len(things) else ""
         phrases.append(f"{words} with {parts}" if parts else words)
     link = (" and ", " next to ", ", ")[rng.integers(3)]
-    caption = _choose(SCENE_TEMPLATES, rng).format(things=link.join(phrases), place=_choose(PLACES[place], rng))
-    return caption.strip()
+    template = _choose(PHRASES["scene"], rng)
+    return template.format(things=link.join(phrases), place=_choose(PHRASES["places"][place], rng)).strip()
 
 
 def list_parts(thing: Thing, rng: np.random.Generator, most: int) -> str:
@@ -105,7 +81,7 @@ def coloured(name: str, colour: str, rng: np.random.Generator) -> str:
 def _counted(part: str, count: int) -> str:
     if part == "hair":
         return "hair"
-    if count == 1 or part in SINGLE:
+    if count == 1 or part in PHRASES["single"]:
         return with_article(part)
     return f"{NUMBERS[count]} {plural(part)}" if count in NUMBERS else plural(part)
 

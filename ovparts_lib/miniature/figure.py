@@ -1,10 +1,10 @@
 """Declarative descriptions of the miniature's objects and the posing that turns one into polygons."""
 
-from __future__ import annotations
-
 import colorsys
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import numpy as np
 
@@ -12,30 +12,9 @@ Range = tuple[float, float]
 Colour = tuple[float, float, float]
 
 # Hue, saturation and value ranges of the named colours; the name is also the word in captions.
-COLOUR_FAMILIES: dict[str, tuple[Range, Range, Range]] = {
-    "red": ((-0.02, 0.02), (0.7, 0.95), (0.6, 0.9)),
-    "orange": ((0.055, 0.085), (0.65, 0.9), (0.75, 0.95)),
-    "yellow": ((0.12, 0.155), (0.6, 0.9), (0.8, 1.0)),
-    "green": ((0.27, 0.38), (0.45, 0.8), (0.35, 0.7)),
-    "blue": ((0.56, 0.65), (0.5, 0.85), (0.45, 0.85)),
-    "purple": ((0.74, 0.82), (0.35, 0.65), (0.4, 0.7)),
-    "pink": ((0.92, 0.97), (0.25, 0.5), (0.8, 0.98)),
-    "brown": ((0.045, 0.085), (0.45, 0.7), (0.3, 0.55)),
-    "golden": ((0.09, 0.115), (0.4, 0.65), (0.68, 0.88)),
-    "black": ((0.0, 1.0), (0.0, 0.15), (0.1, 0.24)),
-    "grey": ((0.55, 0.65), (0.0, 0.1), (0.42, 0.62)),
-    "white": ((0.1, 0.15), (0.0, 0.08), (0.88, 1.0)),
-    "silver": ((0.55, 0.65), (0.0, 0.06), (0.68, 0.82)),
-    "cream": ((0.1, 0.13), (0.12, 0.25), (0.82, 0.95)),
-    "skin": ((0.05, 0.08), (0.25, 0.55), (0.5, 0.95)),
-    "dark": ((0.0, 1.0), (0.0, 0.2), (0.08, 0.2)),
-    "glass": ((0.5, 0.58), (0.12, 0.35), (0.55, 0.9)),
-    "lamp": ((0.12, 0.16), (0.1, 0.45), (0.93, 1.0)),
-    "tyre": ((0.6, 0.7), (0.0, 0.12), (0.12, 0.25)),
-    "eye": ((0.05, 0.4), (0.3, 0.8), (0.6, 0.95)),
-    "rose": ((0.95, 1.02), (0.25, 0.45), (0.55, 0.85)),
-    "beak": ((0.08, 0.14), (0.6, 0.9), (0.65, 0.95)),
-}
+COLOUR_FAMILIES: dict[str, tuple[Range, Range, Range]] = json.loads(
+    Path(__file__).with_name("figures").joinpath("colours.json").read_text(encoding="utf-8")
+)
 
 
 TEXTURES = ("plain", "stripes", "spots", "patches")

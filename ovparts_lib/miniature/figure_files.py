@@ -1,7 +1,5 @@
 """Reading the figures from their descriptions, ``figures/*.yaml``; the ``README.md`` there explains the keys."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager

@@ -1,7 +1,5 @@
 """Writing the miniature in the folder layout and file formats of a released dataset."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 from dataclasses import dataclass
@@ -118,7 +116,7 @@ def render_miniature(
 def renderer_fingerprint() -> str:
     """12 hexadecimal digits that change whenever the drawing code or a figure does."""
     digest, folder = hashlib.sha256(), Path(__file__).parent
-    for source in sorted((*folder.glob("*.py"), *folder.glob("figures/*.yaml"))):
+    for source in sorted((*folder.glob("*.py"), *folder.glob("figures/*.yaml"), *folder.glob("figures/*.json"))):
         if source.stem not in ("layout", "pictures"):
             digest.update(source.read_bytes())
     return digest.hexdigest()[:12]

@@ -1,9 +1,10 @@
 """MiniClip: the miniature's CLIP, trained from nothing on drawn pictures and captions of all objects and parts.
 
-A plain loop on one device. It plays the part of web-scale pre-training: pictures with captions, never a mask.
+A plain loop on one device. It plays the part of web-scale pre-training: pictures with captions, never a mask. Close-ups
+are also joined into mosaics: a caption tells of a whole picture, and patches that are only ever averaged over one all
+come to say the same. In a mosaic every cell has a caption of its own, and nothing was annotated.
+Source of the mosaics: Wu et al., "CLIM: Contrastive Language-Image Mosaic for Region Representation", AAAI 2024.
 """
-
-from __future__ import annotations
 
 import math
 import time
@@ -14,11 +15,11 @@ import open_clip
 import pandas as pd
 import torch
 import torch.nn.functional as F
+from einops import rearrange
 from torch import Tensor, nn
 
 from ovparts_lib.images import IMAGENET_MEAN, IMAGENET_STD
 from ovparts_lib.miniature.caption_batches import CaptionBatches
-from ovparts_lib.miniature.mosaics import cell_means, mosaics
 from ovparts_lib.miniature.pictures import CaptionedPictures
 from ovparts_lib.models.clip.dense import dense_image_features
 from ovparts_lib.models.clip.towers import MINIATURE, ClipSize, build_clip, image_hidden_states
@@ -237,3 +238,23 @@ def _drawn_patches(count: int, clip: open_clip.CLIP, share: float, generator: to
 def _flipped(pictures: Tensor, generator: torch.Generator) -> Tensor:
     flip = torch.rand(len(pictures), generator=generator) < 0.5
     return torch.where(flip[:, None, None, None], pictures.flip(-1), pictures)
+
+
+def mosaics(pictures: Tensor, cells: int) -> Tensor:
+    """Join pictures, row by row, into mosaics of their own size with ``cells`` x ``cells`` reduced pictures each.
+
+    Args:
+        pictures: uint8 (n * cells^2, 3, size, size); ``cells`` divides ``size``.
+        cells: along a side.
+
+    Returns:
+        uint8 (n, 3, size, size).
+    """
+    reduced = F.avg_pool2d(pictures.float(), cells).round().to(pictures.dtype)
+    return rearrange(reduced, "(n r c) k h w -> n k (r h) (c w)", r=cells, c=cells)
+
+
+def cell_means(features: Tensor, cells: int) -> Tensor:
+    """Mean features of the cells of mosaics: (n, d, gh, gw) -> (n * cells^2, d), in the order of :func:`mosaics`."""
+    side = features.shape[-1] // cells
+    return rearrange(F.avg_pool2d(features, side), "n d r c -> (n r c) d")

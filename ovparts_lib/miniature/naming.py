@@ -1,7 +1,5 @@
 """How well a CLIP names what the miniature shows: patches of scenes, and close-ups of parts."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import numpy as np

@@ -3,8 +3,6 @@
 Labels serve here only to check that what a caption names can be seen; no mask leaves this module.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from functools import cache, partial
 from typing import Literal

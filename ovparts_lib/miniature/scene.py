@@ -1,7 +1,5 @@
 """Composing posed figures and a background into one annotated picture."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 

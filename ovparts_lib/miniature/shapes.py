@@ -4,8 +4,6 @@ Every function returns float arrays (n, 2) of x, y with y pointing down. *Centre
 *limbs* start at the origin and end at (1, 0), so that a joint is the origin of the part that hangs on it.
 """
 
-from __future__ import annotations
-
 from functools import cache
 
 import numpy as np

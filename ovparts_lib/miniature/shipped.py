@@ -4,8 +4,6 @@ The file holds half precision, and of CLIP's 49408 token embeddings only those o
 are zero when it is read. Texts of other words are therefore told apart by their length alone.
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 import os

@@ -2,6 +2,7 @@
 
 import json
 import math
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -50,22 +51,27 @@ class TrainingLog:
 
 
 def read_log(path: Path) -> list[dict[str, Any]]:
-    """The entries of a ``log.jsonl`` in order; none if there is no such file. A last line cut short is left out.
+    """The entries of a ``log.jsonl`` in order; none if there is no such file.
 
-    Raises:
-        ValueError: a line that is not the last is not JSON; the message names file and line.
+    A last line cut short is left out; so are damaged ones, with a warning: a history may lack a step, but a run must
+    not fail for it.
     """
     if not path.exists():
         return []
     lines = path.read_text(encoding="utf-8", errors="replace").split("\n")
-    entries = []
-    for number, line in enumerate(lines, start=1):
-        try:
-            entries.append(json.loads(line))
-        except json.JSONDecodeError as error:
-            if number < len(lines):
-                raise ValueError(f"{path}, line {number} is not JSON: {error}; repair or delete the file") from error
-    return entries
+    read = [_entry(line) for line in lines]
+    damaged = [number for number, entry in enumerate(read[:-1], start=1) if entry is None]
+    if damaged:
+        warnings.warn(f"{path}: damaged and left out: line {', '.join(map(str, damaged[:5]))}", stacklevel=2)
+    return [entry for entry in read if entry is not None]
+
+
+def _entry(line: str) -> dict[str, Any] | None:
+    try:
+        entry = json.loads(line)
+    except (ValueError, RecursionError):
+        return None
+    return entry if isinstance(entry, dict) and isinstance(entry.get("step"), int) else None
 
 
 def history_frame(entries: list[dict[str, Any]]) -> pd.DataFrame:

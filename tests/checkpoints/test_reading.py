@@ -1,3 +1,4 @@
+import errno
 import os
 import pickle
 import zipfile
@@ -9,6 +10,7 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
+from ovparts_lib.checkpoints import native
 from ovparts_lib.checkpoints.reading import CheckpointError, file_hash, load_strictly, read_tensors, weights_file
 
 STATE = {"a.weight": torch.arange(6.0).view(2, 3), "b": torch.tensor(2), "half": torch.ones(3, dtype=torch.float16)}
@@ -237,7 +239,7 @@ def test_weights_that_are_not_finite_are_refused_and_named(value):
     module = nn.Linear(3, 2)
     before = module.weight.detach().clone()
     state = {"weight": torch.zeros(2, 3, dtype=torch.float16), "bias": torch.tensor([0.0, value])}
-    with pytest.raises(CheckpointError, match=r"w.pth \(weights\) holds NaN or infinity in 1 tensors: bias; "):
+    with pytest.raises(CheckpointError, match=r"w.pth \(weights\) holds NaN or infinity in bias; "):
         load_strictly(module, state, source="w.pth")
     assert torch.equal(module.weight, before)
 
@@ -321,7 +323,7 @@ def test_other_zip_archives_are_not_called_damaged(tmp_path):
 def test_numbers_that_are_finite_only_in_the_file_are_refused(value):
     module = nn.Linear(3, 2)
     state = {"weight": torch.zeros(2, 3), "bias": torch.tensor([0.0, value], dtype=torch.float64)}
-    with pytest.raises(CheckpointError, match="NaN or infinity in 1 tensors: bias"):
+    with pytest.raises(CheckpointError, match="NaN or infinity in bias"):
         load_strictly(module, state, source="w.pth")
     with pytest.raises(CheckpointError, match="complex64 in the file, float32"):
         load_strictly(module, {**state, "bias": torch.zeros(2, dtype=torch.complex64)}, source="w.pth")
@@ -351,3 +353,18 @@ def test_the_folder_of_a_run_stands_for_its_weights(tmp_path):
     save_file(STATE, tmp_path / "weights.safetensors")
     assert weights_file(tmp_path) == tmp_path / "weights.safetensors"
     assert_same(read_tensors(tmp_path))
+
+
+def test_a_file_that_the_system_does_not_let_us_read_is_not_called_damaged(tmp_path, monkeypatch):
+    def failing(*arguments, **options):
+        raise OSError(errno.EIO, "Input/output error")  # names no file, as of a disk
+
+    path = tmp_path / "w.safetensors"
+    save_file(STATE, path)
+    with monkeypatch.context() as patched:
+        patched.setattr(type(path), "open", failing)
+        with pytest.raises(CheckpointError, match=r"w\.safetensors cannot be read: Input/output error"):
+            read_tensors(path)
+    monkeypatch.setattr(native, "safe_open", failing)
+    with pytest.raises(CheckpointError, match=r"w\.safetensors cannot be read: .*Input/output error"):
+        native.read_metadata(path)

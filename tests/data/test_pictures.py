@@ -1,5 +1,6 @@
 """Pictures of every mode, depth and orientation are read as they look, or refused by name."""
 
+import errno
 import struct
 import zlib
 
@@ -204,3 +205,14 @@ def test_labels_drawn_on_the_turned_picture_get_the_turned_picture(root, orienta
     assert tuple(image.shape[-2:]) == part_map.shape == (47, 33)
     (problem,) = verify_dataset("pascal_part_116", root).problems
     assert "EXIF orientation" in problem.what
+
+
+def test_a_picture_that_the_system_does_not_let_us_read_is_not_called_damaged(tmp_path, monkeypatch):
+    def failing(*arguments, **options):
+        raise OSError(errno.EIO, "Input/output error")
+
+    Image.new("L", (3, 3)).save(tmp_path / "x.png")
+    monkeypatch.setattr(Image, "open", failing)
+    for read in (read_image, read_labels):
+        with pytest.raises(DatasetError, match=r"x\.png: cannot be read .Input/output error.\. Check the disk"):
+            read(tmp_path / "x.png")

@@ -8,7 +8,7 @@ from ovparts_lib.data.dataset import EvaluationDataset, TrainingDataset, collate
 from ovparts_lib.data.few_shot import draw_shots
 from ovparts_lib.data.registry import open_reader, verify_dataset
 from ovparts_lib.miniature.layout import LAYOUTS, render_miniature
-from ovparts_lib.systems.clipseg.model import MINIATURE_CLIPSEG, Clipseg
+from ovparts_lib.systems.clipseg.model import MINIATURE_QUERY, Clipseg
 from ovparts_lib.vocabularies import PartVocabulary
 
 ADE, PASCAL = "ade20k_part_234", "pascal_part_116"
@@ -25,7 +25,7 @@ def worlds(tmp_path_factory):
 @pytest.fixture(scope="module")
 def model():
     torch.manual_seed(0)
-    return Clipseg(MINIATURE_CLIPSEG)
+    return Clipseg(MINIATURE_QUERY)
 
 
 @pytest.mark.parametrize("dataset", LAYOUTS)

@@ -8,7 +8,7 @@ import torch
 
 from ovparts_lib.miniature import shipped
 from ovparts_lib.miniature.caption_batches import CaptionBatches
-from ovparts_lib.miniature.captions import SPELLINGS
+from ovparts_lib.miniature.captions import PHRASES
 from ovparts_lib.miniature.miniclip import (
     MiniClipSettings,
     contrastive_loss,
@@ -177,7 +177,7 @@ def test_captioned_pictures_are_named_and_reproducible():
     for number, picture in enumerate(made):
         assert picture.picture.shape == (32, 32, 3) and picture.picture.dtype == np.uint8
         for caption in picture.captions:
-            named = any(word in caption for word in SPELLINGS.get(picture.object, (picture.object,)))
+            named = any(word in caption for word in PHRASES["spellings"].get(picture.object, (picture.object,)))
             if picture.kind == "part":
                 assert picture.part in caption and (named or caption == picture.part)
             else:

@@ -1,6 +1,6 @@
 import torch
 
-from ovparts_lib.miniature.mosaics import cell_means, mosaics
+from ovparts_lib.miniature.miniclip import cell_means, mosaics
 
 
 def test_every_cell_is_one_picture_reduced():

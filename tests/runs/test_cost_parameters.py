@@ -7,7 +7,7 @@ import torch
 import yaml
 
 from ovparts_lib.runs import load_parameters, parameter_model, validate_parameters
-from ovparts_lib.systems.catseg.model import MINIATURE_CATSEG, Catseg
+from ovparts_lib.systems.catseg.model import MINIATURE_COST, Catseg
 from ovparts_lib.systems.registry import SYSTEMS
 
 CatsegParameters = parameter_model("21_catseg")
@@ -96,8 +96,8 @@ def test_a_sliding_window_is_scored_without_pooling_unless_something_else_is_ask
     assert all(params.pooling is None for params in shipped)
     assert "pooling" not in catseg().model_options()
     for options, expected in (({}, 2), ({"sliding_window": True}, 1), ({"sliding_window": True, "pooling": 2}, 2)):
-        from_run_file = Catseg(MINIATURE_CATSEG, **catseg(**options).model_options())
-        assert (from_run_file.pooling, Catseg(MINIATURE_CATSEG, **options).pooling) == (expected, expected)
+        from_run_file = Catseg(MINIATURE_COST, **catseg(**options).model_options())
+        assert (from_run_file.pooling, Catseg(MINIATURE_COST, **options).pooling) == (expected, expected)
 
 
 @pytest.mark.parametrize("system", ["catseg", "partcatseg"])

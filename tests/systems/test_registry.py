@@ -8,7 +8,7 @@ from safetensors.torch import save_file
 from ovparts_lib.checkpoints.clip import save_clip
 from ovparts_lib.checkpoints.reading import CheckpointError, LoadReport
 from ovparts_lib.models.clip.towers import MINIATURE, build_clip
-from ovparts_lib.systems.clipseg.model import MINIATURE_CLIPSEG, Clipseg
+from ovparts_lib.systems.clipseg.model import MINIATURE_QUERY, Clipseg
 from ovparts_lib.systems.query_weights import hub_names
 from ovparts_lib.systems.registry import SYSTEMS, load_system, system_of
 from ovparts_lib.systems.system import System
@@ -47,16 +47,16 @@ def test_a_released_file_goes_to_the_loader_of_its_system(manifest, system, tmp_
 def test_a_file_that_only_begins_a_system_is_refused_unless_asked_for(tmp_path):
     # As the hub has CLIPSeg: neither visual adapter nor background query.
     path = tmp_path / "model.safetensors"
-    names = hub_names(Clipseg(MINIATURE_CLIPSEG).state_dict())
+    names = hub_names(Clipseg(MINIATURE_QUERY).state_dict())
     kept = {name: tensor.contiguous() for name, tensor in names.items() if name.startswith(("clip.", "decoder."))}
     save_file(kept, path)
     missing = "visual_adapter.down.weight, visual_adapter.up.weight"
     with pytest.raises(CheckpointError) as caught:
-        load_system(path, size=MINIATURE_CLIPSEG)
+        load_system(path, size=MINIATURE_QUERY)
     message = str(caught.value)
     assert "does not hold all of CLIPSeg: 3 tensors would stay random" in message
     assert missing in message and "background_query" in message and "allow_untrained" in message
-    model, report = load_system(path, size=MINIATURE_CLIPSEG, allow_untrained=True)
+    model, report = load_system(path, size=MINIATURE_QUERY, allow_untrained=True)
     assert type(model) is Clipseg
     assert len(report.initialised) == 3
 

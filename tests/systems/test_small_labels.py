@@ -3,16 +3,16 @@
 import pytest
 import torch
 
-from ovparts_lib.systems.catseg.model import MINIATURE_CATSEG, Catseg
-from ovparts_lib.systems.clipseg.model import MINIATURE_CLIPSEG, Clipseg
+from ovparts_lib.systems.catseg.model import MINIATURE_COST, Catseg
+from ovparts_lib.systems.clipseg.model import MINIATURE_QUERY, Clipseg
 from ovparts_lib.systems.partcatseg.model import MINIATURE_PARTCATSEG, PartCatseg
-from ovparts_lib.systems.partclipseg.model import MINIATURE_PARTCLIPSEG, Partclipseg
+from ovparts_lib.systems.partclipseg.model import Partclipseg
 from ovparts_lib.vocabularies import load_vocabulary
 
 MODELS = {
-    "clipseg": lambda: Clipseg(MINIATURE_CLIPSEG),
-    "partclipseg": lambda: Partclipseg(MINIATURE_PARTCLIPSEG),
-    "catseg": lambda: Catseg(MINIATURE_CATSEG),
+    "clipseg": lambda: Clipseg(MINIATURE_QUERY),
+    "partclipseg": lambda: Partclipseg(MINIATURE_QUERY),
+    "catseg": lambda: Catseg(MINIATURE_COST),
     "partcatseg": lambda: PartCatseg(MINIATURE_PARTCATSEG),
 }
 

@@ -3,11 +3,11 @@
 import torch
 
 from ovparts_lib.models.clip.towers import ClipSize
-from ovparts_lib.systems.clipseg.model import Clipseg, ClipsegSize
+from ovparts_lib.systems.clipseg.model import Clipseg, QuerySize
 from ovparts_lib.vocabularies import PartVocabulary
 
 TINY_CLIP = ClipSize("tiny", 16, 32, 8, 32, 4, 2, 16, 2, 2)
-TINY = ClipsegSize(TINY_CLIP, image_size=48, reduce_dim=8, extract_layers=(0, 1, 2), decoder_heads=2, decoder_mlp=16)
+TINY = QuerySize(TINY_CLIP, image_size=48, reduce_dim=8, extract_layers=(0, 1, 2), decoder_heads=2, decoder_mlp=16)
 VOCABULARY = PartVocabulary.from_words({"dog": ["head", "tail"], "car": ["wheel", "licence plate"], "bird": ["wing"]})
 
 

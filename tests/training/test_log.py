@@ -49,10 +49,14 @@ def test_the_history_has_one_row_for_each_step():
     assert history_frame([]).columns.tolist() == ["step"]
 
 
-def test_a_log_damaged_in_the_middle_is_an_error_naming_the_line(tmp_path):
-    (tmp_path / "log.jsonl").write_text('{"step": 1}\n{"st\n{"step": 3}\n')
-    with pytest.raises(ValueError, match=r"log\.jsonl, line 2 is not JSON"):
-        read_log(tmp_path / "log.jsonl")
+@pytest.mark.parametrize("line", [b'{"st', b"\xff\x00\xfe", b"3", b"{}", b'{"step": "2"}', b"[" * 100_000, b""])
+def test_a_damaged_line_is_left_out_and_named(tmp_path, line):
+    path = tmp_path / "log.jsonl"
+    path.write_bytes(b'{"step": 1}\n' + line + b'\n{"step": 3}\n')
+    with pytest.warns(UserWarning, match=r"log\.jsonl: damaged and left out: line 2$"):
+        resumed = TrainingLog(path, 3)
+    resumed.write(train_line(4))
+    assert [entry["step"] for entry in read_log(path)] == [1, 3, 4]
 
 
 def test_a_full_disk_names_the_log(tmp_path, monkeypatch):

@@ -1,6 +1,6 @@
 import pytest
 
-from ovparts_lib.training.optimisers import learning_rate_factor, linear_warmup
+from ovparts_lib.training.schedules import learning_rate_factor, linear_warmup
 
 
 @pytest.mark.parametrize("step", [0, 1, 777, 10_000, 19_999])

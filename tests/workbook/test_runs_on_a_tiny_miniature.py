@@ -28,7 +28,7 @@ from ovparts_lib.models.clip.towers import MINIATURE, build_clip
 from ovparts_lib.runs import load_parameters
 from ovparts_lib.runs.execute import execute
 from ovparts_lib.runs.project import cache_folder
-from ovparts_lib.systems.clipseg.model import MINIATURE_CLIPSEG, Clipseg
+from ovparts_lib.systems.clipseg.model import MINIATURE_QUERY, Clipseg
 from ovparts_lib.systems.registry import SYSTEMS
 from ovparts_lib.vocabularies import PART_VOCABULARIES, load_vocabulary
 from ovparts_lib.workbook import build_model
@@ -149,7 +149,7 @@ def test_what_a_few_shot_run_draws_is_not_scored_and_is_told(world, tmp_path, ca
 
 def test_a_file_that_only_begins_a_system_is_not_scored_as_it(world, tmp_path):
     path = tmp_path / "clipseg.safetensors"
-    SYSTEMS["clipseg"].save(Clipseg(MINIATURE_CLIPSEG), path)
+    SYSTEMS["clipseg"].save(Clipseg(MINIATURE_QUERY), path)
     changes = {"iterations": 0, "clip_weights": None, "checkpoint": str(path), "evaluate_before_training": False}
     params = load_parameters(short_run(world, tmp_path, "23_partclipseg", **changes))
     with pytest.raises(CheckpointError, match=r"does not hold all of PartCLIPSeg: .* would stay random"):

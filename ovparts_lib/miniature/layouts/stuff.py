@@ -1,5 +1,8 @@
 """Backgrounds whose regions are classes: sky, grass, road, sea, wall, floor, and what stands there."""
 
+import json
+from pathlib import Path
+
 import numpy as np
 from PIL import Image, ImageDraw
 
@@ -7,25 +10,10 @@ from ovparts_lib.miniature.canvas import NOTHING, SUPERSAMPLING, Canvas
 from ovparts_lib.miniature.figure import Colour, draw_colour, scale_colour
 from ovparts_lib.miniature.shapes import box, ellipse, wool
 
-STUFF = ("sky", "grass", "road", "sea", "wall", "floor", "tree", "building", "mountain")
-_COLOURS = {
-    "sky": ("glass", "white", "blue"),
-    "grass": ("green",),
-    "road": ("grey", "dark"),
-    "sea": ("blue",),
-    "wall": ("cream", "white", "golden"),
-    "floor": ("brown", "grey"),
-    "tree": ("green",),
-    "building": ("cream", "grey", "brown"),
-    "mountain": ("grey", "brown"),
-}
-# Place, as captions call it: what is above and below the horizon, and what may stand on it.
-_PLACES = {
-    "meadow": ("sky", "grass", ("tree", "mountain")),
-    "street": ("sky", "road", ("building", "tree")),
-    "water": ("sky", "sea", ("mountain",)),
-    "room": ("wall", "floor", ()),
-}
+# Colours of each kind; for a place, as captions call it, what is above and below the horizon, and what may stand there.
+_TABLES = json.loads(Path(__file__).with_name("stuff.json").read_text(encoding="utf-8"))
+_PLACES = _TABLES["places"]
+STUFF = tuple(_TABLES["colours"])
 
 
 def paint_stuff(canvas: Canvas, rng: np.random.Generator) -> tuple[str, np.ndarray]:
@@ -46,7 +34,7 @@ def paint_stuff(canvas: Canvas, rng: np.random.Generator) -> tuple[str, np.ndarr
         pen.polygon((points * SUPERSAMPLING).ravel().tolist(), fill=STUFF.index(name))
 
     def colour_of(name: str) -> Colour:
-        families = _COLOURS[name]
+        families = _TABLES["colours"][name]
         return draw_colour(rng, families[rng.integers(len(families))])
 
     paint(above, box(0) * (2 * width, 2 * height) + (width / 2, height / 2), colour_of(above))

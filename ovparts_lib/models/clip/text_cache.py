@@ -9,7 +9,7 @@ import hashlib
 import logging
 import os
 from collections import OrderedDict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -60,16 +60,24 @@ class TextCache:
             (n, embed_dim) as from :func:`models.clip.text.encode_text`; with templates (n, templates, embed_dim) as
             from :func:`models.clip.prompted_names.encode_names`.
         """
-        texts, device = tuple(texts), clip.positional_embedding.device
+
+        def compute(key: tuple) -> Tensor:
+            if templates is None:
+                return encode_text(clip, tokenize(texts, clip.context_length))
+            return self._names_in_templates(clip, key)
+
+        what = tuple(texts), None if templates is None else tuple(templates)
+        return self.recall(what, clip.positional_embedding.device, text_weights(clip), compute)
+
+    def recall(
+        self, what: tuple, device: torch.device, weights: Iterable[Tensor], compute: Callable[[tuple], Tensor]
+    ) -> Tensor:
+        """What ``compute(key)`` gives, without gradient; once for the same texts, device, precision and weights."""
         autocast = torch.get_autocast_dtype(device.type) if torch.is_autocast_enabled(device.type) else None
-        chosen = None if templates is None else tuple(templates)
-        key = (texts, chosen, autocast, str(device), weights_checksum(text_weights(clip)))
+        key = (*what, autocast, str(device), weights_checksum(weights))
         if key not in self._entries:
             with torch.inference_mode(False), torch.no_grad():  # an ordinary tensor, so that training may use it too
-                if templates is None:
-                    self._entries[key] = encode_text(clip, tokenize(texts, clip.context_length))
-                else:
-                    self._entries[key] = self._names_in_templates(clip, key)
+                self._entries[key] = compute(key)
         self._entries.move_to_end(key)
         while len(self._entries) > self.capacity:
             self._entries.popitem(last=False)

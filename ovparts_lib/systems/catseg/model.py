@@ -34,14 +34,12 @@ TRAINABLE_GROUPS = {
     "aggregator": ("appearance.", "text_guidance.", "embedding.", "layers.", "decoder."),
     **SHARED_GROUPS,
 }
-CatsegSize = CostSize
-MINIATURE_CATSEG = MINIATURE_COST
 SIZES = {
     "released": RELEASED,
     "released_dinov2": RELEASED_DINOV2,
     "released_unguided": without_guidance(RELEASED),
-    "miniature": MINIATURE_CATSEG,
-    "miniature_unguided": without_guidance(MINIATURE_CATSEG),
+    "miniature": MINIATURE_COST,
+    "miniature_unguided": without_guidance(MINIATURE_COST),
 }
 
 
@@ -49,7 +47,7 @@ class Catseg(CostSegmenter):
     """CATSeg for object-specific parts, or any classes. See the module's docstring.
 
     Args:
-        size: hyper-parameters, ``RELEASED``, ``RELEASED_DINOV2`` or ``MINIATURE_CATSEG``.
+        size: hyper-parameters, ``RELEASED``, ``RELEASED_DINOV2`` or ``MINIATURE_COST``.
         background_class: whether the background is one of the classes, as in all experiments on parts. False is
             upstream CAT-Seg, which has no text for it: unlabelled pixels are then negative for every class, and the
             scores have no background.
@@ -68,7 +66,7 @@ class Catseg(CostSegmenter):
 
     def __init__(
         self,
-        size: CatsegSize = RELEASED,
+        size: CostSize = RELEASED,
         *,
         background_class: bool = True,
         sliding_window: bool = False,

@@ -6,7 +6,7 @@ from typing import Any
 
 from ovparts_lib.checkpoints.reading import LoadReport, read_tensors, refuse_beside, renaming
 from ovparts_lib.systems.catseg import SYSTEM
-from ovparts_lib.systems.catseg.model import RELEASED, Catseg, CatsegSize
+from ovparts_lib.systems.catseg.model import RELEASED, Catseg, CostSize
 from ovparts_lib.systems.cost_segmenter import TestEdge
 from ovparts_lib.systems.cost_weights import canonical, load_cost_into, recognise, released_name
 
@@ -15,7 +15,7 @@ released_names = renaming(released_name)
 
 def load_catseg(
     path: str | Path,
-    size: CatsegSize | None = None,
+    size: CostSize | None = None,
     clip_path: str | Path | None = None,
     *,
     guidance_path: str | Path | None = None,
@@ -50,7 +50,7 @@ def load_catseg(
         CheckpointError: unreadable or unrecognised file, upstream's later version, a tensor missing, unexpected or
             misshapen, or ``clip_path`` or ``guidance_path`` given or absent where it should not be.
     """
-    read_as = partial(CatsegSize.read_as, templates=templates, test_shortest_edge=test_shortest_edge)
+    read_as = partial(CostSize.read_as, templates=templates, test_shortest_edge=test_shortest_edge)
     own = SYSTEM.load_own(path, size, options, read_as=read_as, clip_weights=clip_path, guidance_weights=guidance_path)
     if own is not None:
         return own

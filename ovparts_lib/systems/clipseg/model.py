@@ -27,22 +27,20 @@ from ovparts_lib.systems.query_segmenter import (
 from ovparts_lib.systems.scores import AttentionMaps, Maps, Request, Scores
 from ovparts_lib.vocabularies.vocabulary import Vocabulary
 
-ClipsegSize = QuerySize
-MINIATURE_CLIPSEG = MINIATURE_QUERY
-SIZES = {"released": RELEASED, "miniature": MINIATURE_CLIPSEG}
+SIZES = {"released": RELEASED, "miniature": MINIATURE_QUERY}
 
 
 class Clipseg(QuerySegmenter):
     """CLIPSeg for object-specific parts, or any classes. See the module's docstring.
 
     Args:
-        size: hyper-parameters, ``RELEASED`` or ``MINIATURE_CLIPSEG``.
+        size: hyper-parameters, ``RELEASED`` or ``MINIATURE_QUERY``.
         **shared: those of :class:`QuerySegmenter`.
     """
 
     groups = TRAINABLE_GROUPS
 
-    def __init__(self, size: ClipsegSize = RELEASED, **shared: Any) -> None:
+    def __init__(self, size: QuerySize = RELEASED, **shared: Any) -> None:
         super().__init__(size, **shared)
         self.set_trainable(RELEASED_GROUPS)
 

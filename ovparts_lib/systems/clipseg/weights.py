@@ -5,13 +5,13 @@ from typing import Any
 
 from ovparts_lib.checkpoints.native import read_metadata
 from ovparts_lib.checkpoints.reading import LoadReport, read_tensors
-from ovparts_lib.systems.clipseg.model import Clipseg, ClipsegSize
+from ovparts_lib.systems.clipseg.model import Clipseg, QuerySize
 from ovparts_lib.systems.query_weights import load_query_into, query_size, recognise
 
 
 def load_clipseg(
     path: str | Path,
-    size: ClipsegSize | None = None,
+    size: QuerySize | None = None,
     clip_path: str | Path | None = None,
     **options: Any,
 ) -> tuple[Clipseg, LoadReport]:

@@ -18,13 +18,7 @@ from PIL import Image
 from torch import Tensor
 from torchvision.transforms import v2
 
-from ovparts_lib.models.clip.crops import (
-    clip_pixels,
-    mask_by_colour,
-    masked_crop,
-    pair_transform,
-    transformed,
-)
+from ovparts_lib.models.clip.pair_crops import clip_pixels, mask_by_colour, masked_crop, pair_transform, transformed
 from ovparts_lib.systems.ovseg.model import Ovseg
 
 TABLE = "pairs.tsv"

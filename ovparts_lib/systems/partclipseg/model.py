@@ -39,15 +39,14 @@ from ovparts_lib.systems.scores import AttentionMaps, Maps, Request, Scores
 from ovparts_lib.vocabularies import PartVocabulary
 
 LogitsOf = Callable[[slice], Tensor]
-MINIATURE_PARTCLIPSEG = MINIATURE_QUERY
-SIZES = {"released": RELEASED, "miniature": MINIATURE_PARTCLIPSEG}
+SIZES = {"released": RELEASED, "miniature": MINIATURE_QUERY}
 
 
 class Partclipseg(QuerySegmenter):
     """PartCLIPSeg. See the module's docstring.
 
     Args:
-        size: hyper-parameters, ``RELEASED`` or ``MINIATURE_PARTCLIPSEG``.
+        size: hyper-parameters, ``RELEASED`` or ``MINIATURE_QUERY``.
         object_text: whose text fills the object's slot of a pair. ``"object"``: the object's. ``"released"``: as in the
             released code, which reads the object's number in the list that begins with the generic parts, and so
             mostly finds a part's text; the released weights are trained with it and need it.

@@ -22,7 +22,7 @@ from torch.utils.data import Dataset
 
 from ovparts_lib.checkpoints.native import save_weights
 from ovparts_lib.images import resize_image
-from ovparts_lib.models.clip.crops import clip_pixels, masked_crop, pair_transform, transformed
+from ovparts_lib.models.clip.pair_crops import clip_pixels, masked_crop, pair_transform, transformed
 from ovparts_lib.models.clip.token_masks import patch_masks
 from ovparts_lib.models.clip.towers import ClipSize, activation_of, image_embeddings, image_hidden_states
 from ovparts_lib.systems.adapted_clip import AdaptedClip, adapt

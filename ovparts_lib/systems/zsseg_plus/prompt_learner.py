@@ -20,7 +20,7 @@ from ovparts_lib.models.clip.text import (
     encode_token_embeddings,
     tokenize,
 )
-from ovparts_lib.models.clip.text_cache import text_weights, weights_checksum
+from ovparts_lib.models.clip.text_cache import TextCache, text_weights
 
 DOT_TOKEN = 269
 _START, _DOT, _END, _LEARNED = 0, 1, 2, 3  # rows of the table that texts are gathered from
@@ -47,7 +47,7 @@ class PromptLearner(nn.Module):
         self.fuse_weight = nn.Parameter(torch.zeros(()))
         for signal in ("start_signal", "dot_signal", "end_signal"):
             self.register_buffer(signal, torch.zeros(1, width))
-        self._texts: dict[tuple, Tensor] = {}
+        self._texts = TextCache(capacity=4)
 
     def encode(self, clip: open_clip.CLIP, pairs: Sequence[tuple[str, str]], condition: Tensor | None = None) -> Tensor:
         """Normalised text embeddings of classes, with gradient into the learned vectors.
@@ -89,15 +89,9 @@ class PromptLearner(nn.Module):
         """:meth:`encode` without condition and gradient, for as long as no weight it depends on changes."""
         _, _, tokens = _layout(tuple(pairs), len(self.prefix_prompt), len(self.connect_prompt))
         device = clip.positional_embedding.device
-        autocast = torch.get_autocast_dtype(device.type) if torch.is_autocast_enabled(device.type) else None
         words = clip.token_embedding.weight.detach()[tokens.to(device)]
         weights = [words, *text_weights(clip)[1:], *(tensor.detach() for tensor in self.state_dict().values())]
-        key = (tuple(pairs), autocast, str(device), weights_checksum(weights))
-        if key not in self._texts:
-            with torch.inference_mode(False), torch.no_grad():  # an ordinary tensor: training may use it too
-                texts = self.encode(clip, pairs)
-            self._texts = dict(list(self._texts.items())[-3:]) | {key: texts}
-        return self._texts[key]
+        return self._texts.recall((tuple(pairs),), device, weights, lambda key: self.encode(clip, pairs))
 
     def _signals(self, clip: open_clip.CLIP) -> Tensor:
         stored = torch.cat([self.start_signal, self.dot_signal, self.end_signal])

@@ -18,7 +18,7 @@ from ovparts_lib.models.cost_aggregation.inputs import (
     squash,
 )
 from ovparts_lib.models.cost_aggregation.targets import part_segmentation_loss
-from ovparts_lib.systems.catseg.model import RELEASED_GROUPS, TRAINABLE_GROUPS, Catseg, CatsegSize, without_guidance
+from ovparts_lib.systems.catseg.model import RELEASED_GROUPS, TRAINABLE_GROUPS, Catseg, CostSize, without_guidance
 from ovparts_lib.systems.scores import BACKGROUND
 from ovparts_lib.training.optimisers import build_optimiser
 from ovparts_lib.training.settings import TrainingSettings
@@ -335,7 +335,7 @@ def test_options_out_of_range(options, message):
 def test_sizes_that_cannot_be(changes, message):
     given = {name: getattr(TINY_CATSEG, name) for name in ("clip", "inputs", "guidance", "aggregator", "templates")}
     with pytest.raises(ValueError, match=message):
-        CatsegSize(**{**given, **changes})
+        CostSize(**{**given, **changes})
 
 
 def test_images_must_be_images(model):

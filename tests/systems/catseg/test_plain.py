@@ -14,7 +14,7 @@ from ovparts_lib.models.clip.prompts import TEMPLATES
 from ovparts_lib.models.cost_aggregation import AggregatorSize
 from ovparts_lib.models.cost_aggregation.inputs import InputSize, SlidingWindow
 from ovparts_lib.systems.catseg import weights as catseg_files
-from ovparts_lib.systems.catseg.model import Catseg, CatsegSize
+from ovparts_lib.systems.catseg.model import Catseg, CostSize
 from ovparts_lib.systems.partcatseg import weights as partcatseg_files
 from ovparts_lib.systems.partcatseg.model import PartCatseg, PartCatsegSize
 from ovparts_lib.vocabularies import PartVocabulary
@@ -98,7 +98,7 @@ def picture_squares(size, image):
     ],
 )
 def test_catseg_on_pictures_of_several_shapes(tmp_path, guidance, templates, kind, pooling):
-    size = sized(CatsegSize, guidance, templates, class_attention=kind)
+    size = sized(CostSize, guidance, templates, class_attention=kind)
     model, state = loaded(tmp_path, size, pooling=pooling, padding="stretched")
     text = plain.texts(state, PARTS, TEMPLATES[templates], HEADS)
     for image, scores in zip(IMAGES, model.eval().predict(IMAGES, VOCABULARY), strict=True):
@@ -112,7 +112,7 @@ def test_catseg_on_pictures_of_several_shapes(tmp_path, guidance, templates, kin
 @pytest.mark.parametrize("guidance", ["resnet101", "dinov2_vits14"])
 def test_catseg_on_sliding_windows_without_a_background_class(tmp_path, guidance):
     """Upstream's way on scenes; three by three crops, of which the middle one overlaps all others."""
-    size, stride = sized(CatsegSize, guidance), 16
+    size, stride = sized(CostSize, guidance), 16
     window = SlidingWindow(SIDE + 2 * stride, SIDE, overlap=0.66)
     options = {"sliding_window": True, "window": window, "pooling": 1, "background_class": False}
     model, state = loaded(tmp_path, size, **options)
@@ -157,7 +157,7 @@ def assert_same_gradients(model, names, state):
 @pytest.mark.parametrize(("guidance", "background"), [("resnet101", True), ("dinov2_vits14", False)])
 def test_loss_and_gradients_of_catseg(tmp_path, guidance, background):
     """Of pictures that are padded and labels of another size than the pictures, which the maps are stretched to."""
-    size = sized(CatsegSize, guidance)
+    size = sized(CostSize, guidance)
     model, state = loaded(tmp_path, size, padding="stretched", background_class=background)
     images, part_maps = [random_image(40, 56, 3), random_image(70, 33, 4)], labels(5, 0)
     loss = model.train().loss({"images": images, "part_maps": list(part_maps), "vocabulary": VOCABULARY})

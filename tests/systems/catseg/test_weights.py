@@ -9,7 +9,7 @@ from ovparts_lib.checkpoints.cost_aggregation import load_guidance_into
 from ovparts_lib.checkpoints.native import save_weights
 from ovparts_lib.checkpoints.reading import CheckpointError
 from ovparts_lib.models.backbones.guidance import DinoGuidance, SmallGuidance
-from ovparts_lib.systems.catseg.model import MINIATURE_CATSEG, RELEASED, RELEASED_DINOV2, Catseg
+from ovparts_lib.systems.catseg.model import MINIATURE_COST, RELEASED, RELEASED_DINOV2, Catseg
 from ovparts_lib.systems.catseg.weights import load_catseg, released_names
 from ovparts_lib.systems.cost_weights import BACKGROUND, TRANSFORMER
 from ovparts_lib.systems.partcatseg.weights import load_partcatseg
@@ -59,8 +59,8 @@ def test_our_own_files_need_no_more_than_their_path(tmp_path):
 
 
 def test_the_miniature_can_be_kept(tmp_path):
-    SYSTEMS["catseg"].save(Catseg(MINIATURE_CATSEG), tmp_path / "miniature.safetensors")
-    assert load_catseg(tmp_path / "miniature.safetensors")[0].size == MINIATURE_CATSEG
+    SYSTEMS["catseg"].save(Catseg(MINIATURE_COST), tmp_path / "miniature.safetensors")
+    assert load_catseg(tmp_path / "miniature.safetensors")[0].size == MINIATURE_COST
 
 
 def test_files_of_other_systems_are_refused(tmp_path):
@@ -122,10 +122,10 @@ def test_a_file_with_other_prompts_says_which_options_it_needs(tmp_path, load, s
 
 
 def test_what_no_tensor_tells_is_said_when_a_file_is_read(tmp_path):
-    path = SYSTEMS["catseg"].save(Catseg(MINIATURE_CATSEG), tmp_path / "miniature.safetensors")
-    assert load_system(path)[0].size.inputs.shortest_edge == MINIATURE_CATSEG.inputs.shortest_edge == 96
+    path = SYSTEMS["catseg"].save(Catseg(MINIATURE_COST), tmp_path / "miniature.safetensors")
+    assert load_system(path)[0].size.inputs.shortest_edge == MINIATURE_COST.inputs.shortest_edge == 96
     model, _ = load_system(path, test_shortest_edge=None)
-    assert model.size == replace(MINIATURE_CATSEG, inputs=replace(MINIATURE_CATSEG.inputs, shortest_edge=None))
+    assert model.size == replace(MINIATURE_COST, inputs=replace(MINIATURE_COST.inputs, shortest_edge=None))
     other = SYSTEMS["clipseg"].save(SYSTEMS["clipseg"].build("miniature"), tmp_path / "clipseg.safetensors")
     with pytest.raises(CheckpointError, match="is of CLIPSeg, which has no test_shortest_edge; leave it out"):
         load_system(other, test_shortest_edge=None)

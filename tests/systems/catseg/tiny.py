@@ -5,7 +5,7 @@ import torch
 from ovparts_lib.models.backbones.guidance import GuidanceSize
 from ovparts_lib.models.cost_aggregation import AggregatorSize
 from ovparts_lib.models.cost_aggregation.inputs import InputSize
-from ovparts_lib.systems.catseg.model import Catseg, CatsegSize
+from ovparts_lib.systems.catseg.model import Catseg, CostSize
 from tests.systems.tiny import TINY_CLIP
 
 AGGREGATOR = AggregatorSize(
@@ -21,7 +21,7 @@ AGGREGATOR = AggregatorSize(
     decoder_dims=(16, 8),
     decoder_guidance_dims=(4, 4),
 )
-TINY_CATSEG = CatsegSize(
+TINY_CATSEG = CostSize(
     clip=TINY_CLIP,
     inputs=InputSize(32, shortest_edge=48, longest_edge=96, divisor=32),
     guidance=GuidanceSize("small", 32, channels=(8, 8, 4), clip_layer=2),

@@ -9,7 +9,7 @@ from torch import nn
 
 from ovparts_lib.images import resize_image, square_pixels
 from ovparts_lib.models.film_decoder import PlainHead, RefinedHead, binary_segmentation_loss
-from ovparts_lib.systems.clipseg.model import RELEASED_GROUPS, TRAINABLE_GROUPS, ClipsegSize
+from ovparts_lib.systems.clipseg.model import RELEASED_GROUPS, TRAINABLE_GROUPS, QuerySize
 from ovparts_lib.vocabularies import PartVocabulary
 from tests.systems.tiny import TINY_CLIP, VOCABULARY, random_batch, random_image, tiny_clipseg
 
@@ -203,7 +203,7 @@ def test_a_training_step_changes_the_next_prediction(model):
 
 def test_the_plain_decoder_and_half_precision_run():
     torch.manual_seed(0)
-    size = ClipsegSize(TINY_CLIP, 48, 8, (0, 2), 2, 16, refined=False)
+    size = QuerySize(TINY_CLIP, 48, 8, (0, 2), 2, 16, refined=False)
     model = type(tiny_clipseg())(size)
     (exact,) = model.predict([random_image(40, 90)], VOCABULARY)
     (rough,) = model.bfloat16().predict([random_image(40, 90)], VOCABULARY)
@@ -334,7 +334,7 @@ def test_a_copy_does_not_share_its_cache_with_a_changed_original(model):
 )
 def test_sizes_that_do_not_fit_are_refused(options, message):
     with pytest.raises(ValueError, match=message):
-        ClipsegSize(**{"clip": TINY_CLIP, "image_size": 48, "reduce_dim": 8, "extract_layers": (0,), **options})
+        QuerySize(**{"clip": TINY_CLIP, "image_size": 48, "reduce_dim": 8, "extract_layers": (0,), **options})
 
 
 @pytest.mark.parametrize(

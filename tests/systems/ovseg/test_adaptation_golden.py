@@ -6,7 +6,7 @@ import torch
 from PIL import Image
 from torchvision.transforms.v2.functional import pil_to_tensor
 
-from ovparts_lib.models.clip.crops import FILL, clip_pixels, mask_by_colour, pair_transform
+from ovparts_lib.models.clip.pair_crops import FILL, clip_pixels, mask_by_colour, pair_transform
 from ovparts_lib.models.clip.text import tokenize
 from ovparts_lib.models.clip.token_masks import patch_masks
 from ovparts_lib.models.clip.towers import VIT_B_16, build_clip

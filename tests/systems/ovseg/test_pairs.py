@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from ovparts_lib.models.clip.crops import FILL, mask_by_colour
+from ovparts_lib.models.clip.pair_crops import FILL, mask_by_colour
 from ovparts_lib.systems.adapted_clip import (
     FINE_TUNING,
     MASK_PROMPT_TUNING,

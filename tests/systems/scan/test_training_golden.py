@@ -7,7 +7,7 @@ import pytest
 import torch
 from timm.layers import DropPath
 
-from ovparts_lib.models.clip.crops import clip_pixels, mask_by_colour
+from ovparts_lib.models.clip.pair_crops import clip_pixels, mask_by_colour
 from ovparts_lib.models.clip.token_masks import patch_masks
 from ovparts_lib.models.clip.towers import VIT_B_16, build_clip
 from ovparts_lib.models.maskformer.matching import Segments
