@@ -149,7 +149,7 @@ class Protocol:
 
     def check(self, evaluation: Evaluation, mode: str) -> None:
         """Raise UnsupportedModeError unless the evaluation can be read in this mode."""
-        if mode not in evaluation.matrices:
+        if mode not in evaluation.per_image:
             raise UnsupportedModeError(f"the evaluation has no mode {mode!r}; it has {', '.join(evaluation.modes)}")
         if mode not in self.modes:
             raise UnsupportedModeError(
