@@ -1,8 +1,9 @@
 """Train systems and ablated variants on the miniature with several seeds.
 
 Needs ``outputs/miniature/world`` (``ovparts run params/miniature/01_miniature.yaml``). Every row of
-``benchmarks/results/miniature_ablations.csv`` is one mode and stage of one run, scored on all test images. Runs are
-resumable: what is complete is not trained again.
+``benchmarks/results/miniature_ablations.csv`` is one mode and stage of one run, scored on all test images; printed are
+means over seeds, and how well the order of systems agrees with the published one. Runs are resumable: what is complete
+is not trained again.
 
 The budget is that of each system in the demo or, with ``--iterations`` (steps of CLIPSeg's batch), the same number of
 pictures for all. PartCATSeg is trained in two stages, as published: it begins from the CATSeg of
@@ -24,6 +25,7 @@ from typing import Any
 import pandas as pd
 import yaml
 
+from ovparts_lib.evaluation.tables import published_results
 from ovparts_lib.runs import load_parameters, project_root
 from ovparts_lib.runs.batch import default_jobs, run_beside
 
@@ -215,6 +217,35 @@ def _figures(row: dict[str, Any]) -> dict[str, float | str]:
     return {key: "" if row.get(key) is None else round(row[key], 2) for key in FIGURES}
 
 
+def rank_correlations(rows: Sequence[dict[str, Any]]) -> pd.DataFrame:
+    """Spearman's correlation of the systems' order here with the published one on Pascal-Part-116, for each seed.
+
+    Of a system's published figures the best zero-shot one counts; figures that stand in issue threads do not.
+
+    Args:
+        rows: of :func:`rows_of`; systems as they are, after training, count.
+
+    Returns:
+        Columns mode, figure, seed, systems (how many are compared), correlation.
+    """
+    published = published_results("pascal_part_116", "zero_shot")
+    published = published[published["evidence"] != "issue"].groupby(["system", "mode"])[["unseen", "harmonic"]].max()
+    table = pd.DataFrame(rows)
+    table = table[table["stage"] == "after"].merge(
+        published, left_on=["variant", "mode"], right_index=True, suffixes=("", "_published")
+    )
+    found = []
+    for (mode, seed), compared in table.groupby(["mode", "seed"]):
+        for figure in ("unseen", "harmonic"):
+            both = compared[[figure, f"{figure}_published"]].astype(float).dropna()
+            if len(both) > 2:
+                correlation = both.corr("spearman").iloc[0, 1]
+                found.append(
+                    {"mode": mode, "figure": figure, "seed": seed, "systems": len(both), "correlation": correlation}
+                )
+    return pd.DataFrame(found)
+
+
 def main() -> None:
     """Train what is missing, then write and show the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -250,6 +281,10 @@ def main() -> None:
     table = pd.DataFrame(rows).replace({key: {"": math.nan} for key in FIGURES})
     groups = table.groupby(["mode", "variant", "stage", "budget"], sort=False)
     print(groups[list(FIGURES)].agg(["mean", "std"]).round(1).to_string())
+    correlations = rank_correlations(rows)
+    if len(correlations):
+        groups = correlations.groupby(["mode", "figure", "systems"])["correlation"]
+        print(groups.agg(["mean", "min", "max", "count"]).round(2).to_string())
     attention = table[table["attention_strength"] != ""].drop_duplicates(["variant", "seed"])  # both modes have it
     if len(attention):
         attention = attention.astype(dict.fromkeys((f"attention_{key}" for key in ATTENTION), float))

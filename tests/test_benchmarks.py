@@ -126,6 +126,22 @@ def test_a_run_becomes_a_row_per_stage_and_mode_with_its_budget_and_its_attentio
         ablations.rows_of(tmp_path, "PartCLIPSeg", values | {"iterations": 8}, 8)
 
 
+def test_the_order_of_systems_is_compared_with_the_published_one(ablations):
+    published = {"PartCATSeg": 50.41, "PartCLIPSeg": 38.79, "CLIPSeg": 35.04, "CATSeg": 32.76}  # harmonic, oracle-obj
+    ranks = {"as published": [4, 3, 2, 1], "reversed": [1, 2, 3, 4], "two neighbours exchanged": [4, 2, 3, 1]}
+    rows = [
+        {"variant": name, "mode": "oracle_obj", "stage": stage, "seed": seed, "unseen": 1.0, "harmonic": value}
+        for seed, values in enumerate(ranks.values())
+        for name, rank in [*zip(published, values, strict=True), ("CATSeg without guidance", 9)]
+        for stage, value in (("before", -rank), ("after", rank))
+    ]
+    found = ablations.rank_correlations(rows)
+    harmonic = found[found["figure"] == "harmonic"]
+    assert harmonic["systems"].tolist() == [4, 4, 4]
+    assert harmonic["correlation"].tolist() == pytest.approx([1, -1, 1 - 6 * 2 / (4 * 15)])
+    assert set(found[found["figure"] == "unseen"]["systems"]) == {3}  # PartCATSeg's is not published
+
+
 def test_a_budget_that_no_whole_number_of_steps_has_is_refused(ablations, monkeypatch):
     monkeypatch.setattr(ablations, "shipped", lambda name: {"iterations": 5, "batch_size": 2 if "20" in name else 4})
     assert ablations.budget(6, "21_catseg") == (3, 4)

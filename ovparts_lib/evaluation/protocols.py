@@ -5,7 +5,7 @@ how it departs from ours stands in ``protocols.json``.
 """
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from importlib import resources
 from typing import Literal
@@ -126,57 +126,13 @@ class Protocol:
                 reads.
         """
         self.check(evaluation, mode)
-        counts = {name: getattr(evaluation, name) for name in COUNTED}
-        return self.read(
-            evaluation.matrices[mode],
-            evaluation.vocabulary,
-            mode,
-            counts,
-            background=evaluation.background,
-            boundary=evaluation.boundary.get(mode),
-            boundary_released=evaluation.boundary_released.get(mode),
-            options=evaluation.options,
-        )
-
-    def read(
-        self,
-        matrix: np.ndarray,
-        vocabulary: Vocabulary,
-        mode: str,
-        counts: Mapping[str, int] | None = None,
-        *,
-        background: ImageCounts | np.ndarray | None = None,
-        boundary: np.ndarray | None = None,
-        boundary_released: np.ndarray | None = None,
-        options: str = DEFAULT_OPTIONS,
-    ) -> ProtocolResult:
-        """Read a matrix that stands alone.
-
-        Args:
-            matrix: int64 (N+1, N+1).
-            vocabulary: its classes.
-            mode: what the matrix counts.
-            counts: records and images behind it.
-            background: predictions on known background, of each image or int64 (N+1,) in all.
-            boundary: its boundary counts, as :class:`Evaluation` has them; None where there are none.
-            boundary_released: likewise as released.
-            options: how scoring differed from the default.
-
-        Raises:
-            UnsupportedModeError: the protocol is not defined for the mode, or lacks the background it charges.
-            ValueError: matrix and vocabulary are of different sizes.
-        """
-        self._check_mode(mode)
-        classes = len(vocabulary.classes)
-        if matrix.shape != (classes + 1, classes + 1):
-            raise ValueError(
-                f"a matrix of {classes} classes must be {(classes + 1, classes + 1)}, this one is {matrix.shape}"
-            )
-        charged = self._charged(background, classes)
-        total = self.tally(ImageCounts.of_matrix(matrix), vocabulary, charged).total()
+        vocabulary, classes = evaluation.vocabulary, len(evaluation.vocabulary.classes)
+        total = self.tally(evaluation.per_image[mode], vocabulary, evaluation.background).total()
         summary = {key: float(value) for key, value in self.summary(total, vocabulary).items()}
-        boundary_iou = self._boundary_classes(boundary, boundary_released, classes)
-        summary |= self._boundary_means(boundary_iou, vocabulary)
+        boundary = self._boundary_classes(
+            evaluation.boundary.get(mode), evaluation.boundary_released.get(mode), classes
+        )
+        summary |= self._boundary_means(boundary, vocabulary)
         numbers = [key for key in summary if "classes" in key] + ["predicted_only"]
         summary |= {key: int(summary[key]) for key in numbers}
         return ProtocolResult(
@@ -186,21 +142,28 @@ class Protocol:
             vocabulary=vocabulary.name,
             vocabulary_hash=vocabulary.hash,
             summary=summary,
-            classes=self._class_frame(total, boundary_iou[:classes]),
-            counts=dict(counts or {}),
-            options=options,
+            classes=self._class_frame(total, boundary[:classes]),
+            counts={name: getattr(evaluation, name) for name in COUNTED},
+            options=evaluation.options,
         )
 
     def check(self, evaluation: Evaluation, mode: str) -> None:
         """Raise UnsupportedModeError unless the evaluation can be read in this mode."""
-        if mode not in evaluation.matrices:
+        if mode not in evaluation.per_image:
             raise UnsupportedModeError(f"the evaluation has no mode {mode!r}; it has {', '.join(evaluation.modes)}")
-        self._check_mode(mode)
+        if mode not in self.modes:
+            raise UnsupportedModeError(
+                f"the protocol {self.name!r} is not defined for the mode {mode!r}, only for {', '.join(self.modes)}"
+            )
         if evaluation.level != self.level:
             raise UnsupportedModeError(
                 f"the protocol {self.name!r} reads matrices of {self.level}, this evaluation is over {evaluation.level}"
             )
-        self._check_background(evaluation.background)
+        if self.charges_background and evaluation.background is None:
+            raise UnsupportedModeError(
+                f"the protocol {self.name!r} charges predictions on known background, which were not counted; "
+                "evaluate with strict=True"
+            )
         if self.semantics_guided and not load_fathers(evaluation.vocabulary.name):
             raise UnsupportedModeError(
                 f"the protocol {self.name!r} needs a table of fathers; the class list {evaluation.vocabulary.name!r} "
@@ -241,27 +204,6 @@ class Protocol:
         beyond = ratio(counts.right, counts.union)[..., classes:]
         figures["background_IoU"] = beyond[..., 0] if beyond.shape[-1] else np.full(figures["mIoU"].shape, np.nan)
         return figures
-
-    def _check_mode(self, mode: str) -> None:
-        if mode not in self.modes:
-            raise UnsupportedModeError(
-                f"the protocol {self.name!r} is not defined for the mode {mode!r}, only for {', '.join(self.modes)}"
-            )
-
-    def _check_background(self, background: ImageCounts | np.ndarray | None) -> None:
-        if self.charges_background and background is None:
-            raise UnsupportedModeError(
-                f"the protocol {self.name!r} charges predictions on known background, which were not counted; "
-                "evaluate with strict=True"
-            )
-
-    def _charged(self, background: ImageCounts | np.ndarray | None, classes: int) -> ImageCounts | None:
-        if not self.charges_background:
-            return None
-        self._check_background(background)
-        totals = np.zeros((classes + 1, classes + 1), np.int64)
-        totals[:, classes] = background.matrix()[:, classes] if isinstance(background, ImageCounts) else background
-        return ImageCounts.of_matrix(totals)
 
     def _class_frame(self, counts: Tally, boundary: np.ndarray) -> pd.DataFrame:
         size = len(boundary)

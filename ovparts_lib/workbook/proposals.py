@@ -20,8 +20,10 @@ from ovparts_lib.data.registry import open_reader
 from ovparts_lib.data.transforms import training_transform
 from ovparts_lib.evaluation.evaluator import evaluate
 from ovparts_lib.evaluation.objects import score_objects
+from ovparts_lib.evaluation.per_image import ImageCounts
 from ovparts_lib.evaluation.protocols import protocol_named, score_all
 from ovparts_lib.evaluation.scoring import score_image
+from ovparts_lib.evaluation.stored import Evaluation
 from ovparts_lib.inspection import Panel
 from ovparts_lib.progress_bar import tqdm
 from ovparts_lib.runs import resolve_path
@@ -72,8 +74,7 @@ def search_ensemble(
         sample = dataset[index]
         for *pair, scores in sweep(model, sample.image.to(device), vocabulary, thresholds, weights):
             counts[tuple(pair)] = _counts(scores, sample, vocabulary) + counts.get(tuple(pair), 0)
-    read = protocol_named(protocol).read
-    rows = [(*pair, read(m.cpu().numpy(), vocabulary, "pred_all").summary["mIoU"]) for pair, m in counts.items()]
+    rows = [(*pair, _miou(matrix, vocabulary, protocol)) for pair, matrix in counts.items()]
     table = pd.DataFrame(rows, columns=["threshold", "weight", "mIoU"]).sort_values("mIoU", ascending=False)
     caption = f"mIoU of {images} test images, protocol {protocol}; the best are outlined."
     return inspection.search_heatmap(table.reset_index(drop=True), caption)
@@ -109,8 +110,7 @@ def shift_spread(model: nn.Module, dataset: Any, images: int, protocol: str, see
                 matrices[seed] = _counts(scores, sample, vocabulary) + matrices[seed]
     finally:
         model.shift_seed = given
-    read = protocol_named(protocol).read
-    figures = [read(matrix.cpu().numpy(), vocabulary, "pred_all").summary["mIoU"] for matrix in matrices]
+    figures = [_miou(matrix, vocabulary, protocol) for matrix in matrices]
     table = pd.DataFrame({"seed": range(seeds), "mIoU": figures})
     mean, deviation = table["mIoU"].mean(), table["mIoU"].std()
     caption = f"{mean:.2f}, standard deviation {deviation:.2f}, on {count} test images, protocol {protocol}"
@@ -122,6 +122,13 @@ def _counts(scores: Scores, sample: Any, vocabulary: Vocabulary) -> torch.Tensor
     if isinstance(vocabulary, PartVocabulary):
         return score_image(scores, sample, vocabulary, ("pred_all",)).matrices["pred_all"]
     return score_objects(scores, sample, vocabulary).matrices["pred_all"]
+
+
+def _miou(matrix: torch.Tensor, vocabulary: Vocabulary, protocol: str) -> float:
+    """MIoU in pred-all of counts over all images."""
+    chosen, counts = protocol_named(protocol), ImageCounts.of_matrix(matrix.cpu().numpy())
+    evaluation = Evaluation({"pred_all": counts}, ("all",), 1, 0, 1, vocabulary, chosen.level)
+    return chosen(evaluation, "pred_all").summary["mIoU"]
 
 
 def oracle_ablations(model: nn.Module, dataset: Any, images: int, protocol: str, **options: Any) -> Panel:

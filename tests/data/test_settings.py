@@ -39,7 +39,7 @@ def test_every_split_of_every_miniature_can_be_served(worlds, dataset):
         values = set(np.unique(sample["part_map"]).tolist())
         assert values - {ignore} and max(values - {ignore}) < classes
         if not of_parts:
-            assert set(np.unique(EvaluationDataset(reader, split)[0].label_map)) - {reader.vocabulary.ignore_label}
+            assert set(np.unique(EvaluationDataset(reader, split)[0].part_map)) - {reader.vocabulary.ignore_label}
         elif reader.split(split).conditioned:
             evaluation = EvaluationDataset(reader, split)
             assert evaluation[0].regions

@@ -1,5 +1,6 @@
 """Recorded runs of the released evaluators, read from tests/golden/evaluation."""
 
+import dataclasses
 import json
 import math
 from pathlib import Path
@@ -9,7 +10,9 @@ import pytest
 import torch
 
 from ovparts_lib.evaluation.boundary import label_difference
+from ovparts_lib.evaluation.per_image import ImageCounts, load_fathers
 from ovparts_lib.evaluation.scoring import count_pairs, to_target
+from ovparts_lib.evaluation.stored import Evaluation
 from ovparts_lib.images import resize_labels
 from ovparts_lib.vocabularies import PartVocabulary, load_vocabulary
 
@@ -89,3 +92,19 @@ def assert_figures(ours, theirs):
             assert ours[key] == pytest.approx(value, rel=0, abs=1e-8), key
     for key in set(ours) - set(theirs):
         assert math.isnan(ours[key]), key
+
+
+def read_matrix(protocol, matrix, vocabulary, mode, *, background=None, boundary_released=None):
+    """A protocol's figures of a matrix that stands alone, with predictions on known background, int64 (N+1,)."""
+    if background is not None:
+        charged = np.zeros_like(matrix)
+        charged[:, -1] = background
+        background = ImageCounts.of_matrix(charged)
+    if not load_fathers(vocabulary.name):  # without a table SG-IoU is the vanilla IoU
+        protocol = dataclasses.replace(protocol, semantics_guided=False)
+    kept = {} if boundary_released is None else {mode: boundary_released}
+    counts = {mode: ImageCounts.of_matrix(matrix)}
+    evaluation = Evaluation(
+        counts, ("all",), 1, 0, 1, vocabulary, protocol.level, background=background, boundary_released=kept
+    )
+    return protocol(evaluation, mode)

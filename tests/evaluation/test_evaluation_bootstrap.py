@@ -9,6 +9,7 @@ from ovparts_lib.evaluation.per_image import ImageCounts
 from ovparts_lib.evaluation.protocols import PROTOCOLS, UnsupportedModeError
 from ovparts_lib.evaluation.stored import Evaluation
 from ovparts_lib.vocabularies import PartVocabulary
+from tests.evaluation.recorded import read_matrix
 from tests.evaluation.scripted import Labels, Scripted
 
 VOCABULARY = PartVocabulary("four", ("a's x", "a's y", "b's x", "b's y"), ("a", "b"), frozenset({"b"}))
@@ -65,7 +66,9 @@ def test_samples_equal_drawing_images_and_reading_their_matrix(protocol):
         matrix = sum(
             count * select(evaluation.per_image["pred_all"], [image]).matrix() for image, count in enumerate(weight)
         )
-        read.append(PROTOCOLS[protocol].read(matrix, VOCABULARY, "pred_all", background=np.zeros(5, np.int64)).summary)
+        read.append(
+            read_matrix(PROTOCOLS[protocol], matrix, VOCABULARY, "pred_all", background=np.zeros(5, np.int64)).summary
+        )
     for figure in ("mIoU", "seen", "unseen", "harmonic", "recall", "pixel_accuracy", "fwIoU"):
         low, high = np.percentile([one[figure] for one in read], [2.5, 97.5])
         assert table.loc[figure, "low"] == pytest.approx(low, abs=1e-9)

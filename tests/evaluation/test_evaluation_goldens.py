@@ -19,6 +19,7 @@ from tests.evaluation.recorded import (
     forced_to_nothing,
     load_case,
     read,
+    read_matrix,
     released_boundaries,
 )
 from tests.evaluation.released_keys import released_keys
@@ -45,7 +46,7 @@ def test_confusions_equal_the_recorded_ones(name):
 def test_ov_parts_equals_the_released_evaluator(name):
     facts, arrays, vocabulary = load_case(name)
     matrix = accumulate(arrays, vocabulary, "oracle", facts["num_samples"])
-    result = PROTOCOLS["ov_parts"].read(matrix, vocabulary, "oracle_obj")
+    result = read_matrix(PROTOCOLS["ov_parts"], matrix, vocabulary, "oracle_obj")
     expected = facts["evaluators"]["ov_parts"]["sem_seg"]
     names = {"mIoU": "mIoU", "seen": "mIoU-base", "unseen": "mIoU-unbase", "harmonic": "h-IoU", "fwIoU": "fwIoU"}
     for ours, theirs in names.items():
@@ -74,7 +75,9 @@ def test_recommended_equals_sets_of_pixels(name, kind):
         for part in range(count)
         if (label == part).any()
     }
-    result = PROTOCOLS["recommended"].read(accumulate(arrays, vocabulary, kind, facts["num_samples"]), vocabulary, mode)
+    result = read_matrix(
+        PROTOCOLS["recommended"], accumulate(arrays, vocabulary, kind, facts["num_samples"]), vocabulary, mode
+    )
     groups = {"mIoU": range(count), "seen": vocabulary.seen_ids, "unseen": vocabulary.unseen_ids}
     for key, ids in groups.items():
         values = [ious[part] for part in ids if part in ious]
@@ -103,14 +106,14 @@ def test_every_released_figure_is_reproduced(name, protocol):
     for evaluator in evaluators:
         expected = facts["evaluators"][evaluator]
         if "error" in expected:  # the released code crashes on a sample without labels; ours must not
-            result = PROTOCOLS[protocol].read(accumulate(arrays, vocabulary, kind, 2), vocabulary, mode)
+            result = read_matrix(PROTOCOLS[protocol], accumulate(arrays, vocabulary, kind, 2), vocabulary, mode)
             assert result.summary["classes"] > 0
             continue
         matrix = accumulate(arrays, vocabulary, kind, facts["num_samples"])
         boundaries = released_boundaries(arrays, vocabulary, kind, facts["num_samples"])
         recorded = arrays[{"oracle": "conf_b_oracle", "all": "conf_b_pred_all"}[kind]]
         np.testing.assert_array_equal(boundaries, recorded)
-        result = PROTOCOLS[protocol].read(matrix, vocabulary, mode, boundary_released=boundaries)
+        result = read_matrix(PROTOCOLS[protocol], matrix, vocabulary, mode, boundary_released=boundaries)
         assert_figures(released_keys(result, vocabulary.parts), expected[section])
 
 
@@ -136,11 +139,11 @@ def test_the_two_modes_of_part_catseg_on_probabilities():
         counts = forced_to_nothing(matrices[mode])
         np.testing.assert_array_equal(counts, arrays[f"confusion_partcatseg_{recorded}"])
         protocol = PROTOCOLS["partcatseg_oracle" if mode == "oracle_obj" else "partcatseg_pred_all"]
-        figures = released_keys(protocol.read(matrices[mode], vocabulary, mode), names)
+        figures = released_keys(read_matrix(protocol, matrices[mode], vocabulary, mode), names)
         unrecorded = ("ACC-", "Recall-")
         figures = {key: value for key, value in figures.items() if not key.startswith(unrecorded)}
         assert_figures(figures, facts["results"]["part_catseg"][mode])
-    figures = released_keys(PROTOCOLS["ov_parts"].read(matrices["oracle_obj"], vocabulary, "oracle_obj"), names)
+    figures = released_keys(read_matrix(PROTOCOLS["ov_parts"], matrices["oracle_obj"], vocabulary, "oracle_obj"), names)
     assert_figures(figures, facts["results"]["ov_parts"])
 
 
@@ -161,7 +164,7 @@ def test_object_level_evaluators(case, protocol, seen):
         boundary += count_pairs(label_difference(prediction), label_difference(target), 20).numpy()
     np.testing.assert_array_equal(matrix, arrays["conf"])
     np.testing.assert_array_equal(wrapped_to_8_bits(boundary), arrays["bconf"])
-    result = PROTOCOLS[protocol].read(matrix, vocabulary, "pred_all", boundary_released=boundary)
+    result = read_matrix(PROTOCOLS[protocol], matrix, vocabulary, "pred_all", boundary_released=boundary)
     figures = released_keys(result, names)
     if seen == 20:  # the recordings without a base set have no group figures; ours repeat the overall ones
         for key in [key for key in figures if ("-base" in key and "IoU-base" in key) or key.startswith("pAcc-")]:
@@ -179,7 +182,7 @@ def test_the_object_evaluator_of_part_catseg():
         prediction = torch.from_numpy(arrays[f"pred_{index}"].astype(np.int64))
         matrix += count_pairs(prediction, object_target(labels, vocabulary), 16).numpy()
     np.testing.assert_array_equal(matrix, arrays["conf"])
-    result = PROTOCOLS["objcatseg"].read(matrix, objects, "pred_all")
+    result = read_matrix(PROTOCOLS["objcatseg"], matrix, objects, "pred_all")
     assert_figures(released_keys(result, objects.classes), facts["results"])
 
 
@@ -214,5 +217,5 @@ def test_a_perfect_prediction_scores_100_under_every_protocol():
     matrix = accumulate(arrays, vocabulary, "oracle", facts["num_samples"])
     for protocol in PROTOCOLS.values():
         nothing = np.zeros(len(vocabulary.parts) + 1, np.int64)
-        summary = protocol.read(forced_to_nothing(matrix), vocabulary, protocol.modes[0], background=nothing)
+        summary = read_matrix(protocol, forced_to_nothing(matrix), vocabulary, protocol.modes[0], background=nothing)
         assert {summary.summary[key] for key in ("mIoU", "pixel_accuracy", "fwIoU")} == {100.0}

@@ -9,6 +9,7 @@ from ovparts_lib.evaluation.evaluator import evaluate
 from ovparts_lib.evaluation.protocols import PROTOCOLS, UnsupportedModeError, score_all
 from ovparts_lib.evaluation.tables import ProtocolMismatchError, class_table, merge_tables, summary_table
 from ovparts_lib.vocabularies import PartVocabulary
+from tests.evaluation.recorded import read_matrix
 from tests.evaluation.scripted import VOCABULARY, Labels, Scripted
 
 
@@ -82,7 +83,7 @@ def test_versions_vocabularies_and_modes_do_not_mix(evaluation):
         "toy", VOCABULARY.parts, VOCABULARY.objects, unseen_objects=frozenset({"cat"})
     )  # the same words, another split
     with pytest.raises(ProtocolMismatchError, match=f"vocabulary_hash: '{VOCABULARY.hash}' in .*; '{other.hash}' in"):
-        summary_table([result, PROTOCOLS["recommended"].read(np.zeros((8, 8), np.int64), other, "oracle_obj")])
+        summary_table([result, read_matrix(PROTOCOLS["recommended"], np.zeros((8, 8), np.int64), other, "oracle_obj")])
     both, one = summary_table(score_all(evaluation, ["recommended"])), summary_table([result])
     with pytest.raises(ProtocolMismatchError, match="modes: 'oracle_obj, pred_all' in a; 'oracle_obj' in b"):
         merge_tables({"a": both, "b": one})

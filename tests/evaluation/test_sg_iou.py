@@ -14,6 +14,7 @@ from ovparts_lib.evaluation.protocols import UnsupportedModeError, protocol_name
 from ovparts_lib.evaluation.stored import Evaluation
 from ovparts_lib.vocabularies import Vocabulary, load_vocabulary
 from ovparts_lib.workbook.protocols import semantics_guided
+from tests.evaluation.recorded import read_matrix
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "scan"
 RECORDED, FIGURES = ("mIoU", "fwIoU", "mACC", "pACC"), ("mIoU", "fwIoU", "recall", "pixel_accuracy")
@@ -41,7 +42,7 @@ def test_both_metrics_of_a_recorded_matrix(name, count, seed, density):
     np.testing.assert_array_equal(counts.sum(1), golden["conf_rowsum"])
     np.testing.assert_array_equal(counts.sum(0), golden["conf_colsum"])
     for protocol, recorded in (("ovseg", "vanilla"), ("sg_iou", "sg")):
-        found = protocol_named(protocol).read(counts, vocabulary, "pred_all")
+        found = read_matrix(protocol_named(protocol), counts, vocabulary, "pred_all")
         np.testing.assert_allclose([found.summary[figure] for figure in FIGURES], golden[f"summary_{recorded}"])
         np.testing.assert_allclose(found.classes["IoU"], golden[f"iou_{recorded}"], rtol=1e-6)
 
@@ -84,7 +85,9 @@ def test_pixels_predicted_as_the_father_count_by_its_precision(furniture):
     assert intervals.loc["mIoU", "value"] == pytest.approx(guided.summary["mIoU"])
     twice = [[[8, 40, 20], [0, 0, 0], [0, 0, 0]], [[12, 0, 0], [0, 60, 0], [0, 0, 100]]]
     extremes = [
-        protocol_named("sg_iou").read(np.pad(np.array(image, np.int64), (0, 1)), furniture, "pred_all").summary["mIoU"]
+        read_matrix(protocol_named("sg_iou"), np.pad(np.array(image, np.int64), (0, 1)), furniture, "pred_all").summary[
+            "mIoU"
+        ]
         for image in twice
     ]
     assert min(extremes) - 1e-9 <= intervals.loc["mIoU", "low"] <= intervals.loc["mIoU", "high"] <= max(extremes) + 1e-9

@@ -345,7 +345,7 @@ def test_a_full_disk_leaves_the_old_files(root, params, monkeypatch):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     monkeypatch.setattr(os, "fsync", full)
-    with pytest.raises(DiskFullError, match=r"no space left to write .*/provenance\.json \(") as caught:
+    with pytest.raises(DiskFullError, match=r"no space left to write .*/provenance\.json, ") as caught:
         folder.finish({"headline": []})
     assert "make room" in str(caught.value)
     monkeypatch.undo()

@@ -12,6 +12,7 @@ from ovparts_lib.systems.scan.model import Scan
 from ovparts_lib.systems.scan.sizes import MINIATURE_SCAN
 from ovparts_lib.vocabularies import Vocabulary
 from ovparts_lib.workbook import shift_spread
+from tests.evaluation.recorded import read_matrix
 
 
 class Pictures:
@@ -47,7 +48,7 @@ def test_each_seed_is_scored_and_the_models_own_comes_back(model):
         predicted = torch.cat([predict(model, pictures[number]).flatten() for number in range(2)])
         matrix = torch.zeros(4, 4, dtype=torch.int64)
         matrix.index_put_((predicted, labels), torch.ones_like(labels), accumulate=True)
-        read = protocol_named("recommended_objects").read(matrix.numpy(), pictures.vocabulary, "pred_all")
+        read = read_matrix(protocol_named("recommended_objects"), matrix.numpy(), pictures.vocabulary, "pred_all")
         assert found == pytest.approx(read.summary["mIoU"])
     model.shift_seed = 7
     assert "on 2 test images, protocol recommended_objects" in panel.caption

@@ -256,9 +256,8 @@ class Partclipseg(QuerySegmenter):
 
     def _pair_logits(self, tokens: Tensor, conditions: Tensor, queries: PartQueries, grid: tuple[int, int]) -> LogitsOf:
         """Logits (b, m, h, w) of any slice of the object-specific parts, the background last."""
-        released = self.object_text == "released"
-        object_rows = queries.released_object_rows if released else queries.object_rows
-        scale, shift = self.decoder.pair_conditions(conditions[object_rows], conditions[queries.part_rows])
+        object_rows, part_rows = queries.pair_rows(released=self.object_text == "released")
+        scale, shift = self.decoder.pair_conditions(conditions[object_rows], conditions[part_rows])
         as_part, as_object = self.decoder.mix(tokens)
 
         def logits_of(piece: slice) -> Tensor:

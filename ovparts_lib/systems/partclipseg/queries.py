@@ -21,8 +21,6 @@ class PartQueries:
         rows: int64 (n,), each query's row in the table.
         part_queries: int64 (m,), for each part the position of its generic name among the queries.
         object_queries: int64 (m,), for each part the position of its object.
-        part_rows: int64 (m,), the row each part's generic name has in the table.
-        object_rows: int64 (m,), the row its object has.
         offset: row of the first object.
     """
 
@@ -31,14 +29,15 @@ class PartQueries:
     rows: Tensor
     part_queries: Tensor
     object_queries: Tensor
-    part_rows: Tensor
-    object_rows: Tensor
     offset: int
 
-    @property
-    def released_object_rows(self) -> Tensor:
-        """The rows the released code reads for objects: the object's number in the table that begins with the parts."""
-        return torch.where(self.object_rows == self.part_rows, self.object_rows, self.object_rows - self.offset)
+    def pair_rows(self, *, released: bool) -> tuple[Tensor, Tensor]:
+        """The table's rows in each part's object slot and part slot, int64 (m,) each.
+
+        The released code reads for objects the object's number in the table that begins with the parts.
+        """
+        objects, parts = self.rows[self.object_queries], self.rows[self.part_queries]
+        return torch.where(objects == parts, objects, objects - self.offset) if released else objects, parts
 
     def of_parts(self, count: int) -> Tensor:
         """Ascending positions of the queries that the first ``count`` parts are made of."""
@@ -98,11 +97,10 @@ def part_queries(
     wanted = sorted({owner for _, owner in of_part} | set(objects))
     places = {generic: place for place, generic in enumerate(generics)}
     owners = {owner: len(generics) + place for place, owner in enumerate(wanted)}
-    pairs = [(places[generic], owners[owner], generic, count + owner) for generic, owner in of_part]
+    pairs = [(places[generic], owners[owner]) for generic, owner in of_part]
     rows = [*generics, *(count + owner for owner in wanted)]
     if background:
-        last = count + len(vocabulary.objects_with_parts)
-        pairs.append((len(rows), len(rows), last, last))
-        rows.append(last)
+        pairs.append((len(rows), len(rows)))
+        rows.append(count + len(vocabulary.objects_with_parts))
     columns = torch.tensor(pairs, dtype=torch.int64, device=device).T.contiguous()
     return PartQueries(tuple(generics), tuple(wanted), torch.tensor(rows, device=device), *columns, count)
