@@ -192,6 +192,7 @@ def test_stopping_shuts_the_kernel_down(root, number, code):
     assert process.returncode == code
     assert "00_start_here was stopped after" in error
     assert "run it again with: ovparts run params/miniature/start.yaml --set data_root=sleep" in error
+    assert "[IPKernelApp]" not in error
     with pytest.raises(ProcessLookupError):
         os.kill(int(kernel.read_text()), 0)
     assert (kernel.parent / "notebook.failed.ipynb").is_file()

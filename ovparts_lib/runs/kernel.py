@@ -40,6 +40,10 @@ class InterpreterKernelManager(AsyncKernelManager):
     def _time_to_save(self) -> float:
         return _SECONDS_TO_STOP
 
+    def format_kernel_cmd(self, extra_arguments: list[str] | None = None) -> list[str]:
+        """The command, with which the kernel keeps to itself that its sockets closed while it was being stopped."""
+        return [*super().format_kernel_cmd(extra_arguments), "--log-level=CRITICAL"]
+
     async def _async_interrupt_kernel(self) -> None:
         # jupyter_client interrupts before every shutdown, and a kernel that has nothing to do calls that an error.
         if type(self).busy:
