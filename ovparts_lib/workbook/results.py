@@ -10,7 +10,13 @@ from ovparts_lib import inspection
 from ovparts_lib.evaluation.bootstrap import compare
 from ovparts_lib.evaluation.protocols import score_all
 from ovparts_lib.evaluation.stored import Evaluation
-from ovparts_lib.evaluation.tables import ProtocolMismatchError, merge_tables, published_results, summary_table
+from ovparts_lib.evaluation.tables import (
+    ProtocolMismatchError,
+    merge_tables,
+    published_object_results,
+    published_results,
+    summary_table,
+)
 from ovparts_lib.inspection import Panel
 from ovparts_lib.runs import find_runs, resolve_path
 from ovparts_lib.runs.listing import RunRecord
@@ -153,13 +159,19 @@ def beside_published(evaluations: Mapping[str, Stored]) -> Iterator[Panel]:
     final = [stored for stored in evaluations.values() if stored.stage != "before"]
     settings = sorted({(stored.published_setting, stored.scored_on) for stored in final})
     found = [published_results(dataset, setting) for setting, dataset in settings]
-    published = pd.concat([rows for rows in found if len(rows)] or [published_results().iloc[:0]], ignore_index=True)
-    if published.empty:
+    # of whole objects the literature states no setting but the dataset scored on
+    objects = sorted({stored.scored_on for stored in final if stored.run.params.get("setting") == "object_level"})
+    found += [published_object_results(dataset).rename(columns={"value": "mIoU"}) for dataset in objects]
+    found = [rows for rows in found if len(rows)]
+    if not found:
         yield Panel("published", title="Published figures", caption="none for the datasets and settings of these runs")
         return
-    published["detail"] = (published["backbone"] + " " + published["finetuning"]).str.strip()
+    published = pd.concat(found, ignore_index=True)
+    told = published.reindex(columns=["backbone", "finetuning", "trained_on"]).fillna("")
+    published["detail"] = told.agg(" ".join, axis=1).str.split().str.join(" ")
     for protocol, rows in published.groupby("protocol", sort=False):
-        ours = pd.DataFrame(_read_under(protocol, final) if protocol else [])
+        comparable = [stored for stored in final if stored.scored_on in set(rows["dataset"])]
+        ours = pd.DataFrame(_read_under(protocol, comparable) if protocol else [])
         table = pd.concat([ours, rows], ignore_index=True).reindex(columns=BESIDE)
         title = f"Published, protocol {protocol}" if protocol else "Published, protocol not stated by the source"
         yield Panel(f"published_{protocol or 'protocol_not_stated'}", table=table, title=title)
@@ -177,7 +189,7 @@ def _read_under(protocol: str, final: Sequence[Stored]) -> list[dict[str, Any]]:
             "protocol": protocol,
             "evidence": f"measured here, {stored.evaluation.images} images",
         }
-        | {key: result.summary[key] for key in FIGURES}
+        | {key: result.summary.get(key) for key in FIGURES}
         for stored in final
         for result in score_all(stored.evaluation, [protocol])
     ]
