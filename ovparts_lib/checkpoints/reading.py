@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from ovparts_lib.checkpoints.array_pickle import is_array_pickle, read_array_pickle
 from ovparts_lib.checkpoints.torchscript import is_torchscript, read_torchscript
 
+BROUGHT = {"clip_weights": "CLIP", "guidance_weights": "guidance backbone"}
 RUN_WEIGHTS = "weights.safetensors"
 HUB_WEIGHTS = ("model.safetensors", "open_clip_model.safetensors", "pytorch_model.bin", "open_clip_pytorch_model.bin")
 WRAPPERS = ("model", "state_dict")
@@ -299,9 +300,6 @@ def _some(names: Collection[str], count: int = 5) -> str:
     names = list(names)
     rest = f" and {len(names) - count} more" if len(names) > count else ""
     return ", ".join(names[:count]) + rest
-
-
-BROUGHT = {"clip_weights": "CLIP", "guidance_weights": "guidance backbone"}
 
 
 def refuse_beside(given: object, source: object, option: str) -> None:

@@ -100,8 +100,8 @@ class TrainingDataset(Dataset):
         }
         sample = sample if self.transform is None else self.transform(sample)
         # Without torchvision's kinds of tensors.
-        plain = {key: value.as_subclass(Tensor) for key, value in sample.items()}
-        return plain | {"image_id": record.image_id, "vocabulary": self.vocabulary}
+        tensors = {key: value.as_subclass(Tensor) for key, value in sample.items()}
+        return tensors | {"image_id": record.image_id, "vocabulary": self.vocabulary}
 
 
 @dataclass(frozen=True, eq=False)
@@ -145,7 +145,7 @@ class EvaluationSample:
             dataset the class of every pixel.
         object_map: int64 (H, W), likewise for objects; of an object-level dataset the same as ``part_map``.
         regions: one entry per record of the image that has a labelled part pixel. The record's ground truth is
-            ``part_map`` inside its region, and nothing outside. None for an object-level dataset, where all of the
+            ``part_map`` inside its region, and nothing outside. Empty for an object-level dataset, where all of the
             picture is one record.
         image_id: base name of the picture.
     """

@@ -15,6 +15,8 @@ from typing import Any
 
 from ovparts_lib.atomic import write_atomically
 
+logger = logging.getLogger(__name__)
+
 
 class DatasetError(ValueError):
     """A dataset on disk is not what it should be: the message says which file, what is wrong, and what to do.
@@ -56,8 +58,8 @@ class Record:
     instance: int | None = None
 
 
-logger = logging.getLogger(__name__)
 Refuse = Callable[[DatasetError], None]
+"""What is done with an error: collect it, or raise it."""
 
 
 def raise_error(error: DatasetError) -> None:

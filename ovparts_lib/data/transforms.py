@@ -16,6 +16,9 @@ from torchvision.transforms.v2 import functional as TF
 
 from ovparts_lib.images import LabelResize, resize_image, resize_labels, shortest_edge_size
 
+BRIGHTNESS = 32.0  # added to every channel
+FACTORS = (0.5, 1.5)  # of contrast and saturation
+HUE_STEPS = 18  # of 180 around the colour circle
 Augmentation = Literal["applied", "discarded_as_released"]
 
 
@@ -180,11 +183,6 @@ def _pair(size: int | tuple[int, int]) -> tuple[int, int]:
 def _image_size(flat_inputs: list[Any]) -> tuple[int, int]:
     image = next(item for item in flat_inputs if isinstance(item, tv_tensors.Image))
     return int(image.shape[-2]), int(image.shape[-1])
-
-
-BRIGHTNESS = 32.0  # added to every channel
-FACTORS = (0.5, 1.5)  # of contrast and saturation
-HUE_STEPS = 18  # of 180 around the colour circle
 
 
 class PhotometricDistortion(v2.Transform):

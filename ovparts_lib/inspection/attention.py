@@ -26,9 +26,9 @@ def attention_map(attention: Tensor, grid: tuple[int, int], place: tuple[int, in
     """What a patch attends to: a row of a layer's attention weights, averaged over heads.
 
     Args:
-        attention: softmax weights (heads, t, t), rows asking; token 0 is the class token.
+        attention: softmax weights (heads, t, t), rows queries; token 0 is the class token.
         grid: patches (gh, gw), t = 1 + gh * gw.
-        place: (row, column) of the asking patch.
+        place: (row, column) of the query patch.
 
     Returns:
         float64 (gh, gw). It sums to at most 1: the share that goes to the class token is not shown.

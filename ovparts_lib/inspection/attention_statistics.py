@@ -132,10 +132,10 @@ def attention_changes(before: pd.DataFrame, after: pd.DataFrame) -> pd.DataFrame
 
 
 def pooled_map(weights: Tensor, asking: Tensor) -> Tensor:
-    """What some patches attend to: mean over heads and over the asking patches.
+    """What some patches attend to: mean over heads and over the query patches.
 
     Args:
-        weights: softmax weights (heads, t, t), rows asking, token 0 the class token.
+        weights: softmax weights (heads, t, t), rows queries, token 0 the class token.
         asking: bool (gh, gw), at least one of them True.
 
     Returns:

@@ -40,7 +40,7 @@ def frequency_bars(frequencies: pd.DataFrame, vocabulary: Vocabulary, split: str
     """How many images show each class, parts grouped by object, the unseen ones hatched.
 
     Args:
-        frequencies: of :func:`ovparts_lib.data.class_frequencies`; classes that never occur are counted, not drawn.
+        frequencies: of :func:`ovparts_lib.data.audit.class_frequencies`; those that never occur are counted, not drawn.
         vocabulary: of its classes.
         split: that was counted.
     """

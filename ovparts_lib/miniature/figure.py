@@ -38,7 +38,7 @@ class Part:
     Attributes:
         key: unique name within the view; children refer to it.
         label: generic part of the vocabulary (``"head"``); None draws object pixels that belong to no part.
-        shape: outline in the unit frame of :mod:`shapes`.
+        shape: outline in the unit frame of :mod:`miniature.shapes`.
         size: extent along the shape's own x and y, in units of the figure.
         at: joint, in the unit frame of the parent (of the figure for a root).
         parent: key of the part it hangs on; None for a root.

@@ -24,6 +24,7 @@ from ovparts_lib.runs.folder import make_folder, prepare_folder
 from ovparts_lib.runs.load_params import load_parameters
 from ovparts_lib.runs.project import ROOT_VARIABLE, import_path, project_root
 
+_CHILDREN: list[subprocess.Popen[bytes]] = []
 _SECONDS_TO_STOP = 45
 _SECONDS_OF_GRACE = 600
 _SECONDS_BETWEEN_LOOKS = 0.5
@@ -116,9 +117,6 @@ class RunJob(Checkpointable):
             with contextlib.suppress(subprocess.TimeoutExpired):
                 child.wait(timeout=_SECONDS_TO_STOP)
         return DelayedSubmission(self)
-
-
-_CHILDREN: list[subprocess.Popen[bytes]] = []
 
 
 def submit(

@@ -29,6 +29,7 @@ from ovparts_lib.systems.scores import Maps, Request, Scores
 from ovparts_lib.systems.shared_options import Classifier, WithoutCrop
 from ovparts_lib.vocabularies import Vocabulary
 
+_CROPS_AT_ONCE = {"cpu": 8, "cuda": 64}
 _MASKS_AT_ONCE = 16  # of bool masks, to bound memory
 
 
@@ -88,9 +89,6 @@ def embed_crops(
         features = image_embeddings(visual, crops.pixels[rows], after_block=hook)
         embeddings.append(F.normalize(features.float(), dim=-1))
     return torch.cat(embeddings)
-
-
-_CROPS_AT_ONCE = {"cpu": 8, "cuda": 64}
 
 
 class MaskClassifier(ProposalSegmenter):

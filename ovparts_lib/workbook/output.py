@@ -83,7 +83,7 @@ class RunOutput:
         Args:
             headline: the tables whose rows a results table shows, as :func:`ovparts_lib.workbook.scoring.summaries`
                 gives them; each row says its protocol.
-            facts: further plain data for ``results.json``.
+            **facts: further plain data for ``results.json``.
         """
         names = {"stage": "label", "vocabulary_hash": "vocabulary"}
         rows = [row for panel in headline for row in panel.table.rename(columns=names).to_dict("records")]

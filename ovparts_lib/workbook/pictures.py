@@ -22,7 +22,7 @@ def comparison_panels(model: nn.Module, dataset: Any, count: int) -> Iterator[Pa
 
     Args:
         model: the system.
-        dataset: an :class:`~ovparts_lib.data.EvaluationDataset`.
+        dataset: an :class:`~ovparts_lib.data.dataset.EvaluationDataset`.
         count: images shown, of seen and unseen objects in turn.
     """
     vocabulary = dataset.vocabulary

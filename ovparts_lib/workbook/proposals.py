@@ -164,7 +164,7 @@ def adapt_clip(model: nn.Module, data: OpenedData, params: SystemOptions, output
     Leaves that CLIP alone and the whole system in the run folder, so that the folder can be scored, inspected, or begun
     from.
 
-    Returns:
+    Yields:
         The loss, and, for a system that can tell, how often CLIP names annotated masks of test images right.
     """
     options = params.adaptation_options()
@@ -198,7 +198,7 @@ def tune_prompts(model: nn.Module, data: OpenedData, params: SystemOptions, outp
 
     A run that is resumed reads the prompts it has tuned before.
 
-    Returns:
+    Yields:
         The loss, and how many held-out regions CLIP names right before and after, among the parts of their object.
     """
     if not params.iterations or params.prompts or params.initialise_from:

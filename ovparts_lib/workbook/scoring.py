@@ -93,7 +93,7 @@ def summaries(protocols: Sequence[str], **stages: Evaluation | None) -> list[Pan
 
     Args:
         protocols: by name; one that reads none of the modes that were scored is left out.
-        stages: evaluations by stage name, such as ``before`` and ``after``; None is left out.
+        **stages: evaluations by stage name, such as ``before`` and ``after``; None is left out.
     """
     panels = []
     for protocol in protocols:

@@ -14,6 +14,7 @@ from ovparts_lib.data.registry import Files, SemanticFolder
 from ovparts_lib.strict_yaml import StrictLoader
 from ovparts_lib.vocabularies import PartVocabulary, Vocabulary
 
+_NEVER = 2.0  # a user's pictures may be labelled to the last pixel: what looks like a lost background is but a note
 CLASS_FILES = ("classes.yaml", "classes.yml", "classes.json")
 _ADVICE = (
     "It is a list of class names in label order, [sky, tree]; or objects with their parts, {dog: [head, tail], car: "
@@ -58,9 +59,6 @@ def _check_words(names: Any) -> None:
 def _places(root: Path) -> dict[str, SemanticFolder]:
     places = {split: SemanticFolder(f"images/{split}", f"labels/{split}") for split in ("train", "val")}
     return {split: place for split, place in places.items() if (root / place.labels).is_dir()} or places
-
-
-_NEVER = 2.0  # a user's pictures may be labelled to the last pixel: what looks like a lost background is but a note
 
 
 class OwnClasses(SemanticReader):

@@ -24,7 +24,8 @@ class GuidanceSize:
     """Which backbone, and what it sees.
 
     Attributes:
-        kind: ``none``, ``resnet101``, ``dinov2_vits14``, or ``small``: a few convolutions that learn from nothing.
+        kind: ``none``, ``resnet101``, ``dinov2_vits14``, or ``small``: a small convolutional guidance
+            backbone, new when a training begins.
         image_size: side of the square image the backbone is given.
         channels: widths of ``small``, coarse to fine.
         clip_layer: hidden state of the CLIP image tower that ``small`` joins to its own features; None for none.

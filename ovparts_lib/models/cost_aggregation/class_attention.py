@@ -47,7 +47,7 @@ def attention_weights(query: Tensor, key: Tensor, kind: ClassAttentionKind) -> T
     scores = query @ key.transpose(-2, -1) * query.shape[-1] ** -0.5
     if kind == "full":
         return scores.softmax(-1)
-    # softmax over the query axis: the asking classes share what a class gives; then each row is scaled to sum to 1
+    # softmax over the query axis: the query classes share what a class gives; then each row is scaled to sum to 1
     weights = scores.softmax(-2) + 1e-8
     return weights / weights.sum(-1, keepdim=True)
 
@@ -110,7 +110,7 @@ class ClassAggregation(nn.Module):
             pooling: as there.
 
         Returns:
-            float32 (b, t, t), rows are the asking classes and sum to 1.
+            float32 (b, t, t), rows are the query classes and sum to 1.
         """
         positions = self._pooled(x, pooling)
         total = 0.0

@@ -33,6 +33,8 @@ from ovparts_lib.systems.adapted_clip import AdaptedClip
 from ovparts_lib.systems.ovseg import SYSTEM
 from ovparts_lib.systems.ovseg.model import RELEASED, RELEASED_R101C, Ovseg, OvsegSize
 
+_PROMPT = "visual.mask_embedding"
+ADAPTED_CLIP = "adapted_clip"
 released_names = renaming(released_name)
 
 
@@ -100,10 +102,6 @@ def load_ovseg(
         without=() if prompts else ("mask_prompt",),
     )
     return model, report
-
-
-_PROMPT = "visual.mask_embedding"
-ADAPTED_CLIP = "adapted_clip"
 
 
 def export_adapted(model: AdaptedClip | Ovseg, path: str | Path, **metadata: object) -> Path:

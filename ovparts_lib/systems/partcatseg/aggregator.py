@@ -7,23 +7,29 @@ them with the object-specific part's own text, and aggregates again.
 
 Where the paper's equations are:
 
+- pictures, at 640 to 768 pixels, padded, and squashed to the squares that CLIP and DINOv2 take:
+  :func:`models.cost_aggregation.inputs.square_inputs`; generic part and object of each part: :class:`PartVocabulary`;
 - dense CLIP features F, the last block reduced to its value path: :mod:`models.clip.dense`; texts T(n, p) of class n in
   prompt p, and the background's: :meth:`CostSegmenter.encode_texts`;
 - cost volumes ``C(i, n, p) = cos(F(i), T(n, p))`` of dense CLIP features F with texts T of parts and of objects:
   :meth:`PartAggregator.first_stage`, by :func:`models.cost_aggregation.cost_volume`; embedded, prompts as channels, by
-  :class:`CostEmbedding`;
+  :class:`models.cost_aggregation.cost_volume.CostEmbedding`;
 - structural guidance, DINOv2's features projected and joined with the cost in the queries and keys of spatial
   aggregation, and in the decoder ("appearance guidance" in the shared blocks): :meth:`PartAggregator.guide`, used by
-  :class:`SpatialAggregation` and :class:`GuidedDecoder`;
+  :class:`models.cost_aggregation.spatial.SpatialAggregation` (:class:`GuidedLinear` joins ``[x ; guidance]``) and
+  :class:`models.cost_aggregation.decoder.GuidedDecoder`; DINOv2 itself:
+  :class:`models.backbones.guidance.DinoGuidance`;
 - text guidance ``g(n) = ReLU(W norm(mean_p T(n, p)) + b)``, joined in the queries and keys of class aggregation:
   :class:`TextGuidance`;
 - spatial and class aggregation, ``C' = class(spatial(C))`` in every layer: :func:`models.cost_aggregation.aggregate`,
-  with windows in :class:`SpatialAggregation` and the softmax over the query axis in :func:`attention_weights`;
+  with windows in :class:`SpatialAggregation` and the softmax over the query axis in
+  :func:`models.cost_aggregation.class_attention.attention_weights`;
 - object-aware part features ``W [C'_part ; C'_object] + b``: :meth:`PartAggregator.object_aware_features`; their
   cosines with the texts of object-specific parts, aggregated again: :meth:`PartAggregator.second_stage`;
-- upsampling decoder, one for both stages: :class:`GuidedDecoder`;
+- upsampling decoder, one for both stages: :class:`models.cost_aggregation.decoder.GuidedDecoder`;
 - segmentation losses of parts, objects and object-specific parts, and the compositional loss:
-  :mod:`systems.partcatseg.losses`; gathered in :meth:`PartCatseg.loss`, summed by the training loop;
+  :mod:`systems.partcatseg.losses`; gathered in :meth:`PartCatseg.loss`, with the weight of the
+  latter, and summed by the training loop;
 - background: :attr:`CostSegmenter.background_text`, always the last text; in labels: :class:`PartTargets`;
 - inference: :meth:`PartCatseg.score`, then :func:`evaluation.label_maps.oracle_map` or ``pred_all_map``, which resize
   the sigmoid;

@@ -19,6 +19,8 @@ from ovparts_lib.models.attention_overlap import memberships, overlap, strength
 from ovparts_lib.systems.partclipseg.options import AttentionRule, LossMean
 from ovparts_lib.systems.partclipseg.queries import PartQueries
 
+Terms = tuple[Tensor, Tensor, int]  # of one image: separation, enhancement, and how many objects they are sums over
+
 
 @dataclass(frozen=True)
 class PartclipsegWeights:
@@ -28,7 +30,7 @@ class PartclipsegWeights:
         object: of the objects' own logits.
         part: of the generic parts' own logits.
         separation: of the overlap of parts in attention.
-        enhancement: of the lack of strength in attention.
+        enhancement: of the attention-enhancement loss.
         threshold: of attention, stretched to 0..1, above which a part claims a patch.
 
     Raises:
@@ -127,9 +129,6 @@ def part_object_loss(sums: Tensor, sizes: Tensor, has_object: Tensor, channels: 
     shown = has_object.any().expand_as(has_object) if over == "batch" else has_object
     labelled = region_mean(sums[:, 0], sizes[:, 0], channels, over)
     return labelled + region_mean(sums[:, 1] * shown, sizes[:, 1], channels, over)
-
-
-Terms = tuple[Tensor, Tensor, int]
 
 
 def pooled_attention(attention: nn.MultiheadAttention, tokens: Tensor, rows: Tensor) -> Tensor:

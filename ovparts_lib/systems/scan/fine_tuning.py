@@ -30,6 +30,10 @@ from ovparts_lib.systems.scan.contextual_shift import Shifted, contextual_shift,
 from ovparts_lib.systems.scan.model import Scan
 from ovparts_lib.systems.scan.weights import fuse_clip
 
+__all__ = ["FILE", "adapt_clip", "context_pair", "fuse_clip"]  # with what a notebook step does after it
+WEIGHT_DECAY = 0.2
+FILE = "shifted_clip.safetensors"
+
 
 class ShiftedClip(AdaptedClip):
     """A CLIP that learns to classify masked crops whose blank tokens are partly overwritten with their image's context.
@@ -102,11 +106,6 @@ def save_shifted(model: ShiftedClip, path: str | Path, **metadata: object) -> Pa
     state = {f"clip_model.{name}": tensor for name, tensor in model.clip.state_dict().items()}
     facts = {"system": "shifted_clip", "size": asdict(model.size), "activation": activation_of(model.clip)}
     return save_weights(state, path, {**metadata, **facts})
-
-
-__all__ = ["FILE", "adapt_clip", "context_pair", "fuse_clip"]
-WEIGHT_DECAY = 0.2
-FILE = "shifted_clip.safetensors"
 
 
 def adapt_clip(
