@@ -25,7 +25,8 @@ LOGITS = 1e-3
 FEATURES = 6e-4  # of crops, relative
 # Logits of masks agree to RELATIVE at least, so that a pixel whose probability is this near to the threshold may be on
 # its other side; with one pixel more or less, a crop's features differ by more than rounding makes.
-UNDECIDED, FLIPS = 1e-5, 3  # and how many pixels of one mask may be
+UNDECIDED, FLIPS = 1e-5, 4  # and how many pixels of one mask may be
+ROUNDING = 2e-5  # of crops whose masks agree, relative
 
 
 def picture(height, width, seed):
@@ -89,10 +90,12 @@ def check_region_features(features, again, model, pixels, masks, threshold, reco
     for region, mask in enumerate(masks):
         undecided = ((mask - threshold).abs() < UNDECIDED).flatten().nonzero()[:, 0].tolist()
         for _ in range(FLIPS):
-            if error(features[region], region) <= FEATURES or not undecided:
+            if error(features[region], region) <= ROUNDING or not undecided:
                 break
             others = {place: embedded(region, flipped(mask, place, threshold)) for place in undecided}
             place = min(others, key=lambda place: error(others[place], region))
+            if error(others[place], region) >= error(features[region], region):
+                break
             features[region], mask = others[place], flipped(mask, place, threshold)
             undecided.remove(place)
         assert error(features[region], region) <= FEATURES, region
