@@ -81,10 +81,10 @@ def search_ensemble(
 
 
 def shift_spread(model: nn.Module, dataset: Any, images: int, protocol: str, seeds: int = 5) -> Panel:
-    """How far SCAN's score depends on which background tokens CS overwrites, by scoring images with several seeds.
+    """How far a score depends on which background tokens contextual shift overwrites: images scored with several seeds.
 
     Args:
-        model: SCAN.
+        model: has ``shift_ratio`` and ``shift_seed``.
         dataset: the test images.
         images: how many of them; 0 for none.
         protocol: by name.
