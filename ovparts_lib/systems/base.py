@@ -81,11 +81,12 @@ class SegmentationSystem(nn.Module):
         return load_clip_into(self.clip, path)
 
     @contextmanager
-    def without_frozen_towers(self, vocabulary: Vocabulary) -> Iterator[Callable[[], AbstractContextManager[None]]]:
-        """Held while training only calls :meth:`loss` with this vocabulary, so that a system may let go of the rest.
+    def without_unused_towers(self, vocabulary: Vocabulary) -> Iterator[Callable[[], AbstractContextManager[None]]]:
+        """Held while nothing but :meth:`loss` in training mode, or :meth:`predict` in evaluation mode, is called, with
+        this vocabulary alone, so that a system may let go of what that does without.
 
         Yields:
-            A context in which :meth:`predict` and :meth:`inspect` work all the same, for periodic evaluation.
+            A context in which everything works all the same, for periodic evaluation of a training.
         """
         yield nullcontext
 
