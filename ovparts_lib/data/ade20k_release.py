@@ -93,7 +93,7 @@ class ReleasePhoto:
         if not all(there[:count]):
             what = f"no such file, though {levels[max(np.flatnonzero(there))].name} is there"
             advice = "Unpack ADE20K_2021_17_01 again: parts of parts come with the parts they belong to."
-            raise DatasetError(what, file=levels[there.index(False)], what_to_do=advice)
+            raise DatasetError(levels[there.index(False)], what, advice)
         return levels[:count]
 
     @property
@@ -181,7 +181,7 @@ def read_codes(path: Path) -> tuple[np.ndarray, np.ndarray]:
     with opened(path) as picture:
         if picture.mode != "RGB":
             what = f"has mode {picture.mode}; the release codes classes in the channels R and G of an RGB picture"
-            raise DatasetError(what, file=path, what_to_do=AGAIN)
+            raise DatasetError(path, what, AGAIN)
         pixels = np.array(picture)
     return pixels[..., 0].astype(np.int64) // 10 * 256 + pixels[..., 1], pixels[..., 2]
 
@@ -208,7 +208,7 @@ def read_annotation(path: Path) -> list[ReleaseObject]:
         return [_entry(path, entry) for entry in entries if not int(entry.get("deleted") or 0)]
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         what = f"is not an annotation as of ADE20K_2021_17_01 ({type(error).__name__}: {error})"
-        raise DatasetError(what, file=path, what_to_do=AGAIN) from error
+        raise DatasetError(path, what, AGAIN) from error
 
 
 def _entry(path: Path, entry: dict[str, Any]) -> ReleaseObject:

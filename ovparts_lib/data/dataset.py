@@ -68,8 +68,9 @@ class TrainingDataset(Dataset):
         self.records = [record for record in listed if reader.has_part(split, record, trained)]
         self.skipped = len(listed) - len(self.records)
         if not self.records:
-            kind, name = "part" if isinstance(self.vocabulary, PartVocabulary) else "class", self.vocabulary.name
-            raise DatasetError(f"split {split!r} has no record with a {kind} of the vocabulary {name!r}")
+            kind = "part" if isinstance(self.vocabulary, PartVocabulary) else "class"
+            what = f"split {split!r} has no record with a {kind} of the vocabulary {self.vocabulary.name!r}"
+            raise DatasetError(reader.root, what, "Choose another split, or unpack the dataset again.")
         # Labels stay small until a model widens them on its device: up to eight times less to resize and hand over.
         small = np.uint8 if self.vocabulary.ignore_label <= 255 else np.int32
         self._tables = {"part_map": table.astype(small)}
@@ -200,7 +201,7 @@ class EvaluationDataset(Dataset):
         self._skipped_of = Counter(r.image_id for r, useful in zip(records, has_part, strict=True) if not useful)
         self.skipped_records = len(records) - sum(has_part)
         if not any(has_part):
-            raise DatasetError(f"split {split!r} of {reader.title} has no image with a label", file=reader.root)
+            raise DatasetError(reader.root, f"split {split!r} of {reader.title} has no image with a label")
         served = [record for record, useful in zip(records, has_part, strict=True) if useful]
         if empty_samples == "replace_as_released":
             served = [records[index] for index in replaced_as_released(has_part, range(len(records)))]

@@ -159,7 +159,7 @@ def _refuse_shared_pictures(training: TrainingDataset, tested: Sequence[Record])
         first, second = pairs[0]
         what = f"is also trained on, as {first} ({len(pairs)} pictures in all)"
         advice = "Choose splits that have no picture in common, or remove the pictures from one of them."
-        raise DatasetError(what, file=second, what_to_do=advice)
+        raise DatasetError(second, what, advice)
 
 
 def _verify(dataset: str, root: str, output: RunOutput, table: str) -> tuple[Reader, VerificationReport]:
