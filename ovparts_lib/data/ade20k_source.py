@@ -138,17 +138,13 @@ def _convert(photo: ReleasePhoto, target: Path, name: str) -> dict[str, Any] | P
     try:
         key = files_key(photo.sources(), photo.picture.parent, RULES, photo.classes.vocabulary.hash)
         entry = read_cache(cache, stem, key)
-        if entry is None:
+        if entry is None or (entry["instances"] is not None and not (labels.is_file() and picture.is_file())):
             entry, part_map = _entry_of(photo)
             if entry["instances"] is not None:
                 write_picture(labels, part_map)
-                _copy(photo.picture, picture)
+                with replacing(picture) as partial:
+                    shutil.copyfile(photo.picture, partial)
             write_cache(cache, stem, key, entry)
-        elif entry["instances"] is not None:
-            if not labels.is_file():
-                write_picture(labels, photo.part_map())
-            if not picture.is_file():
-                _copy(photo.picture, picture)
     except DatasetError as error:
         return Problem.of(error)
     return entry
@@ -179,11 +175,6 @@ def _entry_of(photo: ReleasePhoto) -> tuple[dict[str, Any], np.ndarray]:
             instance = annotation(object_id, region, encode_rle(region))
             entry["instances"].append(instance | {"part_category_id": parts[parts != ignore].tolist()})
     return entry, part_map
-
-
-def _copy(source: Path, picture: Path) -> None:
-    with replacing(picture) as partial:
-        shutil.copyfile(source, partial)
 
 
 def _remove_dropped(target: Path, name: str, kept: set[str]) -> None:

@@ -259,12 +259,6 @@ def read_sample(reader: Reader, record: Record) -> tuple[Tensor, *tuple[np.ndarr
     return image, *label_maps
 
 
-def read_classes(reader: Reader, record: Record) -> tuple[Tensor, np.ndarray]:
-    """Picture uint8 (3, H, W) and class of every pixel (H, W), a part or a whole object, as :func:`read_sample`."""
-    image, *label_maps = read_sample(reader, record)
-    return image, label_maps[-1]
-
-
 def collate_training(samples: Sequence[dict[str, Any]]) -> Batch:
     """Put samples of one training dataset side by side."""
     vocabulary = samples[0]["vocabulary"]
