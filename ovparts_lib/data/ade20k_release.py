@@ -164,12 +164,8 @@ class ReleasePhoto:
 
     def sources(self) -> Iterator[Path]:
         """All files that are there for this photograph, for telling whether any has changed."""
-        for path in (self.picture, self.seg_path, self.annotation_path, *self.part_paths):
-            if path.is_file():
-                yield path
-        folder = self.picture.with_suffix("")
-        if folder.is_dir():
-            yield from sorted(folder.iterdir())
+        masks = sorted(self.picture.with_suffix("").glob("*"))
+        return filter(Path.is_file, (self.picture, self.seg_path, self.annotation_path, *self.part_paths, *masks))
 
 
 def read_codes(path: Path) -> tuple[np.ndarray, np.ndarray]:

@@ -90,9 +90,9 @@ class Selection:
         """Part id of each (object id, category id) that the vocabulary has."""
         names = {name: part_id for part_id, name in enumerate(self.vocabulary.parts)}
         wanted = {
-            (object_id, category_id): f"{owner}'s {generic_part(category_id)}"
+            (object_id, category_id): f"{owner}'s {category.partition(' ')[2].lower()}"  # "Car Tier" is a car's tier
             for object_id, owner in enumerate(self.vocabulary.objects)
-            for category_id in range(len(PART_CATEGORIES))
+            for category_id, category in enumerate(PART_CATEGORIES)
         }
         return {pair: names[name] for pair, name in wanted.items() if name in names}
 
@@ -180,11 +180,6 @@ class Selection:
                 raise DatasetError(source, what, "Unpack picture and annotations again: one is not as released.")
             part_ids.append(part_id)
         return tuple(part_ids)
-
-
-def generic_part(category_id: int) -> str:
-    """``"Car Side Mirror"`` -> ``"side mirror"``: what follows the super-category, in lower case."""
-    return PART_CATEGORIES[category_id].partition(" ")[2].lower()
 
 
 def _base_name(image: CocoImage) -> str:

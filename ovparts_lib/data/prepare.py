@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -76,7 +75,8 @@ def prepare_dataset(name: str, source: str | Path, target: str | Path, *, progre
         raise DatasetError(source, "no such folder", "Give the folder of the unpacked archive.")
     vocabulary = load_vocabulary(name)
     report = PrepareReport(vocabulary.title, str(target), found={"classes": pd.Series(0, index=vocabulary.classes)})
-    splits = _SOURCES[name](source, name)
+    others = {"ade20k_847": _ade20k_847, "pascal_context_59": _context, "pascal_context_459": _context}
+    splits = others.get(name, _label_folders)(source, name)
     if not splits:
         wanted = "; ".join(place.labels for place in DATASETS[name].places.values())
         raise DatasetError(source, "holds no official labels of the benchmark", f"From them {wanted} would be made.")
@@ -213,11 +213,3 @@ def _label_map(path: Path) -> np.ndarray:
     if labels.ndim != 2 or labels.min(initial=0) < 0 or labels.max(initial=0) >= _CODES:
         raise DatasetError(path, f"has a LabelMap of shape {labels.shape} with values that are no classes")
     return labels.astype(np.int64)
-
-
-_SOURCES: dict[str, Callable[[Path, str], dict[str, Any]]] = {
-    **{name: _label_folders for name, entry in DATASETS.items() if entry.official},
-    "ade20k_847": _ade20k_847,
-    "pascal_context_59": _context,
-    "pascal_context_459": _context,
-}
