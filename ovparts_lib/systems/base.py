@@ -83,8 +83,10 @@ class SegmentationSystem(nn.Module):
 
     @contextmanager
     def without_unused_towers(self, vocabulary: Vocabulary) -> Iterator[Callable[[], AbstractContextManager[None]]]:
-        """Held while nothing but :meth:`loss` in training mode, or :meth:`predict` in evaluation mode, is called, with
-        this vocabulary alone, so that a system may let go of what that does without.
+        """Lets a system free what it does without.
+
+        Held while only :meth:`loss` in training mode, or only :meth:`predict` in evaluation mode, is called, with this
+        vocabulary alone.
 
         Yields:
             A context in which everything works all the same, for periodic evaluation of a training.
