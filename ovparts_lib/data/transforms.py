@@ -208,17 +208,11 @@ class PhotometricDistortion(v2.Transform):
         """Distort a picture; leave anything else."""
         if not isinstance(inpt, tv_tensors.Image):
             return inpt
+        steps = [("brightness", add_brightness), ("saturation", multiply_saturation), ("hue", turn_hue)]
+        steps.insert(1 if params["contrast_first"] else 3, ("contrast", multiply_contrast))
         image = inpt.as_subclass(Tensor)
-        if params["brightness"] is not None:
-            image = add_brightness(image, params["brightness"])
-        if params["contrast"] is not None and params["contrast_first"]:
-            image = multiply_contrast(image, params["contrast"])
-        if params["saturation"] is not None:
-            image = multiply_saturation(image, params["saturation"])
-        if params["hue"] is not None:
-            image = TF.adjust_hue(image, params["hue"] / 180)
-        if params["contrast"] is not None and not params["contrast_first"]:
-            image = multiply_contrast(image, params["contrast"])
+        for name, step in steps:
+            image = image if params[name] is None else step(image, params[name])
         return tv_tensors.Image(image)
 
 
@@ -248,6 +242,11 @@ def multiply_saturation(image: Tensor, factor: float) -> Tensor:
     value, chroma = pixels.amax(0, keepdim=True), pixels.amax(0, keepdim=True) - pixels.amin(0, keepdim=True)
     scale = torch.clamp(value / chroma.clamp(min=1), max=factor)  # S · scale stays at most 1
     return (value - scale * (value - pixels)).clamp_(0, 255).to(torch.uint8)
+
+
+def turn_hue(image: Tensor, steps: int) -> Tensor:
+    """uint8 image with its hue turned by ``steps`` of 180 around the colour circle."""
+    return TF.adjust_hue(image, steps / 180)
 
 
 def _uniform(low: float, high: float) -> float:

@@ -94,7 +94,7 @@ class VerificationReport:
             return
         shown = "\n".join(f"  {problem}" for problem in self.problems[:5])
         more = f"\n  … and {len(self.problems) - 5} more" if len(self.problems) > 5 else ""
-        raise DatasetError(f"{self.dataset} has {self.verdict}:\n{shown}{more}", file=self.root)
+        raise DatasetError(self.root, f"{self.dataset} has {self.verdict}:\n{shown}{more}")
 
     def to_markdown(self) -> str:
         """The report as a page of Markdown."""

@@ -149,32 +149,23 @@ class Protocol:
 
     def check(self, evaluation: Evaluation, mode: str) -> None:
         """Raise UnsupportedModeError unless the evaluation can be read in this mode."""
-        if mode not in evaluation.per_image:
-            raise UnsupportedModeError(f"the evaluation has no mode {mode!r}; it has {', '.join(evaluation.modes)}")
-        if mode not in self.modes:
-            raise UnsupportedModeError(
-                f"the protocol {self.name!r} is not defined for the mode {mode!r}, only for {', '.join(self.modes)}"
-            )
-        if evaluation.level != self.level:
-            raise UnsupportedModeError(
-                f"the protocol {self.name!r} reads matrices of {self.level}, this evaluation is over {evaluation.level}"
-            )
-        if self.charges_background and evaluation.background is None:
-            raise UnsupportedModeError(
-                f"the protocol {self.name!r} charges predictions on known background, which were not counted; "
-                "evaluate with strict=True"
-            )
-        if self.semantics_guided and not load_fathers(evaluation.vocabulary.name):
-            raise UnsupportedModeError(
-                f"the protocol {self.name!r} needs a table of fathers; the class list {evaluation.vocabulary.name!r} "
-                "has none"
-            )
+        if problem := self.obstacle(evaluation, mode):
+            raise UnsupportedModeError(problem)
 
-    def applies(self, evaluation: Evaluation, mode: str) -> bool:
-        """Whether the evaluation holds what the protocol reads in this mode."""
-        known = evaluation.background is not None or not self.charges_background
-        known = known and (bool(load_fathers(evaluation.vocabulary.name)) or not self.semantics_guided)
-        return mode in self.modes and mode in evaluation.modes and evaluation.level == self.level and known
+    def obstacle(self, evaluation: Evaluation, mode: str) -> str:
+        """Why the evaluation cannot be read in this mode; empty if it can."""
+        if mode not in evaluation.per_image:
+            return f"the evaluation has no mode {mode!r}; it has {', '.join(evaluation.modes)}"
+        reason, vocabulary = "", evaluation.vocabulary.name
+        if mode not in self.modes:
+            reason = f"is not defined for the mode {mode!r}, only for {', '.join(self.modes)}"
+        elif evaluation.level != self.level:
+            reason = f"reads matrices of {self.level}, this evaluation is over {evaluation.level}"
+        elif self.charges_background and evaluation.background is None:
+            reason = "charges predictions on known background, which were not counted; evaluate with strict=True"
+        elif self.semantics_guided and not load_fathers(vocabulary):
+            reason = f"needs a table of fathers; the class list {vocabulary!r} has none"
+        return reason and f"the protocol {self.name!r} {reason}"
 
     def tally(self, counts: ImageCounts, vocabulary: Vocabulary, charged: ImageCounts | None = None) -> Tally:
         """Pixels per image and class as the protocol sees them: (images, K)."""
@@ -300,5 +291,5 @@ def score_all(evaluation: Evaluation, protocols: Sequence[str] = tuple(PROTOCOLS
         protocol(evaluation, mode)
         for protocol in chosen
         for mode in evaluation.modes
-        if protocol.applies(evaluation, mode)
+        if not protocol.obstacle(evaluation, mode)
     ]

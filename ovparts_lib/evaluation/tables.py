@@ -42,11 +42,9 @@ def class_table(evaluation: Evaluation, protocol: str = "recommended", mode: str
     result, vocabulary = protocol_named(protocol)(evaluation, mode), evaluation.vocabulary
     of_parts = isinstance(vocabulary, PartVocabulary)
     pairs = vocabulary.pairs if of_parts else [(name, name) for name in vocabulary.classes]
-    table = result.classes.copy()
-    table.insert(0, "object", [owner for owner, _ in pairs])
-    table.insert(1, "part", vocabulary.classes)
-    table.insert(2, "generic", [part for _, part in pairs])
-    table.insert(3, "seen", [vocabulary.is_seen(number) for number in range(len(pairs))])
+    names = pd.DataFrame(pairs, columns=["object", "generic"])
+    names.insert(1, "part", vocabulary.classes)
+    table = names.assign(seen=[*map(vocabulary.is_seen, range(len(pairs)))]).join(result.classes)
     table.insert(table.columns.get_loc("pixels") + 1, "images", np.asarray(evaluation.class_images))
     identity = evaluation.identity(mode, "scored_images", protocol=result.protocol, version=result.version)
     return table.assign(**identity)
@@ -65,7 +63,7 @@ def summary_table(results: Sequence[ProtocolResult]) -> pd.DataFrame:
         {"mode": result.mode, **result.summary, **result.counts} | {key: getattr(result, key) for key in IDENTITY}
         for result in results
     ]
-    _refuse_differences({f"result {i} ({row['mode']})": pd.DataFrame([row]) for i, row in enumerate(rows)}, IDENTITY)
+    refuse_differences({f"result {i} ({row['mode']})": pd.DataFrame([row]) for i, row in enumerate(rows)}, IDENTITY)
     return pd.DataFrame(rows)
 
 
@@ -85,12 +83,13 @@ def merge_tables(tables: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
         if missing or table.empty:
             raise ValueError(f"the table of {run!r} is no summary table: it lacks {', '.join(missing) or 'rows'}")
     modes = {run: table.assign(modes=", ".join(sorted(set(table["mode"])))) for run, table in tables.items()}
-    _refuse_differences(modes, (*IDENTITY, "modes"))
+    refuse_differences(modes, (*IDENTITY, "modes"))
     merged = pd.concat([table.assign(run=run) for run, table in tables.items()], ignore_index=True)
     return merged[["run", *merged.columns.drop("run")]]
 
 
-def _refuse_differences(tables: Mapping[str, pd.DataFrame], columns: Sequence[str]) -> None:
+def refuse_differences(tables: Mapping[str, pd.DataFrame], columns: Sequence[str]) -> None:
+    """Raise ProtocolMismatchError where tables hold more than one value of a column, naming which holds which."""
     differences = []
     for column in columns:
         holders: dict[str, list[str]] = {}

@@ -34,7 +34,8 @@ class SegmentationSystem(nn.Module):
         needs_regions: whether scores depend on the masks of the records' objects; without them, such a system finds
             the objects by itself.
         text_cache: of a system that encodes names without learned prompts.
-        image_inputs: ``regions``, for each image those of its records; ``masks``, for each image a user's own.
+        image_inputs: ``regions``, for each image those of its records; ``masks``, for each image a user's own;
+            ``proposed``, for each image the proposals that the system has made before.
     """
 
     groups: ClassVar[Mapping[str, tuple[str, ...]]]
@@ -81,11 +82,14 @@ class SegmentationSystem(nn.Module):
         return load_clip_into(self.clip, path)
 
     @contextmanager
-    def without_frozen_towers(self, vocabulary: Vocabulary) -> Iterator[Callable[[], AbstractContextManager[None]]]:
-        """Held while training only calls :meth:`loss` with this vocabulary, so that a system may let go of the rest.
+    def without_unused_towers(self, vocabulary: Vocabulary) -> Iterator[Callable[[], AbstractContextManager[None]]]:
+        """Lets a system free what it does without.
+
+        Held while only :meth:`loss` in training mode, or only :meth:`predict` in evaluation mode, is called, with this
+        vocabulary alone.
 
         Yields:
-            A context in which :meth:`predict` and :meth:`inspect` work all the same, for periodic evaluation.
+            A context in which everything works all the same, for periodic evaluation of a training.
         """
         yield nullcontext
 

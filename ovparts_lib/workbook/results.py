@@ -11,10 +11,10 @@ from ovparts_lib.evaluation.bootstrap import compare
 from ovparts_lib.evaluation.protocols import score_all
 from ovparts_lib.evaluation.stored import Evaluation
 from ovparts_lib.evaluation.tables import (
-    ProtocolMismatchError,
     merge_tables,
     published_object_results,
     published_results,
+    refuse_differences,
     summary_table,
 )
 from ovparts_lib.inspection import Panel
@@ -92,7 +92,8 @@ def compare_runs(evaluations: Mapping[str, Stored], protocol: str) -> Iterator[P
     if not tables:
         yield Panel("runs", title=title, caption="nothing has been scored yet")
         return
-    _refuse_other_data(about)
+    # figures over other images do not belong in one table, whatever the protocol
+    refuse_differences({key: pd.DataFrame([facts]) for key, facts in about.items()}, ["data", "scored_images"])
     merged = merge_tables(tables)
     table = pd.concat([pd.DataFrame([about[key] for key in merged["run"]]), merged.drop(columns="run")], axis=1)
     shown = table[["setting", "run", "stage", "mode", *FIGURES, "protocol"]]
@@ -136,18 +137,6 @@ def paired_differences(
     columns = ["evaluation", "against", "mode", "figure", "baseline", "run", "value", "low", "high", "protocol"]
     merged = pd.concat(tables, ignore_index=True)[columns].rename(columns={"value": "difference"})
     return Panel("differences", table=merged, title=title)
-
-
-def _refuse_other_data(about: dict[str, dict[str, Any]]) -> None:
-    """Figures over other images do not belong in one table, whatever the protocol."""
-    groups: dict[tuple[str, int], list[str]] = {}
-    for key, facts in about.items():
-        groups.setdefault((facts["data"], facts["scored_images"]), []).append(key)
-    if len(groups) > 1:
-        found = "; ".join(f"{images} images of {data} in {', '.join(keys)}" for (data, images), keys in groups.items())
-        raise ProtocolMismatchError(
-            f"runs were scored on different images: {found}. Compare settings that belong together (settings: [...])"
-        )
 
 
 def beside_published(evaluations: Mapping[str, Stored]) -> Iterator[Panel]:

@@ -58,7 +58,7 @@ class ADE20KPart234(Reader):
             file = read_coco(path, len(self.vocabulary.objects), self.refuse)
             images = {_image_id(image): image for image in file.images}
             if len(images) < len(file.images):
-                self.refuse(DatasetError("lists two pictures that differ in nothing but their extension", file=path))
+                self.refuse(DatasetError(path, "lists two pictures that differ in nothing but their extension"))
             self._files[name], self._images[name] = file, images
         return self._files[name]
 
@@ -85,7 +85,7 @@ class ADE20KPart234(Reader):
         if listed.unseen_of_training:
             records += self._unseen_of_training(without_shots=listed.without_shots)
         if not records:
-            raise DatasetError("lists no instances of the dataset", file=self.annotation_path(listed.folder))
+            raise DatasetError(self.annotation_path(listed.folder), "lists no instances of the dataset")
         return records
 
     def instances(self, name: str) -> list[Record]:
@@ -188,15 +188,12 @@ class ADE20KPart234(Reader):
             self.refuse(error)
             return Folder([], sorted(set().union(*files.values())), unlisted=sorted(files["image"]))
         if not annotations.images and not self._built:
-            self.refuse(
-                DatasetError("lists no images", file=annotations.path, what_to_do=f"Unpack {self.title} again.")
-            )
+            self.refuse(DatasetError(annotations.path, "lists no images"))
         there = files["image"] | files["part"]
         for record in records:
             for path, what in ((record.image_path, "picture"), (record.part_path, "part label file")):
                 if path not in there and path.parent.is_dir():
-                    what = f"no such {what}, but {annotations.path.name} lists it"
-                    self.refuse(DatasetError(what, file=path, what_to_do=f"Unpack {self.title} again."))
+                    self.refuse(DatasetError(path, f"no such {what}, but {annotations.path.name} lists it"))
         unused = sorted(there - {path for record in records for path in (record.image_path, record.part_path)})
         if unused:
             report.notes.append(

@@ -67,9 +67,7 @@ class Reader:
         self._shots: frozenset[str] | None = None
         self._collected: list[Problem] | None = None
         if not self.root.is_dir():
-            raise DatasetError(
-                "no such folder", file=self.root, what_to_do=f"{self.title} is expected there: {self.layout}."
-            )
+            raise DatasetError(self.root, "no such folder", f"{self.title} is expected there: {self.layout}.")
 
     # What it is
 
@@ -123,7 +121,7 @@ class Reader:
         advice = f"Unpack {self.title} into {self.root}: {self.layout}."
         if inside:
             advice = f"The dataset seems to be {inside}: give that folder."
-        return DatasetError(what, file=path, what_to_do=advice)
+        return DatasetError(path, what, advice)
 
     def pairs(self, name: str) -> list[Record]:
         """One record per labelled image of ``train`` or ``val``, sorted by base name.
@@ -137,11 +135,9 @@ class Reader:
         shared = [stem for stem in images if stem in labels]
         if not shared:
             what = "label" if kind == "label" else f"{kind} label"
-            raise DatasetError(
-                f"no image has a {what} of the same base name ({len(images)} images, {len(labels)} label files)",
-                file=self.folder(kind, name),
-                what_to_do=f"Labels of {self.title} are *{self.kinds[kind].suffixes[0]} there: unpack both again.",
-            )
+            what = f"no image has a {what} of the same base name ({len(images)} images, {len(labels)} label files)"
+            advice = f"Labels of {self.title} are *{self.kinds[kind].suffixes[0]} there: unpack both again."
+            raise DatasetError(self.folder(kind, name), what, advice)
         return [Record(images[stem], labels[stem], objects and objects / f"{stem}.png", stem) for stem in shared]
 
     def records(self, split: str) -> list[Record]:
@@ -255,8 +251,7 @@ class Reader:
             images = [str(record.image_path.relative_to(self.root)) for record in self.pairs(name)]
             return files_key(self.label_files(name), self.root, self.vocabulary.hash, self.rules, *images)
         except FileNotFoundError as error:
-            what = "no such file, but the other files of its image are there"
-            raise DatasetError(what, file=error.filename, what_to_do="Unpack the labels again.") from None
+            raise DatasetError(error.filename, "no such file, but the other files of its image are there") from None
 
     # Few-shot lists
 
@@ -282,7 +277,7 @@ class Reader:
         if not kept:
             what = "the few-shot list names no image of the training folder"
             advice = "Unpack the pictures again, or use the list of this dataset."
-            raise DatasetError(what, file=source, what_to_do=advice)
+            raise DatasetError(source, what, advice)
         if missing := len(shots - {record.image_id for record in kept}):
             logger.warning("few-shot list of %s: %d of %d images are missing", source, missing, len(shots))
         return kept
@@ -319,7 +314,7 @@ class Reader:
         for kind, found in files.items():
             folder = self.folder(kind, name)
             if not found and folder.is_dir() and not self.refused(folder):
-                self.refuse(DatasetError("holds no files of the dataset", file=folder, what_to_do="Unpack it again."))
+                self.refuse(DatasetError(folder, "holds no files of the dataset"))
         unlabelled = []
         for stem in sorted(set().union(*files.values())) if all(files.values()) else ():
             there = [kind for kind in self.kinds if stem in files[kind]]
@@ -329,7 +324,7 @@ class Reader:
             elif missing:
                 what = " and ".join("picture" if kind == "image" else f"{kind} labels" for kind in missing)
                 path = files[there[-1]][stem]
-                self.refuse(DatasetError(f"has no {what} of the same name", file=path, what_to_do="Unpack it again."))
+                self.refuse(DatasetError(path, f"has no {what} of the same name"))
         if unlabelled:
             report.notes.append(
                 f"{name}: pictures without labels, not used: {len(unlabelled):,}, for example {unlabelled[0]}"

@@ -44,9 +44,7 @@ def read_classes(root: Path) -> Vocabulary:
     except DatasetError:
         raise
     except (ValueError, TypeError, AttributeError, RecursionError, yaml.YAMLError) as error:
-        raise DatasetError(
-            f"is no class list ({' '.join(str(error).split())})", file=path, what_to_do=_ADVICE
-        ) from error
+        raise DatasetError(path, f"is no class list ({' '.join(str(error).split())})", _ADVICE) from error
 
 
 def _check_words(names: Any) -> None:
@@ -136,8 +134,6 @@ def open_own(root: str | Path, **options: Any) -> OwnClasses | OwnParts:
     """
     folder = Path(root).expanduser()
     if not folder.is_dir():
-        raise DatasetError(
-            "no such folder", file=folder, what_to_do=f"Own data has images, labels and {CLASS_FILES[0]}."
-        )
+        raise DatasetError(folder, "no such folder", f"Own data has images, labels and {CLASS_FILES[0]}.")
     reader = OwnParts if isinstance(read_classes(folder), PartVocabulary) else OwnClasses
     return reader(folder, **options)

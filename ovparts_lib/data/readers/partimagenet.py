@@ -91,7 +91,7 @@ class PartImageNet(Reader):
             raise self.missing(folder)
         for path in self.files("image", name).values():
             if (other := pictures.setdefault(path.stem, path)) is not path:
-                self.refuse(DatasetError(f"has the same name as {other}", file=path, what_to_do="Keep one of the two."))
+                self.refuse(DatasetError(path, f"has the same name as {other}", "Keep one of the two."))
         return pictures
 
     def pairs(self, name: str) -> list[Record]:

@@ -100,7 +100,8 @@ class Ovseg(MaskClassifier):
             that fits it best, cut at the threshold, and pixels in none of them are background.
         no_object_weight: weight of unmatched queries in the class loss.
         mask_weight: weight of the focal loss.
-        **shared: those of :class:`MaskClassifier`; without ``lr_multipliers`` a ResNet trains at 0.1 of the rate.
+        **shared: those of :class:`MaskClassifier`; a ResNet trains at 0.1 of the rate unless ``lr_multipliers`` are
+            given.
 
     Raises:
         ValueError: an option out of its range.
