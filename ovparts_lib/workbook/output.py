@@ -95,7 +95,9 @@ def shown_table(panel: Panel) -> Styler:
     """A panel's table as notebooks show it: whole texts, at the left; two decimals; a limit of rows."""
     count = len(panel.table)
     title = panel.title if count <= _ROWS else f"{panel.title}: the first {_ROWS} of {count} rows"
-    shown = panel.table.head(_ROWS).reset_index(drop=True)
+    # Digests tell machines that two vocabularies are one; people learn nothing from them, nor from empty columns.
+    told = panel.table.drop(columns=["vocabulary", "vocabulary_hash"], errors="ignore").dropna(axis=1, how="all")
+    shown = told.head(_ROWS).reset_index(drop=True)
     styled = shown.style.format(precision=2, na_rep="–").hide(axis="index").set_caption(title)
     # JupyterLab puts everything at the right.
     left = [{"selector": "", "props": "text-align: left"}]

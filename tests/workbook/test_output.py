@@ -73,6 +73,13 @@ def test_texts_stand_at_the_left_and_numbers_where_jupyter_puts_them():
     assert " .col1" not in html
 
 
+def test_neither_digests_nor_empty_columns_are_shown():
+    columns = {"vocabulary_hash": "19c6a9a68a013efd", "vocabulary": "19c6a9a68a013efd", "boundary_IoU": float("nan")}
+    html = shown_table(Panel("p", table=pd.DataFrame([{"run": "a", "mIoU": 20.301234} | columns]), title="P")).to_html()
+    assert "20.30" in html and "20.301" not in html
+    assert not any(word in html for word in ("19c6", "vocabulary", "boundary"))
+
+
 def test_explanations_of_parameters_are_shown_whole():
     params = StartHereParameters(setting="miniature", run="a", samples=3)
     html = output.parameter_table(params).to_html()
