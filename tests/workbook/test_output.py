@@ -80,6 +80,12 @@ def test_neither_digests_nor_empty_columns_are_shown():
     assert not any(word in html for word in ("19c6", "vocabulary", "boundary"))
 
 
+def test_small_shares_keep_their_digits():
+    table = pd.DataFrame({"mIoU": [20.301234, 0.25], "strength": [0.0146026, 0.0035281], "images": [118, 0]})
+    html = shown_table(Panel("p", table=table, title="P")).to_html()
+    assert all(f">{number}<" in html for number in ("20.30", "0.25", "0.0146", "0.0035", "118", "0"))
+
+
 def test_explanations_of_parameters_are_shown_whole():
     params = StartHereParameters(setting="miniature", run="a", samples=3)
     html = output.parameter_table(params).to_html()
