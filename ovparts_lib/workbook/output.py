@@ -92,7 +92,7 @@ class RunOutput:
 
 
 def shown_table(panel: Panel) -> Styler:
-    """A panel's table as notebooks show it: whole texts, at the left; two decimals, or four below 1; a limit of rows."""
+    """A table as notebooks show it: whole texts, at the left; two decimals, or four below 1; at most 250 rows."""
     count = len(panel.table)
     title = panel.title if count <= _ROWS else f"{panel.title}: the first {_ROWS} of {count} rows"
     # Digests tell machines that two vocabularies are one; people learn nothing from them, nor from empty columns.
