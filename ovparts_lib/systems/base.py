@@ -82,8 +82,9 @@ class SegmentationSystem(nn.Module):
 
     @contextmanager
     def without_unused_towers(self, vocabulary: Vocabulary) -> Iterator[Callable[[], AbstractContextManager[None]]]:
-        """Held while nothing but :meth:`loss` in training mode, or :meth:`predict` in evaluation mode, is called, with
-        this vocabulary alone, so that a system may let go of what that does without.
+        """A system may let go of what it does without while only one method is called, with this vocabulary alone.
+
+        The method is :meth:`loss` in training mode, and :meth:`predict` in evaluation mode.
 
         Yields:
             A context in which everything works all the same, for periodic evaluation of a training.
