@@ -3,7 +3,8 @@
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
+from functools import cached_property
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import numpy as np
@@ -52,6 +53,11 @@ class CocoImage:
     width: int
     instances: tuple[CocoInstance, ...]
 
+    @property
+    def name(self) -> str:
+        """Its file name without extension (with its folder, if there is one)."""
+        return PurePosixPath(self.file_name).with_suffix("").as_posix()
+
 
 @dataclass(frozen=True, eq=False)
 class CocoFile:
@@ -68,6 +74,11 @@ class CocoFile:
     images: tuple[CocoImage, ...]
     dropped: Mapping[str, int]
     categories: tuple[tuple[int, str], ...] = ()
+
+    @cached_property
+    def by_name(self) -> dict[str, CocoImage]:
+        """The images by their names."""
+        return {image.name: image for image in self.images}
 
     @property
     def instances(self) -> int:

@@ -83,6 +83,10 @@ class VerificationReport:
         """Whether there is no problem; notes do not count."""
         return not self.problems
 
+    def blames(self, path: Path) -> bool:
+        """Whether one of the problems is this file's or folder's."""
+        return any(problem.file == str(path) for problem in self.problems)
+
     @property
     def verdict(self) -> str:
         """``no problems``, ``1 problem`` or ``2 problems``."""

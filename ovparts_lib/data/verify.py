@@ -49,7 +49,7 @@ def verify(title: str, root: str | Path, open_dataset: Callable[[], Reader]) -> 
     report = VerificationReport(title, str(Path(root).expanduser()))
     try:
         reader = open_dataset()
-        reader.collect(report.problems)
+        reader.refuse = lambda error: report.problems.append(Problem.of(error))
         folders = {name: reader.list_folder(name, report) for name in reader.folders}
         lists = reader.lists()
         files = [path for folder in folders.values() for path in folder.files]
@@ -229,8 +229,7 @@ def _check_background(
 
 def _check_unseen(reader: Reader, name: str, labels: LabelCounts, report: VerificationReport) -> None:
     """Count what the remap takes out of zero-shot training labels."""
-    settings = {split: reader.split(split) for split in reader.splits}
-    splits = [split for split, how in settings.items() if how.folder == name and how.seen_only]
+    splits = [split for split, how in reader.settings.items() if how.folder == name and how.seen_only]
     if not splits:
         return
     removed = removed_pixels(reader, splits[0], labels)

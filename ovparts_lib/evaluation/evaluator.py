@@ -6,6 +6,7 @@ The ground truth is the label files as they are, or resized twice as the release
 import contextlib
 import dataclasses
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -232,15 +233,7 @@ def double_resized(label_map: Tensor, shortest: int, longest: int) -> Tensor:
 
 def double_resized_sample(sample: EvaluationSample, shortest: int, longest: int) -> EvaluationSample:
     """A sample whose part map, object map and regions are :func:`double_resized`; regions that vanish stay, empty."""
-    rows, columns = (
-        double_resized(torch.arange(length)[place].expand(sample.part_map.shape), shortest, longest)
-        for length, place in zip(sample.part_map.shape, ((slice(None), None), (None, slice(None))), strict=True)
-    )
-    rows, columns = rows[:, 0], columns[0]
-
-    def moved(values: Tensor) -> Tensor:
-        return values.index_select(0, rows.to(values.device)).index_select(1, columns.to(values.device))
-
+    moved = partial(double_resized, shortest=shortest, longest=longest)
     regions = []
     for region in sample.regions:
         mask = torch.zeros(sample.part_map.shape, dtype=torch.bool)

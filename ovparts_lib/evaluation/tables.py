@@ -196,14 +196,12 @@ def published_object_results(dataset: str | None = None, setting: str | None = N
 
 def _read(name: str, texts: list[str]) -> pd.DataFrame:
     with files(__package__).joinpath(name).open(encoding="utf-8") as stream:
-        frame = pd.read_csv(stream, keep_default_na=True, dtype=dict.fromkeys(texts, str))
+        frame = pd.read_csv(stream, dtype=dict.fromkeys(texts, str))
     frame[texts] = frame[texts].fillna("")
     return frame
 
 
 def _kept(frame: pd.DataFrame, dataset: str | None, setting: str | None) -> pd.DataFrame:
-    if dataset is not None:
-        frame = frame[frame["dataset"] == dataset]
-    if setting is not None:
-        frame = frame[frame["setting"] == setting]
+    for column, value in (("dataset", dataset), ("setting", setting)):
+        frame = frame if value is None else frame[frame[column] == value]
     return frame.reset_index(drop=True)

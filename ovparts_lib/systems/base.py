@@ -83,10 +83,9 @@ class SegmentationSystem(nn.Module):
 
     @contextmanager
     def without_unused_towers(self, vocabulary: Vocabulary) -> Iterator[Callable[[], AbstractContextManager[None]]]:
-        """Lets a system free what it does without.
+        """A system may let go of what it does without while only one method is called, with this vocabulary alone.
 
-        Held while only :meth:`loss` in training mode, or only :meth:`predict` in evaluation mode, is called, with this
-        vocabulary alone.
+        The method is :meth:`loss` in training mode, and :meth:`predict` in evaluation mode.
 
         Yields:
             A context in which everything works all the same, for periodic evaluation of a training.

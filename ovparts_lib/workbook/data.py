@@ -220,7 +220,7 @@ def leakage_table(training: Vocabulary, tests: Sequence[str]) -> Panel:
 def split_table(reader: Reader) -> Panel:
     """Records and images of every split, and how many records have no part to train or score."""
     rows = []
-    for split in reader.splits:
+    for split in reader.settings:
         try:
             records, vocabulary = reader.records(split), reader.training_vocabulary(split)
         except DatasetError as error:

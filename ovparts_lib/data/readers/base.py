@@ -11,11 +11,20 @@ from typing import ClassVar, Self
 import numpy as np
 
 from ovparts_lib.data.few_shot import read_shot_list
-from ovparts_lib.data.files import DatasetError, Record, files_key, list_files, read_cache, write_cache
+from ovparts_lib.data.files import (
+    DatasetError,
+    Record,
+    Refuse,
+    files_key,
+    list_files,
+    raise_error,
+    read_cache,
+    write_cache,
+)
 from ovparts_lib.data.labels import check_label_range, check_same_size, read_labels
 from ovparts_lib.data.registry import DATASETS, SHOTS_FILE, Split
 from ovparts_lib.data.scan import LabelCounts, count_labels, parallel_map
-from ovparts_lib.data.verification_report import Folder, Problem, VerificationReport
+from ovparts_lib.data.verification_report import Folder, VerificationReport
 from ovparts_lib.vocabularies import PartVocabulary, load_vocabulary
 
 logger = logging.getLogger(__name__)
@@ -65,7 +74,7 @@ class Reader:
         self.progress = progress
         self._scans: dict[str, dict[str, LabelCounts]] = {}
         self._shots: frozenset[str] | None = None
-        self._collected: list[Problem] | None = None
+        self.refuse: Refuse = raise_error  # verification collects what is wrong with single files, and goes on
         if not self.root.is_dir():
             raise DatasetError(self.root, "no such folder", f"{self.title} is expected there: {self.layout}.")
 
@@ -241,15 +250,12 @@ class Reader:
         write_cache(self.cache_folder, f"label_counts_{name}", self._scan_key(name), value)
         return counts["rows"]
 
-    def label_files(self, name: str) -> list[Path]:
-        """Every file that labels of ``train`` or ``val`` are read from."""
-        paths = (path for record in self.pairs(name) for path in (record.part_path, record.object_path))
-        return list(dict.fromkeys(path for path in paths if path is not None))
-
     def _scan_key(self, name: str) -> str:
+        records = self.pairs(name)
+        labels = {path for record in records for path in (record.part_path, record.object_path) if path is not None}
+        images = [str(record.image_path.relative_to(self.root)) for record in records]
         try:
-            images = [str(record.image_path.relative_to(self.root)) for record in self.pairs(name)]
-            return files_key(self.label_files(name), self.root, self.vocabulary.hash, self.rules, *images)
+            return files_key(labels, self.root, self.vocabulary.hash, self.rules, *images)
         except FileNotFoundError as error:
             raise DatasetError(error.filename, "no such file, but the other files of its image are there") from None
 
@@ -290,20 +296,6 @@ class Reader:
 
     # Integrity checks (see ovparts_lib.data.verify)
 
-    def collect(self, problems: list[Problem]) -> None:
-        """From now on add what is wrong with single files to ``problems`` and go on, rather than raise it."""
-        self._collected = problems
-
-    def refuse(self, error: DatasetError) -> None:
-        """Raise the error, or collect it while the dataset is being verified."""
-        if self._collected is None:
-            raise error
-        self._collected.append(Problem.of(error))
-
-    def refused(self, path: Path) -> bool:
-        """Whether something wrong with this file has been collected."""
-        return any(problem.file == str(path) for problem in self._collected or ())
-
     def lists(self) -> list[Path]:
         """Files that concern all images, such as annotations and the 16-shot list, where they exist."""
         return [path for path in [self.root / SHOTS_FILE] if path.is_file()]
@@ -313,7 +305,7 @@ class Reader:
         files = {kind: self.files(kind, name) for kind in self.kinds}
         for kind, found in files.items():
             folder = self.folder(kind, name)
-            if not found and folder.is_dir() and not self.refused(folder):
+            if not found and folder.is_dir() and not report.blames(folder):
                 self.refuse(DatasetError(folder, "holds no files of the dataset"))
         unlabelled = []
         for stem in sorted(set().union(*files.values())) if all(files.values()) else ():
@@ -362,11 +354,10 @@ class Reader:
         try:
             named = self.few_shot_ids()
         except DatasetError as error:
-            report.problems.append(Problem.of(error))
+            self.refuse(error)
             return
         report.counts["train"]["images of the 16-shot list"] = len(named)
         if missing := sorted(named - images):
             where = f"images/{self.folders['train']}, for example {missing[0]}"
             what = f"{len(missing)} of {len(named)} images it names are not in {where}"
-            advice = "Unpack the pictures again, or download the list again."
-            report.problems.append(Problem(str(path), what, advice))
+            self.refuse(DatasetError(path, what, "Unpack the pictures again, or download the list again."))

@@ -52,7 +52,7 @@ class PartImageNet(Reader):
         super().__init__(root, **options)
         self._listings: dict[str, Listing] = {}
         self._pictures: dict[Path, Picture] = {}
-        self.selection = Selection(self.vocabulary, strict=self.strict, refuse=self.refuse)
+        self.selection = Selection(self.vocabulary, strict=self.strict, refuse=lambda error: self.refuse(error))
 
     def listing(self, name: str) -> Listing:
         """The pictures and annotations of ``train`` or ``val``, read once.
@@ -190,7 +190,7 @@ class PartImageNet(Reader):
         return Folder(
             records=self.pairs(name),
             files=files,
-            unlisted=list(listing.unlisted) if self.refused(listing.annotations.path) else [],
+            unlisted=list(listing.unlisted) if report.blames(listing.annotations.path) else [],
             counts={
                 "images in the annotation file": len(listing.annotations.images),
                 "annotations": listing.annotations.instances,

@@ -10,7 +10,7 @@ from ovparts_lib.evaluation.label_maps import pred_all_map
 from ovparts_lib.systems.scan.model import Scan
 from ovparts_lib.systems.scan.sizes import MINIATURE_SCAN, RELEASED, ScanSize
 from ovparts_lib.systems.system import stated_size
-from ovparts_lib.vocabularies.vocabulary import Vocabulary
+from ovparts_lib.vocabularies import PartVocabulary, Vocabulary
 
 SIZE = replace(MINIATURE_SCAN, queries=6)
 
@@ -115,7 +115,7 @@ def test_scoring_without_the_text_tower_gives_the_same_scores_and_brings_it_back
 
 
 def test_scores_are_masks_times_classes_at_any_size_and_for_parts_too(model):
-    vocabulary = Vocabulary.from_words({"dog": ["head", "tail"], "cat": ["head"]})
+    vocabulary = PartVocabulary.from_words({"dog": ["head", "tail"], "cat": ["head"]})
     scores = model.predict([picture(), picture(40, 200)], vocabulary, class_ids=[2, 0])
     for score, size in zip(scores, [(70, 96), (40, 200)], strict=True):
         assert score.image_size == size and score.class_ids == (2, 0)
