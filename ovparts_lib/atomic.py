@@ -113,13 +113,13 @@ def _locked(descriptor: int) -> Iterator[None]:
 def safe_name(text: str) -> str:
     """A piece of a file name that says a text: the same for the same text, another for any other.
 
-    Letters and digits of all scripts, ``.``, ``-`` and ``_`` stay, blanks become ``_``. A text that holds anything
-    else, begins with a dot, or is longer than 100 bytes ends in six digits of its hash.
+    Letters and digits of all scripts, ``.``, ``-`` and ``_`` stay. A text that holds anything else, for which ``_``
+    stands, begins with a dot, or is longer than 100 bytes ends in six digits of its hash.
     """
     composed = unicodedata.normalize("NFC", text.encode("utf-8", "replace").decode())
     name = "".join(sign if sign.isalnum() or sign in ".-_" else "_" for sign in composed).lstrip(".")
     short = name.encode()[:_LONGEST_NAME].decode(errors="ignore")
-    if short and short == text.replace(" ", "_") and (" " not in text or "_" not in text):
+    if short and short == text:
         return short
     return f"{short}_{hashlib.sha256(text.encode('utf-8', 'surrogatepass')).hexdigest()[:6]}".lstrip("_")
 

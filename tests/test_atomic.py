@@ -6,7 +6,15 @@ import time
 
 import pytest
 
-from ovparts_lib.atomic import DiskFullError, replacing, replacing_folder, set_aside, sweep, write_atomically
+from ovparts_lib.atomic import (
+    DiskFullError,
+    replacing,
+    replacing_folder,
+    safe_name,
+    set_aside,
+    sweep,
+    write_atomically,
+)
 
 
 @pytest.mark.parametrize(("number", "said"), [(errno.ENOSPC, "bytes are free"), (errno.EDQUOT, "quota")])
@@ -78,3 +86,29 @@ def test_what_cannot_be_written_is_named_by_its_own_name(tmp_path, obstacle):
     with pytest.raises(FileNotFoundError) as caught, replacing(tmp_path / "copy"):
         (tmp_path / "original").read_bytes()
     assert caught.value.filename == str(tmp_path / "original")
+
+
+def test_no_two_texts_get_one_name():
+    texts = [
+        "a b",
+        "a_b",
+        "a  b",
+        "a__b",
+        "a/b",
+        "a\\b",
+        "a:b",
+        "a.",
+        "a. ",
+        "_",
+        " ",
+        "-",
+        "..",
+        "",
+        "a\n",
+        "e\u0301",
+        "\xe9",
+    ]
+    texts += ["x" * length for length in (100, 101, 102)]
+    names = [safe_name(text) for text in texts]
+    assert len(set(names)) == len(texts) and all(name.strip(".") and "/" not in name for name in names)
+    assert [safe_name(text) for text in ("overlay_dog", "Brücke-1.2")] == ["overlay_dog", "Brücke-1.2"]

@@ -33,6 +33,7 @@ _FOREIGN = (
     (rb"<!doctype html|<html", "a web page", "Download the picture itself."),
     (rb"version https://git-lfs", "a pointer of Git LFS", "Get the file itself: git lfs pull."),
     (rb"PK\x03\x04", "a ZIP archive", "Unpack it."),
+    (rb"\Z", "an empty file", "Copy or download it again."),
 )
 _MASKS = (
     "Give a folder of PNG files, one mask each (0 outside, any other single value inside), or a .npy or .npz array."

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import re
 import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
@@ -12,12 +13,12 @@ import numpy as np
 
 from ovparts_lib.vocabularies.vocabulary import UnknownClassError, Vocabulary, _digest
 
-# What keyboards and word processors write for an apostrophe: ’ ‘ ʼ ＇ ′ ´ `
-_APOSTROPHES = str.maketrans(dict.fromkeys("\u2019\u2018\u02bc\uff07\u2032\u00b4`", "'"))
+# What keyboards and word processors write for an apostrophe: ’ ‘ ‛ ʼ ʹ ʻ ＇ ′ ´ ꞌ `
+_APOSTROPHES = str.maketrans(dict.fromkeys("\u2019\u2018\u201b\u02bc\u02b9\u02bb\uff07\u2032\u00b4\ua78c`", "'"))
 # Marks of direction, soft hyphens, zero-width blanks, control characters, halves of characters; what joins emoji and
 # letters of some scripts is seen.
 _UNSEEN, _JOINERS = ("Cc", "Cf", "Cs"), "\u200c\u200d"
-_POSSESSIVE = re.compile(r"'s(?=\s|$)")
+_POSSESSIVE = re.compile(r"'[sS](?=\s|$)")
 
 
 @dataclass(frozen=True, init=False)
@@ -117,6 +118,8 @@ class PartVocabulary(Vocabulary):
         for owner, part in pairs:
             if not owner or part == "":
                 raise ValueError(f"own words: a word is empty, in {{{owner!r}: [{part!r}]}}")
+            if part and part.startswith(f"{owner}'s "):
+                raise ValueError(f"own words: the part {part!r} repeats its object; write {part[len(owner) + 3 :]!r}")
         owners = tuple(dict.fromkeys(owner for owner, _ in pairs))
         parts = [owner if part is None else f"{owner}'s {part}" for owner, part in pairs]
         return cls(name, parts, owners, owners, ignore_label=65535, title="Own words")
@@ -220,8 +223,8 @@ class PartVocabulary(Vocabulary):
 
 
 def _tidy(word: object) -> str:
-    """A user's word with plain apostrophes, single blanks, and nothing that cannot be seen."""
-    plain = " ".join(str(word).translate(_APOSTROPHES).split())
+    """A user's word with plain apostrophes and single blanks, without HTML's entities and what cannot be seen."""
+    plain = " ".join(html.unescape(str(word)).translate(_APOSTROPHES).split())
     return "".join(sign for sign in plain if sign in _JOINERS or unicodedata.category(sign) not in _UNSEEN).strip(
         _JOINERS
     )

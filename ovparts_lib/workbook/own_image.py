@@ -1,5 +1,6 @@
 """Own photographs and own words: scores, overlays, score maps and attention, without any annotation."""
 
+import unicodedata
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -112,9 +113,9 @@ def look_at_images(
 
 
 def unique_names(files: Sequence[str]) -> list[str]:
-    """The files' names without extension; where two are the same, in whatever case, all of them behind numbers."""
+    """The files' names without extension; where two look the same, in whatever case, all of them behind numbers."""
     stems = [Path(file).stem for file in files]
-    if len({stem.lower() for stem in stems}) == len(stems):
+    if len({unicodedata.normalize("NFKC", stem).casefold() for stem in stems}) == len(stems):
         return stems
     return [f"{number}_{stem}" for number, stem in enumerate(stems, 1)]
 

@@ -92,12 +92,43 @@ def test_the_arithmetic_is_as_it_was_afterwards(check):
     assert [getattr(owner, name) for owner in owners] == before
 
 
+def test_throughput_is_related_to_the_peak_and_to_the_reference(check, monkeypatch, tmp_path):
+    script = importlib.import_module("gpu_check")
+
+    def measured(row, files, wanted):
+        found = {
+            "classes": 116,
+            "images": row["batch"],
+            "gflops": 30.0,
+            "peak_mib": 900.0,
+            "cpu_seconds": 2.0,
+            "loss": "",
+        }
+        return found | {"size": row["size"], "images_per_second": 4.0, "seconds_median": 0.5}
+
+    monkeypatch.setattr(script, "measured", measured)
+    monkeypatch.setattr(script, "peak_gflops", lambda precision, device: 600.0)
+    code, rows = check("--systems", "clipseg", "--only", "evaluate fp32", "--minutes", "1000")
+    assert code == 0
+    assert float(of(rows, "clipseg evaluate fp32 images per second")["value"]) == 4
+    assert float(of(rows, "clipseg evaluate fp32 compiled share of peak")["value"]) == 0.1
+    with (tmp_path / "systems_cpu.csv").open(newline="", encoding="utf-8") as file:
+        assert [row["note"] for row in csv.DictReader(file)] == ["gpu_check.py"] * 2
+
+
 @pytest.mark.slow
 def test_everything_in_miniature(check):
-    code, rows = check()
+    code, rows = check("--minutes", "0")
     assert code == 0
     names = {row["name"] for row in rows}
     assert {f"{system} training step gradients" for system in SYSTEMS} <= names
     assert {"kill and resume weights", "several devices weights of 2 devices", "notebook exit code"} <= names
-    assert float(of(rows, "clipseg evaluate fp32 images per second")["value"]) > 0
-    assert 0 < float(of(rows, "clipseg evaluate fp32 share of peak")["value"]) < 1
+
+
+@pytest.mark.slow
+def test_throughput_in_miniature(check):
+    code, rows = check("--systems", "clipseg", "--only", "evaluate fp32", "--minutes", "1000")
+    assert code == 0
+    for kind in ("fp32", "fp32 compiled"):
+        assert float(of(rows, f"clipseg evaluate {kind} images per second")["value"]) > 0
+        assert 0 < float(of(rows, f"clipseg evaluate {kind} share of peak")["value"]) < 1

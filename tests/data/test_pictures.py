@@ -162,12 +162,13 @@ def test_the_preview_in_a_cameras_file_is_no_second_picture(tmp_path, recwarn):
         (b"\n<!DOCTYPE html><title>404</title>", "a web page", "Download the picture itself"),
         (b"version https://git-lfs.github.com/spec/v1\n", "a pointer of Git LFS", "Get the file itself: git lfs pull"),
         (b"PK\3\4\x14\0", "a ZIP archive", "Unpack it"),
+        (b"", "an empty file", "Copy or download it again"),
         (b"RIFF\x24\0\0\0WEBPVP8 ", "(?!a video)", "The file is damaged, or no picture"),
         (b"what?", "cannot identify image file", "The file is damaged, or no picture"),
     ],
 )
 def test_files_that_are_no_picture_we_read_are_called_what_they_are(tmp_path, start, kind, advice):
-    (tmp_path / "photo.jpg").write_bytes(start + bytes(40))
+    (tmp_path / "photo.jpg").write_bytes(start and start + bytes(40))
     with pytest.raises(DatasetError, match=rf"cannot be decoded \({kind}.*\)\. {advice}"):
         read_image(tmp_path / "photo.jpg")
 

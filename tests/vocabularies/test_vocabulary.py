@@ -122,7 +122,7 @@ def test_unusable_own_words_are_refused_with_a_reason(own, message):
         PartVocabulary.from_words(own)
 
 
-@pytest.mark.parametrize("mark", "\u2019\u2018\u02bc\uff07\u2032\u00b4`")
+@pytest.mark.parametrize("mark", [*"\u2019\u2018\u201b\u02bc\u02b9\u02bb\uff07\u2032\u00b4\ua78c`", "&#39;", "&apos;"])
 def test_typographic_apostrophes_mean_the_same(mark):
     assert PartVocabulary.from_words([f"dog{mark}s head"]) == PartVocabulary.from_words(["dog's head"])
     assert PartVocabulary.from_words({f"lord{mark}s table": ["leg"]}).objects == ("lord's table",)
@@ -233,3 +233,12 @@ def test_remap_keeps_names_and_sends_the_rest_to_ignore(own, data):
 
 def _all():
     return {name: load_vocabulary(name) for name in PART_VOCABULARIES}
+
+
+def test_possessives_in_capitals_and_repeated_objects():
+    assert PartVocabulary.from_words(["DOG'S HEAD", "the dog's collar"]).pairs == (
+        ("DOG", "HEAD"),
+        ("the dog", "collar"),
+    )
+    with pytest.raises(ValueError, match="the part \"dog's head\" repeats its object; write 'head'"):
+        PartVocabulary.from_words({"dog": ["tail", "dog\u2019s head"]})
