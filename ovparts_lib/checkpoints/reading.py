@@ -25,7 +25,7 @@ from ovparts_lib.checkpoints.torchscript import is_torchscript, read_torchscript
 BROUGHT = {"clip_weights": "CLIP", "guidance_weights": "guidance backbone"}
 RUN_WEIGHTS = "weights.safetensors"
 HUB_WEIGHTS = ("model.safetensors", "open_clip_model.safetensors", "pytorch_model.bin", "open_clip_pytorch_model.bin")
-WRAPPERS = ("model", "state_dict")
+WRAPPERS = ("model", "state_dict", "model_state_dict")
 # What DistributedDataParallel, torch.compile and Lightning put before every name.
 _PREFIXES = ("module.", "_orig_mod.", "model.")
 # numpy's module of this name moved between versions 1 and 2; pickles name either
@@ -268,12 +268,12 @@ def _unwrapped(state: dict[str, Tensor], path: Path) -> dict[str, Tensor]:
 
 
 def _state_dict(content: Any, path: Path) -> dict[str, Tensor]:
-    for wrapper in WRAPPERS:
-        if isinstance(content, Mapping) and isinstance(content.get(wrapper), Mapping):
-            content = content[wrapper]
-            break
+    for _ in WRAPPERS:  # no deeper than each within another: a hostile file may hold itself
+        if isinstance(content, Mapping):
+            content = next((content[name] for name in WRAPPERS if isinstance(content.get(name), Mapping)), content)
     if not isinstance(content, Mapping) or not content:
-        raise CheckpointError(f"{path} holds no state dict but {type(content).__name__}")
+        kind = "a dict without entries" if content == {} else type(content).__name__
+        raise CheckpointError(f"{path} holds no state dict but {kind}")
     state = {}
     for name, value in content.items():
         if isinstance(value, (int, float, np.number)):

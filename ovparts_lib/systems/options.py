@@ -118,7 +118,7 @@ class SystemOptions(Options):
     gradient_clip: Number = option(0.01, 1.0, gt=0, description="largest global gradient norm")
     precision: Literal["32-true", "bf16-mixed", "16-mixed"] = option("32-true", description="arithmetic")
 
-    workers: Whole = option(8, 0, free=True, ge=0, description="processes that load data")
+    workers: Whole = option(8, 0, free=True, ge=0, le=512, description="processes that load data")
     devices: Whole = Field(1, ge=1, description="devices trained on")
     log_every: Whole = option(50, free=True, ge=1, description="steps between log lines")
     evaluate_every: Whole = option(

@@ -337,6 +337,21 @@ def test_prefixes_of_wrappers_are_left_out(tmp_path, prefix, suffix):
     assert_same(read_tensors(path))
 
 
+@pytest.mark.parametrize("wrappers", [["model"], ["state_dict"], ["model_state_dict"], ["model", "state_dict"]])
+def test_what_trainings_wrap_around_weights_is_taken_off(tmp_path, wrappers):
+    content = STATE
+    for wrapper in reversed(wrappers):
+        content = {wrapper: content, "epoch": 3, "optimizer": {"state": {}}}
+    torch.save(content, tmp_path / "w.pth")
+    assert_same(read_tensors(tmp_path / "w.pth"))
+    itself = {}
+    itself["model"] = itself
+    for hostile, message in ((itself, "its entry 'model' is of type dict"), ({}, "but a dict without entries")):
+        torch.save(hostile, tmp_path / "w.pth")
+        with pytest.raises(CheckpointError, match=message):
+            read_tensors(tmp_path / "w.pth")
+
+
 def test_a_prefix_that_not_all_names_have_is_a_name(tmp_path):
     state = {"model.a": torch.ones(1), "head": torch.ones(2), "clip._orig_mod.b": torch.ones(3)}
     save_file(state, tmp_path / "w.safetensors")

@@ -217,6 +217,8 @@ def test_the_notebook_runs_on_photographs_and_words(folder, tmp_path, system):
 def test_no_two_photographs_share_a_name():
     assert own_image.unique_names(["a/x.jpg", "x_2.jpg", "b/y.jpg"]) == ["x", "x_2", "y"]
     assert own_image.unique_names(["a/x.jpg", "x_2.jpg", "b/x.jpg", "c/X.jpg"]) == ["1_x", "2_x_2", "3_x", "4_X"]
+    assert own_image.unique_names(["stra\xdfe.jpg", "STRASSE.jpg"]) == ["1_stra\xdfe", "2_STRASSE"]
+    assert own_image.unique_names(["\xe9.jpg", "e\u0301.png"]) == ["1_\xe9", "2_e\u0301"]  # one letter, two ways
 
 
 @pytest.mark.parametrize("attended", [True, False])
