@@ -90,10 +90,10 @@ def ovparts_tasks(
 ) -> tuple[nn.Module, Callable, Callable]:
     """Our model, and functions (images, vocabulary) -> logits or labels and (images, part maps, vocabulary) -> loss.
 
-    Without weights, a new model of the size with the seed fixed. What a training does without is out of memory from the
-    first loss on until ``held`` is closed.
+    Without weights, a new model of the size with the seed fixed. What scoring or training does without is out of memory
+    from the first call on until ``held`` is closed, as in a run.
     """
-    entry, options, training = SYSTEMS[system], options or {}, []
+    entry, options, without = SYSTEMS[system], options or {}, []
     if weights:
         model, _ = entry.load(weights, entry.sizes[size], **options)
     else:
@@ -107,8 +107,13 @@ def ovparts_tasks(
                 if type(inner).__module__.startswith("ovparts_lib.models"):
                     inner.compile()
 
+    def let_go(vocabulary: Vocabulary) -> None:
+        if not without:
+            without.append(held.enter_context(model.without_unused_towers(vocabulary)))
+
     def logits(pictures: list[Tensor], vocabulary: Vocabulary) -> Tensor:
         model.eval()
+        let_go(vocabulary)
         model.requires_grad_(False)  # torch's counter of FLOPs cannot do with parameters that train in inference mode
         asked = {}
         if model.needs_regions:  # as oracle-obj asks: the parts of the object at hand
@@ -123,8 +128,7 @@ def ovparts_tasks(
         pictures: list[Tensor], maps: list[Tensor], vocabulary: Vocabulary, objects: list[Tensor] | None = None
     ) -> Tensor:
         model.train()
-        if not training:
-            training.append(held.enter_context(model.without_frozen_towers(vocabulary)))
+        let_go(vocabulary)
         maps = [of_one_object(one, vocabulary) for one in maps] if model.needs_regions else maps
         batch = {"images": pictures, "part_maps": maps, "vocabulary": vocabulary}
         if isinstance(vocabulary, PartVocabulary):

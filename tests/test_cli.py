@@ -54,6 +54,7 @@ def root(tmp_path, monkeypatch):
 
 
 START = "params/miniature/start.yaml"
+LONG = "é" * 140
 
 
 def ovparts(*arguments, **options):
@@ -112,6 +113,12 @@ def test_version_and_wrong_usage(capsys):
         (["verify", "https://example.org/data"], 1, "https://example.org/data is an address"),
         (["prepare", "ade20k_150", "https://example.org/data", "."], 1, "https://example.org/data is an address"),
         (["train-miniclip", "nowhere/miniclip.safetensors"], 1, "nowhere"),
+        (["train-miniclip", "miniclip.json"], 1, "expected the name of a .safetensors file"),
+        (["train-miniclip", f"{'n' * 240}.safetensors"], 2, "shorten it"),
+        (["run", LONG], 2, f"{LONG}: File name too long; shorten it (file systems take 255 bytes for a name)"),
+        (["run", START, "--set", f"outputs={LONG}"], 2, f"{LONG}/miniature/start: File name too long; shorten it"),
+        (["report", "--outputs", LONG], 2, f"{LONG}: File name too long; shorten it"),
+        (["verify", LONG], 2, f"{LONG}: File name too long; shorten it"),
     ],
 )
 def test_one_clear_line_for_an_error(root, capsys, arguments, code, expected):

@@ -12,9 +12,7 @@ import numpy as np
 import torch
 
 # the number that files of torch.save before 1.6 begin with
-_LEGACY_TORCH = (
-    b"\x80\x02\x8a\x0al\xfc\x9cF\xf9 j\xa8P\x19."  # the number that files of torch.save before 1.6 begin with
-)
+_LEGACY_TORCH = b"\x80\x02\x8a\x0al\xfc\x9cF\xf9 j\xa8P\x19."
 _RECONSTRUCT, _SCALAR = np.zeros(0).__reduce__()[0], np.float64(0).__reduce__()[0]
 _FROM_BUFFER = np.zeros(1).__reduce_ex__(5)[0]
 # numpy's modules of these names moved between versions 1 and 2; pickles name either

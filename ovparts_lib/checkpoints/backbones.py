@@ -44,8 +44,8 @@ def load_resnet_into(backbone: nn.Module, path: str | Path) -> LoadReport:
     return load_strictly(
         backbone,
         state,
-        source=str(path),
-        kind="ResNet of detectron2" if detectron2 else "ResNet of torchvision",
+        path,
+        "ResNet of detectron2" if detectron2 else "ResNet of torchvision",
         names=dict if detectron2 else renaming(torchvision_name),
         drop=lambda name: name.startswith(unused) or name.endswith("num_batches_tracked"),
     )
@@ -71,8 +71,8 @@ def load_swin_into(backbone: Swin, path: str | Path) -> LoadReport:
     return load_strictly(
         backbone,
         state,
-        source=str(path),
-        kind="Swin Transformer",
+        path,
+        "Swin Transformer",
         drop=lambda name: name.startswith(_CLASSIFIER) or name.endswith(("attn_mask", "relative_position_index")),
         without=[name for name in backbone.state_dict() if name.startswith(outputs)],
     )

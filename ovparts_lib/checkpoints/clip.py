@@ -66,6 +66,11 @@ def is_position_ids(name: str) -> bool:
     return name.endswith(".position_ids")
 
 
+def is_openai_constant(name: str) -> bool:
+    """Whether a tensor of OpenAI's archives is a constant that we compute."""
+    return name in OPENAI_CONSTANTS or name.endswith("attn_mask")
+
+
 def load_clip_into(clip: open_clip.CLIP, path: str | Path, *, activation: Activation | None = None) -> LoadReport:
     """Load CLIP weights into a model that exists.
 
@@ -83,7 +88,12 @@ def load_clip_into(clip: open_clip.CLIP, path: str | Path, *, activation: Activa
     state = read_tensors(path)
     found = _activation(weights_file(path), state, read_metadata(path) or {}, activation)
     require_activation(clip, found, str(path))
-    return _load(clip, state, str(path))
+    if "text_model.final_layer_norm.weight" in state:
+        kind = "CLIP in Hugging Face's layout"
+        return load_strictly(clip, state, path, kind, names=huggingface_names, drop=is_position_ids)
+    if "visual.conv1.weight" not in state:
+        raise CheckpointError(f"{path} holds no CLIP with a ViT image tower; its first tensors: {list(state)[:5]}")
+    return load_strictly(clip, state, path, "CLIP in OpenAI's layout", drop=is_openai_constant)
 
 
 def save_clip(clip: open_clip.CLIP, size: ClipSize, path: str | Path, **metadata: object) -> Path:
@@ -97,27 +107,6 @@ def save_clip(clip: open_clip.CLIP, size: ClipSize, path: str | Path, **metadata
     """
     own = {"system": "clip", "size": asdict(size), "activation": activation_of(clip)}
     return save_weights(clip, path, {**metadata, **own})
-
-
-def _load(clip: open_clip.CLIP, state: State, source: str) -> LoadReport:
-    if "text_model.final_layer_norm.weight" in state:
-        return load_strictly(
-            clip,
-            state,
-            source=source,
-            kind="CLIP in Hugging Face's layout",
-            names=huggingface_names,
-            drop=is_position_ids,
-        )
-    if "visual.conv1.weight" not in state:
-        raise CheckpointError(f"{source} holds no CLIP with a ViT image tower; its first tensors: {list(state)[:5]}")
-    return load_strictly(
-        clip,
-        state,
-        source=source,
-        kind="CLIP in OpenAI's layout",
-        drop=lambda name: name in OPENAI_CONSTANTS or name.endswith("attn_mask"),
-    )
 
 
 def _activation(file: Path, state: State, metadata: Mapping, given: Activation | None) -> Activation:

@@ -3,10 +3,10 @@
 import json
 from pathlib import Path
 
-from torch import Tensor, nn
+from torch import nn
 
 from ovparts_lib.checkpoints.backbones import load_resnet_into
-from ovparts_lib.checkpoints.reading import CheckpointError, LoadReport, State, load_strictly, read_tensors
+from ovparts_lib.checkpoints.reading import CheckpointError, LoadReport, load_strictly, read_tensors
 from ovparts_lib.models.backbones.guidance import DinoGuidance, ResNetGuidance
 
 # our names and the released ones: of the aggregator by their beginnings, of which the longest that fits counts
@@ -62,20 +62,10 @@ def load_guidance_into(guidance: nn.Module, path: str | Path) -> LoadReport:
         CheckpointError: unreadable, of another backbone, or tensors missing, unexpected or misshapen.
     """
     if isinstance(guidance, DinoGuidance):
-        state = without_prefix(read_tensors(path), "backbone.", "dinov2.")
+        state = {name.removeprefix("backbone.").removeprefix("dinov2."): x for name, x in read_tensors(path).items()}
         if "patch_embed.proj.weight" not in state:
             raise CheckpointError(f"{path} is no DINOv2 backbone; its first tensors: {list(state)[:5]}")
-        return load_strictly(
-            guidance.dinov2, state, source=str(path), kind="DINOv2", drop=lambda name: name == "mask_token"
-        )
+        return load_strictly(guidance.dinov2, state, path, "DINOv2", drop=lambda name: name == "mask_token")
     if not isinstance(guidance, ResNetGuidance):
         raise CheckpointError(f"{path} was given for a guidance backbone that has no pre-trained weights")
     return load_resnet_into(guidance, path)
-
-
-def without_prefix(state: State, *prefixes: str) -> dict[str, Tensor]:
-    """The state dict with each prefix removed, in order, if every name has it (as wrappers put it before all names)."""
-    for prefix in prefixes:
-        if all(name.startswith(prefix) for name in state):
-            state = {name.removeprefix(prefix): tensor for name, tensor in state.items()}
-    return dict(state)

@@ -144,9 +144,9 @@ def file_hash(path: str | Path) -> str:
 def load_strictly(
     module: nn.Module,
     state: State,
-    *,
-    source: str,
+    source: str | Path,
     kind: str = "weights",
+    *,
     names: Callable[[State], State] = dict,
     drop: Callable[[str], bool] = lambda name: False,
     without: Collection[str] = (),
@@ -189,7 +189,7 @@ def load_strictly(
     with torch.no_grad():
         for name, target in targets.items():
             target.copy_(state[name])
-    return LoadReport(source, kind, tuple(targets), dropped, tuple(without))
+    return LoadReport(str(source), kind, tuple(targets), dropped, tuple(without))
 
 
 def renaming(name_of: Callable[[str], str]) -> Callable[[State], dict[str, Tensor]]:

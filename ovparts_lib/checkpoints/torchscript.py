@@ -14,18 +14,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-_DTYPES = {
-    "FloatStorage": torch.float32,
-    "HalfStorage": torch.float16,
-    "BFloat16Storage": torch.bfloat16,
-    "DoubleStorage": torch.float64,
-    "LongStorage": torch.int64,
-    "IntStorage": torch.int32,
-    "ShortStorage": torch.int16,
-    "CharStorage": torch.int8,
-    "ByteStorage": torch.uint8,
-    "BoolStorage": torch.bool,
-}
+_NAMESAKES = ("Float", "Half", "BFloat16", "Double", "Long", "Int", "Short", "Bool")
+_DTYPES = {"CharStorage": torch.int8, "ByteStorage": torch.uint8}
+_DTYPES |= {f"{name}Storage": getattr(torch, name.lower()) for name in _NAMESAKES}
 
 
 class _ScriptedModule:

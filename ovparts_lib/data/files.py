@@ -3,6 +3,7 @@
 Results of slow passes over them are kept until a file changes.
 """
 
+import errno
 import hashlib
 import json
 import logging
@@ -98,7 +99,9 @@ def read_file(path: Path, what_to_do: str = "Check the path; in a dataset, unpac
 def unreadable(path: Path, error: Exception) -> DatasetError:
     """The error for a file or folder that the system does not let us read."""
     reason = getattr(error, "strerror", None) or error
-    return DatasetError(path, f"cannot be read ({reason})", "Check the disk, links and permissions.")
+    long = getattr(error, "errno", None) == errno.ENAMETOOLONG
+    advice = "Check the path." if long else "Check the disk, links and permissions."
+    return DatasetError(path, f"cannot be read ({reason})", advice)
 
 
 def read_json(path: Path, missing: str) -> Any:

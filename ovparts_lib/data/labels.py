@@ -1,6 +1,7 @@
 """Reading pictures, label files, and a user's own masks, so that every wrong file is named."""
 
 import contextlib
+import re
 import struct
 import warnings
 from collections.abc import Iterator
@@ -19,6 +20,20 @@ from ovparts_lib.images import MAX_PIXELS, SIXTEEN_BIT, WHITE_IS_ZERO, rgb_pixel
 _DAMAGED = (OSError, SyntaxError, ValueError, EOFError, struct.error, MemoryError, OverflowError)
 _PHOTOMETRIC = 262  # TIFF's tag: 0 where white is 0
 _GREY_MODES = {np.dtype(np.uint8): ("L", "P", "1"), np.dtype(np.uint16): ("I;16", "I;16B", "I;16L", "I")}
+_CONVERT = "Convert it to JPEG or PNG."
+# Files that are taken for pictures: how they begin, what they are, what to do.
+_FOREIGN = (
+    (rb"....ftyp(hei[cxms]|hev[cx]|mif[12]|msf1|avi[fs])", "HEIC, AVIF or their like", _CONVERT),  # what phones write
+    (rb"....ftypcrx ", "a camera's raw file", _CONVERT),
+    (rb"....ftyp|RIFF....AVI |\x1a\x45\xdf\xa3", "a video", "Save one of its pictures as JPEG or PNG."),
+    (rb"\0\0\0\x0cJXL ", "JPEG XL", _CONVERT),
+    (rb"%PDF", "PDF", _CONVERT),
+    (rb"<svg|<\?xml", "SVG or other XML", _CONVERT),
+    (rb"\x93NUMPY", "a numpy array", _CONVERT),
+    (rb"<!doctype html|<html", "a web page", "Download the picture itself."),
+    (rb"version https://git-lfs", "a pointer of Git LFS", "Get the file itself: git lfs pull."),
+    (rb"PK\x03\x04", "a ZIP archive", "Unpack it."),
+)
 _MASKS = (
     "Give a folder of PNG files, one mask each (0 outside, any other single value inside), or a .npy or .npz array."
 )
@@ -128,20 +143,16 @@ def opened(path: Path) -> Iterator[Image.Image]:
     except _DAMAGED as error:
         if isinstance(error, OSError) and error.errno:  # of the system; Pillow's own say that a picture is damaged
             raise unreadable(path, error) from error
-        if kind := _foreign_kind(path):
-            raise DatasetError(path, f"cannot be decoded ({kind})", "Convert it to JPEG or PNG.") from error
-        advice = "The file is damaged, or no picture: copy, download or unpack it again."
-        raise DatasetError(path, f"cannot be decoded ({error or type(error).__name__})", advice) from error
+        kind, advice = _foreign_kind(path)
+        raise DatasetError(path, f"cannot be decoded ({kind or error or type(error).__name__})", advice) from error
 
 
-def _foreign_kind(path: Path) -> str:
-    """The kind of a file that holds a picture in a way that is not read; empty if it is none that is known."""
+def _foreign_kind(path: Path) -> tuple[str, str]:
+    """What a file is that is no picture we read (empty where that is not known), and what to do about it."""
     with path.open("rb") as file:
-        start = file.read(256)
-    if start[4:8] == b"ftyp":  # what phones write
-        return f"{start[8:12].decode(errors='replace')}, of the family of HEIC"
-    kinds = {b"%PDF": "PDF", b"\x93NUMPY": "a numpy array", b"<svg": "SVG", b"<?xml": "SVG or other XML"}
-    return next((kind for mark, kind in kinds.items() if start.lstrip().startswith(mark)), "")
+        start = file.read(256).lstrip()
+    found = (about for pattern, *about in _FOREIGN if re.match(pattern, start, re.DOTALL | re.IGNORECASE))
+    return next(found, ("", "The file is damaged, or no picture: copy, download or unpack it again."))
 
 
 def _describe(mode: str) -> str:

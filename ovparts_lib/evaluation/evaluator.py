@@ -56,7 +56,8 @@ def evaluate(
     asked once more, without regions, and finds the objects.
 
     Args:
-        model: any system with ``predict``; it is put on the device and, for the duration, in evaluation mode.
+        model: any system with ``predict``; it is put on the device and, for the duration, in evaluation mode, and
+            lets go of what it can do without (:meth:`SegmentationSystem.without_unused_towers`).
         dataset: its ``vocabulary`` and images, an ``EvaluationSample`` each; with a :class:`PartVocabulary` with its
             records.
         device: where everything but reading happens.
@@ -93,7 +94,7 @@ def evaluate(
     records = 0
     # batch_size=None hands samples over as they are; images differ in size.
     loader = DataLoader(Subset(dataset, range(count)), batch_size=None, **worker_options(workers, lambda: dataset[0]))
-    with _evaluation_mode(model.to(device)), torch.no_grad():
+    with _evaluation_mode(model.to(device), full), torch.no_grad():
         for sample in tqdm(loader, total=count, desc="Evaluating", unit="image", disable=not progress):
             if double_resize is not None:
                 sample = double_resized_sample(sample, *double_resize)
@@ -195,11 +196,12 @@ def _options(dataset: EvaluationDataset, rule: OracleRule, double_resize: tuple[
 
 
 @contextlib.contextmanager
-def _evaluation_mode(model: nn.Module) -> Iterator[None]:
+def _evaluation_mode(model: nn.Module, vocabulary: Vocabulary) -> Iterator[None]:
     training = {module: module.training for module in model.modules()}
     model.eval()
     try:
-        yield
+        with getattr(model, "without_unused_towers", contextlib.nullcontext)(vocabulary):
+            yield
     finally:
         for module, mode in training.items():
             module.training = mode

@@ -82,11 +82,13 @@ class SegmentationSystem(nn.Module):
         return load_clip_into(self.clip, path)
 
     @contextmanager
-    def without_frozen_towers(self, vocabulary: Vocabulary) -> Iterator[Callable[[], AbstractContextManager[None]]]:
-        """Held while training only calls :meth:`loss` with this vocabulary, so that a system may let go of the rest.
+    def without_unused_towers(self, vocabulary: Vocabulary) -> Iterator[Callable[[], AbstractContextManager[None]]]:
+        """A system may let go of what it does without while only one method is called, with this vocabulary alone.
+
+        The method is :meth:`loss` in training mode, and :meth:`predict` in evaluation mode.
 
         Yields:
-            A context in which :meth:`predict` and :meth:`inspect` work all the same, for periodic evaluation.
+            A context in which everything works all the same, for periodic evaluation of a training.
         """
         yield nullcontext
 

@@ -198,8 +198,8 @@ def load_but(
     return load_strictly(
         model,
         state,
-        source=source,
-        kind=kind,
+        source,
+        kind,
         names=names,
         drop=lambda name: name in dropped or is_constant(name) or name.startswith(dead),
         without=tuple(without),

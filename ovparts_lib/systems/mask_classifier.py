@@ -18,7 +18,7 @@ from ovparts_lib.models.clip.crops import CropRule, cut_crops, mask_boxes
 from ovparts_lib.models.clip.prompts import TEMPLATES
 from ovparts_lib.models.clip.text_cache import TextCache
 from ovparts_lib.models.clip.token_masks import patch_masks
-from ovparts_lib.models.clip.towers import AfterBlock, activation_of, build_clip, image_embeddings
+from ovparts_lib.models.clip.towers import AfterBlock, image_embeddings
 from ovparts_lib.models.mask2former.masked_decoder import MaskedDecoder
 from ovparts_lib.models.maskformer.size import ProposalSize
 from ovparts_lib.models.maskformer.transformer_decoder import TransformerDecoder
@@ -30,6 +30,7 @@ from ovparts_lib.systems.shared_options import Classifier, WithoutCrop
 from ovparts_lib.vocabularies import Vocabulary
 
 _CROPS_AT_ONCE = {"cpu": 8, "cuda": 64}
+TEXT_TOWER = ("token_embedding", "positional_embedding", "transformer", "ln_final", "text_projection")
 _MASKS_AT_ONCE = 16  # of bool masks, to bound memory
 
 
@@ -91,6 +92,11 @@ def embed_crops(
     return torch.cat(embeddings)
 
 
+def competing_classes(vocabulary: Vocabulary) -> tuple[str, ...]:
+    """The classes of the softmax in which images are scored: a single word competes with "others"."""
+    return tuple(vocabulary.classes) if len(vocabulary.classes) > 1 else (*vocabulary.classes, OTHERS)
+
+
 class MaskClassifier(ProposalSegmenter):
     """Mask proposals, an embedding of each that is compared with the classes' texts, and CLIP on the masks' crops.
 
@@ -143,7 +149,7 @@ class MaskClassifier(ProposalSegmenter):
         self.no_object_text = nn.Parameter(torch.randn(1, clip.embed_dim) * clip.text_width**-0.5)
         self.templates = TEMPLATES[self.size.templates]
         self.text_cache = TextCache(synonyms=False)
-        self._texts: dict[tuple[str, ...], Tensor] = {}  # of the training vocabulary, while CLIP is out of memory
+        self._texts: dict[tuple[str, ...], Tensor] = {}  # of one vocabulary, while the text tower is out of memory
 
     @property
     def at_once(self) -> int:
@@ -157,36 +163,45 @@ class MaskClassifier(ProposalSegmenter):
             float32 (names + 1, embed_dim), normalised; the names' without gradient.
 
         Raises:
-            ValueError: CLIP is out of memory, and these are not the names of the training.
+            ValueError: the text tower is out of memory, and these are not the names it was asked for before.
         """
         text = self._encode_names(tuple(name.strip() for name in names)).to(self.device)
         return torch.cat([text, F.normalize(self.no_object_text.float(), dim=-1)])
 
     def _encode_names(self, names: tuple[str, ...]) -> Tensor:
-        if self.clip is None:
+        if self._texts:
             if names not in self._texts:
-                raise ValueError(
-                    "CLIP's text tower is out of memory during this training; only its vocabulary can be used"
-                )
+                raise ValueError("CLIP's text tower is out of memory for now; only the vocabulary at hand can be used")
             return self._texts[names]
         return F.normalize(self.text_cache.encode(self.clip, names, self.templates).mean(1), dim=-1)
 
     @contextmanager
-    def without_frozen_towers(self, vocabulary: Vocabulary) -> Iterator[Callable[[], AbstractContextManager[None]]]:
-        """Keep the CLIP that classifies crops and encodes texts out of memory while the rest trains.
+    def without_unused_towers(self, vocabulary: Vocabulary) -> Iterator[Callable[[], AbstractContextManager[None]]]:
+        """Keep out of memory what one vocabulary does without: in training CLIP, otherwise CLIP's text tower.
 
-        It is written to a temporary file (1.7 GB for ViT-L/14) and read back for :meth:`predict`, and in the end. The
-        texts of the vocabulary are computed before; no other can be used meanwhile.
+        It is written to a temporary file (1.7 GB for ViT-L/14, its text tower 0.5 GB) and read back in the end, and in
+        the context that is yielded. The texts of the vocabulary are computed before; no other can be used meanwhile.
         """
-        quick_gelu = activation_of(self.clip) == "quick_gelu"
-        names = tuple(name.strip() for name in vocabulary.classes)
+        classes = vocabulary.classes if self.training else competing_classes(vocabulary)
+        names = tuple(name.strip() for name in classes)
         texts = {names: self._encode_names(names)}
+        owner, unused = (self, ("clip",)) if self.training else (self.clip, TEXT_TOWER)
+        modules = {name: getattr(owner, name) for name in unused}
+        tensors = {name: tensor for name, tensor in owner.named_parameters() if name.split(".")[0] in unused}
+
+        def let_go() -> None:
+            for name in unused:
+                setattr(owner, name, None)
+            for tensor in tensors.values():
+                tensor.data = tensor.data.new_empty(0)
+            self._texts = texts
 
         def bring_back() -> None:
-            with torch.random.fork_rng(devices=[]):  # of initial values, which are overwritten
-                clip = build_clip(self.size.clip, quick_gelu=quick_gelu).requires_grad_(False)
-            clip.load_state_dict(load_file(file))
-            self.clip, self._texts = clip.to(self.device).train(self.training), {}
+            for name, values in load_file(file).items():
+                tensors[name].data = values.to(self.device)
+            for name, module in modules.items():
+                setattr(owner, name, module)
+            self._texts = {}
 
         @contextmanager
         def brought_back() -> Iterator[None]:
@@ -194,12 +209,12 @@ class MaskClassifier(ProposalSegmenter):
             try:
                 yield
             finally:
-                self.clip, self._texts = None, texts
+                let_go()
 
         with tempfile.TemporaryDirectory() as folder:
             file = Path(folder) / "clip.safetensors"
-            save_file({name: tensor.contiguous() for name, tensor in self.clip.state_dict().items()}, file)
-            self.clip, self._texts = None, texts
+            save_file({name: tensor.detach().contiguous() for name, tensor in tensors.items()}, file)
+            let_go()
             try:
                 yield brought_back
             finally:
@@ -211,8 +226,7 @@ class MaskClassifier(ProposalSegmenter):
         Every class of the vocabulary takes part in the softmax, whatever is asked for. A vocabulary of one word is
         scored against "others", which becomes the background. Maps: what :meth:`classified` gives.
         """
-        names = request.vocabulary.classes
-        classes = names if len(names) > 1 else (*names, OTHERS)
+        classes = competing_classes(request.vocabulary)
         text, results = self.encode_classes(classes), []
         for number, image in enumerate(checked_images(images)):
             own = {name: values[number] for name, values in inputs.items()}
@@ -223,7 +237,7 @@ class MaskClassifier(ProposalSegmenter):
                 request.class_ids,
                 cut_at=self.cut_at,
                 background=request.background,
-                single=len(names) == 1,
+                single=len(request.vocabulary.classes) == 1,
             )
             results.append((scores, maps if request.inspected else {}))
         return results

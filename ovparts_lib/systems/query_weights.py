@@ -8,13 +8,7 @@ from pathlib import Path
 from torch import Tensor
 
 from ovparts_lib.checkpoints.clip import huggingface_names, is_position_ids, load_clip_into, split_projections
-from ovparts_lib.checkpoints.reading import (
-    CheckpointError,
-    LoadReport,
-    State,
-    load_strictly,
-    refuse_beside,
-)
+from ovparts_lib.checkpoints.reading import CheckpointError, LoadReport, State, load_strictly, refuse_beside
 from ovparts_lib.systems.query_segmenter import RELEASED, QuerySegmenter, QuerySize
 from ovparts_lib.systems.system import stated_size
 
@@ -110,9 +104,7 @@ def load_query_into(
     if not decoder_only:
         refuse_beside(clip_path, f"{path} ({file.kind})", "clip_weights")
     absent = tuple(name for name in model.state_dict() if name in without or file.lacks(name))
-    report = load_strictly(
-        model, state, source=str(path), kind=file.kind, names=file.names, drop=file.drop, without=absent
-    )
+    report = load_strictly(model, state, path, file.kind, names=file.names, drop=file.drop, without=absent)
     if decoder_only:
         clip_report = load_clip_into(model.clip, clip_path)
         left = tuple(name for name in absent if not name.startswith("clip."))

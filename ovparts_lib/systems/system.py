@@ -135,7 +135,7 @@ class System:
         stated = {key: metadata[key] for key in self.stored if key in metadata}
         size = size or stated_size(type(self.sizes["released"]), metadata["size"])
         model = self.build(read_as(size), **{**stated, **options})
-        return model, load_strictly(model, read_tensors(path), source=str(path), kind="ovparts weights")
+        return model, load_strictly(model, read_tensors(path), path, "ovparts weights")
 
     def initialise(self, model: nn.Module, clip_path: str | Path, **files: str | Path) -> LoadReport:
         """Load what the training of a new model begins from: CLIP, and what the folder's ``weights.initialise`` takes.

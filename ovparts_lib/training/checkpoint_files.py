@@ -6,8 +6,9 @@ import re
 import warnings
 from collections.abc import Iterator
 from contextlib import suppress
+from io import BytesIO
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import torch
 
@@ -44,10 +45,13 @@ def write_checkpoint(content: dict[str, Any], folder: Path, step: int) -> Path:
     partial = folder / f".step_{step:08d}.partial"
     try:
         folder.mkdir(parents=True, exist_ok=True)
+        stream = BytesIO()  # not the file: torch's writer would raise what the disk refuses without its number
+        torch.save(content, stream)
         with partial.open("wb") as file:
-            stream = _DigestingStream(file)
-            torch.save(content, stream)
-            digest = stream.finish()
+            file.write(stream.getbuffer())
+            file.flush()
+            os.fsync(file.fileno())
+        digest = hashlib.sha256(stream.getbuffer()).hexdigest()
         path = folder / f"step_{step:08d}-{digest[:16]}.pt"
         partial.replace(path)
         sync_folder(folder)
@@ -95,38 +99,6 @@ def is_intact(path: Path) -> bool:
 def read_checkpoint(path: Path) -> dict[str, Any]:
     """The content of a checkpoint, tensors on the CPU; code that may be in the file is not run."""
     return torch.load(path, map_location="cpu", weights_only=True)
-
-
-class _DigestingStream:
-    """What ``torch.save`` writes to: passes bytes on and digests them.
-
-    The first error is kept and raised by :meth:`finish`, as one raised inside torch's C++ writer would surface as an
-    unrelated RuntimeError without its error number.
-    """
-
-    def __init__(self, file: BinaryIO) -> None:
-        self._file = file
-        self._digest = hashlib.sha256()
-        self._error: OSError | None = None
-
-    def write(self, data: bytes) -> int:
-        if self._error is None:
-            try:
-                self._file.write(data)
-                self._digest.update(data)
-            except OSError as error:
-                self._error = error
-        return len(data)
-
-    def flush(self) -> None:
-        """Nothing to do before :meth:`finish`; torch asks for the method."""
-
-    def finish(self) -> str:
-        if self._error is not None:
-            raise self._error
-        self._file.flush()
-        os.fsync(self._file.fileno())
-        return self._digest.hexdigest()
 
 
 def _delete_old(folder: Path, newest: Path) -> None:

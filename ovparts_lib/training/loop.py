@@ -14,11 +14,7 @@ from lightning_fabric import Fabric
 from torch import nn
 from torch.utils.data import DataLoader
 
-from ovparts_lib.training.checkpoint_files import (
-    newest_checkpoint,
-    read_checkpoint,
-    write_checkpoint,
-)
+from ovparts_lib.training.checkpoint_files import newest_checkpoint, read_checkpoint, write_checkpoint
 from ovparts_lib.training.distribution import (
     LossModule,
     OpaqueBatch,
@@ -34,12 +30,7 @@ from ovparts_lib.training.log import TrainingLog
 from ovparts_lib.training.non_finite import non_finite_loss
 from ovparts_lib.training.optimisers import build_optimiser, check_gradients, set_learning_rate
 from ovparts_lib.training.progress import Pace, Progress
-from ovparts_lib.training.randomness import (
-    isolated_generators,
-    random_state,
-    seed_generators,
-    set_random_state,
-)
+from ovparts_lib.training.randomness import isolated_generators, random_state, seed_generators, set_random_state
 from ovparts_lib.training.settings import TrainingSettings
 from ovparts_lib.training.state import capture_state, check_state, frozen_digest, restore_state
 

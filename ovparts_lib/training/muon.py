@@ -9,6 +9,7 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor
 
+# torch.optim.Muon is not used: it computes the iteration in bfloat16, and so gives other weights than were shipped.
 COEFFICIENTS = (3.4445, -4.7750, 2.0315)
 
 

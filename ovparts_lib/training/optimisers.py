@@ -18,7 +18,7 @@ def build_optimiser(model: nn.Module, settings: TrainingSettings) -> torch.optim
     """AdamW (betas 0.9 and 0.999, eps 1e-8) over ``model.parameter_groups(settings.weight_decay)``.
 
     A group is a dict with ``params`` and ``weight_decay``, and may hold ``lr_multiplier`` (a backbone at a hundredth of
-    the base rate, say) or ``lr``, its own base rate. Each group's base rate is kept as ``initial_lr``.
+    the base rate, say). Each group's base rate is kept as ``initial_lr``.
 
     Raises:
         ParameterGroupError: nothing trains, a trainable parameter is in no group or in two, or a frozen one is in one.
@@ -71,8 +71,8 @@ def check_gradients(model: nn.Module, *, distributed: bool) -> None:
 
 
 def _with_base_rate(group: dict[str, Any], learning_rate: float) -> dict[str, Any]:
-    own = {key: value for key, value in group.items() if key not in ("lr", "lr_multiplier")}
-    rate = group.get("lr", learning_rate * group.get("lr_multiplier", 1.0))
+    own = {key: value for key, value in group.items() if key != "lr_multiplier"}
+    rate = learning_rate * group.get("lr_multiplier", 1.0)
     return {**own, "params": list(group["params"]), "lr": rate, "initial_lr": rate}
 
 

@@ -4,16 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from difflib import get_close_matches
 from functools import cached_property
-from typing import TYPE_CHECKING
 
 import numpy as np
-
-if TYPE_CHECKING:
-    from ovparts_lib.vocabularies.part_vocabulary import PartVocabulary
 
 
 class UnknownClassError(ValueError):
@@ -63,13 +59,6 @@ class Vocabulary:
                 f"vocabulary {self.name!r}: ignore_label {self.ignore_label} is also a {kind} index; choose one of at "
                 f"least {len(names)}"
             )
-
-    @classmethod
-    def from_words(cls, words: Mapping[str, Iterable[str]] | Sequence[str], name: str = "own_words") -> PartVocabulary:
-        """A user's own words, which may be parts of objects: see :meth:`PartVocabulary.from_words`."""
-        from ovparts_lib.vocabularies.part_vocabulary import PartVocabulary  # which is made of this class
-
-        return PartVocabulary.from_words(words, name)
 
     @cached_property
     def hash(self) -> str:

@@ -149,7 +149,7 @@ def train_in_process(
         world_size=fabric.world_size,
         pin_memory=fabric.device.type == "cuda",
     )
-    with model.without_frozen_towers(dataset.vocabulary) as brought_back:
+    with model.train().without_unused_towers(dataset.vocabulary) as brought_back:
 
         def evaluate_whole(model: nn.Module, step: int) -> dict[str, float]:
             with brought_back():

@@ -211,7 +211,7 @@ def test_a_bad_state_names_all_that_is_wrong_and_changes_nothing():
     del state["1.bias"]
     state |= {f"more.{i}": torch.zeros(1) for i in range(7)}
     with pytest.raises(CheckpointError) as error:
-        load_strictly(module, state, source="w.pth")
+        load_strictly(module, state, "w.pth")
     assert str(error.value) == (
         "w.pth (weights) does not fit the model: 1 missing: 1.bias; "
         "7 unexpected: more.0, more.1, more.2, more.3, more.4 and 2 more; "
@@ -226,7 +226,7 @@ def test_whole_numbers_do_not_stand_for_fractions_nor_the_reverse():
     state["weight"] = torch.tensor([3, 4])
     state["num_batches_tracked"] = torch.tensor(0.5)
     with pytest.raises(CheckpointError) as error:
-        load_strictly(module, state, source="w.pth")
+        load_strictly(module, state, "w.pth")
     assert str(error.value) == (
         "w.pth (weights) does not fit the model: 2 misshapen: weight is int64 in the file, float32 in the model, "
         "num_batches_tracked is float32 in the file, int64 in the model"
@@ -240,19 +240,19 @@ def test_weights_that_are_not_finite_are_refused_and_named(value):
     before = module.weight.detach().clone()
     state = {"weight": torch.zeros(2, 3, dtype=torch.float16), "bias": torch.tensor([0.0, value])}
     with pytest.raises(CheckpointError, match=r"w.pth \(weights\) holds NaN or infinity in bias; "):
-        load_strictly(module, state, source="w.pth")
+        load_strictly(module, state, "w.pth")
     assert torch.equal(module.weight, before)
 
 
 def test_names_the_file_lacks_by_design_keep_their_values():
     module = nn.Linear(3, 2)
     bias = module.bias.detach().clone()
-    report = load_strictly(module, {"weight": torch.zeros(2, 3)}, source="w", without=("bias",))
+    report = load_strictly(module, {"weight": torch.zeros(2, 3)}, "w", without=("bias",))
     assert torch.equal(module.bias, bias)
     assert not module.weight.any()
     assert report.initialised == ("bias",)
     with pytest.raises(CheckpointError, match="1 unexpected: bias"):
-        load_strictly(module, dict(module.state_dict()), source="w", without=("bias",))
+        load_strictly(module, dict(module.state_dict()), "w", without=("bias",))
 
 
 # --- files that were damaged, made to harm, or wrapped ---------------------------------------------------------------
@@ -324,9 +324,9 @@ def test_numbers_that_are_finite_only_in_the_file_are_refused(value):
     module = nn.Linear(3, 2)
     state = {"weight": torch.zeros(2, 3), "bias": torch.tensor([0.0, value], dtype=torch.float64)}
     with pytest.raises(CheckpointError, match="NaN or infinity in bias"):
-        load_strictly(module, state, source="w.pth")
+        load_strictly(module, state, "w.pth")
     with pytest.raises(CheckpointError, match="complex64 in the file, float32"):
-        load_strictly(module, {**state, "bias": torch.zeros(2, dtype=torch.complex64)}, source="w.pth")
+        load_strictly(module, {**state, "bias": torch.zeros(2, dtype=torch.complex64)}, "w.pth")
 
 
 @pytest.mark.parametrize("prefix", ["module.", "model.", "_orig_mod.", "module._orig_mod.", "_orig_mod.module.model."])

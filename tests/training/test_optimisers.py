@@ -54,8 +54,9 @@ def test_adamw_agrees_with_its_formula_for_each_group_and_scheduled_rate():
         np.testing.assert_allclose(parameter.detach().numpy(), expected, rtol=1e-10)
 
 
-def test_a_group_may_bring_its_own_rate():
-    model = TwoLayers(lambda m, decay: [{"params": m.first.parameters(), "lr": 5e-6}, {"params": [m.second.weight]}])
+def test_a_group_may_train_at_a_multiple_of_the_rate():
+    first = {"lr_multiplier": 5e-3}
+    model = TwoLayers(lambda m, decay: [{"params": m.first.parameters(), **first}, {"params": [m.second.weight]}])
     optimiser = build_optimiser(model, TrainingSettings(learning_rate=1e-3))
     assert [group["lr"] for group in optimiser.param_groups] == [5e-6, 1e-3]
     assert set_learning_rate(optimiser, TrainingSettings(learning_rate=1e-3, iterations=10), 5) == 1e-3 * 0.5**0.9

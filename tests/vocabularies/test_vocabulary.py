@@ -97,7 +97,7 @@ def test_own_words_as_mapping_and_as_list():
         ("dog",),
         ("head", "tail"),
     )
-    assert Vocabulary.from_words([" bus's  door "]) == PartVocabulary.from_words({"bus": ["door"]})
+    assert PartVocabulary.from_words([" bus's  door "]) == PartVocabulary.from_words({"bus": ["door"]})
 
 
 @pytest.mark.parametrize(

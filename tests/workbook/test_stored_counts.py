@@ -7,10 +7,10 @@ from torch import nn
 from ovparts_lib.evaluation.per_image import ImageCounts
 from ovparts_lib.evaluation.stored import Evaluation
 from ovparts_lib.runs import RunConflictError
-from ovparts_lib.vocabularies import Vocabulary
+from ovparts_lib.vocabularies import PartVocabulary
 from ovparts_lib.workbook import scoring
 
-WORDS = Vocabulary.from_words({"dog": ["head", "tail"]})
+WORDS = PartVocabulary.from_words({"dog": ["head", "tail"]})
 
 
 @pytest.fixture

@@ -21,10 +21,6 @@ class Chunks:
     tokens: int = 8192
     recompute: bool = False
 
-    def __post_init__(self) -> None:
-        if self.tokens < 1:
-            raise ValueError(f"chunks need at least 1 token, not {self.tokens}")
-
     def over(self, function: Callable[..., Tensor], *tensors: Tensor, tokens: int) -> Tensor:
         """``function(*tensors)`` for a function that treats the entries of dimension 1 independently.
 

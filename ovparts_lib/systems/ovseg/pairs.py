@@ -6,8 +6,7 @@ crops are stored without loss, their masks beside them.
 """
 
 import csv
-import re
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -41,24 +40,6 @@ class Pair:
     similarity: float | None = None
 
 
-def known_nouns(caption: str, nouns: Collection[str]) -> list[str]:
-    """The nouns that occur in a caption, longest first at every place, each once.
-
-    The paper tags parts of speech; any function from a caption to nouns will do for :func:`mine_pairs`.
-    """
-    words = re.findall(r"[\w'-]+", caption.lower())
-    known = {tuple(noun.lower().split()): noun for noun in nouns}
-    longest = max(map(len, known), default=0)
-    found, place = {}, 0
-    while place < len(words):
-        lengths = range(min(longest, len(words) - place), 0, -1)
-        length = next((length for length in lengths if tuple(words[place : place + length]) in known), 0)
-        if length:
-            found[known[tuple(words[place : place + length])]] = None
-        place += max(length, 1)
-    return list(found)
-
-
 @torch.inference_mode()
 def mine_pairs(model: Ovseg, image: Tensor, nouns: Sequence[str], *, masks: Tensor | None = None) -> list[Pair]:
     """For each noun of an image's captions the mask that CLIP finds most like it.
@@ -67,7 +48,7 @@ def mine_pairs(model: Ovseg, image: Tensor, nouns: Sequence[str], *, masks: Tens
         model: its proposal network makes the masks, and its CLIP, which should be the original one, compares them;
             mask prompts are not used.
         image: uint8 (3, H, W) RGB.
-        nouns: of the captions.
+        nouns: of the captions, found by any means; the paper tags parts of speech.
         masks: bool (k, H, W), ground-truth masks in place of proposals.
 
     Returns:

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ovparts_lib.checkpoints.clip import OPENAI_CONSTANTS
+from ovparts_lib.checkpoints.clip import is_openai_constant
 from ovparts_lib.checkpoints.maskformer import (
     HEAD,
     MASK_PROMPT,
@@ -64,7 +64,7 @@ def load_ovseg(
         size: hyper-parameters; None for those of the file, which for released ones are ``RELEASED`` or
             ``RELEASED_R101C``.
         clip_path: CLIP weights, beside a backbone; otherwise None, for the files bring their own.
-        **options: passed on to :class:`Ovseg`; ``mask_threshold`` is 0.5 for R-101c unless it is given.
+        **options: passed on to :class:`Ovseg`.
 
     Returns:
         The model on the CPU, in float32, and a report of what was loaded, dropped and left at its initial value.
@@ -86,8 +86,6 @@ def load_ovseg(
     resnet = "backbone.stem.conv1.weight" in state
     if size is None:
         size = RELEASED_R101C if resnet else RELEASED
-    if resnet:
-        options = {"mask_threshold": 0.5, **options}
     prompts = MASK_PROMPT in state
     if not prompts:
         options = {**options, "mask_prompts": False}
@@ -95,8 +93,8 @@ def load_ovseg(
     report = load_strictly(
         model,
         state,
-        source=str(path),
-        kind=f"OVSeg with {'R-101c' if resnet else 'Swin'}{'' if prompts else ', without mask prompts'}",
+        path,
+        f"OVSeg with {'R-101c' if resnet else 'Swin'}{'' if prompts else ', without mask prompts'}",
         names=released_names,
         drop=is_constant,
         without=() if prompts else ("mask_prompt",),
@@ -142,10 +140,10 @@ def fuse_clip(model: Ovseg, path: str | Path) -> LoadReport:
     report = load_strictly(
         _ClipAndPrompt(model),
         state,
-        source=str(path),
-        kind=f"mask-adapted CLIP{'' if prompted else ', without mask prompts'}",
+        path,
+        f"mask-adapted CLIP{'' if prompted else ', without mask prompts'}",
         names=lambda own: {_PROMPT if name == "mask_prompt" else name.removeprefix("clip."): own[name] for name in own},
-        drop=lambda name: name in OPENAI_CONSTANTS or name.endswith("attn_mask"),
+        drop=is_openai_constant,
         without=() if prompted else ("mask_prompt",),
     )
     model.mask_prompts = prompted

@@ -109,7 +109,7 @@ def load_partclipseg(
     refuse_beside(clip_path, path, "clip_weights")
     kind, names = ("ovparts weights", dict) if own else ("PartCLIPSeg released checkpoint", released_names)
     drop = is_dead if released else lambda name: False
-    return model, load_strictly(model, state, source=str(path), kind=kind, names=names, drop=drop)
+    return model, load_strictly(model, state, path, kind, names=names, drop=drop)
 
 
 def _object_text(metadata: dict[str, Any] | None, asked: str | None, source: str) -> str:

@@ -102,9 +102,8 @@ def _load_released(path: str | Path, state: State, size: ScanSize | None, **opti
     if size is None:
         size = RELEASED if state[NO_OBJECT].shape[1] == RELEASED.clip.embed_dim else RELEASED_VITB
     model = Scan(size, **options)
-    report = load_strictly(
-        model, state, source=str(path), kind=f"SCAN with {size.clip.name}", names=released_names, drop=is_unused
-    )
+    kind = f"SCAN with {size.clip.name}"
+    report = load_strictly(model, state, path, kind, names=released_names, drop=is_unused)
     warn_left_over(report)
     return model, report
 
@@ -137,8 +136,8 @@ def fuse_clip(model: Scan, path: str | Path) -> LoadReport:
     report = load_strictly(
         model.clip,
         state,
-        source=str(path),
-        kind="contextually shifted CLIP",
+        path,
+        "contextually shifted CLIP",
         names=lambda own: {beginning + name: tensor for name, tensor in own.items()},
         drop=lambda name: name.startswith(left_over) or name.endswith("attn_mask"),
     )

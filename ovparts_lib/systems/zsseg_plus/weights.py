@@ -70,10 +70,7 @@ def load_zsseg_plus(
     if f"{ADAPTER}{LEARNER}prefix_prompt" not in state or NO_OBJECT not in state:
         raise CheckpointError(f"{path} is no ZSSeg+ checkpoint; its first tensors: {list(state)[:5]}")
     model = ZssegPlus(size or RELEASED, **options)
-    report = load_strictly(
-        model, state, source=str(path), kind="ZSSeg+ of OV-PARTS", names=released_names, drop=is_unused
-    )
-    return model, report
+    return model, load_strictly(model, state, path, "ZSSeg+ of OV-PARTS", names=released_names, drop=is_unused)
 
 
 def load_prompts_into(model: ZssegPlus, path: str | Path) -> LoadReport:
@@ -99,13 +96,8 @@ def load_prompts_into(model: ZssegPlus, path: str | Path) -> LoadReport:
     lacking = [name for name in _UNUSED_SIGNALS if released and name not in found]
     if lacking:
         raise CheckpointError(f"{path} (prompts of CPTCoOp) lacks {', '.join(LEARNER + name for name in lacking)}")
-    return load_strictly(
-        model.prompt_learner,
-        found,
-        source=str(path),
-        kind="prompts of CPTCoOp" if released else "ovparts prompts",
-        drop=lambda name: name in _UNUSED_SIGNALS,
-    )
+    kind = "prompts of CPTCoOp" if released else "ovparts prompts"
+    return load_strictly(model.prompt_learner, found, path, kind, drop=lambda name: name in _UNUSED_SIGNALS)
 
 
 def save_prompts(model: ZssegPlus, path: str | Path, **metadata: object) -> Path:

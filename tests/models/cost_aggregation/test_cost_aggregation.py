@@ -227,5 +227,3 @@ def test_sizes_that_cannot_be_are_refused():
         AggregatorSize(decoder_guidance_dims=(128, 16))
     with pytest.raises(ValueError, match="class_attention must be one of"):
         AggregatorSize(class_attention="none")
-    with pytest.raises(ValueError, match="at least 1 token"):
-        Chunks(0)

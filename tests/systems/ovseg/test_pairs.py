@@ -14,19 +14,12 @@ from ovparts_lib.systems.adapted_clip import (
 )
 from ovparts_lib.systems.ovseg.pairs import (
     PairDataset,
-    known_nouns,
     labelled_pairs,
     mine_pairs,
     write_pairs,
 )
 from tests.systems.ovseg.tiny import TINY_OVSEG, tiny_ovseg
 from tests.systems.tiny import random_image
-
-
-def test_nouns_of_a_caption_are_the_longest_known_ones():
-    nouns = ("dog", "hot dog", "Stop sign", "sign", "cat")
-    assert known_nouns("A hot dog, a dog and a stop sign; the dog.", nouns) == ["hot dog", "dog", "Stop sign"]
-    assert known_nouns("Nothing here", nouns) == []
 
 
 def halves():

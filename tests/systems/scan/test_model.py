@@ -10,7 +10,7 @@ from ovparts_lib.evaluation.label_maps import pred_all_map
 from ovparts_lib.systems.scan.model import Scan
 from ovparts_lib.systems.scan.sizes import MINIATURE_SCAN, RELEASED, ScanSize
 from ovparts_lib.systems.system import stated_size
-from ovparts_lib.vocabularies.vocabulary import Vocabulary
+from ovparts_lib.vocabularies import PartVocabulary, Vocabulary
 
 SIZE = replace(MINIATURE_SCAN, queries=6)
 
@@ -78,9 +78,10 @@ def test_training_without_the_frozen_towers_gives_the_same_loss_and_brings_them_
         torch.manual_seed(3)
         return model.loss(batch())
 
+    model.train()
     before, kept = loss(), {name: tensor.clone() for name, tensor in model.state_dict().items()}
     (scored,) = model.predict([picture()], words("cat", "sky"))
-    with model.without_frozen_towers(batch()["vocabulary"]) as brought_back:
+    with model.without_unused_towers(batch()["vocabulary"]) as brought_back:
         for _ in range(2):
             assert not any(name.startswith("clip.") for name in model.state_dict())
             torch.testing.assert_close(loss(), before)
@@ -94,10 +95,27 @@ def test_training_without_the_frozen_towers_gives_the_same_loss_and_brings_them_
     after = model.state_dict()
     assert set(after) == set(kept) and all(torch.equal(after[name], kept[name]) for name in kept)
     assert not any(parameter.requires_grad for parameter in model.clip.parameters())
+    model.eval()
+
+
+def test_scoring_without_the_text_tower_gives_the_same_scores_and_brings_it_back(setting):
+    model = setting().eval()
+    kept = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    for vocabulary in (words("cat", "sky"), words("cat")):
+        (before,) = model.predict([picture()], vocabulary)
+        with model.without_unused_towers(vocabulary):
+            held = {name for name in model.state_dict() if name.startswith("clip.")}
+            assert held == {name for name in kept if name.startswith("clip.visual.")} | {"clip.logit_scale"}
+            (found,) = model.predict([picture()], vocabulary)
+            with pytest.raises(ValueError, match="out of memory"):
+                model.predict([picture()], words("dog", "sky"))
+        assert torch.equal(found.class_weights, before.class_weights) and torch.equal(found.logits, before.logits)
+        after = model.state_dict()
+        assert list(after) == list(kept) and all(torch.equal(after[name], kept[name]) for name in kept)
 
 
 def test_scores_are_masks_times_classes_at_any_size_and_for_parts_too(model):
-    vocabulary = Vocabulary.from_words({"dog": ["head", "tail"], "cat": ["head"]})
+    vocabulary = PartVocabulary.from_words({"dog": ["head", "tail"], "cat": ["head"]})
     scores = model.predict([picture(), picture(40, 200)], vocabulary, class_ids=[2, 0])
     for score, size in zip(scores, [(70, 96), (40, 200)], strict=True):
         assert score.image_size == size and score.class_ids == (2, 0)

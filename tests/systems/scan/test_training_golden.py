@@ -71,7 +71,7 @@ def test_training_step(monkeypatch, training_model):
 
     monkeypatch.setattr(type(model.losses), "match", remembered)
     model.last_auxiliary_loss = True
-    with monkeypatch.context() as drawn, model.without_frozen_towers(batch["vocabulary"]):
+    with monkeypatch.context() as drawn, model.without_unused_towers(batch["vocabulary"]):
         assert model.clip is None
         draws = []
 

@@ -10,4 +10,4 @@ from ovparts_lib.systems.system import stated_size
 def load_toy(path, size=None, clip_path=None, **options):
     state, metadata = load_weights(path, "toy")
     model = Toy(size or stated_size(ToySize, metadata["size"]), **options)
-    return model, load_strictly(model, state, source=str(path), kind="ovparts weights")
+    return model, load_strictly(model, state, str(path), "ovparts weights")
