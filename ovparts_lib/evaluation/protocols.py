@@ -14,7 +14,8 @@ import numpy as np
 import pandas as pd
 
 from ovparts_lib.evaluation.metrics import Averaged, frequency_weighted, group_figures, harmonic, mean_over, ratio
-from ovparts_lib.evaluation.per_image import ImageCounts, Tally, load_fathers, tally
+from ovparts_lib.evaluation.per_image import ImageCounts, Tally, tally
+from ovparts_lib.evaluation.sg_iou import load_fathers
 from ovparts_lib.evaluation.stored import DEFAULT_OPTIONS, Evaluation
 from ovparts_lib.vocabularies.vocabulary import Vocabulary
 

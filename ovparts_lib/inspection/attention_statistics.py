@@ -13,7 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ovparts_lib.inspection.figures import LabelMap, Panel, as_labels, new_figure, styled
+from ovparts_lib.inspection.arrays import LabelMap, as_labels
+from ovparts_lib.inspection.figures import Panel, new_figure, styled
 from ovparts_lib.inspection.palette import SEEN, UNSEEN
 from ovparts_lib.models.attention_overlap import memberships, overlap, strength
 from ovparts_lib.systems.scores import AttentionMaps, Scores

@@ -10,7 +10,8 @@ import torch.nn.functional as F
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Normalize
 
-from ovparts_lib.inspection.figures import Panel, Picture, as_picture, panel_picture, picture_panels, styled
+from ovparts_lib.inspection.arrays import Picture, as_picture, panel_picture
+from ovparts_lib.inspection.figures import Panel, picture_panels, styled
 from ovparts_lib.systems.scores import Scores
 
 _OPACITY = 0.8  # of the brightest heat colour
