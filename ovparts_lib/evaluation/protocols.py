@@ -96,7 +96,7 @@ class Protocol:
         charges_background: whether part predictions on known background are false positives.
         boundary: which boundary counts are read, and how.
         semantics_guided: whether pixels predicted as a father of their class are credited, see
-            :mod:`ovparts_lib.evaluation.per_image`; for class lists that have a table of fathers.
+            :mod:`ovparts_lib.evaluation.sg_iou`; for class lists that have a table of fathers.
         harmonic_of_zeros: the harmonic mean of two group means that are both 0: undefined, or 0 (ov-seg, which computes
             ``2 / (1 / a + 1 / b)`` with infinities in between).
         notes: its departures from ``recommended``; those about scoring hold where the evaluation was scored with the
