@@ -1,9 +1,9 @@
 """What a split holds, and what a training split may have shown of a test split: pictures and words."""
 
-import hashlib
 from collections import defaultdict
 from collections.abc import Iterable
-from functools import cache
+from filecmp import cmp
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -57,24 +57,19 @@ def instance_table(reader: ADE20KPart234) -> pd.DataFrame:
 def shared_pictures(training: Iterable[Record], test: Iterable[Record]) -> list[tuple[Path, Path]]:
     """Pictures of a test split that are training pictures too, under whatever name.
 
-    Only files of equal size are read; contents are compared byte for byte (by SHA-256).
+    Only files of equal size are read; contents are compared byte for byte.
 
     Returns:
         Pairs (training picture, test picture), sorted by the test picture's path.
     """
     trained, tested = ({record.image_path for record in records} for records in (training, test))
     of_size: dict[int, list[Path]] = defaultdict(list)
-    for path in trained:
+    for path in sorted(trained):
         of_size[path.stat().st_size].append(path)
-
-    @cache
-    def digest(path: Path) -> str:
-        return hashlib.sha256(path.read_bytes()).hexdigest()
-
     pairs = []
     for path in sorted(tested):
-        twins = [other for other in sorted(of_size[path.stat().st_size]) if digest(other) == digest(path)]
-        pairs += [(twin, path) for twin in twins[:1]]
+        twins = (other for other in of_size[path.stat().st_size] if cmp(other, path, shallow=False))
+        pairs += [(twin, path) for twin in islice(twins, 1)]
     return pairs
 
 

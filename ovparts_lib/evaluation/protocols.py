@@ -221,10 +221,8 @@ class Protocol:
             both, labelled, predicted = own_mask.astype(np.float64)
             return np.where(labelled > 0, ratio(both, labelled + predicted - both), np.nan)
         if self.boundary.startswith("label_difference") and label_difference is not None:
-            size = classes + (self.boundary == "label_difference_with_background")
-            matrix = label_difference
-            if self.boundary == "label_difference_8_bit":
-                matrix = wrapped_to_8_bits(matrix)
+            wrapped, size = self.boundary.endswith("8_bit"), classes + self.boundary.endswith("with_background")
+            matrix = wrapped_to_8_bits(label_difference) if wrapped else label_difference
             matrix = matrix[:size, :size].astype(np.float64)
             right = np.diagonal(matrix)
             return ratio(right, matrix.sum(0) + matrix.sum(1) - right)
