@@ -122,20 +122,18 @@ class System:
         Raises:
             CheckpointError: of another system, or a tensor missing, unexpected or misshapen.
         """
-        from ovparts_lib.checkpoints.native import read_metadata
-        from ovparts_lib.checkpoints.reading import CheckpointError, load_strictly, read_tensors, refuse_beside
+        from ovparts_lib.checkpoints.native import load_weights, read_metadata
+        from ovparts_lib.checkpoints.reading import load_strictly, refuse_beside
 
-        metadata = read_metadata(path)
-        if metadata is None:
+        if read_metadata(path) is None:
             return None
-        if metadata.get("system") != self.name:
-            raise CheckpointError(f"{path} holds weights of {metadata.get('system')!r}, not of {self.name!r}")
+        state, metadata = load_weights(path, self.name)
         for option, given in beside.items():
             refuse_beside(given, path, option)
         stated = {key: metadata[key] for key in self.stored if key in metadata}
         size = size or stated_size(type(self.sizes["released"]), metadata["size"])
         model = self.build(read_as(size), **{**stated, **options})
-        return model, load_strictly(model, read_tensors(path), path, "ovparts weights")
+        return model, load_strictly(model, state, path, "ovparts weights")
 
     def initialise(self, model: nn.Module, clip_path: str | Path, **files: str | Path) -> LoadReport:
         """Load what the training of a new model begins from: CLIP, and what the folder's ``weights.initialise`` takes.

@@ -11,7 +11,6 @@ from ovparts_lib.models.cost_aggregation.chunks import DEFAULT_CHUNKS, Chunks
 from ovparts_lib.models.cost_aggregation.guided_linear import GuidedLinear
 
 ClassAttentionKind = Literal["linear", "full", "query"]
-CLASS_ATTENTIONS = ("linear", "full", "query")
 
 
 def linear_attention(query: Tensor, key: Tensor, value: Tensor) -> Tensor:

@@ -32,6 +32,13 @@ from ovparts_lib.systems.proposals import ProposalMaps, check_masks
 from ovparts_lib.systems.scores import Maps, Request, Scores
 from ovparts_lib.systems.shared_options import WithoutCrop
 
+# Beginnings of parameter names. CLIP and the mask prompts are adapted elsewhere, see `fine_tuning.py`.
+TRAINABLE_GROUPS = {
+    "backbone": ("backbone.",),
+    "proposals": ("pixel_decoder.", "transformer_decoder."),
+    "no_object": ("no_object_text",),
+}
+
 
 @dataclass(frozen=True)
 class OvsegSize(ProposalSize):
@@ -72,15 +79,7 @@ MINIATURE_OVSEG = OvsegSize(
     shortest_edge=96,
     longest_edge=192,
 )
-
-
 SIZES = {"released": RELEASED, "released_r101c": RELEASED_R101C, "miniature": MINIATURE_OVSEG}
-# Beginnings of parameter names. CLIP and the mask prompts are adapted elsewhere, see `adaptation`.
-TRAINABLE_GROUPS = {
-    "backbone": ("backbone.",),
-    "proposals": ("pixel_decoder.", "transformer_decoder."),
-    "no_object": ("no_object_text",),
-}
 
 
 class Ovseg(MaskClassifier):

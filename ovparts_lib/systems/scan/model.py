@@ -33,7 +33,7 @@ from ovparts_lib.systems.scan.semantic_integration import ImageContext, Semantic
 from ovparts_lib.systems.scan.sizes import MINIATURE_SCAN, RELEASED, RELEASED_VITB, ScanSize
 from ovparts_lib.systems.scores import Maps
 
-# Beginnings of parameter names. Both CLIPs are frozen; the one for crops is fine-tuned elsewhere, see `adaptation`.
+# Beginnings of parameter names. Both CLIPs are frozen; the one for crops is fine-tuned elsewhere, see `fine_tuning.py`.
 TRAINABLE_GROUPS = {
     "backbone": ("backbone.",),
     "proposals": ("pixel_decoder.", "decoder."),

@@ -31,14 +31,16 @@ from ovparts_lib.systems.zsseg_plus.ensemble import ClassRule
 from ovparts_lib.systems.zsseg_plus.inference import score_image
 from ovparts_lib.systems.zsseg_plus.options import Ensemble, FeatureMean, KeyMask, Stage2Object
 from ovparts_lib.systems.zsseg_plus.prompt_learner import PromptLearner
-from ovparts_lib.systems.zsseg_plus.proposals import (
-    ImageFeatures,
-    Proposals,
-    key_bias,
-    object_feature,
-    record_masks,
-)
+from ovparts_lib.systems.zsseg_plus.proposals import ImageFeatures, Proposals, key_bias, object_feature, record_masks
 from ovparts_lib.vocabularies import PartVocabulary
+
+# Beginnings of parameter names; CLIP and the prompts never train with stage 1.
+TRAINABLE_GROUPS = {
+    "backbone": ("backbone.",),
+    "proposals": ("pixel_decoder.", "transformer_decoder."),
+    "no_object": ("no_object_text",),
+}
+LR_MULTIPLIERS = {"backbone": 0.1}
 
 
 @dataclass(frozen=True)
@@ -84,17 +86,7 @@ MINIATURE_ZSSEG_PLUS = ZssegPlusSize(
     longest_edge=192,
     crop_side=96,
 )
-
-
 SIZES = {"released": RELEASED, "miniature": MINIATURE_ZSSEG_PLUS}
-# Beginnings of parameter names; CLIP and the prompts never train with stage 1.
-TRAINABLE_GROUPS = {
-    "backbone": ("backbone.",),
-    "proposals": ("pixel_decoder.", "transformer_decoder."),
-    "no_object": ("no_object_text",),
-}
-RELEASED_GROUPS = tuple(TRAINABLE_GROUPS)
-LR_MULTIPLIERS = {"backbone": 0.1}
 
 
 class ZssegPlus(ProposalSegmenter):
@@ -172,7 +164,7 @@ class ZssegPlus(ProposalSegmenter):
         self.backbone = size.build_backbone()
         self.pixel_decoder = PixelDecoder(size, self.backbone.channels)
         self.transformer_decoder = TransformerDecoder(size, self.backbone.channels[-1], dropout)
-        self.set_trainable(RELEASED_GROUPS)
+        self.set_trainable(TRAINABLE_GROUPS)
 
     @property
     def conditional(self) -> bool:

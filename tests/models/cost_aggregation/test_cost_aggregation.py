@@ -225,5 +225,5 @@ def test_sizes_that_cannot_be_are_refused():
         AggregatorSize(decoder_dims=(64,))
     with pytest.raises(ValueError, match="wider than its guidance"):
         AggregatorSize(decoder_guidance_dims=(128, 16))
-    with pytest.raises(ValueError, match="class_attention must be one of"):
+    with pytest.raises(ValueError, match=r"class_attention\n.*should be 'linear', 'full' or 'query'"):
         AggregatorSize(class_attention="none")
