@@ -100,7 +100,7 @@ class QuerySegmenter(SegmentationSystem):
         self.text_cache = TextCache()
 
     def parameter_groups(self, weight_decay: float) -> list[dict[str, Any]]:
-        """As of any system, what does not decay first."""
+        """As of any system, what does not decay first: the order decides the last digits of the gradient's norm."""
         return sorted(super().parameter_groups(weight_decay), key=lambda group: group["weight_decay"])
 
     def _encode_prompts(self, prompts: Sequence[str]) -> Tensor:

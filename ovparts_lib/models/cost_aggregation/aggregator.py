@@ -132,8 +132,6 @@ class AppearanceGuidance(nn.Module):
     def __init__(self, size: AggregatorSize, channels: Sequence[int]) -> None:
         super().__init__()
         widths = (size.guidance_dim, *size.decoder_guidance_dims)
-        if len(channels) != len(widths):
-            raise ValueError(f"guidance needs {len(widths)} image features, coarse to fine, not {len(channels)}")
         convs = [
             nn.Conv2d(given, dim, 3, padding=1) if dim else None for given, dim in zip(channels, widths, strict=True)
         ]

@@ -19,7 +19,7 @@ from ovparts_lib.models.cost_aggregation import (
     mean_cost,
 )
 from ovparts_lib.models.cost_aggregation.class_attention import attention_weights, linear_attention
-from ovparts_lib.models.cost_aggregation.spatial import SpatialAggregation, WindowAttention
+from ovparts_lib.models.cost_aggregation.spatial import WindowAttention
 
 
 def normal(*shape, seed=0):
@@ -92,14 +92,6 @@ def test_window_attention_is_the_plain_one(shift):
     assert torch.allclose(module(x, guidance), plain_window_attention(module, x, guidance), atol=1e-5)
 
 
-def test_windows_must_fit_and_guidance_be_given_where_wanted():
-    module = SpatialAggregation(8, 4, heads=2, window=4)
-    with pytest.raises(ValueError, match=r"\(6, 8\) cannot be cut into windows of 4"):
-        module(normal(1, 1, 6, 8, 8), module.normalised_guidance(normal(1, 6, 8, 4)))
-    with pytest.raises(ValueError, match="exactly where"):
-        module.normalised_guidance(None)
-
-
 def test_linear_attention_is_what_its_weights_say():
     query, key, value = (normal(3, 7, 4, seed=seed) for seed in range(3))
     assert torch.allclose(
@@ -150,11 +142,6 @@ def test_mean_weights_are_summed_in_float32_under_autocast(kind):
     expected = attention_weights(query.double(), key.double(), kind).mean((1, 2))
     torch.testing.assert_close(weights, expected.float(), rtol=1e-5, atol=1e-7)
     torch.testing.assert_close(weights.sum(-1), torch.ones(1, 60), rtol=0, atol=1e-5)
-
-
-def test_class_aggregation_refuses_what_it_cannot_do():
-    with pytest.raises(ValueError, match="cannot be pooled by 3"):
-        ClassAggregation(8, 0, heads=2)(normal(1, 2, 4, 4, 8), None, pooling=3)
 
 
 @torch.no_grad()

@@ -328,7 +328,6 @@ def test_a_copy_does_not_share_its_cache_with_a_changed_original(model):
     ("options", "message"),
     [
         ({"image_size": 50}, "image_size 50 is not a multiple of the patch size 8"),
-        ({"decoder_heads": 3}, "reduce_dim 8 is not a multiple of decoder_heads 3"),
         ({"extract_layers": (1, 4)}, "0 to 3"),
     ],
 )
