@@ -23,10 +23,9 @@ Size = TypeVar("Size")
 class System:
     """A system, as its folder's ``__init__.py`` describes it.
 
-    ``model.py`` holds the model's class, ``SIZES`` (``{name: hyper-parameters}`` with ``released`` and ``miniature``)
-    and ``TRAINABLE_GROUPS`` (``{group: beginnings of parameter names}``); ``weights.py`` holds
-    ``load_<name>(path, size, clip_path, **options) -> (model, report)``. What the system needs (parts, the objects'
-    regions) stands in its model.
+    ``model.py`` holds the model's class and ``SIZES`` (``{name: hyper-parameters}`` with ``released`` and
+    ``miniature``); ``weights.py`` holds ``load_<name>(path, size, clip_path, **options) -> (model, report)``. What the
+    system needs (parts, the objects' regions) and which groups of its parameters can train stand in its model.
 
     Attributes:
         name: of the folder, and in weight files.
@@ -64,11 +63,6 @@ class System:
     def sizes(self) -> Mapping[str, Any]:
         """Hyper-parameters by name."""
         return self.module("model").SIZES
-
-    @property
-    def groups(self) -> Mapping[str, tuple[str, ...]]:
-        """Parameter groups that can train, each with the beginnings of its parameters' names."""
-        return self.module("model").TRAINABLE_GROUPS
 
     @property
     def model_arguments(self) -> set[str]:

@@ -31,7 +31,6 @@ from ovparts_lib.systems.query_segmenter import (
     MINIATURE_QUERY,
     RELEASED,
     RELEASED_GROUPS,
-    TRAINABLE_GROUPS,
     QuerySegmenter,
     QuerySize,
 )
@@ -66,7 +65,6 @@ class Partclipseg(QuerySegmenter):
         ValueError: an option out of its range.
     """
 
-    groups = TRAINABLE_GROUPS
     needs_parts = True
     decoder: PartclipsegDecoder
     decoder_class = PartclipsegDecoder

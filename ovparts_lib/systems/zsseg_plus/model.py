@@ -9,7 +9,7 @@ the code released with it.
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -34,12 +34,6 @@ from ovparts_lib.systems.zsseg_plus.prompt_learner import PromptLearner
 from ovparts_lib.systems.zsseg_plus.proposals import ImageFeatures, Proposals, key_bias, object_feature, record_masks
 from ovparts_lib.vocabularies import PartVocabulary
 
-# Beginnings of parameter names; CLIP and the prompts never train with stage 1.
-TRAINABLE_GROUPS = {
-    "backbone": ("backbone.",),
-    "proposals": ("pixel_decoder.", "transformer_decoder."),
-    "no_object": ("no_object_text",),
-}
 LR_MULTIPLIERS = {"backbone": 0.1}
 
 
@@ -115,7 +109,12 @@ class ZssegPlus(ProposalSegmenter):
         ValueError: an option out of its range.
     """
 
-    groups = TRAINABLE_GROUPS
+    # CLIP and the prompts never train with stage 1.
+    groups: ClassVar = {
+        "backbone": ("backbone.",),
+        "proposals": ("pixel_decoder.", "transformer_decoder."),
+        "no_object": ("no_object_text",),
+    }
     needs_parts = True
     needs_regions = True
     image_inputs = ("regions",)
@@ -164,7 +163,7 @@ class ZssegPlus(ProposalSegmenter):
         self.backbone = size.build_backbone()
         self.pixel_decoder = PixelDecoder(size, self.backbone.channels)
         self.transformer_decoder = TransformerDecoder(size, self.backbone.channels[-1], dropout)
-        self.set_trainable(TRAINABLE_GROUPS)
+        self.set_trainable(self.groups)
 
     @property
     def conditional(self) -> bool:
