@@ -177,7 +177,10 @@ def attention_comparison(
     figure.legend(*axes[0].get_legend_handles_labels(), loc="outside upper center", ncols=len(indexed))
     rows = pd.concat([table.assign(run=key) for key, table in tables.items()], ignore_index=True)
     rows["group"] = np.where(rows["object"].isin(unseen), "unseen", "seen")
-    caption = "Overlap (less is more separate) and strength of each part; parts marked * are of unseen objects."
+    caption = (
+        "Overlap (less is more separate; no mark where a part claims no patch) and strength of each part; parts marked "
+        "* are of unseen objects."
+    )
     return Panel(name, figure, rows, title, caption)
 
 

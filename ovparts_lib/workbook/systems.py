@@ -18,7 +18,7 @@ from ovparts_lib.options import Options
 from ovparts_lib.runs import resolve_path
 from ovparts_lib.runs.project import cache_folder, display_path
 from ovparts_lib.systems.options import SystemOptions
-from ovparts_lib.systems.registry import SYSTEMS, system_of, untrained
+from ovparts_lib.systems.registry import SYSTEMS, untrained
 from ovparts_lib.training import TrainingResult, TrainingSettings, history_frame, launch, read_log
 from ovparts_lib.training import train as run_loop
 from ovparts_lib.training.interruption import run_beside
@@ -85,7 +85,7 @@ def describe_weights(report: LoadReport, sources: list[str | None]) -> dict[str,
 def trainable_table(model: nn.Module) -> Panel:
     """Tensors and parameters of each part of the model, and whether they train."""
     rows, left = [], dict(model.named_parameters())
-    for group, beginnings in {**system_of(model).groups, "rest of CLIP": ("clip.",), "rest": ("",)}.items():
+    for group, beginnings in {**model.groups, "rest of CLIP": ("clip.",), "rest": ("",)}.items():
         members = [left.pop(name) for name in list(left) if name.startswith(beginnings)]
         if members:
             trains = any(parameter.requires_grad for parameter in members)

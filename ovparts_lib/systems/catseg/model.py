@@ -9,7 +9,7 @@ its code); Wei et al., "OV-PARTS", NeurIPS 2023 (B+D fine-tuning); and the DINOv
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -30,10 +30,6 @@ from ovparts_lib.systems.cost_segmenter import (
 )
 from ovparts_lib.systems.scores import BACKGROUND, CostMaps, Maps, Request, Scores
 
-TRAINABLE_GROUPS = {
-    "aggregator": ("appearance.", "text_guidance.", "embedding.", "layers.", "decoder."),
-    **SHARED_GROUPS,
-}
 SIZES = {
     "released": RELEASED,
     "released_dinov2": RELEASED_DINOV2,
@@ -62,7 +58,10 @@ class Catseg(CostSegmenter):
         ValueError: an option out of its range.
     """
 
-    groups = TRAINABLE_GROUPS
+    groups: ClassVar = {
+        "aggregator": ("appearance.", "text_guidance.", "embedding.", "layers.", "decoder."),
+        **SHARED_GROUPS,
+    }
 
     def __init__(
         self,

@@ -16,14 +16,7 @@ from torch.utils.checkpoint import checkpoint
 from ovparts_lib.images import square_pixels
 from ovparts_lib.models.film_decoder import binary_segmentation_loss
 from ovparts_lib.systems.base import batch_labels, chosen_queries
-from ovparts_lib.systems.query_segmenter import (
-    MINIATURE_QUERY,
-    RELEASED,
-    RELEASED_GROUPS,
-    TRAINABLE_GROUPS,
-    QuerySegmenter,
-    QuerySize,
-)
+from ovparts_lib.systems.query_segmenter import MINIATURE_QUERY, RELEASED, QuerySegmenter
 from ovparts_lib.systems.scores import AttentionMaps, Maps, Request, Scores
 from ovparts_lib.vocabularies.vocabulary import Vocabulary
 
@@ -33,16 +26,8 @@ SIZES = {"released": RELEASED, "miniature": MINIATURE_QUERY}
 class Clipseg(QuerySegmenter):
     """CLIPSeg for object-specific parts, or any classes. See the module's docstring.
 
-    Args:
-        size: hyper-parameters, ``RELEASED`` or ``MINIATURE_QUERY``.
-        **shared: those of :class:`QuerySegmenter`.
+    Its arguments are those of :class:`QuerySegmenter`; ``size`` is ``RELEASED`` or ``MINIATURE_QUERY``.
     """
-
-    groups = TRAINABLE_GROUPS
-
-    def __init__(self, size: QuerySize = RELEASED, **shared: Any) -> None:
-        super().__init__(size, **shared)
-        self.set_trainable(RELEASED_GROUPS)
 
     def texts_of(self, vocabulary: Vocabulary) -> list[tuple[str, ...]]:
         """The prompt of each class, ``"dog head"``: "car's wheel" and "car wheel" are one to CLIPSeg."""

@@ -31,7 +31,6 @@ from ovparts_lib.systems.query_segmenter import (
     MINIATURE_QUERY,
     RELEASED,
     RELEASED_GROUPS,
-    TRAINABLE_GROUPS,
     QuerySegmenter,
     QuerySize,
 )
@@ -66,7 +65,6 @@ class Partclipseg(QuerySegmenter):
         ValueError: an option out of its range.
     """
 
-    groups = TRAINABLE_GROUPS
     needs_parts = True
     decoder: PartclipsegDecoder
     decoder_class = PartclipsegDecoder
@@ -236,21 +234,17 @@ class Partclipseg(QuerySegmenter):
             (b, n, p + 1, width); and per layer the weights of the ``kept`` queries, (b, k, heads, t, t).
         """
         length = self._chunk_length(len(reduced[0]))
-
-        def decode(chunk: Tensor, keep: bool) -> tuple[Tensor, Tensor, list[Tensor]]:
-            tokens, entered, attention = self.decoder.tokens(reduced, chunk, keep)
-            return tokens[:, :, 1:], entered[self.attention_layer], attention
-
-        numbers = torch.arange(len(conditions), device=conditions.device)
-        watched = torch.zeros_like(numbers, dtype=torch.bool)
+        watched = torch.zeros(len(conditions), dtype=torch.bool, device=conditions.device)
         if kept is not None:
             watched[kept] = True
-        order = torch.cat([numbers[watched], numbers[~watched]])
-        chunks = [(part, True) for part in numbers[watched].split(length) if len(part)]
-        chunks += [(part, False) for part in numbers[~watched].split(length) if len(part)]
-        parts = [self._recomputed(decode, conditions[part], keep) for part, keep in chunks]
-        back = order.argsort()
-        tokens, entered = (torch.cat(each, dim=1)[:, back] for each in list(zip(*parts, strict=True))[:2])
+
+        def decode(chunk: Tensor, rows: Tensor) -> tuple[Tensor, Tensor, list[Tensor]]:
+            tokens, entered, attention = self.decoder.tokens(reduced, chunk, bool(rows.any()))
+            return tokens[:, :, 1:], entered[self.attention_layer], [weights[:, rows] for weights in attention]
+
+        chunks = zip(conditions.split(length), watched.split(length), strict=True)
+        parts = [self._recomputed(decode, *chunk) for chunk in chunks]
+        tokens, entered = (torch.cat(each, dim=1) for each in list(zip(*parts, strict=True))[:2])
         attention = [torch.cat(maps, dim=1) for maps in zip(*(maps for *_, maps in parts if maps), strict=True)]
         return tokens, entered, attention
 
