@@ -93,7 +93,11 @@ class Partclipseg(QuerySegmenter):
         if not -depth <= attention_layer < depth:
             raise ValueError(f"attention_layer must be from {-depth} to {depth - 1}, not {attention_layer}")
         weights = PartclipsegWeights(
-            object_weight, part_weight, separation_weight, enhancement_weight, attention_threshold
+            object=object_weight,
+            part=part_weight,
+            separation=separation_weight,
+            enhancement=enhancement_weight,
+            threshold=attention_threshold,
         )
         super().__init__(size, **shared)
         self.weights, self.object_text, self.loss_mean = weights, object_text, loss_mean
