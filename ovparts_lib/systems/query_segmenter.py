@@ -132,8 +132,7 @@ class QuerySegmenter(SegmentationSystem):
         pairs = self.query_chunk or _TOKENS.get(self.device.type, 1 << 11) // tokens
         return max(1, pairs // images)
 
-    def _resized_labels(self, maps: Sequence[Tensor]) -> Tensor:
-        """Label maps at the logits' size, int64 (b, s, s)."""
-        size = (self.size.image_size, self.size.image_size)
+    def _resized_labels(self, maps: Sequence[Tensor], size: tuple[int, int]) -> Tensor:
+        """Label maps at the size of the logits, or of their patches, int64 (b, h, w)."""
         resized = [resize_labels(labels, size, self.label_resize, released_dtype=torch.float32) for labels in maps]
         return torch.stack(resized).long().to(self.device)

@@ -112,11 +112,8 @@ class Catseg(CostSegmenter):
         inputs = self._squares(images, test=False)
         labels = covered_labels(batch_labels(batch), images, inputs.covered, count)
         targets = [target.to(self.device) for target in labels]
-        if self.training_queries is not None and self.training_queries < count:
-            chosen = chosen_queries(torch.cat([target.unique() for target in targets]), count, self.training_queries)
-            targets = [torch.searchsorted(chosen, target) for target in targets]
-        else:
-            chosen = torch.arange(count + 1, device=self.device)
+        chosen = chosen_queries(torch.cat([target.unique() for target in targets]), count, self.training_queries)
+        targets = [torch.searchsorted(chosen, target) for target in targets]
         # Without a background class its number stays behind in the targets, and no channel is positive there.
         text = self.encode_texts(vocabulary.classes)[chosen if self.background_class else chosen[:-1]]
         dense, maps = self.encode_images(inputs)

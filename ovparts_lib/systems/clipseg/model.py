@@ -60,14 +60,12 @@ class Clipseg(QuerySegmenter):
         vocabulary = batch["vocabulary"]
         self.check_vocabulary(vocabulary)
         pixels = square_pixels(batch["images"], self.size.image_size, self.device)
-        targets = self._resized_labels(batch_labels(batch))
+        targets = self._resized_labels(batch_labels(batch), tuple(pixels.shape[-2:]))
         reduced, grid, _ = self._encode_images(pixels)
         conditions = torch.cat([self.encode_vocabulary(vocabulary), self.background_query])
-        count = len(vocabulary.classes)
-        if self.training_queries is not None and self.training_queries < count:
-            chosen = chosen_queries(targets, count, self.training_queries)
-            conditions, targets = conditions[chosen], torch.searchsorted(chosen, targets)
-        logits, _ = self._decode(reduced, conditions, grid)
+        chosen = chosen_queries(targets, len(vocabulary.classes), self.training_queries)
+        targets = torch.searchsorted(chosen, targets)
+        logits, _ = self._decode(reduced, conditions[chosen], grid)
         return {"loss_sem_seg": binary_segmentation_loss(logits, targets, self.background_weight)}
 
     def score(self, images: Sequence[Tensor], request: Request) -> list[tuple[Scores, Maps]]:

@@ -90,7 +90,7 @@ def test_label_maps_are_resized_by_the_rule_asked_for(rule, shift, shape):
     model = tiny_clipseg(label_resize=rule)
     part_map = torch.randint(0, 300, shape)
     rows, columns = (((np.arange(48) + shift) * length / 48).astype(int) for length in shape)
-    assert torch.equal(model._resized_labels([part_map])[0], part_map[rows][:, columns])
+    assert torch.equal(model._resized_labels([part_map], (48, 48))[0], part_map[rows][:, columns])
 
 
 def test_rows_at_pixel_edges_follow_the_rule_of_the_data():
@@ -98,7 +98,7 @@ def test_rows_at_pixel_edges_follow_the_rule_of_the_data():
     part_map = torch.arange(224)[:, None].expand(-1, 48)
 
     def rows(rule):
-        return tiny_clipseg(label_resize=rule)._resized_labels([part_map])[0, :, 0]
+        return tiny_clipseg(label_resize=rule)._resized_labels([part_map], (48, 48))[0, :, 0]
 
     def of_torch(mode):
         return F.interpolate(part_map[None, None].float(), (48, 48), mode=mode)[0, 0, :, 0].long()
