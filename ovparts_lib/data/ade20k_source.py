@@ -18,8 +18,9 @@ import pandas as pd
 
 from ovparts_lib.atomic import replacing, write_atomically
 from ovparts_lib.data.ade20k_release import ReleaseClasses, ReleasePhoto
+from ovparts_lib.data.cache import files_key, read_cache, write_cache
 from ovparts_lib.data.coco_writing import annotation, encode_rle, write_coco
-from ovparts_lib.data.files import DatasetError, files_key, read_cache, write_cache
+from ovparts_lib.data.files import DatasetError
 from ovparts_lib.data.readers.ade20k_part_234 import MARKER
 from ovparts_lib.data.registry import DATASETS
 from ovparts_lib.data.scan import parallel_map

@@ -145,8 +145,8 @@ def read_coco(path: Path, classes: int, refuse: Refuse = raise_error, no_annotat
     listed = tuple(CocoImage(i, *images[i], tuple(of_image[i])) for i in sorted(images))
     categories = data.get("categories")
     entries = [entry for entry in categories if isinstance(entry, dict)] if isinstance(categories, list) else []
-    named = ((entry.get("id"), entry.get("name")) for entry in entries)
-    return CocoFile(path, listed, dict(dropped), tuple(n for n in named if isinstance(n[1], str)))
+    named = tuple((entry.get("id"), entry["name"]) for entry in entries if isinstance(entry.get("name"), str))
+    return CocoFile(path, listed, dict(dropped), named)
 
 
 def _instance(

@@ -158,22 +158,18 @@ def training_transform(
     """
     if pad_size is not None and ignore_label is None:
         raise ValueError("pad_size needs ignore_label: give vocabulary.ignore_label of the training vocabulary")
-    steps: list[v2.Transform] = []
-    if augmentation == "applied":
-        if shortest_edge is not None:
-            steps.append(ResizeShortestEdge(shortest_edge, longest_edge, label_resize))
-        if crop is not None:
-            steps.append(CropUpTo(_pair(crop)))
-        if photometric:
-            steps.append(PhotometricDistortion())
-        steps.append(v2.RandomHorizontalFlip(flip))
-    if channel_order == "bgr":
-        steps.append(ReverseChannels())
-    if final_size is not None:
-        steps.append(ResizePicture(_pair(final_size)))
-    if pad_size is not None:
-        steps.append(PadTo(pad_size, ignore_label))
-    return v2.Compose(steps)
+    drawn = [
+        shortest_edge and ResizeShortestEdge(shortest_edge, longest_edge, label_resize),
+        crop and CropUpTo(_pair(crop)),
+        photometric and PhotometricDistortion(),
+        v2.RandomHorizontalFlip(flip),
+    ]
+    fitted = [
+        channel_order == "bgr" and ReverseChannels(),
+        final_size and ResizePicture(_pair(final_size)),
+        pad_size and PadTo(pad_size, ignore_label),
+    ]
+    return v2.Compose([step for step in (*(drawn if augmentation == "applied" else ()), *fitted) if step])
 
 
 def _pair(size: int | tuple[int, int]) -> tuple[int, int]:

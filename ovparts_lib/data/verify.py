@@ -12,7 +12,8 @@ from pathlib import Path
 
 import numpy as np
 
-from ovparts_lib.data.files import DatasetError, Record, files_key, read_cache, read_file, write_cache
+from ovparts_lib.data.cache import files_key, read_cache, write_cache
+from ovparts_lib.data.files import DatasetError, Record, read_file
 from ovparts_lib.data.labels import check_same_size, decode_picture
 from ovparts_lib.data.readers.base import Reader
 from ovparts_lib.data.scan import LabelCounts, parallel_map

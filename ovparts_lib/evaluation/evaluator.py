@@ -189,14 +189,10 @@ def _predict(
 
 
 def _options(dataset: EvaluationDataset, rule: OracleRule, double_resize: tuple[int, int] | None) -> str:
-    differing = []
-    if rule != "exact":
-        differing.append(f"oracle_rule={rule}")
-    if double_resize is not None:
-        differing.append(f"ground_truth=resized_to_{double_resize[0]}_{double_resize[1]}_and_back")
-    if getattr(dataset, "empty_samples", "skip") != "skip":
-        differing.append(f"empty_samples={dataset.empty_samples}")
-    return ", ".join(differing) or DEFAULT_OPTIONS
+    resized = double_resize and f"resized_to_{double_resize[0]}_{double_resize[1]}_and_back"
+    given = {"oracle_rule": rule, "ground_truth": resized, "empty_samples": getattr(dataset, "empty_samples", "skip")}
+    usual = {"oracle_rule": "exact", "ground_truth": None, "empty_samples": "skip"}
+    return ", ".join(f"{key}={value}" for key, value in given.items() if value != usual[key]) or DEFAULT_OPTIONS
 
 
 @contextlib.contextmanager

@@ -14,7 +14,8 @@ import numpy as np
 import pandas as pd
 
 from ovparts_lib.evaluation.metrics import Averaged, frequency_weighted, group_figures, harmonic, mean_over, ratio
-from ovparts_lib.evaluation.per_image import ImageCounts, Tally, load_fathers, tally
+from ovparts_lib.evaluation.per_image import ImageCounts, Tally, tally
+from ovparts_lib.evaluation.sg_iou import load_fathers
 from ovparts_lib.evaluation.stored import DEFAULT_OPTIONS, Evaluation
 from ovparts_lib.vocabularies.vocabulary import Vocabulary
 
@@ -95,7 +96,7 @@ class Protocol:
         charges_background: whether part predictions on known background are false positives.
         boundary: which boundary counts are read, and how.
         semantics_guided: whether pixels predicted as a father of their class are credited, see
-            :mod:`ovparts_lib.evaluation.per_image`; for class lists that have a table of fathers.
+            :mod:`ovparts_lib.evaluation.sg_iou`; for class lists that have a table of fathers.
         harmonic_of_zeros: the harmonic mean of two group means that are both 0: undefined, or 0 (ov-seg, which computes
             ``2 / (1 / a + 1 / b)`` with infinities in between).
         notes: its departures from ``recommended``; those about scoring hold where the evaluation was scored with the
@@ -221,10 +222,8 @@ class Protocol:
             both, labelled, predicted = own_mask.astype(np.float64)
             return np.where(labelled > 0, ratio(both, labelled + predicted - both), np.nan)
         if self.boundary.startswith("label_difference") and label_difference is not None:
-            size = classes + (self.boundary == "label_difference_with_background")
-            matrix = label_difference
-            if self.boundary == "label_difference_8_bit":
-                matrix = wrapped_to_8_bits(matrix)
+            wrapped, size = self.boundary.endswith("8_bit"), classes + self.boundary.endswith("with_background")
+            matrix = wrapped_to_8_bits(label_difference) if wrapped else label_difference
             matrix = matrix[:size, :size].astype(np.float64)
             right = np.diagonal(matrix)
             return ratio(right, matrix.sum(0) + matrix.sum(1) - right)

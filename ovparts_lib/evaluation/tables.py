@@ -9,16 +9,10 @@ from importlib.resources import files
 import numpy as np
 import pandas as pd
 
-from ovparts_lib.evaluation.protocols import PROTOCOLS, ProtocolResult, protocol_named, score_all
+from ovparts_lib.evaluation.protocols import ProtocolResult, protocol_named, score_all
 from ovparts_lib.evaluation.stored import Evaluation
 from ovparts_lib.vocabularies import PartVocabulary
 
-FIGURES = (
-    "mIoU", "seen", "unseen", "harmonic", "classes", "classes_seen", "classes_unseen", "recall", "recall_seen",
-    "recall_unseen", "recall_harmonic", "pixel_accuracy", "pixel_accuracy_seen", "pixel_accuracy_unseen",
-    "fwIoU", "predicted_only", "background_IoU", "boundary_IoU",
-    "boundary_IoU_seen", "boundary_IoU_unseen", "boundary_IoU_harmonic",
-)  # fmt: skip
 IDENTITY = ("protocol", "version", "vocabulary", "vocabulary_hash", "options")
 
 
@@ -103,7 +97,7 @@ def refuse_differences(tables: Mapping[str, pd.DataFrame], columns: Sequence[str
         raise ProtocolMismatchError("figures of different kinds do not belong in one table. " + ". ".join(differences))
 
 
-def protocol_comparison(evaluation: Evaluation, protocols: Sequence[str] = tuple(PROTOCOLS)) -> pd.DataFrame:
+def protocol_comparison(evaluation: Evaluation) -> pd.DataFrame:
     """Every figure of every mode under every protocol that reads the evaluation.
 
     This compares *protocols*: all of them read the same predictions, and the rows are not comparable with one another.
@@ -111,14 +105,9 @@ def protocol_comparison(evaluation: Evaluation, protocols: Sequence[str] = tuple
     Returns:
         Long: mode, protocol, version, figure, value, difference (from ``recommended`` in the same mode; for evaluations
         of objects, which it does not read, from the first protocol), records, images, vocabulary_hash, options.
-
-    Raises:
-        ValueError: a protocol that does not exist, or none that can read the evaluation.
     """
-    results = score_all(evaluation, protocols)
-    if not results:
-        raise ValueError(f"none of the protocols {', '.join(protocols)} can read this evaluation of {evaluation.level}")
-    references = {result.mode: result for result in (*reversed(results), *score_all(evaluation, ["recommended"]))}
+    results = score_all(evaluation)
+    references = {result.mode: result for result in reversed(results)}  # "recommended" is the first of the protocols
     rows = [
         evaluation.identity(result.mode, protocol=result.protocol, version=result.version)
         | {
@@ -127,12 +116,13 @@ def protocol_comparison(evaluation: Evaluation, protocols: Sequence[str] = tuple
             "difference": result.summary[figure] - references[result.mode].summary[figure],
         }
         for result in results
-        for figure in FIGURES
+        for figure in result.summary
+        if "_classes" not in figure  # of the means of recall and of boundaries
     ]
     return pd.DataFrame(rows)
 
 
-def protocol_notes(evaluation: Evaluation, protocols: Sequence[str] = tuple(PROTOCOLS)) -> pd.DataFrame:
+def protocol_notes(evaluation: Evaluation) -> pd.DataFrame:
     """Each rule in which a protocol that reads the evaluation departs from ``recommended``.
 
     Returns:
@@ -142,7 +132,7 @@ def protocol_notes(evaluation: Evaluation, protocols: Sequence[str] = tuple(PROT
     rows = [
         evaluation.identity(result.mode, protocol=result.protocol, version=result.version)
         | {"rule": note.rule, "explanation": note.explanation}
-        for result in score_all(evaluation, protocols)
+        for result in score_all(evaluation)
         for note in protocol_named(result.protocol).notes
     ]
     columns = ("mode", "protocol", "version", "records", "images", "vocabulary_hash", "options", "rule", "explanation")

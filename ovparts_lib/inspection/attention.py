@@ -8,7 +8,8 @@ from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Normalize
 from torch import Tensor
 
-from ovparts_lib.inspection.figures import Panel, Picture, panel_picture, picture_panels, styled
+from ovparts_lib.inspection.arrays import Picture, panel_picture
+from ovparts_lib.inspection.figures import Panel, picture_panels, styled
 from ovparts_lib.inspection.heat_maps import COLOUR_MAP, render_heat
 from ovparts_lib.systems.scores import AttentionMaps, Scores
 

@@ -127,18 +127,12 @@ def _in_columns(table: pd.DataFrame) -> pd.DataFrame:
 def _blocks(table: pd.DataFrame) -> list[list[tuple[str, pd.DataFrame]]]:
     """Objects in the order they stand beside each other: seen first, then unseen, in columns of similar length."""
     groups = sorted(table.groupby("object", sort=True), key=lambda group: not group[1]["seen"].iloc[0])
-    rows = sum(len(group) + 1 for _, group in groups)
-    share = rows / max(1, math.ceil(rows / _ROWS))
-    blocks: list[list[tuple[str, pd.DataFrame]]] = []
-    filled = 0.0
-    for name, group in groups:
-        # A group goes where its middle falls.
-        number = int((filled + (len(group) + 1) / 2) // share)
-        while len(blocks) <= number:
-            blocks.append([])
-        blocks[number].append((str(name), group))
-        filled += len(group) + 1
-    return [block for block in blocks if block]
+    rows = np.array([len(group) + 1 for _, group in groups])
+    share = rows.sum() / max(1, math.ceil(rows.sum() / _ROWS))
+    # A group goes where its middle falls.
+    columns = ((rows.cumsum() - rows / 2) // share).tolist()
+    placed = [(column, str(name), group) for column, (name, group) in zip(columns, groups, strict=True)]
+    return [[(name, group) for at, name, group in placed if at == column] for column in dict.fromkeys(columns)]
 
 
 def _bar_block(ax: Axes, block: list[tuple[str, pd.DataFrame]], column: str, top: float, fullest: int) -> None:

@@ -5,7 +5,8 @@ import pandas as pd
 import seaborn as sns
 from torch import Tensor
 
-from ovparts_lib.inspection.figures import Panel, Picture, new_figure, panel_picture, picture_panels, styled
+from ovparts_lib.inspection.arrays import Picture, panel_picture
+from ovparts_lib.inspection.figures import Panel, new_figure, picture_panels, styled
 from ovparts_lib.inspection.heat_maps import render_heat
 from ovparts_lib.systems.scores import CostMaps, Scores
 

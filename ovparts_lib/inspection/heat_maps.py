@@ -10,7 +10,8 @@ import torch.nn.functional as F
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Normalize
 
-from ovparts_lib.inspection.figures import Panel, Picture, as_picture, panel_picture, picture_panels, styled
+from ovparts_lib.inspection.arrays import Picture, as_picture, panel_picture
+from ovparts_lib.inspection.figures import Panel, picture_panels, styled
 from ovparts_lib.systems.scores import Scores
 
 _OPACITY = 0.8  # of the brightest heat colour
@@ -69,7 +70,7 @@ def score_maps(
         With a table of each word's peak, mean, and share of the map above one half.
     """
     names, maps = [words[number] for number in scores.class_ids], scores.class_maps().detach().float()
-    maps, kind = (maps, "score") if scores.are_probabilities else (maps.sigmoid(), "sigmoid of the logit")
+    maps, kind = (maps, "score") if scores.probabilities else (maps.sigmoid(), "sigmoid of the logit")
     maps = maps.cpu().numpy()
     if chosen is None:
         order = np.argsort(-maps.max(axis=(1, 2)), kind="stable")[:12].tolist()

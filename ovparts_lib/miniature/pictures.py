@@ -80,9 +80,6 @@ class CaptionedPictures:
     ) -> None:
         if count < 1:
             raise ValueError(f"at least one picture is needed; got count={count}")
-        unknown = set(shares) - set(SHARES)
-        if unknown or not sum(shares.values()) > 0 or min(shares.values()) < 0:
-            raise ValueError(f"shares must be non-negative numbers for {', '.join(SHARES)}; got {shares}")
         self.seed, self.size, self.shares = seed, size, dict(shares)
         self.pictures = torch.empty(count, 3, size, size, dtype=torch.uint8)
         self.captions: list[tuple[str, ...]] = []

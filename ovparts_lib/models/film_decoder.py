@@ -47,8 +47,6 @@ class QuerySize:
     def __post_init__(self) -> None:
         if self.image_size % self.clip.patch_size:
             raise ValueError(f"image_size {self.image_size} is not a multiple of the patch size {self.clip.patch_size}")
-        if self.reduce_dim % self.decoder_heads:
-            raise ValueError(f"reduce_dim {self.reduce_dim} is not a multiple of decoder_heads {self.decoder_heads}")
         if not self.extract_layers or not set(self.extract_layers) <= set(range(self.clip.vision_layers)):
             raise ValueError(
                 f"extract_layers {self.extract_layers} must be blocks of the image tower, 0 to "

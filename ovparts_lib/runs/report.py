@@ -184,9 +184,7 @@ def _flat(values: Any, prefix: str = "") -> list[tuple[str, str]]:
     if isinstance(values, list) and any(isinstance(value, dict) for value in values):
         values = dict(enumerate(values, start=1))
     if isinstance(values, dict):
-        return [
-            pair for key, value in values.items() for pair in _flat(value, f"{prefix}.{key}" if prefix else str(key))
-        ]
+        return [pair for key, value in values.items() for pair in _flat(value, f"{prefix}.{key}".lstrip("."))]
     if isinstance(values, list):
         values = ", ".join(map(str, values))
     return [(prefix, "–" if values is None or values == "" else str(values))]

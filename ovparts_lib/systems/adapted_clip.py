@@ -6,7 +6,7 @@ and its released training code.
 
 import math
 from collections.abc import Collection, Iterator, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import open_clip
 import torch
@@ -20,11 +20,6 @@ from ovparts_lib.models.clip.towers import ClipSize, image_embeddings
 from ovparts_lib.progress_bar import tqdm
 from ovparts_lib.systems.parameter_groups import train_only
 
-TRAINABLE_GROUPS = {
-    "image_tower": ("clip.visual.",),
-    "mask_prompt": ("mask_prompt",),
-    "logit_scale": ("clip.logit_scale",),
-}
 FINE_TUNING = ("image_tower", "logit_scale")
 MASK_PROMPT_TUNING = ("mask_prompt", "logit_scale")
 _UNDECAYED = ("bn", "ln", "bias", "logit_scale", "mask_prompt")
@@ -39,7 +34,11 @@ class AdaptedClip(nn.Module):
         prompt_depth: layers with mask prompts, the input being the first; 0 for none.
     """
 
-    groups = TRAINABLE_GROUPS
+    groups: ClassVar = {
+        "image_tower": ("clip.visual.",),
+        "mask_prompt": ("mask_prompt",),
+        "logit_scale": ("clip.logit_scale",),
+    }
 
     def __init__(self, clip: open_clip.CLIP, size: ClipSize, prompt_depth: int = 3) -> None:
         super().__init__()

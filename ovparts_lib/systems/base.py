@@ -179,7 +179,7 @@ def check_positive(**counts: int | None) -> None:
             raise ValueError(f"{name} must be at least 1, or None, not {value}")
 
 
-def chosen_queries(targets: Tensor, count: int, number: int) -> Tensor:
+def chosen_queries(targets: Tensor, count: int, number: int | None) -> Tensor:
     """Channels to decode in a training step, ascending: the classes in ``targets``, others at random, the background.
 
     Processes that train together choose together, from the targets of all of them, so that a batch spread over devices
@@ -188,11 +188,13 @@ def chosen_queries(targets: Tensor, count: int, number: int) -> Tensor:
     Args:
         targets: channels 0..count, any shape; ``count`` is the background.
         count: number of classes.
-        number: of classes to choose, if no more occur.
+        number: of classes to choose, if no more occur; None for all.
 
     Returns:
         int64 (m + 1,), the last one ``count``.
     """
+    if number is None or number >= count:
+        return torch.arange(count + 1, device=targets.device)
     present = torch.zeros(count + 1, dtype=torch.bool, device=targets.device)
     present[targets.unique()] = True
     draws = torch.rand(count).to(targets.device)

@@ -60,11 +60,7 @@ def require_first_release(state: State, source: str, size: CostSize) -> None:
         CheckpointError: it is of the version published at CVPR, of another size, or no CAT-Seg.
     """
     conv = state.get(f"{TRANSFORMER}conv1.weight")
-    wanted, released = (
-        (one.aggregator.dim, one.aggregator.prompts, one.aggregator.kernel, one.aggregator.kernel)
-        for one in (size, RELEASED)
-    )
-    later = conv is not None and conv.ndim == 4 and conv.shape[1] == 1 != wanted[1]
+    later = conv is not None and conv.ndim == 4 and conv.shape[1] == 1 != size.aggregator.prompts
     later |= any("padding_" in name or "q_proj_weight" in name or "upsample1" in name for name in state)
     if later:
         raise CheckpointError(
@@ -75,32 +71,33 @@ def require_first_release(state: State, source: str, size: CostSize) -> None:
         raise CheckpointError(f"{source} lacks {TRANSFORMER}conv1.weight; {NEEDED}")
     if conv is None:
         raise CheckpointError(f"{source} is no CATSeg checkpoint of a known kind; its first tensors: {list(state)[:5]}")
-    require_templates(state, source, size)
-    if tuple(conv.shape) != wanted:
-        needed = NEEDED if wanted == released else f"the size that was asked for has {wanted}"
-        raise CheckpointError(
-            f"{source}: {TRANSFORMER}conv1.weight is a cost embedding of shape {tuple(conv.shape)}; {needed}"
-        )
+    require_cost_embedding(state, source, size)
 
 
-def require_templates(state: State, source: str, size: CostSize) -> None:
-    """Check that the cost embedding has a channel for each of the size's templates.
+def require_cost_embedding(state: State, source: str, size: CostSize) -> None:
+    """Check the shape of the cost embedding, which has a channel for each of the size's templates.
 
     Raises:
-        CheckpointError: it has as many as other templates; the message names them and how to say so.
+        CheckpointError: it is another; the message names the templates of which there are as many, and how to say so.
     """
-    conv, given = state.get(f"{TRANSFORMER}conv1.weight"), size.aggregator.prompts
-    others = [
-        name for name, prompts in TEMPLATES.items() if conv is not None and len(prompts) == conv.shape[1] != given
-    ]
+    conv = state.get(f"{TRANSFORMER}conv1.weight")
+    wanted, released = (
+        (each.aggregator.dim, each.aggregator.prompts, each.aggregator.kernel, each.aggregator.kernel)
+        for each in (size, RELEASED)
+    )
+    if conv is None or tuple(conv.shape) == wanted:
+        return
+    others = [name for name, prompts in TEMPLATES.items() if len(prompts) == conv.shape[1] != wanted[1]]
+    needed = NEEDED if wanted == released else f"the size that was asked for has {wanted}"
     if others:
-        raise CheckpointError(
-            f"{source}: {TRANSFORMER}conv1.weight is a cost embedding of shape {tuple(conv.shape)}; the size that was "
-            f"asked for has {(conv.shape[0], given, *conv.shape[2:])}. It was trained with {conv.shape[1]} prompts, "
-            f"not with the {given} of {size.templates!r}. Set templates: "
-            f"{' or '.join(others)}; and if it was trained on PartImageNet also test_shortest_edge: none, for that was "
-            "scored at the pictures' own size"
+        needed = (
+            f"the size that was asked for has {wanted}. It was trained with {conv.shape[1]} prompts, not with the "
+            f"{wanted[1]} of {size.templates!r}. Set templates: {' or '.join(others)}; and if it was trained on "
+            "PartImageNet also test_shortest_edge: none, for that was scored at the pictures' own size"
         )
+    raise CheckpointError(
+        f"{source}: {TRANSFORMER}conv1.weight is a cost embedding of shape {tuple(conv.shape)}; {needed}"
+    )
 
 
 @dataclass(frozen=True)

@@ -114,4 +114,5 @@ def fuse_masks(
     if background and single:
         others = torch.einsum("k,khw->hw", combined[:, 1], masks)
         none = others if none is None else torch.maximum(others, none)
-    return Scores(masks, class_ids, none, image_size, class_weights=combined.T[list(class_ids)])
+    weights = combined.T[list(class_ids)]
+    return Scores(masks, class_ids, none, image_size, class_weights=weights, probabilities=True)

@@ -14,21 +14,8 @@ from ovparts_lib.models.clip.towers import MINIATURE, VIT_B_16, build_clip, imag
 from ovparts_lib.models.film_decoder import FilmDecoder, QuerySize
 from ovparts_lib.systems.base import SegmentationSystem, check_positive
 
-# Beginnings of parameter names; the pair stage's are PartCLIPSeg's. "film" and "decoder" are told apart by the rest.
-TRAINABLE_GROUPS = {
-    "visual_adapter": ("visual_adapter.",),
-    "language": ("clip.token_embedding.", "clip.positional_embedding"),
-    "film": ("decoder.film_", "decoder.pair_film_"),
-    "decoder": (
-        *(f"decoder.{module}." for module in ("reduces", "layers", "head")),
-        *(f"decoder.pair_{module}." for module in ("mix", "text", "head")),
-    ),
-    "background_query": ("background_query",),
-}
 RELEASED_GROUPS = ("visual_adapter", "language", "film", "decoder")
 LabelResize = Literal["centre", "floor"]
-
-
 # Decoder tokens computed at once: so many that a CUDA device is busy, so few that they fit into a CPU's cache.
 _TOKENS = {"cpu": 1 << 11, "cuda": 1 << 16}
 RELEASED = QuerySize(VIT_B_16)
@@ -74,6 +61,17 @@ class QuerySegmenter(SegmentationSystem):
         ValueError: an option out of its range.
     """
 
+    # The pair stage's are PartCLIPSeg's. "film" and "decoder" are told apart by the rest.
+    groups: ClassVar = {
+        "visual_adapter": ("visual_adapter.",),
+        "language": ("clip.token_embedding.", "clip.positional_embedding"),
+        "film": ("decoder.film_", "decoder.pair_film_"),
+        "decoder": (
+            *(f"decoder.{module}." for module in ("reduces", "layers", "head")),
+            *(f"decoder.pair_{module}." for module in ("mix", "text", "head")),
+        ),
+        "background_query": ("background_query",),
+    }
     undecayed = ("clip.positional_embedding",)
     decoder_class: ClassVar[type[FilmDecoder]] = FilmDecoder
 
@@ -98,9 +96,10 @@ class QuerySegmenter(SegmentationSystem):
         self.decoder = self.decoder_class(size)
         self.background_query = nn.Parameter(torch.randn(1, size.clip.embed_dim) * size.clip.embed_dim**-0.5)
         self.text_cache = TextCache()
+        self.set_trainable(RELEASED_GROUPS)
 
     def parameter_groups(self, weight_decay: float) -> list[dict[str, Any]]:
-        """As of any system, what does not decay first."""
+        """As of any system, what does not decay first: the order decides the last digits of the gradient's norm."""
         return sorted(super().parameter_groups(weight_decay), key=lambda group: group["weight_decay"])
 
     def _encode_prompts(self, prompts: Sequence[str]) -> Tensor:
@@ -133,8 +132,7 @@ class QuerySegmenter(SegmentationSystem):
         pairs = self.query_chunk or _TOKENS.get(self.device.type, 1 << 11) // tokens
         return max(1, pairs // images)
 
-    def _resized_labels(self, maps: Sequence[Tensor]) -> Tensor:
-        """Label maps at the logits' size, int64 (b, s, s)."""
-        size = (self.size.image_size, self.size.image_size)
+    def _resized_labels(self, maps: Sequence[Tensor], size: tuple[int, int]) -> Tensor:
+        """Label maps at the size of the logits, or of their patches, int64 (b, h, w)."""
         resized = [resize_labels(labels, size, self.label_resize, released_dtype=torch.float32) for labels in maps]
         return torch.stack(resized).long().to(self.device)

@@ -34,7 +34,7 @@ class Scores:
         class_weights: float32 (n, k), for mask classification, where class c scores ``sum_k class_weights[c, k] *
             logits[k]``: its masks are k maps, far fewer than its classes, and the product is made at the pixels that
             are asked for only; ``resized_as`` must be ``logits``. None where each class has a map of its own.
-        probabilities: whether the maps are probabilities rather than logits; what masks add up to always is.
+        probabilities: whether the class maps are probabilities rather than logits.
     """
 
     logits: Tensor
@@ -46,11 +46,6 @@ class Scores:
     resized_as: Literal["logits", "probabilities"] = "logits"
     class_weights: Tensor | None = None
     probabilities: bool = False
-
-    @property
-    def are_probabilities(self) -> bool:
-        """Whether the class maps are shown as they are, without a sigmoid."""
-        return self.probabilities or self.class_weights is not None
 
     def class_maps(self, class_ids: Sequence[int] | None = None) -> Tensor:
         """Maps (m, h, w) of some classes, all of ``class_ids`` for None: the product, where it is kept factored."""

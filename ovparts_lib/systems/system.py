@@ -23,10 +23,9 @@ Size = TypeVar("Size")
 class System:
     """A system, as its folder's ``__init__.py`` describes it.
 
-    ``model.py`` holds the model's class, ``SIZES`` (``{name: hyper-parameters}`` with ``released`` and ``miniature``)
-    and ``TRAINABLE_GROUPS`` (``{group: beginnings of parameter names}``); ``weights.py`` holds
-    ``load_<name>(path, size, clip_path, **options) -> (model, report)``. What the system needs (parts, the objects'
-    regions) stands in its model.
+    ``model.py`` holds the model's class and ``SIZES`` (``{name: hyper-parameters}`` with ``released`` and
+    ``miniature``); ``weights.py`` holds ``load_<name>(path, size, clip_path, **options) -> (model, report)``. What the
+    system needs (parts, the objects' regions) and which groups of its parameters can train stand in its model.
 
     Attributes:
         name: of the folder, and in weight files.
@@ -64,11 +63,6 @@ class System:
     def sizes(self) -> Mapping[str, Any]:
         """Hyper-parameters by name."""
         return self.module("model").SIZES
-
-    @property
-    def groups(self) -> Mapping[str, tuple[str, ...]]:
-        """Parameter groups that can train, each with the beginnings of its parameters' names."""
-        return self.module("model").TRAINABLE_GROUPS
 
     @property
     def model_arguments(self) -> set[str]:
@@ -122,20 +116,18 @@ class System:
         Raises:
             CheckpointError: of another system, or a tensor missing, unexpected or misshapen.
         """
-        from ovparts_lib.checkpoints.native import read_metadata
-        from ovparts_lib.checkpoints.reading import CheckpointError, load_strictly, read_tensors, refuse_beside
+        from ovparts_lib.checkpoints.native import load_weights, read_metadata
+        from ovparts_lib.checkpoints.reading import load_strictly, refuse_beside
 
-        metadata = read_metadata(path)
-        if metadata is None:
+        if read_metadata(path) is None:
             return None
-        if metadata.get("system") != self.name:
-            raise CheckpointError(f"{path} holds weights of {metadata.get('system')!r}, not of {self.name!r}")
+        state, metadata = load_weights(path, self.name)
         for option, given in beside.items():
             refuse_beside(given, path, option)
         stated = {key: metadata[key] for key in self.stored if key in metadata}
         size = size or stated_size(type(self.sizes["released"]), metadata["size"])
         model = self.build(read_as(size), **{**stated, **options})
-        return model, load_strictly(model, read_tensors(path), path, "ovparts weights")
+        return model, load_strictly(model, state, path, "ovparts weights")
 
     def initialise(self, model: nn.Module, clip_path: str | Path, **files: str | Path) -> LoadReport:
         """Load what the training of a new model begins from: CLIP, and what the folder's ``weights.initialise`` takes.

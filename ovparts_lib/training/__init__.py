@@ -4,7 +4,7 @@ from ovparts_lib.training.checkpoint_files import CheckpointWriteError, CorruptC
 from ovparts_lib.training.distribution import launch
 from ovparts_lib.training.interruption import TrainingInterrupted
 from ovparts_lib.training.log import history_frame, read_log
-from ovparts_lib.training.loop import TrainingResult, train
+from ovparts_lib.training.loop import train
 from ovparts_lib.training.non_finite import NonFiniteLossError
 from ovparts_lib.training.optimisers import ParameterGroupError
 from ovparts_lib.training.settings import TrainingSettings

@@ -4,15 +4,13 @@ import hashlib
 import os
 import re
 import warnings
-from collections.abc import Iterator
-from contextlib import suppress
 from io import BytesIO
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from ovparts_lib.atomic import room, sync_folder
+from ovparts_lib.atomic import replacing, room, sweep
 
 KEPT = 2
 # The name ends with the first digits of the content's SHA-256 (as torch.hub's files do), so that a file proves itself.
@@ -42,23 +40,22 @@ def write_checkpoint(content: dict[str, Any], folder: Path, step: int) -> Path:
     Raises:
         CheckpointWriteError: the file system refused; the message names the path and the bytes needed.
     """
-    partial = folder / f".step_{step:08d}.partial"
+    stream = BytesIO()  # not the file: what a disk refuses would leave torch's writer as another error
+    torch.save(content, stream)
+    data = stream.getbuffer()
+    path = folder / f"step_{step:08d}-{hashlib.sha256(data).hexdigest()[:16]}.pt"
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        stream = BytesIO()  # not the file: torch's writer would raise what the disk refuses without its number
-        torch.save(content, stream)
-        with partial.open("wb") as file:
-            file.write(stream.getbuffer())
-            file.flush()
-            os.fsync(file.fileno())
-        digest = hashlib.sha256(stream.getbuffer()).hexdigest()
-        path = folder / f"step_{step:08d}-{digest[:16]}.pt"
-        partial.replace(path)
-        sync_folder(folder)
+        with replacing(path) as partial:
+            partial.write_bytes(data)
     except OSError as error:
-        with suppress(OSError):
-            partial.unlink(missing_ok=True)
-        raise CheckpointWriteError(error.errno, _why_not_written(error, folder, step, content)) from error
+        before = checkpoint_files(folder)
+        kept = f"the checkpoint before it, {before[-1].name}, is intact" if before else "there is no earlier checkpoint"
+        raise CheckpointWriteError(
+            error.errno,
+            f"the checkpoint of step {step} could not be written to {folder}: {os.strerror(error.errno)}; it needs "
+            f"{len(data):,} bytes{room(folder, error)}; {kept}. Make room and resume",
+        ) from error
     _delete_old(folder, path)
     return path
 
@@ -71,8 +68,7 @@ def newest_checkpoint(folder: Path) -> Path | None:
     Raises:
         CorruptCheckpointError: there are checkpoints but none is intact.
     """
-    for leftover in folder.glob(".step_*.partial"):  # of a process killed while writing
-        leftover.unlink()
+    sweep(folder, ".step_*.part")
     for path in reversed(checkpoint_files(folder)):
         if is_intact(path):
             return path
@@ -108,21 +104,3 @@ def _delete_old(folder: Path, newest: Path) -> None:
     rest = [path for path in files if path not in stale]
     for path in [*stale, *rest[:-KEPT]]:
         path.unlink()
-
-
-def _why_not_written(error: OSError, folder: Path, step: int, content: dict[str, Any]) -> str:
-    needed = sum(tensor.numel() * tensor.element_size() for tensor in _tensors(content))
-    before = checkpoint_files(folder)
-    kept = f"the checkpoint before it, {before[-1].name}, is intact" if before else "there is no earlier checkpoint"
-    return (
-        f"the checkpoint of step {step} could not be written to {folder}: {error.strerror or error}; it needs about "
-        f"{needed:,} bytes{room(folder, error)}; {kept}. Make room and resume"
-    )
-
-
-def _tensors(value: Any) -> Iterator[torch.Tensor]:
-    if isinstance(value, torch.Tensor):
-        yield value
-    elif isinstance(value, dict | list | tuple):
-        for item in value.values() if isinstance(value, dict) else value:
-            yield from _tensors(item)

@@ -46,10 +46,10 @@ def launch(settings: TrainingSettings) -> Fabric:
     # Fabric starts the processes itself. Left to look around, it takes a SLURM job of one task (which is how runs are
     # submitted) for one that starts them, and objects that there are too few.
     here = LightningEnvironment()
-    if settings.devices == 1:
-        devices = [settings.device_index] if accelerator == "cuda" and settings.device_index is not None else 1
-        fabric = Fabric(accelerator=accelerator, devices=devices, precision=settings.precision, plugins=here)
-    else:
+    devices, strategy = settings.devices, "auto"
+    if devices == 1 and settings.device_index is not None:
+        devices = [settings.device_index]
+    elif devices > 1:
         if "ipykernel" in sys.modules:
             raise ValueError(
                 f"training on {settings.devices} devices cannot start inside a notebook's own process; set devices: "
@@ -60,13 +60,8 @@ def launch(settings: TrainingSettings) -> Fabric:
             end_with_parent()
         backend = "nccl" if accelerator == "cuda" else "gloo"
         strategy = DDPStrategy(process_group_backend=backend, timeout=_STEP_PATIENCE)
-        fabric = Fabric(
-            accelerator=accelerator,
-            strategy=strategy,
-            devices=settings.devices,
-            precision=settings.precision,
-            plugins=here,
-        )
+    precision = settings.precision
+    fabric = Fabric(accelerator=accelerator, strategy=strategy, devices=devices, precision=precision, plugins=here)
     fabric.launch()
     if settings.devices > 1:
         atexit.register(_leave_group)

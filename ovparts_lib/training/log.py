@@ -8,6 +8,8 @@ from typing import Any
 
 import pandas as pd
 
+from ovparts_lib.atomic import write_atomically
+
 
 class TrainingLog:
     """Appends to ``log.jsonl``; an entry is about one step (``{"step": 20, "loss": 0.7, …}``).
@@ -23,9 +25,7 @@ class TrainingLog:
         self._entries = [entry for entry in read_log(path) if entry["step"] <= step]
         kept = "".join(_line(entry) for entry in self._entries)
         if path.exists() and path.read_bytes() != kept.encode():
-            partial = path.with_name(f".{path.name}.partial")
-            partial.write_text(kept, encoding="utf-8")
-            partial.replace(path)
+            write_atomically(path, kept)
 
     def write(self, entry: dict[str, Any]) -> None:
         """Append one entry and hand it to the operating system; numbers that are not finite become null.

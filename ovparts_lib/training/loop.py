@@ -5,7 +5,6 @@ import resource
 import signal
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 
 import pandas as pd
@@ -37,25 +36,6 @@ from ovparts_lib.training.state import capture_state, check_state, frozen_digest
 Evaluate = Callable[[nn.Module, int], dict[str, float]]
 
 
-@dataclass(frozen=True)
-class TrainingResult:
-    """What a training leaves; the trained weights are in the model that was given, and in ``checkpoint``.
-
-    Attributes:
-        step: updates made in all, also before a resume.
-        history: the log as a table, one row per logged or evaluated step; see ``history_frame``.
-        seconds: wall time in all, also before a resume.
-        checkpoint: the last checkpoint (trainable tensors, optimiser, generators).
-        peak_memory_mib: most memory used by this process, in MiB: allocated on CUDA, resident on the CPU.
-    """
-
-    step: int
-    history: pd.DataFrame
-    seconds: float
-    checkpoint: Path
-    peak_memory_mib: float
-
-
 def train(
     model: nn.Module,
     loader: DataLoader,
@@ -65,7 +45,7 @@ def train(
     evaluate: Evaluate | None = None,
     progress: bool = True,
     fabric: Fabric | None = None,
-) -> TrainingResult:
+) -> pd.DataFrame:
     """Train a model; stopped at any moment and started again with the same arguments, it gives the same weights.
 
     The model is left on the training device, in the mode (training or evaluation) it came in.
@@ -83,6 +63,9 @@ def train(
         progress: show a bar, or plain lines where nobody watches.
         fabric: what ``launch(settings)`` returned, where the loader had to be built for a rank; by default it is
             called here.
+
+    Returns:
+        The log as a table, one row per logged or evaluated step, also before a resume; see ``history_frame``.
 
     Raises:
         NonFiniteLossError: a loss or gradient was not finite; the weights are those before that step.
@@ -220,8 +203,7 @@ def train(
             raise TrainingInterrupted(_resumable(step, path), interruption.signal_number)
 
     model.train(was_training)
-    history = on_rank_zero(fabric, training_log.history)
-    return TrainingResult(step, history, pace.seconds, path, peak_memory_mib(fabric.device))
+    return on_rank_zero(fabric, training_log.history)
 
 
 def peak_memory_mib(device: torch.device) -> float:

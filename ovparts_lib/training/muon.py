@@ -32,18 +32,12 @@ class Muon(torch.optim.Optimizer):
         lr: step size, the same for every matrix: updates have singular values of about 1.
         momentum: of the running mean of gradients.
         weight_decay: decoupled, times ``lr``.
-
-    Raises:
-        ValueError: a parameter is not a matrix.
     """
 
     def __init__(
         self, parameters: Iterable[Tensor], lr: float = 0.02, momentum: float = 0.95, weight_decay: float = 0.0
     ) -> None:
         super().__init__(parameters, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay})
-        shapes = [tuple(p.shape) for group in self.param_groups for p in group["params"] if p.ndim != 2]
-        if shapes:
-            raise ValueError(f"Muon takes matrices only; got parameters of shape {shapes[0]}")
 
     @torch.no_grad()
     def step(self) -> None:

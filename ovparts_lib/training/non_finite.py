@@ -10,17 +10,7 @@ from torch import Tensor, nn
 
 
 class NonFiniteLossError(RuntimeError):
-    """A loss term or the gradient norm was NaN or infinite; the weights were not updated.
-
-    Attributes:
-        step: the number of the update that was not made (the first is 1).
-        evidence: file with the batches, the weights and the generators' state; None if it could not be written.
-    """
-
-    def __init__(self, message: str, step: int, evidence: Path | None) -> None:
-        super().__init__(message)
-        self.step = step
-        self.evidence = evidence
+    """A loss term or the gradient norm was NaN or infinite; the weights were not updated."""
 
 
 def non_finite_loss(
@@ -58,9 +48,9 @@ def non_finite_loss(
         folder.mkdir(parents=True, exist_ok=True)
         torch.save({**as_plain_data(content), "model": model.state_dict()}, path)
     except (OSError, RuntimeError) as error:  # torch reports a full disk as RuntimeError
-        return NonFiniteLossError(f"{message}; its batches could not be saved to {path}: {error}", step, None)
+        return NonFiniteLossError(f"{message}; its batches could not be saved to {path}: {error}")
     remedy = "lower learning_rate, look for a bad label, or use precision 32-true if it is not"
-    return NonFiniteLossError(f"{message}. Its batches, weights and random state are in {path}; {remedy}", step, path)
+    return NonFiniteLossError(f"{message}. Its batches, weights and random state are in {path}; {remedy}")
 
 
 def as_plain_data(value: Any) -> Any:

@@ -41,10 +41,5 @@ def learning_rate_factor(
         schedule: a name in ``SCHEDULES``.
         power: exponent of the poly schedule.
         warmup: steps of linear warm-up, multiplied onto the schedule (not shifting it).
-
-    Raises:
-        ValueError: the step lies outside the run.
     """
-    if not 0 <= step < iterations:
-        raise ValueError(f"step {step} is outside the run of {iterations} iterations")
     return linear_warmup(step, warmup) * SCHEDULES[schedule](step, iterations, power)

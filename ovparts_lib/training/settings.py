@@ -53,21 +53,9 @@ class TrainingSettings:
     log_every: PositiveInt = 50
     evaluate_every: NonNegativeInt = 0
     checkpoint_every: NonNegativeInt = 1_000
-    seed: NonNegativeInt = 0
+    seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
     device: Device = "auto"
     devices: PositiveInt = 1
-
-    def __post_init__(self) -> None:
-        self._require("warmup", self.warmup < self.iterations, f"below iterations ({self.iterations})")
-        divisible = self.batch_size % self.devices == 0
-        self._require("batch_size", divisible, f"a multiple of the number of devices ({self.devices})")
-        self._require("seed", self.seed < 2**32 - self.devices, "below 2^32 less the number of devices")
-        one = self.devices == 1 or self.device_index is None
-        self._require("device", one, f"without an index to train on {self.devices} devices")
-
-    def _require(self, name: str, holds: bool, what: str) -> None:
-        if not holds:
-            raise ValueError(f"training setting {name} is {getattr(self, name)!r}; it must be {what}")
 
     @property
     def device_index(self) -> int | None:

@@ -17,16 +17,10 @@ _ROWS = 250  # of a table in a notebook; its file holds all
 
 def parameter_table(params: RunParameters) -> Styler:
     """Every parameter with its value and explanation; ``differs`` shows what the recipe or default would be."""
-    rows = [
-        {
-            "parameter": row["parameter"],
-            "value": str(row["value"]),
-            "differs": "" if row["value"] == row["recipe"] else f"recipe: {row['recipe']}",
-            "explanation": row["explanation"],
-        }
-        for row in params.explained()
-    ]
-    return shown_table(Panel("parameters", table=pd.DataFrame(rows), title="Parameters"))
+    table = pd.DataFrame(params.explained(), dtype=object)
+    pairs = zip(table["value"], table.pop("recipe"), strict=True)
+    table.insert(2, "differs", ["" if value == recipe else f"recipe: {recipe}" for value, recipe in pairs])
+    return shown_table(Panel("parameters", table=table.assign(value=table["value"].map(str)), title="Parameters"))
 
 
 class RunOutput:

@@ -18,8 +18,8 @@ from ovparts_lib.options import Options
 from ovparts_lib.runs import resolve_path
 from ovparts_lib.runs.project import cache_folder, display_path
 from ovparts_lib.systems.options import SystemOptions
-from ovparts_lib.systems.registry import SYSTEMS, system_of, untrained
-from ovparts_lib.training import TrainingResult, TrainingSettings, history_frame, launch, read_log
+from ovparts_lib.systems.registry import SYSTEMS, untrained
+from ovparts_lib.training import TrainingSettings, history_frame, launch, read_log
 from ovparts_lib.training import train as run_loop
 from ovparts_lib.training.interruption import run_beside
 from ovparts_lib.workbook.output import RunOutput
@@ -85,7 +85,7 @@ def describe_weights(report: LoadReport, sources: list[str | None]) -> dict[str,
 def trainable_table(model: nn.Module) -> Panel:
     """Tensors and parameters of each part of the model, and whether they train."""
     rows, left = [], dict(model.named_parameters())
-    for group, beginnings in {**system_of(model).groups, "rest of CLIP": ("clip.",), "rest": ("",)}.items():
+    for group, beginnings in {**model.groups, "rest of CLIP": ("clip.",), "rest": ("",)}.items():
         members = [left.pop(name) for name in list(left) if name.startswith(beginnings)]
         if members:
             trains = any(parameter.requires_grad for parameter in members)
@@ -126,7 +126,7 @@ def train(
         print("nothing to train: iterations is 0")
         return history_frame([])
     if params.devices == 1:
-        return train_in_process(model, dataset, params, output.path, evaluate).history
+        return train_in_process(model, dataset, params, output.path, evaluate)
     command = [sys.executable, "-m", "ovparts_lib.workbook.distributed", str(output.path / "params.yaml")]
     run_beside(command)
     state, _ = load_weights(output.path / RUN_WEIGHTS, params.system)
@@ -136,8 +136,8 @@ def train(
 
 def train_in_process(
     model: nn.Module, dataset: TrainingDataset, params: SystemOptions, folder: Path, evaluate: Evaluate | None = None
-) -> TrainingResult:
-    """Train in this process, one of ``params.devices``, and leave ``weights.safetensors`` in the run folder."""
+) -> pd.DataFrame:
+    """Train in this process, one of ``params.devices``, with ``weights.safetensors`` in the run folder; the history."""
     settings = training_settings(params)
     fabric = launch(settings)
     loader = training_loader(
@@ -156,9 +156,9 @@ def train_in_process(
                 return evaluate(model, step)
 
         periodic = None if evaluate is None else evaluate_whole
-        result = run_loop(model, loader, settings, run_dir=folder, evaluate=periodic, fabric=fabric)
+        history = run_loop(model, loader, settings, run_dir=folder, evaluate=periodic, fabric=fabric)
     if fabric.is_global_zero:
         about = {"setting": params.setting, "run": params.run, "iterations": params.iterations}
         SYSTEMS[params.system].save(model, folder / RUN_WEIGHTS, **about)
     fabric.barrier()
-    return result
+    return history

@@ -112,7 +112,8 @@ def test_probabilities_are_shown_as_they_are():
     scores = Scores(torch.full((1, 6, 8), 0.25), (0,), None, (30, 40), probabilities=True)
     panel = score_maps(image(), scores, ("a",), "p")
     assert panel.table["peak"].tolist() == [0.25]
-    masks = Scores(torch.full((2, 6, 8), 0.5), (0,), None, (30, 40), class_weights=torch.tensor([[1.0, 2.0]]))
+    weights = torch.tensor([[1.0, 2.0]])
+    masks = Scores(torch.full((2, 6, 8), 0.5), (0,), None, (30, 40), class_weights=weights, probabilities=True)
     panel = score_maps(image(), masks, ("a",), "p")  # masks may add up to more than 1
     assert panel.table["peak"].tolist() == [1.5]
     assert panel.figure.axes[-1].get_ylim() == (0, 1.5)

@@ -110,5 +110,5 @@ def test_a_run_folder_without_weights_says_so(tmp_path):
 def test_each_system_says_its_sizes_and_what_trains():
     for name, system in SYSTEMS.items():
         assert {"released", "miniature"} <= set(system.sizes), name
-        assert all(beginnings for beginnings in system.groups.values())
+        assert all(beginnings for beginnings in system.model_class.groups.values())
     assert len({system.marks for system in SYSTEMS.values()}) == len(SYSTEMS)

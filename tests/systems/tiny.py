@@ -3,7 +3,8 @@
 import torch
 
 from ovparts_lib.models.clip.towers import ClipSize
-from ovparts_lib.systems.clipseg.model import Clipseg, QuerySize
+from ovparts_lib.systems.clipseg.model import Clipseg
+from ovparts_lib.systems.query_segmenter import QuerySize
 from ovparts_lib.vocabularies import PartVocabulary
 
 TINY_CLIP = ClipSize("tiny", 16, 32, 8, 32, 4, 2, 16, 2, 2)

@@ -66,7 +66,7 @@ def test_no_folder_is_no_checkpoint(tmp_path):
 
 def test_what_a_killed_writer_left_is_removed(tmp_path):
     good = write_checkpoint(CONTENT, tmp_path, 1)
-    leftover = tmp_path / ".step_00000002.partial"
+    leftover = tmp_path / ".step_00000002-0123456789abcdef.pt.x.part"
     leftover.write_bytes(b"half")
     assert newest_checkpoint(tmp_path) == good
     assert not leftover.exists()
@@ -89,7 +89,7 @@ def test_a_file_system_that_refuses_leaves_the_checkpoint_before(tmp_path):
     done = subprocess.run([sys.executable, "-c", LIMITED, str(tmp_path)], capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith(str(errno.EFBIG)), done.stdout + done.stderr
-    for fact in (str(tmp_path), "step 2", "about 400,000 bytes", f"{good.name}, is intact", "Make room and resume"):
+    for fact in (str(tmp_path), "step 2", "it needs 40", f"{good.name}, is intact", "Make room and resume"):
         assert fact in done.stdout
     assert [path.name for path in tmp_path.iterdir()] == [good.name]
     assert newest_checkpoint(tmp_path) == good
@@ -102,7 +102,7 @@ def test_a_full_disk_is_named(tmp_path, monkeypatch):
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr("os.fsync", full)
-    with pytest.raises(CheckpointWriteError, match=r"No space left on device; it needs about 400,000 bytes") as caught:
+    with pytest.raises(CheckpointWriteError, match=r"No space left on device; it needs 40\d,\d\d\d bytes") as caught:
         write_checkpoint(CONTENT, tmp_path, 2)
     assert caught.value.errno == errno.ENOSPC
     assert [path.name for path in tmp_path.iterdir()] == [good.name]

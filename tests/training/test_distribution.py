@@ -26,14 +26,14 @@ def test_two_processes_equal_one_with_their_batches_together(tmp_path):
     """Also where a step draws the classes it trains on: from the whole batch, and the same on every rank."""
     finish(start(tmp_path / "two", "--devices", "2", "--dropout", "0", "--queries", "2"))
     one = ToyModel(dropout=0.0, queries=2)
-    result = train(one, toy_loader(), toy_settings(), run_dir=tmp_path / "one")
+    alone = train(one, toy_loader(), toy_settings(), run_dir=tmp_path / "one")
     weights = torch.load(tmp_path / "two" / "weights.pt", weights_only=True)
     for name, tensor in one.state_dict().items():
         torch.testing.assert_close(weights[name], tensor, rtol=1e-4, atol=1e-6, msg=name)
     history = pd.read_csv(tmp_path / "two" / "history.csv")
     for column in ("step", "loss", "losses/loss_class", "gradient_norm", "learning_rate"):
         torch.testing.assert_close(
-            torch.tensor(history[column]), torch.tensor(result.history[column]), rtol=1e-4, atol=1e-6, msg=column
+            torch.tensor(history[column]), torch.tensor(alone[column]), rtol=1e-4, atol=1e-6, msg=column
         )
 
 

@@ -8,6 +8,7 @@ import torch
 from torch.utils.data import DataLoader
 
 from ovparts_lib.training import TrainingSettings, train
+from ovparts_lib.training.checkpoint_files import newest_checkpoint
 from tests.training.toy import ToyLoader, ToyModel, ToyPictures, ToySampler, collate, toy_loader
 
 
@@ -29,7 +30,7 @@ def assert_same(first, second, **tolerance):
 @pytest.mark.parametrize("clip", [None, 0.05])
 def test_the_loop_equals_plain_torch_written_out(tmp_path, clip):
     model = ToyModel()
-    result = train(model, toy_loader(), settings(gradient_clip=clip, seed=5, log_every=1), run_dir=tmp_path)
+    history = train(model, toy_loader(), settings(gradient_clip=clip, seed=5, log_every=1), run_dir=tmp_path)
 
     reference, batches = ToyModel(), list(islice(toy_loader(), 12))
     random.seed(5), np.random.seed(5), torch.manual_seed(5)
@@ -45,7 +46,7 @@ def test_the_loop_equals_plain_torch_written_out(tmp_path, clip):
         schedule.step()
     # Torch's scheduler multiplies rates up from step to step and so rounds differently.
     assert_same(weights(model), weights(reference), rtol=1e-5, atol=1e-7)
-    np.testing.assert_allclose(result.history["gradient_norm"], norms, rtol=1e-5)
+    np.testing.assert_allclose(history["gradient_norm"], norms, rtol=1e-5)
     if clip is not None:
         assert min(norms) > clip, "clipping was not put to the test"
 
@@ -57,21 +58,18 @@ def test_micro_batches_equal_one_large_batch(tmp_path):
     del large.calls, small.calls  # which counts calls, not steps
     assert_same(weights(large), weights(small), rtol=1e-4, atol=1e-6)
     for column in ("loss", "gradient_norm"):
-        np.testing.assert_allclose(one.history[column], many.history[column], rtol=1e-4)
+        np.testing.assert_allclose(one[column], many[column], rtol=1e-4)
 
 
 def test_the_history_holds_what_was_trained(tmp_path):
-    result = train(ToyModel(), toy_loader(), settings(log_every=5), run_dir=tmp_path)
-    history = result.history
+    history = train(ToyModel(), toy_loader(), settings(log_every=5), run_dir=tmp_path)
     assert history["step"].tolist() == [1, 5, 10, 12]
     np.testing.assert_allclose(history["loss"], history["losses/loss_class"] + history["losses/loss_size"])
     np.testing.assert_allclose(history["learning_rate"], [1e-2 * (1 - (s - 1) / 12) ** 0.9 for s in (1, 5, 10, 12)])
     assert (history["images_per_second"] > 0).all()
     assert (history["seconds"].diff().dropna() > 0).all()
-    assert history["seconds"].iloc[-1] <= result.seconds
-    assert 0 < result.peak_memory_mib < 1e6
-    assert result.step == 12
-    assert result.checkpoint.exists()
+    assert history["peak_memory_mib"].between(1, 1e6).all()
+    assert newest_checkpoint(tmp_path / "checkpoints").name.startswith("step_00000012")
 
 
 def test_evaluation_comes_at_its_steps_in_evaluation_mode_and_changes_nothing(tmp_path):
@@ -83,11 +81,11 @@ def test_evaluation_comes_at_its_steps_in_evaluation_mode_and_changes_nothing(tm
         return {"mIoU": step / 2, "unseen": float("nan")}
 
     watched, alone = ToyModel(), ToyModel()
-    result = train(watched, toy_loader(), settings(evaluate_every=4), run_dir=tmp_path / "watched", evaluate=evaluate)
+    history = train(watched, toy_loader(), settings(evaluate_every=4), run_dir=tmp_path / "watched", evaluate=evaluate)
     train(alone, toy_loader(), settings(), run_dir=tmp_path / "alone")
     assert seen == [(4, False, ToyModel), (8, False, ToyModel), (12, False, ToyModel)]
     assert_same(weights(watched), weights(alone))
-    evaluated = result.history.dropna(subset="evaluation/mIoU")
+    evaluated = history.dropna(subset="evaluation/mIoU")
     assert evaluated["step"].tolist() == [4, 8, 12]
     assert evaluated["evaluation/mIoU"].tolist() == [2.0, 4.0, 6.0]
     assert evaluated["evaluation/unseen"].isna().all()
@@ -129,8 +127,8 @@ def test_one_process_does_not_mind_the_cluster_it_runs_on(tmp_path, monkeypatch)
         monkeypatch.setenv(name, value)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        result = train(ToyModel(), toy_loader(), settings(), run_dir=tmp_path)
-    assert result.step == 12
+        history = train(ToyModel(), toy_loader(), settings(), run_dir=tmp_path)
+    assert history["step"].iloc[-1] == 12
 
 
 def test_a_loader_with_another_batch_size_is_an_error(tmp_path):

@@ -30,8 +30,8 @@ def run(folder, scale, iterations=30, stop=None, model=None):
         return {}
 
     model = ToyModel() if model is None else model
-    result = train(model, toy_loader(), settings, run_dir=folder, evaluate=evaluate, fabric=float16(scale))
-    return result.history, weights, model
+    history = train(model, toy_loader(), settings, run_dir=folder, evaluate=evaluate, fabric=float16(scale))
+    return history, weights, model
 
 
 def test_an_overflow_leaves_the_update_out_and_training_goes_on(tmp_path):

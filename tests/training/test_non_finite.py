@@ -39,11 +39,10 @@ class Failing(ToyModel):
 )
 def test_training_stops_before_the_update(tmp_path, how, message):
     model = Failing(how)
-    with pytest.raises(NonFiniteLossError, match=f"before update 4: .*{message}") as caught:
+    with pytest.raises(NonFiniteLossError, match=f"before update 4: .*{message}"):
         train(model, toy_loader(), SETTINGS, run_dir=tmp_path)
     for name, parameter in model.named_parameters():
         assert torch.equal(parameter, model.before[name]), name
-    assert caught.value.step == 4
     steps = [json.loads(line)["step"] for line in (tmp_path / "log.jsonl").read_text().splitlines()]
     assert steps == [1, 2, 3]
 
@@ -51,8 +50,9 @@ def test_training_stops_before_the_update(tmp_path, how, message):
 def test_the_evidence_lets_the_step_be_computed_again(tmp_path):
     with pytest.raises(NonFiniteLossError) as caught:
         train(Failing("nan"), toy_loader(), SETTINGS, run_dir=tmp_path)
-    assert caught.value.evidence.parent == tmp_path / "non_finite"
-    evidence = torch.load(caught.value.evidence, weights_only=True)
+    (path,) = (tmp_path / "non_finite").iterdir()
+    assert str(path) in str(caught.value)
+    evidence = torch.load(path, weights_only=True)
     assert evidence["step"] == 4
     assert [len(batch["image_ids"]) for batch in evidence["batches"]] == [4, 4]
     assert evidence["batches"][0]["vocabulary"]["classes"] == list(WORDS.classes)
@@ -69,9 +69,8 @@ def test_the_evidence_lets_the_step_be_computed_again(tmp_path):
 
 def test_evidence_that_cannot_be_saved_does_not_hide_the_loss(tmp_path):
     (tmp_path / "non_finite").write_text("in the way")
-    with pytest.raises(NonFiniteLossError, match=r"loss_root is nan.*could not be saved to .*non_finite") as caught:
+    with pytest.raises(NonFiniteLossError, match=r"loss_root is nan.*could not be saved to .*non_finite"):
         train(Failing("nan"), toy_loader(), SETTINGS, run_dir=tmp_path)
-    assert caught.value.evidence is None
 
 
 def test_plain_data_holds_nothing_that_would_need_code_to_read(tmp_path):

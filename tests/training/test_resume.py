@@ -41,9 +41,8 @@ def test_killed_and_resumed_equals_uninterrupted(tmp_path, workers):
     assert 0 < int(newest.name[5:13]) < 40
 
     resumed = ToyModel()
-    result = train(resumed, toy_loader(workers=workers), toy_settings(), run_dir=tmp_path / "killed")
-    assert result.step == 40
-    assert result.history["step"].tolist() == list(range(1, 41))
+    history = train(resumed, toy_loader(workers=workers), toy_settings(), run_dir=tmp_path / "killed")
+    assert history["step"].tolist() == list(range(1, 41))
     assert_same_run(tmp_path / "killed", resumed, tmp_path / "whole", uninterrupted(tmp_path / "whole"))
 
 
@@ -89,11 +88,11 @@ def test_a_signal_during_an_evaluation_stops_it_at_once_and_it_is_made_up_for(tm
     settings = toy_settings(evaluate_every=10)
     with pytest.raises(TrainingInterrupted, match="after step 20"):
         train(ToyModel(), toy_loader(), settings, run_dir=tmp_path, evaluate=evaluate)
-    result = train(ToyModel(), toy_loader(), settings, run_dir=tmp_path, evaluate=evaluate)
+    first = train(ToyModel(), toy_loader(), settings, run_dir=tmp_path, evaluate=evaluate)
     assert evaluated == [10, 20, 20, 30, 40]
     again = train(ToyModel(), toy_loader(), settings, run_dir=tmp_path, evaluate=evaluate)
     assert evaluated == [10, 20, 20, 30, 40], "an evaluation in the log is not repeated"
-    for history in (result.history, again.history):
+    for history in (first, again):
         assert history.dropna(subset="evaluation/mIoU")["evaluation/mIoU"].tolist() == [10, 20, 30, 40]
 
 
@@ -142,9 +141,8 @@ def test_training_works_outside_the_main_thread(tmp_path):
 def test_a_finished_run_gives_its_weights_without_training(tmp_path):
     whole, again = uninterrupted(tmp_path), SlowModel()
     again.loss = None  # nothing may be computed
-    result = train(again, toy_loader(), toy_settings(), run_dir=tmp_path)
-    assert result.step == 40
-    assert len(result.history) == 40
+    history = train(again, toy_loader(), toy_settings(), run_dir=tmp_path)
+    assert len(history) == 40
     assert all(torch.equal(tensor, again.state_dict()[name]) for name, tensor in whole.state_dict().items())
 
 
@@ -219,8 +217,8 @@ def test_after_damage_the_run_goes_on_from_the_checkpoint_before(tmp_path):
     newest.write_bytes(newest.read_bytes()[:1000])
     resumed = ToyModel()
     with pytest.warns(UserWarning, match="step_00000040.* is corrupt"):
-        result = train(resumed, toy_loader(), toy_settings(), run_dir=tmp_path)
-    assert result.history["step"].tolist() == list(range(1, 41))
+        history = train(resumed, toy_loader(), toy_settings(), run_dir=tmp_path)
+    assert history["step"].tolist() == list(range(1, 41))
     assert all(torch.equal(tensor, resumed.state_dict()[name]) for name, tensor in whole.state_dict().items())
 
 

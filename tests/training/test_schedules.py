@@ -41,9 +41,3 @@ def test_cosine_follows_its_formula(step, factor):
 
 def test_warmup_of_no_steps_changes_nothing():
     assert linear_warmup(0, 0) == 1.0
-
-
-@pytest.mark.parametrize("step", [-1, 100])
-def test_a_step_outside_the_run_is_an_error(step):
-    with pytest.raises(ValueError, match=f"step {step} is outside the run of 100"):
-        learning_rate_factor(step, 100)

@@ -17,7 +17,7 @@ from ovparts_lib.training import TrainingSettings
         ("gradient_clip", 0.0),
         ("schedule", "cosine_with_typo"),
         ("power", math.inf),
-        ("warmup", 20_000),
+        ("warmup", -1),
         ("precision", "fp16"),
         ("log_every", 0),
         ("evaluate_every", -1),
@@ -32,20 +32,13 @@ from ovparts_lib.training import TrainingSettings
     ],
 )
 def test_a_value_out_of_range_is_an_error_naming_the_setting(name, value):
-    with pytest.raises(ValueError, match=rf"training setting {name} is|\n{name}(\.\S+)?\n"):
+    with pytest.raises(ValueError, match=rf"\n{name}(\.\S+)?\n"):
         TrainingSettings(**{name: value})
-
-
-def test_a_batch_that_devices_cannot_share_is_an_error():
-    with pytest.raises(ValueError, match=r"batch_size is 8; it must be a multiple of the number of devices \(3\)"):
-        TrainingSettings(batch_size=8, devices=3)
 
 
 def test_an_index_names_one_device():
     assert TrainingSettings(device="cuda:1").device_index == 1
     assert TrainingSettings(device="cuda").device_index is None
-    with pytest.raises(ValueError, match=r"device is 'cuda:1'; it must be without an index to train on 2 devices"):
-        TrainingSettings(device="cuda:1", devices=2)
 
 
 def test_the_trajectory_leaves_out_what_only_concerns_watching():

@@ -51,10 +51,10 @@ def main():
     hangs = None if choices.hang_rank is None else fabric.global_rank == choices.hang_rank
     model = SlowModel(choices.pause, nan_at, hangs, dropout=choices.dropout, queries=choices.queries)
     loader = toy_loader(workers=choices.workers, rank=fabric.global_rank, world_size=fabric.world_size)
-    result = train(model, loader, settings, run_dir=choices.folder, fabric=fabric)
+    history = train(model, loader, settings, run_dir=choices.folder, fabric=fabric)
     if fabric.is_global_zero:
         torch.save(model.state_dict(), choices.folder / "weights.pt")
-        result.history.to_csv(choices.folder / "history.csv", index=False)
+        history.to_csv(choices.folder / "history.csv", index=False)
 
 
 if __name__ == "__main__":

@@ -10,17 +10,9 @@ from typing import ClassVar, Self
 
 import numpy as np
 
+from ovparts_lib.data.cache import files_key, read_cache, write_cache
 from ovparts_lib.data.few_shot import read_shot_list
-from ovparts_lib.data.files import (
-    DatasetError,
-    Record,
-    Refuse,
-    files_key,
-    list_files,
-    raise_error,
-    read_cache,
-    write_cache,
-)
+from ovparts_lib.data.files import DatasetError, Record, Refuse, list_files, raise_error
 from ovparts_lib.data.labels import check_label_range, check_same_size, read_labels
 from ovparts_lib.data.registry import DATASETS, SHOTS_FILE, Split
 from ovparts_lib.data.scan import LabelCounts, count_labels, parallel_map

@@ -204,8 +204,7 @@ class PartImageNet(Reader):
         """OOD trains seen objects only, and tests unseen ones only."""
         if not self.strict:
             return
-        expected, other = self.vocabulary.seen_object_ids, self.vocabulary.unseen_object_ids
-        kind = "unseen"
+        expected, other, kind = self.vocabulary.seen_object_ids, self.vocabulary.unseen_object_ids, "unseen"
         if name == "val":
             expected, other, kind = other, expected, "seen"
         if len(there) != len(expected):

@@ -3,14 +3,14 @@
 Each gives three feature maps, coarse to fine, at the grid of the cost volume and at two and four times its resolution.
 """
 
-from dataclasses import dataclass
 from itertools import pairwise
-from typing import Literal, get_args
+from typing import Literal
 
 import timm
 import torch
 import torch.nn.functional as F
 from einops import rearrange
+from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 
 from ovparts_lib.models.backbones.resnet import ResNet, ResNetSize
@@ -37,8 +37,6 @@ class GuidanceSize:
     clip_layer: int | None = None
 
     def __post_init__(self) -> None:
-        if self.kind not in get_args(GuidanceKind):
-            raise ValueError(f"guidance must be one of {', '.join(get_args(GuidanceKind))}, not {self.kind!r}")
         if self.kind == "dinov2_vits14" and self.image_size % 14:
             raise ValueError(f"DINOv2 has patches of 14 pixels; image_size {self.image_size} is not a multiple of it")
         if self.kind != "small" and self.clip_layer is not None:

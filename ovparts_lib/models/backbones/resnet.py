@@ -5,10 +5,10 @@ Sources: He et al., "Deep Residual Learning", CVPR 2016; Chen et al., "Rethinkin
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Literal
 
 import torch.nn.functional as F
+from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 from torchvision.ops import FrozenBatchNorm2d
 
@@ -35,8 +35,6 @@ class ResNetSize:
     multi_grid: tuple[int, ...] = (1, 1, 1)
 
     def __post_init__(self) -> None:
-        if self.stem not in ("plain", "deeplab"):
-            raise ValueError(f"stem must be plain or deeplab, not {self.stem!r}")
         if len(self.blocks) != 4 or len(self.multi_grid) != self.blocks[-1]:
             raise ValueError(
                 f"a ResNet has four stages and a dilation for each block of the last one; blocks are {self.blocks}, "

@@ -1,15 +1,15 @@
 """The aggregator: sizes, layers of spatial and class aggregation, and projections of image and text that guide it."""
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from einops import rearrange
+from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 
 from ovparts_lib.models.cost_aggregation.chunks import DEFAULT_CHUNKS, Chunks
-from ovparts_lib.models.cost_aggregation.class_attention import CLASS_ATTENTIONS, ClassAggregation, ClassAttentionKind
+from ovparts_lib.models.cost_aggregation.class_attention import ClassAggregation, ClassAttentionKind
 from ovparts_lib.models.cost_aggregation.cost_volume import CostEmbedding
 from ovparts_lib.models.cost_aggregation.decoder import GuidedDecoder
 from ovparts_lib.models.cost_aggregation.spatial import SpatialAggregation
@@ -52,9 +52,6 @@ class AggregatorSize:
     def __post_init__(self) -> None:
         if self.dim % self.heads:
             raise ValueError(f"dim {self.dim} is not a multiple of heads {self.heads}")
-        if self.class_attention not in CLASS_ATTENTIONS:
-            known = ", ".join(CLASS_ATTENTIONS)
-            raise ValueError(f"class_attention must be one of {known}, not {self.class_attention!r}")
         if len(self.decoder_dims) != len(self.decoder_guidance_dims):
             raise ValueError("decoder_dims and decoder_guidance_dims must be equally long, one entry for each stage")
         guided = zip((self.dim, *self.decoder_dims), self.decoder_guidance_dims, strict=False)
@@ -135,8 +132,6 @@ class AppearanceGuidance(nn.Module):
     def __init__(self, size: AggregatorSize, channels: Sequence[int]) -> None:
         super().__init__()
         widths = (size.guidance_dim, *size.decoder_guidance_dims)
-        if len(channels) != len(widths):
-            raise ValueError(f"guidance needs {len(widths)} image features, coarse to fine, not {len(channels)}")
         convs = [
             nn.Conv2d(given, dim, 3, padding=1) if dim else None for given, dim in zip(channels, widths, strict=True)
         ]

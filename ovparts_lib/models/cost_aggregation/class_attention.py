@@ -11,7 +11,6 @@ from ovparts_lib.models.cost_aggregation.chunks import DEFAULT_CHUNKS, Chunks
 from ovparts_lib.models.cost_aggregation.guided_linear import GuidedLinear
 
 ClassAttentionKind = Literal["linear", "full", "query"]
-CLASS_ATTENTIONS = ("linear", "full", "query")
 
 
 def linear_attention(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
@@ -122,8 +121,6 @@ class ClassAggregation(nn.Module):
         return total / (positions.shape[1] * self.heads)
 
     def _pooled(self, x: Tensor, pooling: int) -> Tensor:
-        if pooling < 1 or x.shape[2] % pooling or x.shape[3] % pooling:
-            raise ValueError(f"a map of {tuple(x.shape[2:4])} cannot be pooled by {pooling}")
         return reduce(x, "b t (h i) (w j) c -> b (h w) t c", "mean", i=pooling, j=pooling)
 
     def _heads(self, x: Tensor, text_guidance: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:

@@ -34,10 +34,8 @@ class UpsamplingStage(nn.Module):
 
         It is the same for all classes of an image.
         """
-        first = self.conv1.in_channels - (0 if guidance is None else guidance.shape[1])
-        if first != self.up.out_channels:
-            raise ValueError("decoder guidance must be given exactly where the decoder was built for it")
-        return None if guidance is None else F.conv2d(guidance, self.conv1.weight[:, first:], padding=1)
+        share = self.conv1.weight[:, self.up.out_channels :]
+        return None if guidance is None else F.conv2d(guidance, share, padding=1)
 
     def forward(self, maps: Tensor, share: Tensor | None) -> Tensor:
         """Maps (b * t, dim, h, w), class fastest, and :meth:`guidance_share` -> (b * t, out_dim, 2h, 2w)."""

@@ -102,15 +102,12 @@ class SpatialAggregation(nn.Module):
 
     def __init__(self, dim: int, guidance_dim: int, heads: int, window: int) -> None:
         super().__init__()
-        self.window = window
         self.guidance_norm = nn.LayerNorm(guidance_dim) if guidance_dim else None
         self.block1 = SwinBlock(dim, guidance_dim, heads, window, 0)
         self.block2 = SwinBlock(dim, guidance_dim, heads, window, window // 2)
 
     def normalised_guidance(self, guidance: Tensor | None) -> Tensor | None:
         """(b, h, w, guidance_dim) -> (b, 1, h, w, guidance_dim), to be computed once and given to :meth:`forward`."""
-        if (guidance is None) != (self.guidance_norm is None):
-            raise ValueError("appearance guidance must be given exactly where the aggregation was built for it")
         return None if guidance is None else self.guidance_norm(guidance)[:, None]
 
     def forward(self, x: Tensor, guidance: Tensor | None) -> Tensor:
@@ -122,10 +119,5 @@ class SpatialAggregation(nn.Module):
 
         Returns:
             (b, t, h, w, dim).
-
-        Raises:
-            ValueError: the map's sides are not multiples of the window.
         """
-        if x.shape[2] % self.window or x.shape[3] % self.window:
-            raise ValueError(f"a map of {tuple(x.shape[2:4])} cannot be cut into windows of {self.window}")
         return self.block2(self.block1(x, guidance), guidance)

@@ -15,14 +15,7 @@ from ovparts_lib.models.maskformer.losses import (
     target_count,
     uncertain_points,
 )
-from ovparts_lib.models.maskformer.matching import (
-    Match,
-    Segments,
-    class_cost,
-    cross_entropy_cost,
-    dice_cost,
-    hungarian,
-)
+from ovparts_lib.models.maskformer.matching import Match, Segments, class_cost, cross_entropy_cost, dice_cost, hungarian
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ its code); Wei et al., "OV-PARTS", NeurIPS 2023 (B+D fine-tuning); and the DINOv
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -30,10 +30,6 @@ from ovparts_lib.systems.cost_segmenter import (
 )
 from ovparts_lib.systems.scores import BACKGROUND, CostMaps, Maps, Request, Scores
 
-TRAINABLE_GROUPS = {
-    "aggregator": ("appearance.", "text_guidance.", "embedding.", "layers.", "decoder."),
-    **SHARED_GROUPS,
-}
 SIZES = {
     "released": RELEASED,
     "released_dinov2": RELEASED_DINOV2,
@@ -62,7 +58,10 @@ class Catseg(CostSegmenter):
         ValueError: an option out of its range.
     """
 
-    groups = TRAINABLE_GROUPS
+    groups: ClassVar = {
+        "aggregator": ("appearance.", "text_guidance.", "embedding.", "layers.", "decoder."),
+        **SHARED_GROUPS,
+    }
 
     def __init__(
         self,
@@ -113,11 +112,8 @@ class Catseg(CostSegmenter):
         inputs = self._squares(images, test=False)
         labels = covered_labels(batch_labels(batch), images, inputs.covered, count)
         targets = [target.to(self.device) for target in labels]
-        if self.training_queries is not None and self.training_queries < count:
-            chosen = chosen_queries(torch.cat([target.unique() for target in targets]), count, self.training_queries)
-            targets = [torch.searchsorted(chosen, target) for target in targets]
-        else:
-            chosen = torch.arange(count + 1, device=self.device)
+        chosen = chosen_queries(torch.cat([target.unique() for target in targets]), count, self.training_queries)
+        targets = [torch.searchsorted(chosen, target) for target in targets]
         # Without a background class its number stays behind in the targets, and no channel is positive there.
         text = self.encode_texts(vocabulary.classes)[chosen if self.background_class else chosen[:-1]]
         dense, maps = self.encode_images(inputs)

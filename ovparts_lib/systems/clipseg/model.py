@@ -16,14 +16,7 @@ from torch.utils.checkpoint import checkpoint
 from ovparts_lib.images import square_pixels
 from ovparts_lib.models.film_decoder import binary_segmentation_loss
 from ovparts_lib.systems.base import batch_labels, chosen_queries
-from ovparts_lib.systems.query_segmenter import (
-    MINIATURE_QUERY,
-    RELEASED,
-    RELEASED_GROUPS,
-    TRAINABLE_GROUPS,
-    QuerySegmenter,
-    QuerySize,
-)
+from ovparts_lib.systems.query_segmenter import MINIATURE_QUERY, RELEASED, QuerySegmenter
 from ovparts_lib.systems.scores import AttentionMaps, Maps, Request, Scores
 from ovparts_lib.vocabularies.vocabulary import Vocabulary
 
@@ -33,16 +26,8 @@ SIZES = {"released": RELEASED, "miniature": MINIATURE_QUERY}
 class Clipseg(QuerySegmenter):
     """CLIPSeg for object-specific parts, or any classes. See the module's docstring.
 
-    Args:
-        size: hyper-parameters, ``RELEASED`` or ``MINIATURE_QUERY``.
-        **shared: those of :class:`QuerySegmenter`.
+    Its arguments are those of :class:`QuerySegmenter`; ``size`` is ``RELEASED`` or ``MINIATURE_QUERY``.
     """
-
-    groups = TRAINABLE_GROUPS
-
-    def __init__(self, size: QuerySize = RELEASED, **shared: Any) -> None:
-        super().__init__(size, **shared)
-        self.set_trainable(RELEASED_GROUPS)
 
     def texts_of(self, vocabulary: Vocabulary) -> list[tuple[str, ...]]:
         """The prompt of each class, ``"dog head"``: "car's wheel" and "car wheel" are one to CLIPSeg."""
@@ -75,14 +60,12 @@ class Clipseg(QuerySegmenter):
         vocabulary = batch["vocabulary"]
         self.check_vocabulary(vocabulary)
         pixels = square_pixels(batch["images"], self.size.image_size, self.device)
-        targets = self._resized_labels(batch_labels(batch))
+        targets = self._resized_labels(batch_labels(batch), tuple(pixels.shape[-2:]))
         reduced, grid, _ = self._encode_images(pixels)
         conditions = torch.cat([self.encode_vocabulary(vocabulary), self.background_query])
-        count = len(vocabulary.classes)
-        if self.training_queries is not None and self.training_queries < count:
-            chosen = chosen_queries(targets, count, self.training_queries)
-            conditions, targets = conditions[chosen], torch.searchsorted(chosen, targets)
-        logits, _ = self._decode(reduced, conditions, grid)
+        chosen = chosen_queries(targets, len(vocabulary.classes), self.training_queries)
+        targets = torch.searchsorted(chosen, targets)
+        logits, _ = self._decode(reduced, conditions[chosen], grid)
         return {"loss_sem_seg": binary_segmentation_loss(logits, targets, self.background_weight)}
 
     def score(self, images: Sequence[Tensor], request: Request) -> list[tuple[Scores, Maps]]:

@@ -5,7 +5,8 @@ from typing import Any
 
 from ovparts_lib.checkpoints.native import read_metadata
 from ovparts_lib.checkpoints.reading import LoadReport, read_tensors
-from ovparts_lib.systems.clipseg.model import Clipseg, QuerySize
+from ovparts_lib.systems.clipseg.model import Clipseg
+from ovparts_lib.systems.query_segmenter import QuerySize
 from ovparts_lib.systems.query_weights import load_query_into, query_size, recognise
 
 

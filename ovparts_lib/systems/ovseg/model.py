@@ -8,7 +8,7 @@ Source: Liang et al., "Open-Vocabulary Semantic Segmentation with Mask-adapted C
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -72,15 +72,7 @@ MINIATURE_OVSEG = OvsegSize(
     shortest_edge=96,
     longest_edge=192,
 )
-
-
 SIZES = {"released": RELEASED, "released_r101c": RELEASED_R101C, "miniature": MINIATURE_OVSEG}
-# Beginnings of parameter names. CLIP and the mask prompts are adapted elsewhere, see `adaptation`.
-TRAINABLE_GROUPS = {
-    "backbone": ("backbone.",),
-    "proposals": ("pixel_decoder.", "transformer_decoder."),
-    "no_object": ("no_object_text",),
-}
 
 
 class Ovseg(MaskClassifier):
@@ -107,7 +99,12 @@ class Ovseg(MaskClassifier):
         ValueError: an option out of its range.
     """
 
-    groups = TRAINABLE_GROUPS
+    # CLIP and the mask prompts are adapted elsewhere, see `fine_tuning.py`.
+    groups: ClassVar = {
+        "backbone": ("backbone.",),
+        "proposals": ("pixel_decoder.", "transformer_decoder."),
+        "no_object": ("no_object_text",),
+    }
     frozen = ("backbone.stem.", "backbone.res2.")  # as released, of ResNets
     image_inputs = ("masks",)
 
@@ -142,7 +139,7 @@ class Ovseg(MaskClassifier):
         self.clip = build_clip(size.clip, quick_gelu=True)
         self.mask_prompt = nn.Parameter(torch.zeros(size.prompt_depth, size.grid**2, size.clip.vision_width))
         self._add_texts()
-        self.set_trainable(TRAINABLE_GROUPS)
+        self.set_trainable(self.groups)
 
     @property
     def query_decoder(self) -> TransformerDecoder:

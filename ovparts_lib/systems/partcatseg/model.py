@@ -9,7 +9,7 @@ Segmentation", CVPR 2025, and the code released with it.
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -36,8 +36,6 @@ from ovparts_lib.systems.partcatseg.losses import (
 )
 from ovparts_lib.systems.scores import BACKGROUND, CostMaps, Maps, Request, Scores
 from ovparts_lib.vocabularies import PartVocabulary
-
-TRAINABLE_GROUPS = {"aggregator": ("aggregator.",), **SHARED_GROUPS}
 
 
 @dataclass(frozen=True)
@@ -77,7 +75,7 @@ class PartCatseg(CostSegmenter):
         ValueError: an option out of its range.
     """
 
-    groups = TRAINABLE_GROUPS
+    groups: ClassVar = {"aggregator": ("aggregator.",), **SHARED_GROUPS}
     needs_parts = True
 
     def __init__(

@@ -20,7 +20,7 @@ from ovparts_lib.systems.cost_weights import (
     load_cost_into,
     recognise,
     released_name,
-    require_templates,
+    require_cost_embedding,
 )
 from ovparts_lib.systems.partcatseg import SYSTEM
 from ovparts_lib.systems.partcatseg.model import RELEASED, PartCatseg, PartCatsegSize
@@ -112,7 +112,7 @@ def load_partcatseg(
         state, size = canonical(state), read_as(size or RELEASED)
         if any(name.startswith(OWN) for name in state):
             refuse_beside(guidance_path, path, "guidance_weights")
-            require_templates(state, source, size)
+            require_cost_embedding(state, source, size)
             model = PartCatseg(size, **options)
             return model, load_but(model, state, source, "PartCATSeg", released_names, dead=(DEAD,))
         file, names = recognise(state, source, size), released_names

@@ -9,20 +9,24 @@ tokens. So only those rows of the softmax are computed, from the tokens that ent
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Annotated
 
+import pydantic
 import torch
 import torch.nn.functional as F
 from einops import rearrange
+from pydantic import Field
 from torch import Tensor, nn
 
 from ovparts_lib.models.attention_overlap import memberships, overlap, strength
 from ovparts_lib.systems.partclipseg.options import AttentionRule, LossMean
 from ovparts_lib.systems.partclipseg.queries import PartQueries
 
+Weight = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Terms = tuple[Tensor, Tensor, int]  # of one image: separation, enhancement, and how many objects they are sums over
 
 
-@dataclass(frozen=True)
+@pydantic.dataclasses.dataclass(frozen=True)
 class PartclipsegWeights:
     """Weights of the loss terms beside that of the object-specific parts, which weighs 1; 0 leaves a term out.
 
@@ -37,18 +41,11 @@ class PartclipsegWeights:
         ValueError: a weight below 0, or a threshold outside 0..1.
     """
 
-    object: float = 1.0
-    part: float = 1.0
-    separation: float = 0.1
-    enhancement: float = 0.01
-    threshold: float = 0.3
-
-    def __post_init__(self) -> None:
-        for name in ("object", "part", "separation", "enhancement"):
-            if not 0 <= getattr(self, name) < float("inf"):
-                raise ValueError(f"{name}_weight must be 0 or more, not {getattr(self, name)}")
-        if not 0 <= self.threshold <= 1:
-            raise ValueError(f"attention_threshold must be within 0 and 1, not {self.threshold}")
+    object: Weight = 1.0
+    part: Weight = 1.0
+    separation: Weight = 0.1
+    enhancement: Weight = 0.01
+    threshold: Annotated[float, Field(ge=0, le=1)] = 0.3
 
     @property
     def attention(self) -> bool:

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from ovparts_lib.images import resize_labels, square_pixels
+from ovparts_lib.images import square_pixels
 from ovparts_lib.systems.base import batch_labels, check_choices, chosen_queries
 from ovparts_lib.systems.partclipseg.decoder import PartclipsegDecoder
 from ovparts_lib.systems.partclipseg.losses import (
@@ -31,7 +31,6 @@ from ovparts_lib.systems.query_segmenter import (
     MINIATURE_QUERY,
     RELEASED,
     RELEASED_GROUPS,
-    TRAINABLE_GROUPS,
     QuerySegmenter,
     QuerySize,
 )
@@ -66,7 +65,6 @@ class Partclipseg(QuerySegmenter):
         ValueError: an option out of its range.
     """
 
-    groups = TRAINABLE_GROUPS
     needs_parts = True
     decoder: PartclipsegDecoder
     decoder_class = PartclipsegDecoder
@@ -95,7 +93,11 @@ class Partclipseg(QuerySegmenter):
         if not -depth <= attention_layer < depth:
             raise ValueError(f"attention_layer must be from {-depth} to {depth - 1}, not {attention_layer}")
         weights = PartclipsegWeights(
-            object_weight, part_weight, separation_weight, enhancement_weight, attention_threshold
+            object=object_weight,
+            part=part_weight,
+            separation=separation_weight,
+            enhancement=enhancement_weight,
+            threshold=attention_threshold,
         )
         super().__init__(size, **shared)
         self.weights, self.object_text, self.loss_mean = weights, object_text, loss_mean
@@ -236,21 +238,17 @@ class Partclipseg(QuerySegmenter):
             (b, n, p + 1, width); and per layer the weights of the ``kept`` queries, (b, k, heads, t, t).
         """
         length = self._chunk_length(len(reduced[0]))
-
-        def decode(chunk: Tensor, keep: bool) -> tuple[Tensor, Tensor, list[Tensor]]:
-            tokens, entered, attention = self.decoder.tokens(reduced, chunk, keep)
-            return tokens[:, :, 1:], entered[self.attention_layer], attention
-
-        numbers = torch.arange(len(conditions), device=conditions.device)
-        watched = torch.zeros_like(numbers, dtype=torch.bool)
+        watched = torch.zeros(len(conditions), dtype=torch.bool, device=conditions.device)
         if kept is not None:
             watched[kept] = True
-        order = torch.cat([numbers[watched], numbers[~watched]])
-        chunks = [(part, True) for part in numbers[watched].split(length) if len(part)]
-        chunks += [(part, False) for part in numbers[~watched].split(length) if len(part)]
-        parts = [self._recomputed(decode, conditions[part], keep) for part, keep in chunks]
-        back = order.argsort()
-        tokens, entered = (torch.cat(each, dim=1)[:, back] for each in list(zip(*parts, strict=True))[:2])
+
+        def decode(chunk: Tensor, rows: Tensor) -> tuple[Tensor, Tensor, list[Tensor]]:
+            tokens, entered, attention = self.decoder.tokens(reduced, chunk, bool(rows.any()))
+            return tokens[:, :, 1:], entered[self.attention_layer], [weights[:, rows] for weights in attention]
+
+        chunks = zip(conditions.split(length), watched.split(length), strict=True)
+        parts = [self._recomputed(decode, *chunk) for chunk in chunks]
+        tokens, entered = (torch.cat(each, dim=1) for each in list(zip(*parts, strict=True))[:2])
         attention = [torch.cat(maps, dim=1) for maps in zip(*(maps for *_, maps in parts if maps), strict=True)]
         return tokens, entered, attention
 
@@ -290,11 +288,7 @@ class Partclipseg(QuerySegmenter):
         """Separation and enhancement, unweighted scalars."""
         attention = self.decoder.layers[self.attention_layer].attention
         maps = torch.stack([targets.parts, targets.objects], dim=1)
-        resized = [
-            resize_labels(labels, grid, self.label_resize, released_dtype=torch.float32)
-            for labels in maps.flatten(0, 1)
-        ]
-        maps = torch.stack(resized).unflatten(0, maps.shape[:2]).long()
+        maps = self._resized_labels(maps.flatten(0, 1), grid).unflatten(0, maps.shape[:2])
         with torch.autocast(entered.device.type, enabled=False):
             found = [
                 attention_terms(
@@ -320,14 +314,13 @@ class Partclipseg(QuerySegmenter):
     def _targets(self, batch: dict[str, Any]) -> tuple[PartQueries, PartTargets]:
         """The queries to decode, and the labels in their numbers."""
         vocabulary = batch["vocabulary"]
-        objects = self._resized_labels(batch_labels(batch, "object"))
-        parts = self._resized_labels(batch_labels(batch))
+        size = (self.size.image_size, self.size.image_size)
+        objects = self._resized_labels(batch_labels(batch, "object"), size)
+        parts = self._resized_labels(batch_labels(batch), size)
         ranks = [-1 if rank is None else rank for rank in vocabulary.object_to_object_with_parts]
         objects = torch.tensor([*ranks, -1], device=self.device)[objects]
         count = len(vocabulary.parts)
-        chosen = list(range(count))
-        if self.training_queries is not None and self.training_queries < count:
-            chosen = chosen_queries(parts, count, self.training_queries)[:-1].tolist()
+        chosen = chosen_queries(parts, count, self.training_queries)[:-1].tolist()
         present = [rank for rank in objects.unique().tolist() if rank >= 0]
         queries = part_queries(vocabulary, chosen, objects=present, device=self.device)
         tables = queries.tables(vocabulary, chosen)

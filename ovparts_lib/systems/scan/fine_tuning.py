@@ -59,10 +59,6 @@ class ShiftedClip(AdaptedClip):
         seed: int = 4242,
     ) -> None:
         super().__init__(clip, size, prompt_depth=0)
-        if not set(shift_blocks) <= set(range(1, size.vision_layers + 1)):
-            raise ValueError(f"shift_blocks must be blocks 1 to {size.vision_layers}, not {tuple(shift_blocks)}")
-        if not 0 <= shift_ratio <= 1:
-            raise ValueError(f"shift_ratio must be 0 to 1, not {shift_ratio}")
         self.shift_blocks, self.shift_ratio = tuple(shift_blocks), shift_ratio
         self.original_visual = copy.deepcopy(clip.visual).requires_grad_(False)
         self.generator = torch.Generator().manual_seed(seed)
@@ -76,8 +72,6 @@ class ShiftedClip(AdaptedClip):
             images: (b, 3, s, s), the whole image of each crop, squashed and normalised.
             shifted: tokens that are overwritten; none of ``kept``.
         """
-        if any((chosen & kept).any() for chosen in shifted.values()):
-            raise ValueError("patches that hold some of the mask must not be overwritten")
         with torch.no_grad():
             states = image_hidden_states(self.original_visual, images, set(shifted)).states if shifted else {}
         hook = contextual_shift({block: tokens[:, 0] for block, tokens in states.items()}, shifted)

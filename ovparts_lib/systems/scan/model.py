@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -33,13 +33,6 @@ from ovparts_lib.systems.scan.semantic_integration import ImageContext, Semantic
 from ovparts_lib.systems.scan.sizes import MINIATURE_SCAN, RELEASED, RELEASED_VITB, ScanSize
 from ovparts_lib.systems.scores import Maps
 
-# Beginnings of parameter names. Both CLIPs are frozen; the one for crops is fine-tuned elsewhere, see `adaptation`.
-TRAINABLE_GROUPS = {
-    "backbone": ("backbone.",),
-    "proposals": ("pixel_decoder.", "decoder."),
-    "integration": ("integration.",),
-    "no_object": ("no_object_text",),
-}
 SIZES = {"released": RELEASED, "released_vitb": RELEASED_VITB, "miniature": MINIATURE_SCAN}
 
 
@@ -62,7 +55,13 @@ class Scan(MaskClassifier):
         ValueError: an option out of its range.
     """
 
-    groups = TRAINABLE_GROUPS
+    # Both CLIPs are frozen; the one for crops is fine-tuned elsewhere, see `fine_tuning.py`.
+    groups: ClassVar = {
+        "backbone": ("backbone.",),
+        "proposals": ("pixel_decoder.", "decoder."),
+        "integration": ("integration.",),
+        "no_object": ("no_object_text",),
+    }
     image_inputs = ("proposed",)
 
     def __init__(
@@ -96,7 +95,7 @@ class Scan(MaskClassifier):
         # what classifies
         self.clip = build_clip(size.clip, quick_gelu=quick_gelu)
         self._add_texts()
-        self.set_trainable(TRAINABLE_GROUPS)
+        self.set_trainable(self.groups)
 
     @property
     def query_decoder(self) -> MaskedDecoder:

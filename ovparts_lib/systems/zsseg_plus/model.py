@@ -9,7 +9,7 @@ the code released with it.
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -31,14 +31,10 @@ from ovparts_lib.systems.zsseg_plus.ensemble import ClassRule
 from ovparts_lib.systems.zsseg_plus.inference import score_image
 from ovparts_lib.systems.zsseg_plus.options import Ensemble, FeatureMean, KeyMask, Stage2Object
 from ovparts_lib.systems.zsseg_plus.prompt_learner import PromptLearner
-from ovparts_lib.systems.zsseg_plus.proposals import (
-    ImageFeatures,
-    Proposals,
-    key_bias,
-    object_feature,
-    record_masks,
-)
+from ovparts_lib.systems.zsseg_plus.proposals import ImageFeatures, Proposals, key_bias, object_feature, record_masks
 from ovparts_lib.vocabularies import PartVocabulary
+
+LR_MULTIPLIERS = {"backbone": 0.1}
 
 
 @dataclass(frozen=True)
@@ -84,17 +80,7 @@ MINIATURE_ZSSEG_PLUS = ZssegPlusSize(
     longest_edge=192,
     crop_side=96,
 )
-
-
 SIZES = {"released": RELEASED, "miniature": MINIATURE_ZSSEG_PLUS}
-# Beginnings of parameter names; CLIP and the prompts never train with stage 1.
-TRAINABLE_GROUPS = {
-    "backbone": ("backbone.",),
-    "proposals": ("pixel_decoder.", "transformer_decoder."),
-    "no_object": ("no_object_text",),
-}
-RELEASED_GROUPS = tuple(TRAINABLE_GROUPS)
-LR_MULTIPLIERS = {"backbone": 0.1}
 
 
 class ZssegPlus(ProposalSegmenter):
@@ -123,7 +109,12 @@ class ZssegPlus(ProposalSegmenter):
         ValueError: an option out of its range.
     """
 
-    groups = TRAINABLE_GROUPS
+    # CLIP and the prompts never train with stage 1.
+    groups: ClassVar = {
+        "backbone": ("backbone.",),
+        "proposals": ("pixel_decoder.", "transformer_decoder."),
+        "no_object": ("no_object_text",),
+    }
     needs_parts = True
     needs_regions = True
     image_inputs = ("regions",)
@@ -172,7 +163,7 @@ class ZssegPlus(ProposalSegmenter):
         self.backbone = size.build_backbone()
         self.pixel_decoder = PixelDecoder(size, self.backbone.channels)
         self.transformer_decoder = TransformerDecoder(size, self.backbone.channels[-1], dropout)
-        self.set_trainable(RELEASED_GROUPS)
+        self.set_trainable(self.groups)
 
     @property
     def conditional(self) -> bool:

@@ -13,13 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ovparts_lib.models.clip.text import (
-    END_TOKEN,
-    START_TOKEN,
-    PromptTooLongError,
-    encode_token_embeddings,
-    tokenize,
-)
+from ovparts_lib.models.clip.text import END_TOKEN, START_TOKEN, PromptTooLongError, encode_token_embeddings, tokenize
 from ovparts_lib.models.clip.text_cache import TextCache, text_weights
 
 DOT_TOKEN = 269

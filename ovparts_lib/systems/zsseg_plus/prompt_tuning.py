@@ -23,12 +23,7 @@ from torch import Tensor
 from ovparts_lib.progress_bar import tqdm
 from ovparts_lib.systems.zsseg_plus.model import ZssegPlus
 from ovparts_lib.systems.zsseg_plus.options import Competing
-from ovparts_lib.systems.zsseg_plus.regions import (
-    RegionFeatures,
-    cut_object,
-    dense_features,
-    pool_regions,
-)
+from ovparts_lib.systems.zsseg_plus.regions import RegionFeatures, cut_object, dense_features, pool_regions
 from ovparts_lib.vocabularies import PartVocabulary
 
 MOMENTUM = 0.9

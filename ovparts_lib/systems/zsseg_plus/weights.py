@@ -92,11 +92,10 @@ def load_prompts_into(model: ZssegPlus, path: str | Path) -> LoadReport:
     found = {name.partition(LEARNER)[2]: tensor for name, tensor in state.items() if LEARNER in name}
     if not found:
         raise CheckpointError(f"{path} holds no prompts of ZSSeg+; its first tensors: {list(state)[:5]}")
-    released = metadata is None
-    lacking = [name for name in _UNUSED_SIGNALS if released and name not in found]
+    lacking = [name for name in _UNUSED_SIGNALS if metadata is None and name not in found]
     if lacking:
         raise CheckpointError(f"{path} (prompts of CPTCoOp) lacks {', '.join(LEARNER + name for name in lacking)}")
-    kind = "prompts of CPTCoOp" if released else "ovparts prompts"
+    kind = "prompts of CPTCoOp" if metadata is None else "ovparts prompts"
     return load_strictly(model.prompt_learner, found, path, kind, drop=lambda name: name in _UNUSED_SIGNALS)
 
 

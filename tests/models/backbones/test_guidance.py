@@ -101,7 +101,7 @@ def test_small_guidance_joins_clips_tokens_in_place():
 def test_backbones_by_name():
     assert build_guidance(GuidanceSize("none"), 768) is None
     assert build_guidance(GuidanceSize("small", clip_layer=3), 32).channels == (96, 64, 48)
-    with pytest.raises(ValueError, match="must be one of none, resnet101"):
+    with pytest.raises(ValueError, match="'none', 'resnet101'"):
         GuidanceSize("resnet50")
     with pytest.raises(ValueError, match="patches of 14"):
         GuidanceSize("dinov2_vits14", 384)

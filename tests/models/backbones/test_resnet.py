@@ -55,7 +55,7 @@ def test_stem_and_multi_grid_of_the_c_variant():
 
 
 def test_sizes_that_do_not_exist():
-    with pytest.raises(ValueError, match="stem must be plain or deeplab"):
+    with pytest.raises(ValueError, match="should be 'plain' or 'deeplab'"):
         ResNetSize(stem="deep")
     with pytest.raises(ValueError, match="a dilation for each block of the last one"):
         ResNetSize(multi_grid=(1, 2))

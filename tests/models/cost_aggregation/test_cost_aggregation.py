@@ -19,7 +19,7 @@ from ovparts_lib.models.cost_aggregation import (
     mean_cost,
 )
 from ovparts_lib.models.cost_aggregation.class_attention import attention_weights, linear_attention
-from ovparts_lib.models.cost_aggregation.spatial import SpatialAggregation, WindowAttention
+from ovparts_lib.models.cost_aggregation.spatial import WindowAttention
 
 
 def normal(*shape, seed=0):
@@ -92,14 +92,6 @@ def test_window_attention_is_the_plain_one(shift):
     assert torch.allclose(module(x, guidance), plain_window_attention(module, x, guidance), atol=1e-5)
 
 
-def test_windows_must_fit_and_guidance_be_given_where_wanted():
-    module = SpatialAggregation(8, 4, heads=2, window=4)
-    with pytest.raises(ValueError, match=r"\(6, 8\) cannot be cut into windows of 4"):
-        module(normal(1, 1, 6, 8, 8), module.normalised_guidance(normal(1, 6, 8, 4)))
-    with pytest.raises(ValueError, match="exactly where"):
-        module.normalised_guidance(None)
-
-
 def test_linear_attention_is_what_its_weights_say():
     query, key, value = (normal(3, 7, 4, seed=seed) for seed in range(3))
     assert torch.allclose(
@@ -152,11 +144,6 @@ def test_mean_weights_are_summed_in_float32_under_autocast(kind):
     torch.testing.assert_close(weights.sum(-1), torch.ones(1, 60), rtol=0, atol=1e-5)
 
 
-def test_class_aggregation_refuses_what_it_cannot_do():
-    with pytest.raises(ValueError, match="cannot be pooled by 3"):
-        ClassAggregation(8, 0, heads=2)(normal(1, 2, 4, 4, 8), None, pooling=3)
-
-
 @torch.no_grad()
 def test_decoder_joins_the_guidance_before_its_first_convolution():
     decoder = GuidedDecoder(16, dims=(32, 8), guidance_dims=(4, 0))
@@ -170,8 +157,6 @@ def test_decoder_joins_the_guidance_before_its_first_convolution():
     expected = rearrange(decoder.head(maps), "(b t) 1 h w -> b t h w", b=2)
     assert torch.allclose(decoder(x, [guidance, None]), expected, atol=1e-5)
     assert [stage.norm1.num_groups for stage in decoder.stages] == [2, 1]
-    with pytest.raises(ValueError, match="exactly where"):
-        decoder(x, [None, None])
 
 
 def test_guidance_projections():
@@ -187,8 +172,6 @@ def test_guidance_projections():
     text, guide = F.normalize(normal(4, 3, 5), dim=-1), TextGuidance(size)
     expected = F.relu(F.linear(F.normalize(text.mean(1), dim=-1), guide.weight, guide.bias))
     assert torch.allclose(guide(text), expected)
-    with pytest.raises(ValueError, match="3 image features"):
-        AppearanceGuidance(size, (3, 4))
 
 
 @pytest.mark.parametrize("kind", ["linear", "full", "query"])
@@ -225,5 +208,5 @@ def test_sizes_that_cannot_be_are_refused():
         AggregatorSize(decoder_dims=(64,))
     with pytest.raises(ValueError, match="wider than its guidance"):
         AggregatorSize(decoder_guidance_dims=(128, 16))
-    with pytest.raises(ValueError, match="class_attention must be one of"):
+    with pytest.raises(ValueError, match=r"class_attention\n.*should be 'linear', 'full' or 'query'"):
         AggregatorSize(class_attention="none")

@@ -18,7 +18,7 @@ from ovparts_lib.models.cost_aggregation.inputs import (
     squash,
 )
 from ovparts_lib.models.cost_aggregation.targets import part_segmentation_loss
-from ovparts_lib.systems.catseg.model import RELEASED_GROUPS, TRAINABLE_GROUPS, Catseg, CostSize, without_guidance
+from ovparts_lib.systems.catseg.model import RELEASED_GROUPS, Catseg, CostSize, without_guidance
 from ovparts_lib.systems.scores import BACKGROUND
 from ovparts_lib.training.optimisers import build_optimiser
 from ovparts_lib.training.settings import TrainingSettings
@@ -253,7 +253,7 @@ def test_what_trains_and_how_fast():
     attention = model.set_trainable(["clip_attention"])
     assert all(name.startswith("clip.visual") and ("attn" in name or "position" in name) for name in attention)
     assert len(attention) == 1 + 4 * 4
-    model.set_trainable(TRAINABLE_GROUPS)
+    model.set_trainable(Catseg.groups)
     rates = {}
     for group in model.parameter_groups(1e-4):
         for parameter in group["params"]:

@@ -9,7 +9,8 @@ from torch import nn
 
 from ovparts_lib.images import resize_image, square_pixels
 from ovparts_lib.models.film_decoder import PlainHead, RefinedHead, binary_segmentation_loss
-from ovparts_lib.systems.clipseg.model import RELEASED_GROUPS, TRAINABLE_GROUPS, QuerySize
+from ovparts_lib.systems.clipseg.model import Clipseg
+from ovparts_lib.systems.query_segmenter import RELEASED_GROUPS, QuerySize
 from ovparts_lib.vocabularies import PartVocabulary
 from tests.systems.tiny import TINY_CLIP, VOCABULARY, random_batch, random_image, tiny_clipseg
 
@@ -89,7 +90,7 @@ def test_label_maps_are_resized_by_the_rule_asked_for(rule, shift, shape):
     model = tiny_clipseg(label_resize=rule)
     part_map = torch.randint(0, 300, shape)
     rows, columns = (((np.arange(48) + shift) * length / 48).astype(int) for length in shape)
-    assert torch.equal(model._resized_labels([part_map])[0], part_map[rows][:, columns])
+    assert torch.equal(model._resized_labels([part_map], (48, 48))[0], part_map[rows][:, columns])
 
 
 def test_rows_at_pixel_edges_follow_the_rule_of_the_data():
@@ -97,7 +98,7 @@ def test_rows_at_pixel_edges_follow_the_rule_of_the_data():
     part_map = torch.arange(224)[:, None].expand(-1, 48)
 
     def rows(rule):
-        return tiny_clipseg(label_resize=rule)._resized_labels([part_map])[0, :, 0]
+        return tiny_clipseg(label_resize=rule)._resized_labels([part_map], (48, 48))[0, :, 0]
 
     def of_torch(mode):
         return F.interpolate(part_map[None, None].float(), (48, 48), mode=mode)[0, 0, :, 0].long()
@@ -231,7 +232,7 @@ def gradients(model, batch):
 
 
 def test_everything_that_trains_gets_a_gradient_and_nothing_else(model):
-    names = model.set_trainable(TRAINABLE_GROUPS)
+    names = model.set_trainable(Clipseg.groups)
     found = gradients(model, random_batch())
     assert set(found) == set(names)
     assert all(gradient.abs().sum() > 0 for gradient in found.values())
@@ -274,13 +275,13 @@ def test_groups_train_what_they_say(model, groups):
         "film": "decoder.film_mul.bias" in names,
         "decoder": "decoder.layers.0.attention.in_proj_weight" in names,
         "background_query": "background_query" in names,
-    } == {group: group in groups for group in TRAINABLE_GROUPS}
+    } == {group: group in groups for group in Clipseg.groups}
     frozen = ("clip.visual", "clip.transformer", "clip.ln_final", "clip.text_projection", "clip.logit_scale")
     assert not any(name.startswith(frozen) for name in names)
 
 
 def test_the_groups_share_nothing_and_the_decoder_is_all_in_them(model):
-    each = [set(model.set_trainable([group])) for group in TRAINABLE_GROUPS]
+    each = [set(model.set_trainable([group])) for group in Clipseg.groups]
     assert sum(map(len, each)) == len(set.union(*each))
     assert {name for name, _ in model.named_parameters() if name.startswith("decoder.")} <= set.union(*each)
 
@@ -291,7 +292,7 @@ def test_an_unknown_group_names_the_nearest(model):
 
 
 def test_norms_and_embeddings_are_not_decayed(model):
-    model.set_trainable(TRAINABLE_GROUPS)
+    model.set_trainable(Clipseg.groups)
     names = {id(parameter): name for name, parameter in model.named_parameters()}
     plain, decayed = model.parameter_groups(0.1)
     assert (plain["weight_decay"], decayed["weight_decay"]) == (0.0, 0.1)
@@ -328,7 +329,6 @@ def test_a_copy_does_not_share_its_cache_with_a_changed_original(model):
     ("options", "message"),
     [
         ({"image_size": 50}, "image_size 50 is not a multiple of the patch size 8"),
-        ({"decoder_heads": 3}, "reduce_dim 8 is not a multiple of decoder_heads 3"),
         ({"extract_layers": (1, 4)}, "0 to 3"),
     ],
 )

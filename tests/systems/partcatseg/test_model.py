@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from ovparts_lib.models.cost_aggregation import Chunks, mean_cost
 from ovparts_lib.models.cost_aggregation.inputs import square_inputs
 from ovparts_lib.systems.catseg.model import without_guidance
-from ovparts_lib.systems.partcatseg.model import MINIATURE_PARTCATSEG, RELEASED_GROUPS, TRAINABLE_GROUPS, PartCatseg
+from ovparts_lib.systems.partcatseg.model import MINIATURE_PARTCATSEG, RELEASED_GROUPS, PartCatseg
 from ovparts_lib.systems.scores import BACKGROUND
 from ovparts_lib.training.optimisers import build_optimiser
 from ovparts_lib.training.settings import TrainingSettings
@@ -357,7 +357,7 @@ def test_what_trains_and_how_fast():
     assert by_name["guidance.convs.0.1.weight"] == (0.25, 0.0)
     assert by_name["aggregator.object_aware.bias"] == (1.0, 1e-4)
     assert by_name["aggregator.specific_layers.0.classes.norm1.bias"] == (1.0, 0.0)
-    assert "background_text" in model.set_trainable(TRAINABLE_GROUPS)
+    assert "background_text" in model.set_trainable(PartCatseg.groups)
 
 
 def test_the_second_stage_starts_as_a_copy_of_the_first():

@@ -3,7 +3,7 @@ import torch
 
 from ovparts_lib.images import square_pixels
 from ovparts_lib.systems.partclipseg import model as partclipseg
-from ovparts_lib.systems.partclipseg.model import RELEASED_GROUPS, TRAINABLE_GROUPS, Partclipseg
+from ovparts_lib.systems.partclipseg.model import RELEASED_GROUPS, Partclipseg
 from ovparts_lib.vocabularies import PartVocabulary
 from tests.systems.partclipseg.plain import released_losses
 from tests.systems.tiny import TINY, random_image
@@ -287,7 +287,7 @@ def test_recomputing_the_decoder_gives_the_same_gradients(query_chunk):
 
 def test_everything_that_trains_gets_a_gradient_even_from_a_picture_without_parts():
     model = tiny_partclipseg()
-    names = model.set_trainable(TRAINABLE_GROUPS)
+    names = model.set_trainable(Partclipseg.groups)
     found = gradients(model, batch_of((3, "usual")))
     assert set(found) == set(names)
     assert all(gradient.abs().sum() > 0 for gradient in found.values())
@@ -297,7 +297,8 @@ def test_everything_that_trains_gets_a_gradient_even_from_a_picture_without_part
 def test_fewer_training_queries_are_the_loss_of_a_smaller_vocabulary(monkeypatch):
     """Parts 0, 1 and 3: of dog and bird. The car, which the picture shows without parts, stays an object."""
     model, batch = tiny_partclipseg(training_queries=3), batch_of((3, "full"))
-    monkeypatch.setattr(partclipseg, "chosen_queries", lambda *args: torch.tensor([0, 1, 3, 5]))
+    chosen, everything = torch.tensor([0, 1, 3, 5]), torch.arange(4)
+    monkeypatch.setattr(partclipseg, "chosen_queries", lambda *args: everything if args[2] is None else chosen)
     batch["part_maps"][0][batch["part_maps"][0] == 4] = 255
     found = model.loss(batch)
     decoded = part_texts(model, batch)
@@ -348,8 +349,8 @@ def test_wrong_labels_and_missing_maps_are_named():
         ({"attention_rule": "none"}, "attention_rule must be one of corrected, released"),
         ({"loss_mean": "pixel"}, "loss_mean must be one of image, batch"),
         ({"attention_layer": 3}, "attention_layer must be from -3 to 2, not 3"),
-        ({"part_weight": -1.0}, "part_weight must be 0 or more"),
-        ({"attention_threshold": 1.5}, "attention_threshold must be within 0 and 1"),
+        ({"part_weight": -1.0}, r"part\n.*greater than or equal to 0"),
+        ({"attention_threshold": 1.5}, r"threshold\n.*less than or equal to 1"),
         ({"query_chunk": 0}, "query_chunk must be at least 1"),
     ],
 )
@@ -367,7 +368,7 @@ def test_the_controlled_layer_can_be_chosen():
 
 def test_groups_train_what_they_say():
     model = tiny_partclipseg()
-    each = {group: set(model.set_trainable([group])) for group in TRAINABLE_GROUPS}
+    each = {group: set(model.set_trainable([group])) for group in Partclipseg.groups}
     assert sum(map(len, each.values())) == len(set.union(*each.values()))
     assert {name for name, _ in model.named_parameters() if name.startswith("decoder.")} <= set.union(*each.values())
     assert "decoder.pair_film_mul.weight" in each["film"]

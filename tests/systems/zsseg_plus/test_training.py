@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from ovparts_lib.systems.zsseg_plus.model import RELEASED_GROUPS
+from ovparts_lib.systems.zsseg_plus.model import ZssegPlus
 from ovparts_lib.systems.zsseg_plus.prompt_tuning import (
     PartRegions,
     PromptTuningSettings,
@@ -37,7 +37,7 @@ def batch(*records):
 
 def test_every_parameter_that_trains_gets_a_gradient_and_no_other():
     model = tiny_zsseg_plus().train()
-    names = model.set_trainable(RELEASED_GROUPS)
+    names = model.set_trainable(ZssegPlus.groups)
     losses = model.loss(batch(record(), record((2,), 1, (48, 80))))
     assert set(losses) == {f"loss_{kind}{suffix}" for kind in ("ce", "mask", "dice") for suffix in ("", "_0")}
     sum(losses.values()).backward()

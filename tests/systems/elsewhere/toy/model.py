@@ -1,6 +1,7 @@
 """The toy's model."""
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -11,8 +12,6 @@ from ovparts_lib.models.clip.text import encode_text, tokenize
 from ovparts_lib.models.clip.towers import MINIATURE, VIT_B_16, ClipSize, build_clip
 from ovparts_lib.systems.base import SegmentationSystem, batch_labels
 from ovparts_lib.systems.scores import CostMaps, Scores
-
-TRAINABLE_GROUPS = {"patches": ("patches.",)}
 
 
 @dataclass(frozen=True)
@@ -29,7 +28,7 @@ SIZES = {"released": ToySize(), "miniature": ToySize(MINIATURE, 96)}
 class Toy(SegmentationSystem):
     """Cosine of an embedded patch of 8 x 8 pixels and a word; the background's logit is a parameter."""
 
-    groups = TRAINABLE_GROUPS
+    groups: ClassVar = {"patches": ("patches.",)}
 
     def __init__(self, size=SIZES["released"], *, temperature=0.07):
         super().__init__()
