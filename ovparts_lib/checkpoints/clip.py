@@ -10,6 +10,7 @@ from torch import Tensor
 
 from ovparts_lib.checkpoints.native import read_metadata, save_weights
 from ovparts_lib.checkpoints.reading import (
+    NAMES,
     CheckpointError,
     LoadReport,
     State,
@@ -20,8 +21,6 @@ from ovparts_lib.checkpoints.reading import (
 from ovparts_lib.models.clip.towers import Activation, ClipSize, activation_of, require_activation
 
 OPENAI_CONSTANTS = ("input_resolution", "context_length", "vocab_size")
-# open_clip's names and Hugging Face's; the last two outside the transformer blocks are stored transposed
-_NAMES = json.loads(Path(__file__).with_name("names.json").read_text(encoding="utf-8"))
 _TRANSPOSED = ("visual.proj", "text_projection")
 _TOWERS = {"visual.transformer.resblocks.": "vision_model", "transformer.resblocks.": "text_model"}
 
@@ -44,7 +43,7 @@ def huggingface_names(state: State, prefix: str = "") -> dict[str, Tensor]:
     for name, tensor in state.items():
         tower = next((tower for tower in _TOWERS if name.startswith(tower)), None)
         if tower is None:
-            renamed[prefix + _NAMES["clip_outside_blocks"][name]] = tensor.T if name in _TRANSPOSED else tensor
+            renamed[prefix + NAMES["clip_outside_blocks"][name]] = tensor.T if name in _TRANSPOSED else tensor
             continue
         number, _, inner = name.removeprefix(tower).partition(".")
         block = f"{prefix}{_TOWERS[tower]}.encoder.layers.{number}"
@@ -52,7 +51,7 @@ def huggingface_names(state: State, prefix: str = "") -> dict[str, Tensor]:
             renamed |= split_projections(tensor, f"{block}.self_attn", inner.removeprefix("attn.in_proj_"))
         else:
             module, _, leaf = inner.rpartition(".")
-            renamed[f"{block}.{_NAMES['clip_in_blocks'][module]}.{leaf}"] = tensor
+            renamed[f"{block}.{NAMES['clip_in_blocks'][module]}.{leaf}"] = tensor
     return renamed
 
 
