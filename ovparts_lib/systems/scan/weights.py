@@ -5,13 +5,7 @@ import logging
 from pathlib import Path
 from typing import Any
 
-from ovparts_lib.checkpoints.maskformer import (
-    CLIP,
-    NO_OBJECT,
-    begin_from_backbone,
-    is_backbone,
-    is_constant,
-)
+from ovparts_lib.checkpoints.maskformer import CLIP, NO_OBJECT, begin_from_backbone, is_backbone, is_constant
 from ovparts_lib.checkpoints.reading import (
     CheckpointError,
     LoadReport,

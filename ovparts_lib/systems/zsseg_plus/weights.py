@@ -8,13 +8,7 @@ from ovparts_lib.checkpoints.backbones import load_resnet_into
 from ovparts_lib.checkpoints.clip import load_clip_into
 from ovparts_lib.checkpoints.maskformer import ADAPTER, NO_OBJECT, released_names
 from ovparts_lib.checkpoints.native import read_metadata, save_weights
-from ovparts_lib.checkpoints.reading import (
-    CheckpointError,
-    LoadReport,
-    load_strictly,
-    read_tensors,
-    refuse_beside,
-)
+from ovparts_lib.checkpoints.reading import CheckpointError, LoadReport, load_strictly, read_tensors, refuse_beside
 from ovparts_lib.systems.zsseg_plus import SYSTEM
 from ovparts_lib.systems.zsseg_plus.model import RELEASED, ZssegPlus, ZssegPlusSize
 
