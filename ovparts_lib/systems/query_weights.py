@@ -41,11 +41,7 @@ def hub_names(state: State) -> dict[str, Tensor]:
     """
     clip = {name.removeprefix("clip."): tensor for name, tensor in state.items() if name.startswith("clip.")}
     rest = {name: tensor for name, tensor in state.items() if not name.startswith("clip.")}
-    renamed = huggingface_names(clip, prefix="clip.")
-    for name, tensor in _hub_names(rest).items():
-        block, fused, leaf = name.partition(".in_proj_")
-        renamed |= split_projections(tensor, block, leaf) if fused else {name: tensor}
-    return renamed
+    return huggingface_names(clip, prefix="clip.") | split_projections(_hub_names(rest))
 
 
 def fine_tuned_names(state: State) -> dict[str, Tensor]:
