@@ -20,6 +20,7 @@ exit codes:
 """
 
 import argparse
+import errno
 import inspect
 import math
 import shlex
@@ -334,7 +335,12 @@ def _exit_code(error: Exception) -> int:
 
     if isinstance(error, RunLockedError):
         return LOCKED
-    return WRONG_USE if isinstance(error, ParameterError | RunConflictError) else FAILED
+    wrong_use = isinstance(error, ParameterError | RunConflictError) or _is_long_name(error)
+    return WRONG_USE if wrong_use else FAILED
+
+
+def _is_long_name(error: Exception) -> bool:
+    return isinstance(error, OSError) and error.errno == errno.ENAMETOOLONG
 
 
 def _one_line(error: Exception) -> str:
@@ -342,6 +348,7 @@ def _one_line(error: Exception) -> str:
     text = (error.strerror if isinstance(error, OSError) and error.strerror else str(error)).strip()
     if isinstance(error, OSError) and error.filename and str(error.filename) not in text:
         text = f"{error.filename}: {text}"
+    text += "; shorten it (file systems take 255 bytes for a name)" if _is_long_name(error) else ""
     ours = type(error).__module__.startswith("ovparts_lib")
     return text if ours or isinstance(error, OSError) else f"{type(error).__name__}: {text} (--traceback shows where)"
 

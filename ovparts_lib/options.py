@@ -6,9 +6,11 @@ Parameters arrive from YAML, from ``--set``, from papermill's command line, or f
 tools are met here: YAML 1.1 reads ``1e-4`` as text (its floats need a dot), and papermill hands that text on.
 """
 
+import json
 import math
 import re
 from collections.abc import Callable, Mapping
+from importlib.resources import files
 from typing import Annotated, Any, ClassVar, Literal, Self, get_args
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainValidator, model_validator
@@ -153,24 +155,12 @@ Listed = BeforeValidator(_read_list)
 Words = Annotated[dict[str, list[str]] | list[str], PlainValidator(_read_words)]
 """One's own vocabulary: a flat list of words, or objects with lists of their parts."""
 
-Protocol = Literal[
-    "recommended",
-    "recommended_strict",
-    "ov_parts",
-    "partclipseg_oracle",
-    "partclipseg_pred_all",
-    "partcatseg_oracle",
-    "partcatseg_pred_all",
-    "recommended_objects",
-    "detectron2",
-    "ovseg",
-    "sg_iou",
-]
+_PROTOCOLS = json.loads(files("ovparts_lib.evaluation").joinpath("protocols.json").read_text(encoding="utf-8"))
+Protocol = Literal[tuple(_PROTOCOLS["protocols"])]  # type: ignore[valid-type]
 """Name of a scoring protocol, of parts or of whole objects."""
 
 Protocols = Annotated[list[Protocol], Listed, Field(min_length=1)]
 """Names of scoring protocols."""
-
 
 RECIPES = ("published", "miniature")
 _SAME = object()

@@ -54,6 +54,7 @@ def root(tmp_path, monkeypatch):
 
 
 START = "params/miniature/start.yaml"
+LONG = "é" * 140
 
 
 def ovparts(*arguments, **options):
@@ -112,6 +113,12 @@ def test_version_and_wrong_usage(capsys):
         (["verify", "https://example.org/data"], 1, "https://example.org/data is an address"),
         (["prepare", "ade20k_150", "https://example.org/data", "."], 1, "https://example.org/data is an address"),
         (["train-miniclip", "nowhere/miniclip.safetensors"], 1, "nowhere"),
+        (["train-miniclip", "miniclip.json"], 1, "expected the name of a .safetensors file"),
+        (["train-miniclip", f"{'n' * 240}.safetensors"], 2, "shorten it"),
+        (["run", LONG], 2, f"{LONG}: File name too long; shorten it (file systems take 255 bytes for a name)"),
+        (["run", START, "--set", f"outputs={LONG}"], 2, f"{LONG}/miniature/start: File name too long; shorten it"),
+        (["report", "--outputs", LONG], 2, f"{LONG}: File name too long; shorten it"),
+        (["verify", LONG], 2, f"{LONG}: File name too long; shorten it"),
     ],
 )
 def test_one_clear_line_for_an_error(root, capsys, arguments, code, expected):
@@ -164,7 +171,7 @@ def test_demo_runs_reports_and_is_reused(root, capfd, monkeypatch):
     printed = capfd.readouterr().out
     assert "1 of 1: 00_start_here (params/miniature/start.yaml)" in printed
     assert "Protocol recommended, mIoU in percent" in printed
-    assert "after training  oracle_obj  40.0    10.0      16.0" in printed
+    assert "after training oracle_obj 40.0 10.0 16.0" in " ".join(printed.split())
     page = root / "outputs" / "report.html"
     assert printed.rstrip().endswith(f"Report: {page.as_uri()}")
     assert "start" in page.read_text()
@@ -300,3 +307,11 @@ def test_the_demos_runs_end_with_it(root, tmp_path, number):
         while Path(f"/proc/{(folder / 'kernel').read_text()}/stat").exists():
             assert time.monotonic() < deadline + 60, "a kernel lives on"
             time.sleep(0.1)
+
+
+@pytest.mark.parametrize("module", ["ovparts_lib.cli", "ovparts_lib.data.registry", "ovparts_lib.runs"])
+def test_what_the_command_line_reads_first_imports_no_torch(module):
+    code = f"import sys, {module}; print('torch' in sys.modules)"
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, cwd=package_parent(), capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "False"

@@ -1,6 +1,8 @@
 """pyproject.toml, constraints.txt and environment.yml say the same thing."""
 
 import re
+import shlex
+import subprocess
 import tomllib
 from pathlib import Path
 
@@ -53,3 +55,17 @@ def test_no_package_index_is_named():
     for name in ("pyproject.toml", "constraints.txt", "environment.yml", "Makefile"):
         text = (ROOT / name).read_text(encoding="utf-8")
         assert not re.search(r"index-url|find-links|https?://", text), name
+
+
+def test_jupyterlab_opens_where_params_outputs_and_readme_are_in_reach(monkeypatch):
+    from jupyter_server.serverapp import ServerApp
+
+    assert "`make notebooks` opens JupyterLab" in (ROOT / "README.md").read_text(encoding="utf-8")
+    made = subprocess.run(["make", "--dry-run", "notebooks"], cwd=ROOT, capture_output=True, text=True, check=True)
+    (command,) = [line for line in made.stdout.splitlines() if "jupyter lab" in line]
+    monkeypatch.chdir(ROOT)
+    server = ServerApp()
+    server.parse_command_line(shlex.split(command.partition(" lab ")[2]))
+    opened = Path(server.root_dir)
+    assert all((opened / name).exists() for name in ("README.md", "notebooks", "outputs", "params"))
+    assert Path(server.file_to_run).resolve() == ROOT / "notebooks" / "00_start_here.ipynb"

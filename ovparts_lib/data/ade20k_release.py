@@ -93,7 +93,7 @@ class ReleasePhoto:
         if not all(there[:count]):
             what = f"no such file, though {levels[max(np.flatnonzero(there))].name} is there"
             advice = "Unpack ADE20K_2021_17_01 again: parts of parts come with the parts they belong to."
-            raise DatasetError(what, file=levels[there.index(False)], what_to_do=advice)
+            raise DatasetError(levels[there.index(False)], what, advice)
         return levels[:count]
 
     @property
@@ -164,12 +164,8 @@ class ReleasePhoto:
 
     def sources(self) -> Iterator[Path]:
         """All files that are there for this photograph, for telling whether any has changed."""
-        for path in (self.picture, self.seg_path, self.annotation_path, *self.part_paths):
-            if path.is_file():
-                yield path
-        folder = self.picture.with_suffix("")
-        if folder.is_dir():
-            yield from sorted(folder.iterdir())
+        masks = sorted(self.picture.with_suffix("").glob("*"))
+        return filter(Path.is_file, (self.picture, self.seg_path, self.annotation_path, *self.part_paths, *masks))
 
 
 def read_codes(path: Path) -> tuple[np.ndarray, np.ndarray]:
@@ -181,7 +177,7 @@ def read_codes(path: Path) -> tuple[np.ndarray, np.ndarray]:
     with opened(path) as picture:
         if picture.mode != "RGB":
             what = f"has mode {picture.mode}; the release codes classes in the channels R and G of an RGB picture"
-            raise DatasetError(what, file=path, what_to_do=AGAIN)
+            raise DatasetError(path, what, AGAIN)
         pixels = np.array(picture)
     return pixels[..., 0].astype(np.int64) // 10 * 256 + pixels[..., 1], pixels[..., 2]
 
@@ -208,7 +204,7 @@ def read_annotation(path: Path) -> list[ReleaseObject]:
         return [_entry(path, entry) for entry in entries if not int(entry.get("deleted") or 0)]
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         what = f"is not an annotation as of ADE20K_2021_17_01 ({type(error).__name__}: {error})"
-        raise DatasetError(what, file=path, what_to_do=AGAIN) from error
+        raise DatasetError(path, what, AGAIN) from error
 
 
 def _entry(path: Path, entry: dict[str, Any]) -> ReleaseObject:

@@ -18,8 +18,9 @@ import pandas as pd
 
 from ovparts_lib.atomic import replacing, write_atomically
 from ovparts_lib.data.ade20k_release import ReleaseClasses, ReleasePhoto
+from ovparts_lib.data.cache import files_key, read_cache, write_cache
 from ovparts_lib.data.coco_writing import annotation, encode_rle, write_coco
-from ovparts_lib.data.files import DatasetError, files_key, read_cache, write_cache
+from ovparts_lib.data.files import DatasetError
 from ovparts_lib.data.readers.ade20k_part_234 import MARKER
 from ovparts_lib.data.registry import DATASETS
 from ovparts_lib.data.scan import parallel_map
@@ -94,16 +95,14 @@ def find_pictures(source: str | Path) -> dict[str, list[Path]]:
     if top is None:
         what = "is not there" if not source.exists() else "holds neither images/ADE/training nor images/ADE/validation"
         advice = f"Give the folder {RELEASE} as the authors of ADE20K distribute it."
-        raise DatasetError(what, file=source, what_to_do=advice)
+        raise DatasetError(source, what, advice)
     pictures = {name: _pictures_in(top / folder) for name, folder in FOLDERS.items()}
     every = [path for paths in pictures.values() for path in paths]
     if not every:
-        raise DatasetError(
-            "holds no pictures", file=top, what_to_do=f"Unpack {RELEASE} again: folders of scenes with .jpg files."
-        )
+        raise DatasetError(top, "holds no pictures", f"Unpack {RELEASE} again: folders of scenes with .jpg files.")
     if not any(path.with_suffix(".json").is_file() for path in every):
         advice = f"This reads {RELEASE}; earlier releases, and the scene parsing benchmark, are other formats."
-        raise DatasetError("has no NAME.json beside any picture", file=top, what_to_do=advice)
+        raise DatasetError(top, "has no NAME.json beside any picture", advice)
     return pictures
 
 
@@ -112,17 +111,17 @@ def _pictures_in(folder: Path) -> list[Path]:
     paths.sort(key=lambda path: path.stem)
     for one, other in pairwise(paths):
         if one.stem == other.stem:
-            raise DatasetError(f"has the same name as {one}", file=other, what_to_do="Keep one of the two.")
+            raise DatasetError(other, f"has the same name as {one}", "Keep one of the two.")
     return paths
 
 
 def _claim(target: Path) -> None:
     """Mark a folder as built here, or refuse one that holds anything else, such as the released archive."""
     if target.exists() and not target.is_dir():
-        raise DatasetError("is a file", file=target, what_to_do="Name a folder to write the dataset to.")
+        raise DatasetError(target, "is a file", "Name a folder to write the dataset to.")
     if target.is_dir() and any(target.iterdir()) and not (target / MARKER).is_file():
         what = "holds files that were not built from the release, which are not overwritten"
-        raise DatasetError(what, file=target, what_to_do="Name an empty folder.")
+        raise DatasetError(target, what, "Name an empty folder.")
     target.mkdir(parents=True, exist_ok=True)
     marker = {"dataset": "ADE20K-Part-234", "built_from": RELEASE, "rules": RULES}
     write_atomically(target / MARKER, json.dumps(marker, indent=1))
@@ -140,17 +139,13 @@ def _convert(photo: ReleasePhoto, target: Path, name: str) -> dict[str, Any] | P
     try:
         key = files_key(photo.sources(), photo.picture.parent, RULES, photo.classes.vocabulary.hash)
         entry = read_cache(cache, stem, key)
-        if entry is None:
+        if entry is None or (entry["instances"] is not None and not (labels.is_file() and picture.is_file())):
             entry, part_map = _entry_of(photo)
             if entry["instances"] is not None:
                 write_picture(labels, part_map)
-                _copy(photo.picture, picture)
+                with replacing(picture) as partial:
+                    shutil.copyfile(photo.picture, partial)
             write_cache(cache, stem, key, entry)
-        elif entry["instances"] is not None:
-            if not labels.is_file():
-                write_picture(labels, photo.part_map())
-            if not picture.is_file():
-                _copy(photo.picture, picture)
     except DatasetError as error:
         return Problem.of(error)
     return entry
@@ -181,11 +176,6 @@ def _entry_of(photo: ReleasePhoto) -> tuple[dict[str, Any], np.ndarray]:
             instance = annotation(object_id, region, encode_rle(region))
             entry["instances"].append(instance | {"part_category_id": parts[parts != ignore].tolist()})
     return entry, part_map
-
-
-def _copy(source: Path, picture: Path) -> None:
-    with replacing(picture) as partial:
-        shutil.copyfile(source, partial)
 
 
 def _remove_dropped(target: Path, name: str, kept: set[str]) -> None:

@@ -1,11 +1,10 @@
 """What a split holds, and what a training split may have shown of a test split: pictures and words."""
 
-import hashlib
 from collections import defaultdict
 from collections.abc import Iterable
-from functools import cache
+from filecmp import cmp
+from itertools import islice
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -30,13 +29,10 @@ def class_frequencies(reader: Reader, split: str) -> pd.DataFrame:
     pixels = np.bincount(rows[:, 2], rows[:, 3], minlength=len(classes)).astype(np.int64)
     part_in_image = np.unique(rows[:, [0, 2]], axis=0)
     images = np.bincount(part_in_image[:, 1], minlength=len(classes))
-    if isinstance(vocabulary, PartVocabulary):
-        owners = [vocabulary.objects[owner] for owner in vocabulary.part_to_object]
-        table: dict[str, Any] = {"part": classes, "object": owners}
-    else:
-        table = {"class": classes}
-    table["seen"] = [vocabulary.is_seen(class_id) for class_id in range(len(classes))]
-    return pd.DataFrame(table | {"pixels": pixels, "images": images})
+    of_parts = isinstance(vocabulary, PartVocabulary)
+    names = {"part": classes, "object": [owner for owner, _ in vocabulary.pairs]} if of_parts else {"class": classes}
+    seen = [*map(vocabulary.is_seen, range(len(classes)))]
+    return pd.DataFrame({**names, "seen": seen, "pixels": pixels, "images": images})
 
 
 def instance_table(reader: ADE20KPart234) -> pd.DataFrame:
@@ -57,24 +53,19 @@ def instance_table(reader: ADE20KPart234) -> pd.DataFrame:
 def shared_pictures(training: Iterable[Record], test: Iterable[Record]) -> list[tuple[Path, Path]]:
     """Pictures of a test split that are training pictures too, under whatever name.
 
-    Only files of equal size are read; contents are compared byte for byte (by SHA-256).
+    Only files of equal size are read; contents are compared byte for byte.
 
     Returns:
         Pairs (training picture, test picture), sorted by the test picture's path.
     """
     trained, tested = ({record.image_path for record in records} for records in (training, test))
     of_size: dict[int, list[Path]] = defaultdict(list)
-    for path in trained:
+    for path in sorted(trained):
         of_size[path.stat().st_size].append(path)
-
-    @cache
-    def digest(path: Path) -> str:
-        return hashlib.sha256(path.read_bytes()).hexdigest()
-
     pairs = []
     for path in sorted(tested):
-        twins = [other for other in sorted(of_size[path.stat().st_size]) if digest(other) == digest(path)]
-        pairs += [(twin, path) for twin in twins[:1]]
+        twins = (other for other in of_size[path.stat().st_size] if cmp(other, path, shallow=False))
+        pairs += [(twin, path) for twin in islice(twins, 1)]
     return pairs
 
 
@@ -88,11 +79,7 @@ def words_known_from_training(training: PartVocabulary, test: PartVocabulary) ->
         Columns object, part; one row per such part, in label order.
     """
     known = set(training.parts)
-    rows = [
-        (test.objects[test.part_to_object[part]], test.parts[part])
-        for part in test.unseen_ids
-        if test.parts[part] in known
-    ]
+    rows = [(test.pairs[part][0], test.parts[part]) for part in test.unseen_ids if test.parts[part] in known]
     return pd.DataFrame(rows, columns=["object", "part"])
 
 

@@ -3,7 +3,8 @@
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
+from functools import cached_property
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,6 @@ from pycocotools import mask as coco_mask
 from ovparts_lib.data.files import DatasetError, Refuse, raise_error, read_json
 from ovparts_lib.images import MAX_PIXELS
 
-AGAIN = "Download or unpack the annotation file again."
 BAD_POLYGON = "polygons with fewer than 3 points or an odd number of coordinates, dropped"
 NO_POLYGON = "annotations without any valid polygon, dropped"
 MAX_POINTS = 200_000  # of one annotation: drawing more takes gigabytes, and no outline of a picture has them
@@ -53,6 +53,11 @@ class CocoImage:
     width: int
     instances: tuple[CocoInstance, ...]
 
+    @property
+    def name(self) -> str:
+        """Its file name without extension (with its folder, if there is one)."""
+        return PurePosixPath(self.file_name).with_suffix("").as_posix()
+
 
 @dataclass(frozen=True, eq=False)
 class CocoFile:
@@ -70,13 +75,18 @@ class CocoFile:
     dropped: Mapping[str, int]
     categories: tuple[tuple[int, str], ...] = ()
 
+    @cached_property
+    def by_name(self) -> dict[str, CocoImage]:
+        """The images by their names."""
+        return {image.name: image for image in self.images}
+
     @property
     def instances(self) -> int:
         """Number of annotations kept."""
         return sum(len(image.instances) for image in self.images)
 
 
-def read_coco(path: Path, classes: int, refuse: Refuse = raise_error, no_annotations: str = AGAIN) -> CocoFile:
+def read_coco(path: Path, classes: int, refuse: Refuse = raise_error, no_annotations: str = "") -> CocoFile:
     """Read an annotation file.
 
     As the released code does, polygons with fewer than 3 points or an odd number of coordinates are dropped, and so are
@@ -104,15 +114,15 @@ def read_coco(path: Path, classes: int, refuse: Refuse = raise_error, no_annotat
             image_id = _whole(entry, "id", where)
             unusable.add(image_id)
             if image_id in images:
-                raise _wrong(f"two images have the id {image_id}")
+                raise ValueError(f"two images have the id {image_id}")
             name = _file_name(entry.get("file_name"), where)
             height, width = (_whole(entry, side, where, least=1) for side in ("height", "width"))
             if height * width > MAX_PIXELS:
-                raise _wrong(f"{where} has {height}×{width} pixels (height × width)")
+                raise ValueError(f"{where} has {height}×{width} pixels (height × width)")
             if name in names:
-                raise _wrong(f"{name} is listed more than once")
-        except DatasetError as error:
-            refuse(_in_file(error, path))
+                raise ValueError(f"{name} is listed more than once")
+        except ValueError as error:
+            refuse(DatasetError(path, *error.args))
             continue
         names.add(name)
         unusable.discard(image_id)
@@ -124,48 +134,39 @@ def read_coco(path: Path, classes: int, refuse: Refuse = raise_error, no_annotat
     for number, entry in enumerate(data["annotations"]):
         try:
             instance = _instance(entry, number, classes, seen, dropped)
-        except DatasetError as error:
-            refuse(_in_file(error, path))
+        except ValueError as error:
+            refuse(DatasetError(path, *error.args))
             continue
         image_id = entry["image_id"]
         if image_id in of_image and instance is not None:
             of_image[image_id].append(instance)
         elif image_id not in of_image and image_id not in unusable:
-            what = f"annotation {entry['id']} is of image {image_id}, which is not listed"
-            refuse(DatasetError(what, file=path, what_to_do=AGAIN))
+            refuse(DatasetError(path, f"annotation {entry['id']} is of image {image_id}, which is not listed"))
     listed = tuple(CocoImage(i, *images[i], tuple(of_image[i])) for i in sorted(images))
     categories = data.get("categories")
     entries = [entry for entry in categories if isinstance(entry, dict)] if isinstance(categories, list) else []
-    named = ((entry.get("id"), entry.get("name")) for entry in entries)
-    return CocoFile(path, listed, dict(dropped), tuple(n for n in named if isinstance(n[1], str)))
-
-
-def _wrong(what: str, what_to_do: str = AGAIN) -> DatasetError:
-    """The error for an entry of the file, which :func:`_in_file` names."""
-    return DatasetError(what, what_to_do=what_to_do)
-
-
-def _in_file(error: DatasetError, path: Path, where: str = "") -> DatasetError:
-    return DatasetError(where + error.what, file=path, what_to_do=error.what_to_do)
+    named = tuple((entry.get("id"), entry["name"]) for entry in entries if isinstance(entry.get("name"), str))
+    return CocoFile(path, listed, dict(dropped), named)
 
 
 def _instance(
     entry: dict[str, Any], number: int, classes: int, seen: set[int], dropped: Counter[str]
 ) -> CocoInstance | None:
+    """One annotation; None if it is dropped. Raises ValueError saying what is wrong with it, and what to do."""
     instance_id = _whole(entry, "id", f"entry {number} of annotations")
     where = f"annotation {instance_id}"
     if instance_id in seen:
-        raise _wrong(f"two annotations have the id {instance_id}")
+        raise ValueError(f"two annotations have the id {instance_id}")
     seen.add(instance_id)
     _whole(entry, "image_id", where)
     category_id = _whole(entry, "category_id", where)
     if category_id >= classes:
-        raise _wrong(
+        raise ValueError(
             f"{where} has category_id {category_id}; ids are 0..{classes - 1}",
             "Use the file released with this dataset: its ids start at 0 and index the class list.",
         )
     if entry.get("ignore", 0):
-        raise _wrong(f"{where} has 'ignore' set, which this format does not use")
+        raise ValueError(f"{where} has 'ignore' set, which this format does not use")
     segmentation = _segmentation(entry.get("segmentation"), where, dropped)
     return None if segmentation is None else CocoInstance(instance_id, category_id, segmentation)
 
@@ -204,8 +205,9 @@ def rasterise_columns(instance: CocoInstance, image: CocoImage, path: Path) -> t
             points = np.concatenate(segmentation)
             _check_inside(points[0::2], points[1::2], size)
             rle = coco_mask.merge(coco_mask.frPyObjects([polygon.tolist() for polygon in segmentation], *size))
-    except DatasetError as error:
-        raise _in_file(error, path, f"annotation {instance.id} of {image.file_name} ") from None
+    except ValueError as error:
+        what, *advice = error.args
+        raise DatasetError(path, f"annotation {instance.id} of {image.file_name} {what}", *advice) from None
     left, _, width, _ = coco_mask.toBbox(rle)
     columns = slice(int(left), int(left + width))
     return columns, coco_mask.decode(rle)[:, columns].astype(bool)
@@ -242,7 +244,7 @@ def compressed_counts(text: str) -> np.ndarray:
 def _runs_of(rle: dict[str, Any], size: tuple[int, int]) -> np.ndarray:
     """Run lengths of an RLE that fills the picture exactly (pycocotools reads past the end of one that is short)."""
     if list(rle["size"]) != list(size):
-        raise _wrong(f"is {'×'.join(map(str, rle['size']))} (height × width), but the image {size[0]}×{size[1]}")
+        raise ValueError(f"is {'×'.join(map(str, rle['size']))} (height × width), but the image {size[0]}×{size[1]}")
     counts = rle["counts"]
     try:
         runs = compressed_counts(counts) if isinstance(counts, str) else np.array(counts, np.int64)
@@ -251,39 +253,39 @@ def _runs_of(rle: dict[str, Any], size: tuple[int, int]) -> np.ndarray:
         if (runs < 0).any() or runs.sum() != size[0] * size[1]:
             raise ValueError(f"its runs add up to {runs.sum()} pixels, not {size[0] * size[1]}")
     except (ValueError, TypeError, OverflowError) as error:
-        raise _wrong(f"has a damaged RLE: {error}") from None
+        raise ValueError(f"has a damaged RLE: {error}") from None
     return runs
 
 
 def _check_inside(x: np.ndarray, y: np.ndarray, size: tuple[int, int]) -> None:
-    """Raise DatasetError for what cannot belong to the picture; a polygon may reach a little over its border."""
+    """Raise ValueError for what cannot belong to the picture; a polygon may reach a little over its border."""
     height, width = size
     box = f"x {x.min():g}..{x.max():g}, y {y.min():g}..{y.max():g}, in an image of {height}×{width} (height × width)"
     if not (np.isfinite(x).all() and np.isfinite(y).all()):
-        raise _wrong("has a coordinate that is no finite number")
+        raise ValueError("has a coordinate that is no finite number")
     apart = x.max() <= 0 or y.max() <= 0 or x.min() >= width or y.min() >= height
     far = max(-x.min(), x.max() - width, -y.min(), y.max() - height) > max(height, width)
     if apart or far:
-        raise _wrong(
+        raise ValueError(
             f"lies {'outside' if apart else 'far outside'} its image: {box}",
             "The annotation belongs to another image, or height and width are wrong: unpack the file again.",
         )
 
 
 def _read_entries(path: Path, no_annotations: str) -> dict[str, list[dict[str, Any]]]:
-    data = read_json(path, "Put the annotation file there.", AGAIN)
+    data = read_json(path, "Put the annotation file there.")
     for key in ("images", "annotations"):
         entries = data.get(key) if isinstance(data, dict) else None
         if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
-            what_to_do = no_annotations if key == "annotations" and key not in data else AGAIN
-            raise DatasetError(f"holds no list of {key} in the format of COCO", file=path, what_to_do=what_to_do)
+            advice = [no_annotations] if no_annotations and key == "annotations" and key not in data else []
+            raise DatasetError(path, f"holds no list of {key} in the format of COCO", *advice)
     return data
 
 
 def _whole(entry: dict[str, Any], key: str, where: str, least: int = 0) -> int:
     value = entry.get(key)
     if isinstance(value, bool) or not isinstance(value, int) or not least <= value < 2**53:
-        raise _wrong(f"{where} has {key} {_shown(value)}, which should be a whole number from {least}")
+        raise ValueError(f"{where} has {key} {_shown(value)}, which should be a whole number from {least}")
     return value
 
 
@@ -292,7 +294,7 @@ def _file_name(value: Any, where: str) -> str:
     name = value.replace("\\", "/") if isinstance(value, str) else ""
     parts = name.split("/")
     if not parts[-1].strip(".") or parts[0].endswith(":") or "\0" in name or {"", ".."} & set(parts):
-        raise _wrong(f"{where} has the file_name {_shown(value)}")
+        raise ValueError(f"{where} has the file_name {_shown(value)}")
     return name.removeprefix("./")
 
 
@@ -316,12 +318,12 @@ def _segmentation(value: Any, where: str, dropped: Counter[str]) -> tuple[np.nda
             dropped[NO_POLYGON] += 1
             return None
         if (points := sum(map(len, polygons)) // 2) > MAX_POINTS:
-            raise _wrong(f"{where} has polygons of {points:,} points; more than {MAX_POINTS:,} are not drawn")
+            raise ValueError(f"{where} has polygons of {points:,} points; more than {MAX_POINTS:,} are not drawn")
         try:
             arrays = tuple(np.array(polygon, np.float64) for polygon in polygons)
             if any(array.ndim != 1 for array in arrays):
                 raise ValueError("nested")
         except (ValueError, TypeError, OverflowError):
-            raise _wrong(f"{where} has a polygon that is no flat list of numbers of usual size") from None
+            raise ValueError(f"{where} has a polygon that is no flat list of numbers of usual size") from None
         return arrays
-    raise _wrong(f"{where} has a segmentation that is neither polygons nor an RLE with size and counts")
+    raise ValueError(f"{where} has a segmentation that is neither polygons nor an RLE with size and counts")

@@ -68,8 +68,9 @@ class TrainingDataset(Dataset):
         self.records = [record for record in listed if reader.has_part(split, record, trained)]
         self.skipped = len(listed) - len(self.records)
         if not self.records:
-            kind, name = "part" if isinstance(self.vocabulary, PartVocabulary) else "class", self.vocabulary.name
-            raise DatasetError(f"split {split!r} has no record with a {kind} of the vocabulary {name!r}")
+            kind = "part" if isinstance(self.vocabulary, PartVocabulary) else "class"
+            what = f"split {split!r} has no record with a {kind} of the vocabulary {self.vocabulary.name!r}"
+            raise DatasetError(reader.root, what, "Choose another split, or unpack the dataset again.")
         # Labels stay small until a model widens them on its device: up to eight times less to resize and hand over.
         small = np.uint8 if self.vocabulary.ignore_label <= 255 else np.int32
         self._tables = {"part_map": table.astype(small)}
@@ -200,7 +201,7 @@ class EvaluationDataset(Dataset):
         self._skipped_of = Counter(r.image_id for r, useful in zip(records, has_part, strict=True) if not useful)
         self.skipped_records = len(records) - sum(has_part)
         if not any(has_part):
-            raise DatasetError(f"split {split!r} of {reader.title} has no image with a label", file=reader.root)
+            raise DatasetError(reader.root, f"split {split!r} of {reader.title} has no image with a label")
         served = [record for record, useful in zip(records, has_part, strict=True) if useful]
         if empty_samples == "replace_as_released":
             served = [records[index] for index in replaced_as_released(has_part, range(len(records)))]
@@ -256,12 +257,6 @@ def read_sample(reader: Reader, record: Record) -> tuple[Tensor, *tuple[np.ndarr
     image = read_image(record.image_path, label_maps[-1].shape)
     check_same_size(record.image_path, tuple(image.shape[-2:]), record.part_path, label_maps[-1].shape)
     return image, *label_maps
-
-
-def read_classes(reader: Reader, record: Record) -> tuple[Tensor, np.ndarray]:
-    """Picture uint8 (3, H, W) and class of every pixel (H, W), a part or a whole object, as :func:`read_sample`."""
-    image, *label_maps = read_sample(reader, record)
-    return image, label_maps[-1]
 
 
 def collate_training(samples: Sequence[dict[str, Any]]) -> Batch:

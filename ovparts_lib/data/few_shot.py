@@ -103,18 +103,13 @@ def read_shot_list(path: Path, folder: str, title: str) -> set[str]:
     Raises:
         DatasetError: the list is missing or not a JSON list of ``{"file_name": ...}``.
     """
-    again = "Download the 16-shot list again."
-    entries = read_json(
-        path,
-        f"Few-shot training needs the 16-shot list released with {title}; put it there, or draw one "
-        "(ovparts_lib.data.few_shot).",
-        again,
-    )
+    advice = f"Few-shot training needs the 16-shot list released with {title}; put it there, or draw one (shots: 16)."
+    entries = read_json(path, advice)
     try:
         names = [PurePosixPath(str(entry["file_name"]).replace("\\", "/")) for entry in entries]
     except (KeyError, TypeError) as error:
         what = f"is not a JSON list of objects with a file_name ({type(error).__name__}: {error})"
-        raise DatasetError(what, file=path, what_to_do=again) from error
+        raise DatasetError(path, what) from error
     return {name.stem for name in names if _split_folder(name) in ("", folder)}
 
 

@@ -1,11 +1,7 @@
-"""Files of a dataset as they are found on disk: listed and read so that whatever is wrong with one is named.
+"""Files of a dataset as they are found on disk: listed and read so that whatever is wrong with one is named."""
 
-Results of slow passes over them are kept until a file changes.
-"""
-
-import hashlib
+import errno
 import json
-import logging
 import os
 import stat
 from collections.abc import Callable, Iterable, Iterator
@@ -13,28 +9,21 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ovparts_lib.atomic import write_atomically
-
-logger = logging.getLogger(__name__)
-
 
 class DatasetError(ValueError):
     """A dataset on disk is not what it should be: the message says which file, what is wrong, and what to do.
 
     Args:
+        file: the file or folder it concerns.
         what: what is wrong, without a full stop.
-        file: the file or folder it concerns; put in front of the message.
         what_to_do: one sentence for the person who reads the message.
     """
 
-    def __init__(self, what: str, *, file: str | Path | None = None, what_to_do: str = "") -> None:
+    def __init__(self, file: str | Path, what: str, what_to_do: str = "Download or unpack it again.") -> None:
         # File names are bytes: one that is not UTF-8 must not keep the message from being printed.
-        self.file = None if file is None else str(file).encode("utf-8", "backslashreplace").decode()
-        self.what = what.encode("utf-8", "backslashreplace").decode()
+        self.file, self.what = (str(text).encode("utf-8", "backslashreplace").decode() for text in (file, what))
         self.what_to_do = what_to_do
-        super().__init__(
-            (f"{self.file}: " if self.file else "") + self.what + (f". {what_to_do}" if what_to_do else "")
-        )
+        super().__init__(f"{self.file}: {self.what}. {what_to_do}")
 
 
 @dataclass(frozen=True)
@@ -78,16 +67,15 @@ def check_file(path: Path, what_to_do: str = "Check the path; in a dataset, unpa
         mode = path.stat().st_mode
     except FileNotFoundError:
         if path.is_symlink():
-            raise DatasetError(
-                "is a link to a file that is not there", file=path, what_to_do="Restore the file, or remove the link."
-            ) from None
-        raise DatasetError("no such file", file=path, what_to_do=what_to_do) from None
+            what = "is a link to a file that is not there"
+            raise DatasetError(path, what, "Restore the file, or remove the link.") from None
+        raise DatasetError(path, "no such file", what_to_do) from None
     except (OSError, ValueError) as error:
         raise unreadable(path, error) from None
     if stat.S_ISDIR(mode):
-        raise DatasetError("is a folder, not a file", file=path, what_to_do="Name the file itself.")
+        raise DatasetError(path, "is a folder, not a file", "Name the file itself.")
     if not stat.S_ISREG(mode):
-        raise DatasetError("is a pipe, socket or device, not a file", file=path, what_to_do="Remove it.")
+        raise DatasetError(path, "is a pipe, socket or device, not a file", "Remove it.")
 
 
 def read_file(path: Path, what_to_do: str = "Check the path; in a dataset, unpack it again.") -> bytes:
@@ -102,28 +90,22 @@ def read_file(path: Path, what_to_do: str = "Check the path; in a dataset, unpac
 def unreadable(path: Path, error: Exception) -> DatasetError:
     """The error for a file or folder that the system does not let us read."""
     reason = getattr(error, "strerror", None) or error
-    return DatasetError(f"cannot be read ({reason})", file=path, what_to_do="Check the disk, links and permissions.")
+    long = getattr(error, "errno", None) == errno.ENAMETOOLONG
+    advice = "Check the path." if long else "Check the disk, links and permissions."
+    return DatasetError(path, f"cannot be read ({reason})", advice)
 
 
-def read_json(path: Path, missing: str, damaged: str) -> Any:
-    """The value in a JSON file.
-
-    Args:
-        path: of the file.
-        missing: advice where there is no such file.
-        damaged: advice where it holds no JSON.
+def read_json(path: Path, missing: str) -> Any:
+    """The value in a JSON file, with advice where there is no such file.
 
     Raises:
         DatasetError: there is no such file, or it holds no JSON in UTF-8.
     """
+    content = read_file(path, missing)
     try:
-        return json.loads(read_file(path, missing).decode("utf-8-sig"))
+        return json.loads(content.decode("utf-8-sig"))
     except (ValueError, RecursionError) as error:
-        if isinstance(error, DatasetError):
-            raise
-        raise DatasetError(
-            f"is not readable JSON ({type(error).__name__}: {error})", file=path, what_to_do=damaged
-        ) from None
+        raise DatasetError(path, f"is not readable JSON ({type(error).__name__}: {error})") from None
 
 
 def list_files(
@@ -146,10 +128,10 @@ def list_files(
         try:
             check_file(path)
             if path.name.encode("utf-8", "replace").decode() != path.name:
-                raise DatasetError("has a name that is not UTF-8", file=path, what_to_do="Rename it.")
+                raise DatasetError(path, "has a name that is not UTF-8", "Rename it.")
             if name in found:
                 what = f"differs from {found[name]} in nothing but its suffix, so that it is not clear which counts"
-                raise DatasetError(what, file=path, what_to_do="Keep one of the two.")
+                raise DatasetError(path, what, "Keep one of the two.")
         except DatasetError as error:
             refuse(error)
         else:
@@ -180,35 +162,3 @@ def _entries(folder: Path, refuse: Refuse, depth: int) -> Iterator[Path]:
                 yield from _entries(Path(entry.path), refuse, depth - 1)
         else:
             yield Path(entry.path)
-
-
-def files_key(files: Iterable[Path], root: Path, *also: str) -> str:
-    """32 hexadecimal digits over name, size and times of files, and over any other strings.
-
-    The time of the last change of the inode tells of a new content even where size and modification time were kept or
-    put back, and nobody can set it. Names are relative to ``root`` where they lie in it.
-    """
-    lines = list(also)
-    for path in sorted(files):
-        stat = path.stat()
-        name = path.relative_to(root) if path.is_relative_to(root) else path
-        lines.append(f"{name.as_posix()!r} {stat.st_size} {stat.st_mtime_ns} {stat.st_ctime_ns}")
-    return hashlib.sha256("\n".join(lines).encode()).hexdigest()[:32]
-
-
-def read_cache(folder: Path, name: str, key: str) -> Any | None:
-    """The value stored as ``name``, or None when there is none, it is damaged, or it was stored under another key."""
-    try:
-        stored = json.loads((folder / f"{name}.json").read_text(encoding="utf-8"))
-        return stored["value"] if stored["key"] == key else None
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
-
-
-def write_cache(folder: Path, name: str, key: str, value: Any) -> None:
-    """Store a JSON value atomically; where the folder cannot be written, say so in the log and go on without."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        write_atomically(folder / f"{name}.json", json.dumps({"key": key, "value": value}))
-    except OSError as error:
-        logger.warning("cannot keep results in %s (%s); they will be computed again next time", folder, error)

@@ -1,6 +1,7 @@
 """Reading pictures, label files, and a user's own masks, so that every wrong file is named."""
 
 import contextlib
+import re
 import struct
 import warnings
 from collections.abc import Iterator
@@ -19,6 +20,20 @@ from ovparts_lib.images import MAX_PIXELS, SIXTEEN_BIT, WHITE_IS_ZERO, rgb_pixel
 _DAMAGED = (OSError, SyntaxError, ValueError, EOFError, struct.error, MemoryError, OverflowError)
 _PHOTOMETRIC = 262  # TIFF's tag: 0 where white is 0
 _GREY_MODES = {np.dtype(np.uint8): ("L", "P", "1"), np.dtype(np.uint16): ("I;16", "I;16B", "I;16L", "I")}
+_CONVERT = "Convert it to JPEG or PNG."
+# Files that are taken for pictures: how they begin, what they are, what to do.
+_FOREIGN = (
+    (rb"....ftyp(hei[cxms]|hev[cx]|mif[12]|msf1|avi[fs])", "HEIC, AVIF or their like", _CONVERT),  # what phones write
+    (rb"....ftypcrx ", "a camera's raw file", _CONVERT),
+    (rb"....ftyp|RIFF....AVI |\x1a\x45\xdf\xa3", "a video", "Save one of its pictures as JPEG or PNG."),
+    (rb"\0\0\0\x0cJXL ", "JPEG XL", _CONVERT),
+    (rb"%PDF", "PDF", _CONVERT),
+    (rb"<svg|<\?xml", "SVG or other XML", _CONVERT),
+    (rb"\x93NUMPY", "a numpy array", _CONVERT),
+    (rb"<!doctype html|<html", "a web page", "Download the picture itself."),
+    (rb"version https://git-lfs", "a pointer of Git LFS", "Get the file itself: git lfs pull."),
+    (rb"PK\x03\x04", "a ZIP archive", "Unpack it."),
+)
 _MASKS = (
     "Give a folder of PNG files, one mask each (0 outside, any other single value inside), or a .npy or .npz array."
 )
@@ -53,9 +68,8 @@ def decode_picture(path: Path, label_size: tuple[int, int] | None = None) -> tup
         try:
             return rgb_pixels(picture), orientation if orientation in range(2, 9) else 1
         except ValueError as error:
-            raise DatasetError(
-                f"cannot be read as a picture ({error})", file=path, what_to_do="Convert it to 8 bits per channel."
-            ) from None
+            what = f"cannot be read as a picture ({error})"
+            raise DatasetError(path, what, "Convert it to 8 bits per channel.") from None
 
 
 def read_labels(path: Path, dtype: type[np.unsignedinteger] = np.uint8) -> np.ndarray:
@@ -74,24 +88,18 @@ def read_labels(path: Path, dtype: type[np.unsignedinteger] = np.uint8) -> np.nd
     dtype = np.dtype(dtype)
     with opened(path) as picture:
         if picture.mode not in _GREY_MODES[dtype]:
+            kind, bits = f"mode {picture.mode} ({_describe(picture.mode)})", 8 * dtype.itemsize
+            advice = "Unpack the released label file again; do not convert or re-save it."
+            raise DatasetError(path, f"label file has {kind}; {bits}-bit labels are expected", advice)
+        if picture.format == "JPEG":
+            raise DatasetError(path, "label file is a JPEG, which changes labels", "Make it again, as a PNG.")
+        if picture.info.get(WHITE_IS_ZERO):
             raise DatasetError(
-                f"label file has mode {picture.mode} ({_describe(picture.mode)}); {8 * dtype.itemsize}-bit labels "
-                "are expected",
-                file=path,
-                what_to_do="Unpack the released label file again; do not convert or re-save it.",
-            )
-        if picture.format == "JPEG" or picture.info.get(WHITE_IS_ZERO):
-            why = (
-                "which changes labels"
-                if picture.format == "JPEG"
-                else "in which white is 0, so that labels are reversed"
-            )
-            raise DatasetError(
-                f"label file is a {picture.format}, {why}", file=path, what_to_do="Make it again, as a PNG."
+                path, "is a label file in which white is 0, so that labels are reversed", "Make it again, as a PNG."
             )
         labels = np.array(picture.convert("L") if picture.mode == "1" else picture)
     if labels.dtype != dtype and (labels.min(initial=0) < 0 or labels.max(initial=0) > np.iinfo(dtype).max):
-        raise DatasetError(f"label value outside 0..{np.iinfo(dtype).max}", file=path)
+        raise DatasetError(path, f"label value outside 0..{np.iinfo(dtype).max}")
     return labels.astype(dtype, copy=False)
 
 
@@ -101,23 +109,17 @@ def check_label_range(labels: np.ndarray, classes: int, ignore_label: int, path:
     if wrong.any():
         values = np.unique(labels[wrong])
         shown = ", ".join(map(str, values[:5])) + (" …" if len(values) > 5 else "")
-        raise DatasetError(
-            f"{kind} label out of range: {shown} in {int(wrong.sum())} pixels; values are 0..{classes - 1} and "
-            f"{ignore_label} (no label)",
-            file=path,
-            what_to_do="Unpack the released label file again, or check that it belongs to this dataset.",
-        )
+        known = f"values are 0..{classes - 1} and {ignore_label} (no label)"
+        advice = "Unpack the released label file again, or check that it belongs to this dataset."
+        raise DatasetError(path, f"{kind} label out of range: {shown} in {int(wrong.sum())} pixels; {known}", advice)
 
 
 def check_same_size(first: Path, first_size: tuple[int, int], second: Path, second_size: tuple[int, int]) -> None:
     """Raise DatasetError naming both files and their sizes (height, width) when these differ."""
     if tuple(first_size) != tuple(second_size):
-        raise DatasetError(
-            f"{second_size[0]}×{second_size[1]} (height × width) does not fit {first} with "
-            f"{first_size[0]}×{first_size[1]}",
-            file=second,
-            what_to_do="Picture and labels must have one size; unpack both again, and check that neither was turned.",
-        )
+        one, other = ("×".join(map(str, size)) for size in (first_size, second_size))
+        advice = "Picture and labels must have one size; unpack both again, and check that neither was turned."
+        raise DatasetError(second, f"{other} (height × width) does not fit {first} with {one}", advice)
 
 
 @contextlib.contextmanager
@@ -127,12 +129,8 @@ def opened(path: Path) -> Iterator[Image.Image]:
     try:
         with Image.open(path) as picture:
             if picture.width * picture.height > MAX_PIXELS:
-                raise DatasetError(
-                    f"has {picture.width * picture.height / 1e6:,.0f} megapixels; at most {MAX_PIXELS / 1e6:,.0f} are "
-                    "read",
-                    file=path,
-                    what_to_do="Make it smaller.",
-                )
+                size, most = (f"{pixels / 1e6:,.0f}" for pixels in (picture.width * picture.height, MAX_PIXELS))
+                raise DatasetError(path, f"has {size} megapixels; at most {most} are read", "Make it smaller.")
             # What decoding forgets.
             picture.info[SIXTEEN_BIT] = ";16" in str(picture.tile)
             picture.info[WHITE_IS_ZERO] = getattr(picture, "tag_v2", {}).get(_PHOTOMETRIC) == 0
@@ -145,24 +143,16 @@ def opened(path: Path) -> Iterator[Image.Image]:
     except _DAMAGED as error:
         if isinstance(error, OSError) and error.errno:  # of the system; Pillow's own say that a picture is damaged
             raise unreadable(path, error) from error
-        kind = _foreign_kind(path)
-        raise DatasetError(
-            f"cannot be decoded ({kind or error or type(error).__name__})",
-            file=path,
-            what_to_do="Convert it to JPEG or PNG."
-            if kind
-            else "The file is damaged, or no picture: copy, download or unpack it again.",
-        ) from error
+        kind, advice = _foreign_kind(path)
+        raise DatasetError(path, f"cannot be decoded ({kind or error or type(error).__name__})", advice) from error
 
 
-def _foreign_kind(path: Path) -> str:
-    """The kind of a file that holds a picture in a way that is not read; empty if it is none that is known."""
+def _foreign_kind(path: Path) -> tuple[str, str]:
+    """What a file is that is no picture we read (empty where that is not known), and what to do about it."""
     with path.open("rb") as file:
-        start = file.read(256)
-    if start[4:8] == b"ftyp":  # what phones write
-        return f"{start[8:12].decode(errors='replace')}, of the family of HEIC"
-    kinds = {b"%PDF": "PDF", b"\x93NUMPY": "a numpy array", b"<svg": "SVG", b"<?xml": "SVG or other XML"}
-    return next((kind for mark, kind in kinds.items() if start.lstrip().startswith(mark)), "")
+        start = file.read(256).lstrip()
+    found = (about for pattern, *about in _FOREIGN if re.match(pattern, start, re.DOTALL | re.IGNORECASE))
+    return next(found, ("", "The file is damaged, or no picture: copy, download or unpack it again."))
 
 
 def _describe(mode: str) -> str:
@@ -188,22 +178,22 @@ def read_masks(path: Path, size: tuple[int, int]) -> Tensor:
     if path.is_dir():
         files = list_files(path, (".png",))
         if not files:
-            raise DatasetError("holds no PNG file", file=path, what_to_do=_MASKS)
+            raise DatasetError(path, "holds no PNG file", _MASKS)
         return torch.stack([_mask(_read_png(file), size, file) for file in files.values()])
     if not path.is_file():
-        raise DatasetError("there are no masks here", file=path, what_to_do=_MASKS)
+        raise DatasetError(path, "there are no masks here", _MASKS)
     try:
         stored = np.load(path, allow_pickle=False)
         names = [] if isinstance(stored, np.ndarray) else stored.files
         stored = stored[names[0]] if len(names) == 1 else stored
     except Exception as error:  # whatever numpy, zipfile and zlib stumble over in a damaged file
         why = "it holds Python objects" if "allow_pickle" in str(error) else error
-        raise DatasetError(f"is no array of numbers: {why}", file=path, what_to_do=_MASKS) from error
+        raise DatasetError(path, f"is no array of numbers: {why}", _MASKS) from error
     if not isinstance(stored, np.ndarray):
-        raise DatasetError(f"must hold one array, not {', '.join(names) or 'none'}", file=path, what_to_do=_MASKS)
+        raise DatasetError(path, f"must hold one array, not {', '.join(names) or 'none'}", _MASKS)
     stored = stored[None] if stored.ndim == 2 else stored
     if stored.ndim != 3 or not len(stored):
-        raise DatasetError(f"is an array of shape {stored.shape}, not (k, H, W)", file=path, what_to_do=_MASKS)
+        raise DatasetError(path, f"is an array of shape {stored.shape}, not (k, H, W)", _MASKS)
     return torch.stack([_mask(mask, size, path, f"mask {number}: ") for number, mask in enumerate(stored)])
 
 
@@ -215,22 +205,19 @@ def _read_png(file: Path) -> np.ndarray:
 def _mask(values: np.ndarray, size: tuple[int, int], file: Path, which: str = "") -> Tensor:
     if values.ndim == 3 and values.shape[2] in (2, 4):
         if not np.isin(values[..., -1], (0, 255)).all():
-            raise DatasetError(f"{which}is transparent in part", file=file, what_to_do=_MASKS)
+            raise DatasetError(file, f"{which}is transparent in part", _MASKS)
         values = np.where(values[..., -1:], values[..., :-1], 0)  # what cannot be seen is outside
     if values.ndim == 3 and values.shape[2] in (1, 3) and (values == values[..., :1]).all():
         values = values[..., 0]  # a grey picture saved in colour
     if values.ndim != 2 or not (values.dtype == bool or np.issubdtype(values.dtype, np.number)):
-        raise DatasetError(f"{which}is no mask but a picture in colour", file=file, what_to_do=_MASKS)
+        raise DatasetError(file, f"{which}is no mask but a picture in colour", _MASKS)
     if values.shape != size:
-        raise DatasetError(
-            f"{which}is {values.shape[1]} x {values.shape[0]} pixels, the picture {size[1]} x {size[0]}",
-            file=file,
-            what_to_do="Make the masks from the very file that is looked at, at its size.",
-        )
+        what = f"{which}is {values.shape[1]} x {values.shape[0]} pixels, the picture {size[1]} x {size[0]}"
+        raise DatasetError(file, what, "Make the masks from the very file that is looked at, at its size.")
     inside = np.unique(values[values != 0])
     if len(inside) == 1 and not np.isfinite(inside[0]):
-        raise DatasetError(f"{which}holds no finite value beside 0", file=file, what_to_do=_MASKS)
+        raise DatasetError(file, f"{which}holds no finite value beside 0", _MASKS)
     if len(inside) != 1:
-        problem = "is empty" if not len(inside) else f"holds {len(inside)} values beside 0"
-        raise DatasetError(f"{which}{problem}", file=file, what_to_do=_MASKS)
+        problem = f"holds {len(inside)} values beside 0" if len(inside) else "is empty"
+        raise DatasetError(file, f"{which}{problem}", _MASKS)
     return torch.from_numpy(values != 0)

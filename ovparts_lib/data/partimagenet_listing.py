@@ -90,9 +90,9 @@ class Selection:
         """Part id of each (object id, category id) that the vocabulary has."""
         names = {name: part_id for part_id, name in enumerate(self.vocabulary.parts)}
         wanted = {
-            (object_id, category_id): f"{owner}'s {generic_part(category_id)}"
+            (object_id, category_id): f"{owner}'s {category.partition(' ')[2].lower()}"  # "Car Tier" is a car's tier
             for object_id, owner in enumerate(self.vocabulary.objects)
-            for category_id in range(len(PART_CATEGORIES))
+            for category_id, category in enumerate(PART_CATEGORIES)
         }
         return {pair: names[name] for pair, name in wanted.items() if name in names}
 
@@ -115,8 +115,9 @@ class Selection:
         for image in annotations.images:
             file, stem = PurePosixPath(image.file_name).name, _base_name(image)
             if (other := listed.setdefault(stem, image)) is not image:
-                what = f"{image.file_name} and {other.file_name} are one picture, listed twice"
-                self.refuse(DatasetError(what, file=path, what_to_do="Unpack the annotations again."))
+                self.refuse(
+                    DatasetError(path, f"{image.file_name} and {other.file_name} are one picture, listed twice")
+                )
                 continue
             owner = self._object_of(file, path)
             if owner is None:
@@ -130,12 +131,9 @@ class Selection:
                     ids = self._part_ids(image, object_id, path)
                     pictures.append(Picture(found[stem], image, object_id, ids))
         if not pictures:
-            raise DatasetError(
-                f"none of its {len(annotations.images)} images is a picture in images/{path.stem} of one of the "
-                f"{len(self.vocabulary.objects)} objects",
-                file=path,
-                what_to_do="Unpack pictures and annotations again.",
-            )
+            count, objects = len(annotations.images), len(self.vocabulary.objects)
+            what = f"none of its {count} images is a picture in images/{path.stem} of one of the {objects} objects"
+            raise DatasetError(path, what)
         unlisted = tuple(path for stem, path in found.items() if stem not in listed)
         return Listing(annotations, tuple(pictures), dict(+skipped), unlisted)
 
@@ -144,9 +142,8 @@ class Selection:
         synset = file.split("_")[0]
         owner = self.synsets.get(synset)
         if owner is None:
-            self._refuse_if_strict(
-                f"{file}: synset {synset!r} is none of the {len(self.vocabulary.objects)} known", source
-            )
+            known = len(self.vocabulary.objects)
+            self._refuse_if_strict(f"{file}: synset {synset!r} is none of the {known} known", source)
         return owner
 
     @contextmanager
@@ -159,7 +156,7 @@ class Selection:
     def _refuse_if_strict(self, what: str, file: Path) -> None:
         if self.strict:
             advice = f"Unpack {self.vocabulary.title} again; it is used without any selection."
-            self.refuse(DatasetError(what, file=file, what_to_do=advice))
+            self.refuse(DatasetError(file, what, advice))
 
     def _check_categories(self, annotations: CocoFile) -> None:
         """The download names the part categories; the released preprocessing puts names of no use in their place."""
@@ -168,7 +165,7 @@ class Selection:
             if known.get(name, category_id) != category_id:
                 what = f"numbers the part category {name!r} as {category_id}; it is {known[name]}"
                 advice = "Use the annotation file of the release, whose category ids are 0..39."
-                raise DatasetError(what, file=annotations.path, what_to_do=advice)
+                raise DatasetError(annotations.path, what, advice)
 
     def _part_ids(self, image: CocoImage, object_id: int, source: Path) -> tuple[int, ...]:
         part_ids = []
@@ -176,19 +173,13 @@ class Selection:
             part_id = self.part_ids.get((object_id, instance.category_id))
             if part_id is None:
                 parts = ", ".join(self.vocabulary.parts[i] for i in self.vocabulary.parts_of(object_id))
-                raise DatasetError(
+                what = (
                     f"annotation {instance.id} of {image.file_name} is a {PART_CATEGORIES[instance.category_id]!r}, "
-                    f"which no {self.vocabulary.objects[object_id]} has; its parts are {parts}",
-                    file=source,
-                    what_to_do="The file is not the released one, or the picture is misnamed: unpack both again.",
+                    f"which no {self.vocabulary.objects[object_id]} has; its parts are {parts}"
                 )
+                raise DatasetError(source, what, "Unpack picture and annotations again: one is not as released.")
             part_ids.append(part_id)
         return tuple(part_ids)
-
-
-def generic_part(category_id: int) -> str:
-    """``"Car Side Mirror"`` -> ``"side mirror"``: what follows the super-category, in lower case."""
-    return PART_CATEGORIES[category_id].partition(" ")[2].lower()
 
 
 def _base_name(image: CocoImage) -> str:

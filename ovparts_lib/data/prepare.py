@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -73,15 +72,14 @@ def prepare_dataset(name: str, source: str | Path, target: str | Path, *, progre
         return build_ade20k_part_234(source, target, progress=progress)
     source, target = Path(source).expanduser(), Path(target).expanduser()
     if not source.is_dir():
-        raise DatasetError("no such folder", file=source, what_to_do="Give the folder of the unpacked archive.")
+        raise DatasetError(source, "no such folder", "Give the folder of the unpacked archive.")
     vocabulary = load_vocabulary(name)
     report = PrepareReport(vocabulary.title, str(target), found={"classes": pd.Series(0, index=vocabulary.classes)})
-    splits = _SOURCES[name](source, name)
+    others = {"ade20k_847": _ade20k_847, "pascal_context_59": _context, "pascal_context_459": _context}
+    splits = others.get(name, _label_folders)(source, name)
     if not splits:
         wanted = "; ".join(place.labels for place in DATASETS[name].places.values())
-        raise DatasetError(
-            "holds no official labels of the benchmark", file=source, what_to_do=f"From them {wanted} would be made."
-        )
+        raise DatasetError(source, "holds no official labels of the benchmark", f"From them {wanted} would be made.")
     for split, found in splits.items():
         _prepare_split(name, split, found, report, progress)
     report.note_missing()
@@ -187,7 +185,7 @@ def _context(source: Path, name: str) -> dict[str, Source]:
     vocabulary = load_vocabulary(name)
     if missing := [title for title in vocabulary.classes if title not in ids]:
         what = f"lists no class {missing[0]!r} ({len(missing)} of {len(vocabulary.classes)} are missing)"
-        raise DatasetError(what, file=source / "labels.txt", what_to_do="Use the labels.txt of Pascal-Context.")
+        raise DatasetError(source / "labels.txt", what, "Use the labels.txt of Pascal-Context.")
     table = _table((ids[title] for title in vocabulary.classes), vocabulary.ignore_label, _CODES)
     paths = [source / "trainval" / f"{image_id}.mat" for image_id in _facts()["pascal_context_val"]]
     if not (source / "trainval").is_dir():
@@ -202,7 +200,7 @@ def _context_ids(path: Path) -> dict[str, int]:
     try:
         return {title.strip(): int(number) for number, _, title in lines}
     except ValueError as error:
-        raise DatasetError(f"has a line that is not 'number: class' ({error})", file=path) from None
+        raise DatasetError(path, f"has a line that is not 'number: class' ({error})") from None
 
 
 def _label_map(path: Path) -> np.ndarray:
@@ -211,16 +209,7 @@ def _label_map(path: Path) -> np.ndarray:
     try:
         labels = np.asarray(loadmat(path)["LabelMap"])
     except (OSError, ValueError, KeyError, NotImplementedError, TypeError, MatReadError) as error:
-        what = f"holds no LabelMap ({type(error).__name__}: {error})"
-        raise DatasetError(what, file=path, what_to_do="Unpack trainval.tar.gz of Pascal-Context again.") from None
+        raise DatasetError(path, f"holds no LabelMap ({type(error).__name__}: {error})") from None
     if labels.ndim != 2 or labels.min(initial=0) < 0 or labels.max(initial=0) >= _CODES:
-        raise DatasetError(f"has a LabelMap of shape {labels.shape} with values that are no classes", file=path)
+        raise DatasetError(path, f"has a LabelMap of shape {labels.shape} with values that are no classes")
     return labels.astype(np.int64)
-
-
-_SOURCES: dict[str, Callable[[Path, str], dict[str, Any]]] = {
-    **{name: _label_folders for name, entry in DATASETS.items() if entry.official},
-    "ade20k_847": _ade20k_847,
-    "pascal_context_59": _context,
-    "pascal_context_459": _context,
-}

@@ -126,13 +126,6 @@ class DatasetEntry:
         """Splits to evaluate on."""
         return tuple(name for name, split in self.settings.items() if split.use == "evaluation")
 
-    def open(self, root: str | Path, **options: Any) -> "Reader":
-        """Its reader. Raises DatasetError: ``root`` is no folder."""
-        module, _, name = self.reader.partition(":")
-        if self.kind == "semantic":
-            options["name"] = self.name
-        return getattr(import_module(f"ovparts_lib.data.readers.{module}"), name)(root, **options)
-
 
 def _read_datasets() -> dict[str, DatasetEntry]:
     table = json.loads(files(__package__).joinpath("datasets.json").read_text(encoding="utf-8"))
@@ -161,7 +154,10 @@ def open_reader(dataset: str, root: str | Path, **options: Any) -> "Reader":
         ValueError: no such dataset.
         DatasetError: ``root`` is not the dataset.
     """
-    return find_dataset(dataset).open(root, **options)
+    entry = find_dataset(dataset)
+    module, _, name = entry.reader.partition(":")
+    given = {"name": dataset} if entry.kind == "semantic" else {}
+    return getattr(import_module(f"ovparts_lib.data.readers.{module}"), name)(root, **given, **options)
 
 
 def verify_dataset(dataset: str, root: str | Path, **options: Any) -> "VerificationReport":
@@ -177,8 +173,7 @@ def verify_dataset(dataset: str, root: str | Path, **options: Any) -> "Verificat
     """
     from ovparts_lib.data.verify import verify
 
-    entry = find_dataset(dataset)
-    return verify(entry.title, root, lambda: entry.open(root, **options))
+    return verify(find_dataset(dataset).title, root, lambda: open_reader(dataset, root, **options))
 
 
 def find_dataset(dataset: str) -> DatasetEntry:

@@ -158,22 +158,18 @@ def training_transform(
     """
     if pad_size is not None and ignore_label is None:
         raise ValueError("pad_size needs ignore_label: give vocabulary.ignore_label of the training vocabulary")
-    steps: list[v2.Transform] = []
-    if augmentation == "applied":
-        if shortest_edge is not None:
-            steps.append(ResizeShortestEdge(shortest_edge, longest_edge, label_resize))
-        if crop is not None:
-            steps.append(CropUpTo(_pair(crop)))
-        if photometric:
-            steps.append(PhotometricDistortion())
-        steps.append(v2.RandomHorizontalFlip(flip))
-    if channel_order == "bgr":
-        steps.append(ReverseChannels())
-    if final_size is not None:
-        steps.append(ResizePicture(_pair(final_size)))
-    if pad_size is not None:
-        steps.append(PadTo(pad_size, ignore_label))
-    return v2.Compose(steps)
+    drawn = [
+        shortest_edge and ResizeShortestEdge(shortest_edge, longest_edge, label_resize),
+        crop and CropUpTo(_pair(crop)),
+        photometric and PhotometricDistortion(),
+        v2.RandomHorizontalFlip(flip),
+    ]
+    fitted = [
+        channel_order == "bgr" and ReverseChannels(),
+        final_size and ResizePicture(_pair(final_size)),
+        pad_size and PadTo(pad_size, ignore_label),
+    ]
+    return v2.Compose([step for step in (*(drawn if augmentation == "applied" else ()), *fitted) if step])
 
 
 def _pair(size: int | tuple[int, int]) -> tuple[int, int]:
@@ -208,17 +204,11 @@ class PhotometricDistortion(v2.Transform):
         """Distort a picture; leave anything else."""
         if not isinstance(inpt, tv_tensors.Image):
             return inpt
+        steps = [("brightness", add_brightness), ("saturation", multiply_saturation), ("hue", turn_hue)]
+        steps.insert(1 if params["contrast_first"] else 3, ("contrast", multiply_contrast))
         image = inpt.as_subclass(Tensor)
-        if params["brightness"] is not None:
-            image = add_brightness(image, params["brightness"])
-        if params["contrast"] is not None and params["contrast_first"]:
-            image = multiply_contrast(image, params["contrast"])
-        if params["saturation"] is not None:
-            image = multiply_saturation(image, params["saturation"])
-        if params["hue"] is not None:
-            image = TF.adjust_hue(image, params["hue"] / 180)
-        if params["contrast"] is not None and not params["contrast_first"]:
-            image = multiply_contrast(image, params["contrast"])
+        for name, step in steps:
+            image = image if params[name] is None else step(image, params[name])
         return tv_tensors.Image(image)
 
 
@@ -248,6 +238,11 @@ def multiply_saturation(image: Tensor, factor: float) -> Tensor:
     value, chroma = pixels.amax(0, keepdim=True), pixels.amax(0, keepdim=True) - pixels.amin(0, keepdim=True)
     scale = torch.clamp(value / chroma.clamp(min=1), max=factor)  # S · scale stays at most 1
     return (value - scale * (value - pixels)).clamp_(0, 255).to(torch.uint8)
+
+
+def turn_hue(image: Tensor, steps: int) -> Tensor:
+    """uint8 image with its hue turned by ``steps`` of 180 around the colour circle."""
+    return TF.adjust_hue(image, steps / 180)
 
 
 def _uniform(low: float, high: float) -> float:

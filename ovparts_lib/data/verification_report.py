@@ -83,6 +83,10 @@ class VerificationReport:
         """Whether there is no problem; notes do not count."""
         return not self.problems
 
+    def blames(self, path: Path) -> bool:
+        """Whether one of the problems is this file's or folder's."""
+        return any(problem.file == str(path) for problem in self.problems)
+
     @property
     def verdict(self) -> str:
         """``no problems``, ``1 problem`` or ``2 problems``."""
@@ -94,7 +98,7 @@ class VerificationReport:
             return
         shown = "\n".join(f"  {problem}" for problem in self.problems[:5])
         more = f"\n  … and {len(self.problems) - 5} more" if len(self.problems) > 5 else ""
-        raise DatasetError(f"{self.dataset} has {self.verdict}:\n{shown}{more}", file=self.root)
+        raise DatasetError(self.root, f"{self.dataset} has {self.verdict}:\n{shown}{more}")
 
     def to_markdown(self) -> str:
         """The report as a page of Markdown."""

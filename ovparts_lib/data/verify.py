@@ -12,7 +12,8 @@ from pathlib import Path
 
 import numpy as np
 
-from ovparts_lib.data.files import DatasetError, Record, files_key, read_cache, read_file, write_cache
+from ovparts_lib.data.cache import files_key, read_cache, write_cache
+from ovparts_lib.data.files import DatasetError, Record, read_file
 from ovparts_lib.data.labels import check_same_size, decode_picture
 from ovparts_lib.data.readers.base import Reader
 from ovparts_lib.data.scan import LabelCounts, parallel_map
@@ -49,7 +50,7 @@ def verify(title: str, root: str | Path, open_dataset: Callable[[], Reader]) -> 
     report = VerificationReport(title, str(Path(root).expanduser()))
     try:
         reader = open_dataset()
-        reader.collect(report.problems)
+        reader.refuse = lambda error: report.problems.append(Problem.of(error))
         folders = {name: reader.list_folder(name, report) for name in reader.folders}
         lists = reader.lists()
         files = [path for folder in folders.values() for path in folder.files]
@@ -229,8 +230,7 @@ def _check_background(
 
 def _check_unseen(reader: Reader, name: str, labels: LabelCounts, report: VerificationReport) -> None:
     """Count what the remap takes out of zero-shot training labels."""
-    settings = {split: reader.split(split) for split in reader.splits}
-    splits = [split for split, how in settings.items() if how.folder == name and how.seen_only]
+    splits = [split for split, how in reader.settings.items() if how.folder == name and how.seen_only]
     if not splits:
         return
     removed = removed_pixels(reader, splits[0], labels)

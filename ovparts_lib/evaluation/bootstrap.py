@@ -14,7 +14,6 @@ from ovparts_lib.evaluation.per_image import Tally
 from ovparts_lib.evaluation.protocols import Protocol, protocol_named
 from ovparts_lib.evaluation.stored import Evaluation
 
-FIGURES = ("mIoU", "seen", "unseen", "harmonic", "recall", "pixel_accuracy", "fwIoU")
 # Of which classes each figure is a mean; pixel accuracy is none.
 _AVERAGED = {
     "mIoU": ("classes",),
@@ -22,8 +21,10 @@ _AVERAGED = {
     "unseen": ("classes_unseen",),
     "harmonic": ("classes_seen", "classes_unseen"),
     "recall": ("recall_classes",),
+    "pixel_accuracy": (),
     "fwIoU": ("recall_classes",),
 }
+FIGURES = tuple(_AVERAGED)
 LEVEL = 95  # of the intervals, in percent
 _AT_ONCE = 1 << 24  # float64 values held at once: 128 MiB
 
@@ -149,5 +150,5 @@ def _interval(figure: str, value: float, drawn: np.ndarray) -> dict[str, float]:
 
 def _classes(summary: dict[str, np.ndarray]) -> pd.Series:
     """How many classes each figure is a mean of, in the order of ``FIGURES``."""
-    numbers = [sum(int(summary[key]) for key in _AVERAGED[one]) if one in _AVERAGED else pd.NA for one in FIGURES]
+    numbers = [sum(int(summary[key]) for key in keys) if keys else pd.NA for keys in _AVERAGED.values()]
     return pd.Series(numbers, dtype="Int64")

@@ -6,6 +6,7 @@ The ground truth is the label files as they are, or resized twice as the release
 import contextlib
 import dataclasses
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -188,14 +189,10 @@ def _predict(
 
 
 def _options(dataset: EvaluationDataset, rule: OracleRule, double_resize: tuple[int, int] | None) -> str:
-    differing = []
-    if rule != "exact":
-        differing.append(f"oracle_rule={rule}")
-    if double_resize is not None:
-        differing.append(f"ground_truth=resized_to_{double_resize[0]}_{double_resize[1]}_and_back")
-    if getattr(dataset, "empty_samples", "skip") != "skip":
-        differing.append(f"empty_samples={dataset.empty_samples}")
-    return ", ".join(differing) or DEFAULT_OPTIONS
+    resized = double_resize and f"resized_to_{double_resize[0]}_{double_resize[1]}_and_back"
+    given = {"oracle_rule": rule, "ground_truth": resized, "empty_samples": getattr(dataset, "empty_samples", "skip")}
+    usual = {"oracle_rule": "exact", "ground_truth": None, "empty_samples": "skip"}
+    return ", ".join(f"{key}={value}" for key, value in given.items() if value != usual[key]) or DEFAULT_OPTIONS
 
 
 @contextlib.contextmanager
@@ -232,15 +229,7 @@ def double_resized(label_map: Tensor, shortest: int, longest: int) -> Tensor:
 
 def double_resized_sample(sample: EvaluationSample, shortest: int, longest: int) -> EvaluationSample:
     """A sample whose part map, object map and regions are :func:`double_resized`; regions that vanish stay, empty."""
-    rows, columns = (
-        double_resized(torch.arange(length)[place].expand(sample.part_map.shape), shortest, longest)
-        for length, place in zip(sample.part_map.shape, ((slice(None), None), (None, slice(None))), strict=True)
-    )
-    rows, columns = rows[:, 0], columns[0]
-
-    def moved(values: Tensor) -> Tensor:
-        return values.index_select(0, rows.to(values.device)).index_select(1, columns.to(values.device))
-
+    moved = partial(double_resized, shortest=shortest, longest=longest)
     regions = []
     for region in sample.regions:
         mask = torch.zeros(sample.part_map.shape, dtype=torch.bool)

@@ -14,7 +14,8 @@ import numpy as np
 import pandas as pd
 
 from ovparts_lib.evaluation.metrics import Averaged, frequency_weighted, group_figures, harmonic, mean_over, ratio
-from ovparts_lib.evaluation.per_image import ImageCounts, Tally, load_fathers, tally
+from ovparts_lib.evaluation.per_image import ImageCounts, Tally, tally
+from ovparts_lib.evaluation.sg_iou import load_fathers
 from ovparts_lib.evaluation.stored import DEFAULT_OPTIONS, Evaluation
 from ovparts_lib.vocabularies.vocabulary import Vocabulary
 
@@ -95,7 +96,7 @@ class Protocol:
         charges_background: whether part predictions on known background are false positives.
         boundary: which boundary counts are read, and how.
         semantics_guided: whether pixels predicted as a father of their class are credited, see
-            :mod:`ovparts_lib.evaluation.per_image`; for class lists that have a table of fathers.
+            :mod:`ovparts_lib.evaluation.sg_iou`; for class lists that have a table of fathers.
         harmonic_of_zeros: the harmonic mean of two group means that are both 0: undefined, or 0 (ov-seg, which computes
             ``2 / (1 / a + 1 / b)`` with infinities in between).
         notes: its departures from ``recommended``; those about scoring hold where the evaluation was scored with the
@@ -149,32 +150,23 @@ class Protocol:
 
     def check(self, evaluation: Evaluation, mode: str) -> None:
         """Raise UnsupportedModeError unless the evaluation can be read in this mode."""
-        if mode not in evaluation.per_image:
-            raise UnsupportedModeError(f"the evaluation has no mode {mode!r}; it has {', '.join(evaluation.modes)}")
-        if mode not in self.modes:
-            raise UnsupportedModeError(
-                f"the protocol {self.name!r} is not defined for the mode {mode!r}, only for {', '.join(self.modes)}"
-            )
-        if evaluation.level != self.level:
-            raise UnsupportedModeError(
-                f"the protocol {self.name!r} reads matrices of {self.level}, this evaluation is over {evaluation.level}"
-            )
-        if self.charges_background and evaluation.background is None:
-            raise UnsupportedModeError(
-                f"the protocol {self.name!r} charges predictions on known background, which were not counted; "
-                "evaluate with strict=True"
-            )
-        if self.semantics_guided and not load_fathers(evaluation.vocabulary.name):
-            raise UnsupportedModeError(
-                f"the protocol {self.name!r} needs a table of fathers; the class list {evaluation.vocabulary.name!r} "
-                "has none"
-            )
+        if problem := self.obstacle(evaluation, mode):
+            raise UnsupportedModeError(problem)
 
-    def applies(self, evaluation: Evaluation, mode: str) -> bool:
-        """Whether the evaluation holds what the protocol reads in this mode."""
-        known = evaluation.background is not None or not self.charges_background
-        known = known and (bool(load_fathers(evaluation.vocabulary.name)) or not self.semantics_guided)
-        return mode in self.modes and mode in evaluation.modes and evaluation.level == self.level and known
+    def obstacle(self, evaluation: Evaluation, mode: str) -> str:
+        """Why the evaluation cannot be read in this mode; empty if it can."""
+        if mode not in evaluation.per_image:
+            return f"the evaluation has no mode {mode!r}; it has {', '.join(evaluation.modes)}"
+        reason, vocabulary = "", evaluation.vocabulary.name
+        if mode not in self.modes:
+            reason = f"is not defined for the mode {mode!r}, only for {', '.join(self.modes)}"
+        elif evaluation.level != self.level:
+            reason = f"reads matrices of {self.level}, this evaluation is over {evaluation.level}"
+        elif self.charges_background and evaluation.background is None:
+            reason = "charges predictions on known background, which were not counted; evaluate with strict=True"
+        elif self.semantics_guided and not load_fathers(vocabulary):
+            reason = f"needs a table of fathers; the class list {vocabulary!r} has none"
+        return reason and f"the protocol {self.name!r} {reason}"
 
     def tally(self, counts: ImageCounts, vocabulary: Vocabulary, charged: ImageCounts | None = None) -> Tally:
         """Pixels per image and class as the protocol sees them: (images, K)."""
@@ -230,10 +222,8 @@ class Protocol:
             both, labelled, predicted = own_mask.astype(np.float64)
             return np.where(labelled > 0, ratio(both, labelled + predicted - both), np.nan)
         if self.boundary.startswith("label_difference") and label_difference is not None:
-            size = classes + (self.boundary == "label_difference_with_background")
-            matrix = label_difference
-            if self.boundary == "label_difference_8_bit":
-                matrix = wrapped_to_8_bits(matrix)
+            wrapped, size = self.boundary.endswith("8_bit"), classes + self.boundary.endswith("with_background")
+            matrix = wrapped_to_8_bits(label_difference) if wrapped else label_difference
             matrix = matrix[:size, :size].astype(np.float64)
             right = np.diagonal(matrix)
             return ratio(right, matrix.sum(0) + matrix.sum(1) - right)
@@ -300,5 +290,5 @@ def score_all(evaluation: Evaluation, protocols: Sequence[str] = tuple(PROTOCOLS
         protocol(evaluation, mode)
         for protocol in chosen
         for mode in evaluation.modes
-        if protocol.applies(evaluation, mode)
+        if not protocol.obstacle(evaluation, mode)
     ]

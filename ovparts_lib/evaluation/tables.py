@@ -9,16 +9,10 @@ from importlib.resources import files
 import numpy as np
 import pandas as pd
 
-from ovparts_lib.evaluation.protocols import PROTOCOLS, ProtocolResult, protocol_named, score_all
+from ovparts_lib.evaluation.protocols import ProtocolResult, protocol_named, score_all
 from ovparts_lib.evaluation.stored import Evaluation
 from ovparts_lib.vocabularies import PartVocabulary
 
-FIGURES = (
-    "mIoU", "seen", "unseen", "harmonic", "classes", "classes_seen", "classes_unseen", "recall", "recall_seen",
-    "recall_unseen", "recall_harmonic", "pixel_accuracy", "pixel_accuracy_seen", "pixel_accuracy_unseen",
-    "fwIoU", "predicted_only", "background_IoU", "boundary_IoU",
-    "boundary_IoU_seen", "boundary_IoU_unseen", "boundary_IoU_harmonic",
-)  # fmt: skip
 IDENTITY = ("protocol", "version", "vocabulary", "vocabulary_hash", "options")
 
 
@@ -42,11 +36,9 @@ def class_table(evaluation: Evaluation, protocol: str = "recommended", mode: str
     result, vocabulary = protocol_named(protocol)(evaluation, mode), evaluation.vocabulary
     of_parts = isinstance(vocabulary, PartVocabulary)
     pairs = vocabulary.pairs if of_parts else [(name, name) for name in vocabulary.classes]
-    table = result.classes.copy()
-    table.insert(0, "object", [owner for owner, _ in pairs])
-    table.insert(1, "part", vocabulary.classes)
-    table.insert(2, "generic", [part for _, part in pairs])
-    table.insert(3, "seen", [vocabulary.is_seen(number) for number in range(len(pairs))])
+    names = pd.DataFrame(pairs, columns=["object", "generic"])
+    names.insert(1, "part", vocabulary.classes)
+    table = names.assign(seen=[*map(vocabulary.is_seen, range(len(pairs)))]).join(result.classes)
     table.insert(table.columns.get_loc("pixels") + 1, "images", np.asarray(evaluation.class_images))
     identity = evaluation.identity(mode, "scored_images", protocol=result.protocol, version=result.version)
     return table.assign(**identity)
@@ -65,7 +57,7 @@ def summary_table(results: Sequence[ProtocolResult]) -> pd.DataFrame:
         {"mode": result.mode, **result.summary, **result.counts} | {key: getattr(result, key) for key in IDENTITY}
         for result in results
     ]
-    _refuse_differences({f"result {i} ({row['mode']})": pd.DataFrame([row]) for i, row in enumerate(rows)}, IDENTITY)
+    refuse_differences({f"result {i} ({row['mode']})": pd.DataFrame([row]) for i, row in enumerate(rows)}, IDENTITY)
     return pd.DataFrame(rows)
 
 
@@ -85,12 +77,13 @@ def merge_tables(tables: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
         if missing or table.empty:
             raise ValueError(f"the table of {run!r} is no summary table: it lacks {', '.join(missing) or 'rows'}")
     modes = {run: table.assign(modes=", ".join(sorted(set(table["mode"])))) for run, table in tables.items()}
-    _refuse_differences(modes, (*IDENTITY, "modes"))
+    refuse_differences(modes, (*IDENTITY, "modes"))
     merged = pd.concat([table.assign(run=run) for run, table in tables.items()], ignore_index=True)
     return merged[["run", *merged.columns.drop("run")]]
 
 
-def _refuse_differences(tables: Mapping[str, pd.DataFrame], columns: Sequence[str]) -> None:
+def refuse_differences(tables: Mapping[str, pd.DataFrame], columns: Sequence[str]) -> None:
+    """Raise ProtocolMismatchError where tables hold more than one value of a column, naming which holds which."""
     differences = []
     for column in columns:
         holders: dict[str, list[str]] = {}
@@ -104,7 +97,7 @@ def _refuse_differences(tables: Mapping[str, pd.DataFrame], columns: Sequence[st
         raise ProtocolMismatchError("figures of different kinds do not belong in one table. " + ". ".join(differences))
 
 
-def protocol_comparison(evaluation: Evaluation, protocols: Sequence[str] = tuple(PROTOCOLS)) -> pd.DataFrame:
+def protocol_comparison(evaluation: Evaluation) -> pd.DataFrame:
     """Every figure of every mode under every protocol that reads the evaluation.
 
     This compares *protocols*: all of them read the same predictions, and the rows are not comparable with one another.
@@ -112,14 +105,9 @@ def protocol_comparison(evaluation: Evaluation, protocols: Sequence[str] = tuple
     Returns:
         Long: mode, protocol, version, figure, value, difference (from ``recommended`` in the same mode; for evaluations
         of objects, which it does not read, from the first protocol), records, images, vocabulary_hash, options.
-
-    Raises:
-        ValueError: a protocol that does not exist, or none that can read the evaluation.
     """
-    results = score_all(evaluation, protocols)
-    if not results:
-        raise ValueError(f"none of the protocols {', '.join(protocols)} can read this evaluation of {evaluation.level}")
-    references = {result.mode: result for result in (*reversed(results), *score_all(evaluation, ["recommended"]))}
+    results = score_all(evaluation)
+    references = {result.mode: result for result in reversed(results)}  # "recommended" is the first of the protocols
     rows = [
         evaluation.identity(result.mode, protocol=result.protocol, version=result.version)
         | {
@@ -128,12 +116,13 @@ def protocol_comparison(evaluation: Evaluation, protocols: Sequence[str] = tuple
             "difference": result.summary[figure] - references[result.mode].summary[figure],
         }
         for result in results
-        for figure in FIGURES
+        for figure in result.summary
+        if "_classes" not in figure  # of the means of recall and of boundaries
     ]
     return pd.DataFrame(rows)
 
 
-def protocol_notes(evaluation: Evaluation, protocols: Sequence[str] = tuple(PROTOCOLS)) -> pd.DataFrame:
+def protocol_notes(evaluation: Evaluation) -> pd.DataFrame:
     """Each rule in which a protocol that reads the evaluation departs from ``recommended``.
 
     Returns:
@@ -143,7 +132,7 @@ def protocol_notes(evaluation: Evaluation, protocols: Sequence[str] = tuple(PROT
     rows = [
         evaluation.identity(result.mode, protocol=result.protocol, version=result.version)
         | {"rule": note.rule, "explanation": note.explanation}
-        for result in score_all(evaluation, protocols)
+        for result in score_all(evaluation)
         for note in protocol_named(result.protocol).notes
     ]
     columns = ("mode", "protocol", "version", "records", "images", "vocabulary_hash", "options", "rule", "explanation")
@@ -197,14 +186,12 @@ def published_object_results(dataset: str | None = None, setting: str | None = N
 
 def _read(name: str, texts: list[str]) -> pd.DataFrame:
     with files(__package__).joinpath(name).open(encoding="utf-8") as stream:
-        frame = pd.read_csv(stream, keep_default_na=True, dtype=dict.fromkeys(texts, str))
+        frame = pd.read_csv(stream, dtype=dict.fromkeys(texts, str))
     frame[texts] = frame[texts].fillna("")
     return frame
 
 
 def _kept(frame: pd.DataFrame, dataset: str | None, setting: str | None) -> pd.DataFrame:
-    if dataset is not None:
-        frame = frame[frame["dataset"] == dataset]
-    if setting is not None:
-        frame = frame[frame["setting"] == setting]
+    for column, value in (("dataset", dataset), ("setting", setting)):
+        frame = frame if value is None else frame[frame[column] == value]
     return frame.reset_index(drop=True)

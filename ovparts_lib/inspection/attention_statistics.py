@@ -13,7 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ovparts_lib.inspection.figures import LabelMap, Panel, as_labels, new_figure, styled
+from ovparts_lib.inspection.arrays import LabelMap, as_labels
+from ovparts_lib.inspection.figures import Panel, new_figure, styled
 from ovparts_lib.inspection.palette import SEEN, UNSEEN
 from ovparts_lib.models.attention_overlap import memberships, overlap, strength
 from ovparts_lib.systems.scores import AttentionMaps, Scores
@@ -122,13 +123,11 @@ def attention_changes(before: pd.DataFrame, after: pd.DataFrame) -> pd.DataFrame
     parts = list(dict.fromkeys([*before["part"], *after["part"]]))  # an outer merge would sort them
     both = before.merge(after, on=["object", "part"], how="outer", suffixes=("_before", "_after"))
     both = both.set_index("part").loc[parts].reset_index()
-    table = both[["object", "part"]].assign(images=both["images_after"].fillna(both["images_before"]).astype(int))
+    both["images"] = both["images_after"].fillna(both["images_before"]).astype(int)
     for measure in CHANGING:
-        values = both[[f"{measure}_before", f"{measure}_after"]]
-        table = table.assign(
-            **values, **{f"{measure}_difference": both[f"{measure}_after"] - both[f"{measure}_before"]}
-        )
-    return table
+        both[f"{measure}_difference"] = both[f"{measure}_after"] - both[f"{measure}_before"]
+    measures = [f"{measure}_{which}" for measure in CHANGING for which in ("before", "after", "difference")]
+    return both[["object", "part", "images", *measures]]
 
 
 def pooled_map(weights: Tensor, asking: Tensor) -> Tensor:
@@ -178,7 +177,10 @@ def attention_comparison(
     figure.legend(*axes[0].get_legend_handles_labels(), loc="outside upper center", ncols=len(indexed))
     rows = pd.concat([table.assign(run=key) for key, table in tables.items()], ignore_index=True)
     rows["group"] = np.where(rows["object"].isin(unseen), "unseen", "seen")
-    caption = "Overlap (less is more separate) and strength of each part; parts marked * are of unseen objects."
+    caption = (
+        "Overlap (less is more separate; no mark where a part claims no patch) and strength of each part; parts marked "
+        "* are of unseen objects."
+    )
     return Panel(name, figure, rows, title, caption)
 
 

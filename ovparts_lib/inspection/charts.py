@@ -31,7 +31,8 @@ def iou_bars(table: pd.DataFrame) -> Panel:
     mode, protocol = table["mode"].iloc[0], table["protocol"].iloc[0]
     figure = _grouped_bars(shown, "IoU", f"IoU per class, {mode}, {protocol}{note}", "IoU (%)", limit=100)
     unseen = "; hatched classes are unseen" if not table["seen"].all() else ""
-    caption = f"Parts are grouped by object{unseen}. Protocol {protocol}."
+    groups = "Classes" if (table["object"] == table["part"]).all() else "Parts are grouped by object"
+    caption = f"{groups}{unseen}. Protocol {protocol}."
     return Panel(f"iou_bars_{mode}", figure, table, f"IoU per class, {mode.replace('_', '-')}", caption)
 
 
@@ -52,7 +53,8 @@ def frequency_bars(frequencies: pd.DataFrame, vocabulary: Vocabulary, split: str
     owners = dict(zip(vocabulary.classes, pairs, strict=True))
     drawn = shown.assign(object=[owners[n][0] for n in shown[kind]], generic=[owners[n][1] for n in shown[kind]])
     figure = _grouped_bars(drawn, "images", f"Images per {kind}{note}", "images", limit=None)
-    caption = f"Images in which each {kind} is labelled; unseen ones are hatched."
+    unseen = "" if shown["seen"].all() else "; unseen ones are hatched"
+    caption = f"Images in which each {kind} is labelled{unseen}."
     return Panel(f"class_frequencies_{split}", figure, shown, f"Class frequencies of {split}", caption)
 
 
@@ -117,25 +119,20 @@ def _in_columns(table: pd.DataFrame) -> pd.DataFrame:
     """Classes that are no parts, as groups of a column's length; of a long list the first four columns."""
     table = table.sort_values("seen", ascending=False, kind="stable").head(4 * (_ROWS - 1))
     number = table.groupby("seen").cumcount() // (_ROWS - 1) + 1
-    names = {True: "seen", False: "unseen"} if not table["seen"].all() else {True: ""}
-    return table.assign(object=[f"{names[s]} {n}".strip() for s, n in zip(table["seen"], number, strict=True)])
+    names = {True: "seen", False: "unseen"} if not table["seen"].all() else {True: "classes"}
+    counted = [f" {n}" if number.max() > 1 else "" for n in number]
+    return table.assign(object=[names[s] + n for s, n in zip(table["seen"], counted, strict=True)])
 
 
 def _blocks(table: pd.DataFrame) -> list[list[tuple[str, pd.DataFrame]]]:
     """Objects in the order they stand beside each other: seen first, then unseen, in columns of similar length."""
     groups = sorted(table.groupby("object", sort=True), key=lambda group: not group[1]["seen"].iloc[0])
-    rows = sum(len(group) + 1 for _, group in groups)
-    share = rows / max(1, math.ceil(rows / _ROWS))
-    blocks: list[list[tuple[str, pd.DataFrame]]] = []
-    filled = 0.0
-    for name, group in groups:
-        # A group goes where its middle falls.
-        number = int((filled + (len(group) + 1) / 2) // share)
-        while len(blocks) <= number:
-            blocks.append([])
-        blocks[number].append((str(name), group))
-        filled += len(group) + 1
-    return [block for block in blocks if block]
+    rows = np.array([len(group) + 1 for _, group in groups])
+    share = rows.sum() / max(1, math.ceil(rows.sum() / _ROWS))
+    # A group goes where its middle falls.
+    columns = ((rows.cumsum() - rows / 2) // share).tolist()
+    placed = [(column, str(name), group) for column, (name, group) in zip(columns, groups, strict=True)]
+    return [[(name, group) for at, name, group in placed if at == column] for column in dict.fromkeys(columns)]
 
 
 def _bar_block(ax: Axes, block: list[tuple[str, pd.DataFrame]], column: str, top: float, fullest: int) -> None:

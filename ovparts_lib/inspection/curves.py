@@ -68,11 +68,11 @@ def run_bars(table: pd.DataFrame, name: str, title: str, caption: str) -> Panel:
     shades = [(SEEN, ""), (UNSEEN, HATCH), ("#7F7F7F", "")]
     for ax, mode in zip(axes, modes, strict=True):
         rows = table[table["mode"] == mode].drop_duplicates("label").set_index("label").reindex(labels)
-        for k, (name, (colour, hatch)) in enumerate(zip(columns, shades, strict=False)):
+        for k, (column, (colour, hatch)) in enumerate(zip(columns, shades, strict=False)):
             places = np.arange(len(labels)) + (k - (len(columns) - 1) / 2) * 0.8 / len(columns)
-            look = {"color": colour, "hatch": hatch, "edgecolor": "white", "label": name}
-            bars = ax.barh(places, rows[name].fillna(0), 0.76 / len(columns), **look)
-            ax.bar_label(bars, [f"{v:.1f}" if np.isfinite(v) else "undefined" for v in rows[name]], padding=2, size=8)
+            look = {"color": colour, "hatch": hatch, "edgecolor": "white", "label": column}
+            bars = ax.barh(places, rows[column].fillna(0), 0.76 / len(columns), **look)
+            ax.bar_label(bars, [f"{v:.1f}" if np.isfinite(v) else "undefined" for v in rows[column]], padding=2, size=8)
         ax.set(xlim=(0, limit), title=mode, xlabel="mIoU (%)", yticks=range(len(labels)), yticklabels=labels)
     axes[0].invert_yaxis()
     figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=len(columns))

@@ -9,20 +9,8 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 from scipy.ndimage import maximum_filter, minimum_filter, uniform_filter
 
-from ovparts_lib.inspection.figures import (
-    LabelMap,
-    Panel,
-    Picture,
-    as_labels,
-    as_picture,
-    new_figure,
-    panel_aspect,
-    panel_picture,
-    picture_panels,
-    styled,
-    thinned,
-    wrapped,
-)
+from ovparts_lib.inspection.arrays import LabelMap, Picture, as_labels, as_picture, panel_aspect, panel_picture, thinned
+from ovparts_lib.inspection.figures import Panel, new_figure, picture_panels, styled, wrapped
 from ovparts_lib.inspection.palette import RIGHT, UNLABELLED, WRONG, class_colours
 from ovparts_lib.systems.scores import BACKGROUND
 from ovparts_lib.vocabularies import Vocabulary

@@ -10,9 +10,10 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from ovparts_lib.inspection.attention import render_heat
+from ovparts_lib.inspection.arrays import LabelMap, Picture, panel_picture
 from ovparts_lib.inspection.attention_statistics import layer_of, patch_labels, pooled_map
-from ovparts_lib.inspection.figures import LabelMap, Panel, Picture, panel_picture, picture_panels, styled
+from ovparts_lib.inspection.figures import Panel, picture_panels, styled
+from ovparts_lib.inspection.heat_maps import render_heat
 from ovparts_lib.systems.scores import AttentionMaps, Scores
 from ovparts_lib.vocabularies import PartVocabulary
 

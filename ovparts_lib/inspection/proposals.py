@@ -9,8 +9,9 @@ from matplotlib.axes import Axes
 from matplotlib.patches import Rectangle
 from torch import Tensor
 
-from ovparts_lib.inspection.attention import render_heat
-from ovparts_lib.inspection.figures import Panel, new_figure, panel_picture, picture_panels, styled
+from ovparts_lib.inspection.arrays import panel_picture
+from ovparts_lib.inspection.figures import Panel, new_figure, picture_panels, styled
+from ovparts_lib.inspection.heat_maps import render_heat
 from ovparts_lib.systems.proposals import CalibrationMaps, ProposalMaps, mask_overlap, mask_quality
 
 _SPEAKERS = {

@@ -52,11 +52,14 @@ def make_miniclip(
         training: what else :func:`train_miniclip` takes.
 
     Raises:
-        OSError: nothing can be written where ``path`` lies.
+        ValueError: ``path`` has another ending.
+        OSError: nothing can be written there.
     """
     # An hour before they are needed: the device, and a place to write to.
     torch.empty(0, device=training.get("device", "cpu"))
-    with tempfile.TemporaryFile(dir=path.parent):
+    if path.suffix != ".safetensors" or path.is_dir():
+        raise ValueError(f"{path}: expected the name of a .safetensors file to write")
+    with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", suffix=".part"):
         pass
     drawn = CaptionedPictures(pictures, size=size.image_size, seed=settings.seed, processes=os.cpu_count() or 1)
     result = train_miniclip(drawn, size, settings=settings, **training)

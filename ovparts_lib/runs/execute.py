@@ -10,7 +10,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, TextIO
 
-from ovparts_lib.atomic import saying_disk_full
+from ovparts_lib.atomic import write_atomically
 from ovparts_lib.processes import Terminated, environment, stoppable, write
 from ovparts_lib.runs.folder import (
     EXECUTION_LOCK,
@@ -122,8 +122,7 @@ class _Execution:
         _say(f"{self.params.notebook} in {display_path(self.folder)}{resumed}")
         code = FAILED
         try:
-            with saying_disk_full(self.folder / RUNNING):
-                self._execute()
+            self._execute()
             code = self._verdict()
         except PapermillExecutionError as error:
             code = LOCKED if error.ename == "RunLockedError" else FAILED
@@ -144,6 +143,7 @@ class _Execution:
 
     def _execute(self) -> None:
         import papermill.log
+        from papermill.iorw import LocalHandler, papermill_io
 
         from ovparts_lib.runs.kernel import KERNEL_NAME, InterpreterKernelManager
 
@@ -155,6 +155,9 @@ class _Execution:
             "PYTHONPATH": import_path(),
             "PYDEVD_DISABLE_FILE_VALIDATION": "1",  # or the debugger, which is not used, warns on every start
         }
+        files = LocalHandler()
+        files.write = lambda content, path: write_atomically(Path(path), content)  # a full disk cuts no notebook
+        papermill_io.register(str(self.folder), files)
         # papermill calls a parameter unknown if the parameters cell leaves it at its default; ours have been checked.
         papermill.log.logger.setLevel(logging.CRITICAL)
         with environment(**variables), stoppable():
@@ -205,8 +208,8 @@ class _Execution:
         log = self.folder / "log.jsonl"
         if log.is_file():
             _quote("the end of log.jsonl", log.read_text(errors="replace").splitlines()[-_LOG_LINES:])
-        trains = (getattr(self.params, "iterations", None) or 0) > 0
-        advice = "resume from the last checkpoint" if trains else "run it again"
+        resumable = any(True for _ in self.folder.glob("checkpoints/step_*.pt"))
+        advice = "resume from the last checkpoint" if resumable else "run it again"
         write(f"  executed so far: {display_path(self.folder / BROKEN)}\n  {advice} with: {self.command}\n", sys.stderr)
 
     def _complain(self, message: str) -> None:

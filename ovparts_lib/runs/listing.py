@@ -97,23 +97,13 @@ def headline_rows(runs: Iterable[RunRecord]) -> list[dict[str, Any]]:
 
 
 def format_table(rows: list[dict[str, Any]]) -> str:
-    """Rows of equal keys as aligned text: numbers to the right with one decimal, nothing for None."""
-    if not rows:
-        return ""
-    shown = [[_shown(value) for value in row.values()] for row in rows]
-    numeric = [any(isinstance(row[key], int | float) for row in rows) for key in rows[0]]
-    widths = [max(map(len, column)) for column in zip(rows[0], *shown, strict=True)]
-    lines = [list(rows[0]), ["-" * width for width in widths], *shown]
-    return "\n".join(
-        "  ".join(
-            cell.rjust(width) if right else cell.ljust(width)
-            for cell, width, right in zip(line, widths, numeric, strict=True)
-        ).rstrip()
-        for line in lines
-    )
+    """Rows of equal keys as aligned text under a heading: floats with one decimal, nothing for None."""
+    lines = [list(rows[0]), *([_shown(value) for value in row.values()] for row in rows)] if rows else []
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    return "\n".join("  ".join(map(str.ljust, line, widths)).rstrip() for line in lines)
 
 
 def _shown(value: Any) -> str:
     if value is None:
         return ""
-    return f"{value:.1f}" if isinstance(value, float) else str(value)
+    return f"{value:5.1f}" if isinstance(value, float) else str(value)

@@ -195,19 +195,6 @@ class OwnImageParameters(RunParameters):
     attention: Flag = Field(True, description="draw attention maps")
 
 
-_OTHERS: tuple[type[RunParameters], ...] = (
-    StartHereParameters,
-    MiniatureParameters,
-    PascalPart116Parameters,
-    AdePart234Parameters,
-    PartImageNetParameters,
-    ObjectLevelParameters,
-    ResultsParameters,
-    OwnImageParameters,
-    CompareProtocolsParameters,
-)
-
-
 @cache
 def system_parameters(system: System) -> type[RunParameters]:
     """The parameters model of a system's notebook."""
@@ -221,7 +208,18 @@ def system_parameters(system: System) -> type[RunParameters]:
 
 def parameter_models() -> dict[str, type[RunParameters]]:
     """The parameters model of each notebook, by the notebook's name and in its order."""
-    models = [*_OTHERS, *map(system_parameters, SYSTEMS.values())]
+    models = [
+        StartHereParameters,
+        MiniatureParameters,
+        PascalPart116Parameters,
+        AdePart234Parameters,
+        PartImageNetParameters,
+        ObjectLevelParameters,
+        ResultsParameters,
+        OwnImageParameters,
+        CompareProtocolsParameters,
+        *map(system_parameters, SYSTEMS.values()),
+    ]
     return dict(sorted((model.model_fields["notebook"].default, model) for model in models))
 
 

@@ -1,17 +1,16 @@
 """What a number was made from: code, libraries, machine, seeds, data; and how it is written as JSON."""
 
 import hashlib
-import json
-import math
 import os
 import platform
 import subprocess
-from collections.abc import Mapping
 from datetime import UTC, datetime
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
+
+import pydantic_core
 
 import ovparts_lib
 from ovparts_lib.runs.parameters import RunParameters
@@ -123,16 +122,5 @@ def _git(root: Path, *arguments: str) -> str:
 
 def to_json(value: Any) -> str:
     """Indented JSON that any reader accepts: NaN and infinities become null, NumPy scalars become numbers."""
-    return json.dumps(_plain(value), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, Mapping):
-        return {str(key): _plain(item) for key, item in value.items()}
-    if isinstance(value, list | tuple | set | frozenset):
-        return [_plain(item) for item in value]
-    if isinstance(value, Path):
-        return value.as_posix()
-    if hasattr(value, "item") and not isinstance(value, str | bytes | int | float | bool):
-        value = value.item()
-    return None if isinstance(value, float) and not math.isfinite(value) else value
+    content = pydantic_core.to_json(value, indent=2, inf_nan_mode="null", fallback=lambda scalar: scalar.item())
+    return content.decode() + "\n"

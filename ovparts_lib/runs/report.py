@@ -40,13 +40,14 @@ def write_report(runs: Sequence[RunRecord], target: Path) -> Path:
     from jinja2 import Environment, StrictUndefined
 
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    environment.filters["number"] = format_number
+    environment.filters |= {"number": format_number, "finite": _finite}
     template = environment.from_string(files("ovparts_lib.runs").joinpath("report.html").read_text(encoding="utf-8"))
     page = template.render(
         written=datetime.now(UTC).strftime("%d %B %Y, %H:%M UTC"),
         comparisons=comparisons(runs),
         runs=[_run(run, target.parent) for run in runs],
         complete=sum(run.state == "complete" for run in runs),
+        bars=_BAR_COLUMNS,
     )
     target.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(target, page)
@@ -158,7 +159,7 @@ def _figure(folder: Path, entry: dict[str, Any], page_folder: Path) -> dict[str,
 
 
 def _table(folder: Path, entry: dict[str, Any]) -> dict[str, Any] | None:
-    """A CSV file as cells: ``text`` to show, ``key`` to sort by, ``bar`` its length in percent."""
+    """A CSV file: title, columns with whether they hold numbers, rows of values, and how many rows are left out."""
     import pandas as pd
 
     path = _inside(folder, entry.get("file"))
@@ -169,17 +170,7 @@ def _table(folder: Path, entry: dict[str, Any]) -> dict[str, Any] | None:
     except (ValueError, OSError):
         return None
     numeric = [pd.api.types.is_numeric_dtype(kind) and not pd.api.types.is_bool_dtype(kind) for kind in frame.dtypes]
-    rows = [
-        [
-            {
-                "text": format_number(value),
-                "key": f"{value:.9g}" if right and _finite(value) is not None else "",
-                "bar": _finite(value) if column in _BAR_COLUMNS else None,
-            }
-            for value, column, right in zip(row, frame.columns, numeric, strict=True)
-        ]
-        for row in frame.head(_MOST_ROWS).itertuples(index=False, name=None)
-    ]
+    rows = list(frame.head(_MOST_ROWS).itertuples(index=False, name=None))
     return {
         "title": entry.get("title") or path.stem.replace("_", " "),
         "columns": list(zip(map(str, frame.columns), numeric, strict=True)),
@@ -193,9 +184,7 @@ def _flat(values: Any, prefix: str = "") -> list[tuple[str, str]]:
     if isinstance(values, list) and any(isinstance(value, dict) for value in values):
         values = dict(enumerate(values, start=1))
     if isinstance(values, dict):
-        return [
-            pair for key, value in values.items() for pair in _flat(value, f"{prefix}.{key}" if prefix else str(key))
-        ]
+        return [pair for key, value in values.items() for pair in _flat(value, f"{prefix}.{key}".lstrip("."))]
     if isinstance(values, list):
         values = ", ".join(map(str, values))
     return [(prefix, "–" if values is None or values == "" else str(values))]

@@ -34,7 +34,8 @@ class SegmentationSystem(nn.Module):
         needs_regions: whether scores depend on the masks of the records' objects; without them, such a system finds
             the objects by itself.
         text_cache: of a system that encodes names without learned prompts.
-        image_inputs: ``regions``, for each image those of its records; ``masks``, for each image a user's own.
+        image_inputs: ``regions``, for each image those of its records; ``masks``, for each image a user's own;
+            ``proposed``, for each image the proposals that the system has made before.
     """
 
     groups: ClassVar[Mapping[str, tuple[str, ...]]]

@@ -25,7 +25,7 @@ def geometric_ensemble(
     clip: Tensor,
     valid: Tensor,
     weight: float,
-    without_crop: WithoutCrop = "as_released",
+    without_crop: WithoutCrop,
 ) -> Tensor:
     """``P^(1 - w) * Q^w`` for every mask (section 3.4 of OVSeg's paper, without its split of classes).
 

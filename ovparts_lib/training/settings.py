@@ -50,7 +50,7 @@ class TrainingSettings:
     power: Annotated[Number, Field(ge=0)] = 0.9
     warmup: NonNegativeInt = 0
     precision: Literal["32-true", "bf16-mixed", "16-mixed"] = "32-true"
-    log_every: PositiveInt = 20
+    log_every: PositiveInt = 50
     evaluate_every: NonNegativeInt = 0
     checkpoint_every: NonNegativeInt = 1_000
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 0

@@ -1,5 +1,7 @@
 """What the notebooks call: each function does what one cell says, and gives panels that the run's output shows."""
 
+from ovparts_lib.workbook.ablations import oracle_ablations, search_ensemble, shift_spread
+from ovparts_lib.workbook.adaptation import adapt_clip, tune_prompts
 from ovparts_lib.workbook.attention import (
     attention_beside,
     attention_change,
@@ -39,7 +41,6 @@ from ovparts_lib.workbook.own_image import (
     view_panels,
 )
 from ovparts_lib.workbook.pictures import comparison_panels, inspection_panels
-from ovparts_lib.workbook.proposals import adapt_clip, oracle_ablations, search_ensemble, shift_spread, tune_prompts
 from ovparts_lib.workbook.protocols import (
     describe_protocols,
     intervals_by_protocol,

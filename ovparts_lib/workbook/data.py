@@ -15,7 +15,7 @@ from ovparts_lib.data.audit import (
     shared_pictures,
     words_known_from_training,
 )
-from ovparts_lib.data.dataset import EvaluationDataset, TrainingDataset, read_classes
+from ovparts_lib.data.dataset import EvaluationDataset, TrainingDataset, read_sample
 from ovparts_lib.data.few_shot import ShotList, draw_shots
 from ovparts_lib.data.files import DatasetError, Record
 from ovparts_lib.data.readers.base import Reader
@@ -159,7 +159,7 @@ def _refuse_shared_pictures(training: TrainingDataset, tested: Sequence[Record])
         first, second = pairs[0]
         what = f"is also trained on, as {first} ({len(pairs)} pictures in all)"
         advice = "Choose splits that have no picture in common, or remove the pictures from one of them."
-        raise DatasetError(what, file=second, what_to_do=advice)
+        raise DatasetError(second, what, advice)
 
 
 def _verify(dataset: str, root: str, output: RunOutput, table: str) -> tuple[Reader, VerificationReport]:
@@ -184,7 +184,8 @@ def sample_panel(reader: Reader, split: str, count: int) -> Panel:
     """Pictures under their labels, spread evenly over a split."""
     records = list({record.image_id: record for record in reader.records(split)}.values())
     chosen = [records[i] for i in np.linspace(0, len(records) - 1, min(count, len(records))).astype(int)]
-    images, label_maps = zip(*(read_classes(reader, record) for record in chosen), strict=True)
+    samples = [read_sample(reader, record) for record in chosen]
+    images, label_maps = [sample[0] for sample in samples], [sample[-1] for sample in samples]
     return inspection.label_grid(images, label_maps, reader.vocabulary, [r.image_id for r in chosen], split)
 
 
@@ -219,7 +220,7 @@ def leakage_table(training: Vocabulary, tests: Sequence[str]) -> Panel:
 def split_table(reader: Reader) -> Panel:
     """Records and images of every split, and how many records have no part to train or score."""
     rows = []
-    for split in reader.splits:
+    for split in reader.settings:
         try:
             records, vocabulary = reader.records(split), reader.training_vocabulary(split)
         except DatasetError as error:

@@ -17,16 +17,10 @@ _ROWS = 250  # of a table in a notebook; its file holds all
 
 def parameter_table(params: RunParameters) -> Styler:
     """Every parameter with its value and explanation; ``differs`` shows what the recipe or default would be."""
-    rows = [
-        {
-            "parameter": row["parameter"],
-            "value": str(row["value"]),
-            "differs": "" if row["value"] == row["recipe"] else f"recipe: {row['recipe']}",
-            "explanation": row["explanation"],
-        }
-        for row in params.explained()
-    ]
-    return shown_table(Panel("parameters", table=pd.DataFrame(rows), title="Parameters"))
+    table = pd.DataFrame(params.explained(), dtype=object)
+    pairs = zip(table["value"], table.pop("recipe"), strict=True)
+    table.insert(2, "differs", ["" if value == recipe else f"recipe: {recipe}" for value, recipe in pairs])
+    return shown_table(Panel("parameters", table=table.assign(value=table["value"].map(str)), title="Parameters"))
 
 
 class RunOutput:
@@ -92,11 +86,15 @@ class RunOutput:
 
 
 def shown_table(panel: Panel) -> Styler:
-    """A panel's table as notebooks show it: whole texts, at the left; two decimals; a limit of rows."""
+    """A table as notebooks show it: whole texts, at the left; two decimals, or four below 1; at most 250 rows."""
     count = len(panel.table)
     title = panel.title if count <= _ROWS else f"{panel.title}: the first {_ROWS} of {count} rows"
-    shown = panel.table.head(_ROWS).reset_index(drop=True)
-    styled = shown.style.format(precision=2, na_rep="–").hide(axis="index").set_caption(title)
+    # Digests tell machines that two vocabularies are one; people learn nothing from them, nor from empty columns.
+    told = panel.table.drop(columns=["vocabulary", "vocabulary_hash"], errors="ignore").dropna(axis=1, how="all")
+    shown = told.head(_ROWS).reset_index(drop=True)
+    small = [name for name, values in shown.select_dtypes("number").items() if values.abs().max() < 1]
+    styled = shown.style.format(precision=2, na_rep="–").format(precision=4, na_rep="–", subset=small)
+    styled = styled.hide(axis="index").set_caption(title)
     # JupyterLab puts everything at the right.
     left = [{"selector": "", "props": "text-align: left"}]
     texts = dict.fromkeys(shown.select_dtypes(exclude="number"), left)

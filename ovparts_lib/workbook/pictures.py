@@ -146,12 +146,14 @@ def largest_classes(label_map: Tensor, vocabulary: Vocabulary) -> list[int]:
 
 def chosen_images(dataset: Any, count: int) -> list[int]:
     """Indices of test images to show: images of unseen and of seen objects in turn, spread over the dataset."""
-    if not isinstance(dataset.vocabulary, PartVocabulary):
-        return np.unique(np.linspace(0, len(dataset) - 1, min(len(dataset), count)).astype(int)).tolist()
+    of_parts = isinstance(dataset.vocabulary, PartVocabulary)
+    number = min(len(dataset), 8 * count if of_parts else count)
+    spread = np.unique(np.linspace(0, len(dataset) - 1, number).astype(int)).tolist()
+    if not of_parts:
+        return spread
     unseen = set(dataset.vocabulary.unseen_object_ids)
-    spread = np.unique(np.linspace(0, len(dataset) - 1, min(len(dataset), 8 * count)).astype(int)) if count else []
     groups: dict[bool, list[int]] = {True: [], False: []}
     for index in spread:
-        groups[bool(unseen & set(dataset.object_ids(int(index))))].append(int(index))
+        groups[bool(unseen & set(dataset.object_ids(index)))].append(index)
     turns = [group[position] for position in range(len(spread)) for group in groups.values() if position < len(group)]
     return turns[:count]

@@ -6,9 +6,9 @@ import pandas as pd
 
 from ovparts_lib import inspection
 from ovparts_lib.evaluation.bootstrap import bootstrap
-from ovparts_lib.evaluation.per_image import load_fathers
 from ovparts_lib.evaluation.protocols import PROTOCOLS, score_all
 from ovparts_lib.evaluation.segmentation_rates import object_rates, part_rates
+from ovparts_lib.evaluation.sg_iou import load_fathers
 from ovparts_lib.evaluation.stored import Evaluation
 from ovparts_lib.evaluation.tables import protocol_comparison, protocol_notes
 from ovparts_lib.inspection import Panel

@@ -11,10 +11,10 @@ from ovparts_lib.evaluation.bootstrap import compare
 from ovparts_lib.evaluation.protocols import score_all
 from ovparts_lib.evaluation.stored import Evaluation
 from ovparts_lib.evaluation.tables import (
-    ProtocolMismatchError,
     merge_tables,
     published_object_results,
     published_results,
+    refuse_differences,
     summary_table,
 )
 from ovparts_lib.inspection import Panel
@@ -69,7 +69,7 @@ def stored_evaluations(outputs: str, settings: Sequence[str]) -> dict[str, Store
 
 
 def compare_runs(evaluations: Mapping[str, Stored], protocol: str) -> Iterator[Panel]:
-    """All evaluations under one protocol, computed anew from their counts: a chart, and a table of all figures.
+    """All evaluations under one protocol, computed anew from their counts: a table, a chart, and what it cannot read.
 
     Raises:
         ProtocolMismatchError: the runs differ in vocabulary or in images; name the settings that belong together.
@@ -90,15 +90,19 @@ def compare_runs(evaluations: Mapping[str, Stored], protocol: str) -> Iterator[P
             }
     title = f"Runs under the protocol {protocol}"
     if not tables:
-        yield Panel("runs", title=title, caption="nothing has been scored yet")
+        scored = "nothing has been scored yet" if not evaluations else "it reads none of what has been scored"
+        yield Panel("runs", title=title, caption=scored)
         return
-    _refuse_other_data(about)
+    # figures over other images do not belong in one table, whatever the protocol
+    refuse_differences({key: pd.DataFrame([facts]) for key, facts in about.items()}, ["data", "scored_images"])
     merged = merge_tables(tables)
     table = pd.concat([pd.DataFrame([about[key] for key in merged["run"]]), merged.drop(columns="run")], axis=1)
     shown = table[["setting", "run", "stage", "mode", *FIGURES, "protocol"]]
     yield Panel("runs_shown", table=shown, title=title)
-    caption = "mIoU over seen and unseen part classes, and their harmonic mean, per run and stage."
+    caption = "mIoU over seen and unseen classes, and their harmonic mean, per run and stage."
     yield inspection.run_bars(table.assign(label=table["run"] + ", " + table["stage"]), "runs", title, caption)
+    if left_out := [key for key in evaluations if key not in tables]:
+        yield Panel("runs_left_out", title=f"Not read by the protocol {protocol}", caption=", ".join(left_out))
 
 
 def paired_differences(
@@ -111,7 +115,7 @@ def paired_differences(
     Args:
         evaluations: of :func:`stored_evaluations`.
         protocol: by name.
-        baseline: ``setting/run/stage``; None for the first evaluation.
+        baseline: ``setting/run/stage``; None for the first evaluation that the protocol reads.
         samples: sets of images drawn.
         seed: of the draw.
 
@@ -119,35 +123,28 @@ def paired_differences(
         A table of a row per evaluation, mode and figure.
 
     Raises:
-        ValueError: there is no such baseline, or the images differ.
+        ValueError: there is no such baseline, the protocol does not read it, or the images differ.
     """
     final = {key: stored.evaluation for key, stored in evaluations.items() if stored.stage != "before"}
-    if baseline is not None and baseline not in final:
-        raise ValueError(f"baseline {baseline!r} is none of the evaluations: {', '.join(final) or 'there are none'}")
-    baseline, tables = baseline or next(iter(final), None), []
-    for key in [key for key in final if key != baseline]:
-        for result in score_all(final[key], [protocol]):
+    read = {key: results for key, each in final.items() if (results := score_all(each, [protocol]))}
+    if baseline is not None and baseline not in read:
+        known = ", ".join(read) or "there are none"
+        raise ValueError(
+            f"baseline {baseline!r} is none of the evaluations that the protocol {protocol} reads: {known}"
+        )
+    baseline, tables = baseline or next(iter(read), None), []
+    for key in [key for key in read if key != baseline]:
+        for result in read[key]:
             table = compare(final[baseline], final[key], protocol, result.mode, samples=samples, seed=seed)
             table = table[table["figure"].isin(FIGURES)].rename(columns={"first": "baseline", "second": "run"})
             tables.append(table.assign(evaluation=key, against=baseline))
     title = f"Differences from {baseline}, 95 % intervals over images"
     if not tables:
-        return Panel("differences", title=title, caption="a comparison needs two scored runs")
+        caption = f"a comparison needs two scored runs that the protocol {protocol} reads"
+        return Panel("differences", title="Differences between runs", caption=caption)
     columns = ["evaluation", "against", "mode", "figure", "baseline", "run", "value", "low", "high", "protocol"]
     merged = pd.concat(tables, ignore_index=True)[columns].rename(columns={"value": "difference"})
     return Panel("differences", table=merged, title=title)
-
-
-def _refuse_other_data(about: dict[str, dict[str, Any]]) -> None:
-    """Figures over other images do not belong in one table, whatever the protocol."""
-    groups: dict[tuple[str, int], list[str]] = {}
-    for key, facts in about.items():
-        groups.setdefault((facts["data"], facts["scored_images"]), []).append(key)
-    if len(groups) > 1:
-        found = "; ".join(f"{images} images of {data} in {', '.join(keys)}" for (data, images), keys in groups.items())
-        raise ProtocolMismatchError(
-            f"runs were scored on different images: {found}. Compare settings that belong together (settings: [...])"
-        )
 
 
 def beside_published(evaluations: Mapping[str, Stored]) -> Iterator[Panel]:

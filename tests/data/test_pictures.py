@@ -147,17 +147,28 @@ def test_the_preview_in_a_cameras_file_is_no_second_picture(tmp_path, recwarn):
 
 
 @pytest.mark.parametrize(
-    ("start", "kind"),
+    ("start", "kind", "advice"),
     [
-        (b"\0\0\0\x18ftypheic\0\0\0\0mif1", "heic, of the family of HEIC"),
-        (b"%PDF-1.7", "PDF"),
-        (b" <svg/>", "SVG"),
-        (b"\x93NUMPY", "a numpy array"),
+        (b"\0\0\0\x18ftypheic\0\0\0\0mif1", "HEIC, AVIF or their like", "Convert it to JPEG or PNG"),
+        (b"\0\0\0\x20ftypisom\0\0\2\0isomiso2avc1mp41", "a video", "Save one of its pictures"),
+        (b"\0\0\0\x14ftypqt  \0\0\2\0qt  ", "a video", "Save one of its pictures"),
+        (b"\0\0\0\x18ftypcrx \0\0\0\1crx isom", "a camera's raw file", "Convert it to JPEG or PNG"),
+        (b"RIFF\x24\0\0\0AVI LIST", "a video", "Save one of its pictures"),
+        (b"\x1a\x45\xdf\xa3\x9fB\x86\x81\1", "a video", "Save one of its pictures"),
+        (b"%PDF-1.7", "PDF", "Convert it to JPEG or PNG"),
+        (b" <svg/>", "SVG or other XML", "Convert it to JPEG or PNG"),
+        (b"\x93NUMPY", "a numpy array", "Convert it to JPEG or PNG"),
+        (b"\0\0\0\x0cJXL \r\n\x87\n", "JPEG XL", "Convert it to JPEG or PNG"),
+        (b"\n<!DOCTYPE html><title>404</title>", "a web page", "Download the picture itself"),
+        (b"version https://git-lfs.github.com/spec/v1\n", "a pointer of Git LFS", "Get the file itself: git lfs pull"),
+        (b"PK\3\4\x14\0", "a ZIP archive", "Unpack it"),
+        (b"RIFF\x24\0\0\0WEBPVP8 ", "(?!a video)", "The file is damaged, or no picture"),
+        (b"what?", "cannot identify image file", "The file is damaged, or no picture"),
     ],
 )
-def test_pictures_of_formats_that_are_not_read_are_not_called_damaged(tmp_path, start, kind):
+def test_files_that_are_no_picture_we_read_are_called_what_they_are(tmp_path, start, kind, advice):
     (tmp_path / "photo.jpg").write_bytes(start + bytes(40))
-    with pytest.raises(DatasetError, match=rf"cannot be decoded \({kind}.*\)\. Convert it to JPEG or PNG"):
+    with pytest.raises(DatasetError, match=rf"cannot be decoded \({kind}.*\)\. {advice}"):
         read_image(tmp_path / "photo.jpg")
 
 

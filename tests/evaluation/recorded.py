@@ -10,8 +10,9 @@ import pytest
 import torch
 
 from ovparts_lib.evaluation.boundary import label_difference
-from ovparts_lib.evaluation.per_image import ImageCounts, load_fathers
+from ovparts_lib.evaluation.per_image import ImageCounts
 from ovparts_lib.evaluation.scoring import count_pairs, to_target
+from ovparts_lib.evaluation.sg_iou import load_fathers
 from ovparts_lib.evaluation.stored import Evaluation
 from ovparts_lib.images import resize_labels
 from ovparts_lib.vocabularies import PartVocabulary, load_vocabulary

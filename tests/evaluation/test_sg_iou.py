@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 
 from ovparts_lib.evaluation.bootstrap import bootstrap
-from ovparts_lib.evaluation.per_image import ImageCounts, load_fathers
+from ovparts_lib.evaluation.per_image import ImageCounts
 from ovparts_lib.evaluation.protocols import UnsupportedModeError, protocol_named, score_all
+from ovparts_lib.evaluation.sg_iou import load_fathers
 from ovparts_lib.evaluation.stored import Evaluation
 from ovparts_lib.vocabularies import Vocabulary, load_vocabulary
 from ovparts_lib.workbook.protocols import semantics_guided

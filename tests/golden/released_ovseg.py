@@ -45,7 +45,7 @@ def load_through_a_file(state, **options):
         path = Path(folder) / "model_final.pth"
         torch.save({"model": state, "iteration": 119999, "optimizer": {}, "scheduler": {}}, path)
         state.clear()
-        return load_ovseg(path, **options)
+        return load_ovseg(path, without_crop="as_released", **options)
 
 
 @cache

@@ -3,7 +3,8 @@ import pytest
 import torch
 
 from ovparts_lib.inspection import clip_attention, decoder_attention, score_maps
-from ovparts_lib.inspection.attention import attention_map, attention_table, peak_patch, render_heat
+from ovparts_lib.inspection.attention import attention_map, attention_table, peak_patch
+from ovparts_lib.inspection.heat_maps import render_heat
 from ovparts_lib.systems.scores import AttentionMaps, Scores
 
 GRID = (3, 4)

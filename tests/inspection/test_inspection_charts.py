@@ -11,7 +11,7 @@ from ovparts_lib.evaluation.tables import class_table
 from ovparts_lib.inspection import frequency_bars, iou_bars, iou_heatmap, part_confusion, run_bars, training_curve
 from ovparts_lib.inspection.charts import iou_grid, part_confusion_table
 from ovparts_lib.inspection.palette import SEEN, UNSEEN
-from ovparts_lib.vocabularies import load_vocabulary
+from ovparts_lib.vocabularies import Vocabulary, load_vocabulary
 
 
 def evaluation_of(name="pascal_part_116", missing=()):
@@ -160,7 +160,9 @@ def test_run_bars_have_a_panel_per_mode_and_say_where_nothing_was_averaged():
             "harmonic": [9.0, np.nan, 11.0, 12.0],
         }
     )
-    figure = run_bars(rows, "runs", "Runs", "Means.").figure
+    panel = run_bars(rows, "runs", "Runs", "Means.")
+    assert (panel.name, panel.title, panel.caption) == ("runs", "Runs", "Means.")
+    figure = panel.figure
     assert [ax.get_title() for ax in figure.axes] == ["oracle_obj", "pred_all"]
     widths = [[bar.get_width() for bar in container] for container in figure.axes[0].containers]
     np.testing.assert_array_equal(widths, [[1, 2], [5, 0], [9, 0]])
@@ -185,3 +187,20 @@ def test_frequencies_leave_out_parts_that_never_occur(evaluation):
     assert (panel.name, len(panel.table)) == ("class_frequencies_val", 115)
     assert sorted(bar.get_width() for bar in bars_of(figure)) == list(range(1, 116))
     assert figure.get_suptitle() == "Images per part; not shown: 1 that never occur"
+
+
+def test_captions_say_what_is_drawn_and_no_more(table):
+    hatched = "Parts are grouped by object; hatched classes are unseen. Protocol recommended."
+    assert iou_bars(table).caption == hatched
+    assert iou_bars(table[table["seen"]]).caption == "Parts are grouped by object. Protocol recommended."
+    names = [f"class {i}" for i in range(3)]
+    rows = {"object": names, "part": names, "generic": names, "seen": True, "IoU": 1.0, "mode": "pred_all"}
+    objects = pd.DataFrame(rows | {"protocol": "ovseg"})
+    panel = iou_bars(objects)
+    assert panel.caption == "Classes. Protocol ovseg."
+    assert [text.get_text() for text in panel.figure.axes[0].texts if text.get_fontweight() == "bold"] == ["classes"]
+    vocabulary = Vocabulary("own", tuple(names))
+    counted = pd.DataFrame({"class": names, "seen": True, "pixels": 1, "images": [1, 2, 3]})
+    assert frequency_bars(counted, vocabulary, "val").caption == "Images in which each class is labelled."
+    unseen = frequency_bars(counted.assign(seen=[True, False, True]), vocabulary, "val").caption
+    assert unseen == "Images in which each class is labelled; unseen ones are hatched."

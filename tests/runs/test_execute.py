@@ -1,3 +1,4 @@
+import errno
 import json
 import os
 import re
@@ -9,14 +10,13 @@ from pathlib import Path
 import nbformat
 import pytest
 
-from ovparts_lib.runs import RunLockedError, parameter_model, run_state
+from ovparts_lib.atomic import DiskFullError
+from ovparts_lib.runs import RunLockedError, run_state
 from ovparts_lib.runs.execute import COMPLETE, FAILED, NotebookError, _Execution, execute, format_duration
 from ovparts_lib.runs.kernel import describe_exit
 from ovparts_lib.runs.lock import FolderLock
 from ovparts_lib.runs.parameters import MINIATURE_ROOT, StartHereParameters, parameter_models
 from ovparts_lib.runs.project import package_parent
-
-ClipsegParameters = parameter_model("20_clipseg")
 
 
 def start(task=MINIATURE_ROOT, **changed):
@@ -67,15 +67,34 @@ def test_a_notebook_that_collects_is_run_again(notebook, root, capfd):
 
 
 @pytest.mark.parametrize(
-    ("changed", "advice"),
-    [({}, "resume from the last checkpoint with: x"), ({"iterations": 0, "checkpoint": "c"}, "run it again with: x")],
+    ("file", "advice"),
+    [
+        ("step_00000010-0123456789abcdef.pt", "resume from the last checkpoint with: x"),
+        ("step_00000010-0123456789abcdef.pt.corrupt", "run it again with: x"),
+        (".step_00000010.partial", "run it again with: x"),
+    ],
 )
-def test_only_what_trains_is_resumed_from_a_checkpoint(root, clipseg, capfd, changed, advice):
-    values = clipseg | changed
-    if changed:
-        values["initialise_from"] = None
-    _Execution(ClipsegParameters(**values), root / "notebook.ipynb", "x")._report_resume()
+def test_only_what_has_a_checkpoint_is_resumed_from_it(params, root, capfd, file, advice):
+    (params.folder / "checkpoints").mkdir(parents=True)
+    (params.folder / "checkpoints" / file).touch()
+    _Execution(params, root / "notebook.ipynb", "x")._report_resume()
     assert advice in capfd.readouterr().err
+
+
+def test_a_full_disk_cuts_no_executed_notebook(notebook, root, monkeypatch):
+    params, flush = start(), os.fsync
+
+    def full_after_the_work_cell(descriptor):
+        if (params.folder / "log.jsonl").exists():
+            raise OSError(errno.ENOSPC, "No space left on device")
+        flush(descriptor)
+
+    monkeypatch.setattr(os, "fsync", full_after_the_work_cell)
+    with pytest.raises(DiskFullError, match=r"no space left to write .*notebook\.running\.ipynb"):
+        execute(params)
+    cells = nbformat.read(params.folder / "notebook.failed.ipynb", as_version=4).cells
+    assert [cell.source for cell in cells if cell.cell_type == "code"][2].startswith("import os")
+    assert [path.name for path in params.folder.glob(".*.part")] == []
 
 
 def test_kill_9_of_the_kernel_then_resume(notebook, root, capfd):

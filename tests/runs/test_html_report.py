@@ -81,7 +81,7 @@ def test_headline_rows(runs):
     text = format_table(rows).splitlines()
     assert text[0].split() == ["setting", "run", *HEADLINE_COLUMNS]
     assert (
-        " ".join(text[5].split()) == "zero_shot clipseg after training pred_all recommended 30.0 20.0 24.0 26.4 74 42"
+        " ".join(text[4].split()) == "zero_shot clipseg after training pred_all recommended 30.0 20.0 24.0 26.4 74 42"
     )
     assert format_table([]) == ""
 

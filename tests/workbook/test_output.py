@@ -73,6 +73,19 @@ def test_texts_stand_at_the_left_and_numbers_where_jupyter_puts_them():
     assert " .col1" not in html
 
 
+def test_neither_digests_nor_empty_columns_are_shown():
+    columns = {"vocabulary_hash": "19c6a9a68a013efd", "vocabulary": "19c6a9a68a013efd", "boundary_IoU": float("nan")}
+    html = shown_table(Panel("p", table=pd.DataFrame([{"run": "a", "mIoU": 20.301234} | columns]), title="P")).to_html()
+    assert "20.30" in html and "20.301" not in html
+    assert not any(word in html for word in ("19c6", "vocabulary", "boundary"))
+
+
+def test_small_shares_keep_their_digits():
+    table = pd.DataFrame({"mIoU": [20.301234, 0.25], "strength": [0.0146026, 0.0035281], "images": [118, 0]})
+    html = shown_table(Panel("p", table=table, title="P")).to_html()
+    assert all(f">{number}<" in html for number in ("20.30", "0.25", "0.0146", "0.0035", "118", "0"))
+
+
 def test_explanations_of_parameters_are_shown_whole():
     params = StartHereParameters(setting="miniature", run="a", samples=3)
     html = output.parameter_table(params).to_html()

@@ -7,7 +7,7 @@ import pytest
 
 from ovparts_lib.evaluation.stored import Evaluation, ImageCounts
 from ovparts_lib.vocabularies import load_vocabulary
-from ovparts_lib.workbook.results import Stored, beside_published
+from ovparts_lib.workbook.results import Stored, beside_published, compare_runs, paired_differences
 
 
 def stored(setting, dataset, test_dataset=None):
@@ -39,3 +39,23 @@ def test_figures_of_whole_objects_stand_beside_runs_of_their_dataset_alone():
 def test_a_miniature_run_has_no_published_counterpart():
     (panel,) = beside_published({"run": stored("miniature", "coco_stuff_171", "pascal_context_59")})
     assert panel.table.empty and panel.caption.startswith("none for")
+
+
+def test_a_protocol_compares_what_it_reads_and_names_what_it_does_not():
+    parts, objects = stored("any", "pascal_part_116"), stored("any", "coco_stuff_171", "pascal_context_59")
+    for each in (parts, objects):
+        each.run.setting, each.run.provenance = "any", {}
+    runs = {"any/parts/after": parts, "any/objects/after": objects, "any/more/after": objects}
+    shown, _, left_out = compare_runs(runs, "recommended_objects")
+    assert shown.table["mode"].tolist() == ["pred_all"] * 2 and left_out.caption == "any/parts/after"
+    (nothing,) = compare_runs(runs, "sg_iou")
+    assert nothing.caption == "it reads none of what has been scored"
+    (nothing,) = compare_runs({}, "recommended")
+    assert nothing.caption == "nothing has been scored yet"
+    # The first run is none of whole objects, so that it cannot be what the others are compared with.
+    differences = paired_differences(runs, "recommended_objects", None, samples=2, seed=0).table
+    assert set(differences["against"]) == {"any/objects/after"} and (differences["difference"].dropna() == 0).all()
+    with pytest.raises(
+        ValueError, match="'any/parts/after' is none of the evaluations that the protocol recommended_o"
+    ):
+        paired_differences(runs, "recommended_objects", "any/parts/after", samples=2, seed=0)

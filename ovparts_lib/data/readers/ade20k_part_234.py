@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -39,7 +39,6 @@ class ADE20KPart234(Reader):
     def __init__(self, root: str | Path, **options: Any) -> None:
         super().__init__(root, **options)
         self._files: dict[str, CocoFile] = {}
-        self._images: dict[str, dict[str, CocoImage]] = {}
 
     def annotation_path(self, name: str) -> Path:
         """The instances of ``train`` or ``val``."""
@@ -56,19 +55,17 @@ class ADE20KPart234(Reader):
             if not path.exists() and not path.is_symlink():
                 raise self.missing(path, "no such file")
             file = read_coco(path, len(self.vocabulary.objects), self.refuse)
-            images = {_image_id(image): image for image in file.images}
-            if len(images) < len(file.images):
-                self.refuse(DatasetError("lists two pictures that differ in nothing but their extension", file=path))
-            self._files[name], self._images[name] = file, images
+            if len(file.by_name) < len(file.images):
+                self.refuse(DatasetError(path, "lists two pictures that differ in nothing but their extension"))
+            self._files[name] = file
         return self._files[name]
 
     def pairs(self, name: str) -> list[Record]:
         """One record per image of ``train`` or ``val``, by ascending image id. Raises DatasetError as annotations."""
         images, parts = self.folder("image", name), self.folder("part", name)
-        self.annotations(name)
         return [
             Record(images / image.file_name, parts / f"{image_id}.png", self.annotation_path(name), image_id)
-            for image_id, image in self._images[name].items()
+            for image_id, image in self.annotations(name).by_name.items()
         ]
 
     def records(self, split: str) -> list[Record]:
@@ -85,7 +82,7 @@ class ADE20KPart234(Reader):
         if listed.unseen_of_training:
             records += self._unseen_of_training(without_shots=listed.without_shots)
         if not records:
-            raise DatasetError("lists no instances of the dataset", file=self.annotation_path(listed.folder))
+            raise DatasetError(self.annotation_path(listed.folder), "lists no instances of the dataset")
         return records
 
     def instances(self, name: str) -> list[Record]:
@@ -97,14 +94,14 @@ class ADE20KPart234(Reader):
         return [
             replace(record, object_id=instance.category_id, instance=instance.id)
             for record in records
-            for instance in self._images[name][record.image_id].instances
+            for instance in self.annotations(name).by_name[record.image_id].instances
         ]
 
     def _unseen_of_training(self, *, without_shots: bool) -> list[Record]:
         shots = self.few_shot_ids() if without_shots else set()
         unseen = set(self.vocabulary.unseen_object_ids)
         records = [record for record in self.pairs("train") if record.image_id not in shots]
-        names = dict(zip(self._images["train"], self._joined_ids(), strict=True))
+        names = dict(zip(self.annotations("train").by_name, self._joined_ids(), strict=True))
         return [
             replace(record, image_id=names[record.image_id])
             for record in self.conditioned("train", records)
@@ -113,9 +110,8 @@ class ADE20KPart234(Reader):
 
     def _joined_ids(self) -> tuple[str, ...]:
         """Ids of all training images where they stand beside those of validation."""
-        self.annotations("train"), self.annotations("val")
-        train = self.folders["train"]
-        return tuple(f"{train}/{i}" if i in self._images["val"] else i for i in self._images["train"])
+        train, val = (self.annotations(name).by_name for name in ("train", "val"))
+        return tuple(f"{self.folders['train']}/{image_id}" if image_id in val else image_id for image_id in train)
 
     def read_label(self, record: Record, kind: str) -> np.ndarray:
         """One label map, uint16 (H, W); ``kind`` is ``object`` or ``part``."""
@@ -138,14 +134,14 @@ class ADE20KPart234(Reader):
         """``train`` or ``val``, and the entry of the record's image in its annotations."""
         folder = record.image_path.relative_to(self.root / self.kinds["image"].folder)
         name = next(name for name, own in self.folders.items() if own == folder.parts[0])
-        self.annotations(name)
-        return name, self._images[name][folder.relative_to(folder.parts[0]).with_suffix("").as_posix()]
+        image_id = folder.relative_to(folder.parts[0]).with_suffix("").as_posix()
+        return name, self.annotations(name).by_name[image_id]
 
     def has_part(self, split: str, record: Record, part_ids: Sequence[int]) -> bool:
         """Whether a record of the split has a pixel of one of ``part_ids``, on its own instance if conditioned."""
         name, image = self._find(record)
         counts = self.scan_folder(name)["rows" if record.object_id is None else "instance_rows"]
-        return counts.has_part(_image_id(image), part_ids, record.instance)
+        return counts.has_part(image.name, part_ids, record.instance)
 
     def scan(self, split: str) -> LabelCounts:
         """Label counts of all images of the split's folder, objects as they are painted; of both folders, if it joins.
@@ -188,15 +184,12 @@ class ADE20KPart234(Reader):
             self.refuse(error)
             return Folder([], sorted(set().union(*files.values())), unlisted=sorted(files["image"]))
         if not annotations.images and not self._built:
-            self.refuse(
-                DatasetError("lists no images", file=annotations.path, what_to_do=f"Unpack {self.title} again.")
-            )
+            self.refuse(DatasetError(annotations.path, "lists no images"))
         there = files["image"] | files["part"]
         for record in records:
             for path, what in ((record.image_path, "picture"), (record.part_path, "part label file")):
                 if path not in there and path.parent.is_dir():
-                    what = f"no such {what}, but {annotations.path.name} lists it"
-                    self.refuse(DatasetError(what, file=path, what_to_do=f"Unpack {self.title} again."))
+                    self.refuse(DatasetError(path, f"no such {what}, but {annotations.path.name} lists it"))
         unused = sorted(there - {path for record in records for path in (record.image_path, record.part_path)})
         if unused:
             report.notes.append(
@@ -205,7 +198,7 @@ class ADE20KPart234(Reader):
         return Folder(
             records=[record for record in records if {record.image_path, record.part_path} <= there],
             files=sorted(there),
-            unlisted=[path for path in unused if path in files["image"]] if self.refused(annotations.path) else [],
+            unlisted=[path for path in unused if path in files["image"]] if report.blames(annotations.path) else [],
             counts={
                 "listed images": len(annotations.images),
                 **{f"{kind} files": len(paths) for kind, paths in files.items()},
@@ -249,8 +242,3 @@ class ADE20KPart234(Reader):
                 f"{len(in_train):,} are instances of unseen objects in {len({r.image_path for r in in_train}):,} "
                 "training images (as released: zero-shot training sees these images, with unseen classes ignored)"
             )
-
-
-def _image_id(image: CocoImage) -> str:
-    """Name of a picture without extension (with its folder, if the released one is divided)."""
-    return PurePosixPath(image.file_name).with_suffix("").as_posix()

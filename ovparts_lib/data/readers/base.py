@@ -10,12 +10,13 @@ from typing import ClassVar, Self
 
 import numpy as np
 
+from ovparts_lib.data.cache import files_key, read_cache, write_cache
 from ovparts_lib.data.few_shot import read_shot_list
-from ovparts_lib.data.files import DatasetError, Record, files_key, list_files, read_cache, write_cache
+from ovparts_lib.data.files import DatasetError, Record, Refuse, list_files, raise_error
 from ovparts_lib.data.labels import check_label_range, check_same_size, read_labels
 from ovparts_lib.data.registry import DATASETS, SHOTS_FILE, Split
 from ovparts_lib.data.scan import LabelCounts, count_labels, parallel_map
-from ovparts_lib.data.verification_report import Folder, Problem, VerificationReport
+from ovparts_lib.data.verification_report import Folder, VerificationReport
 from ovparts_lib.vocabularies import PartVocabulary, load_vocabulary
 
 logger = logging.getLogger(__name__)
@@ -65,11 +66,9 @@ class Reader:
         self.progress = progress
         self._scans: dict[str, dict[str, LabelCounts]] = {}
         self._shots: frozenset[str] | None = None
-        self._collected: list[Problem] | None = None
+        self.refuse: Refuse = raise_error  # verification collects what is wrong with single files, and goes on
         if not self.root.is_dir():
-            raise DatasetError(
-                "no such folder", file=self.root, what_to_do=f"{self.title} is expected there: {self.layout}."
-            )
+            raise DatasetError(self.root, "no such folder", f"{self.title} is expected there: {self.layout}.")
 
     # What it is
 
@@ -123,7 +122,7 @@ class Reader:
         advice = f"Unpack {self.title} into {self.root}: {self.layout}."
         if inside:
             advice = f"The dataset seems to be {inside}: give that folder."
-        return DatasetError(what, file=path, what_to_do=advice)
+        return DatasetError(path, what, advice)
 
     def pairs(self, name: str) -> list[Record]:
         """One record per labelled image of ``train`` or ``val``, sorted by base name.
@@ -137,11 +136,9 @@ class Reader:
         shared = [stem for stem in images if stem in labels]
         if not shared:
             what = "label" if kind == "label" else f"{kind} label"
-            raise DatasetError(
-                f"no image has a {what} of the same base name ({len(images)} images, {len(labels)} label files)",
-                file=self.folder(kind, name),
-                what_to_do=f"Labels of {self.title} are *{self.kinds[kind].suffixes[0]} there: unpack both again.",
-            )
+            what = f"no image has a {what} of the same base name ({len(images)} images, {len(labels)} label files)"
+            advice = f"Labels of {self.title} are *{self.kinds[kind].suffixes[0]} there: unpack both again."
+            raise DatasetError(self.folder(kind, name), what, advice)
         return [Record(images[stem], labels[stem], objects and objects / f"{stem}.png", stem) for stem in shared]
 
     def records(self, split: str) -> list[Record]:
@@ -245,18 +242,14 @@ class Reader:
         write_cache(self.cache_folder, f"label_counts_{name}", self._scan_key(name), value)
         return counts["rows"]
 
-    def label_files(self, name: str) -> list[Path]:
-        """Every file that labels of ``train`` or ``val`` are read from."""
-        paths = (path for record in self.pairs(name) for path in (record.part_path, record.object_path))
-        return list(dict.fromkeys(path for path in paths if path is not None))
-
     def _scan_key(self, name: str) -> str:
+        records = self.pairs(name)
+        labels = {path for record in records for path in (record.part_path, record.object_path) if path is not None}
+        images = [str(record.image_path.relative_to(self.root)) for record in records]
         try:
-            images = [str(record.image_path.relative_to(self.root)) for record in self.pairs(name)]
-            return files_key(self.label_files(name), self.root, self.vocabulary.hash, self.rules, *images)
+            return files_key(labels, self.root, self.vocabulary.hash, self.rules, *images)
         except FileNotFoundError as error:
-            what = "no such file, but the other files of its image are there"
-            raise DatasetError(what, file=error.filename, what_to_do="Unpack the labels again.") from None
+            raise DatasetError(error.filename, "no such file, but the other files of its image are there") from None
 
     # Few-shot lists
 
@@ -282,7 +275,7 @@ class Reader:
         if not kept:
             what = "the few-shot list names no image of the training folder"
             advice = "Unpack the pictures again, or use the list of this dataset."
-            raise DatasetError(what, file=source, what_to_do=advice)
+            raise DatasetError(source, what, advice)
         if missing := len(shots - {record.image_id for record in kept}):
             logger.warning("few-shot list of %s: %d of %d images are missing", source, missing, len(shots))
         return kept
@@ -295,20 +288,6 @@ class Reader:
 
     # Integrity checks (see ovparts_lib.data.verify)
 
-    def collect(self, problems: list[Problem]) -> None:
-        """From now on add what is wrong with single files to ``problems`` and go on, rather than raise it."""
-        self._collected = problems
-
-    def refuse(self, error: DatasetError) -> None:
-        """Raise the error, or collect it while the dataset is being verified."""
-        if self._collected is None:
-            raise error
-        self._collected.append(Problem.of(error))
-
-    def refused(self, path: Path) -> bool:
-        """Whether something wrong with this file has been collected."""
-        return any(problem.file == str(path) for problem in self._collected or ())
-
     def lists(self) -> list[Path]:
         """Files that concern all images, such as annotations and the 16-shot list, where they exist."""
         return [path for path in [self.root / SHOTS_FILE] if path.is_file()]
@@ -318,8 +297,8 @@ class Reader:
         files = {kind: self.files(kind, name) for kind in self.kinds}
         for kind, found in files.items():
             folder = self.folder(kind, name)
-            if not found and folder.is_dir() and not self.refused(folder):
-                self.refuse(DatasetError("holds no files of the dataset", file=folder, what_to_do="Unpack it again."))
+            if not found and folder.is_dir() and not report.blames(folder):
+                self.refuse(DatasetError(folder, "holds no files of the dataset"))
         unlabelled = []
         for stem in sorted(set().union(*files.values())) if all(files.values()) else ():
             there = [kind for kind in self.kinds if stem in files[kind]]
@@ -329,7 +308,7 @@ class Reader:
             elif missing:
                 what = " and ".join("picture" if kind == "image" else f"{kind} labels" for kind in missing)
                 path = files[there[-1]][stem]
-                self.refuse(DatasetError(f"has no {what} of the same name", file=path, what_to_do="Unpack it again."))
+                self.refuse(DatasetError(path, f"has no {what} of the same name"))
         if unlabelled:
             report.notes.append(
                 f"{name}: pictures without labels, not used: {len(unlabelled):,}, for example {unlabelled[0]}"
@@ -367,11 +346,10 @@ class Reader:
         try:
             named = self.few_shot_ids()
         except DatasetError as error:
-            report.problems.append(Problem.of(error))
+            self.refuse(error)
             return
         report.counts["train"]["images of the 16-shot list"] = len(named)
         if missing := sorted(named - images):
             where = f"images/{self.folders['train']}, for example {missing[0]}"
             what = f"{len(missing)} of {len(named)} images it names are not in {where}"
-            advice = "Unpack the pictures again, or download the list again."
-            report.problems.append(Problem(str(path), what, advice))
+            self.refuse(DatasetError(path, what, "Unpack the pictures again, or download the list again."))

@@ -24,7 +24,7 @@ _ADVICE = (
 
 def read_classes(root: Path) -> Vocabulary:
     """The class list of a user's dataset. Raises DatasetError: it is missing or wrong."""
-    path = next((root / name for name in CLASS_FILES if (root / name).is_file()), root / CLASS_FILES[0])
+    path = next(iter(_class_lists(root)), root / CLASS_FILES[0])
     try:
         content = yaml.load(read_file(path, _ADVICE).decode("utf-8-sig"), Loader=StrictLoader)
         settings = content if isinstance(content, dict) and "classes" in content else {"classes": content}
@@ -44,9 +44,11 @@ def read_classes(root: Path) -> Vocabulary:
     except DatasetError:
         raise
     except (ValueError, TypeError, AttributeError, RecursionError, yaml.YAMLError) as error:
-        raise DatasetError(
-            f"is no class list ({' '.join(str(error).split())})", file=path, what_to_do=_ADVICE
-        ) from error
+        raise DatasetError(path, f"is no class list ({' '.join(str(error).split())})", _ADVICE) from error
+
+
+def _class_lists(root: Path) -> list[Path]:
+    return [root / name for name in CLASS_FILES if (root / name).is_file()]
 
 
 def _check_words(names: Any) -> None:
@@ -77,7 +79,7 @@ class OwnClasses(SemanticReader):
 
     def lists(self) -> list[Path]:
         """The class list."""
-        return [self.root / name for name in CLASS_FILES if (self.root / name).is_file()]
+        return _class_lists(self.root)
 
 
 class OwnParts(PascalPart116):
@@ -105,7 +107,7 @@ class OwnParts(PascalPart116):
 
     def lists(self) -> list[Path]:
         """The class list, and a few-shot list where there is one."""
-        return [self.root / name for name in CLASS_FILES if (self.root / name).is_file()] + super().lists()
+        return _class_lists(self.root) + super().lists()
 
     def read_label(self, record: Record, kind: str) -> np.ndarray:
         """One label map (H, W); ``kind`` is ``object`` or ``part``."""
@@ -136,8 +138,6 @@ def open_own(root: str | Path, **options: Any) -> OwnClasses | OwnParts:
     """
     folder = Path(root).expanduser()
     if not folder.is_dir():
-        raise DatasetError(
-            "no such folder", file=folder, what_to_do=f"Own data has images, labels and {CLASS_FILES[0]}."
-        )
+        raise DatasetError(folder, "no such folder", f"Own data has images, labels and {CLASS_FILES[0]}.")
     reader = OwnParts if isinstance(read_classes(folder), PartVocabulary) else OwnClasses
     return reader(folder, **options)

@@ -52,7 +52,7 @@ class PartImageNet(Reader):
         super().__init__(root, **options)
         self._listings: dict[str, Listing] = {}
         self._pictures: dict[Path, Picture] = {}
-        self.selection = Selection(self.vocabulary, strict=self.strict, refuse=self.refuse)
+        self.selection = Selection(self.vocabulary, strict=self.strict, refuse=lambda error: self.refuse(error))
 
     def listing(self, name: str) -> Listing:
         """The pictures and annotations of ``train`` or ``val``, read once.
@@ -91,7 +91,7 @@ class PartImageNet(Reader):
             raise self.missing(folder)
         for path in self.files("image", name).values():
             if (other := pictures.setdefault(path.stem, path)) is not path:
-                self.refuse(DatasetError(f"has the same name as {other}", file=path, what_to_do="Keep one of the two."))
+                self.refuse(DatasetError(path, f"has the same name as {other}", "Keep one of the two."))
         return pictures
 
     def pairs(self, name: str) -> list[Record]:
@@ -190,7 +190,7 @@ class PartImageNet(Reader):
         return Folder(
             records=self.pairs(name),
             files=files,
-            unlisted=list(listing.unlisted) if self.refused(listing.annotations.path) else [],
+            unlisted=list(listing.unlisted) if report.blames(listing.annotations.path) else [],
             counts={
                 "images in the annotation file": len(listing.annotations.images),
                 "annotations": listing.annotations.instances,
@@ -204,8 +204,7 @@ class PartImageNet(Reader):
         """OOD trains seen objects only, and tests unseen ones only."""
         if not self.strict:
             return
-        expected, other = self.vocabulary.seen_object_ids, self.vocabulary.unseen_object_ids
-        kind = "unseen"
+        expected, other, kind = self.vocabulary.seen_object_ids, self.vocabulary.unseen_object_ids, "unseen"
         if name == "val":
             expected, other, kind = other, expected, "seen"
         if len(there) != len(expected):

@@ -57,7 +57,7 @@ class SemanticReader(Reader):
         error = super().missing(path, what)
         if path in {self.folder("label", split) for split in self.places} and "seems to be" not in error.what_to_do:
             advice = f"Label files are derived from the official ones: ovparts prepare {self.name} SOURCE {self.root}."
-            return DatasetError(what, file=path, what_to_do=advice)
+            return DatasetError(path, what, advice)
         return error
 
     def count(self, record: Record, label_map: np.ndarray) -> dict[str, np.ndarray]:

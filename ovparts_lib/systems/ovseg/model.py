@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ovparts_lib.models.backbones.resnet import RESNET_101C
+from ovparts_lib.models.backbones.resnet import RESNET_101C, ResNetSize
 from ovparts_lib.models.backbones.swin import SwinSize
 from ovparts_lib.models.clip import token_masks
 from ovparts_lib.models.clip.crops import CropRule
@@ -84,7 +84,7 @@ class Ovseg(MaskClassifier):
 
     Args:
         size: hyper-parameters, ``RELEASED`` (Swin-B, ViT-L/14), ``RELEASED_R101C`` (ViT-B/16) or ``MINIATURE_OVSEG``.
-        mask_threshold: probability above which a pixel belongs to a mask's crop; 0.4, and 0.5 with R-101c.
+        mask_threshold: probability above which a pixel belongs to a mask's crop; None for 0.4, or 0.5 with a ResNet.
         without_crop: see :func:`geometric_ensemble`.
         mask_prompts: use them; otherwise blank patches show the crop's fill.
         mask_expand, mask_fill, mask_matting: see :class:`CropRule`.
@@ -92,7 +92,8 @@ class Ovseg(MaskClassifier):
             that fits it best, cut at the threshold, and pixels in none of them are background.
         no_object_weight: weight of unmatched queries in the class loss.
         mask_weight: weight of the focal loss.
-        **shared: those of :class:`MaskClassifier`; the release trains R-101c with a rate of 0.1 for the backbone.
+        **shared: those of :class:`MaskClassifier`; a ResNet trains at 0.1 of the rate unless ``lr_multipliers`` are
+            given.
 
     Raises:
         ValueError: an option out of its range.
@@ -111,8 +112,8 @@ class Ovseg(MaskClassifier):
         self,
         size: OvsegSize = RELEASED,
         *,
-        mask_threshold: float = 0.4,
-        without_crop: WithoutCrop = "as_released",
+        mask_threshold: float | None = None,
+        without_crop: WithoutCrop = "proposals",
         mask_prompts: bool = True,
         mask_expand: float = 1.0,
         mask_fill: MaskFill = "mean",
@@ -122,6 +123,10 @@ class Ovseg(MaskClassifier):
         mask_weight: float = 20.0,
         **shared: Any,
     ) -> None:
+        if isinstance(size.backbone, ResNetSize):  # whose recipe differs
+            mask_threshold = 0.5 if mask_threshold is None else mask_threshold
+            shared.setdefault("lr_multipliers", {"backbone": 0.1})
+        mask_threshold = 0.4 if mask_threshold is None else mask_threshold
         super().__init__(size, CropRule(mask_threshold, mask_expand, mask_fill, mask_matting), **shared)
         check_choices(without_crop=(without_crop, WithoutCrop), fusion=(fusion, Fusion))
         self.without_crop, self.mask_prompts, self.fusion = without_crop, mask_prompts, fusion

@@ -62,7 +62,7 @@ def load_ovseg(
         size: hyper-parameters; None for those of the file, which for released ones are ``RELEASED`` or
             ``RELEASED_R101C``.
         clip_path: CLIP weights, beside a backbone; otherwise None, for the files bring their own.
-        **options: passed on to :class:`Ovseg`; ``mask_threshold`` is 0.5 for R-101c unless it is given.
+        **options: passed on to :class:`Ovseg`.
 
     Returns:
         The model on the CPU, in float32, and a report of what was loaded, dropped and left at its initial value.
@@ -84,8 +84,6 @@ def load_ovseg(
     resnet = "backbone.stem.conv1.weight" in state
     if size is None:
         size = RELEASED_R101C if resnet else RELEASED
-    if resnet:
-        options = {"mask_threshold": 0.5, **options}
     prompts = MASK_PROMPT in state
     if not prompts:
         options = {**options, "mask_prompts": False}

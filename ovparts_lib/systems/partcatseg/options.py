@@ -17,7 +17,7 @@ class PartcatsegOptions(CostOptions):
     recipe_values: ClassVar = {
         "initialise_from": ("checkpoints/model_final_base.pth", "outputs/miniature/catseg/weights.safetensors"),
         "guidance_weights": (DINOV2, None),
-        "iterations": (20_000, 200),
+        "iterations": (20_000, 400),
         "batch_size": (4, 2),
         "accumulate": (4, 1),  # one picture at a time, for published losses are means over a picture each
         "protocols": (published_protocols("partcatseg_oracle", "partcatseg_pred_all", partimagenet=True),) * 2,
@@ -27,6 +27,12 @@ class PartcatsegOptions(CostOptions):
         "released",
         "miniature",
         description="the published layer sizes, or small ones; unguided: without image guidance",
+    )
+    background_weight: Number = option(
+        0.05,
+        1.0,  # the published weight needs more steps: with it, the background wins on objects after 200 as after 800
+        gt=0,
+        description="weight of the background's terms in the losses",
     )
     compositional_weight: Number = option(1.0, ge=0, description="weight of the compositional loss; 0 switches it off")
     divergence: Divergence = option("jensen_shannon", description="how the compositional loss compares distributions")

@@ -62,6 +62,7 @@ class Scan(MaskClassifier):
         "integration": ("integration.",),
         "no_object": ("no_object_text",),
     }
+    image_inputs = ("proposed",)
 
     def __init__(
         self,
@@ -135,19 +136,22 @@ class Scan(MaskClassifier):
             segments,
         )
 
-    def classified(self, image: Tensor, classes: tuple[str, ...], text: Tensor) -> Maps:
+    def classified(
+        self, image: Tensor, classes: tuple[str, ...], text: Tensor, proposed: tuple[Tensor, Tensor] | None = None
+    ) -> Maps:
         """Masks of one image with everything that is said of them: ``proposals``, and in ``calibration`` SIM and CS.
 
         Args:
             image: uint8 (3, h, w), resized already.
             classes: n names.
             text: (n + 1, embed_dim), of :meth:`encode_classes`.
+            proposed: of :meth:`propose_masks` for this image, where it has been asked before.
         """
         # the whole image, as the frozen CLIP sees it
         needs_context = self.calibrates or (self.classifier != "proposals" and self.shift_ratio > 0)
         context = self.encode_context([image]) if needs_context else None
         # in-vocabulary branch: proposals, before and after SIM
-        masks, embeddings = self.propose_masks(image)
+        masks, embeddings = proposed or self.propose_masks(image)
         before = self._class_logits(embeddings, text)
         logits = self._class_logits(self._calibrated(embeddings[None, None], context)[0, 0], text)
         proposals = combined = proposal_classes(logits)

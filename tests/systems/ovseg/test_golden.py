@@ -181,7 +181,7 @@ def from_recorded_clip_logits(model, golden, masks, classes, size, key="clip_log
     """Scores of proposals that were computed here, with the recorded logits of all 100 crops."""
     valid = torch.from_numpy(golden["valid"].astype(bool))
     clip = clip_classes(torch.from_numpy(golden[key]))
-    combined = geometric_ensemble(proposal_classes(classes), clip, valid, weight)
+    combined = geometric_ensemble(proposal_classes(classes), clip, valid, weight, "as_released")
     return Scores(masks, tuple(range(combined.shape[1])), None, size, class_weights=combined.T)
 
 
