@@ -4,26 +4,11 @@ from pathlib import Path
 
 from torch import nn
 
-from ovparts_lib.checkpoints.reading import CheckpointError, LoadReport, load_strictly, read_tensors, renaming
+from ovparts_lib.checkpoints.reading import NAMES, CheckpointError, LoadReport, load_strictly, read_tensors, renaming
 from ovparts_lib.models.backbones.swin import Swin
 
+torchvision_names = renaming(NAMES["torchvision_resnet"])  # of ResNets with the plain stem
 _CLASSIFIER = ("norm.", "head.")  # of Swin Transformers
-
-
-def torchvision_name(name: str) -> str:
-    """What torchvision calls a tensor of :class:`models.backbones.resnet.ResNet` with the plain stem."""
-    module, _, leaf = name.rpartition(".")
-    stage, _, inner = module.partition(".")
-    if stage != "stem":
-        block, _, inner = inner.partition(".")
-        stage = f"layer{int(stage.removeprefix('res')) - 1}.{block}."
-    else:
-        stage = ""
-    if inner.startswith("shortcut"):
-        inner = f"downsample.{int(inner.endswith('.norm'))}"
-    elif inner.endswith(".norm"):
-        inner = f"bn{inner.removeprefix('conv').removesuffix('.norm')}"
-    return f"{stage}{inner}.{leaf}"
 
 
 def load_resnet_into(backbone: nn.Module, path: str | Path) -> LoadReport:
@@ -46,7 +31,7 @@ def load_resnet_into(backbone: nn.Module, path: str | Path) -> LoadReport:
         state,
         path,
         "ResNet of detectron2" if detectron2 else "ResNet of torchvision",
-        names=dict if detectron2 else renaming(torchvision_name),
+        names=dict if detectron2 else torchvision_names,
         drop=lambda name: name.startswith(unused) or name.endswith("num_batches_tracked"),
     )
 

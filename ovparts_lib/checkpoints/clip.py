@@ -10,20 +10,20 @@ from torch import Tensor
 
 from ovparts_lib.checkpoints.native import read_metadata, save_weights
 from ovparts_lib.checkpoints.reading import (
+    NAMES,
     CheckpointError,
     LoadReport,
     State,
     load_strictly,
     read_tensors,
+    renaming,
     weights_file,
 )
 from ovparts_lib.models.clip.towers import Activation, ClipSize, activation_of, require_activation
 
 OPENAI_CONSTANTS = ("input_resolution", "context_length", "vocab_size")
-# open_clip's names and Hugging Face's; the last two outside the transformer blocks are stored transposed
-_NAMES = json.loads(Path(__file__).with_name("names.json").read_text(encoding="utf-8"))
-_TRANSPOSED = ("visual.proj", "text_projection")
-_TOWERS = {"visual.transformer.resblocks.": "vision_model", "transformer.resblocks.": "text_model"}
+_TRANSPOSED = ("visual_projection.weight", "text_projection.weight")
+_huggingface_names = renaming(NAMES["huggingface_clip"])
 
 
 def huggingface_names(state: State, prefix: str = "") -> dict[str, Tensor]:
@@ -36,29 +36,19 @@ def huggingface_names(state: State, prefix: str = "") -> dict[str, Tensor]:
     Returns:
         Views of the tensors: fused query-key-value projections cut in three, the two output projections transposed.
         Writing into them writes into ``state``; ``load_strictly`` uses that for the other direction.
-
-    Raises:
-        KeyError: a name that is not open_clip's.
     """
-    renamed = {}
+    renamed = _huggingface_names(state).items()
+    return split_projections({prefix + name: tensor.T if name in _TRANSPOSED else tensor for name, tensor in renamed})
+
+
+def split_projections(state: State) -> dict[str, Tensor]:
+    """A state dict with the thirds (views) of fused attention projections as ``….q_proj.…``, ``k_proj``, ``v_proj``."""
+    split: dict[str, Tensor] = {}
     for name, tensor in state.items():
-        tower = next((tower for tower in _TOWERS if name.startswith(tower)), None)
-        if tower is None:
-            renamed[prefix + _NAMES["clip_outside_blocks"][name]] = tensor.T if name in _TRANSPOSED else tensor
-            continue
-        number, _, inner = name.removeprefix(tower).partition(".")
-        block = f"{prefix}{_TOWERS[tower]}.encoder.layers.{number}"
-        if inner.startswith("attn.in_proj_"):
-            renamed |= split_projections(tensor, f"{block}.self_attn", inner.removeprefix("attn.in_proj_"))
-        else:
-            module, _, leaf = inner.rpartition(".")
-            renamed[f"{block}.{_NAMES['clip_in_blocks'][module]}.{leaf}"] = tensor
-    return renamed
-
-
-def split_projections(fused: Tensor, block: str, leaf: str) -> dict[str, Tensor]:
-    """A fused attention projection's thirds (views), named ``{block}.{q,k,v}_proj.{leaf}``."""
-    return {f"{block}.{letter}_proj.{leaf}": part for letter, part in zip("qkv", fused.chunk(3), strict=True)}
+        block, fused, leaf = name.partition(".in_proj_")
+        thirds = zip("qkv", tensor.chunk(3), strict=True) if fused else ()
+        split |= {f"{block}.{letter}_proj.{leaf}": third for letter, third in thirds} or {name: tensor}
+    return split
 
 
 def is_position_ids(name: str) -> bool:

@@ -7,7 +7,7 @@ from pathlib import Path
 from torch import nn
 
 from ovparts_lib.checkpoints.backbones import load_resnet_into, load_swin_into
-from ovparts_lib.checkpoints.reading import CheckpointError, LoadReport
+from ovparts_lib.checkpoints.reading import NAMES, CheckpointError, LoadReport, renaming
 from ovparts_lib.models.backbones.swin import Swin
 
 HEAD = "sem_seg_head."
@@ -17,19 +17,8 @@ CLIP = f"{ADAPTER}clip_model."
 MASK_PROMPT = f"{CLIP}visual.mask_embedding"
 NO_OBJECT = f"{ADAPTER}non_object_embedding"
 _CONSTANTS = ("relative_position_index", "attn_mask", f"{ADAPTER}pixel_mean", f"{ADAPTER}pixel_std")
+released_names = renaming(NAMES["maskformer"])
 _BACKBONES = ("patch_embed.", "stem.conv1.", "layer1.0.")  # names that only a backbone by itself begins with
-
-
-def released_name(name: str) -> str:
-    """What released checkpoints call a parameter of a MaskFormer whose classes are CLIP's."""
-    module, _, inner = name.partition(".")
-    if module == "clip":
-        return CLIP + inner
-    if module == "pixel_decoder":
-        return HEAD + name
-    if module == "transformer_decoder":
-        return PREDICTOR + ("transformer.decoder." if inner.startswith(("layers.", "norm.")) else "") + inner
-    return {"mask_prompt": MASK_PROMPT, "no_object_text": NO_OBJECT}.get(name, name)
 
 
 def is_constant(name: str) -> bool:

@@ -7,9 +7,11 @@ Files from the internet are data: nothing here executes what a file asks for. Pi
 from __future__ import annotations
 
 import hashlib
+import json
 import pickle
+import re
 import zipfile
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,6 +27,8 @@ from ovparts_lib.checkpoints.torchscript import is_torchscript, read_torchscript
 BROUGHT = {"clip_weights": "CLIP", "guidance_weights": "guidance backbone"}
 RUN_WEIGHTS = "weights.safetensors"
 HUB_WEIGHTS = ("model.safetensors", "open_clip_model.safetensors", "pytorch_model.bin", "open_clip_pytorch_model.bin")
+# our names and the released ones, by family
+NAMES = json.loads(Path(__file__).with_name("names.json").read_text(encoding="utf-8"))
 WRAPPERS = ("model", "state_dict", "model_state_dict")
 # What DistributedDataParallel, torch.compile and Lightning put before every name.
 _PREFIXES = ("module.", "_orig_mod.", "model.")
@@ -192,9 +196,19 @@ def load_strictly(
     return LoadReport(str(source), kind, tuple(targets), dropped, tuple(without))
 
 
-def renaming(name_of: Callable[[str], str]) -> Callable[[State], dict[str, Tensor]]:
-    """A function from a state dict, or any part of it, or gradients of the same names, to views under other names."""
-    return lambda state: {name_of(name): tensor for name, tensor in state.items()}
+def renaming(rules: Sequence[tuple[str, str]]) -> Callable[[State], dict[str, Tensor]]:
+    """A function from a state dict, or any part of it, or gradients of the same names, to views under other names.
+
+    Args:
+        rules: regular expressions and what takes their place, applied to every name in this order.
+    """
+
+    def renamed(name: str) -> str:
+        for pattern, replacement in rules:
+            name = re.sub(pattern, replacement, name)
+        return name
+
+    return lambda state: {renamed(name): tensor for name, tensor in state.items()}
 
 
 def _difference(given: Tensor, target: Tensor) -> str:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from torch import Tensor
 
-from ovparts_lib.checkpoints.cost_aggregation import load_guidance_into, transformer_name
+from ovparts_lib.checkpoints.cost_aggregation import load_guidance_into
 from ovparts_lib.checkpoints.reading import CheckpointError, LoadReport, State, load_strictly, refuse_beside
 from ovparts_lib.models.clip.prompts import TEMPLATES
 from ovparts_lib.systems.cost_segmenter import RELEASED, RELEASED_DINOV2, CostSegmenter, CostSize
@@ -14,28 +14,12 @@ from ovparts_lib.systems.cost_segmenter import RELEASED, RELEASED_DINOV2, CostSe
 Names = Callable[[State], State]
 PREDICTOR = "sem_seg_head.predictor."
 TRANSFORMER = f"{PREDICTOR}transformer."
-CLIP = f"{PREDICTOR}clip_model."
 BACKGROUND = f"{PREDICTOR}non_object_embedding"
 DINOV2 = "backbone.dinov2."
 NEEDED = (
     "needed is the first release of CAT-Seg (B), model_final_base.pth of hamacojr/CAT-Seg: ResNet-101 guidance, CLIP "
     "ViT-B/16 and a cost embedding of 80 prompts (conv1.weight of shape 128 x 80 x 7 x 7)"
 )
-
-
-def released_name(name: str, inner: Callable[[str], str] = transformer_name) -> str:
-    """What released checkpoints call a parameter; ``inner`` names those below ``transformer.``.
-
-    Raises:
-        KeyError: a name that is not ours.
-    """
-    if name == "background_text":
-        return BACKGROUND
-    if name.startswith("clip."):
-        return CLIP + name.removeprefix("clip.")
-    if name.startswith("guidance."):
-        return "backbone." + name.removeprefix("guidance.")  # ResNet as detectron2 names it, DINOv2 as it names itself
-    return TRANSFORMER + inner(name)
 
 
 def canonical(state: State) -> dict[str, Tensor]:

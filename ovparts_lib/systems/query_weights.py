@@ -8,15 +8,18 @@ from pathlib import Path
 from torch import Tensor
 
 from ovparts_lib.checkpoints.clip import huggingface_names, is_position_ids, load_clip_into, split_projections
-from ovparts_lib.checkpoints.reading import CheckpointError, LoadReport, State, load_strictly, refuse_beside
+from ovparts_lib.checkpoints.reading import CheckpointError, LoadReport, State, load_strictly, refuse_beside, renaming
 from ovparts_lib.systems.query_segmenter import RELEASED, QuerySegmenter, QuerySize
 from ovparts_lib.systems.system import stated_size
 
 FINE_TUNED_PREFIX = "clipseg_model."
 # never read by the released code, or multiplied by zero
 DEAD = ("text_adapter.", "tunable_linear.")
+# what OV-PARTS adds
+ADAPTERS = ("visual_adapter.", "background_query")
 # our names and the released ones
-NAMES = json.loads(Path(__file__).with_name("query_names.json").read_text(encoding="utf-8"))
+_NAMES = json.loads(Path(__file__).with_name("query_names.json").read_text(encoding="utf-8"))
+_hub_names, _timojl_names = renaming(_NAMES["hub"]), renaming(_NAMES["timojl"])
 
 
 @dataclass(frozen=True)
@@ -33,18 +36,12 @@ def hub_names(state: State) -> dict[str, Tensor]:
     """Our CLIPSeg state dict, or any part of it, as views under the names of the hub's and OV-PARTS' models.
 
     The names are those of ``CIDAS/clipseg-rd64-refined`` and, for adapter and background query, of OV-PARTS without its
-    prefix. Gradients of the same names and shapes can be renamed as well.
-
-    Raises:
-        KeyError: a name that is not ours.
+    prefix; for PartCLIPSeg's pair stage those of its release. Gradients of the same names and shapes can be renamed as
+    well. Fused attention projections are cut in three.
     """
-    decoder = _decoder_names(state, "layers", NAMES["hub_layer"], "transposed_convolution", split=True)
-    outside = {name: tensor for name, tensor in state.items() if not name.startswith(("clip.", "decoder."))}
-    return {
-        **huggingface_names(below(state, "clip."), prefix="clip."),
-        **{f"decoder.{name}": tensor for name, tensor in decoder.items()},
-        **{NAMES["adapters"][name]: tensor for name, tensor in outside.items()},
-    }
+    clip = {name.removeprefix("clip."): tensor for name, tensor in state.items() if name.startswith("clip.")}
+    rest = {name: tensor for name, tensor in state.items() if not name.startswith("clip.")}
+    return huggingface_names(clip, prefix="clip.") | split_projections(_hub_names(rest))
 
 
 def fine_tuned_names(state: State) -> dict[str, Tensor]:
@@ -54,27 +51,7 @@ def fine_tuned_names(state: State) -> dict[str, Tensor]:
 
 def timojl_names(state: State) -> dict[str, Tensor]:
     """The decoder's part of our state dict as views under the names of timojl/clipseg's decoder files."""
-    return _decoder_names(state, "blocks", NAMES["timojl_layer"], "trans_conv", split=False)
-
-
-def _decoder_names(
-    state: State, layers: str, modules: Mapping[str, str], head: str, *, split: bool
-) -> dict[str, Tensor]:
-    """The decoder's tensors under released names; ``split``: a fused attention projection in three."""
-    renamed = {}
-    for name, tensor in below(state, "decoder.").items():
-        module, _, leaf = name.rpartition(".")
-        if not module.startswith("layers."):
-            renamed[f"{head_name(module, head)}.{leaf}"] = tensor
-            continue
-        _, number, inner = module.split(".", 2)
-        if not leaf.startswith("in_proj_"):
-            renamed[f"{layers}.{number}.{modules[inner]}.{leaf}"] = tensor
-        elif split:
-            renamed |= split_projections(tensor, f"{layers}.{number}.self_attn", leaf.removeprefix("in_proj_"))
-        else:
-            renamed[f"{layers}.{number}.self_attn.{leaf}"] = tensor
-    return renamed
+    return _timojl_names({name: tensor for name, tensor in state.items() if name.startswith("decoder.")})
 
 
 def load_query_into(
@@ -145,18 +122,6 @@ def recognise(state: State, metadata: Mapping | None, source: str) -> QueryFile:
     raise CheckpointError(f"{source} is no CLIPSeg checkpoint of a known kind; its first tensors: {list(state)[:5]}")
 
 
-def head_name(module: str, head: str) -> str:
-    """Released name of a part of the decoder outside its layers: numbers for the head's parts, all else as it is."""
-    if module == "head.up":
-        return head
-    return f"{head}.{NAMES['head'][module]}" if module in NAMES["head"] else module
-
-
-def below(state: State, prefix: str) -> dict[str, Tensor]:
-    """The tensors whose names begin with ``prefix``, without it."""
-    return {name.removeprefix(prefix): tensor for name, tensor in state.items() if name.startswith(prefix)}
-
-
 def is_dead(name: str) -> bool:
     """Whether a tensor of OV-PARTS' checkpoints, or of those derived from them, has no effect."""
     return is_position_ids(name) or name.partition(".")[2].startswith(DEAD)
@@ -164,7 +129,7 @@ def is_dead(name: str) -> bool:
 
 _OWN = QueryFile("ovparts weights", dict, drop=lambda name: False, lacks=lambda name: False)
 _FINE_TUNED = QueryFile("OV-PARTS fine-tuned checkpoint", fine_tuned_names, drop=is_dead, lacks=lambda name: False)
-_HUB = QueryFile("hub model", hub_names, drop=is_position_ids, lacks=lambda name: name in NAMES["adapters"])
+_HUB = QueryFile("hub model", hub_names, drop=is_position_ids, lacks=lambda name: name.startswith(ADAPTERS))
 _TIMOJL = QueryFile(
     "timojl/clipseg decoder",
     timojl_names,

@@ -4,13 +4,12 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from ovparts_lib.checkpoints.reading import LoadReport, read_tensors, refuse_beside, renaming
+from ovparts_lib.checkpoints.cost_aggregation import released_names
+from ovparts_lib.checkpoints.reading import LoadReport, read_tensors, refuse_beside
 from ovparts_lib.systems.catseg import SYSTEM
 from ovparts_lib.systems.catseg.model import RELEASED, Catseg, CostSize
 from ovparts_lib.systems.cost_segmenter import TestEdge
-from ovparts_lib.systems.cost_weights import canonical, load_cost_into, recognise, released_name
-
-released_names = renaming(released_name)
+from ovparts_lib.systems.cost_weights import canonical, load_cost_into, recognise
 
 
 def load_catseg(

@@ -13,7 +13,7 @@ import pandas as pd
 import torch
 from torch.utils.data import DataLoader
 
-from ovparts_lib.data.dataset import read_classes
+from ovparts_lib.data.dataset import read_sample
 from ovparts_lib.progress_bar import tqdm
 from ovparts_lib.systems.adapted_clip import FINE_TUNING, MASK_PROMPT_TUNING, AdaptedClip, adapt
 from ovparts_lib.systems.ovseg.model import Ovseg
@@ -80,7 +80,7 @@ def training_pairs(model: Ovseg, training: Any, kind: str) -> Iterator[Pair]:
     classes = training.vocabulary.classes
     table = torch.from_numpy(training.reader.vocabulary.table(training.vocabulary))
     for record in tqdm(training.records, desc="Mining pairs", unit="image"):
-        image, label_map = read_classes(training.reader, record)
+        image, *_, label_map = read_sample(training.reader, record)
         labels = table[torch.from_numpy(label_map.astype(np.int64))].long()
         if kind == "labels":
             yield from labelled_pairs(image, labels, classes)

@@ -16,7 +16,7 @@ from ovparts_lib.checkpoints.maskformer import (
     begin_from_backbone,
     is_backbone,
     is_constant,
-    released_name,
+    released_names,
 )
 from ovparts_lib.checkpoints.native import save_weights
 from ovparts_lib.checkpoints.reading import (
@@ -26,7 +26,6 @@ from ovparts_lib.checkpoints.reading import (
     load_strictly,
     read_tensors,
     refuse_beside,
-    renaming,
 )
 from ovparts_lib.models.clip.towers import activation_of
 from ovparts_lib.systems.adapted_clip import AdaptedClip
@@ -35,7 +34,6 @@ from ovparts_lib.systems.ovseg.model import RELEASED, RELEASED_R101C, Ovseg, Ovs
 
 _PROMPT = "visual.mask_embedding"
 ADAPTED_CLIP = "adapted_clip"
-released_names = renaming(released_name)
 
 
 def canonical(state: State) -> dict[str, Tensor]:

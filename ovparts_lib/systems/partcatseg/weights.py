@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor
 
-from ovparts_lib.checkpoints.cost_aggregation import layer_name, transformer_name
+from ovparts_lib.checkpoints import cost_aggregation
 from ovparts_lib.checkpoints.native import read_metadata
 from ovparts_lib.checkpoints.reading import LoadReport, State, read_tensors, refuse_beside
 from ovparts_lib.systems.base import check_choices
@@ -19,7 +19,6 @@ from ovparts_lib.systems.cost_weights import (
     load_but,
     load_cost_into,
     recognise,
-    released_name,
     require_cost_embedding,
 )
 from ovparts_lib.systems.partcatseg import SYSTEM
@@ -41,11 +40,8 @@ def released_names(state: State) -> dict[str, Tensor]:
 
     Gradients of the same names and shapes can be renamed as well. Shapes are as they are, but for the projection
     between the stages: (d, 2 dim) here, (d, 2 dim, 1, 1) there.
-
-    Raises:
-        KeyError: a name that is not ours.
     """
-    renamed = {released_name(name, _transformer_name): tensor for name, tensor in state.items()}
+    renamed = cost_aggregation.released_names(state)
     joined = f"{TRANSFORMER}conv_proj_feat.weight"
     return renamed if joined not in renamed else renamed | {joined: renamed[joined][..., None, None]}  # a convolution
 
@@ -129,14 +125,3 @@ def load_partcatseg(
 def _catseg_names(state: State) -> dict[str, Tensor]:
     """Our PartCATSeg state dict under the names that CATSeg's parameters have in our own files."""
     return {name.removeprefix("aggregator."): tensor for name, tensor in state.items()}
-
-
-def _transformer_name(name: str) -> str:
-    name = name.removeprefix("aggregator.")
-    for ours, theirs in (("object_aware.", "conv_proj_feat."), ("specific_embedding.", "conv2.")):
-        if name.startswith(ours):
-            return theirs + name.removeprefix(ours)
-    if name.startswith("specific_layers."):
-        number, _, rest = name.removeprefix("specific_layers.").partition(".")
-        return f"layers_specific_part.{number}.{layer_name(rest)}"
-    return transformer_name(name)

@@ -27,13 +27,7 @@ from ovparts_lib.systems.partclipseg.losses import (
 )
 from ovparts_lib.systems.partclipseg.options import AttentionRule, LossMean, ObjectText
 from ovparts_lib.systems.partclipseg.queries import PartQueries, part_queries, query_texts
-from ovparts_lib.systems.query_segmenter import (
-    MINIATURE_QUERY,
-    RELEASED,
-    RELEASED_GROUPS,
-    QuerySegmenter,
-    QuerySize,
-)
+from ovparts_lib.systems.query_segmenter import MINIATURE_QUERY, RELEASED, RELEASED_GROUPS, QuerySegmenter, QuerySize
 from ovparts_lib.systems.scores import AttentionMaps, Maps, Request, Scores
 from ovparts_lib.vocabularies import PartVocabulary
 

@@ -17,20 +17,11 @@ from ovparts_lib.checkpoints.reading import (
 )
 from ovparts_lib.systems.partclipseg.model import Partclipseg
 from ovparts_lib.systems.query_segmenter import QuerySize
-from ovparts_lib.systems.query_weights import (
-    NAMES,
-    head_name,
-    hub_names,
-    is_dead,
-    load_query_into,
-    query_size,
-    recognise,
-)
+from ovparts_lib.systems.query_weights import hub_names, is_dead, load_query_into, query_size, recognise
 
 RELEASED_PREFIX = "partclipseg_model."
 SYSTEM = "partclipseg"
 _PAIR = "decoder.pair_"
-_RELEASED_PAIR_HEAD = "decoder.part_obj_with_cond_embed"
 # What a CLIPSeg gives to the pair stage, see PartclipsegDecoder.copy_to_pairs.
 _COPIED = ("decoder.pair_film_", "decoder.pair_head.")
 
@@ -39,19 +30,8 @@ def released_names(state: State) -> dict[str, Tensor]:
     """Our PartCLIPSeg state dict, or any part of it, as views under the names of the released checkpoints.
 
     Gradients of the same names and shapes can be renamed as well.
-
-    Raises:
-        KeyError: a name that is not ours.
     """
-    renamed = hub_names({name: tensor for name, tensor in state.items() if not name.startswith(_PAIR)})
-    for name, tensor in state.items():
-        if name.startswith("decoder.pair_head."):
-            module, _, leaf = name.removeprefix(_PAIR).rpartition(".")
-            renamed[f"{head_name(module, _RELEASED_PAIR_HEAD)}.{leaf}"] = tensor
-        elif name.startswith(_PAIR):
-            module, _, leaf = name.rpartition(".")
-            renamed[f"{NAMES['pairs'][module]}.{leaf}"] = tensor
-    return {RELEASED_PREFIX + name: tensor for name, tensor in renamed.items()}
+    return {RELEASED_PREFIX + name: tensor for name, tensor in hub_names(state).items()}
 
 
 def load_partclipseg(

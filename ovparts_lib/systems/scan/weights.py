@@ -5,15 +5,7 @@ import logging
 from pathlib import Path
 from typing import Any
 
-from ovparts_lib.checkpoints.maskformer import (
-    CLIP,
-    HEAD,
-    NO_OBJECT,
-    PREDICTOR,
-    begin_from_backbone,
-    is_backbone,
-    is_constant,
-)
+from ovparts_lib.checkpoints.maskformer import CLIP, NO_OBJECT, begin_from_backbone, is_backbone, is_constant
 from ovparts_lib.checkpoints.reading import (
     CheckpointError,
     LoadReport,
@@ -29,32 +21,13 @@ from ovparts_lib.systems.scan.sizes import RELEASED, RELEASED_VITB, ScanSize
 
 LEFT_OVER = (f"{CLIP}visual.cxt_decoder.", f"{CLIP}visual.learnable_weight")
 # our names and the released ones
-_NAMES = json.loads(Path(__file__).with_name("names.json").read_text(encoding="utf-8"))
+released_names = renaming(json.loads(Path(__file__).with_name("names.json").read_text(encoding="utf-8")))
 _log = logging.getLogger(__name__)
-
-
-def released_name(name: str) -> str:
-    """What released checkpoints call a parameter of :class:`Scan`."""
-    module, _, inner = name.partition(".")
-    piece, _, rest = inner.partition(".")
-    if name == "no_object_text":
-        return NO_OBJECT
-    if module == "integration":
-        return "learnable_weight" if piece == "class_token_weight" else _NAMES["integration"][piece] + rest
-    if module == "decoder" and piece == "layers":
-        number, block, leaf = rest.split(".", 2)
-        return f"{PREDICTOR}transformer_{_NAMES['decoder_layer'][block].format(number)}.{leaf}"
-    if module == "pixel_decoder" and piece in ("layers", "level_embed"):
-        return f"{HEAD}pixel_decoder.transformer.{'encoder.' if piece == 'layers' else ''}{inner}"
-    return _NAMES["modules"][module] + inner
 
 
 def is_unused(name: str) -> bool:
     """Whether a released tensor is a constant that we compute, or left over from an earlier design."""
     return is_constant(name) or name.startswith(LEFT_OVER)
-
-
-released_names = renaming(released_name)
 
 
 def load_scan(

@@ -6,17 +6,9 @@ from typing import Any
 
 from ovparts_lib.checkpoints.backbones import load_resnet_into
 from ovparts_lib.checkpoints.clip import load_clip_into
-from ovparts_lib.checkpoints.maskformer import ADAPTER, NO_OBJECT
-from ovparts_lib.checkpoints.maskformer import released_name as maskformer_name
+from ovparts_lib.checkpoints.maskformer import ADAPTER, NO_OBJECT, released_names
 from ovparts_lib.checkpoints.native import read_metadata, save_weights
-from ovparts_lib.checkpoints.reading import (
-    CheckpointError,
-    LoadReport,
-    load_strictly,
-    read_tensors,
-    refuse_beside,
-    renaming,
-)
+from ovparts_lib.checkpoints.reading import CheckpointError, LoadReport, load_strictly, read_tensors, refuse_beside
 from ovparts_lib.systems.zsseg_plus import SYSTEM
 from ovparts_lib.systems.zsseg_plus.model import RELEASED, ZssegPlus, ZssegPlusSize
 
@@ -24,14 +16,6 @@ PROMPTS = "zsseg_plus_prompts"
 LEARNER = "prompt_learner."
 # Of "'s", which no text holds, and of padding, which no text is read at.
 _UNUSED_SIGNALS = ("ss_signal", "pad_signal")
-
-
-def released_name(name: str) -> str:
-    """What released checkpoints call a parameter of :class:`ZssegPlus`."""
-    return ADAPTER + name if name.startswith(LEARNER) else maskformer_name(name)
-
-
-released_names = renaming(released_name)
 
 
 def is_unused(name: str) -> bool:

@@ -13,7 +13,7 @@ from ovparts_lib.models.clip.towers import VIT_B_16, build_clip
 from ovparts_lib.models.maskformer.matching import Segments
 from ovparts_lib.systems.adapted_clip import contrastive_loss, rate_factor
 from ovparts_lib.systems.scan.fine_tuning import ShiftedClip
-from ovparts_lib.systems.scan.weights import released_name
+from ovparts_lib.systems.scan.weights import released_names
 from ovparts_lib.training.optimisers import learning_rate_factor
 from ovparts_lib.vocabularies.vocabulary import Vocabulary
 from tests.golden.fill import fill, image
@@ -92,7 +92,7 @@ def test_training_step(monkeypatch, training_model):
     total = sum(value for name, value in losses.items() if not name.endswith("_9"))
     np.testing.assert_allclose(total.item(), golden["total"], rtol=1e-4)
     total.backward()
-    gradients = {released_name(n): p.grad for n, p in model.named_parameters() if p.requires_grad}
+    gradients = released_names({name: p.grad for name, p in model.named_parameters() if p.requires_grad})
     norms = {name: gradient.double().norm() for name, gradient in gradients.items()}
     np.testing.assert_allclose(sum(norm**2 for norm in norms.values()) ** 0.5, golden["grad_norm_all"], rtol=1e-3)
     recorded = dict(zip(facts["arrays"]["grad_norm"], golden["grad_norm"], strict=True))

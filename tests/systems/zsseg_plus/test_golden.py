@@ -14,7 +14,7 @@ from ovparts_lib.systems.zsseg_plus.ensemble import allowed_classes, region_map
 from ovparts_lib.systems.zsseg_plus.inference import join_stages, name_regions, prepare_image, resized_mask
 from ovparts_lib.systems.zsseg_plus.proposals import class_map, key_bias, object_feature
 from ovparts_lib.systems.zsseg_plus.regions import cut_object, dense_features, pool_regions
-from ovparts_lib.systems.zsseg_plus.weights import released_name
+from ovparts_lib.systems.zsseg_plus.weights import released_names
 from ovparts_lib.training.optimisers import build_optimiser
 from ovparts_lib.training.settings import TrainingSettings
 from ovparts_lib.vocabularies import load_vocabulary
@@ -218,7 +218,7 @@ def test_a_training_step(training, trained):
     total = sum(losses.values())
     assert float(total.detach()) == pytest.approx(facts["total_loss"], rel=1e-5)
     total.backward()
-    parameters = {released_name(name): p for name, p in trained.named_parameters() if p.requires_grad}
+    parameters = released_names({name: p for name, p in trained.named_parameters() if p.requires_grad})
     assert len(parameters) == facts["n_trainable_tensors"]
     norm = torch.stack([p.grad.norm() for p in parameters.values()]).norm()
     assert float(norm) == pytest.approx(facts["grad_total_norm"], rel=1e-3)
