@@ -59,11 +59,11 @@ class Throughput:
 
     def measure(self, system: str, task: str, precision: str, compiled: bool) -> Found:
         """One row of ``systems_*.csv``, and of it what a check says."""
-        row = {"system": system, "task": task, "implementation": "ovparts", "options": "{}"}
+        row = {"system": system, "size": self.size, "task": task, "implementation": "ovparts", "options": "{}"}
         row |= {"precision": precision, "compile": compiled}
         wanted = argparse.Namespace(device=self.device.type, repeats=3, threads=0)
         with tempfile.TemporaryDirectory() as folder:
-            settings = {"vocabulary": "pascal_part_116", "batch": BATCH, "size": self.size}
+            settings = {"vocabulary": "pascal_part_116", "batch": BATCH}
             found = measured(row | settings, {"keep": Path(folder) / "outcome.pt"}, wanted)
         written = with_reference(self.machine | {"transformers": ""} | row | found)
         append(self.out, written | {"difference": "", "note": "gpu_check.py"})
