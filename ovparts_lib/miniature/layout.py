@@ -62,6 +62,7 @@ def render_miniature(
     val: int = 300,
     seed: int = 0,
     processes: int = 1,
+    overwrite: bool = False,
     progress: bool = True,
 ) -> MiniatureSummary:
     """Render the miniature, or reuse the one that is there.
@@ -78,6 +79,7 @@ def render_miniature(
         val: number of validation images.
         seed: any non-negative integer.
         processes: worker processes; one core draws some thousands of images a minute.
+        overwrite: replace a miniature with other settings; nothing else is ever replaced.
         progress: show a progress bar.
 
     Raises:
@@ -97,14 +99,15 @@ def render_miniature(
         whole = _count_files(root) >= found["files"]
         if found["settings"] == settings and whole:
             return MiniatureSummary(root, **settings, **found["counts"], reused=True)
-        if not whole:
+        if not overwrite and not whole:
             raise MiniatureError(f"{root} holds a miniature with files missing; delete it, and render it again")
-        there = found["settings"]
-        told = ", ".join(f"{key} {there.get(key)} there, {value} wanted" for key, value in settings.items()
-                         if there.get(key) != value)  # fmt: skip
-        raise MiniatureError(
-            f"{root} holds a miniature with other settings ({told}); choose another folder or delete this one"
-        )
+        if not overwrite:
+            there = found["settings"]
+            told = ", ".join(f"{key} {there.get(key)} there, {value} wanted" for key, value in settings.items()
+                             if there.get(key) != value)  # fmt: skip
+            raise MiniatureError(
+                f"{root} holds a miniature with other settings ({told}); choose another folder or delete this one"
+            )
     with replacing_folder(root) as draft:
         counts = _write_all(draft, settings, processes, progress)
     return MiniatureSummary(root, **settings, **counts)

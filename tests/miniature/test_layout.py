@@ -82,8 +82,16 @@ def test_reuses_equal_settings_and_refuses_others(miniature, tmp_path):
 def test_never_touches_foreign_files(tmp_path):
     (tmp_path / "thesis.txt").write_text("years of work")
     with pytest.raises(MiniatureError, match="no finished miniature"):
-        render_miniature(tmp_path, **SETTINGS)
+        render_miniature(tmp_path, **SETTINGS, overwrite=True)
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.txt"]
+
+
+def test_overwrite_replaces_another_miniature(tmp_path):
+    root = tmp_path / "miniature"
+    render_miniature(root, train=1, val=1, progress=False)
+    render_miniature(root, train=2, val=1, progress=False, overwrite=True)
+    assert len(list((root / "images" / "train").iterdir())) == 2
+    assert [path.name for path in tmp_path.iterdir()] == ["miniature"]
 
 
 def test_a_failed_rendering_leaves_nothing(tmp_path, monkeypatch):
