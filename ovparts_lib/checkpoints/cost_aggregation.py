@@ -23,7 +23,10 @@ def load_guidance_into(guidance: nn.Module, path: str | Path) -> LoadReport:
         CheckpointError: unreadable, of another backbone, or tensors missing, unexpected or misshapen.
     """
     if isinstance(guidance, DinoGuidance):
-        state = {name.removeprefix("backbone.").removeprefix("dinov2."): x for name, x in read_tensors(path).items()}
+        tensors = read_tensors(path)
+        state = {name.removeprefix("backbone.").removeprefix("dinov2."): tensor for name, tensor in tensors.items()}
+        if len(state) < len(tensors):
+            raise CheckpointError(f"{path} holds a tensor twice, with and without a prefix")
         if "patch_embed.proj.weight" not in state:
             raise CheckpointError(f"{path} is no DINOv2 backbone; its first tensors: {list(state)[:5]}")
         return load_strictly(guidance.dinov2, state, path, "DINOv2", drop=lambda name: name == "mask_token")

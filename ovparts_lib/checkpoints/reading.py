@@ -286,7 +286,7 @@ def _state_dict(content: Any, path: Path) -> dict[str, Tensor]:
         if isinstance(content, Mapping):
             content = next((content[name] for name in WRAPPERS if isinstance(content.get(name), Mapping)), content)
     if not isinstance(content, Mapping) or not content:
-        kind = "a dict without entries" if content == {} else type(content).__name__
+        kind = "a dict without entries" if isinstance(content, Mapping) else type(content).__name__
         raise CheckpointError(f"{path} holds no state dict but {kind}")
     state = {}
     for name, value in content.items():
