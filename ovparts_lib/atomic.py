@@ -113,8 +113,8 @@ def _locked(descriptor: int) -> Iterator[None]:
 def safe_name(text: str) -> str:
     """A piece of a file name that says a text: the same for the same text, another for any other.
 
-    Letters and digits of all scripts, ``.``, ``-`` and ``_`` stay. A text that holds anything else, for which ``_``
-    stands, begins with a dot, or is longer than 100 bytes ends in six digits of its hash.
+    Letters and digits of all scripts, ``.``, ``-`` and ``_`` stay; ``_`` stands for anything else. A text that holds
+    anything else, begins with a dot, or is longer than 100 bytes ends in six digits of its hash.
     """
     composed = unicodedata.normalize("NFC", text.encode("utf-8", "replace").decode())
     name = "".join(sign if sign.isalnum() or sign in ".-_" else "_" for sign in composed).lstrip(".")

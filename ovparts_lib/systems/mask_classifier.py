@@ -1,8 +1,9 @@
 """Systems that classify mask proposals by text, and again by CLIP on the masks' crops."""
 
+import logging
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from open_clip.transformer import VisionTransformer
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
@@ -29,6 +31,7 @@ from ovparts_lib.systems.scores import Maps, Request, Scores
 from ovparts_lib.systems.shared_options import Classifier, WithoutCrop
 from ovparts_lib.vocabularies import Vocabulary
 
+logger = logging.getLogger(__name__)
 _CROPS_AT_ONCE = {"cpu": 8, "cuda": 64}
 TEXT_TOWER = ("token_embedding", "positional_embedding", "transformer", "ln_final", "text_projection")
 _MASKS_AT_ONCE = 16  # of bool masks, to bound memory
@@ -180,7 +183,8 @@ class MaskClassifier(ProposalSegmenter):
         """Keep out of memory what one vocabulary does without: in training CLIP, otherwise CLIP's text tower.
 
         It is written to a temporary file (1.7 GB for ViT-L/14, its text tower 0.5 GB) and read back in the end, and in
-        the context that is yielded. The texts of the vocabulary are computed before; no other can be used meanwhile.
+        the context that is yielded; where no file can be written, it stays in memory. The texts of the vocabulary are
+        computed before; no other can be used meanwhile.
         """
         classes = vocabulary.classes if self.training else competing_classes(vocabulary)
         names = tuple(name.strip() for name in classes)
@@ -211,9 +215,15 @@ class MaskClassifier(ProposalSegmenter):
             finally:
                 let_go()
 
-        with tempfile.TemporaryDirectory() as folder:
-            file = Path(folder) / "clip.safetensors"
-            save_file({name: tensor.detach().contiguous() for name, tensor in tensors.items()}, file)
+        with ExitStack() as held:
+            try:
+                file = Path(held.enter_context(tempfile.TemporaryDirectory())) / "clip.safetensors"
+                save_file({name: tensor.detach().contiguous() for name, tensor in tensors.items()}, file)
+            except (OSError, SafetensorError) as error:  # a full disk is no reason to stop
+                held.close()
+                logger.warning("CLIP's unused towers stay in memory: no temporary file can be written (%s)", error)
+                yield nullcontext
+                return
             let_go()
             try:
                 yield brought_back

@@ -114,6 +114,18 @@ def test_scoring_without_the_text_tower_gives_the_same_scores_and_brings_it_back
         assert list(after) == list(kept) and all(torch.equal(after[name], kept[name]) for name in kept)
 
 
+def test_where_no_temporary_file_can_be_written_scoring_goes_on_with_the_text_tower(
+    model, tmp_path, monkeypatch, caplog
+):
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "gone"))
+    vocabulary = words("cat", "sky")
+    (before,) = model.predict([picture()], vocabulary)
+    with model.without_unused_towers(vocabulary):
+        (found,) = model.predict([picture()], vocabulary)
+        assert model.clip.transformer is not None and "stay in memory" in caplog.text
+    assert torch.equal(found.class_weights, before.class_weights)
+
+
 def test_scores_are_masks_times_classes_at_any_size_and_for_parts_too(model):
     vocabulary = PartVocabulary.from_words({"dog": ["head", "tail"], "cat": ["head"]})
     scores = model.predict([picture(), picture(40, 200)], vocabulary, class_ids=[2, 0])
