@@ -14,6 +14,7 @@ from ovparts_lib.miniature.layout import render_miniature
 from ovparts_lib.miniature.miniclip import MiniClipResult, MiniClipSettings, train_miniclip
 from ovparts_lib.miniature.naming import close_up_naming, held_out_scenes, patch_naming
 from ovparts_lib.miniature.pictures import CaptionedPictures
+from ovparts_lib.miniature.region_captions import CaptionedScenes
 from ovparts_lib.miniature.shipped import TEST_SEED, load_miniclip, miniclip_facts
 from ovparts_lib.models.clip.towers import MINIATURE
 from ovparts_lib.runs import find_runs, resolve_path
@@ -65,15 +66,16 @@ def miniclip(
         path: where it is written.
         output: of the run.
         iterations: steps of a new one; 0 takes the package's.
-        pictures: drawn pictures with captions that a new one learns from.
+        pictures: drawn pictures with captions, and scenes with captioned regions, that a new one learns from.
         seed: of a new one.
         device: it is on.
     """
     size = MINIATURE
     if iterations:
-        drawn = CaptionedPictures(pictures, size=size.image_size, seed=seed, processes=os.cpu_count() or 1)
+        drawing = {"seed": seed, "processes": os.cpu_count() or 1}
+        drawn = CaptionedPictures(pictures, size=size.image_size, **drawing)
         settings = MiniClipSettings(iterations=iterations, seed=seed)
-        result = train_miniclip(drawn, size, settings=settings, device=device)
+        result = train_miniclip(drawn, CaptionedScenes(pictures, **drawing), size, settings=settings, device=device)
         about = {"steps": iterations, "pictures": pictures}
     else:
         result, size = load_miniclip()
