@@ -3,7 +3,7 @@
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
-from typing import Any, ClassVar, Literal, get_args
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -163,20 +163,6 @@ class SegmentationSystem(nn.Module):
             if len(values) != len(images):
                 raise ValueError(f"there are {len(images)} images, and {name} for {len(values)} images")
         return self.score(images, request, **given)
-
-
-def check_choices(**choices: tuple[str, Any]) -> None:
-    """Raise ValueError for an option whose value is none of its literal type's: ``name=(value, type)``."""
-    for name, (value, kind) in choices.items():
-        if value not in get_args(kind):
-            raise ValueError(f"{name} must be one of {', '.join(get_args(kind))}, not {value!r}")
-
-
-def check_positive(**counts: int | None) -> None:
-    """Raise ValueError for an option below 1 that is not None either."""
-    for name, value in counts.items():
-        if value is not None and value < 1:
-            raise ValueError(f"{name} must be at least 1, or None, not {value}")
 
 
 def chosen_queries(targets: Tensor, count: int, number: int | None) -> Tensor:

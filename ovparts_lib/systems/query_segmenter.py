@@ -5,14 +5,16 @@ from typing import Any, ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
+from pydantic import PositiveInt
 from torch import Tensor, nn
 
-from ovparts_lib.images import check_label_resize, resize_labels
+from ovparts_lib.checked import checked_arguments
+from ovparts_lib.images import resize_labels
 from ovparts_lib.models.clip.text import encode_text, tokenize
 from ovparts_lib.models.clip.text_cache import TextCache
 from ovparts_lib.models.clip.towers import MINIATURE, VIT_B_16, build_clip, image_hidden_states
 from ovparts_lib.models.film_decoder import FilmDecoder, QuerySize
-from ovparts_lib.systems.base import SegmentationSystem, check_positive
+from ovparts_lib.systems.base import SegmentationSystem
 
 RELEASED_GROUPS = ("visual_adapter", "language", "film", "decoder")
 LabelResize = Literal["centre", "floor"]
@@ -75,19 +77,18 @@ class QuerySegmenter(SegmentationSystem):
     undecayed = ("clip.positional_embedding",)
     decoder_class: ClassVar[type[FilmDecoder]] = FilmDecoder
 
+    @checked_arguments
     def __init__(
         self,
         size: QuerySize = RELEASED,
         *,
-        query_chunk: int | None = None,
+        query_chunk: PositiveInt | None = None,
         label_resize: LabelResize = "centre",
-        training_queries: int | None = None,
+        training_queries: PositiveInt | None = None,
         background_weight: float = 0.05,
         checkpoint_decoder: bool = False,
     ) -> None:
         super().__init__()
-        check_positive(query_chunk=query_chunk, training_queries=training_queries)
-        check_label_resize(label_resize)
         self.size, self.query_chunk, self.label_resize = size, query_chunk, label_resize
         self.training_queries, self.background_weight = training_queries, background_weight
         self.checkpoint_decoder = checkpoint_decoder

@@ -10,7 +10,6 @@ from torch import Tensor
 from ovparts_lib.checkpoints.clip import huggingface_names, is_position_ids, load_clip_into, split_projections
 from ovparts_lib.checkpoints.reading import CheckpointError, LoadReport, State, load_strictly, refuse_beside, renaming
 from ovparts_lib.systems.query_segmenter import RELEASED, QuerySegmenter, QuerySize
-from ovparts_lib.systems.system import stated_size
 
 FINE_TUNED_PREFIX = "clipseg_model."
 # never read by the released code, or multiplied by zero
@@ -92,7 +91,7 @@ def load_query_into(
 def query_size(state: State, metadata: Mapping | None) -> QuerySize:
     """Hyper-parameters of a CLIPSeg or PartCLIPSeg file: as stated in ours, as seen from two tensors in the others."""
     if metadata is not None:
-        return stated_size(QuerySize, metadata["size"])
+        return QuerySize(**metadata["size"])
     plain = any(name.endswith(("transposed_convolution.weight", "trans_conv.weight")) for name in state)
     widths = [len(tensor) for name, tensor in state.items() if name.endswith("film_mul.bias")]
     return replace(RELEASED, refined=not plain, reduce_dim=widths[0] if widths else RELEASED.reduce_dim)

@@ -10,16 +10,16 @@ import timm
 import torch
 import torch.nn.functional as F
 from einops import rearrange
-from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 
+from ovparts_lib.checked import hyper_parameters
 from ovparts_lib.models.backbones.resnet import ResNet, ResNetSize
 
 GuidanceKind = Literal["none", "resnet101", "dinov2_vits14", "small"]
 DINOV2_OFFSET = 0.1
 
 
-@dataclass(frozen=True)
+@hyper_parameters
 class GuidanceSize:
     """Which backbone, and what it sees.
 

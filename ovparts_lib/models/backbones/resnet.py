@@ -8,16 +8,16 @@ from collections.abc import Sequence
 from typing import Literal
 
 import torch.nn.functional as F
-from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 from torchvision.ops import FrozenBatchNorm2d
 
+from ovparts_lib.checked import hyper_parameters
 from ovparts_lib.models.conv_norm import ConvNorm
 
 STAGES = ("res2", "res3", "res4", "res5")
 
 
-@dataclass(frozen=True)
+@hyper_parameters
 class ResNetSize:
     """Hyper-parameters of a ResNet.
 

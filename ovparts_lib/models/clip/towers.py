@@ -17,6 +17,8 @@ from open_clip.model import CLIPTextCfg, CLIPVisionCfg
 from open_clip.transformer import QuickGELU, ResidualAttentionBlock, VisionTransformer
 from torch import Tensor, nn
 
+from ovparts_lib.checked import hyper_parameters
+
 Activation = Literal["quick_gelu", "gelu"]
 AfterBlock = Callable[[int, Tensor], Tensor]
 
@@ -25,7 +27,7 @@ class ActivationError(ValueError):
     """Weights trained with one activation meet a tower built with the other: outputs would be subtly wrong."""
 
 
-@dataclass(frozen=True)
+@hyper_parameters
 class ClipSize:
     """Hyper-parameters of a CLIP with a ViT image tower; MLPs are four times as wide as their tower.
 

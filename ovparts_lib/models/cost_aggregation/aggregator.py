@@ -5,9 +5,9 @@ from collections.abc import Iterable, Sequence
 import torch
 import torch.nn.functional as F
 from einops import rearrange
-from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 
+from ovparts_lib.checked import hyper_parameters
 from ovparts_lib.models.cost_aggregation.chunks import DEFAULT_CHUNKS, Chunks
 from ovparts_lib.models.cost_aggregation.class_attention import ClassAggregation, ClassAttentionKind
 from ovparts_lib.models.cost_aggregation.cost_volume import CostEmbedding
@@ -15,7 +15,7 @@ from ovparts_lib.models.cost_aggregation.decoder import GuidedDecoder
 from ovparts_lib.models.cost_aggregation.spatial import SpatialAggregation
 
 
-@dataclass(frozen=True)
+@hyper_parameters
 class AggregatorSize:
     """Hyper-parameters of the blocks, with the released values.
 

@@ -14,6 +14,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
+from ovparts_lib.checked import checked_arguments
 from ovparts_lib.models.cost_aggregation import AppearanceGuidance, TextGuidance, aggregate, cost_volume, mean_cost
 from ovparts_lib.models.cost_aggregation.inputs import SlidingWindow, sliding_inputs, squash
 from ovparts_lib.models.cost_aggregation.targets import covered_labels, part_segmentation_loss
@@ -63,6 +64,7 @@ class Catseg(CostSegmenter):
         **SHARED_GROUPS,
     }
 
+    @checked_arguments
     def __init__(
         self,
         size: CostSize = RELEASED,

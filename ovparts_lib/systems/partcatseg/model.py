@@ -8,16 +8,18 @@ Segmentation", CVPR 2025, and the code released with it.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from typing import Any, ClassVar
 
 import torch
+from pydantic import NonNegativeFloat
 from torch import Tensor
 
+from ovparts_lib.checked import checked_arguments, hyper_parameters
 from ovparts_lib.models.backbones.guidance import GuidanceSize
 from ovparts_lib.models.cost_aggregation import AggregatorSize, mean_cost
 from ovparts_lib.models.cost_aggregation.targets import covered_labels
-from ovparts_lib.systems.base import batch_labels, check_choices, chosen_queries
+from ovparts_lib.systems.base import batch_labels, chosen_queries
 from ovparts_lib.systems.cost_segmenter import (
     MINIATURE_COST,
     RELEASED_GROUPS,
@@ -38,7 +40,7 @@ from ovparts_lib.systems.scores import BACKGROUND, CostMaps, Maps, Request, Scor
 from ovparts_lib.vocabularies import PartVocabulary
 
 
-@dataclass(frozen=True)
+@hyper_parameters
 class PartCatsegSize(CostSize):
     """Hyper-parameters of PartCATSeg: those of CATSeg; ``aggregator`` is that of both stages."""
 
@@ -78,18 +80,16 @@ class PartCatseg(CostSegmenter):
     groups: ClassVar = {"aggregator": ("aggregator.",), **SHARED_GROUPS}
     needs_parts = True
 
+    @checked_arguments
     def __init__(
         self,
         size: PartCatsegSize = RELEASED,
         *,
-        compositional_weight: float = 1.0,
+        compositional_weight: NonNegativeFloat = 1.0,
         divergence: Divergence = "jensen_shannon",
         **shared: Any,
     ) -> None:
         super().__init__(size, **shared)
-        check_choices(divergence=(divergence, Divergence))
-        if compositional_weight < 0:
-            raise ValueError(f"compositional_weight must be at least 0, not {compositional_weight}")
         self.compositional_weight, self.divergence = compositional_weight, divergence
         self.aggregator = PartAggregator(size.aggregator, () if self.guidance is None else self.guidance.channels)
         self.set_trainable(RELEASED_GROUPS)

@@ -7,10 +7,10 @@ from typing import Any
 
 from torch import Tensor
 
+from ovparts_lib.checked import checked_arguments
 from ovparts_lib.checkpoints import cost_aggregation
 from ovparts_lib.checkpoints.native import read_metadata
 from ovparts_lib.checkpoints.reading import LoadReport, State, read_tensors, refuse_beside
-from ovparts_lib.systems.base import check_choices
 from ovparts_lib.systems.cost_segmenter import TestEdge
 from ovparts_lib.systems.cost_weights import (
     TRANSFORMER,
@@ -24,7 +24,6 @@ from ovparts_lib.systems.cost_weights import (
 from ovparts_lib.systems.partcatseg import SYSTEM
 from ovparts_lib.systems.partcatseg.model import RELEASED, PartCatseg, PartCatsegSize
 from ovparts_lib.systems.partcatseg.options import SecondStage
-from ovparts_lib.systems.system import stated_size
 
 BEGINS_FROM = "catseg"  # whose own files serve to begin a training
 # Never read by the released code: a third stack of layers, for a pass that is commented out.
@@ -46,6 +45,7 @@ def released_names(state: State) -> dict[str, Tensor]:
     return renamed if joined not in renamed else renamed | {joined: renamed[joined][..., None, None]}  # a convolution
 
 
+@checked_arguments
 def load_partcatseg(
     path: str | Path,
     size: PartCatsegSize | None = None,
@@ -89,7 +89,6 @@ def load_partcatseg(
             misshapen, or ``clip_path`` or ``guidance_path`` given or absent where it should not be.
         ValueError: no such ``second_stage``.
     """
-    check_choices(second_stage=(second_stage, SecondStage))
     refuse_beside(clip_path, path, "clip_weights")
     metadata, source = read_metadata(path) or {}, str(path)
     begins = metadata.get("system") == BEGINS_FROM
@@ -101,7 +100,7 @@ def load_partcatseg(
     state = read_tensors(path)
     if begins:
         # our own file of CATSeg, with PartCATSeg's class attention
-        stated = stated_size(PartCatsegSize, metadata["size"])
+        stated = PartCatsegSize(**metadata["size"])
         size = read_as(size or replace(stated, aggregator=replace(stated.aggregator, class_attention="query")))
         file, names = CostFile("ovparts weights of CATSeg", stated, True), _catseg_names
     else:

@@ -7,17 +7,18 @@ Sources: Choi et al., "Understanding Multi-Granularity for Open-Vocabulary Part 
 """
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Annotated, Any
 
 import torch
+from pydantic import Field, NonNegativeFloat
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
+from ovparts_lib.checked import checked_arguments
 from ovparts_lib.images import square_pixels
-from ovparts_lib.systems.base import batch_labels, check_choices, chosen_queries
+from ovparts_lib.systems.base import batch_labels, chosen_queries
 from ovparts_lib.systems.partclipseg.decoder import PartclipsegDecoder
 from ovparts_lib.systems.partclipseg.losses import (
-    PartclipsegWeights,
     PartTargets,
     attention_terms,
     mean_attention_terms,
@@ -63,42 +64,33 @@ class Partclipseg(QuerySegmenter):
     decoder: PartclipsegDecoder
     decoder_class = PartclipsegDecoder
 
+    @checked_arguments
     def __init__(
         self,
         size: QuerySize = RELEASED,
         *,
         object_text: ObjectText = "object",
-        object_weight: float = 1.0,
-        part_weight: float = 1.0,
-        separation_weight: float = 0.1,
-        enhancement_weight: float = 0.01,
-        attention_threshold: float = 0.3,
+        object_weight: NonNegativeFloat = 1.0,
+        part_weight: NonNegativeFloat = 1.0,
+        separation_weight: NonNegativeFloat = 0.1,
+        enhancement_weight: NonNegativeFloat = 0.01,
+        attention_threshold: Annotated[float, Field(ge=0, le=1)] = 0.3,
         attention_rule: AttentionRule = "corrected",
         attention_layer: int = -1,
         loss_mean: LossMean = "image",
         **shared: Any,
     ) -> None:
-        check_choices(
-            object_text=(object_text, ObjectText),
-            attention_rule=(attention_rule, AttentionRule),
-            loss_mean=(loss_mean, LossMean),
-        )
         depth = len(size.extract_layers)
         if not -depth <= attention_layer < depth:
             raise ValueError(f"attention_layer must be from {-depth} to {depth - 1}, not {attention_layer}")
-        weights = PartclipsegWeights(
-            object=object_weight,
-            part=part_weight,
-            separation=separation_weight,
-            enhancement=enhancement_weight,
-            threshold=attention_threshold,
-        )
         super().__init__(size, **shared)
-        self.weights, self.object_text, self.loss_mean = weights, object_text, loss_mean
-        self.attention_rule, self.attention_layer = attention_rule, attention_layer % depth
+        self.object_weight, self.part_weight = object_weight, part_weight
+        self.separation_weight, self.enhancement_weight = separation_weight, enhancement_weight
+        self.attention_threshold, self.attention_rule = attention_threshold, attention_rule
+        self.attention_layer, self.object_text, self.loss_mean = attention_layer % depth, object_text, loss_mean
         # the head of the queries' own logits, where no term trains it: several devices cannot train a model with
         # parameters that get no gradient
-        self.frozen = () if weights.object or weights.part else ("decoder.head.",)
+        self.frozen = () if object_weight or part_weight else ("decoder.head.",)
         self.set_trainable(RELEASED_GROUPS)
 
     def texts_of(self, vocabulary: PartVocabulary) -> list[tuple[str, ...]]:
@@ -160,21 +152,21 @@ class Partclipseg(QuerySegmenter):
         losses = {"loss_part_object": part_object_loss(found, sizes, has_object, pairs + 1, self.loss_mean)}
         # object-level and part-level guidance
         logits_of = self._own_logits(tokens, grid)
-        if self.weights.object:
+        if self.object_weight:
             found = sums(logits_of, generics, last, targets.objects) + background_sums(logits_of, last)
             mean = region_mean(found[:, 2], sizes[:, 2], len(queries.objects) + 1, self.loss_mean)
-            losses["loss_object"] = self.weights.object * mean
-        if self.weights.part:
+            losses["loss_object"] = self.object_weight * mean
+        if self.part_weight:
             found = sums(logits_of, 0, generics, targets.generics)
             mean = region_mean(found[:, 0], sizes[:, 0], generics, self.loss_mean)
-            losses["loss_part"] = self.weights.part * mean
+            losses["loss_part"] = self.part_weight * mean
         # attention control: separation and enhancement
-        if self.weights.attention:
+        if self.separation_weight or self.enhancement_weight:
             separation, enhancement = self._attention_losses(entered, queries, targets, grid)
-            if self.weights.separation:
-                losses["loss_separation"] = self.weights.separation * separation
-            if self.weights.enhancement:
-                losses["loss_enhancement"] = self.weights.enhancement * enhancement
+            if self.separation_weight:
+                losses["loss_separation"] = self.separation_weight * separation
+            if self.enhancement_weight:
+                losses["loss_enhancement"] = self.enhancement_weight * enhancement
         return losses
 
     def score(self, images: Sequence[Tensor], request: Request) -> list[tuple[Scores, Maps]]:
@@ -292,7 +284,7 @@ class Partclipseg(QuerySegmenter):
                     *maps[number],
                     pixel_parts=targets.parts[number].unique(),
                     pixel_objects=targets.objects[number].unique(),
-                    threshold=self.weights.threshold,
+                    threshold=self.attention_threshold,
                     rule=self.attention_rule,
                 )
                 for number in range(len(entered))
