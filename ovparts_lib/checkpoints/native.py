@@ -143,5 +143,6 @@ def load_weights(path: str | Path, system: str | None = None) -> tuple[dict[str,
     if metadata is None:
         raise CheckpointError(f"{path} was not written by this workbook")
     if system is not None and metadata.get("system") != system:
-        raise CheckpointError(f"{path} holds weights of {metadata.get('system')!r}, not of {system!r}")
+        hint = "; give it as clip_weights, for a new model" if metadata.get("system") == "clip" else ""
+        raise CheckpointError(f"{path} holds weights of {metadata.get('system')!r}, not of {system!r}{hint}")
     return read_tensors(path), metadata

@@ -32,32 +32,6 @@ def is_constant(name: str) -> bool:
     return name.endswith(("attn_mask", "pixel_mean", "pixel_std")) or name == f"{DINOV2}mask_token"
 
 
-def require_first_release(state: State, source: str, size: CostSize) -> None:
-    """Check that a released state dict has the layout of CAT-Seg's first release.
-
-    Args:
-        state: without a wrapper's prefix.
-        source: the file, for messages.
-        size: of the model that is to receive it.
-
-    Raises:
-        CheckpointError: it is of the version published at CVPR, of another size, or no CAT-Seg.
-    """
-    conv = state.get(f"{TRANSFORMER}conv1.weight")
-    later = conv is not None and conv.ndim == 4 and conv.shape[1] == 1 != size.aggregator.prompts
-    later |= any("padding_" in name or "q_proj_weight" in name or "upsample1" in name for name in state)
-    if later:
-        raise CheckpointError(
-            f"{source} is CAT-Seg's later version, as published at CVPR 2024 (model_base.pth), whose layout is "
-            f"another; {NEEDED}"
-        )
-    if conv is None and any(name.startswith(TRANSFORMER) for name in state):
-        raise CheckpointError(f"{source} lacks {TRANSFORMER}conv1.weight; {NEEDED}")
-    if conv is None:
-        raise CheckpointError(f"{source} is no CATSeg checkpoint of a known kind; its first tensors: {list(state)[:5]}")
-    require_cost_embedding(state, source, size)
-
-
 def require_cost_embedding(state: State, source: str, size: CostSize) -> None:
     """Check the shape of the cost embedding, which has a channel for each of the size's templates.
 
@@ -102,9 +76,21 @@ def recognise(state: State, source: str, size: CostSize | None = None) -> CostFi
         size: of the model that is to receive it; None for the released one.
 
     Raises:
-        CheckpointError: see :func:`require_first_release`; or it is none of CATSeg's.
+        CheckpointError: it is CAT-Seg's version published at CVPR, of another size, or none of CATSeg's.
     """
-    require_first_release(state, source, size or RELEASED)
+    size, conv = size or RELEASED, state.get(f"{TRANSFORMER}conv1.weight")
+    later = conv is not None and conv.ndim == 4 and conv.shape[1] == 1 != size.aggregator.prompts
+    if later or any("padding_" in name or "q_proj_weight" in name or "upsample1" in name for name in state):
+        raise CheckpointError(
+            f"{source} is CAT-Seg's later version, as published at CVPR 2024 (model_base.pth), whose layout is "
+            f"another; {NEEDED}"
+        )
+    if conv is None:
+        raise CheckpointError(
+            f"{source} is no CATSeg checkpoint of a known kind: it lacks {TRANSFORMER}conv1.weight; its first tensors: "
+            f"{list(state)[:5]}"
+        )
+    require_cost_embedding(state, source, size)
     if any(name.startswith(f"{TRANSFORMER}layers_specific_part.") for name in state):
         raise CheckpointError(f"{source} is a checkpoint of PartCATSeg, not of CATSeg")
     if any(name.startswith(DINOV2) for name in state):

@@ -1,7 +1,7 @@
 """What CLIPSeg and PartCLIPSeg share: sizes, CLIP's towers, the visual adapter, what trains, labels."""
 
 from collections.abc import Sequence
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -9,7 +9,7 @@ from pydantic import PositiveInt
 from torch import Tensor, nn
 
 from ovparts_lib.checked import checked_arguments
-from ovparts_lib.images import resize_labels
+from ovparts_lib.images import LabelResize, resize_labels
 from ovparts_lib.models.clip.text import encode_text, tokenize
 from ovparts_lib.models.clip.text_cache import TextCache
 from ovparts_lib.models.clip.towers import MINIATURE, VIT_B_16, build_clip, image_hidden_states
@@ -17,7 +17,6 @@ from ovparts_lib.models.film_decoder import FilmDecoder, QuerySize
 from ovparts_lib.systems.base import SegmentationSystem
 
 RELEASED_GROUPS = ("visual_adapter", "language", "film", "decoder")
-LabelResize = Literal["centre", "floor"]
 # Decoder tokens computed at once: so many that a CUDA device is busy, so few that they fit into a CPU's cache.
 _TOKENS = {"cpu": 1 << 11, "cuda": 1 << 16}
 RELEASED = QuerySize(VIT_B_16)

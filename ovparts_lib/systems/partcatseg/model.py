@@ -136,7 +136,7 @@ class PartCatseg(CostSegmenter):
             texts = self._chosen_texts(texts, targets)
         # dense CLIP features; structural guidance from DINOv2
         dense, maps = self.encode_images(inputs)
-        guidance = aggregator.guide(maps)
+        guidance = aggregator.appearance(maps)
         # object- and part-level cost aggregation, then object-specific part-level cost aggregation
         first = aggregator.first_stage(dense.features, texts, guidance, chunks)
         aware = aggregator.object_aware_features(first, texts)
@@ -177,7 +177,7 @@ class PartCatseg(CostSegmenter):
         inputs = self._squares(images, test=True)
         texts = self.encode_vocabulary(vocabulary)
         dense, maps = self.encode_images(inputs, keep_attention=inspected)
-        guidance = aggregator.guide(maps)
+        guidance = aggregator.appearance(maps)
         kept: list[dict[int, Tensor] | None] = [{}, {}] if inspected else [None, None]
         # object- and part-level cost aggregation; decoded only to be looked at: its logits serve training
         first = aggregator.first_stage(dense.features, texts, guidance, chunks, kept[0])

@@ -16,7 +16,6 @@ from ovparts_lib.systems.cost_weights import (
     TRANSFORMER,
     CostFile,
     canonical,
-    load_but,
     load_cost_into,
     recognise,
     require_cost_embedding,
@@ -102,19 +101,17 @@ def load_partcatseg(
         # our own file of CATSeg, with PartCATSeg's class attention
         stated = PartCatsegSize(**metadata["size"])
         size = read_as(size or replace(stated, aggregator=replace(stated.aggregator, class_attention="query")))
-        file, names = CostFile("ovparts weights of CATSeg", stated, True), _catseg_names
+        file, names, trained = CostFile("ovparts weights of CATSeg", stated, True), _catseg_names, False
     else:
         state, size = canonical(state), read_as(size or RELEASED)
-        if any(name.startswith(OWN) for name in state):
-            refuse_beside(guidance_path, path, "guidance_weights")
+        trained, names = any(name.startswith(OWN) for name in state), released_names
+        if trained:
             require_cost_embedding(state, source, size)
-            model = PartCatseg(size, **options)
-            return model, load_but(model, state, source, "PartCATSeg", released_names, dead=(DEAD,))
-        file, names = recognise(state, source, size), released_names
+        file = CostFile("PartCATSeg", RELEASED, True) if trained else recognise(state, source, size)
     model = PartCatseg(size, **options)
-    without = [name for name in model.state_dict() if name.startswith((*_COPIED, _NEW))]
+    without = [] if trained else [name for name in model.state_dict() if name.startswith((*_COPIED, _NEW))]
     report = load_cost_into(model, state, source, file, guidance_path, names=names, without=without, dead=(DEAD,))
-    if second_stage == "pretrained":
+    if second_stage == "pretrained" and not trained:
         model.aggregator.copy_first_stage()
         kept = tuple(name for name in report.initialised if not name.startswith(_COPIED))
         report = replace(report, initialised=kept)

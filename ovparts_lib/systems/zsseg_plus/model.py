@@ -17,8 +17,7 @@ from torch import Tensor, nn
 
 from ovparts_lib.checked import checked_arguments, hyper_parameters
 from ovparts_lib.data.dataset import ObjectRegion
-from ovparts_lib.data.transforms import LabelResize
-from ovparts_lib.images import checked_images
+from ovparts_lib.images import LabelResize, checked_images
 from ovparts_lib.models.backbones.resnet import RESNET_50, ResNetSize
 from ovparts_lib.models.clip.towers import MINIATURE, VIT_B_16, ClipSize, build_clip
 from ovparts_lib.models.maskformer.losses import maskformer_losses

@@ -170,10 +170,10 @@ def test_kept_maps(model):
         texts = model.encode_vocabulary(VOCABULARY)
         inputs = square_inputs(IMAGES[:1], model.size.inputs, 32, model.device, test=True)
         dense, maps = model.encode_images(inputs)
-        first = model.aggregator.first_stage(dense.features, texts, model.aggregator.guide(maps), Chunks())
+        first = model.aggregator.first_stage(dense.features, texts, model.aggregator.appearance(maps), Chunks())
         aware = model.aggregator.object_aware_features(first, texts)
         expected = model.aggregator.specific_cost(aware, texts, Chunks())[0, [3, 0]]
-        logits = model.aggregator.decode(first, model.aggregator.guide(maps), Chunks())[0]
+        logits = model.aggregator.decode(first, model.aggregator.appearance(maps), Chunks())[0]
         generic_cost = mean_cost(dense.features, texts.generic)[0]
     torch.testing.assert_close(cost.before, expected)
     # The first stage's maps are those of what the wanted parts are made of.
