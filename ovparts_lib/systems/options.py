@@ -20,10 +20,15 @@ def _folder(which: str, place: str) -> Any:
     return lambda given: f"{place}/{DATASETS[given[which]].folder}" if given.get(which) in list(DATASETS) else None
 
 
+def scored_on(given: Mapping[str, Any]) -> str:
+    """The data set that a run with these parameters is scored on."""
+    return str(given.get("test_dataset") or given.get("dataset"))
+
+
 def _test_split(given: Mapping[str, Any]) -> str:
     """The first test split; after few-shot training the one without the images that were drawn, where there is one."""
-    scored = given.get("test_dataset") or given.get("dataset")
-    splits = DATASETS[scored].test_splits if scored in list(DATASETS) else ("val_obj_condition",)
+    scored = scored_on(given)
+    splits = DATASETS[scored].test_splits if scored in DATASETS else ("val_obj_condition",)
     few_shot = given.get("train_split") == "train_few_shot" and given.get("test_dataset") is None
     return "val_few_shot" if few_shot and "val_few_shot" in splits else splits[0]
 
@@ -37,10 +42,9 @@ def published_protocols(*protocols: str, partimagenet: bool = False) -> Any:
 
 def protocols_by_kind(given: Mapping[str, Any]) -> list[str]:
     """The recommended protocols of the data set scored on; for whole objects also the two they are published under."""
-    scored = given.get("test_dataset") or given.get("dataset")
-    if scored in list(DATASETS) and DATASETS[scored].kind == "semantic":
-        return list(OBJECT_PROTOCOLS)
-    return ["recommended", "recommended_strict"]
+    scored = scored_on(given)
+    objects = scored in DATASETS and DATASETS[scored].kind == "semantic"
+    return list(OBJECT_PROTOCOLS) if objects else ["recommended", "recommended_strict"]
 
 
 class SystemOptions(Options):

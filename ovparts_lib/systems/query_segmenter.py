@@ -1,12 +1,13 @@
 """What CLIPSeg and PartCLIPSeg share: sizes, CLIP's towers, the visual adapter, what trains, labels."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
 from pydantic import PositiveInt
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from ovparts_lib.checked import checked_arguments
 from ovparts_lib.images import LabelResize, resize_labels
@@ -131,6 +132,12 @@ class QuerySegmenter(SegmentationSystem):
         tokens = (self.size.image_size // self.size.clip.patch_size) ** 2 + 1
         pairs = self.query_chunk or _TOKENS.get(self.device.type, 1 << 11) // tokens
         return max(1, pairs // images)
+
+    def _recomputed(self, function: Callable[..., Any], *arguments: Any) -> Any:
+        """The function's result; its activations are not kept for the backward pass if that is what was asked for."""
+        if self.checkpoint_decoder and torch.is_grad_enabled():
+            return checkpoint(function, *arguments, use_reentrant=False)
+        return function(*arguments)
 
     def _resized_labels(self, maps: Sequence[Tensor], size: tuple[int, int]) -> Tensor:
         """Label maps at the size of the logits, or of their patches, int64 (b, h, w)."""

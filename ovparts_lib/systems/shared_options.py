@@ -6,7 +6,7 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import Field
 
 from ovparts_lib.options import Flag, Listed, Number, Text, Whole, by_dataset, option
-from ovparts_lib.systems.options import Dataset, SystemOptions, protocols_by_kind
+from ovparts_lib.systems.options import Dataset, SystemOptions, protocols_by_kind, scored_on
 
 QueryGroup = Literal["visual_adapter", "language", "film", "decoder", "background_query"]
 CostGroup = Literal["guidance", "aggregator", "clip_attention", "clip_visual", "background_text"]
@@ -15,11 +15,6 @@ WithoutCrop = Literal["as_released", "proposals"]
 Classifier = Literal["ensemble", "proposals", "clip"]
 DINOV2 = "checkpoints/dinov2_vits14_pretrain.pth"
 SWIN = "checkpoints/swin_base_patch4_window12_384_22k.pth"  # of ImageNet
-
-
-def scored_on(given: Mapping[str, Any]) -> str:
-    """The data set that a run with these parameters is scored on."""
-    return str(given.get("test_dataset") or given.get("dataset"))
 
 
 class PolyOptions(SystemOptions):

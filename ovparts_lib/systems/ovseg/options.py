@@ -6,7 +6,8 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import Field
 
 from ovparts_lib.options import Flag, Listed, Number, Text, Whole, option
-from ovparts_lib.systems.shared_options import SWIN, MaskClassifierOptions, WithoutCrop, begins_from, scored_on
+from ovparts_lib.systems.options import scored_on
+from ovparts_lib.systems.shared_options import SWIN, MaskClassifierOptions, WithoutCrop, begins_from
 
 Group = Literal["backbone", "proposals", "no_object"]
 Fusion = Literal["sum", "best_mask"]

@@ -12,7 +12,6 @@ from typing import Annotated, Any
 import torch
 from pydantic import Field, NonNegativeFloat
 from torch import Tensor
-from torch.utils.checkpoint import checkpoint
 
 from ovparts_lib.checked import checked_arguments
 from ovparts_lib.images import square_pixels
@@ -290,12 +289,6 @@ class Partclipseg(QuerySegmenter):
                 for number in range(len(entered))
             ]
         return mean_attention_terms(found, self.loss_mean, self.attention_rule)
-
-    def _recomputed(self, function: Callable[..., Any], *arguments: Any) -> Any:
-        """The function's result; its activations are not kept for the backward pass if that is what was asked for."""
-        if self.checkpoint_decoder and torch.is_grad_enabled():
-            return checkpoint(function, *arguments, use_reentrant=False)
-        return function(*arguments)
 
     def _targets(self, batch: dict[str, Any]) -> tuple[PartQueries, PartTargets]:
         """The queries to decode, and the labels in their numbers."""

@@ -9,7 +9,8 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import Field
 
 from ovparts_lib.options import Flag, Listed, Number, Text, Whole, option
-from ovparts_lib.systems.shared_options import SWIN, MaskClassifierOptions, begins_from, scored_on
+from ovparts_lib.systems.options import scored_on
+from ovparts_lib.systems.shared_options import SWIN, MaskClassifierOptions, begins_from
 
 Group = Literal["backbone", "proposals", "integration", "no_object"]
 # What the published trainings begin from: (backbone on ImageNet, CLIP, open_clip's datacomp_xl_s13b_b90k).
