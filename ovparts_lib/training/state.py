@@ -49,21 +49,19 @@ def capture_state(
     model: nn.Module,
     optimiser: torch.optim.Optimizer,
     settings: TrainingSettings,
-    *,
-    step: int,
-    seconds: float,
-    frozen: str,
     place: dict[str, Any],
+    **facts: Any,
 ) -> dict[str, Any]:
-    """Everything a checkpoint holds; called by all ranks, as each adds its generators' and its place in the data."""
+    """Everything a checkpoint holds, ``step``, ``seconds`` and the digest of what is ``frozen`` as ``facts``.
+
+    Called by all ranks, as each adds its generators' state and its place in the data.
+    """
     ranks = gather_from_ranks({"random": random_state(), "loader": place})
     return {
         "format": FORMAT,
-        "step": step,
-        "seconds": seconds,
+        **facts,
         "settings": settings.trajectory(),
         "groups": describe_groups(model, optimiser),
-        "frozen": frozen,
         "model": trained_tensors(model),
         "optimiser": optimiser.state_dict(),
         "precision": fabric.strategy.precision.state_dict(),

@@ -36,6 +36,8 @@ Where the paper's equations are:
 - the start from CAT-Seg's weights: :func:`systems.partcatseg.weights.load_partcatseg`.
 """
 
+from __future__ import annotations
+
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -55,6 +57,7 @@ from ovparts_lib.models.cost_aggregation import (
     cost_volume,
     mean_cost,
 )
+from ovparts_lib.systems.part_queries import PartQueries
 
 
 @dataclass
@@ -74,6 +77,17 @@ class PartTexts:
     part_to_generic: tuple[int, ...]
     part_to_object: tuple[int, ...]
     generic_count: int
+
+    def of(self, queries: PartQueries, parts: Sequence[int]) -> PartTexts:
+        """The texts of some object-specific parts and of what the ``queries`` made for them hold."""
+        count = len(queries.generics)
+        return PartTexts(
+            generic=self.generic[queries.rows],
+            specific=self.specific[[*parts, -1]],
+            part_to_generic=tuple(queries.part_queries[:-1].tolist()),
+            part_to_object=tuple((queries.object_queries[:-1] - count).tolist()),
+            generic_count=count,
+        )
 
 
 @dataclass

@@ -28,6 +28,7 @@ from ovparts_lib.systems.cost_segmenter import (
     CostSize,
     without_guidance,
 )
+from ovparts_lib.systems.part_queries import part_queries
 from ovparts_lib.systems.partcatseg.aggregator import PartAggregator, PartTexts
 from ovparts_lib.systems.partcatseg.losses import (
     NO_LABEL,
@@ -127,13 +128,10 @@ class PartCatseg(CostSegmenter):
             ValueError: no object maps, part and object map of different sizes, or a label that is neither in the
                 vocabulary nor its ignore label; the message names the image.
         """
-        vocabulary, aggregator, chunks = batch["vocabulary"], self.aggregator, self.chunks
-        self.check_vocabulary(vocabulary)
+        aggregator, chunks = self.aggregator, self.chunks
+        self.check_vocabulary(batch["vocabulary"])
         inputs = self._squares(batch["images"], test=False)
-        targets = self._targets(batch, inputs.covered)
-        texts = self.encode_vocabulary(vocabulary)
-        if self.training_queries is not None and self.training_queries < len(vocabulary.parts):
-            texts = self._chosen_texts(texts, targets)
+        texts, targets = self._texts_and_targets(batch, inputs.covered)
         # dense CLIP features; structural guidance from DINOv2
         dense, maps = self.encode_images(inputs)
         guidance = aggregator.appearance(maps)
@@ -215,49 +213,32 @@ class PartCatseg(CostSegmenter):
             results.append((scores, found))
         return results
 
-    def _targets(self, batch: dict[str, Any], covered: Sequence[tuple[float, float]]) -> list[PartTargets]:
-        """Labels of a batch, whose squares span ``covered``."""
+    def _texts_and_targets(
+        self, batch: dict[str, Any], covered: Sequence[tuple[float, float]]
+    ) -> tuple[PartTexts, list[PartTargets]]:
+        """Texts that a batch is scored for, and its labels, whose squares span ``covered``, in the texts' numbers."""
         vocabulary, images = batch["vocabulary"], batch["images"]
         counts = {"part": len(vocabulary.parts), "object": len(vocabulary.objects)}
-        maps = [covered_labels(batch_labels(batch, kind), images, covered, count) for kind, count in counts.items()]
-        ranks = [NO_LABEL if rank is None else rank for rank in vocabulary.object_to_object_with_parts]
-        tables = [[*range(counts["part"]), NO_LABEL], [*vocabulary.part_to_generic, NO_LABEL], [*ranks, NO_LABEL]]
-        to_part, to_generic, to_rank = (torch.tensor(table, device=self.device) for table in tables)
-        targets = []
-        for number, (parts, objects) in enumerate(zip(*maps, strict=True)):
-            if parts.shape != objects.shape:
+        parts, objects = (
+            [labels.to(self.device) for labels in covered_labels(batch_labels(batch, kind), images, covered, count)]
+            for kind, count in counts.items()
+        )
+        for number, maps in enumerate(zip(batch["part_maps"], batch["object_maps"], strict=True)):
+            if maps[0].shape != maps[1].shape:
                 raise ValueError(
                     f"image {number} of the batch has a part map and an object map of different sizes: "
-                    f"{tuple(batch['part_maps'][number].shape)} and {tuple(batch['object_maps'][number].shape)}"
+                    f"{tuple(maps[0].shape)} and {tuple(maps[1].shape)}"
                 )
-            parts, objects = parts.to(self.device), objects.to(self.device)
-            targets.append(PartTargets(to_part[parts], to_generic[parts], to_rank[objects]))
-        return targets
-
-    def _chosen_texts(self, texts: PartTexts, targets: list[PartTargets]) -> PartTexts:
-        """Texts of some object-specific parts and of what belongs to them; the targets then count in these."""
-        generic_count, last = texts.generic_count, len(texts.generic) - 1
-        present = torch.cat([labels.parts.unique() for labels in targets])
-        count = len(texts.part_to_generic)
-        chosen = chosen_queries(present[present != NO_LABEL], count, self.training_queries)
-        parts = chosen[:-1]
-        owners = torch.tensor((texts.part_to_generic, texts.part_to_object), device=self.device)[:, parts]
-        shown = torch.cat([labels.objects.unique() for labels in targets])
-        generic, objects = owners[0].unique(), torch.cat([owners[1], shown[shown != NO_LABEL]]).unique()
-        to_part, to_generic, to_object = (
-            _places(kept, total)
-            for kept, total in ((parts, count), (generic, generic_count), (objects, last - generic_count))
-        )
-        for labels in targets:
-            labels.parts, labels.generic = to_part[labels.parts], to_generic[labels.generic]
-            labels.objects = to_object[labels.objects]
-        return PartTexts(
-            generic=texts.generic[[*generic.tolist(), *(generic_count + objects).tolist(), last]],
-            specific=texts.specific[chosen],
-            part_to_generic=tuple(to_generic[owners[0]].tolist()),
-            part_to_object=tuple(to_object[owners[1]].tolist()),
-            generic_count=len(generic),
-        )
+        shown = [torch.cat([labels.unique() for labels in maps]) for maps in (parts, objects)]
+        chosen = chosen_queries(shown[0], counts["part"], self.training_queries)[:-1].tolist()
+        queries = part_queries(vocabulary, chosen, objects=shown[1].tolist(), device=self.device)
+        to_part, to_generic, to_object = (table.to(self.device) for table in queries.tables(vocabulary, chosen))
+        to_object = torch.where(to_object < 0, NO_LABEL, to_object - len(queries.generics))
+        targets = [
+            PartTargets(to_part[part_map], to_generic[part_map], to_object[object_map])
+            for part_map, object_map in zip(parts, objects, strict=True)
+        ]
+        return self.encode_vocabulary(vocabulary).of(queries, chosen), targets
 
 
 def _first_stage_names(vocabulary: PartVocabulary) -> tuple[str, ...]:
@@ -271,10 +252,3 @@ def _generic_of(part_ids: Sequence[int], texts: PartTexts) -> list[int]:
     parts = dict.fromkeys(texts.part_to_generic[part] for part in part_ids)
     objects = dict.fromkeys(texts.part_to_object[part] for part in part_ids)
     return [*parts, *(texts.generic_count + owner for owner in objects)]
-
-
-def _places(kept: Tensor, count: int) -> Tensor:
-    """Table from ``count`` old indices to places in ``kept``; ``NO_LABEL`` for the others and for itself."""
-    places = torch.full((count + 1,), NO_LABEL, device=kept.device)
-    places[kept] = torch.arange(len(kept), device=kept.device)
-    return places

@@ -16,8 +16,8 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from ovparts_lib.models.attention_overlap import memberships, overlap, strength
+from ovparts_lib.systems.part_queries import PartQueries
 from ovparts_lib.systems.partclipseg.options import AttentionRule, LossMean
-from ovparts_lib.systems.partclipseg.queries import PartQueries
 
 Terms = tuple[Tensor, Tensor, int]  # of one image: separation, enhancement, and how many objects they are sums over
 

@@ -16,6 +16,7 @@ from torch import Tensor
 from ovparts_lib.checked import checked_arguments
 from ovparts_lib.images import square_pixels
 from ovparts_lib.systems.base import batch_labels, chosen_queries
+from ovparts_lib.systems.part_queries import PartQueries, part_queries, query_texts
 from ovparts_lib.systems.partclipseg.decoder import PartclipsegDecoder
 from ovparts_lib.systems.partclipseg.losses import (
     PartTargets,
@@ -26,7 +27,6 @@ from ovparts_lib.systems.partclipseg.losses import (
     region_sums,
 )
 from ovparts_lib.systems.partclipseg.options import AttentionRule, LossMean, ObjectText
-from ovparts_lib.systems.partclipseg.queries import PartQueries, part_queries, query_texts
 from ovparts_lib.systems.query_segmenter import MINIATURE_QUERY, RELEASED, RELEASED_GROUPS, QuerySegmenter, QuerySize
 from ovparts_lib.systems.scores import AttentionMaps, Maps, Request, Scores
 from ovparts_lib.vocabularies import PartVocabulary
@@ -176,8 +176,8 @@ class Partclipseg(QuerySegmenter):
         as its components; ``generic_parts``, the generic parts' own logits, which no label map uses.
         """
         vocabulary, class_ids, background = request.vocabulary, request.class_ids, request.background
-        ranks = range(len(vocabulary.objects_with_parts)) if background else ()
-        queries = part_queries(vocabulary, class_ids, objects=ranks, background=background, device=self.device)
+        shown = range(len(vocabulary.objects)) if background else ()
+        queries = part_queries(vocabulary, class_ids, objects=shown, background=background, device=self.device)
         count, generics = len(class_ids), len(queries.generics)
         # CLIPSeg's encoder and decoder, once per generic part and object
         pixels = square_pixels(images, self.size.image_size, self.device)
@@ -191,7 +191,6 @@ class Partclipseg(QuerySegmenter):
         own_logits = self._own_logits(tokens, grid)
         if background:
             objects = self._all_logits(own_logits, generics, len(queries.rows), images)
-            object_ids = tuple(vocabulary.object_id(vocabulary.objects_with_parts[rank]) for rank in queries.objects)
         if request.inspected:
             parts = self._all_logits(own_logits, 0, generics, images)
         results = []
@@ -199,7 +198,7 @@ class Partclipseg(QuerySegmenter):
             size, maps = tuple(image.shape[-2:]), {}
             scores = Scores(pairs[number, :count], class_ids, pairs[number, count] if background else None, size)
             if background:
-                scores.objects = Scores(objects[number, :-1], object_ids, objects[number, -1], size)
+                scores.objects = Scores(objects[number, :-1], queries.objects, objects[number, -1], size)
             if request.inspected:
                 clip = {block: weights[number] for block, weights in clip_attention.items()}
                 decoder = {layer: weights[number] for layer, weights in enumerate(attention)}
@@ -292,21 +291,13 @@ class Partclipseg(QuerySegmenter):
 
     def _targets(self, batch: dict[str, Any]) -> tuple[PartQueries, PartTargets]:
         """The queries to decode, and the labels in their numbers."""
-        vocabulary = batch["vocabulary"]
-        size = (self.size.image_size, self.size.image_size)
+        vocabulary, size = batch["vocabulary"], (self.size.image_size, self.size.image_size)
         objects = self._resized_labels(batch_labels(batch, "object"), size)
         parts = self._resized_labels(batch_labels(batch), size)
-        ranks = [-1 if rank is None else rank for rank in vocabulary.object_to_object_with_parts]
-        objects = torch.tensor([*ranks, -1], device=self.device)[objects]
-        count = len(vocabulary.parts)
-        chosen = chosen_queries(parts, count, self.training_queries)[:-1].tolist()
-        present = [rank for rank in objects.unique().tolist() if rank >= 0]
-        queries = part_queries(vocabulary, chosen, objects=present, device=self.device)
-        tables = queries.tables(vocabulary, chosen)
-        # The last entry of each table is for -1 or, of parts, for the number of parts: no label.
-        return queries, PartTargets(
-            *(table.to(self.device)[labels] for table, labels in zip(tables, (parts, parts, objects), strict=True))
-        )
+        chosen = chosen_queries(parts, len(vocabulary.parts), self.training_queries)[:-1].tolist()
+        queries = part_queries(vocabulary, chosen, objects=objects.unique().tolist(), device=self.device)
+        tables = zip(queries.tables(vocabulary, chosen), (parts, parts, objects), strict=True)
+        return queries, PartTargets(*(table.to(self.device)[labels] for table, labels in tables))
 
 
 def _pieces(first: int, stop: int, length: int) -> list[slice]:
