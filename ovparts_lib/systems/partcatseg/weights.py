@@ -107,7 +107,7 @@ def load_partcatseg(
         trained, names = any(name.startswith(OWN) for name in state), released_names
         if trained:
             require_cost_embedding(state, source, size)
-        file = CostFile("PartCATSeg", RELEASED, True) if trained else recognise(state, source, size)
+        file = CostFile("PartCATSeg", size, True) if trained else recognise(state, source, size)
     model = PartCatseg(size, **options)
     without = [] if trained else [name for name in model.state_dict() if name.startswith((*_COPIED, _NEW))]
     report = load_cost_into(model, state, source, file, guidance_path, names=names, without=without, dead=(DEAD,))

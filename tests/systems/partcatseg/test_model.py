@@ -371,7 +371,7 @@ def test_the_second_stage_starts_as_a_copy_of_the_first():
 
 def test_without_guidance_nothing_of_the_backbone_remains():
     model = tiny_partcatseg(size=without_guidance(TINY_PARTCATSEG)).train()
-    assert model.guidance is None is model.aggregator.appearance
+    assert model.guidance is None and not list(model.aggregator.appearance.parameters())
     total(model.loss(labelled_batch())).backward()
     assert all(p.grad is not None for p in model.parameters() if p.requires_grad)
 
