@@ -130,44 +130,33 @@ def load_cost_into(
     """
     without = [*without, *([] if file.background else ["background_text"])]
     wanted, given = model.size.guidance.kind, file.size.guidance.kind
+    backbone = [] if wanted == given else [name for name in model.state_dict() if name.startswith("guidance.")]
     if wanted == given:
         refuse_beside(guidance_path, source, "guidance_weights")
-        return load_but(model, state, source, file.kind, names, without, dead)
-    if wanted in ("none", "small"):
+    elif wanted in ("none", "small"):
         raise CheckpointError(f"{source} ({file.kind}) cannot start a {type(model).__name__} with {wanted!r} guidance")
-    if guidance_path is None:
+    elif guidance_path is None:
         raise CheckpointError(
             f"{source} ({file.kind}) brings {given} guidance, but {wanted} is wanted; give its pre-trained weights as "
             "guidance_weights, for DINOv2 ViT-S/14 dinov2_vits14_pretrain.pth"
         )
-    backbone = [name for name in model.state_dict() if name.startswith("guidance.")]
-    # They read features of another width; their biases are loaded.
-    projections = [name for name in model.state_dict() if "appearance." in name and name.endswith(".weight")]
-    report = load_but(model, state, source, file.kind, names, [*without, *projections, *backbone], dead)
-    pretrained = load_guidance_into(model.guidance, guidance_path)
-    left = tuple(name for name in report.initialised if name not in backbone)
-    return replace(report + pretrained, kind=file.kind, initialised=left)
-
-
-def load_but(
-    model: CostSegmenter,
-    state: State,
-    source: str,
-    kind: str,
-    names: Names,
-    without: Collection[str] = (),
-    dead: tuple[str, ...] = (),
-) -> LoadReport:
-    """Load a state dict but for the parameters in ``without``, whose counterparts in the file are dropped."""
+    else:
+        # The projections read features of another width; their biases are loaded.
+        projections = [name for name in model.state_dict() if "appearance." in name and name.endswith(".weight")]
+        without, dead = [*without, *projections, *backbone], (*dead, "backbone.", "guidance.")
+    # what the file has of what is not loaded is dropped
     dropped = set(names({name: tensor for name, tensor in model.state_dict().items() if name in without}))
-    if any(name.startswith("guidance.") for name in without):
-        dead = (*dead, "backbone.", "guidance.")
-    return load_strictly(
+    report = load_strictly(
         model,
         state,
         source,
-        kind,
+        file.kind,
         names=names,
         drop=lambda name: name in dropped or is_constant(name) or name.startswith(dead),
         without=tuple(without),
     )
+    if wanted == given:
+        return report
+    pretrained = load_guidance_into(model.guidance, guidance_path)
+    left = tuple(name for name in report.initialised if name not in backbone)
+    return replace(report + pretrained, kind=file.kind, initialised=left)

@@ -192,8 +192,8 @@ class SystemOptions(Options):
         from ovparts_lib.systems.registry import SYSTEMS  # which is made of these options
 
         arguments = SYSTEMS[self.system].model_arguments
-        named = self.chosen(*(name for name in type(self).model_fields if name in arguments))
-        return {name: value for name, value in named.items() if value is not None}
+        named = self.chosen(*type(self).model_fields) | {"training_queries": self.queries_per_step}
+        return {name: value for name, value in named.items() if name in arguments and value is not None}
 
     def sized(self, size: Any) -> Any:
         """The system's hyper-parameters with what the parameters of the run change in them."""

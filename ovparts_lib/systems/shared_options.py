@@ -59,10 +59,6 @@ class QueryOptions(PolyOptions):
     )
     background_weight: Number = option(0.05, gt=0, description="weight of the background's terms in the loss")
 
-    def model_options(self) -> dict[str, Any]:
-        """Keyword arguments that both systems take."""
-        return super().model_options() | {"training_queries": self.queries_per_step}
-
     def transform_options(self, size: Any, ignore_label: int) -> dict[str, Any]:
         """Loading ends with squashing to a square, so that workers hand over small pictures of one size."""
         return {"final_size": size.image_size, "channel_order": self.channel_order}
@@ -124,7 +120,7 @@ class CostOptions(CropOptions):
     def model_options(self) -> dict[str, Any]:
         """Keyword arguments that both systems take."""
         rates = {"guidance": self.guidance_rate, "clip_attention": self.clip_rate, "clip_visual": self.clip_rate}
-        return super().model_options() | {"training_queries": self.queries_per_step, "lr_multipliers": rates}
+        return super().model_options() | {"lr_multipliers": rates}
 
     def weight_paths(self) -> dict[str, str | None]:
         """Files that the system's loader takes beside the checkpoint."""

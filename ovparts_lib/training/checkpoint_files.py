@@ -98,9 +98,7 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
 
 
 def _delete_old(folder: Path, newest: Path) -> None:
-    files = checkpoint_files(folder)
-    same_step = newest.name.partition("-")[0]
-    stale = [path for path in files if path != newest and path.name.startswith(f"{same_step}-")]
-    rest = [path for path in files if path not in stale]
-    for path in [*stale, *rest[:-KEPT]]:
+    same_step, files = f"{newest.name.partition('-')[0]}-", checkpoint_files(folder)
+    others = [path for path in files if not path.name.startswith(same_step)]
+    for path in set(files) - {newest, *others[1 - KEPT :]}:
         path.unlink()
