@@ -12,7 +12,7 @@ from torch.utils.checkpoint import checkpoint
 from ovparts_lib.checked import checked_arguments
 from ovparts_lib.images import LabelResize, resize_labels
 from ovparts_lib.models.clip.text import encode_text, tokenize
-from ovparts_lib.models.clip.text_cache import TextCache
+from ovparts_lib.models.clip.text_cache import TextCache, text_weights
 from ovparts_lib.models.clip.towers import MINIATURE, VIT_B_16, build_clip, image_hidden_states
 from ovparts_lib.models.film_decoder import FilmDecoder, QuerySize
 from ovparts_lib.systems.base import SegmentationSystem
@@ -105,15 +105,10 @@ class QuerySegmenter(SegmentationSystem):
 
     def _encode_prompts(self, prompts: Sequence[str]) -> Tensor:
         """Conditions (n, embed_dim), with gradient where the text tower trains, otherwise from the cache."""
-        trains = any(parameter.requires_grad for parameter in self._text_parameters())
+        trains = any(parameter.requires_grad for parameter in text_weights(self.clip))
         if self.training and torch.is_grad_enabled() and trains:
             return encode_text(self.clip, tokenize(prompts, self.size.clip.context_length))
         return self.text_cache.encode(self.clip, prompts)
-
-    def _text_parameters(self) -> list[nn.Parameter]:
-        clip = self.clip
-        modules = (clip.token_embedding, clip.transformer, clip.ln_final)
-        return [clip.positional_embedding, clip.text_projection, *(p for m in modules for p in m.parameters())]
 
     def _encode_images(
         self, pixels: Tensor, keep_attention: bool = False

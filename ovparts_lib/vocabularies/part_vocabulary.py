@@ -60,19 +60,14 @@ class PartVocabulary(Vocabulary):
         ignore_label: int = 255,
         title: str = "",
     ) -> None:
-        unseen_objects = frozenset(unseen_objects)
-        for attribute, value in (
-            ("name", name),
-            ("ignore_label", ignore_label),
-            ("objects", tuple(objects)),
-            ("unseen_objects", unseen_objects),
-        ):
-            object.__setattr__(self, attribute, value)
+        # a frozen dataclass is filled through its dictionary
+        vars(self).update(name=name, ignore_label=ignore_label, objects=tuple(objects))
+        vars(self).update(unseen_objects=frozenset(unseen_objects))
         self._check_names("object", self.objects)
-        for owner in unseen_objects:
+        for owner in self.unseen_objects:
             self.object_id(owner)
-        object.__setattr__(self, "pairs", tuple(self._pair(part) for part in parts))
-        unseen = {part for part, (owner, _) in zip(parts, self.pairs, strict=True) if owner in unseen_objects}
+        vars(self).update(pairs=tuple(self._pair(part) for part in parts))
+        unseen = {part for part, (owner, _) in zip(parts, self.pairs, strict=True) if owner in self.unseen_objects}
         super().__init__(name, tuple(parts), frozenset(unseen), ignore_label, title)
 
     def _pair(self, part: str) -> tuple[str, str]:

@@ -100,7 +100,7 @@ class ResNet(nn.Module):
 
     def __init__(self, size: ResNetSize) -> None:
         super().__init__()
-        self.channels = size.channels
+        self.channels, self.stages = size.channels, STAGES
         self.stem = Stem(size)
         channels = self.stem.out_channels
         for stage, (name, width, count) in enumerate(zip(STAGES, size.channels, size.blocks, strict=True)):
@@ -112,7 +112,7 @@ class ResNet(nn.Module):
     def forward(self, pixels: Tensor) -> list[Tensor]:
         """res2 to res5 of normalised pixels (b, 3, h, w): (b, channels[i], h / 4 / 2^i, w / 4 / 2^i)."""
         maps, features = self.stem(pixels), []
-        for name in STAGES:
+        for name in self.stages:
             maps = getattr(self, name)(maps)
             features.append(maps)
         return features
