@@ -98,9 +98,7 @@ def within_its_file(path: str | Path) -> Iterator[None]:
             yield
     except (TypeError, ValueError, KeyError, AttributeError, ArithmeticError, AssertionError, MemoryError) as error:
         told = f"{type(error).__name__}: {error}"
-        raise CheckpointError(
-            f"{path}: its description ({metadata.get('size')!r:.200}) fits no model: {told}"
-        ) from error
+        raise CheckpointError(f"{path}: its description {metadata.get('size')!r:.200} fits no model: {told}") from error
 
 
 class _Budget(TorchDispatchMode):

@@ -253,9 +253,7 @@ def _dense(state: dict[str, Tensor], path: Path) -> dict[str, Tensor]:
             raise CheckpointError(f"{path}: the tensor {name} is {kind}, not dense numbers; save it as a dense tensor")
         if tensor.numel() * tensor.itemsize > tensor.untyped_storage().nbytes():  # a few bytes stand for terabytes
             size = tuple(tensor.shape)
-            raise CheckpointError(
-                f"{path}: the tensor {name} of shape {size} repeats fewer numbers; save it contiguous"
-            )
+            raise CheckpointError(f"{path}: the tensor {name} of shape {size} repeats numbers; save it contiguous")
     return state
 
 

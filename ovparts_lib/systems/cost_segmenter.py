@@ -69,9 +69,7 @@ class CostSize:
             raise ValueError(f"image_size {side} must give patches of {patch} pixels in windows of {window} patches")
         guided = self.aggregator.guidance_dim or any(self.aggregator.decoder_guidance_dims)
         if bool(guided) != (self.guidance.kind != "none"):
-            raise ValueError(
-                "a guidance backbone and guidance dims in the aggregator go together: give both or neither"
-            )
+            raise ValueError("guidance backbone and guidance dims of the aggregator go together: give both or neither")
 
     def read_as(self, templates: str | None = None, test_shortest_edge: TestEdge = "as_trained") -> Self:
         """The size with what no tensor of a file tells.

@@ -53,9 +53,7 @@ def require_cost_embedding(state: State, source: str, size: CostSize) -> None:
             f"{wanted[1]} of {size.templates!r}. Set templates: {' or '.join(others)}; and if it was trained on "
             "PartImageNet also test_shortest_edge: none, for that was scored at the pictures' own size"
         )
-    raise CheckpointError(
-        f"{source}: {TRANSFORMER}conv1.weight is a cost embedding of shape {tuple(conv.shape)}; {needed}"
-    )
+    raise CheckpointError(f"{source}: conv1.weight is a cost embedding of shape {tuple(conv.shape)}; {needed}")
 
 
 @dataclass(frozen=True)

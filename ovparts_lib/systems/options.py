@@ -72,9 +72,7 @@ class SystemOptions(Options):
         description="folder of the data set as released",
     )
     train_split: Name = Field("train", description="records trained on")
-    shots: Whole | None = Field(
-        None, ge=1, description="train_few_shot: images drawn for each object; none takes the released list"
-    )
+    shots: Whole | None = Field(None, ge=1, description="train_few_shot: images per object; none: the released list")
     shots_seed: Whole = Field(0, ge=0, description="seed of that draw")
     test_dataset: Dataset | None = Field(None, description="data set scored on, where it is another (cross-dataset)")
     test_root: Text | None = option(
@@ -99,9 +97,7 @@ class SystemOptions(Options):
     label_resize: Literal["centre", "floor"] = option(
         "centre", description="floor: as the released code resizes labels, up to a pixel off the image"
     )
-    shortest_edge: Whole | None = option(
-        None, 96, ge=1, description="training images get this shorter side; none keeps their size"
-    )
+    shortest_edge: Whole | None = option(None, 96, ge=1, description="training images' shorter side; none: unchanged")
     longest_edge: Whole = option(1333, 192, ge=1, description="but no longer side than this, pixels")
     augmentation: Literal["applied", "discarded_as_released"] = option(
         "applied", description="discarded_as_released: as the released PartImageNet training, which lost it by mistake"
@@ -126,7 +122,7 @@ class SystemOptions(Options):
     devices: Whole = Field(1, ge=1, description="devices trained on")
     log_every: Whole = option(50, free=True, ge=1, description="steps between log lines")
     evaluate_every: Whole = option(
-        1000, 0, free=True, ge=0, description="steps between evaluations; 0 evaluates at the end only"
+        1000, 0, free=True, ge=0, description="steps between evaluations; 0: at the end only"
     )
     checkpoint_every: Whole = option(1000, free=True, ge=1, description="steps between checkpoints")
 
@@ -135,9 +131,7 @@ class SystemOptions(Options):
     protocols: Protocols = option(
         ["recommended"], description="how the counts are read; the first defined for a mode decides tables and figures"
     )
-    intervals: Whole | None = option(
-        1000, ge=2, description="sets of images drawn for confidence intervals; none leaves them out"
-    )
+    intervals: Whole | None = option(1000, ge=2, description="resamplings for confidence intervals; none: left out")
     boundary: Flag = option(False, description="also score boundaries")
     oracle_rule: Literal["exact", "zero_others", "substring"] = option(
         "exact",
@@ -258,9 +252,7 @@ class SystemOptions(Options):
         if self.test_root is not None and self.test_dataset is None:
             broken.append("test_root, test_dataset: test_root is the folder of test_dataset; give that too, or neither")
         if self.shots is not None and not self.train_split.endswith("few_shot"):
-            broken.append(
-                f"shots, train_split: shots are drawn for train_few_shot; {self.train_split} takes all images"
-            )
+            broken.append(f"shots, train_split: shots are drawn for train_few_shot; {self.train_split} takes all")
         for key in ("dataset", "test_dataset"):
             name = getattr(self, key)
             if name is not None and DATASETS[name].kind not in (*self.kinds, "own"):

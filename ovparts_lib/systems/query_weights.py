@@ -121,15 +121,13 @@ def _none(name: str) -> bool:
     return False
 
 
-OWN = QueryFile("ovparts weights", (), dict, drop=_none, lacks=_none)
-_FINE_TUNED = QueryFile(
-    "OV-PARTS fine-tuned checkpoint", (FINE_TUNED_PREFIX,), fine_tuned_names, drop=is_dead, lacks=_none
-)
+OWN = QueryFile("ovparts weights", (), dict, _none, _none)
+_FINE_TUNED = QueryFile("OV-PARTS fine-tuned checkpoint", (FINE_TUNED_PREFIX,), fine_tuned_names, is_dead, _none)
 _HUB = QueryFile("hub model", ("decoder.",), hub_names, is_position_ids, lambda name: name.startswith(ADAPTERS))
 _TIMOJL = QueryFile(
     "timojl/clipseg decoder",
     ("film_mul.", "trans_conv.", "blocks."),
     timojl_names,
-    drop=lambda name: name.startswith("reduce."),
-    lacks=lambda name: not name.startswith("decoder."),
+    lambda name: name.startswith("reduce."),
+    lambda name: not name.startswith("decoder."),
 )

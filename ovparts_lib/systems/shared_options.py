@@ -188,15 +188,9 @@ class MaskClassifierOptions(ProposalOptions):
     classifier: Classifier = option(
         "ensemble", description="who classifies masks: both, the proposal network alone, or CLIP on crops alone"
     )
-    ensemble_weight: Number = option(
-        0.7, gt=0, lt=1, description="CLIP's share in the ensemble's exponent, by test set"
-    )
-    mask_threshold: Number = option(
-        0.4, gt=0, lt=1, description="probability above which a pixel belongs to a mask's crop"
-    )
-    crops_at_once: Whole | None = option(
-        None, free=True, ge=1, description="crops in one pass of CLIP; none chooses by device"
-    )
+    ensemble_weight: Number = option(0.7, gt=0, lt=1, description="CLIP's share in the exponent, by test set")
+    mask_threshold: Number = option(0.4, gt=0, lt=1, description="probability above which a pixel is in a mask's crop")
+    crops_at_once: Whole | None = option(None, free=True, ge=1, description="crops in a pass of CLIP; none: by device")
 
     def schedule_options(self) -> dict[str, Any]:
         """Linear warm-up; poly's exponent is the loop's own, 0.9."""

@@ -73,9 +73,7 @@ def newest_checkpoint(folder: Path) -> Path | None:
         if is_intact(path):
             return path
         aside = path.replace(path.with_name(f"{path.name}.corrupt"))
-        warnings.warn(
-            f"checkpoint {path} is corrupt; set aside as {aside.name}, going back to the one before it", stacklevel=2
-        )
+        warnings.warn(f"{path} is corrupt; set aside as {aside.name}, going back to the one before it", stacklevel=2)
     damaged = sorted(folder.glob("*.pt.corrupt"))
     if not damaged:
         return None

@@ -98,9 +98,7 @@ class PartVocabulary(Vocabulary):
             ValueError: no words, an empty word, the same word twice, or an ``'s`` without an object or a part.
         """
         if isinstance(words, str):
-            raise ValueError(
-                f"own words must be a list or a mapping, not the single string {words!r}; write [{words!r}]"
-            )
+            raise ValueError(f"own words must be a list or a mapping, not the string {words!r}; write [{words!r}]")
         if isinstance(words, Mapping):
             for owner, parts in words.items():
                 if isinstance(parts, str):
@@ -220,9 +218,8 @@ class PartVocabulary(Vocabulary):
 def _tidy(word: object) -> str:
     """A user's word with plain apostrophes and single blanks, without HTML's entities and what cannot be seen."""
     plain = " ".join(html.unescape(str(word)).translate(_APOSTROPHES).split())
-    return "".join(sign for sign in plain if sign in _JOINERS or unicodedata.category(sign) not in _UNSEEN).strip(
-        _JOINERS
-    )
+    seen = (sign for sign in plain if sign in _JOINERS or unicodedata.category(sign) not in _UNSEEN)
+    return "".join(seen).strip(_JOINERS)
 
 
 def _own_pair(word: str) -> tuple[str, str | None]:

@@ -306,7 +306,7 @@ def test_tensors_that_are_no_dense_numbers_are_refused_by_name(tmp_path, tensor)
 
 def test_a_tensor_that_repeats_few_numbers_without_end_is_refused(tmp_path):
     torch.save({"a": torch.ones(1).expand(10**6, 10**6)}, tmp_path / "w.pth")
-    with pytest.raises(CheckpointError, match=r"the tensor a of shape \(1000000, 1000000\) repeats fewer numbers"):
+    with pytest.raises(CheckpointError, match=r"the tensor a of shape \(1000000, 1000000\) repeats numbers"):
         read_tensors(tmp_path / "w.pth")
 
 

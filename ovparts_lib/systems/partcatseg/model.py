@@ -199,16 +199,14 @@ class PartCatseg(CostSegmenter):
             scores, found = self._picture_scores(image, covered, logits[number], request), {}
             if inspected:
                 names = tuple(vocabulary.parts[part] for part in parts)
-                generic_names = tuple(words[row] for row in rows)
+                generics = tuple(words[row] for row in rows)
                 of_objects, of_parts = (
                     {layer: weights[number][ids] for layer, weights in attention.items()}
                     for attention, ids in zip(kept, (rows, parts), strict=True)
                 )
                 classes = (*vocabulary.parts, BACKGROUND)
                 found["cost"] = CostMaps(cost[number, parts], logits[number, : len(parts)], of_parts, names, classes)
-                found["generic_cost"] = CostMaps(
-                    generic_cost[number], generic[number], of_objects, generic_names, words
-                )
+                found["generic_cost"] = CostMaps(generic_cost[number], generic[number], of_objects, generics, words)
                 found["attention"] = self._clip_attention(dense, number, names)
             results.append((scores, found))
         return results

@@ -94,9 +94,7 @@ class ScanOptions(MaskClassifierOptions):
         description="CS: share of a crop's background tokens that the image's context overwrites, by test set",
     )
     shift_seed: Whole = option(0, ge=0, description="seed of their choice, the same for every image")
-    spread_images: Whole = option(
-        200, 8, ge=0, description="test images that are scored with five seeds of that choice; 0: none"
-    )
+    spread_images: Whole = option(200, 8, ge=0, description="test images scored with five such seeds; 0: none")
     shift_iterations: Whole = option(
         0,
         lambda given: 0 if given.get("checkpoint") else 100,
