@@ -11,10 +11,7 @@ from ovparts_lib.systems.query_weights import load_query_into, query_size, recog
 
 
 def load_clipseg(
-    path: str | Path,
-    size: QuerySize | None = None,
-    clip_path: str | Path | None = None,
-    **options: Any,
+    path: str | Path, size: QuerySize | None = None, clip_path: str | Path | None = None, **options: Any
 ) -> tuple[Clipseg, LoadReport]:
     """A CLIPSeg with the weights of any of the four kinds of files; which kind is recognised from the content.
 

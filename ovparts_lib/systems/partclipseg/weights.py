@@ -36,10 +36,7 @@ def released_names(state: State) -> dict[str, Tensor]:
 
 
 def load_partclipseg(
-    path: str | Path,
-    size: QuerySize | None = None,
-    clip_path: str | Path | None = None,
-    **options: Any,
+    path: str | Path, size: QuerySize | None = None, clip_path: str | Path | None = None, **options: Any
 ) -> tuple[Partclipseg, LoadReport]:
     """A PartCLIPSeg with the weights of a file; which kind is recognised from the content.
 

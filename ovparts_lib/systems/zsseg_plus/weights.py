@@ -24,10 +24,7 @@ def is_unused(name: str) -> bool:
 
 
 def load_zsseg_plus(
-    path: str | Path,
-    size: ZssegPlusSize | None = None,
-    clip_path: str | Path | None = None,
-    **options: Any,
+    path: str | Path, size: ZssegPlusSize | None = None, clip_path: str | Path | None = None, **options: Any
 ) -> tuple[ZssegPlus, LoadReport]:
     """A ZSSeg+ with the weights of a file; which kind is recognised from the content.
 
@@ -97,11 +94,7 @@ def save_prompts(model: ZssegPlus, path: str | Path, **metadata: object) -> Path
 
 
 def initialise(
-    model: ZssegPlus,
-    clip_path: str | Path,
-    *,
-    prompts: str | Path | None = None,
-    backbone: str | Path | None = None,
+    model: ZssegPlus, clip_path: str | Path, *, prompts: str | Path | None = None, backbone: str | Path | None = None
 ) -> LoadReport:
     """What a training of stage 1 begins from; the rest of the model is new.
 
