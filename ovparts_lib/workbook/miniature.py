@@ -1,9 +1,11 @@
 """What the first two notebooks show: this machine, systems and runs; the miniature, rendered, and its CLIP."""
 
 import os
+from dataclasses import replace
 
 import pandas as pd
 import torch
+from skimage.draw import rectangle_perimeter
 
 from ovparts_lib import inspection
 from ovparts_lib.checkpoints.clip import save_clip
@@ -24,6 +26,8 @@ from ovparts_lib.systems.registry import SYSTEMS
 from ovparts_lib.vocabularies import load_vocabulary
 from ovparts_lib.workbook.data import sample_panel
 from ovparts_lib.workbook.output import RunOutput
+
+_OUTLINE = torch.tensor([[255], [235], [0]], dtype=torch.uint8)
 
 
 def render(params: MiniatureParameters) -> PascalPart116:
@@ -55,6 +59,20 @@ def captioned_pictures(count: int, seed: int) -> Panel:
     """Some pictures and captions of the kind that MiniClip is trained on."""
     drawn = CaptionedPictures(count, size=MINIATURE.image_size, seed=seed, progress=False)
     return inspection.caption_grid(list(drawn.pictures.numpy()), [captions[0] for captions in drawn.captions])
+
+
+def captioned_regions(count: int, seed: int) -> Panel:
+    """Some scenes of the kind that MiniClip is trained on, each with the box and a caption of one of its regions."""
+    scenes, generator = CaptionedScenes(count, seed=seed, progress=False), torch.Generator().manual_seed(seed)
+    pictures, regions, places, boxes = scenes.draw(count, len(scenes.boxes), generator)
+    shown = [int((places == place).nonzero()[0]) for place in places.unique()]
+    for number in shown:
+        left, top, right, bottom = (boxes[number] * pictures.shape[-1]).round().int().tolist()
+        outline = rectangle_perimeter((top, left), (bottom - 1, right - 1), shape=pictures.shape[-2:], clip=True)
+        pictures[places[number]][(slice(None), *map(torch.from_numpy, outline))] = _OUTLINE
+    captions = [scenes.captions[regions[number]][0] for number in shown]
+    panel = inspection.caption_grid(list(pictures[places[shown]].numpy()), captions)
+    return replace(panel, name="regions", title="Regions and captions", caption="A box in a scene, and what it shows.")
 
 
 def miniclip(
