@@ -12,13 +12,10 @@ from ovparts_lib.checkpoints.reading import CheckpointError, LoadReport, State, 
 from ovparts_lib.systems.query_segmenter import RELEASED, QuerySegmenter, QuerySize
 
 FINE_TUNED_PREFIX = "clipseg_model."
-# never read by the released code, or multiplied by zero
-DEAD = ("text_adapter.", "tunable_linear.")
-# what OV-PARTS adds
-ADAPTERS = ("visual_adapter.", "background_query")
-# our names and the released ones
+DEAD = ("text_adapter.", "tunable_linear.")  # never read by the released code, or multiplied by zero
+ADAPTERS = ("visual_adapter.", "background_query")  # what OV-PARTS adds
 _NAMES = json.loads(Path(__file__).with_name("query_names.json").read_text(encoding="utf-8"))
-_hub_names, _timojl_names = renaming(_NAMES["hub"]), renaming(_NAMES["timojl"])
+_hub_names, _timojl_names = renaming(_NAMES["hub"]), renaming(_NAMES["timojl"])  # our names to released ones
 
 
 @dataclass(frozen=True)
@@ -28,8 +25,8 @@ class QueryFile:
     kind: str
     marks: tuple[str, ...]
     names: Callable[[State], State]
-    drop: Callable[[str], bool]
-    lacks: Callable[[str], bool]
+    drop: Callable[[str], bool] = lambda name: False
+    lacks: Callable[[str], bool] = lambda name: False
 
 
 def hub_names(state: State) -> dict[str, Tensor]:
@@ -83,9 +80,8 @@ def load_query_into(
     absent = tuple(name for name in model.state_dict() if name in without or file.lacks(name))
     report = load_strictly(model, state, path, file.kind, names=file.names, drop=file.drop, without=absent)
     if decoder_only:
-        clip_report = load_clip_into(model.clip, clip_path)
         left = tuple(name for name in absent if not name.startswith("clip."))
-        report = replace(report + clip_report, kind=file.kind, initialised=left)
+        report = replace(report + load_clip_into(model.clip, clip_path), kind=file.kind, initialised=left)
     return report
 
 
@@ -117,12 +113,8 @@ def is_dead(name: str) -> bool:
     return is_position_ids(name) or name.partition(".")[2].startswith(DEAD)
 
 
-def _none(name: str) -> bool:
-    return False
-
-
-OWN = QueryFile("ovparts weights", (), dict, _none, _none)
-_FINE_TUNED = QueryFile("OV-PARTS fine-tuned checkpoint", (FINE_TUNED_PREFIX,), fine_tuned_names, is_dead, _none)
+OWN = QueryFile("ovparts weights", (), dict)
+_FINE_TUNED = QueryFile("OV-PARTS fine-tuned checkpoint", (FINE_TUNED_PREFIX,), fine_tuned_names, is_dead)
 _HUB = QueryFile("hub model", ("decoder.",), hub_names, is_position_ids, lambda name: name.startswith(ADAPTERS))
 _TIMOJL = QueryFile(
     "timojl/clipseg decoder",
