@@ -35,8 +35,7 @@ def load_clipseg(
         CheckpointError: unreadable or unrecognised file, a tensor missing, unexpected or misshapen, or ``clip_path``
             given or absent where it should not be.
     """
-    own = SYSTEM.load_own(path, size, options, clip_weights=clip_path)
-    if own is not None:
+    if own := SYSTEM.load_own(path, size, options, clip_weights=clip_path):
         return own
     state = read_tensors(path)
     file = recognise(state, str(path))

@@ -55,7 +55,6 @@ from ovparts_lib.models.cost_aggregation import (
     TextGuidance,
     aggregate,
     cost_volume,
-    mean_cost,
 )
 from ovparts_lib.systems.part_queries import PartQueries
 
@@ -221,10 +220,6 @@ class PartAggregator(nn.Module):
         # cost volume of object-specific parts: each text with features of its own
         x = aware.over_parts(lambda part, text: self.specific_embedding(cost_volume(part, text)), texts, chunks)
         return self._aggregate(self.specific_layers, x, texts.specific, guidance, chunks=chunks, attention=attention)
-
-    def specific_cost(self, aware: ObjectAware, texts: PartTexts, chunks: Chunks) -> Tensor:
-        """Costs the second stage starts from, mean over prompts, (b, n + 1, h, w), float32."""
-        return aware.over_parts(mean_cost, texts, chunks)
 
     def decode(self, x: Tensor, guidance: ImageGuidance, chunks: Chunks) -> Tensor:
         """Logits float32 (b, t, 4h, 4w) of any classes (b, t, h, w, dim) of either stage."""

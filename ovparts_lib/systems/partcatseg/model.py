@@ -154,7 +154,7 @@ class PartCatseg(CostSegmenter):
             rows = [*(texts.generic_count + owner for owner in owners), len(texts.generic) - 1]
             part_to_owner = [owners.index(owner) for owner in texts.part_to_object]
             object_cost = mean_cost(dense.features, texts.generic[rows])
-            specific_cost = aggregator.specific_cost(aware, texts, chunks)
+            specific_cost = aware.over_parts(mean_cost, texts, chunks)
             distance = compositional_loss(object_cost, specific_cost, part_to_owner, self.divergence)
             losses["loss_compositional"] = self.compositional_weight * distance
         return losses
@@ -187,7 +187,7 @@ class PartCatseg(CostSegmenter):
         del first
         # object-specific part-level cost aggregation
         second = aggregator.second_stage(aware, texts, guidance, chunks, kept[1])
-        cost = aggregator.specific_cost(aware, texts, chunks) if inspected else None
+        cost = aware.over_parts(mean_cost, texts, chunks) if inspected else None
         del aware
         # upsampling decoder
         channels = [*parts, len(vocabulary.parts)] if request.background else parts

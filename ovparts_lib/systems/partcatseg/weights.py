@@ -92,10 +92,8 @@ def load_partcatseg(
     metadata, source = read_metadata(path) or {}, str(path)
     begins = metadata.get("system") == BEGINS_FROM
     read_as = partial(PartCatsegSize.read_as, templates=templates, test_shortest_edge=test_shortest_edge)
-    if not begins:
-        own = SYSTEM.load_own(path, size, options, read_as=read_as, guidance_weights=guidance_path)
-        if own is not None:
-            return own
+    if not begins and (own := SYSTEM.load_own(path, size, options, read_as=read_as, guidance_weights=guidance_path)):
+        return own
     state = read_tensors(path)
     if begins:
         # our own file of CATSeg, with PartCATSeg's class attention

@@ -43,8 +43,7 @@ def load_zsseg_plus(
     Raises:
         CheckpointError: unreadable or unrecognised file, or a tensor missing, unexpected or misshapen.
     """
-    own = SYSTEM.load_own(path, size, options, clip_weights=clip_path)
-    if own is not None:
+    if own := SYSTEM.load_own(path, size, options, clip_weights=clip_path):
         return own
     refuse_beside(clip_path, path, "clip_weights")
     state = read_tensors(path)

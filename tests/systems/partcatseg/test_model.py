@@ -80,7 +80,7 @@ def test_the_second_stage_compares_projected_pairs_of_maps_with_their_own_text(m
     first = torch.randn(2, len(texts.generic), 4, 4, 16)
     aware = aggregator.object_aware_features(first, texts)
     ours = aware.over_parts(lambda part, text: part, texts, Chunks())
-    costs = aggregator.specific_cost(aware, texts, Chunks())
+    costs = aware.over_parts(mean_cost, texts, Chunks())
     pairs = [
         *zip(texts.part_to_generic, (texts.generic_count + o for o in texts.part_to_object), strict=True),
         (-1, -1),
@@ -172,7 +172,7 @@ def test_kept_maps(model):
         dense, maps = model.encode_images(inputs)
         first = model.aggregator.first_stage(dense.features, texts, model.aggregator.appearance(maps), Chunks())
         aware = model.aggregator.object_aware_features(first, texts)
-        expected = model.aggregator.specific_cost(aware, texts, Chunks())[0, [3, 0]]
+        expected = aware.over_parts(mean_cost, texts, Chunks())[0, [3, 0]]
         logits = model.aggregator.decode(first, model.aggregator.appearance(maps), Chunks())[0]
         generic_cost = mean_cost(dense.features, texts.generic)[0]
     torch.testing.assert_close(cost.before, expected)
