@@ -127,7 +127,8 @@ def resize_labels(
     Returns:
         (height, width), same type.
     """
-    check_label_resize(rule)
+    if rule not in ("centre", "floor"):
+        raise ValueError(f"label_resize is 'centre' or 'floor', not {rule!r}")
     if rule == "floor":
         maps = labels.to(released_dtype)[None, None]
         return F.interpolate(maps, size=tuple(size), mode="nearest")[0, 0].to(labels.dtype)
@@ -136,12 +137,6 @@ def resize_labels(
         for old, new in zip(labels.shape, size, strict=True)
     )
     return labels.index_select(1, columns).index_select(0, rows)
-
-
-def check_label_resize(rule: str) -> None:
-    """Raise ValueError unless ``rule`` is one of ``LabelResize``."""
-    if rule not in ("centre", "floor"):
-        raise ValueError(f"label_resize is 'centre' or 'floor', not {rule!r}")
 
 
 def shortest_edge_size(height: int, width: int, shortest: int, longest: int) -> tuple[int, int]:

@@ -19,7 +19,7 @@ from ovparts_lib.checkpoints.reading import (
     renaming,
     weights_file,
 )
-from ovparts_lib.models.clip.towers import Activation, ClipSize, activation_of, require_activation
+from ovparts_lib.models.clip.towers import Activation, ActivationError, ClipSize, activation_of
 
 OPENAI_CONSTANTS = ("input_resolution", "context_length", "vocab_size")
 _TRANSPOSED = ("visual_projection.weight", "text_projection.weight")
@@ -77,7 +77,11 @@ def load_clip_into(clip: open_clip.CLIP, path: str | Path, *, activation: Activa
     """
     state = read_tensors(path)
     found = _activation(weights_file(path), state, read_metadata(path) or {}, activation)
-    require_activation(clip, found, str(path))
+    if activation_of(clip) != found:
+        raise ActivationError(
+            f"{path} was trained with {found}, but this CLIP computes {activation_of(clip)}; build it with "
+            f"build_clip(size, quick_gelu={found == 'quick_gelu'})"
+        )
     if "text_model.final_layer_norm.weight" in state:
         kind = "CLIP in Hugging Face's layout"
         return load_strictly(clip, state, path, kind, names=huggingface_names, drop=is_position_ids)

@@ -98,9 +98,7 @@ def within_its_file(path: str | Path) -> Iterator[None]:
             yield
     except (TypeError, ValueError, KeyError, AttributeError, ArithmeticError, AssertionError, MemoryError) as error:
         told = f"{type(error).__name__}: {error}"
-        raise CheckpointError(
-            f"{path}: its description ({metadata.get('size')!r:.200}) fits no model: {told}"
-        ) from error
+        raise CheckpointError(f"{path}: its description {metadata.get('size')!r:.200} fits no model: {told}") from error
 
 
 class _Budget(TorchDispatchMode):
@@ -143,5 +141,6 @@ def load_weights(path: str | Path, system: str | None = None) -> tuple[dict[str,
     if metadata is None:
         raise CheckpointError(f"{path} was not written by this workbook")
     if system is not None and metadata.get("system") != system:
-        raise CheckpointError(f"{path} holds weights of {metadata.get('system')!r}, not of {system!r}")
+        hint = "; give it as clip_weights, for a new model" if metadata.get("system") == "clip" else ""
+        raise CheckpointError(f"{path} holds weights of {metadata.get('system')!r}, not of {system!r}{hint}")
     return read_tensors(path), metadata

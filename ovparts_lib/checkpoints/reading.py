@@ -65,21 +65,8 @@ class LoadReport:
 
     def __add__(self, other: LoadReport) -> LoadReport:
         """Of two files that went into one model."""
-        return LoadReport(
-            f"{self.source} and {other.source}",
-            f"{self.kind} and {other.kind}",
-            self.loaded + other.loaded,
-            self.dropped + other.dropped,
-            self.initialised + other.initialised,
-        )
-
-    def __str__(self) -> str:
-        lines = [f"{self.kind} from {self.source}: {len(self.loaded)} tensors loaded"]
-        if self.dropped:
-            lines.append(f"not needed: {_some(self.dropped)}")
-        if self.initialised:
-            lines.append(f"left at their initial values: {_some(self.initialised)}")
-        return "; ".join(lines)
+        names = {key: getattr(self, key) + getattr(other, key) for key in ("loaded", "dropped", "initialised")}
+        return LoadReport(f"{self.source} and {other.source}", f"{self.kind} and {other.kind}", **names)
 
 
 def weights_file(path: str | Path) -> Path:
@@ -129,12 +116,13 @@ def read_tensors(path: str | Path) -> dict[str, Tensor]:
     except Exception as error:  # whatever a reader stumbles over in bytes that nobody vouches for
         if isinstance(error, OSError) and error.errno:
             raise CheckpointError(f"{path} cannot be read: {error.strerror}") from error
-        refused = _refused(error) if isinstance(error, pickle.UnpicklingError) else ""
-        if not refused:
-            raise CheckpointError(f"{path} is damaged or truncated; fetch it again ({_first_line(error)})") from error
+        lines = [line.strip()[:200] for line in str(error).splitlines()] or [type(error).__name__]
+        refused = [line for line in lines if "GLOBAL" in line or "Unsupported" in line]
+        if not refused or not isinstance(error, pickle.UnpicklingError):
+            raise CheckpointError(f"{path} is damaged or truncated; fetch it again ({lines[0]})") from error
         raise CheckpointError(
-            f"{path} was not loaded: it holds more than tensors and numbers, and reading the rest could execute "
-            f"code. {refused}If you trust its origin, convert it with its own tools to a plain state dict."
+            f"{path} was not loaded: it holds more than tensors and numbers, and reading the rest could execute code. "
+            f"({refused[0]}) If you trust its origin, convert it with its own tools to a plain state dict."
         ) from error
     return _unwrapped(_dense(_state_dict(content, path), path), path)
 
@@ -265,9 +253,7 @@ def _dense(state: dict[str, Tensor], path: Path) -> dict[str, Tensor]:
             raise CheckpointError(f"{path}: the tensor {name} is {kind}, not dense numbers; save it as a dense tensor")
         if tensor.numel() * tensor.itemsize > tensor.untyped_storage().nbytes():  # a few bytes stand for terabytes
             size = tuple(tensor.shape)
-            raise CheckpointError(
-                f"{path}: the tensor {name} of shape {size} repeats fewer numbers; save it contiguous"
-            )
+            raise CheckpointError(f"{path}: the tensor {name} of shape {size} repeats numbers; save it contiguous")
     return state
 
 
@@ -296,18 +282,6 @@ def _state_dict(content: Any, path: Path) -> dict[str, Tensor]:
             raise CheckpointError(f"{path} is no state dict: its entry {name!r} is of type {type(value).__name__}")
         state[name] = value
     return state
-
-
-def _refused(error: Exception) -> str:
-    """What the unpickler stumbled over, in brief."""
-    for line in str(error).splitlines():
-        if "GLOBAL" in line or "Unsupported" in line:
-            return f"({line.strip()[:200]}) "
-    return ""
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0][:200]
 
 
 def _some(names: Collection[str], count: int = 5) -> str:

@@ -1,1 +1,1 @@
-"""The systems, one file each, and the blocks they share."""
+"""Blocks that systems are built of, named as the papers name them."""

@@ -7,13 +7,13 @@ projections of the image activations) is computed once per image.
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
+from ovparts_lib.checked import hyper_parameters
 from ovparts_lib.models.clip.towers import ClipSize, self_attention
 
 # A new head begins by calling every pixel negative with probability 0.99, as nearly all are; otherwise the first steps
@@ -21,7 +21,7 @@ from ovparts_lib.models.clip.towers import ClipSize, self_attention
 RARE = -math.log(99)
 
 
-@dataclass(frozen=True)
+@hyper_parameters
 class QuerySize:
     """Hyper-parameters of CLIPSeg and PartCLIPSeg.
 

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
-from typing import Any, ClassVar, Literal, get_args
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -12,9 +12,11 @@ from ovparts_lib.checkpoints.clip import load_clip_into
 from ovparts_lib.checkpoints.reading import LoadReport
 from ovparts_lib.models.clip.text import refuse_alike
 from ovparts_lib.models.clip.text_cache import TextCache
-from ovparts_lib.systems.parameter_groups import known_group, parameter_groups, train_only
+from ovparts_lib.systems.parameter_groups import known_group, train_only
 from ovparts_lib.systems.scores import Maps, Request, Scores, checked_class_ids
 from ovparts_lib.vocabularies import PartVocabulary, Vocabulary
+
+_NORMS = (nn.LayerNorm, nn.GroupNorm, nn.Embedding)
 
 
 class SegmentationSystem(nn.Module):
@@ -74,8 +76,23 @@ class SegmentationSystem(nn.Module):
         self.lr_multipliers = dict(lr_multipliers)
 
     def parameter_groups(self, weight_decay: float) -> list[dict[str, Any]]:
-        """What trains, for the optimiser: see :func:`systems.parameter_groups.parameter_groups`."""
-        return parameter_groups(self, self.groups, weight_decay, self.lr_multipliers, self.undecayed)
+        """What trains, for the optimiser: norms and embedding tables without weight decay, all else, biases too, with.
+
+        Args:
+            weight_decay: of what decays.
+        """
+        modules = (module for module in self.modules() if isinstance(module, _NORMS))
+        norms = {id(parameter) for module in modules for parameter in module.parameters(recurse=False)}
+        found: dict[tuple[float, float], list[nn.Parameter]] = {}
+        for name, parameter in self.named_parameters():
+            if parameter.requires_grad:
+                decay = 0.0 if id(parameter) in norms or name.endswith(self.undecayed) else weight_decay
+                factors = (rate for group, rate in self.lr_multipliers.items() if name.startswith(self.groups[group]))
+                found.setdefault((next(factors, 1.0), decay), []).append(parameter)
+        return [
+            {"params": parameters, "weight_decay": decay, "lr_multiplier": multiplier}
+            for (multiplier, decay), parameters in found.items()
+        ]
 
     def load_clip(self, path: str | Path) -> LoadReport:
         """Give a new system CLIP weights, see :func:`~ovparts_lib.checkpoints.clip.load_clip_into`."""
@@ -163,20 +180,6 @@ class SegmentationSystem(nn.Module):
             if len(values) != len(images):
                 raise ValueError(f"there are {len(images)} images, and {name} for {len(values)} images")
         return self.score(images, request, **given)
-
-
-def check_choices(**choices: tuple[str, Any]) -> None:
-    """Raise ValueError for an option whose value is none of its literal type's: ``name=(value, type)``."""
-    for name, (value, kind) in choices.items():
-        if value not in get_args(kind):
-            raise ValueError(f"{name} must be one of {', '.join(get_args(kind))}, not {value!r}")
-
-
-def check_positive(**counts: int | None) -> None:
-    """Raise ValueError for an option below 1 that is not None either."""
-    for name, value in counts.items():
-        if value is not None and value < 1:
-            raise ValueError(f"{name} must be at least 1, or None, not {value}")
 
 
 def chosen_queries(targets: Tensor, count: int, number: int | None) -> Tensor:

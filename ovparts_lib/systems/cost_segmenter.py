@@ -1,12 +1,14 @@
 """What CATSeg and PartCATSeg share: sizes, CLIP's towers, guidance backbone, background text, and what trains."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from typing import Literal, Self
 
 import torch
+from pydantic import PositiveInt
 from torch import Tensor, nn
 
+from ovparts_lib.checked import checked_arguments, hyper_parameters
 from ovparts_lib.models.backbones.guidance import GuidanceSize, build_guidance
 from ovparts_lib.models.clip.dense import DenseFeatures, dense_image_features
 from ovparts_lib.models.clip.prompted_names import SYNONYMS
@@ -15,7 +17,7 @@ from ovparts_lib.models.clip.text_cache import TextCache
 from ovparts_lib.models.clip.towers import MINIATURE, VIT_B_16, ClipSize, build_clip
 from ovparts_lib.models.cost_aggregation import AggregatorSize, Chunks
 from ovparts_lib.models.cost_aggregation.inputs import InputSize, SquareInputs, square_inputs
-from ovparts_lib.systems.base import SegmentationSystem, check_choices, check_positive
+from ovparts_lib.systems.base import SegmentationSystem
 from ovparts_lib.systems.scores import AttentionMaps, Request, Scores
 from ovparts_lib.systems.shared_options import Padding
 from ovparts_lib.vocabularies import Vocabulary
@@ -38,7 +40,7 @@ TestEdge = int | None | Literal["as_trained"]
 _TOKENS = {"cpu": 1 << 13, "cuda": 1 << 17}
 
 
-@dataclass(frozen=True)
+@hyper_parameters
 class CostSize:
     """Hyper-parameters of CATSeg and its successors.
 
@@ -67,9 +69,7 @@ class CostSize:
             raise ValueError(f"image_size {side} must give patches of {patch} pixels in windows of {window} patches")
         guided = self.aggregator.guidance_dim or any(self.aggregator.decoder_guidance_dims)
         if bool(guided) != (self.guidance.kind != "none"):
-            raise ValueError(
-                "a guidance backbone and guidance dims in the aggregator go together: give both or neither"
-            )
+            raise ValueError("guidance backbone and guidance dims of the aggregator go together: give both or neither")
 
     def read_as(self, templates: str | None = None, test_shortest_edge: TestEdge = "as_trained") -> Self:
         """The size with what no tensor of a file tells.
@@ -144,26 +144,21 @@ class CostSegmenter(SegmentationSystem):
         ValueError: an option out of its range.
     """
 
+    @checked_arguments
     def __init__(
         self,
         size: CostSize,
         *,
-        training_queries: int | None = None,
+        training_queries: PositiveInt | None = None,
         background_weight: float = 0.05,
         padding: Padding = "cut",
-        chunk_tokens: int | None = None,
+        chunk_tokens: PositiveInt | None = None,
         checkpoint_aggregator: bool = False,
         lr_multipliers: Mapping[str, float] = LR_MULTIPLIERS,
     ) -> None:
         super().__init__()
-        check_positive(training_queries=training_queries, chunk_tokens=chunk_tokens)
-        check_choices(padding=(padding, Padding))
         self.set_rates(lr_multipliers)
-        clip, layer = size.clip, size.guidance.clip_layer
-        if layer is not None and not 0 <= layer < clip.vision_layers:
-            raise ValueError(
-                f"clip_layer {layer} is no hidden state before the last block, 0 to {clip.vision_layers - 1}"
-            )
+        clip = size.clip
         self.size, self.templates, self.padding = size, TEMPLATES[size.templates], padding
         self.training_queries, self.background_weight = training_queries, background_weight
         self.chunk_tokens, self.checkpoint_aggregator = chunk_tokens, checkpoint_aggregator

@@ -32,32 +32,6 @@ def is_constant(name: str) -> bool:
     return name.endswith(("attn_mask", "pixel_mean", "pixel_std")) or name == f"{DINOV2}mask_token"
 
 
-def require_first_release(state: State, source: str, size: CostSize) -> None:
-    """Check that a released state dict has the layout of CAT-Seg's first release.
-
-    Args:
-        state: without a wrapper's prefix.
-        source: the file, for messages.
-        size: of the model that is to receive it.
-
-    Raises:
-        CheckpointError: it is of the version published at CVPR, of another size, or no CAT-Seg.
-    """
-    conv = state.get(f"{TRANSFORMER}conv1.weight")
-    later = conv is not None and conv.ndim == 4 and conv.shape[1] == 1 != size.aggregator.prompts
-    later |= any("padding_" in name or "q_proj_weight" in name or "upsample1" in name for name in state)
-    if later:
-        raise CheckpointError(
-            f"{source} is CAT-Seg's later version, as published at CVPR 2024 (model_base.pth), whose layout is "
-            f"another; {NEEDED}"
-        )
-    if conv is None and any(name.startswith(TRANSFORMER) for name in state):
-        raise CheckpointError(f"{source} lacks {TRANSFORMER}conv1.weight; {NEEDED}")
-    if conv is None:
-        raise CheckpointError(f"{source} is no CATSeg checkpoint of a known kind; its first tensors: {list(state)[:5]}")
-    require_cost_embedding(state, source, size)
-
-
 def require_cost_embedding(state: State, source: str, size: CostSize) -> None:
     """Check the shape of the cost embedding, which has a channel for each of the size's templates.
 
@@ -79,9 +53,7 @@ def require_cost_embedding(state: State, source: str, size: CostSize) -> None:
             f"{wanted[1]} of {size.templates!r}. Set templates: {' or '.join(others)}; and if it was trained on "
             "PartImageNet also test_shortest_edge: none, for that was scored at the pictures' own size"
         )
-    raise CheckpointError(
-        f"{source}: {TRANSFORMER}conv1.weight is a cost embedding of shape {tuple(conv.shape)}; {needed}"
-    )
+    raise CheckpointError(f"{source}: conv1.weight is a cost embedding of shape {tuple(conv.shape)}; {needed}")
 
 
 @dataclass(frozen=True)
@@ -102,9 +74,21 @@ def recognise(state: State, source: str, size: CostSize | None = None) -> CostFi
         size: of the model that is to receive it; None for the released one.
 
     Raises:
-        CheckpointError: see :func:`require_first_release`; or it is none of CATSeg's.
+        CheckpointError: it is CAT-Seg's version published at CVPR, of another size, or none of CATSeg's.
     """
-    require_first_release(state, source, size or RELEASED)
+    size, conv = size or RELEASED, state.get(f"{TRANSFORMER}conv1.weight")
+    later = conv is not None and conv.ndim == 4 and conv.shape[1] == 1 != size.aggregator.prompts
+    if later or any("padding_" in name or "q_proj_weight" in name or "upsample1" in name for name in state):
+        raise CheckpointError(
+            f"{source} is CAT-Seg's later version, as published at CVPR 2024 (model_base.pth), whose layout is "
+            f"another; {NEEDED}"
+        )
+    if conv is None:
+        raise CheckpointError(
+            f"{source} is no CATSeg checkpoint of a known kind: it lacks {TRANSFORMER}conv1.weight; its first tensors: "
+            f"{list(state)[:5]}"
+        )
+    require_cost_embedding(state, source, size)
     if any(name.startswith(f"{TRANSFORMER}layers_specific_part.") for name in state):
         raise CheckpointError(f"{source} is a checkpoint of PartCATSeg, not of CATSeg")
     if any(name.startswith(DINOV2) for name in state):
@@ -144,44 +128,33 @@ def load_cost_into(
     """
     without = [*without, *([] if file.background else ["background_text"])]
     wanted, given = model.size.guidance.kind, file.size.guidance.kind
+    backbone = [] if wanted == given else [name for name in model.state_dict() if name.startswith("guidance.")]
     if wanted == given:
         refuse_beside(guidance_path, source, "guidance_weights")
-        return load_but(model, state, source, file.kind, names, without, dead)
-    if wanted in ("none", "small"):
+    elif wanted in ("none", "small"):
         raise CheckpointError(f"{source} ({file.kind}) cannot start a {type(model).__name__} with {wanted!r} guidance")
-    if guidance_path is None:
+    elif guidance_path is None:
         raise CheckpointError(
             f"{source} ({file.kind}) brings {given} guidance, but {wanted} is wanted; give its pre-trained weights as "
             "guidance_weights, for DINOv2 ViT-S/14 dinov2_vits14_pretrain.pth"
         )
-    backbone = [name for name in model.state_dict() if name.startswith("guidance.")]
-    # They read features of another width; their biases are loaded.
-    projections = [name for name in model.state_dict() if "appearance." in name and name.endswith(".weight")]
-    report = load_but(model, state, source, file.kind, names, [*without, *projections, *backbone], dead)
-    pretrained = load_guidance_into(model.guidance, guidance_path)
-    left = tuple(name for name in report.initialised if name not in backbone)
-    return replace(report + pretrained, kind=file.kind, initialised=left)
-
-
-def load_but(
-    model: CostSegmenter,
-    state: State,
-    source: str,
-    kind: str,
-    names: Names,
-    without: Collection[str] = (),
-    dead: tuple[str, ...] = (),
-) -> LoadReport:
-    """Load a state dict but for the parameters in ``without``, whose counterparts in the file are dropped."""
+    else:
+        # The projections read features of another width; their biases are loaded.
+        projections = [name for name in model.state_dict() if "appearance." in name and name.endswith(".weight")]
+        without, dead = [*without, *projections, *backbone], (*dead, "backbone.", "guidance.")
+    # what the file has of what is not loaded is dropped
     dropped = set(names({name: tensor for name, tensor in model.state_dict().items() if name in without}))
-    if any(name.startswith("guidance.") for name in without):
-        dead = (*dead, "backbone.", "guidance.")
-    return load_strictly(
+    report = load_strictly(
         model,
         state,
         source,
-        kind,
+        file.kind,
         names=names,
         drop=lambda name: name in dropped or is_constant(name) or name.startswith(dead),
         without=tuple(without),
     )
+    if wanted == given:
+        return report
+    pretrained = load_guidance_into(model.guidance, guidance_path)
+    left = tuple(name for name in report.initialised if name not in backbone)
+    return replace(report + pretrained, kind=file.kind, initialised=left)

@@ -21,11 +21,7 @@ def clip_classes(logits: Tensor) -> Tensor:
 
 
 def geometric_ensemble(
-    proposals: Tensor,
-    clip: Tensor,
-    valid: Tensor,
-    weight: float,
-    without_crop: WithoutCrop,
+    proposals: Tensor, clip: Tensor, valid: Tensor, weight: float, without_crop: WithoutCrop
 ) -> Tensor:
     """``P^(1 - w) * Q^w`` for every mask (section 3.4 of OVSeg's paper, without its split of classes).
 

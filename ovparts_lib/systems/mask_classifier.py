@@ -6,15 +6,17 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 import torch.nn.functional as F
 from open_clip.transformer import VisionTransformer
+from pydantic import Field, PositiveInt
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from ovparts_lib.checked import checked_arguments
 from ovparts_lib.images import checked_images
 from ovparts_lib.models.clip.crops import CropRule, cut_crops, mask_boxes
 from ovparts_lib.models.clip.prompts import TEMPLATES
@@ -24,7 +26,6 @@ from ovparts_lib.models.clip.towers import AfterBlock, image_embeddings
 from ovparts_lib.models.mask2former.masked_decoder import MaskedDecoder
 from ovparts_lib.models.maskformer.size import ProposalSize
 from ovparts_lib.models.maskformer.transformer_decoder import TransformerDecoder
-from ovparts_lib.systems.base import check_choices, check_positive
 from ovparts_lib.systems.ensemble import OTHERS, fuse_masks, geometric_ensemble, only_clip
 from ovparts_lib.systems.proposal_segmenter import ProposalSegmenter, enlarged_masks
 from ovparts_lib.systems.scores import Maps, Request, Scores
@@ -124,24 +125,18 @@ class MaskClassifier(ProposalSegmenter):
     without_crop: WithoutCrop = "as_released"
     cut_at: float | None = None  # probability at which each class's best mask is cut; None sums all soft masks
 
+    @checked_arguments
     def __init__(
         self,
         size: ProposalSize,
         crop_rule: CropRule,
         *,
         classifier: Classifier = "ensemble",
-        ensemble_weight: float = 0.7,
-        crops_at_once: int | None = None,
+        ensemble_weight: Annotated[float, Field(gt=0, lt=1)] = 0.7,
+        crops_at_once: PositiveInt | None = None,
         lr_multipliers: Mapping[str, float] | None = None,
     ) -> None:
         super().__init__()
-        check_choices(classifier=(classifier, Classifier))
-        check_positive(crops_at_once=crops_at_once)
-        if not 0 < ensemble_weight < 1:
-            raise ValueError(
-                f"ensemble_weight must be above 0 and below 1, not {ensemble_weight}; for one of both alone set "
-                "classifier to 'proposals' or 'clip'"
-            )
         self.set_rates(lr_multipliers or {})
         self.size, self.crop_rule, self.classifier = size, crop_rule, classifier
         self.ensemble_weight, self.crops_at_once = ensemble_weight, crops_at_once

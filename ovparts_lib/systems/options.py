@@ -20,10 +20,15 @@ def _folder(which: str, place: str) -> Any:
     return lambda given: f"{place}/{DATASETS[given[which]].folder}" if given.get(which) in list(DATASETS) else None
 
 
+def scored_on(given: Mapping[str, Any]) -> str:
+    """The data set that a run with these parameters is scored on."""
+    return str(given.get("test_dataset") or given.get("dataset"))
+
+
 def _test_split(given: Mapping[str, Any]) -> str:
     """The first test split; after few-shot training the one without the images that were drawn, where there is one."""
-    scored = given.get("test_dataset") or given.get("dataset")
-    splits = DATASETS[scored].test_splits if scored in list(DATASETS) else ("val_obj_condition",)
+    scored = scored_on(given)
+    splits = DATASETS[scored].test_splits if scored in DATASETS else ("val_obj_condition",)
     few_shot = given.get("train_split") == "train_few_shot" and given.get("test_dataset") is None
     return "val_few_shot" if few_shot and "val_few_shot" in splits else splits[0]
 
@@ -37,10 +42,9 @@ def published_protocols(*protocols: str, partimagenet: bool = False) -> Any:
 
 def protocols_by_kind(given: Mapping[str, Any]) -> list[str]:
     """The recommended protocols of the data set scored on; for whole objects also the two they are published under."""
-    scored = given.get("test_dataset") or given.get("dataset")
-    if scored in list(DATASETS) and DATASETS[scored].kind == "semantic":
-        return list(OBJECT_PROTOCOLS)
-    return ["recommended", "recommended_strict"]
+    scored = scored_on(given)
+    objects = scored in DATASETS and DATASETS[scored].kind == "semantic"
+    return list(OBJECT_PROTOCOLS) if objects else ["recommended", "recommended_strict"]
 
 
 class SystemOptions(Options):
@@ -68,9 +72,7 @@ class SystemOptions(Options):
         description="folder of the data set as released",
     )
     train_split: Name = Field("train", description="records trained on")
-    shots: Whole | None = Field(
-        None, ge=1, description="train_few_shot: images drawn for each object; none takes the released list"
-    )
+    shots: Whole | None = Field(None, ge=1, description="train_few_shot: images per object; none: the released list")
     shots_seed: Whole = Field(0, ge=0, description="seed of that draw")
     test_dataset: Dataset | None = Field(None, description="data set scored on, where it is another (cross-dataset)")
     test_root: Text | None = option(
@@ -95,9 +97,7 @@ class SystemOptions(Options):
     label_resize: Literal["centre", "floor"] = option(
         "centre", description="floor: as the released code resizes labels, up to a pixel off the image"
     )
-    shortest_edge: Whole | None = option(
-        None, 96, ge=1, description="training images get this shorter side; none keeps their size"
-    )
+    shortest_edge: Whole | None = option(None, 96, ge=1, description="training images' shorter side; none: unchanged")
     longest_edge: Whole = option(1333, 192, ge=1, description="but no longer side than this, pixels")
     augmentation: Literal["applied", "discarded_as_released"] = option(
         "applied", description="discarded_as_released: as the released PartImageNet training, which lost it by mistake"
@@ -122,7 +122,7 @@ class SystemOptions(Options):
     devices: Whole = Field(1, ge=1, description="devices trained on")
     log_every: Whole = option(50, free=True, ge=1, description="steps between log lines")
     evaluate_every: Whole = option(
-        1000, 0, free=True, ge=0, description="steps between evaluations; 0 evaluates at the end only"
+        1000, 0, free=True, ge=0, description="steps between evaluations; 0: at the end only"
     )
     checkpoint_every: Whole = option(1000, free=True, ge=1, description="steps between checkpoints")
 
@@ -131,9 +131,7 @@ class SystemOptions(Options):
     protocols: Protocols = option(
         ["recommended"], description="how the counts are read; the first defined for a mode decides tables and figures"
     )
-    intervals: Whole | None = option(
-        1000, ge=2, description="sets of images drawn for confidence intervals; none leaves them out"
-    )
+    intervals: Whole | None = option(1000, ge=2, description="resamplings for confidence intervals; none: left out")
     boundary: Flag = option(False, description="also score boundaries")
     oracle_rule: Literal["exact", "zero_others", "substring"] = option(
         "exact",
@@ -188,8 +186,8 @@ class SystemOptions(Options):
         from ovparts_lib.systems.registry import SYSTEMS  # which is made of these options
 
         arguments = SYSTEMS[self.system].model_arguments
-        named = self.chosen(*(name for name in type(self).model_fields if name in arguments))
-        return {name: value for name, value in named.items() if value is not None}
+        named = self.chosen(*type(self).model_fields) | {"training_queries": self.queries_per_step}
+        return {name: value for name, value in named.items() if name in arguments and value is not None}
 
     def sized(self, size: Any) -> Any:
         """The system's hyper-parameters with what the parameters of the run change in them."""
@@ -254,9 +252,7 @@ class SystemOptions(Options):
         if self.test_root is not None and self.test_dataset is None:
             broken.append("test_root, test_dataset: test_root is the folder of test_dataset; give that too, or neither")
         if self.shots is not None and not self.train_split.endswith("few_shot"):
-            broken.append(
-                f"shots, train_split: shots are drawn for train_few_shot; {self.train_split} takes all images"
-            )
+            broken.append(f"shots, train_split: shots are drawn for train_few_shot; {self.train_split} takes all")
         for key in ("dataset", "test_dataset"):
             name = getattr(self, key)
             if name is not None and DATASETS[name].kind not in (*self.kinds, "own"):

@@ -1,21 +1,23 @@
 """What CLIPSeg and PartCLIPSeg share: sizes, CLIP's towers, the visual adapter, what trains, labels."""
 
-from collections.abc import Sequence
-from typing import Any, ClassVar, Literal
+from collections.abc import Callable, Sequence
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
+from pydantic import PositiveInt
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
-from ovparts_lib.images import check_label_resize, resize_labels
+from ovparts_lib.checked import checked_arguments
+from ovparts_lib.images import LabelResize, resize_labels
 from ovparts_lib.models.clip.text import encode_text, tokenize
-from ovparts_lib.models.clip.text_cache import TextCache
+from ovparts_lib.models.clip.text_cache import TextCache, text_weights
 from ovparts_lib.models.clip.towers import MINIATURE, VIT_B_16, build_clip, image_hidden_states
 from ovparts_lib.models.film_decoder import FilmDecoder, QuerySize
-from ovparts_lib.systems.base import SegmentationSystem, check_positive
+from ovparts_lib.systems.base import SegmentationSystem
 
 RELEASED_GROUPS = ("visual_adapter", "language", "film", "decoder")
-LabelResize = Literal["centre", "floor"]
 # Decoder tokens computed at once: so many that a CUDA device is busy, so few that they fit into a CPU's cache.
 _TOKENS = {"cpu": 1 << 11, "cuda": 1 << 16}
 RELEASED = QuerySize(VIT_B_16)
@@ -75,19 +77,18 @@ class QuerySegmenter(SegmentationSystem):
     undecayed = ("clip.positional_embedding",)
     decoder_class: ClassVar[type[FilmDecoder]] = FilmDecoder
 
+    @checked_arguments
     def __init__(
         self,
         size: QuerySize = RELEASED,
         *,
-        query_chunk: int | None = None,
+        query_chunk: PositiveInt | None = None,
         label_resize: LabelResize = "centre",
-        training_queries: int | None = None,
+        training_queries: PositiveInt | None = None,
         background_weight: float = 0.05,
         checkpoint_decoder: bool = False,
     ) -> None:
         super().__init__()
-        check_positive(query_chunk=query_chunk, training_queries=training_queries)
-        check_label_resize(label_resize)
         self.size, self.query_chunk, self.label_resize = size, query_chunk, label_resize
         self.training_queries, self.background_weight = training_queries, background_weight
         self.checkpoint_decoder = checkpoint_decoder
@@ -104,15 +105,10 @@ class QuerySegmenter(SegmentationSystem):
 
     def _encode_prompts(self, prompts: Sequence[str]) -> Tensor:
         """Conditions (n, embed_dim), with gradient where the text tower trains, otherwise from the cache."""
-        trains = any(parameter.requires_grad for parameter in self._text_parameters())
+        trains = any(parameter.requires_grad for parameter in text_weights(self.clip))
         if self.training and torch.is_grad_enabled() and trains:
             return encode_text(self.clip, tokenize(prompts, self.size.clip.context_length))
         return self.text_cache.encode(self.clip, prompts)
-
-    def _text_parameters(self) -> list[nn.Parameter]:
-        clip = self.clip
-        modules = (clip.token_embedding, clip.transformer, clip.ln_final)
-        return [clip.positional_embedding, clip.text_projection, *(p for m in modules for p in m.parameters())]
 
     def _encode_images(
         self, pixels: Tensor, keep_attention: bool = False
@@ -131,6 +127,12 @@ class QuerySegmenter(SegmentationSystem):
         tokens = (self.size.image_size // self.size.clip.patch_size) ** 2 + 1
         pairs = self.query_chunk or _TOKENS.get(self.device.type, 1 << 11) // tokens
         return max(1, pairs // images)
+
+    def _recomputed(self, function: Callable[..., Any], *arguments: Any) -> Any:
+        """The function's result; its activations are not kept for the backward pass if that is what was asked for."""
+        if self.checkpoint_decoder and torch.is_grad_enabled():
+            return checkpoint(function, *arguments, use_reentrant=False)
+        return function(*arguments)
 
     def _resized_labels(self, maps: Sequence[Tensor], size: tuple[int, int]) -> Tensor:
         """Label maps at the size of the logits, or of their patches, int64 (b, h, w)."""

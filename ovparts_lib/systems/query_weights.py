@@ -1,7 +1,7 @@
 """Files of CLIPSeg, which its successor begins a training from too: what they are, and loading them into a model."""
 
 import json
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -10,26 +10,23 @@ from torch import Tensor
 from ovparts_lib.checkpoints.clip import huggingface_names, is_position_ids, load_clip_into, split_projections
 from ovparts_lib.checkpoints.reading import CheckpointError, LoadReport, State, load_strictly, refuse_beside, renaming
 from ovparts_lib.systems.query_segmenter import RELEASED, QuerySegmenter, QuerySize
-from ovparts_lib.systems.system import stated_size
 
 FINE_TUNED_PREFIX = "clipseg_model."
-# never read by the released code, or multiplied by zero
-DEAD = ("text_adapter.", "tunable_linear.")
-# what OV-PARTS adds
-ADAPTERS = ("visual_adapter.", "background_query")
-# our names and the released ones
+DEAD = ("text_adapter.", "tunable_linear.")  # never read by the released code, or multiplied by zero
+ADAPTERS = ("visual_adapter.", "background_query")  # what OV-PARTS adds
 _NAMES = json.loads(Path(__file__).with_name("query_names.json").read_text(encoding="utf-8"))
-_hub_names, _timojl_names = renaming(_NAMES["hub"]), renaming(_NAMES["timojl"])
+_hub_names, _timojl_names = renaming(_NAMES["hub"]), renaming(_NAMES["timojl"])  # our names to released ones
 
 
 @dataclass(frozen=True)
 class QueryFile:
-    """How one kind of file names things: key map, what it holds beyond need, what it lacks."""
+    """How one kind of file names things: what marks it, key map, what it holds beyond need, what it lacks."""
 
     kind: str
+    marks: tuple[str, ...]
     names: Callable[[State], State]
-    drop: Callable[[str], bool]
-    lacks: Callable[[str], bool]
+    drop: Callable[[str], bool] = lambda name: False
+    lacks: Callable[[str], bool] = lambda name: False
 
 
 def hub_names(state: State) -> dict[str, Tensor]:
@@ -68,7 +65,7 @@ def load_query_into(
         model: receives the weights.
         path: the file.
         state: its tensors.
-        file: what :func:`recognise` found.
+        file: what :func:`recognise` found, or ``OWN``.
         clip_path: CLIP weights for a file that holds a decoder only.
         without: names of the model's tensors that no CLIPSeg has.
 
@@ -83,42 +80,31 @@ def load_query_into(
     absent = tuple(name for name in model.state_dict() if name in without or file.lacks(name))
     report = load_strictly(model, state, path, file.kind, names=file.names, drop=file.drop, without=absent)
     if decoder_only:
-        clip_report = load_clip_into(model.clip, clip_path)
         left = tuple(name for name in absent if not name.startswith("clip."))
-        report = replace(report + clip_report, kind=file.kind, initialised=left)
+        report = replace(report + load_clip_into(model.clip, clip_path), kind=file.kind, initialised=left)
     return report
 
 
-def query_size(state: State, metadata: Mapping | None) -> QuerySize:
-    """Hyper-parameters of a CLIPSeg or PartCLIPSeg file: as stated in ours, as seen from two tensors in the others."""
-    if metadata is not None:
-        return stated_size(QuerySize, metadata["size"])
+def query_size(state: State) -> QuerySize:
+    """Hyper-parameters of a released CLIPSeg or PartCLIPSeg file, as seen from two tensors."""
     plain = any(name.endswith(("transposed_convolution.weight", "trans_conv.weight")) for name in state)
     widths = [len(tensor) for name, tensor in state.items() if name.endswith("film_mul.bias")]
     return replace(RELEASED, refined=not plain, reduce_dim=widths[0] if widths else RELEASED.reduce_dim)
 
 
-def recognise(state: State, metadata: Mapping | None, source: str) -> QueryFile:
-    """Which of the four kinds of CLIPSeg files this is.
+def recognise(state: State, source: str) -> QueryFile:
+    """Which of the three kinds of released CLIPSeg files this is.
 
     Args:
         state: the file's tensors.
-        metadata: what our own files say of themselves, None for others.
         source: the file, for messages.
 
     Raises:
         CheckpointError: none of them.
     """
-    if metadata is not None:
-        if metadata.get("system") != "clipseg":
-            raise CheckpointError(f"{source} holds weights of {metadata.get('system')!r}, not of 'clipseg'")
-        return _OWN
-    if any(name.startswith(FINE_TUNED_PREFIX) for name in state):
-        return _FINE_TUNED
-    if any(name.startswith("decoder.") for name in state):
-        return _HUB
-    if any(name.startswith(("film_mul.", "trans_conv.", "blocks.")) for name in state):
-        return _TIMOJL
+    for file in (_FINE_TUNED, _HUB, _TIMOJL):
+        if any(name.startswith(file.marks) for name in state):
+            return file
     raise CheckpointError(f"{source} is no CLIPSeg checkpoint of a known kind; its first tensors: {list(state)[:5]}")
 
 
@@ -127,12 +113,13 @@ def is_dead(name: str) -> bool:
     return is_position_ids(name) or name.partition(".")[2].startswith(DEAD)
 
 
-_OWN = QueryFile("ovparts weights", dict, drop=lambda name: False, lacks=lambda name: False)
-_FINE_TUNED = QueryFile("OV-PARTS fine-tuned checkpoint", fine_tuned_names, drop=is_dead, lacks=lambda name: False)
-_HUB = QueryFile("hub model", hub_names, drop=is_position_ids, lacks=lambda name: name.startswith(ADAPTERS))
+OWN = QueryFile("ovparts weights", (), dict)
+_FINE_TUNED = QueryFile("OV-PARTS fine-tuned checkpoint", (FINE_TUNED_PREFIX,), fine_tuned_names, is_dead)
+_HUB = QueryFile("hub model", ("decoder.",), hub_names, is_position_ids, lambda name: name.startswith(ADAPTERS))
 _TIMOJL = QueryFile(
     "timojl/clipseg decoder",
+    ("film_mul.", "trans_conv.", "blocks."),
     timojl_names,
-    drop=lambda name: name.startswith("reduce."),
-    lacks=lambda name: not name.startswith("decoder."),
+    lambda name: name.startswith("reduce."),
+    lambda name: not name.startswith("decoder."),
 )

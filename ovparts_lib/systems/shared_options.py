@@ -6,7 +6,7 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import Field
 
 from ovparts_lib.options import Flag, Listed, Number, Text, Whole, by_dataset, option
-from ovparts_lib.systems.options import Dataset, SystemOptions, protocols_by_kind
+from ovparts_lib.systems.options import Dataset, SystemOptions, protocols_by_kind, scored_on
 
 QueryGroup = Literal["visual_adapter", "language", "film", "decoder", "background_query"]
 CostGroup = Literal["guidance", "aggregator", "clip_attention", "clip_visual", "background_text"]
@@ -15,11 +15,6 @@ WithoutCrop = Literal["as_released", "proposals"]
 Classifier = Literal["ensemble", "proposals", "clip"]
 DINOV2 = "checkpoints/dinov2_vits14_pretrain.pth"
 SWIN = "checkpoints/swin_base_patch4_window12_384_22k.pth"  # of ImageNet
-
-
-def scored_on(given: Mapping[str, Any]) -> str:
-    """The data set that a run with these parameters is scored on."""
-    return str(given.get("test_dataset") or given.get("dataset"))
 
 
 class PolyOptions(SystemOptions):
@@ -64,10 +59,6 @@ class QueryOptions(PolyOptions):
         "rgb", description="bgr: as the released training reads images, which then tests on rgb"
     )
     background_weight: Number = option(0.05, gt=0, description="weight of the background's terms in the loss")
-
-    def model_options(self) -> dict[str, Any]:
-        """Keyword arguments that both systems take."""
-        return super().model_options() | {"training_queries": self.queries_per_step}
 
     def transform_options(self, size: Any, ignore_label: int) -> dict[str, Any]:
         """Loading ends with squashing to a square, so that workers hand over small pictures of one size."""
@@ -130,7 +121,7 @@ class CostOptions(CropOptions):
     def model_options(self) -> dict[str, Any]:
         """Keyword arguments that both systems take."""
         rates = {"guidance": self.guidance_rate, "clip_attention": self.clip_rate, "clip_visual": self.clip_rate}
-        return super().model_options() | {"training_queries": self.queries_per_step, "lr_multipliers": rates}
+        return super().model_options() | {"lr_multipliers": rates}
 
     def weight_paths(self) -> dict[str, str | None]:
         """Files that the system's loader takes beside the checkpoint."""
@@ -198,15 +189,9 @@ class MaskClassifierOptions(ProposalOptions):
     classifier: Classifier = option(
         "ensemble", description="who classifies masks: both, the proposal network alone, or CLIP on crops alone"
     )
-    ensemble_weight: Number = option(
-        0.7, gt=0, lt=1, description="CLIP's share in the ensemble's exponent, by test set"
-    )
-    mask_threshold: Number = option(
-        0.4, gt=0, lt=1, description="probability above which a pixel belongs to a mask's crop"
-    )
-    crops_at_once: Whole | None = option(
-        None, free=True, ge=1, description="crops in one pass of CLIP; none chooses by device"
-    )
+    ensemble_weight: Number = option(0.7, gt=0, lt=1, description="CLIP's share in the exponent, by test set")
+    mask_threshold: Number = option(0.4, gt=0, lt=1, description="probability above which a pixel is in a mask's crop")
+    crops_at_once: Whole | None = option(None, free=True, ge=1, description="crops in a pass of CLIP; none: by device")
 
     def schedule_options(self) -> dict[str, Any]:
         """Linear warm-up; poly's exponent is the loop's own, 0.9."""

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, fields, is_dataclass
+from dataclasses import asdict, dataclass
 from importlib import import_module
 from inspect import signature
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar, get_args, get_type_hints
+from typing import TYPE_CHECKING, Any
 
 from ovparts_lib.systems.options import SystemOptions
 
@@ -15,8 +15,6 @@ if TYPE_CHECKING:
     from torch import nn
 
     from ovparts_lib.checkpoints.reading import LoadReport
-
-Size = TypeVar("Size")
 
 
 @dataclass(frozen=True)
@@ -125,7 +123,7 @@ class System:
         for option, given in beside.items():
             refuse_beside(given, path, option)
         stated = {key: metadata[key] for key in self.stored if key in metadata}
-        size = size or stated_size(type(self.sizes["released"]), metadata["size"])
+        size = size or type(self.sizes["released"])(**metadata["size"])
         model = self.build(read_as(size), **{**stated, **options})
         return model, load_strictly(model, state, path, "ovparts weights")
 
@@ -157,22 +155,3 @@ class System:
 
         described = {key: getattr(model, key) for key in self.stored}
         return save_weights(model, path, {**metadata, "system": self.name, "size": asdict(model.size), **described})
-
-
-def stated_size(kind: type[Size], stated: Mapping[str, Any]) -> Size:
-    """Hyper-parameters from the description in a weight file: nested dataclasses from mappings, tuples from lists."""
-    hints, names = get_type_hints(kind), _names(kind)
-    if set(stated) - names:
-        raise KeyError(f"{kind.__name__} has no {', '.join(sorted(set(stated) - names))}")
-    values: dict[str, Any] = {}
-    for name, value in stated.items():
-        # of several kinds of backbone the one that has what is stated
-        nested = [each for each in (get_args(hints[name]) or (hints[name],)) if is_dataclass(each)]
-        if nested:
-            value = stated_size(next((each for each in nested if set(value) <= _names(each)), nested[0]), value)
-        values[name] = tuple(value) if isinstance(value, list) else value
-    return kind(**values)
-
-
-def _names(kind: Any) -> set[str]:
-    return {field.name for field in fields(kind)}

@@ -73,9 +73,7 @@ def newest_checkpoint(folder: Path) -> Path | None:
         if is_intact(path):
             return path
         aside = path.replace(path.with_name(f"{path.name}.corrupt"))
-        warnings.warn(
-            f"checkpoint {path} is corrupt; set aside as {aside.name}, going back to the one before it", stacklevel=2
-        )
+        warnings.warn(f"{path} is corrupt; set aside as {aside.name}, going back to the one before it", stacklevel=2)
     damaged = sorted(folder.glob("*.pt.corrupt"))
     if not damaged:
         return None
@@ -98,9 +96,7 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
 
 
 def _delete_old(folder: Path, newest: Path) -> None:
-    files = checkpoint_files(folder)
-    same_step = newest.name.partition("-")[0]
-    stale = [path for path in files if path != newest and path.name.startswith(f"{same_step}-")]
-    rest = [path for path in files if path not in stale]
-    for path in [*stale, *rest[:-KEPT]]:
+    same_step, files = f"{newest.name.partition('-')[0]}-", checkpoint_files(folder)
+    others = [path for path in files if not path.name.startswith(same_step)]
+    for path in set(files) - {newest, *others[1 - KEPT :]}:
         path.unlink()

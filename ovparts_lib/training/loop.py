@@ -146,16 +146,9 @@ def train(
                 *means, norm, stop = mean_over_ranks(fabric, [*means, norm, float(interruption.requested)])
                 values = dict(zip(sorted(terms), means, strict=True))
                 if _must_not_update(fabric, values, norm):
-                    raise non_finite_loss(
-                        {**values, "gradient_norm": norm},
-                        run_dir / "non_finite",
-                        step=step + 1,
-                        rank=fabric.global_rank,
-                        batches=batches,
-                        losses=losses,
-                        model=model,
-                        random=random,
-                    )
+                    found = {"batches": batches, "losses": losses, "random": random}
+                    found |= {"step": step + 1, "rank": fabric.global_rank}
+                    raise non_finite_loss({**values, "gradient_norm": norm}, model, run_dir / "non_finite", found)
 
                 # The update. (With loss scaling, the scaler leaves it out where the scaled gradient overflowed.)
                 optimiser.step()
@@ -182,16 +175,8 @@ def train(
 
                 evaluating = evaluate is not None and _is_due(step, settings.evaluate_every)
                 if stop or finished or evaluating or _is_due(step, settings.checkpoint_every):
-                    state = capture_state(
-                        fabric,
-                        model,
-                        optimiser,
-                        settings,
-                        step=step,
-                        seconds=pace.seconds,
-                        frozen=frozen,
-                        place=endless.state(),
-                    )
+                    facts = {"step": step, "seconds": pace.seconds, "frozen": frozen}
+                    state = capture_state(fabric, model, optimiser, settings, endless.state(), **facts)
                     path = on_rank_zero(fabric, write_checkpoint, state, checkpoints, step)
                 if stop:
                     raise TrainingInterrupted(_resumable(step, path), interruption.signal_number or signal.SIGTERM)

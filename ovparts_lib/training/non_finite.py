@@ -14,15 +14,7 @@ class NonFiniteLossError(RuntimeError):
 
 
 def non_finite_loss(
-    values: dict[str, float],
-    folder: Path,
-    *,
-    step: int,
-    rank: int,
-    batches: list[Any],
-    losses: list[dict[str, Tensor]],
-    model: nn.Module,
-    random: dict[str, Any],
+    values: dict[str, float], model: nn.Module, folder: Path, found: dict[str, Any]
 ) -> NonFiniteLossError:
     """Save what is needed to look at a step that went wrong, and make the error that says so.
 
@@ -32,21 +24,17 @@ def non_finite_loss(
 
     Args:
         values: loss terms (means over micro-batches and ranks) and gradient norm, at least one of them not finite.
-        folder: where to save; created if need be.
-        step: number of the update that is not made, counted from 1.
-        rank: this process.
-        batches: its micro-batches.
-        losses: its loss terms for each micro-batch.
         model: with the weights the losses were computed with.
-        random: the generators' state before the step.
+        folder: where to save; created if need be.
+        found: ``step``, the number of the update that is not made, counted from 1; ``rank``, this process; its
+            ``batches`` and ``losses``; and ``random``, the generators' state before the step.
     """
     wrong = ", ".join(f"{name} is {value}" for name, value in values.items() if not math.isfinite(value))
-    message = f"training stopped before update {step}: {wrong}"
-    path = folder / f"step_{step:08d}_rank{rank}.pt"
-    content = {"step": step, "rank": rank, "batches": batches, "losses": losses, "random": random}
+    message = f"training stopped before update {found['step']}: {wrong}"
+    path = folder / f"step_{found['step']:08d}_rank{found['rank']}.pt"
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        torch.save({**as_plain_data(content), "model": model.state_dict()}, path)
+        torch.save({**as_plain_data(found), "model": model.state_dict()}, path)
     except (OSError, RuntimeError) as error:  # torch reports a full disk as RuntimeError
         return NonFiniteLossError(f"{message}; its batches could not be saved to {path}: {error}")
     remedy = "lower learning_rate, look for a bad label, or use precision 32-true if it is not"

@@ -1,6 +1,7 @@
 """AdamW over the parameter groups a model asks for."""
 
 import warnings
+from collections import Counter
 from typing import Any
 
 import torch
@@ -78,17 +79,13 @@ def _with_base_rate(group: dict[str, Any], learning_rate: float) -> dict[str, An
 
 def _check_groups(model: nn.Module, groups: list[dict[str, Any]]) -> None:
     names = {id(parameter): name for name, parameter in model.named_parameters()}
-    trainable = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
-    grouped = [
-        names.get(id(parameter), "a tensor that is not the model's") for g in groups for parameter in g["params"]
-    ]
+    trainable = Counter(name for name, parameter in model.named_parameters() if parameter.requires_grad)
     if not trainable:
         raise ParameterGroupError("no parameter of the model is trainable; choose parts to train with set_trainable")
-    problems = {
-        "trainable but in no group": sorted(trainable - set(grouped)),
-        "in a group but not trainable": sorted(set(grouped) - trainable),
-        "in more than one group": sorted({name for name in grouped if grouped.count(name) > 1}),
-    }
-    found = [f"{what}: {', '.join(which[:5])} ({len(which)})" for what, which in problems.items() if which]
-    if found:
-        raise ParameterGroupError(f"parameter_groups of {type(model).__name__} are wrong; {'; '.join(found)}")
+    grouped = Counter(names.get(id(each), "a tensor that is not the model's") for g in groups for each in g["params"])
+    wrong = sorted((trainable - grouped) + (grouped - trainable))
+    if wrong:
+        raise ParameterGroupError(
+            f"parameter_groups of {type(model).__name__} must hold each trainable parameter once, and nothing else; "
+            f"not so: {', '.join(wrong[:5])} ({len(wrong)})"
+        )

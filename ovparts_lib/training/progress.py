@@ -1,5 +1,6 @@
 """How a training is watched: a progress bar where somebody looks, plain lines in a batch log."""
 
+import sys
 import time
 from datetime import timedelta
 from typing import Any
@@ -19,18 +20,17 @@ class Progress:
     """
 
     def __init__(self, iterations: int, step: int, *, shown: bool = True) -> None:
-        self._iterations = iterations
-        self._lines = shown and not is_attended()
-        self._bar: tqdm | None = None
-        if shown and not self._lines:
-            self._bar = tqdm(total=iterations, initial=step, desc="training", unit="step", dynamic_ncols=True)
-        if step and shown:
+        self._iterations, self._shown, self._lines = iterations, shown, shown and not is_attended()
+        silent = self._lines or not shown
+        self._bar = tqdm(
+            total=iterations, initial=step, desc="training", unit="step", dynamic_ncols=True, disable=silent
+        )
+        if step:
             self.say(f"resuming at step {step} of {iterations}")
 
     def advance(self) -> None:
         """One more step is done."""
-        if self._bar is not None:
-            self._bar.update()
+        self._bar.update()
 
     def report(self, entry: dict[str, Any], seconds_left: float) -> None:
         """Show a log entry of a training step; the bar keeps its own estimate of the time left."""
@@ -39,24 +39,21 @@ class Progress:
             "lr": f"{entry['learning_rate']:.3g}",
             "images/s": f"{entry['images_per_second']:.1f}",
         }
-        if self._bar is not None:
-            self._bar.set_postfix(shown)
-        elif self._lines:
+        self._bar.set_postfix(shown)
+        if self._lines:
             facts = "  ".join(f"{name} {value}" for name, value in shown.items())
             left = timedelta(seconds=round(seconds_left))
             print(f"step {entry['step']}/{self._iterations}  {facts}  time left {left}", flush=True)
 
     def say(self, message: str) -> None:
         """Show a line beside the bar or among the lines."""
-        if self._bar is not None:
+        if self._shown:
             self._bar.write(message)
-        elif self._lines:
-            print(message, flush=True)
+            sys.stdout.flush()
 
     def close(self) -> None:
         """Leave the bar as it is."""
-        if self._bar is not None:
-            self._bar.close()
+        self._bar.close()
 
 
 class Pace:

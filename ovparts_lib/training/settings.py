@@ -25,7 +25,7 @@ class TrainingSettings:
         learning_rate: base learning rate of AdamW; a parameter group may ask for a multiple of it.
         weight_decay: decoupled weight decay handed to ``model.parameter_groups``.
         gradient_clip: largest global L2 norm of the gradient; None leaves gradients as they are.
-        schedule: name of the learning-rate schedule, one of ``schedules.SCHEDULES``.
+        schedule: name of the learning-rate schedule, see ``schedules.learning_rate_factor``.
         power: exponent of the poly schedule.
         warmup: steps of linear warm-up; 0 for none.
         precision: ``"32-true"``, ``"bf16-mixed"`` or, on CUDA, ``"16-mixed"`` (with loss scaling).

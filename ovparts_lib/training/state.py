@@ -27,10 +27,7 @@ def trained_tensors(model: nn.Module) -> dict[str, Tensor]:
 
 
 def frozen_digest(model: nn.Module) -> str:
-    """SHA-256 of the frozen parameters.
-
-    Checkpoints hold this instead of the parameters themselves (0.6 GB of CLIP for 0.1 GB that trains).
-    """
+    """SHA-256 of the frozen parameters: checkpoints hold it instead (of 0.6 GB of CLIP where 0.1 GB trains)."""
     return tensor_digest({name: p for name, p in model.named_parameters() if not p.requires_grad})
 
 
@@ -49,25 +46,22 @@ def capture_state(
     model: nn.Module,
     optimiser: torch.optim.Optimizer,
     settings: TrainingSettings,
-    *,
-    step: int,
-    seconds: float,
-    frozen: str,
     place: dict[str, Any],
+    **facts: Any,
 ) -> dict[str, Any]:
-    """Everything a checkpoint holds; called by all ranks, as each adds its generators' and its place in the data."""
-    ranks = gather_from_ranks({"random": random_state(), "loader": place})
+    """Everything a checkpoint holds, ``step``, ``seconds`` and the digest of what is ``frozen`` as ``facts``.
+
+    Called by all ranks, as each adds its generators' state and its place in the data.
+    """
     return {
         "format": FORMAT,
-        "step": step,
-        "seconds": seconds,
+        **facts,
         "settings": settings.trajectory(),
         "groups": describe_groups(model, optimiser),
-        "frozen": frozen,
         "model": trained_tensors(model),
         "optimiser": optimiser.state_dict(),
         "precision": fabric.strategy.precision.state_dict(),
-        "ranks": ranks,
+        "ranks": gather_from_ranks({"random": random_state(), "loader": place}),
     }
 
 
@@ -94,7 +88,8 @@ def check_state(
         if now != saved["settings"].get(name)
     ]
     problems = problems or _differing_tensors(saved["model"], trained_tensors(model))
-    problems = problems or _differing_groups(saved["groups"], describe_groups(model, optimiser))
+    if not problems and describe_groups(model, optimiser) != saved["groups"]:
+        problems = ["learning rates or weight decays of the parameter groups are not those the run began with"]
     if not problems and frozen != saved["frozen"]:
         problems = ["the frozen weights are not those the run began with (another initial checkpoint?)"]
     if problems:
@@ -125,14 +120,3 @@ def _differing_tensors(saved: dict[str, Tensor], now: dict[str, Tensor]) -> list
         "of another shape": sorted(name for name in saved.keys() & now.keys() if saved[name].shape != now[name].shape),
     }
     return [f"tensors {what}: {', '.join(names[:5])} ({len(names)})" for what, names in kinds.items() if names]
-
-
-def _differing_groups(saved: list[dict[str, Any]], now: list[dict[str, Any]]) -> list[str]:
-    if len(saved) != len(now):
-        return [f"the optimiser has {len(now)} parameter groups now and had {len(saved)}"]
-    return [
-        f"{key} of parameter group {index} is {new[key]!r:.200} now and was {old[key]!r:.200}"
-        for index, (old, new) in enumerate(zip(saved, now, strict=True))
-        for key in old
-        if old[key] != new[key]
-    ]

@@ -60,19 +60,14 @@ class PartVocabulary(Vocabulary):
         ignore_label: int = 255,
         title: str = "",
     ) -> None:
-        unseen_objects = frozenset(unseen_objects)
-        for attribute, value in (
-            ("name", name),
-            ("ignore_label", ignore_label),
-            ("objects", tuple(objects)),
-            ("unseen_objects", unseen_objects),
-        ):
-            object.__setattr__(self, attribute, value)
+        # a frozen dataclass is filled through its dictionary
+        vars(self).update(name=name, ignore_label=ignore_label, objects=tuple(objects))
+        vars(self).update(unseen_objects=frozenset(unseen_objects))
         self._check_names("object", self.objects)
-        for owner in unseen_objects:
+        for owner in self.unseen_objects:
             self.object_id(owner)
-        object.__setattr__(self, "pairs", tuple(self._pair(part) for part in parts))
-        unseen = {part for part, (owner, _) in zip(parts, self.pairs, strict=True) if owner in unseen_objects}
+        vars(self).update(pairs=tuple(self._pair(part) for part in parts))
+        unseen = {part for part, (owner, _) in zip(parts, self.pairs, strict=True) if owner in self.unseen_objects}
         super().__init__(name, tuple(parts), frozenset(unseen), ignore_label, title)
 
     def _pair(self, part: str) -> tuple[str, str]:
@@ -103,9 +98,7 @@ class PartVocabulary(Vocabulary):
             ValueError: no words, an empty word, the same word twice, or an ``'s`` without an object or a part.
         """
         if isinstance(words, str):
-            raise ValueError(
-                f"own words must be a list or a mapping, not the single string {words!r}; write [{words!r}]"
-            )
+            raise ValueError(f"own words must be a list or a mapping, not the string {words!r}; write [{words!r}]")
         if isinstance(words, Mapping):
             for owner, parts in words.items():
                 if isinstance(parts, str):
@@ -225,9 +218,8 @@ class PartVocabulary(Vocabulary):
 def _tidy(word: object) -> str:
     """A user's word with plain apostrophes and single blanks, without HTML's entities and what cannot be seen."""
     plain = " ".join(html.unescape(str(word)).translate(_APOSTROPHES).split())
-    return "".join(sign for sign in plain if sign in _JOINERS or unicodedata.category(sign) not in _UNSEEN).strip(
-        _JOINERS
-    )
+    seen = (sign for sign in plain if sign in _JOINERS or unicodedata.category(sign) not in _UNSEEN)
+    return "".join(seen).strip(_JOINERS)
 
 
 def _own_pair(word: str) -> tuple[str, str | None]:

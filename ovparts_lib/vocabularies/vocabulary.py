@@ -42,8 +42,7 @@ class Vocabulary:
     title: str = field(default="", compare=False)
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "classes", tuple(self.classes))
-        object.__setattr__(self, "unseen", frozenset(self.unseen))
+        vars(self).update(classes=tuple(self.classes), unseen=frozenset(self.unseen))
         self._check_names("class", self.classes)
         for name in self.unseen:
             self.class_id(name)

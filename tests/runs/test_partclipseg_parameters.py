@@ -67,7 +67,7 @@ def values():
 def test_a_threshold_that_parameters_accept_is_one_the_model_accepts(values, threshold):
     params = validate_parameters(PartclipsegParameters, values | {"attention_threshold": threshold})
     torch.manual_seed(0)
-    assert Partclipseg(TINY, **params.model_options()).weights.threshold == threshold
+    assert Partclipseg(TINY, **params.model_options()).attention_threshold == threshold
 
 
 @pytest.mark.parametrize("threshold", [-0.01, 1.01])

@@ -66,12 +66,12 @@ def test_a_group_may_train_at_a_multiple_of_the_rate():
 @pytest.mark.parametrize(
     ("groups", "frozen", "message"),
     [
-        (lambda m, d: [{"params": m.first.parameters()}], [], r"trainable but in no group: second.weight"),
-        (lambda m, d: [{"params": m.parameters()}], ["first.bias"], r"in a group but not trainable: first.bias"),
+        (lambda m, d: [{"params": m.first.parameters()}], [], r"each trainable parameter once.*not so: second.weight"),
+        (lambda m, d: [{"params": m.parameters()}], ["first.bias"], r"and nothing else; not so: first.bias"),
         (
             lambda m, d: [{"params": m.parameters()}, {"params": [m.second.weight]}],
             [],
-            r"more than one group: second.weight",
+            r"once, .*not so: second.weight",
         ),
         (lambda m, d: [], ["first.bias", "first.weight", "second.weight"], r"no parameter of the model is trainable"),
     ],

@@ -10,16 +10,16 @@ import timm
 import torch
 import torch.nn.functional as F
 from einops import rearrange
-from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 
-from ovparts_lib.models.backbones.resnet import ResNet, ResNetSize
+from ovparts_lib.checked import hyper_parameters
+from ovparts_lib.models.backbones.resnet import STAGES, ResNet, ResNetSize
 
 GuidanceKind = Literal["none", "resnet101", "dinov2_vits14", "small"]
 DINOV2_OFFSET = 0.1
 
 
-@dataclass(frozen=True)
+@hyper_parameters
 class GuidanceSize:
     """Which backbone, and what it sees.
 
@@ -49,7 +49,7 @@ class ResNetGuidance(ResNet):
     def __init__(self) -> None:
         super().__init__(ResNetSize((3, 4, 23, 3)))
         del self.res5
-        self.channels = (1024, 512, 256)
+        self.channels, self.stages = (1024, 512, 256), STAGES[:3]
 
     def forward(self, pixels: Tensor, grid: tuple[int, int], clip_tokens: Tensor | None = None) -> list[Tensor]:
         """Features at strides 16, 8 and 4.
@@ -62,10 +62,7 @@ class ResNetGuidance(ResNet):
         Returns:
             (b, 1024, gh, gw), (b, 512, 2 gh, 2 gw), (b, 256, 4 gh, 4 gw).
         """
-        maps, features = self.stem(pixels), []
-        for stage in (self.res2, self.res3, self.res4):
-            maps = stage(maps)
-            features.insert(0, maps)
+        features = super().forward(pixels)[::-1]
         if tuple(features[0].shape[-2:]) != tuple(grid):
             raise ValueError(f"ResNet features are {tuple(features[0].shape[-2:])}, the cost volume is {tuple(grid)}")
         return features

@@ -8,16 +8,16 @@ from collections.abc import Sequence
 from typing import Literal
 
 import torch.nn.functional as F
-from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 from torchvision.ops import FrozenBatchNorm2d
 
+from ovparts_lib.checked import hyper_parameters
 from ovparts_lib.models.conv_norm import ConvNorm
 
 STAGES = ("res2", "res3", "res4", "res5")
 
 
-@dataclass(frozen=True)
+@hyper_parameters
 class ResNetSize:
     """Hyper-parameters of a ResNet.
 
@@ -100,7 +100,7 @@ class ResNet(nn.Module):
 
     def __init__(self, size: ResNetSize) -> None:
         super().__init__()
-        self.channels = size.channels
+        self.channels, self.stages = size.channels, STAGES
         self.stem = Stem(size)
         channels = self.stem.out_channels
         for stage, (name, width, count) in enumerate(zip(STAGES, size.channels, size.blocks, strict=True)):
@@ -112,7 +112,7 @@ class ResNet(nn.Module):
     def forward(self, pixels: Tensor) -> list[Tensor]:
         """res2 to res5 of normalised pixels (b, 3, h, w): (b, channels[i], h / 4 / 2^i, w / 4 / 2^i)."""
         maps, features = self.stem(pixels), []
-        for name in STAGES:
+        for name in self.stages:
             maps = getattr(self, name)(maps)
             features.append(maps)
         return features

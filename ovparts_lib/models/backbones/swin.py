@@ -5,8 +5,6 @@ window; and it shifts maps that are smaller than a window as well. Parameters ca
 Source: Liu et al., "Swin Transformer", ICCV 2021, in the version for dense prediction.
 """
 
-from dataclasses import dataclass
-
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -14,8 +12,10 @@ from einops import rearrange
 from timm.layers import DropPath, Mlp
 from torch import Tensor, nn
 
+from ovparts_lib.checked import hyper_parameters
 
-@dataclass(frozen=True)
+
+@hyper_parameters
 class SwinSize:
     """Hyper-parameters of a Swin Transformer.
 

@@ -9,13 +9,13 @@ from typing import Annotated, Literal
 import torch
 import torch.nn.functional as F
 from pydantic import Field
-from pydantic.dataclasses import dataclass
 from torch import Tensor
 
+from ovparts_lib.checked import hyper_parameters
 from ovparts_lib.images import CLIP_STATISTICS, normalise
 
 
-@dataclass(frozen=True)
+@hyper_parameters
 class CropRule:
     """How masks become crops.
 

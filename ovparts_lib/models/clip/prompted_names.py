@@ -80,7 +80,7 @@ def encode_names(
     """
     if not names or not templates:
         raise ValueError("there are no names, or no templates, to encode")
-    lists = [_words(name, synonyms) for name in names]
+    lists = [name.split(SYNONYMS) if synonyms else [name] for name in names]
     words = list(dict.fromkeys(word for some in lists for word in some))
     words.sort(key=lambda word: tokenize([word], 10**6).shape[1])  # neighbours of one length need little padding
     context = clip.context_length
@@ -93,7 +93,3 @@ def encode_names(
     place = {word: number for number, word in enumerate(words)}
     means = [embeddings[[place[word] for word in some]].mean(0) for some in lists]
     return F.normalize(torch.stack(means), dim=-1)
-
-
-def _words(name: str, synonyms: bool) -> list[str]:
-    return name.split(SYNONYMS) if synonyms else [name]

@@ -11,6 +11,7 @@ import os
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import lru_cache
+from itertools import accumulate, groupby
 from pathlib import Path
 from typing import Any
 
@@ -119,17 +120,12 @@ def weights_checksum(tensors: Iterable[Tensor]) -> tuple:
 
 def _pieces(tensors: Sequence[Tensor], size: int = 2**22) -> Iterator[list[Tensor]]:
     """Consecutive tensors of one element size, about ``size`` elements at a time: few kernels, little memory."""
-    piece: list[Tensor] = []
-    for tensor in tensors:
-        alike = piece and tensor.element_size() == piece[0].element_size()
-        if piece and not (alike and sum(map(torch.numel, piece)) + tensor.numel() <= size):
-            yield piece
-            piece = []
-        piece.append(tensor)
-    yield piece
+    ends = accumulate(tensor.numel() for tensor in tensors)
+    for _, piece in groupby(zip(tensors, ends, strict=True), lambda each: (each[0].element_size(), each[1] // size)):
+        yield [tensor for tensor, _ in piece]
 
 
-@lru_cache(maxsize=16)
+@lru_cache(maxsize=64)
 def _factors(count: int, device: torch.device) -> Tensor:
     generator = torch.Generator().manual_seed(count)
     odd = torch.randint(-(2**62), 2**62, (count,), generator=generator) * 2 + 1  # odd, hence invertible mod 2^64

@@ -17,6 +17,8 @@ from open_clip.model import CLIPTextCfg, CLIPVisionCfg
 from open_clip.transformer import QuickGELU, ResidualAttentionBlock, VisionTransformer
 from torch import Tensor, nn
 
+from ovparts_lib.checked import hyper_parameters
+
 Activation = Literal["quick_gelu", "gelu"]
 AfterBlock = Callable[[int, Tensor], Tensor]
 
@@ -25,7 +27,7 @@ class ActivationError(ValueError):
     """Weights trained with one activation meet a tower built with the other: outputs would be subtly wrong."""
 
 
-@dataclass(frozen=True)
+@hyper_parameters
 class ClipSize:
     """Hyper-parameters of a CLIP with a ViT image tower; MLPs are four times as wide as their tower.
 
@@ -75,7 +77,7 @@ def build_clip(size: ClipSize, *, quick_gelu: bool = True) -> open_clip.CLIP:
     Args:
         size: hyper-parameters.
         quick_gelu: ``x * sigmoid(1.702 x)`` in both towers, as in all weights by OpenAI and those derived from them;
-            False gives the exact GELU of most of LAION's and DataComp's weights. See :func:`require_activation`.
+            False gives the exact GELU of most of LAION's and DataComp's weights. Loading compares them.
     """
     vision = CLIPVisionCfg(
         layers=size.vision_layers,
@@ -95,35 +97,8 @@ def build_clip(size: ClipSize, *, quick_gelu: bool = True) -> open_clip.CLIP:
 
 
 def activation_of(clip: open_clip.CLIP) -> Activation:
-    """The activation of both towers.
-
-    Raises:
-        ActivationError: the blocks disagree with each other.
-    """
-    blocks = [*clip.visual.transformer.resblocks, *clip.transformer.resblocks]
-    quick = {isinstance(block.mlp.gelu, QuickGELU) for block in blocks}
-    if len(quick) != 1:
-        raise ActivationError("the blocks of this CLIP use QuickGELU in some places and GELU in others")
-    return "quick_gelu" if quick.pop() else "gelu"
-
-
-def require_activation(clip: open_clip.CLIP, expected: Activation, source: str) -> None:
-    """Check that a model was built with the activation its weights were trained with.
-
-    Args:
-        clip: the model that is to receive the weights.
-        expected: activation of the weights; OpenAI's are ``"quick_gelu"``.
-        source: where the weights come from, for the message.
-
-    Raises:
-        ActivationError: they differ.
-    """
-    actual = activation_of(clip)
-    if actual != expected:
-        raise ActivationError(
-            f"{source} was trained with {expected}, but this CLIP computes {actual}; "
-            f"build it with build_clip(size, quick_gelu={expected == 'quick_gelu'})"
-        )
+    """The activation of both towers, the same in all blocks."""
+    return "quick_gelu" if isinstance(clip.visual.transformer.resblocks[0].mlp.gelu, QuickGELU) else "gelu"
 
 
 def resize_position_embedding(table: Tensor, grid: tuple[int, int]) -> Tensor:

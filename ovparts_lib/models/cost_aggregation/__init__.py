@@ -11,6 +11,7 @@ from ovparts_lib.models.cost_aggregation.aggregator import (
     AggregatorLayer,
     AggregatorSize,
     AppearanceGuidance,
+    ImageGuidance,
     TextGuidance,
     aggregate,
 )

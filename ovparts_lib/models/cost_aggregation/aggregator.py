@@ -1,13 +1,14 @@
 """The aggregator: sizes, layers of spatial and class aggregation, and projections of image and text that guide it."""
 
 from collections.abc import Iterable, Sequence
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from einops import rearrange
-from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 
+from ovparts_lib.checked import hyper_parameters
 from ovparts_lib.models.cost_aggregation.chunks import DEFAULT_CHUNKS, Chunks
 from ovparts_lib.models.cost_aggregation.class_attention import ClassAggregation, ClassAttentionKind
 from ovparts_lib.models.cost_aggregation.cost_volume import CostEmbedding
@@ -15,7 +16,7 @@ from ovparts_lib.models.cost_aggregation.decoder import GuidedDecoder
 from ovparts_lib.models.cost_aggregation.spatial import SpatialAggregation
 
 
-@dataclass(frozen=True)
+@hyper_parameters
 class AggregatorSize:
     """Hyper-parameters of the blocks, with the released values.
 
@@ -121,38 +122,44 @@ def aggregate(
     return x
 
 
+class ImageGuidance(NamedTuple):
+    """Projected image features; None where the model is built without.
+
+    Attributes:
+        aggregator: (b, h, w, guidance_dim).
+        decoder: per stage of the decoder (b, dim, 2h, 2w), (b, dim, 4h, 4w), ….
+    """
+
+    aggregator: Tensor | None
+    decoder: list[Tensor | None]
+
+
 class AppearanceGuidance(nn.Module):
     """Image features, projected by 3x3 convolutions with ReLU, for the aggregator and for each decoder stage.
 
     Args:
         size: of the aggregator.
-        channels: widths of the features, coarse to fine: one for the aggregator, one for each decoder stage.
+        channels: widths of the features, coarse to fine: one for the aggregator, one for each decoder stage; empty for
+            a size without image guidance.
     """
 
     def __init__(self, size: AggregatorSize, channels: Sequence[int]) -> None:
         super().__init__()
         widths = (size.guidance_dim, *size.decoder_guidance_dims)
-        convs = [
-            nn.Conv2d(given, dim, 3, padding=1) if dim else None for given, dim in zip(channels, widths, strict=True)
-        ]
-        self.aggregator = convs[0]
-        self.decoder = nn.ModuleList(conv or nn.Identity() for conv in convs[1:])
+        self.aggregator, *finer = (
+            nn.Conv2d(given, dim, 3, padding=1) if dim else nn.Identity()
+            for given, dim in zip(channels or widths, widths, strict=True)
+        )
+        self.decoder = nn.ModuleList(finer)
 
-    def forward(self, features: Sequence[Tensor]) -> tuple[Tensor | None, list[Tensor | None]]:
-        """Project features.
-
-        Args:
-            features: (b, channels, h, w), coarse to fine, at h, 2h, 4h, …
-
-        Returns:
-            Guidance of the aggregator (b, h, w, guidance_dim), and of the decoder's stages (b, dim, 2h, 2w), …;
-            None where the size says none.
-        """
-        coarse = None
-        if self.aggregator is not None:
-            coarse = rearrange(F.relu(self.aggregator(features[0])).float(), "b c h w -> b h w c")
-        finer = zip(self.decoder, features[1:], strict=True)
-        return coarse, [F.relu(conv(maps)) if isinstance(conv, nn.Conv2d) else None for conv, maps in finer]
+    def forward(self, features: Sequence[Tensor] | None) -> ImageGuidance:
+        """Project features (b, channels, h, w), coarse to fine, at h, 2h, 4h, …; None for none."""
+        convs = [self.aggregator, *self.decoder]
+        coarse, *finer = (
+            F.relu(conv(maps)) if isinstance(conv, nn.Conv2d) else None
+            for conv, maps in zip(convs, features or convs, strict=True)
+        )
+        return ImageGuidance(None if coarse is None else rearrange(coarse.float(), "b c h w -> b h w c"), finer)
 
 
 class TextGuidance(nn.Linear):

@@ -18,13 +18,10 @@ def cost_volume(features: Tensor, text: Tensor) -> Tensor:
     """
     with torch.autocast(features.device.type, enabled=False):
         text = F.normalize(text.float(), dim=-1)
-        height = features.shape[-2]
-        if features.ndim == 4:
-            image = F.normalize(rearrange(features.float(), "b d h w -> b 1 d (h w)"), dim=2)
-        else:
-            image = F.normalize(rearrange(features.float(), "b t d h w -> b t d (h w)"), dim=2)
+        features = features.float() if features.ndim == 5 else features.float()[:, None]
+        image = F.normalize(rearrange(features, "b t d h w -> b t d (h w)"), dim=2)
         # C(i, n, p) = <F(i) / |F(i)|, T(n, p) / |T(n, p)|>
-        return rearrange(text @ image, "b t p (h w) -> b t p h w", h=height)
+        return rearrange(text @ image, "b t p (h w) -> b t p h w", h=features.shape[-2])
 
 
 def mean_cost(features: Tensor, text: Tensor) -> Tensor:
@@ -39,9 +36,8 @@ def mean_cost(features: Tensor, text: Tensor) -> Tensor:
     """
     with torch.autocast(features.device.type, enabled=False):
         mean = F.normalize(text.float(), dim=-1).mean(1)
-        if features.ndim == 4:
-            return torch.einsum("b d h w, t d -> b t h w", F.normalize(features.float(), dim=1), mean)
-        return torch.einsum("b t d h w, t d -> b t h w", F.normalize(features.float(), dim=2), mean)
+        pattern = "b d h w, t d -> b t h w" if features.ndim == 4 else "b t d h w, t d -> b t h w"
+        return torch.einsum(pattern, F.normalize(features.float(), dim=-3), mean)
 
 
 class CostEmbedding(nn.Conv2d):

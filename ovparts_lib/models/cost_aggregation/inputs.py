@@ -10,11 +10,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-import pydantic
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ovparts_lib.checked import hyper_parameters
 from ovparts_lib.images import (
     CLIP_STATISTICS,
     IMAGENET_STATISTICS,
@@ -27,7 +27,7 @@ from ovparts_lib.images import (
 STATISTICS = {"clip": CLIP_STATISTICS, "imagenet": IMAGENET_STATISTICS}
 
 
-@pydantic.dataclasses.dataclass(frozen=True)
+@hyper_parameters
 class InputSize:
     """How pictures become squares.
 

@@ -1,13 +1,13 @@
 """Mask2Former's pixel decoder: deformable attention between three scales, then one step of a feature pyramid."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
+from ovparts_lib.checked import hyper_parameters
 from ovparts_lib.models.conv_norm import ConvNorm
 from ovparts_lib.models.mask2former.deformable_attention import (
     DeformableAttention,
@@ -22,7 +22,7 @@ from ovparts_lib.models.maskformer.transformer_decoder import sine_position
 LEVELS = 3
 
 
-@dataclass(frozen=True)
+@hyper_parameters
 class Mask2FormerSize(ProposalSize):
     """Hyper-parameters of a network of mask proposals with a deformable pixel decoder and a masked decoder.
 

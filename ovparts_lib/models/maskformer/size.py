@@ -1,13 +1,12 @@
 """Hyper-parameters that networks of mask proposals have in common."""
 
-from dataclasses import dataclass
-
+from ovparts_lib.checked import hyper_parameters
 from ovparts_lib.models.backbones.resnet import ResNet, ResNetSize
 from ovparts_lib.models.backbones.swin import SWIN_B, Swin, SwinSize
 from ovparts_lib.models.clip.towers import VIT_L_14, ClipSize
 
 
-@dataclass(frozen=True)
+@hyper_parameters
 class ProposalSize:
     """Hyper-parameters of a network of mask proposals whose classes are CLIP's text embeddings.
 

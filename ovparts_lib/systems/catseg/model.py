@@ -14,6 +14,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
+from ovparts_lib.checked import checked_arguments
 from ovparts_lib.models.cost_aggregation import AppearanceGuidance, TextGuidance, aggregate, cost_volume, mean_cost
 from ovparts_lib.models.cost_aggregation.inputs import SlidingWindow, sliding_inputs, squash
 from ovparts_lib.models.cost_aggregation.targets import covered_labels, part_segmentation_loss
@@ -63,6 +64,7 @@ class Catseg(CostSegmenter):
         **SHARED_GROUPS,
     }
 
+    @checked_arguments
     def __init__(
         self,
         size: CostSize = RELEASED,
@@ -81,8 +83,7 @@ class Catseg(CostSegmenter):
         grid = size.inputs.image_size // size.clip.patch_size
         if self.pooling < 1 or grid % self.pooling:
             raise ValueError(f"pooling must divide the {grid} patches of a side, not {self.pooling}")
-        guided = self.guidance is not None
-        self.appearance = AppearanceGuidance(size.aggregator, self.guidance.channels) if guided else None
+        self.appearance = AppearanceGuidance(size.aggregator, () if self.guidance is None else self.guidance.channels)
         self.text_guidance = TextGuidance(size.aggregator) if size.aggregator.text_guidance_dim else None
         self.embedding = size.aggregator.embedding()
         self.layers = size.aggregator.layer_stack()
@@ -180,18 +181,15 @@ class Catseg(CostSegmenter):
         """Logits (b, n, 4 gh, 4 gw) of the texts in ``channels``, or of all, from features (b, d, gh, gw)."""
         chunks = self.chunks
         # feature and text guidance
-        guidance, finer = None, [None] * len(self.decoder.stages)
-        if self.appearance is not None:
-            guidance, finer = self.appearance(guidance_maps)
+        guidance = self.appearance(guidance_maps)
         text_guidance = None if self.text_guidance is None else self.text_guidance(text)
         # cost computation and embedding
         tokens = len(features) * features.shape[2] * features.shape[3]
         cost = chunks.over(lambda part: self.embedding(cost_volume(features, part[0])), text[None], tokens=tokens)
         # spatial and class cost aggregation
-        cost = aggregate(
-            self.layers, cost, guidance, text_guidance, pooling=pooling, chunks=chunks, attention=attention
-        )
+        settings = {"pooling": pooling, "chunks": chunks, "attention": attention}
+        cost = aggregate(self.layers, cost, guidance.aggregator, text_guidance, **settings)
         # upsampling decoder
         if channels is not None and channels != list(range(len(text))):
             cost = cost[:, channels]
-        return self.decoder(cost, finer, chunks=chunks)
+        return self.decoder(cost, guidance.decoder, chunks=chunks)

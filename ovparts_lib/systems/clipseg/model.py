@@ -11,7 +11,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils.checkpoint import checkpoint
 
 from ovparts_lib.images import square_pixels
 from ovparts_lib.models.film_decoder import binary_segmentation_loss
@@ -100,9 +99,6 @@ class Clipseg(QuerySegmenter):
     ) -> tuple[Tensor, list[Tensor]]:
         """Logits (b, n, h, w), and the decoder's attention if asked for, a chunk of the queries at a time."""
         chunks = conditions.split(self._chunk_length(len(reduced[0])))
-        if self.checkpoint_decoder and torch.is_grad_enabled():
-            parts = [checkpoint(self.decoder, reduced, chunk, grid, use_reentrant=False) for chunk in chunks]
-        else:
-            parts = [self.decoder(reduced, chunk, grid, keep_attention) for chunk in chunks]
-        logits = torch.cat([logits for logits, _ in parts], dim=1)
-        return logits, [torch.cat(maps, dim=1) for maps in zip(*(maps for _, maps in parts), strict=True)]
+        parts = [self._recomputed(self.decoder, reduced, chunk, grid, keep_attention) for chunk in chunks]
+        logits, attention = zip(*parts, strict=True)
+        return torch.cat(logits, dim=1), [torch.cat(maps, dim=1) for maps in zip(*attention, strict=True)]

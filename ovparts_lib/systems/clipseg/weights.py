@@ -3,18 +3,15 @@
 from pathlib import Path
 from typing import Any
 
-from ovparts_lib.checkpoints.native import read_metadata
 from ovparts_lib.checkpoints.reading import LoadReport, read_tensors
+from ovparts_lib.systems.clipseg import SYSTEM
 from ovparts_lib.systems.clipseg.model import Clipseg
 from ovparts_lib.systems.query_segmenter import QuerySize
 from ovparts_lib.systems.query_weights import load_query_into, query_size, recognise
 
 
 def load_clipseg(
-    path: str | Path,
-    size: QuerySize | None = None,
-    clip_path: str | Path | None = None,
-    **options: Any,
+    path: str | Path, size: QuerySize | None = None, clip_path: str | Path | None = None, **options: Any
 ) -> tuple[Clipseg, LoadReport]:
     """A CLIPSeg with the weights of any of the four kinds of files; which kind is recognised from the content.
 
@@ -38,8 +35,9 @@ def load_clipseg(
         CheckpointError: unreadable or unrecognised file, a tensor missing, unexpected or misshapen, or ``clip_path``
             given or absent where it should not be.
     """
-    metadata = read_metadata(path)
+    if own := SYSTEM.load_own(path, size, options, clip_weights=clip_path):
+        return own
     state = read_tensors(path)
-    file = recognise(state, metadata, str(path))
-    model = Clipseg(size or query_size(state, metadata), **options)
+    file = recognise(state, str(path))
+    model = Clipseg(size or query_size(state), **options)
     return model, load_query_into(model, path, state, file, clip_path)

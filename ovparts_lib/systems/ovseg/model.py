@@ -7,13 +7,13 @@ Source: Liang et al., "Open-Vocabulary Semantic Segmentation with Mask-adapted C
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ovparts_lib.checked import checked_arguments, hyper_parameters
 from ovparts_lib.models.backbones.resnet import RESNET_101C, ResNetSize
 from ovparts_lib.models.backbones.swin import SwinSize
 from ovparts_lib.models.clip import token_masks
@@ -24,7 +24,6 @@ from ovparts_lib.models.maskformer.losses import maskformer_losses
 from ovparts_lib.models.maskformer.pixel_decoder import PixelDecoder
 from ovparts_lib.models.maskformer.size import ProposalSize
 from ovparts_lib.models.maskformer.transformer_decoder import TransformerDecoder
-from ovparts_lib.systems.base import check_choices
 from ovparts_lib.systems.ensemble import clip_classes, proposal_classes
 from ovparts_lib.systems.mask_classifier import Crops, MaskClassifier, cut, embed_crops
 from ovparts_lib.systems.ovseg.options import Fusion, MaskFill
@@ -33,7 +32,7 @@ from ovparts_lib.systems.scores import Maps, Request, Scores
 from ovparts_lib.systems.shared_options import WithoutCrop
 
 
-@dataclass(frozen=True)
+@hyper_parameters
 class OvsegSize(ProposalSize):
     """Hyper-parameters of OVSeg.
 
@@ -108,6 +107,7 @@ class Ovseg(MaskClassifier):
     frozen = ("backbone.stem.", "backbone.res2.")  # as released, of ResNets
     image_inputs = ("masks",)
 
+    @checked_arguments
     def __init__(
         self,
         size: OvsegSize = RELEASED,
@@ -128,7 +128,6 @@ class Ovseg(MaskClassifier):
             shared.setdefault("lr_multipliers", {"backbone": 0.1})
         mask_threshold = 0.4 if mask_threshold is None else mask_threshold
         super().__init__(size, CropRule(mask_threshold, mask_expand, mask_fill, mask_matting), **shared)
-        check_choices(without_crop=(without_crop, WithoutCrop), fusion=(fusion, Fusion))
         self.without_crop, self.mask_prompts, self.fusion = without_crop, mask_prompts, fusion
         self.no_object_weight, self.mask_weight = no_object_weight, mask_weight
         # proposal network

@@ -6,7 +6,8 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import Field
 
 from ovparts_lib.options import Flag, Listed, Number, Text, Whole, option
-from ovparts_lib.systems.shared_options import SWIN, MaskClassifierOptions, WithoutCrop, begins_from, scored_on
+from ovparts_lib.systems.options import scored_on
+from ovparts_lib.systems.shared_options import SWIN, MaskClassifierOptions, WithoutCrop, begins_from
 
 Group = Literal["backbone", "proposals", "no_object"]
 Fusion = Literal["sum", "best_mask"]
@@ -62,9 +63,7 @@ class OvsegOptions(MaskClassifierOptions):
     mask_expand: Number = option(1.0, gt=0, description="crops are larger than their mask by this factor")
     mask_fill: MaskFill = option("mean", description="colour of a crop outside its mask")
     mask_matting: Flag = option(False, description="blend crops by the mask's probabilities")
-    fusion: Fusion = option(
-        "sum", description="pixels sum the classes of all masks, or (the released demo) each class has one mask"
-    )
+    fusion: Fusion = option("sum", description="sum of all masks' classes, or (released demo) each class has one mask")
     adaptation: Annotated[list[Literal["fine_tuning", "mask_prompts"]], Listed, Field(min_length=1)] = option(
         ["fine_tuning", "mask_prompts"],
         ["fine_tuning"],
@@ -82,9 +81,7 @@ class OvsegOptions(MaskClassifierOptions):
         description="what CLIP is adapted on: proposals, those it finds most like each labelled class; labels, the "
         "labelled masks themselves; or a table of pairs mined elsewhere (.tsv with filepath and title)",
     )
-    adaptation_batch_size: Whole = option(
-        _by_backbone(128, 512), 16, ge=2, description="crops of a step of the adaptation"
-    )
+    adaptation_batch_size: Whole = option(_by_backbone(128, 512), 16, ge=2, description="crops of an adaptation step")
     fine_tuning_rate: Number = option(5e-6, 5e-5, gt=0, description="AdamW learning rate of the image tower")
     mask_prompts_rate: Number = option(0.05, 0.01, gt=0, description="AdamW learning rate of the mask prompts")
     thresholds: Annotated[list[Number], Listed, Field(min_length=1)] = option(

@@ -70,8 +70,7 @@ def load_ovseg(
     Raises:
         CheckpointError: unreadable or unrecognised file, or a tensor missing, unexpected or misshapen.
     """
-    own = SYSTEM.load_own(path, size, options, clip_weights=clip_path)
-    if own is not None:
+    if own := SYSTEM.load_own(path, size, options, clip_weights=clip_path):
         return own
     state = read_tensors(path)
     if is_backbone(state):

@@ -15,7 +15,7 @@ Where the paper's equations are:
   :meth:`PartAggregator.first_stage`, by :func:`models.cost_aggregation.cost_volume`; embedded, prompts as channels, by
   :class:`models.cost_aggregation.cost_volume.CostEmbedding`;
 - structural guidance, DINOv2's features projected and joined with the cost in the queries and keys of spatial
-  aggregation, and in the decoder ("appearance guidance" in the shared blocks): :meth:`PartAggregator.guide`, used by
+  aggregation, and in the decoder ("appearance guidance" in the shared blocks): :class:`AppearanceGuidance`, used by
   :class:`models.cost_aggregation.spatial.SpatialAggregation` (:class:`GuidedLinear` joins ``[x ; guidance]``) and
   :class:`models.cost_aggregation.decoder.GuidedDecoder`; DINOv2 itself:
   :class:`models.backbones.guidance.DinoGuidance`;
@@ -36,6 +36,8 @@ Where the paper's equations are:
 - the start from CAT-Seg's weights: :func:`systems.partcatseg.weights.load_partcatseg`.
 """
 
+from __future__ import annotations
+
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -49,11 +51,12 @@ from ovparts_lib.models.cost_aggregation import (
     AggregatorSize,
     AppearanceGuidance,
     Chunks,
+    ImageGuidance,
     TextGuidance,
     aggregate,
     cost_volume,
-    mean_cost,
 )
+from ovparts_lib.systems.part_queries import PartQueries
 
 
 @dataclass
@@ -74,18 +77,16 @@ class PartTexts:
     part_to_object: tuple[int, ...]
     generic_count: int
 
-
-@dataclass
-class ImageGuidance:
-    """Projected image features; None where the model is built without.
-
-    Attributes:
-        aggregator: (b, h, w, guidance_dim).
-        decoder: per stage of the decoder (b, c, 2h, 2w), (b, c, 4h, 4w), ….
-    """
-
-    aggregator: Tensor | None
-    decoder: list[Tensor | None]
+    def of(self, queries: PartQueries, parts: Sequence[int]) -> PartTexts:
+        """The texts of some object-specific parts and of what the ``queries`` made for them hold."""
+        count = len(queries.generics)
+        return PartTexts(
+            generic=self.generic[queries.rows],
+            specific=self.specific[[*parts, -1]],
+            part_to_generic=tuple(queries.part_queries[:-1].tolist()),
+            part_to_object=tuple((queries.object_queries[:-1] - count).tolist()),
+            generic_count=count,
+        )
 
 
 @dataclass
@@ -133,7 +134,7 @@ class PartAggregator(nn.Module):
     def __init__(self, size: AggregatorSize, channels: Sequence[int]) -> None:
         super().__init__()
         self.size = size
-        self.appearance = AppearanceGuidance(size, channels) if channels else None
+        self.appearance = AppearanceGuidance(size, channels)
         self.text_guidance = TextGuidance(size) if size.text_guidance_dim else None
         self.embedding = size.embedding()
         self.layers = size.layer_stack()
@@ -147,16 +148,6 @@ class PartAggregator(nn.Module):
         """Set the second stage's embedding and layers to the first's."""
         self.specific_embedding.load_state_dict(self.embedding.state_dict())
         self.specific_layers.load_state_dict(self.layers.state_dict())
-
-    def guide(self, features: Sequence[Tensor] | None) -> ImageGuidance:
-        """Project the guidance backbone's features, coarse to fine (b, c, h, w), (b, c, 2h, 2w), …; None for none.
-
-        Returns:
-            (b, h, w, guidance_dim) for the aggregator; (b, dim, 2h, 2w), (b, dim, 4h, 4w) for the decoder's stages.
-        """
-        if self.appearance is None:
-            return ImageGuidance(None, [None] * len(self.size.decoder_dims))
-        return ImageGuidance(*self.appearance(features))
 
     def first_stage(
         self,
@@ -229,10 +220,6 @@ class PartAggregator(nn.Module):
         # cost volume of object-specific parts: each text with features of its own
         x = aware.over_parts(lambda part, text: self.specific_embedding(cost_volume(part, text)), texts, chunks)
         return self._aggregate(self.specific_layers, x, texts.specific, guidance, chunks=chunks, attention=attention)
-
-    def specific_cost(self, aware: ObjectAware, texts: PartTexts, chunks: Chunks) -> Tensor:
-        """Costs the second stage starts from, mean over prompts, (b, n + 1, h, w), float32."""
-        return aware.over_parts(mean_cost, texts, chunks)
 
     def decode(self, x: Tensor, guidance: ImageGuidance, chunks: Chunks) -> Tensor:
         """Logits float32 (b, t, 4h, 4w) of any classes (b, t, h, w, dim) of either stage."""

@@ -8,16 +8,18 @@ Segmentation", CVPR 2025, and the code released with it.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from typing import Any, ClassVar
 
 import torch
+from pydantic import NonNegativeFloat
 from torch import Tensor
 
+from ovparts_lib.checked import checked_arguments, hyper_parameters
 from ovparts_lib.models.backbones.guidance import GuidanceSize
 from ovparts_lib.models.cost_aggregation import AggregatorSize, mean_cost
 from ovparts_lib.models.cost_aggregation.targets import covered_labels
-from ovparts_lib.systems.base import batch_labels, check_choices, chosen_queries
+from ovparts_lib.systems.base import batch_labels, chosen_queries
 from ovparts_lib.systems.cost_segmenter import (
     MINIATURE_COST,
     RELEASED_GROUPS,
@@ -26,6 +28,7 @@ from ovparts_lib.systems.cost_segmenter import (
     CostSize,
     without_guidance,
 )
+from ovparts_lib.systems.part_queries import part_queries
 from ovparts_lib.systems.partcatseg.aggregator import PartAggregator, PartTexts
 from ovparts_lib.systems.partcatseg.losses import (
     NO_LABEL,
@@ -38,7 +41,7 @@ from ovparts_lib.systems.scores import BACKGROUND, CostMaps, Maps, Request, Scor
 from ovparts_lib.vocabularies import PartVocabulary
 
 
-@dataclass(frozen=True)
+@hyper_parameters
 class PartCatsegSize(CostSize):
     """Hyper-parameters of PartCATSeg: those of CATSeg; ``aggregator`` is that of both stages."""
 
@@ -78,18 +81,16 @@ class PartCatseg(CostSegmenter):
     groups: ClassVar = {"aggregator": ("aggregator.",), **SHARED_GROUPS}
     needs_parts = True
 
+    @checked_arguments
     def __init__(
         self,
         size: PartCatsegSize = RELEASED,
         *,
-        compositional_weight: float = 1.0,
+        compositional_weight: NonNegativeFloat = 1.0,
         divergence: Divergence = "jensen_shannon",
         **shared: Any,
     ) -> None:
         super().__init__(size, **shared)
-        check_choices(divergence=(divergence, Divergence))
-        if compositional_weight < 0:
-            raise ValueError(f"compositional_weight must be at least 0, not {compositional_weight}")
         self.compositional_weight, self.divergence = compositional_weight, divergence
         self.aggregator = PartAggregator(size.aggregator, () if self.guidance is None else self.guidance.channels)
         self.set_trainable(RELEASED_GROUPS)
@@ -127,16 +128,13 @@ class PartCatseg(CostSegmenter):
             ValueError: no object maps, part and object map of different sizes, or a label that is neither in the
                 vocabulary nor its ignore label; the message names the image.
         """
-        vocabulary, aggregator, chunks = batch["vocabulary"], self.aggregator, self.chunks
-        self.check_vocabulary(vocabulary)
+        aggregator, chunks = self.aggregator, self.chunks
+        self.check_vocabulary(batch["vocabulary"])
         inputs = self._squares(batch["images"], test=False)
-        targets = self._targets(batch, inputs.covered)
-        texts = self.encode_vocabulary(vocabulary)
-        if self.training_queries is not None and self.training_queries < len(vocabulary.parts):
-            texts = self._chosen_texts(texts, targets)
+        texts, targets = self._texts_and_targets(batch, inputs.covered)
         # dense CLIP features; structural guidance from DINOv2
         dense, maps = self.encode_images(inputs)
-        guidance = aggregator.guide(maps)
+        guidance = aggregator.appearance(maps)
         # object- and part-level cost aggregation, then object-specific part-level cost aggregation
         first = aggregator.first_stage(dense.features, texts, guidance, chunks)
         aware = aggregator.object_aware_features(first, texts)
@@ -156,7 +154,7 @@ class PartCatseg(CostSegmenter):
             rows = [*(texts.generic_count + owner for owner in owners), len(texts.generic) - 1]
             part_to_owner = [owners.index(owner) for owner in texts.part_to_object]
             object_cost = mean_cost(dense.features, texts.generic[rows])
-            specific_cost = aggregator.specific_cost(aware, texts, chunks)
+            specific_cost = aware.over_parts(mean_cost, texts, chunks)
             distance = compositional_loss(object_cost, specific_cost, part_to_owner, self.divergence)
             losses["loss_compositional"] = self.compositional_weight * distance
         return losses
@@ -177,7 +175,7 @@ class PartCatseg(CostSegmenter):
         inputs = self._squares(images, test=True)
         texts = self.encode_vocabulary(vocabulary)
         dense, maps = self.encode_images(inputs, keep_attention=inspected)
-        guidance = aggregator.guide(maps)
+        guidance = aggregator.appearance(maps)
         kept: list[dict[int, Tensor] | None] = [{}, {}] if inspected else [None, None]
         # object- and part-level cost aggregation; decoded only to be looked at: its logits serve training
         first = aggregator.first_stage(dense.features, texts, guidance, chunks, kept[0])
@@ -189,7 +187,7 @@ class PartCatseg(CostSegmenter):
         del first
         # object-specific part-level cost aggregation
         second = aggregator.second_stage(aware, texts, guidance, chunks, kept[1])
-        cost = aggregator.specific_cost(aware, texts, chunks) if inspected else None
+        cost = aware.over_parts(mean_cost, texts, chunks) if inspected else None
         del aware
         # upsampling decoder
         channels = [*parts, len(vocabulary.parts)] if request.background else parts
@@ -201,63 +199,44 @@ class PartCatseg(CostSegmenter):
             scores, found = self._picture_scores(image, covered, logits[number], request), {}
             if inspected:
                 names = tuple(vocabulary.parts[part] for part in parts)
-                generic_names = tuple(words[row] for row in rows)
+                generics = tuple(words[row] for row in rows)
                 of_objects, of_parts = (
                     {layer: weights[number][ids] for layer, weights in attention.items()}
                     for attention, ids in zip(kept, (rows, parts), strict=True)
                 )
                 classes = (*vocabulary.parts, BACKGROUND)
                 found["cost"] = CostMaps(cost[number, parts], logits[number, : len(parts)], of_parts, names, classes)
-                found["generic_cost"] = CostMaps(
-                    generic_cost[number], generic[number], of_objects, generic_names, words
-                )
+                found["generic_cost"] = CostMaps(generic_cost[number], generic[number], of_objects, generics, words)
                 found["attention"] = self._clip_attention(dense, number, names)
             results.append((scores, found))
         return results
 
-    def _targets(self, batch: dict[str, Any], covered: Sequence[tuple[float, float]]) -> list[PartTargets]:
-        """Labels of a batch, whose squares span ``covered``."""
+    def _texts_and_targets(
+        self, batch: dict[str, Any], covered: Sequence[tuple[float, float]]
+    ) -> tuple[PartTexts, list[PartTargets]]:
+        """Texts that a batch is scored for, and its labels, whose squares span ``covered``, in the texts' numbers."""
         vocabulary, images = batch["vocabulary"], batch["images"]
         counts = {"part": len(vocabulary.parts), "object": len(vocabulary.objects)}
-        maps = [covered_labels(batch_labels(batch, kind), images, covered, count) for kind, count in counts.items()]
-        ranks = [NO_LABEL if rank is None else rank for rank in vocabulary.object_to_object_with_parts]
-        tables = [[*range(counts["part"]), NO_LABEL], [*vocabulary.part_to_generic, NO_LABEL], [*ranks, NO_LABEL]]
-        to_part, to_generic, to_rank = (torch.tensor(table, device=self.device) for table in tables)
-        targets = []
-        for number, (parts, objects) in enumerate(zip(*maps, strict=True)):
-            if parts.shape != objects.shape:
+        parts, objects = (
+            [labels.to(self.device) for labels in covered_labels(batch_labels(batch, kind), images, covered, count)]
+            for kind, count in counts.items()
+        )
+        for number, maps in enumerate(zip(batch["part_maps"], batch["object_maps"], strict=True)):
+            if maps[0].shape != maps[1].shape:
                 raise ValueError(
                     f"image {number} of the batch has a part map and an object map of different sizes: "
-                    f"{tuple(batch['part_maps'][number].shape)} and {tuple(batch['object_maps'][number].shape)}"
+                    f"{tuple(maps[0].shape)} and {tuple(maps[1].shape)}"
                 )
-            parts, objects = parts.to(self.device), objects.to(self.device)
-            targets.append(PartTargets(to_part[parts], to_generic[parts], to_rank[objects]))
-        return targets
-
-    def _chosen_texts(self, texts: PartTexts, targets: list[PartTargets]) -> PartTexts:
-        """Texts of some object-specific parts and of what belongs to them; the targets then count in these."""
-        generic_count, last = texts.generic_count, len(texts.generic) - 1
-        present = torch.cat([labels.parts.unique() for labels in targets])
-        count = len(texts.part_to_generic)
-        chosen = chosen_queries(present[present != NO_LABEL], count, self.training_queries)
-        parts = chosen[:-1]
-        owners = torch.tensor((texts.part_to_generic, texts.part_to_object), device=self.device)[:, parts]
-        shown = torch.cat([labels.objects.unique() for labels in targets])
-        generic, objects = owners[0].unique(), torch.cat([owners[1], shown[shown != NO_LABEL]]).unique()
-        to_part, to_generic, to_object = (
-            _places(kept, total)
-            for kept, total in ((parts, count), (generic, generic_count), (objects, last - generic_count))
-        )
-        for labels in targets:
-            labels.parts, labels.generic = to_part[labels.parts], to_generic[labels.generic]
-            labels.objects = to_object[labels.objects]
-        return PartTexts(
-            generic=texts.generic[[*generic.tolist(), *(generic_count + objects).tolist(), last]],
-            specific=texts.specific[chosen],
-            part_to_generic=tuple(to_generic[owners[0]].tolist()),
-            part_to_object=tuple(to_object[owners[1]].tolist()),
-            generic_count=len(generic),
-        )
+        shown = [torch.cat([labels.unique() for labels in maps]) for maps in (parts, objects)]
+        chosen = chosen_queries(shown[0], counts["part"], self.training_queries)[:-1].tolist()
+        queries = part_queries(vocabulary, chosen, objects=shown[1].tolist(), device=self.device)
+        to_part, to_generic, to_object = (table.to(self.device) for table in queries.tables(vocabulary, chosen))
+        to_object = torch.where(to_object < 0, NO_LABEL, to_object - len(queries.generics))
+        targets = [
+            PartTargets(to_part[part_map], to_generic[part_map], to_object[object_map])
+            for part_map, object_map in zip(parts, objects, strict=True)
+        ]
+        return self.encode_vocabulary(vocabulary).of(queries, chosen), targets
 
 
 def _first_stage_names(vocabulary: PartVocabulary) -> tuple[str, ...]:
@@ -271,10 +250,3 @@ def _generic_of(part_ids: Sequence[int], texts: PartTexts) -> list[int]:
     parts = dict.fromkeys(texts.part_to_generic[part] for part in part_ids)
     objects = dict.fromkeys(texts.part_to_object[part] for part in part_ids)
     return [*parts, *(texts.generic_count + owner for owner in objects)]
-
-
-def _places(kept: Tensor, count: int) -> Tensor:
-    """Table from ``count`` old indices to places in ``kept``; ``NO_LABEL`` for the others and for itself."""
-    places = torch.full((count + 1,), NO_LABEL, device=kept.device)
-    places[kept] = torch.arange(len(kept), device=kept.device)
-    return places

@@ -7,16 +7,15 @@ from typing import Any
 
 from torch import Tensor
 
+from ovparts_lib.checked import checked_arguments
 from ovparts_lib.checkpoints import cost_aggregation
 from ovparts_lib.checkpoints.native import read_metadata
 from ovparts_lib.checkpoints.reading import LoadReport, State, read_tensors, refuse_beside
-from ovparts_lib.systems.base import check_choices
 from ovparts_lib.systems.cost_segmenter import TestEdge
 from ovparts_lib.systems.cost_weights import (
     TRANSFORMER,
     CostFile,
     canonical,
-    load_but,
     load_cost_into,
     recognise,
     require_cost_embedding,
@@ -24,7 +23,6 @@ from ovparts_lib.systems.cost_weights import (
 from ovparts_lib.systems.partcatseg import SYSTEM
 from ovparts_lib.systems.partcatseg.model import RELEASED, PartCatseg, PartCatsegSize
 from ovparts_lib.systems.partcatseg.options import SecondStage
-from ovparts_lib.systems.system import stated_size
 
 BEGINS_FROM = "catseg"  # whose own files serve to begin a training
 # Never read by the released code: a third stack of layers, for a pass that is commented out.
@@ -46,6 +44,7 @@ def released_names(state: State) -> dict[str, Tensor]:
     return renamed if joined not in renamed else renamed | {joined: renamed[joined][..., None, None]}  # a convolution
 
 
+@checked_arguments
 def load_partcatseg(
     path: str | Path,
     size: PartCatsegSize | None = None,
@@ -89,33 +88,28 @@ def load_partcatseg(
             misshapen, or ``clip_path`` or ``guidance_path`` given or absent where it should not be.
         ValueError: no such ``second_stage``.
     """
-    check_choices(second_stage=(second_stage, SecondStage))
     refuse_beside(clip_path, path, "clip_weights")
     metadata, source = read_metadata(path) or {}, str(path)
     begins = metadata.get("system") == BEGINS_FROM
     read_as = partial(PartCatsegSize.read_as, templates=templates, test_shortest_edge=test_shortest_edge)
-    if not begins:
-        own = SYSTEM.load_own(path, size, options, read_as=read_as, guidance_weights=guidance_path)
-        if own is not None:
-            return own
+    if not begins and (own := SYSTEM.load_own(path, size, options, read_as=read_as, guidance_weights=guidance_path)):
+        return own
     state = read_tensors(path)
     if begins:
         # our own file of CATSeg, with PartCATSeg's class attention
-        stated = stated_size(PartCatsegSize, metadata["size"])
+        stated = PartCatsegSize(**metadata["size"])
         size = read_as(size or replace(stated, aggregator=replace(stated.aggregator, class_attention="query")))
-        file, names = CostFile("ovparts weights of CATSeg", stated, True), _catseg_names
+        file, names, trained = CostFile("ovparts weights of CATSeg", stated, True), _catseg_names, False
     else:
         state, size = canonical(state), read_as(size or RELEASED)
-        if any(name.startswith(OWN) for name in state):
-            refuse_beside(guidance_path, path, "guidance_weights")
+        trained, names = any(name.startswith(OWN) for name in state), released_names
+        if trained:
             require_cost_embedding(state, source, size)
-            model = PartCatseg(size, **options)
-            return model, load_but(model, state, source, "PartCATSeg", released_names, dead=(DEAD,))
-        file, names = recognise(state, source, size), released_names
+        file = CostFile("PartCATSeg", size, True) if trained else recognise(state, source, size)
     model = PartCatseg(size, **options)
-    without = [name for name in model.state_dict() if name.startswith((*_COPIED, _NEW))]
+    without = [] if trained else [name for name in model.state_dict() if name.startswith((*_COPIED, _NEW))]
     report = load_cost_into(model, state, source, file, guidance_path, names=names, without=without, dead=(DEAD,))
-    if second_stage == "pretrained":
+    if second_stage == "pretrained" and not trained:
         model.aggregator.copy_first_stage()
         kept = tuple(name for name in report.initialised if not name.startswith(_COPIED))
         report = replace(report, initialised=kept)

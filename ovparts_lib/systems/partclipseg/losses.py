@@ -9,48 +9,17 @@ tokens. So only those rows of the softmax are computed, from the tokens that ent
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Annotated
 
-import pydantic
 import torch
 import torch.nn.functional as F
 from einops import rearrange
-from pydantic import Field
 from torch import Tensor, nn
 
 from ovparts_lib.models.attention_overlap import memberships, overlap, strength
+from ovparts_lib.systems.part_queries import PartQueries
 from ovparts_lib.systems.partclipseg.options import AttentionRule, LossMean
-from ovparts_lib.systems.partclipseg.queries import PartQueries
 
-Weight = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Terms = tuple[Tensor, Tensor, int]  # of one image: separation, enhancement, and how many objects they are sums over
-
-
-@pydantic.dataclasses.dataclass(frozen=True)
-class PartclipsegWeights:
-    """Weights of the loss terms beside that of the object-specific parts, which weighs 1; 0 leaves a term out.
-
-    Attributes:
-        object: of the objects' own logits.
-        part: of the generic parts' own logits.
-        separation: of the overlap of parts in attention.
-        enhancement: of the attention-enhancement loss.
-        threshold: of attention, stretched to 0..1, above which a part claims a patch.
-
-    Raises:
-        ValueError: a weight below 0, or a threshold outside 0..1.
-    """
-
-    object: Weight = 1.0
-    part: Weight = 1.0
-    separation: Weight = 0.1
-    enhancement: Weight = 0.01
-    threshold: Annotated[float, Field(ge=0, le=1)] = 0.3
-
-    @property
-    def attention(self) -> bool:
-        """Whether the attention enters the loss at all."""
-        return self.separation > 0 or self.enhancement > 0
 
 
 @dataclass(frozen=True)

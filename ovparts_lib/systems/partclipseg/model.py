@@ -7,17 +7,18 @@ Sources: Choi et al., "Understanding Multi-Granularity for Open-Vocabulary Part 
 """
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Annotated, Any
 
 import torch
+from pydantic import Field, NonNegativeFloat
 from torch import Tensor
-from torch.utils.checkpoint import checkpoint
 
+from ovparts_lib.checked import checked_arguments
 from ovparts_lib.images import square_pixels
-from ovparts_lib.systems.base import batch_labels, check_choices, chosen_queries
+from ovparts_lib.systems.base import batch_labels, chosen_queries
+from ovparts_lib.systems.part_queries import PartQueries, part_queries, query_texts
 from ovparts_lib.systems.partclipseg.decoder import PartclipsegDecoder
 from ovparts_lib.systems.partclipseg.losses import (
-    PartclipsegWeights,
     PartTargets,
     attention_terms,
     mean_attention_terms,
@@ -26,7 +27,6 @@ from ovparts_lib.systems.partclipseg.losses import (
     region_sums,
 )
 from ovparts_lib.systems.partclipseg.options import AttentionRule, LossMean, ObjectText
-from ovparts_lib.systems.partclipseg.queries import PartQueries, part_queries, query_texts
 from ovparts_lib.systems.query_segmenter import MINIATURE_QUERY, RELEASED, RELEASED_GROUPS, QuerySegmenter, QuerySize
 from ovparts_lib.systems.scores import AttentionMaps, Maps, Request, Scores
 from ovparts_lib.vocabularies import PartVocabulary
@@ -63,42 +63,33 @@ class Partclipseg(QuerySegmenter):
     decoder: PartclipsegDecoder
     decoder_class = PartclipsegDecoder
 
+    @checked_arguments
     def __init__(
         self,
         size: QuerySize = RELEASED,
         *,
         object_text: ObjectText = "object",
-        object_weight: float = 1.0,
-        part_weight: float = 1.0,
-        separation_weight: float = 0.1,
-        enhancement_weight: float = 0.01,
-        attention_threshold: float = 0.3,
+        object_weight: NonNegativeFloat = 1.0,
+        part_weight: NonNegativeFloat = 1.0,
+        separation_weight: NonNegativeFloat = 0.1,
+        enhancement_weight: NonNegativeFloat = 0.01,
+        attention_threshold: Annotated[float, Field(ge=0, le=1)] = 0.3,
         attention_rule: AttentionRule = "corrected",
         attention_layer: int = -1,
         loss_mean: LossMean = "image",
         **shared: Any,
     ) -> None:
-        check_choices(
-            object_text=(object_text, ObjectText),
-            attention_rule=(attention_rule, AttentionRule),
-            loss_mean=(loss_mean, LossMean),
-        )
         depth = len(size.extract_layers)
         if not -depth <= attention_layer < depth:
             raise ValueError(f"attention_layer must be from {-depth} to {depth - 1}, not {attention_layer}")
-        weights = PartclipsegWeights(
-            object=object_weight,
-            part=part_weight,
-            separation=separation_weight,
-            enhancement=enhancement_weight,
-            threshold=attention_threshold,
-        )
         super().__init__(size, **shared)
-        self.weights, self.object_text, self.loss_mean = weights, object_text, loss_mean
-        self.attention_rule, self.attention_layer = attention_rule, attention_layer % depth
+        self.object_weight, self.part_weight = object_weight, part_weight
+        self.separation_weight, self.enhancement_weight = separation_weight, enhancement_weight
+        self.attention_threshold, self.attention_rule = attention_threshold, attention_rule
+        self.attention_layer, self.object_text, self.loss_mean = attention_layer % depth, object_text, loss_mean
         # the head of the queries' own logits, where no term trains it: several devices cannot train a model with
         # parameters that get no gradient
-        self.frozen = () if weights.object or weights.part else ("decoder.head.",)
+        self.frozen = () if object_weight or part_weight else ("decoder.head.",)
         self.set_trainable(RELEASED_GROUPS)
 
     def texts_of(self, vocabulary: PartVocabulary) -> list[tuple[str, ...]]:
@@ -160,21 +151,21 @@ class Partclipseg(QuerySegmenter):
         losses = {"loss_part_object": part_object_loss(found, sizes, has_object, pairs + 1, self.loss_mean)}
         # object-level and part-level guidance
         logits_of = self._own_logits(tokens, grid)
-        if self.weights.object:
+        if self.object_weight:
             found = sums(logits_of, generics, last, targets.objects) + background_sums(logits_of, last)
             mean = region_mean(found[:, 2], sizes[:, 2], len(queries.objects) + 1, self.loss_mean)
-            losses["loss_object"] = self.weights.object * mean
-        if self.weights.part:
+            losses["loss_object"] = self.object_weight * mean
+        if self.part_weight:
             found = sums(logits_of, 0, generics, targets.generics)
             mean = region_mean(found[:, 0], sizes[:, 0], generics, self.loss_mean)
-            losses["loss_part"] = self.weights.part * mean
+            losses["loss_part"] = self.part_weight * mean
         # attention control: separation and enhancement
-        if self.weights.attention:
+        if self.separation_weight or self.enhancement_weight:
             separation, enhancement = self._attention_losses(entered, queries, targets, grid)
-            if self.weights.separation:
-                losses["loss_separation"] = self.weights.separation * separation
-            if self.weights.enhancement:
-                losses["loss_enhancement"] = self.weights.enhancement * enhancement
+            if self.separation_weight:
+                losses["loss_separation"] = self.separation_weight * separation
+            if self.enhancement_weight:
+                losses["loss_enhancement"] = self.enhancement_weight * enhancement
         return losses
 
     def score(self, images: Sequence[Tensor], request: Request) -> list[tuple[Scores, Maps]]:
@@ -185,8 +176,8 @@ class Partclipseg(QuerySegmenter):
         as its components; ``generic_parts``, the generic parts' own logits, which no label map uses.
         """
         vocabulary, class_ids, background = request.vocabulary, request.class_ids, request.background
-        ranks = range(len(vocabulary.objects_with_parts)) if background else ()
-        queries = part_queries(vocabulary, class_ids, objects=ranks, background=background, device=self.device)
+        shown = range(len(vocabulary.objects)) if background else ()
+        queries = part_queries(vocabulary, class_ids, objects=shown, background=background, device=self.device)
         count, generics = len(class_ids), len(queries.generics)
         # CLIPSeg's encoder and decoder, once per generic part and object
         pixels = square_pixels(images, self.size.image_size, self.device)
@@ -200,7 +191,6 @@ class Partclipseg(QuerySegmenter):
         own_logits = self._own_logits(tokens, grid)
         if background:
             objects = self._all_logits(own_logits, generics, len(queries.rows), images)
-            object_ids = tuple(vocabulary.object_id(vocabulary.objects_with_parts[rank]) for rank in queries.objects)
         if request.inspected:
             parts = self._all_logits(own_logits, 0, generics, images)
         results = []
@@ -208,7 +198,7 @@ class Partclipseg(QuerySegmenter):
             size, maps = tuple(image.shape[-2:]), {}
             scores = Scores(pairs[number, :count], class_ids, pairs[number, count] if background else None, size)
             if background:
-                scores.objects = Scores(objects[number, :-1], object_ids, objects[number, -1], size)
+                scores.objects = Scores(objects[number, :-1], queries.objects, objects[number, -1], size)
             if request.inspected:
                 clip = {block: weights[number] for block, weights in clip_attention.items()}
                 decoder = {layer: weights[number] for layer, weights in enumerate(attention)}
@@ -292,36 +282,22 @@ class Partclipseg(QuerySegmenter):
                     *maps[number],
                     pixel_parts=targets.parts[number].unique(),
                     pixel_objects=targets.objects[number].unique(),
-                    threshold=self.weights.threshold,
+                    threshold=self.attention_threshold,
                     rule=self.attention_rule,
                 )
                 for number in range(len(entered))
             ]
         return mean_attention_terms(found, self.loss_mean, self.attention_rule)
 
-    def _recomputed(self, function: Callable[..., Any], *arguments: Any) -> Any:
-        """The function's result; its activations are not kept for the backward pass if that is what was asked for."""
-        if self.checkpoint_decoder and torch.is_grad_enabled():
-            return checkpoint(function, *arguments, use_reentrant=False)
-        return function(*arguments)
-
     def _targets(self, batch: dict[str, Any]) -> tuple[PartQueries, PartTargets]:
         """The queries to decode, and the labels in their numbers."""
-        vocabulary = batch["vocabulary"]
-        size = (self.size.image_size, self.size.image_size)
+        vocabulary, size = batch["vocabulary"], (self.size.image_size, self.size.image_size)
         objects = self._resized_labels(batch_labels(batch, "object"), size)
         parts = self._resized_labels(batch_labels(batch), size)
-        ranks = [-1 if rank is None else rank for rank in vocabulary.object_to_object_with_parts]
-        objects = torch.tensor([*ranks, -1], device=self.device)[objects]
-        count = len(vocabulary.parts)
-        chosen = chosen_queries(parts, count, self.training_queries)[:-1].tolist()
-        present = [rank for rank in objects.unique().tolist() if rank >= 0]
-        queries = part_queries(vocabulary, chosen, objects=present, device=self.device)
-        tables = queries.tables(vocabulary, chosen)
-        # The last entry of each table is for -1 or, of parts, for the number of parts: no label.
-        return queries, PartTargets(
-            *(table.to(self.device)[labels] for table, labels in zip(tables, (parts, parts, objects), strict=True))
-        )
+        chosen = chosen_queries(parts, len(vocabulary.parts), self.training_queries)[:-1].tolist()
+        queries = part_queries(vocabulary, chosen, objects=objects.unique().tolist(), device=self.device)
+        tables = zip(queries.tables(vocabulary, chosen), (parts, parts, objects), strict=True)
+        return queries, PartTargets(*(table.to(self.device)[labels] for table, labels in tables))
 
 
 def _pieces(first: int, stop: int, length: int) -> list[slice]:

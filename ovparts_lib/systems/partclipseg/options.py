@@ -43,9 +43,7 @@ class PartclipsegOptions(QueryOptions):
         "image",
         description="image: mean of each image's loss, as published on eight devices; batch: over all pixels",
     )
-    checkpoint_decoder: Flag = option(
-        False, free=True, description="compute activations twice in training to save memory"
-    )
+    checkpoint_decoder: Flag = option(False, free=True, description="compute activations twice to save memory")
     query_chunk: Whole | None = option(
         None, free=True, ge=1, description="(image, query) pairs decoded at once, to bound memory; none: by device"
     )

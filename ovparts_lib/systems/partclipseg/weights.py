@@ -15,12 +15,13 @@ from ovparts_lib.checkpoints.reading import (
     read_tensors,
     refuse_beside,
 )
+from ovparts_lib.systems.partclipseg import SYSTEM
 from ovparts_lib.systems.partclipseg.model import Partclipseg
 from ovparts_lib.systems.query_segmenter import QuerySize
-from ovparts_lib.systems.query_weights import hub_names, is_dead, load_query_into, query_size, recognise
+from ovparts_lib.systems.query_weights import OWN, hub_names, is_dead, load_query_into, query_size, recognise
 
 RELEASED_PREFIX = "partclipseg_model."
-SYSTEM = "partclipseg"
+BEGINS_FROM = "clipseg"  # whose own files serve to begin a training
 _PAIR = "decoder.pair_"
 # What a CLIPSeg gives to the pair stage, see PartclipsegDecoder.copy_to_pairs.
 _COPIED = ("decoder.pair_film_", "decoder.pair_head.")
@@ -35,10 +36,7 @@ def released_names(state: State) -> dict[str, Tensor]:
 
 
 def load_partclipseg(
-    path: str | Path,
-    size: QuerySize | None = None,
-    clip_path: str | Path | None = None,
-    **options: Any,
+    path: str | Path, size: QuerySize | None = None, clip_path: str | Path | None = None, **options: Any
 ) -> tuple[Partclipseg, LoadReport]:
     """A PartCLIPSeg with the weights of a file; which kind is recognised from the content.
 
@@ -66,38 +64,32 @@ def load_partclipseg(
         CheckpointError: unreadable or unrecognised file, a tensor missing, unexpected or misshapen, ``clip_path`` given
             or absent where it should not be, or ``object_text`` other than the weights were trained with.
     """
-    metadata, state = read_metadata(path), read_tensors(path)
-    family = None
-    own = metadata is not None and metadata.get("system") == SYSTEM
-    released = any(name.startswith(RELEASED_PREFIX) for name in state)
-    if own or released:
-        options["object_text"] = _object_text(metadata, options.get("object_text"), str(path))
-    elif metadata is not None and metadata.get("system") != "clipseg":
-        hint = "; give it as clip_weights, for a new decoder" if metadata.get("system") == "clip" else ""
-        raise CheckpointError(
-            f"{path} holds weights of {metadata.get('system')!r}, neither of {SYSTEM!r} nor of 'clipseg'{hint}"
-        )
-    else:
-        family = recognise(state, metadata, str(path))
-    model = Partclipseg(size or query_size(state, metadata), **options)
-    if family is not None:
-        pair = tuple(name for name in model.state_dict() if name.startswith(_PAIR))
-        report = load_query_into(model, path, state, family, clip_path, without=pair)
-        model.decoder.copy_to_pairs()
-        new = tuple(name for name in report.initialised if not name.startswith(_COPIED))
-        return model, replace(report, initialised=new)
-    refuse_beside(clip_path, path, "clip_weights")
-    kind, names = ("ovparts weights", dict) if own else ("PartCLIPSeg released checkpoint", released_names)
-    drop = is_dead if released else lambda name: False
-    return model, load_strictly(model, state, path, kind, names=names, drop=drop)
+    metadata = read_metadata(path)
+    if metadata is not None and metadata.get("system") != BEGINS_FROM:
+        _take_object_text(options, metadata.get("object_text"), path)
+        return SYSTEM.load_own(path, size, options, clip_weights=clip_path)
+    state = read_tensors(path)
+    if any(name.startswith(RELEASED_PREFIX) for name in state):
+        _take_object_text(options, "released", path)
+        refuse_beside(clip_path, path, "clip_weights")
+        model, kind = Partclipseg(size or query_size(state), **options), "PartCLIPSeg released checkpoint"
+        return model, load_strictly(model, state, path, kind, names=released_names, drop=is_dead)
+    file = recognise(state, str(path)) if metadata is None else OWN
+    given = query_size(state) if metadata is None else QuerySize(**metadata["size"])
+    model = Partclipseg(size or given, **options)
+    pair = tuple(name for name in model.state_dict() if name.startswith(_PAIR))
+    report = load_query_into(model, path, state, file, clip_path, without=pair)
+    model.decoder.copy_to_pairs()
+    new = tuple(name for name in report.initialised if not name.startswith(_COPIED))
+    return model, replace(report, initialised=new)
 
 
-def _object_text(metadata: dict[str, Any] | None, asked: str | None, source: str) -> str:
-    """How the weights of a trained PartCLIPSeg fill the object's slot of a pair."""
-    stated = metadata["object_text"] if metadata is not None else "released"
-    if asked is not None and asked != stated:
+def _take_object_text(options: dict[str, Any], stated: str | None, source: str | Path) -> None:
+    """Set the option to how the weights of a trained PartCLIPSeg fill the object's slot of a pair."""
+    asked = options.get("object_text") or stated
+    if asked != stated:
         raise CheckpointError(
             f"{source} was trained with object_text {stated!r}, and gives wrong scores with {asked!r}; leave it out, "
             f"or say {stated!r}"
         )
-    return stated
+    options["object_text"] = stated

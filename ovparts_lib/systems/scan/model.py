@@ -10,13 +10,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
 import torch
 import torch.nn.functional as F
 from einops import rearrange
+from pydantic import Field
 from torch import Tensor
 
+from ovparts_lib.checked import checked_arguments
 from ovparts_lib.checkpoints.clip import load_clip_into
 from ovparts_lib.checkpoints.reading import LoadReport
 from ovparts_lib.images import CLIP_STATISTICS
@@ -64,6 +66,7 @@ class Scan(MaskClassifier):
     }
     image_inputs = ("proposed",)
 
+    @checked_arguments
     def __init__(
         self,
         size: ScanSize = RELEASED,
@@ -71,15 +74,13 @@ class Scan(MaskClassifier):
         mask_threshold: float = 0.4,
         second_normalisation: bool = False,
         integration: bool = True,
-        shift_ratio: float = 0.15,
+        shift_ratio: Annotated[float, Field(ge=0, le=1)] = 0.15,
         shift_seed: int = 0,
         last_auxiliary_loss: bool = False,
         losses: Mapping[str, Any] | None = None,
         **shared: Any,
     ) -> None:
         super().__init__(size, CropRule(mask_threshold), **shared)
-        if not 0 <= shift_ratio <= 1:
-            raise ValueError(f"shift_ratio must be 0 to 1, not {shift_ratio}")
         self.second_normalisation, self.last_auxiliary_loss = second_normalisation, last_auxiliary_loss
         self.calibrates, self.shift_ratio, self.shift_seed = integration, shift_ratio, shift_seed
         self.losses = PointLosses(**losses or {})

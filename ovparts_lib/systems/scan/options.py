@@ -9,7 +9,8 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import Field
 
 from ovparts_lib.options import Flag, Listed, Number, Text, Whole, option
-from ovparts_lib.systems.shared_options import SWIN, MaskClassifierOptions, begins_from, scored_on
+from ovparts_lib.systems.options import scored_on
+from ovparts_lib.systems.shared_options import SWIN, MaskClassifierOptions, begins_from
 
 Group = Literal["backbone", "proposals", "integration", "no_object"]
 # What the published trainings begin from: (backbone on ImageNet, CLIP, open_clip's datacomp_xl_s13b_b90k).
@@ -93,9 +94,7 @@ class ScanOptions(MaskClassifierOptions):
         description="CS: share of a crop's background tokens that the image's context overwrites, by test set",
     )
     shift_seed: Whole = option(0, ge=0, description="seed of their choice, the same for every image")
-    spread_images: Whole = option(
-        200, 8, ge=0, description="test images that are scored with five seeds of that choice; 0: none"
-    )
+    spread_images: Whole = option(200, 8, ge=0, description="test images scored with five such seeds; 0: none")
     shift_iterations: Whole = option(
         0,
         lambda given: 0 if given.get("checkpoint") else 100,

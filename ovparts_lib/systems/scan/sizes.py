@@ -1,14 +1,13 @@
 """Sizes of SCAN."""
 
-from dataclasses import dataclass
-
+from ovparts_lib.checked import hyper_parameters
 from ovparts_lib.models.backbones.swin import SwinSize
 from ovparts_lib.models.clip.prompts import checked_templates
 from ovparts_lib.models.clip.towers import MINIATURE, VIT_B_16, Activation
 from ovparts_lib.models.mask2former.pixel_decoder import Mask2FormerSize
 
 
-@dataclass(frozen=True)
+@hyper_parameters
 class ScanSize(Mask2FormerSize):
     """Hyper-parameters of SCAN; the ``clip`` also calibrates, and ``heads`` and ``hidden`` are those of SIM too.
 

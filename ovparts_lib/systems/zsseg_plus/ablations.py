@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from ovparts_lib.data.dataset import EvaluationSample, ObjectRegion
-from ovparts_lib.data.transforms import resize_labels
+from ovparts_lib.images import resize_labels
 from ovparts_lib.models.maskformer.matching import joined_inputs
 from ovparts_lib.systems.scores import Scores
 from ovparts_lib.systems.zsseg_plus.ensemble import allowed_classes, region_map

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ovparts_lib.data.dataset import ObjectRegion
-from ovparts_lib.data.transforms import LabelResize, resize_labels
+from ovparts_lib.images import LabelResize, resize_labels
 from ovparts_lib.models.maskformer.matching import joined_inputs
 from ovparts_lib.systems.proposals import ProposalMaps
 from ovparts_lib.systems.scores import Request, Scores

@@ -7,24 +7,23 @@ Source: Wei et al., "OV-PARTS: Towards Open-Vocabulary Part Segmentation", NeurI
 the code released with it.
 """
 
-from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, ClassVar
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any, ClassVar
 
 import torch
 import torch.nn.functional as F
+from pydantic import Field
 from torch import Tensor, nn
 
+from ovparts_lib.checked import checked_arguments, hyper_parameters
 from ovparts_lib.data.dataset import ObjectRegion
-from ovparts_lib.data.transforms import LabelResize
-from ovparts_lib.images import checked_images
+from ovparts_lib.images import LabelResize, checked_images
 from ovparts_lib.models.backbones.resnet import RESNET_50, ResNetSize
 from ovparts_lib.models.clip.towers import MINIATURE, VIT_B_16, ClipSize, build_clip
 from ovparts_lib.models.maskformer.losses import maskformer_losses
 from ovparts_lib.models.maskformer.pixel_decoder import PixelDecoder
 from ovparts_lib.models.maskformer.size import ProposalSize
 from ovparts_lib.models.maskformer.transformer_decoder import TransformerDecoder
-from ovparts_lib.systems.base import check_choices
 from ovparts_lib.systems.proposal_segmenter import ProposalSegmenter
 from ovparts_lib.systems.scores import Maps, Request, Scores
 from ovparts_lib.systems.zsseg_plus.ensemble import ClassRule
@@ -35,9 +34,10 @@ from ovparts_lib.systems.zsseg_plus.proposals import ImageFeatures, Proposals, k
 from ovparts_lib.vocabularies import PartVocabulary
 
 LR_MULTIPLIERS = {"backbone": 0.1}
+Share = Annotated[float, Field(ge=0, le=1)]
 
 
-@dataclass(frozen=True)
+@hyper_parameters
 class ZssegPlusSize(ProposalSize):
     """Hyper-parameters of ZSSeg+; edges are of the image in stage 1.
 
@@ -119,43 +119,33 @@ class ZssegPlus(ProposalSegmenter):
     needs_regions = True
     image_inputs = ("regions",)
 
+    @checked_arguments
     def __init__(
         self,
         size: ZssegPlusSize = RELEASED,
         *,
         conditional: bool = False,
         ensemble: Ensemble = "both",
-        ensemble_weight: float = 0.5,
+        ensemble_weight: Share = 0.5,
         class_rule: ClassRule = "exact",
         stage2_object: Stage2Object = "own",
         key_mask: KeyMask = "released",
         feature_mean: FeatureMean = "image",
         label_resize: LabelResize = "centre",
         dropout: float = 0.1,
-        prompt_dropout: float = 0.0,
-        withheld_objects: Collection[str] = (),
+        prompt_dropout: Share = 0.0,
+        withheld_objects: frozenset[str] = frozenset(),
         mask_weight: float = 20.0,
         no_object_weight: float = 0.1,
         lr_multipliers: Mapping[str, float] | None = None,
     ) -> None:
         super().__init__()
-        check_choices(
-            ensemble=(ensemble, Ensemble),
-            class_rule=(class_rule, ClassRule),
-            stage2_object=(stage2_object, Stage2Object),
-            key_mask=(key_mask, KeyMask),
-            feature_mean=(feature_mean, FeatureMean),
-            label_resize=(label_resize, LabelResize),
-        )
-        for name, value in (("ensemble_weight", ensemble_weight), ("prompt_dropout", prompt_dropout)):
-            if not 0 <= value <= 1:
-                raise ValueError(f"{name} must be within 0 and 1, not {value}")
         self.set_rates(LR_MULTIPLIERS if lr_multipliers is None else lr_multipliers)
         self.size = size
         self.ensemble, self.ensemble_weight, self.class_rule = ensemble, ensemble_weight, class_rule
         self.stage2_object, self.label_resize = stage2_object, label_resize
         self.key_mask, self.feature_mean = key_mask, feature_mean
-        self.prompt_dropout, self.withheld_objects = prompt_dropout, frozenset(withheld_objects)
+        self.prompt_dropout, self.withheld_objects = prompt_dropout, withheld_objects
         self.mask_weight, self.no_object_weight = mask_weight, no_object_weight
         self.clip = build_clip(size.clip, quick_gelu=True)
         self.prompt_learner = PromptLearner(size.clip.text_width, size.prefix, size.connection, conditional=conditional)

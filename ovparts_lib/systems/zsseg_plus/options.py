@@ -66,9 +66,7 @@ class ZssegPlusOptions(ProposalOptions, PolyOptions):
         None,
         description="ResNet-50 of ImageNet that a training begins from; none: it is new",
     )
-    prompts: Text | None = option(
-        _new(_released_prompts), None, description="tuned prompts; none: the notebook tunes them first"
-    )
+    prompts: Text | None = option(_new(_released_prompts), None, description="tuned prompts; none: tuned first")
     object_remap: Literal["objects", "parts_as_released"] = option(
         "objects",
         description="parts_as_released: on Pascal-Part-116 training looked objects up in the parts' table, so that "
@@ -81,9 +79,7 @@ class ZssegPlusOptions(ProposalOptions, PolyOptions):
 
     conditional: Flag = option(False, description="prompts of CPTCoCoOp: the object's image feature is added to them")
     ensemble: Ensemble = option("both", description="whose scores count in the end")
-    ensemble_weight: Number = option(
-        0.5, ge=0, le=1, description="exponent of stage 1 for seen classes, and of CLIP for unseen ones"
-    )
+    ensemble_weight: Number = option(0.5, ge=0, le=1, description="exponent of stage 1 on seen, CLIP on unseen classes")
     stage2_object: Stage2Object = option(
         "own", description="first_as_released: all objects of a call are named inside the first one's mask"
     )

@@ -79,7 +79,7 @@ class PartRegions:
 
 @torch.inference_mode()
 def collect_regions(
-    model: ZssegPlus, samples: Iterable[dict[str, Any]], *, per_class: int | None = None, progress: bool = True
+    model: ZssegPlus, samples: Iterable[dict[str, Any]], *, per_class: int | None = None
 ) -> PartRegions:
     """Encode the annotated parts of records.
 
@@ -88,13 +88,12 @@ def collect_regions(
         samples: ``image`` uint8 (3, h, w), ``part_map`` and ``object_map`` int64 (h, w), one object each, and
             ``vocabulary``, such as a :class:`data.dataset.TrainingDataset` serves without augmentation.
         per_class: stop taking regions of a class at this number; None for all.
-        progress: show a bar.
 
     Raises:
         ValueError: no sample has a part.
     """
     found, counts = [], {}
-    for sample in tqdm(samples, desc="Encoding regions", unit="record", disable=not progress):
+    for sample in tqdm(samples, desc="Encoding regions", unit="record"):
         ignore = sample["vocabulary"].ignore_label
         part_map, inside = (sample[key].to(model.device) for key in ("part_map", "object_map"))
         inside = inside != ignore
@@ -129,8 +128,6 @@ def tune_prompts(
     regions: PartRegions,
     vocabulary: PartVocabulary,
     settings: PromptTuningSettings | None = None,
-    *,
-    progress: bool = True,
 ) -> pd.DataFrame:
     """Train the prompts and the fusion weight of a model on annotated regions; nothing else of it changes.
 
@@ -139,7 +136,6 @@ def tune_prompts(
         regions: of :func:`collect_regions`.
         vocabulary: whose classes the regions have; the seen ones.
         settings: optimisation.
-        progress: show a bar.
 
     Returns:
         One row a step: ``step``, ``loss``, ``accuracy`` of the batch, ``fuse_weight``.
@@ -158,7 +154,7 @@ def tune_prompts(
     optimiser = torch.optim.SGD(decays, lr=settings.learning_rate, momentum=MOMENTUM)
     rows = []
     try:
-        for step in tqdm(range(settings.iterations), desc="Tuning prompts", unit="step", disable=not progress):
+        for step in tqdm(range(settings.iterations), desc="Tuning prompts", unit="step"):
             for group in optimiser.param_groups:
                 group["lr"] = settings.rate(step)
             chosen = torch.randint(len(regions.class_ids), (settings.batch_size,), generator=generator)

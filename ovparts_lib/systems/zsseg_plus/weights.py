@@ -24,10 +24,7 @@ def is_unused(name: str) -> bool:
 
 
 def load_zsseg_plus(
-    path: str | Path,
-    size: ZssegPlusSize | None = None,
-    clip_path: str | Path | None = None,
-    **options: Any,
+    path: str | Path, size: ZssegPlusSize | None = None, clip_path: str | Path | None = None, **options: Any
 ) -> tuple[ZssegPlus, LoadReport]:
     """A ZSSeg+ with the weights of a file; which kind is recognised from the content.
 
@@ -46,8 +43,7 @@ def load_zsseg_plus(
     Raises:
         CheckpointError: unreadable or unrecognised file, or a tensor missing, unexpected or misshapen.
     """
-    own = SYSTEM.load_own(path, size, options, clip_weights=clip_path)
-    if own is not None:
+    if own := SYSTEM.load_own(path, size, options, clip_weights=clip_path):
         return own
     refuse_beside(clip_path, path, "clip_weights")
     state = read_tensors(path)
@@ -97,11 +93,7 @@ def save_prompts(model: ZssegPlus, path: str | Path, **metadata: object) -> Path
 
 
 def initialise(
-    model: ZssegPlus,
-    clip_path: str | Path,
-    *,
-    prompts: str | Path | None = None,
-    backbone: str | Path | None = None,
+    model: ZssegPlus, clip_path: str | Path, *, prompts: str | Path | None = None, backbone: str | Path | None = None
 ) -> LoadReport:
     """What a training of stage 1 begins from; the rest of the model is new.
 

@@ -3,12 +3,10 @@ import pytest
 import torch
 
 from ovparts_lib.models.clip.towers import (
-    ActivationError,
     activation_of,
     build_clip,
     embed_patches,
     image_hidden_states,
-    require_activation,
     resize_position_embedding,
     self_attention,
 )
@@ -137,15 +135,9 @@ def test_layers_that_do_not_exist_are_refused(clip, layers, maps):
         image_hidden_states(clip.visual, torch.randn(1, 3, 32, 32), layers, keep_attention=maps)
 
 
-def test_the_wrong_activation_is_an_error():
+def test_a_clip_tells_its_activation():
     quick, exact = build_clip(TINY_CLIP), build_clip(TINY_CLIP, quick_gelu=False)
     assert (activation_of(quick), activation_of(exact)) == ("quick_gelu", "gelu")
-    require_activation(quick, "quick_gelu", "ViT-B-16.pt")
-    with pytest.raises(ActivationError, match=r"ViT-B-16.pt was trained with quick_gelu.*quick_gelu=True"):
-        require_activation(exact, "quick_gelu", "ViT-B-16.pt")
-    quick.visual.transformer.resblocks[0].mlp.gelu = torch.nn.GELU()
-    with pytest.raises(ActivationError, match="in some places"):
-        activation_of(quick)
 
 
 @torch.no_grad()

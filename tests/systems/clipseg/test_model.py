@@ -338,7 +338,8 @@ def test_sizes_that_do_not_fit_are_refused(options, message):
 
 
 @pytest.mark.parametrize(
-    ("options", "message"), [({"query_chunk": 0}, "at least 1"), ({"label_resize": "nearest"}, "'centre' or 'floor'")]
+    ("options", "message"),
+    [({"query_chunk": 0}, "greater than 0"), ({"label_resize": "nearest"}, "'centre' or 'floor'")],
 )
 def test_options_that_do_not_exist_are_refused(options, message):
     with pytest.raises(ValueError, match=message):

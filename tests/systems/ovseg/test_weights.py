@@ -11,7 +11,6 @@ from ovparts_lib.systems.adapted_clip import AdaptedClip
 from ovparts_lib.systems.ovseg.model import MINIATURE_OVSEG, RELEASED, RELEASED_R101C, Ovseg, OvsegSize
 from ovparts_lib.systems.ovseg.weights import export_adapted, fuse_clip, is_constant, load_ovseg, released_names
 from ovparts_lib.systems.registry import SYSTEMS
-from ovparts_lib.systems.system import stated_size
 from tests.golden.released_ovseg import manifest, read_json
 from tests.systems.ovseg.tiny import TINY_OVSEG, TINY_RESNET, tiny_ovseg
 
@@ -92,7 +91,7 @@ def test_files_that_do_not_fit(tmp_path):
 
 def test_sizes_survive_json():
     for size in (RELEASED, RELEASED_R101C, MINIATURE_OVSEG, TINY_RESNET):
-        assert stated_size(OvsegSize, json.loads(json.dumps(asdict(size)))) == size
+        assert OvsegSize(**json.loads(json.dumps(asdict(size)))) == size
 
 
 @pytest.mark.parametrize("depth", [0, 2])

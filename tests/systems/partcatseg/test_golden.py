@@ -149,7 +149,7 @@ def test_stages_and_outputs_of_the_evaluation_on_own_words():
         found |= {"clip_input": inputs.clip, "dino_input": inputs.guidance}
         found["dino_tokens"] = rearrange(model.guidance.patch_tokens(inputs.guidance), "b c h w -> b (h w) c")
         dense, maps = model.encode_images(inputs)
-        found["part_obj_logit"] = model.aggregator.decode(first, model.aggregator.guide(maps), WHOLE)
+        found["part_obj_logit"] = model.aggregator.decode(first, model.aggregator.appearance(maps), WHOLE)
     maps = {"sem_seg", "sem_seg_all", "argmax_oracle", "argmax_all", "margin_all", "clip_tokens"}
     assert set(found) == set(facts["arrays"]) - maps
     assert_close(found, golden, facts)

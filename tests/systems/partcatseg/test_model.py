@@ -80,7 +80,7 @@ def test_the_second_stage_compares_projected_pairs_of_maps_with_their_own_text(m
     first = torch.randn(2, len(texts.generic), 4, 4, 16)
     aware = aggregator.object_aware_features(first, texts)
     ours = aware.over_parts(lambda part, text: part, texts, Chunks())
-    costs = aggregator.specific_cost(aware, texts, Chunks())
+    costs = aware.over_parts(mean_cost, texts, Chunks())
     pairs = [
         *zip(texts.part_to_generic, (texts.generic_count + o for o in texts.part_to_object), strict=True),
         (-1, -1),
@@ -170,10 +170,10 @@ def test_kept_maps(model):
         texts = model.encode_vocabulary(VOCABULARY)
         inputs = square_inputs(IMAGES[:1], model.size.inputs, 32, model.device, test=True)
         dense, maps = model.encode_images(inputs)
-        first = model.aggregator.first_stage(dense.features, texts, model.aggregator.guide(maps), Chunks())
+        first = model.aggregator.first_stage(dense.features, texts, model.aggregator.appearance(maps), Chunks())
         aware = model.aggregator.object_aware_features(first, texts)
-        expected = model.aggregator.specific_cost(aware, texts, Chunks())[0, [3, 0]]
-        logits = model.aggregator.decode(first, model.aggregator.guide(maps), Chunks())[0]
+        expected = aware.over_parts(mean_cost, texts, Chunks())[0, [3, 0]]
+        logits = model.aggregator.decode(first, model.aggregator.appearance(maps), Chunks())[0]
         generic_cost = mean_cost(dense.features, texts.generic)[0]
     torch.testing.assert_close(cost.before, expected)
     # The first stage's maps are those of what the wanted parts are made of.
@@ -371,7 +371,7 @@ def test_the_second_stage_starts_as_a_copy_of_the_first():
 
 def test_without_guidance_nothing_of_the_backbone_remains():
     model = tiny_partcatseg(size=without_guidance(TINY_PARTCATSEG)).train()
-    assert model.guidance is None is model.aggregator.appearance
+    assert model.guidance is None and not list(model.aggregator.appearance.parameters())
     total(model.loss(labelled_batch())).backward()
     assert all(p.grad is not None for p in model.parameters() if p.requires_grad)
 
@@ -387,10 +387,10 @@ def test_the_miniature_sees_the_miniatures_pictures():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"training_queries": 0}, "training_queries must be at least 1"),
-        ({"padding": "keep"}, "padding must be one of cut, stretched, not 'keep'"),
-        ({"divergence": "kl"}, "divergence must be one of jensen_shannon, symmetric_kl, not 'kl'"),
-        ({"compositional_weight": -1}, "compositional_weight must be at least 0"),
+        ({"training_queries": 0}, r"training_queries\n.*greater than 0"),
+        ({"padding": "keep"}, r"padding\n.*'cut' or 'stretched'"),
+        ({"divergence": "kl"}, r"divergence\n.*'jensen_shannon' or 'symmetric_kl'"),
+        ({"compositional_weight": -1}, r"compositional_weight\n.*greater than or equal to 0"),
         ({"lr_multipliers": {"backbone": 0.1}}, "no trainable group 'backbone'"),
     ],
 )

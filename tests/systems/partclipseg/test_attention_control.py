@@ -6,12 +6,12 @@ from torch import nn
 from torchvision.transforms.v2.functional import gaussian_blur
 
 from ovparts_lib.models.attention_overlap import memberships, overlap, smooth, strength
+from ovparts_lib.systems.part_queries import part_queries
 from ovparts_lib.systems.partclipseg.losses import (
     attention_terms,
     mean_attention_terms,
     pooled_attention,
 )
-from ovparts_lib.systems.partclipseg.queries import part_queries
 from ovparts_lib.vocabularies import PartVocabulary
 
 

@@ -12,7 +12,7 @@ from ovparts_lib.inspection.attention_statistics import pooled_map
 from ovparts_lib.models.attention_overlap import memberships, smooth
 from ovparts_lib.models.clip.text import tokenize
 from ovparts_lib.models.clip.towers import image_hidden_states
-from ovparts_lib.systems.partclipseg.queries import query_texts
+from ovparts_lib.systems.part_queries import query_texts
 from ovparts_lib.systems.partclipseg.weights import released_names
 from ovparts_lib.vocabularies import load_vocabulary
 from tests.golden.fill import image

@@ -190,7 +190,7 @@ def plain_terms(model, batch):
     parts, objects = resized(batch["part_maps"][0]), resized(batch["object_maps"][0])
     parts = torch.where(parts == 255, -1, parts)
     objects = torch.tensor([-1, 2, 1, 0])[objects.clamp(max=3)].masked_fill(objects == 255, -1)
-    threshold = model.weights.threshold
+    threshold = model.attention_threshold
     *terms, number = released_losses(pairs[0], own[0], attention[0], parts, objects, VOCABULARY, threshold)
     terms[3:] = (term / max(number, 1) for term in terms[3:])
     names = ["loss_part_object", "loss_object", "loss_part", "loss_separation", "loss_enhancement"]
@@ -345,13 +345,13 @@ def test_wrong_labels_and_missing_maps_are_named():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"object_text": "part"}, "object_text must be one of object, released, not 'part'"),
-        ({"attention_rule": "none"}, "attention_rule must be one of corrected, released"),
-        ({"loss_mean": "pixel"}, "loss_mean must be one of image, batch"),
+        ({"object_text": "part"}, r"object_text\n.*'object' or 'released'"),
+        ({"attention_rule": "none"}, r"attention_rule\n.*'corrected' or 'released'"),
+        ({"loss_mean": "pixel"}, r"loss_mean\n.*'image' or 'batch'"),
         ({"attention_layer": 3}, "attention_layer must be from -3 to 2, not 3"),
-        ({"part_weight": -1.0}, r"part\n.*greater than or equal to 0"),
-        ({"attention_threshold": 1.5}, r"threshold\n.*less than or equal to 1"),
-        ({"query_chunk": 0}, "query_chunk must be at least 1"),
+        ({"part_weight": -1.0}, r"part_weight\n.*greater than or equal to 0"),
+        ({"attention_threshold": 1.5}, r"attention_threshold\n.*less than or equal to 1"),
+        ({"query_chunk": 0}, r"query_chunk\n.*greater than 0"),
     ],
 )
 def test_options_out_of_range_are_refused(options, message):

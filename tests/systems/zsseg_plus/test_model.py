@@ -167,9 +167,9 @@ def test_wrong_regions(model, regions, message):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"ensemble": "stage2"}, "ensemble must be one of both, stage1, clip"),
-        ({"ensemble_weight": 1.5}, "ensemble_weight must be within 0 and 1"),
-        ({"class_rule": "name"}, "class_rule must be one of exact, substring"),
+        ({"ensemble": "stage2"}, r"ensemble\n.*'both', 'stage1' or 'clip'"),
+        ({"ensemble_weight": 1.5}, r"ensemble_weight\n.*less than or equal to 1"),
+        ({"class_rule": "name"}, r"class_rule\n.*'exact' or 'substring'"),
         ({"lr_multipliers": {"backbones": 1}}, "did you mean 'backbone'"),
     ],
 )

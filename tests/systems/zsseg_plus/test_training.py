@@ -109,7 +109,7 @@ def test_tuning_prompts_learns_to_name_regions_and_touches_nothing_else(conditio
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     untuned = naming_accuracy(model, regions, VOCABULARY)
     settings = PromptTuningSettings(iterations=40, batch_size=16, learning_rate=0.05, warmup=2, competing="object")
-    history = tune_prompts(model, regions, VOCABULARY, settings, progress=False)
+    history = tune_prompts(model, regions, VOCABULARY, settings)
     assert history["loss"].iloc[-10:].mean() < 0.7 * history["loss"].iloc[:5].mean()
     tuned = naming_accuracy(model, regions, VOCABULARY)
     assert tuned["accuracy"].iloc[0] > max(0.7, untuned["accuracy"].iloc[0])
@@ -121,13 +121,13 @@ def test_tuning_prompts_learns_to_name_regions_and_touches_nothing_else(conditio
 def test_regions_are_those_of_the_annotated_parts():
     model = tiny_zsseg_plus()
     samples = [record(), record((3,), 1, seed=1), record((0, 1), seed=2), record(())]
-    every = collect_regions(model, samples, progress=False)
+    every = collect_regions(model, samples)
     assert every.class_ids.tolist() == [0, 1, 3, 0, 1]
-    few = collect_regions(model, samples, per_class=1, progress=False)
+    few = collect_regions(model, samples, per_class=1)
     assert few.class_ids.tolist() == [0, 1, 3]
     assert torch.equal(few.regions, every.regions[:3])
     with pytest.raises(ValueError, match="nothing to tune prompts on"):
-        collect_regions(model, [record(())], progress=False)
+        collect_regions(model, [record(())])
 
 
 def test_learning_rates_of_prompt_tuning():

@@ -1,12 +1,12 @@
 """The toy's model."""
 
-from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
 from torch import nn
 
+from ovparts_lib.checked import hyper_parameters
 from ovparts_lib.images import square_pixels
 from ovparts_lib.models.clip.text import encode_text, tokenize
 from ovparts_lib.models.clip.towers import MINIATURE, VIT_B_16, ClipSize, build_clip
@@ -14,7 +14,7 @@ from ovparts_lib.systems.base import SegmentationSystem, batch_labels
 from ovparts_lib.systems.scores import CostMaps, Scores
 
 
-@dataclass(frozen=True)
+@hyper_parameters
 class ToySize:
     """Hyper-parameters."""
 

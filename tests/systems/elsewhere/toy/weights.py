@@ -4,10 +4,9 @@ from ovparts_lib.systems.toy.model import Toy, ToySize
 
 from ovparts_lib.checkpoints.native import load_weights
 from ovparts_lib.checkpoints.reading import load_strictly
-from ovparts_lib.systems.system import stated_size
 
 
 def load_toy(path, size=None, clip_path=None, **options):
     state, metadata = load_weights(path, "toy")
-    model = Toy(size or stated_size(ToySize, metadata["size"]), **options)
+    model = Toy(size or ToySize(**metadata["size"]), **options)
     return model, load_strictly(model, state, str(path), "ovparts weights")

@@ -1,4 +1,4 @@
-"""Which queries a set of object-specific parts needs: their generic names, their objects, and the background."""
+"""Which texts a set of object-specific parts needs: their generic names, their objects, and the background."""
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
@@ -17,7 +17,7 @@ class PartQueries:
 
     Attributes:
         generics: ids in ``vocabulary.generic_parts``, ascending.
-        objects: ids in ``vocabulary.objects_with_parts``, ascending.
+        objects: ids in ``vocabulary.objects``, in the order of ``objects_with_parts``.
         rows: int64 (n,), each query's row in the table.
         part_queries: int64 (m,), for each part the position of its generic name among the queries.
         object_queries: int64 (m,), for each part the position of its object.
@@ -57,10 +57,10 @@ class PartQueries:
 
         Returns:
             From a part label, or the number of parts for none: to its place in ``parts``, and to its generic part's
-            query. From an object's number in ``objects_with_parts``, or -1 for none: to its query.
+            query. From an object label, or the number of objects for none: to its query.
         """
         places = torch.full((len(vocabulary.parts) + 1,), -1)
-        generics, owners = places.clone(), torch.full((len(vocabulary.objects_with_parts) + 1,), -1)
+        generics, owners = places.clone(), torch.full((len(vocabulary.objects) + 1,), -1)
         places[list(parts)] = torch.arange(len(parts))
         generics[list(parts)] = self.part_queries[: len(parts)].cpu()
         owners[list(self.objects)] = len(self.generics) + torch.arange(len(self.objects))
@@ -85,20 +85,21 @@ def part_queries(
     Args:
         vocabulary: the words.
         parts: ids of the object-specific parts.
-        objects: ids in ``objects_with_parts`` that are wanted beside those of the parts.
+        objects: labels of objects that are wanted beside those of the parts; of objects without parts, and the number
+            of objects for none, nothing becomes.
         background: whether the background is a query, the last one; as a class it then is the last part, made of the
             background twice.
         device: where the index tensors are.
     """
-    count = len(vocabulary.generic_parts)
-    ranks = vocabulary.object_to_object_with_parts
-    of_part = [(vocabulary.part_to_generic[part], ranks[vocabulary.part_to_object[part]]) for part in parts]
+    count, ranks = len(vocabulary.generic_parts), vocabulary.object_to_object_with_parts
+    of_part = [(vocabulary.part_to_generic[part], vocabulary.part_to_object[part]) for part in parts]
+    shown = {number for number in objects if number < len(ranks) and ranks[number] is not None}
     generics = sorted({generic for generic, _ in of_part})
-    wanted = sorted({owner for _, owner in of_part} | set(objects))
+    wanted = sorted({owner for _, owner in of_part} | shown, key=lambda owner: ranks[owner])
     places = {generic: place for place, generic in enumerate(generics)}
     owners = {owner: len(generics) + place for place, owner in enumerate(wanted)}
     pairs = [(places[generic], owners[owner]) for generic, owner in of_part]
-    rows = [*generics, *(count + owner for owner in wanted)]
+    rows = [*generics, *(count + ranks[owner] for owner in wanted)]
     if background:
         pairs.append((len(rows), len(rows)))
         rows.append(count + len(vocabulary.objects_with_parts))
