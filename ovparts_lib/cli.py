@@ -191,7 +191,7 @@ def _prepare(options: argparse.Namespace) -> int:
 
 
 def _train_miniclip(options: argparse.Namespace) -> int:
-    """Train the miniature's CLIP anew (an hour).
+    """Train the miniature's CLIP anew (an hour of one core).
 
     The package brings one; this is how it was made.
 
