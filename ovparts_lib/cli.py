@@ -29,6 +29,7 @@ import sys
 import time
 import traceback
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -198,7 +199,9 @@ def _train_miniclip(options: argparse.Namespace) -> int:
     from ovparts_lib.runs import project_root
     from ovparts_lib.runs.provenance import git_state
 
-    settings = MiniClipSettings(iterations=options.iterations, seed=options.seed)
+    settings = MiniClipSettings(seed=options.seed)
+    if options.iterations:
+        settings = replace(settings, iterations=options.iterations)
     commit = (git_state(project_root()) or {}).get("commit", "")
     make_miniclip(options.to, settings, commit=commit, device=options.device)
     print(f"written: {options.to} and {options.to.with_suffix('.json').name}")
@@ -269,7 +272,7 @@ def _parser() -> argparse.ArgumentParser:
 
     clip = command("train-miniclip", _train_miniclip)
     clip.add_argument("to", metavar="FILE", type=Path, help="weights to write (.safetensors), and facts beside them")
-    clip.add_argument("--iterations", type=_at_least(1), default=8000, help="training steps (%(default)s)")
+    clip.add_argument("--iterations", type=_at_least(1), help="training steps (as many as the package's)")
     clip.add_argument("--seed", type=_at_least(0), default=0, help="of weights and pictures (%(default)s)")
     clip.add_argument("--device", default="cpu", help="where to train (%(default)s)")
 

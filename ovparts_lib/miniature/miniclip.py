@@ -1,9 +1,10 @@
 """MiniClip: the miniature's CLIP, trained from nothing on drawn pictures and captions of all objects and parts.
 
-A plain loop on one device. It plays the part of web-scale pre-training: pictures with captions, never a mask. Close-ups
-are also joined into mosaics: a caption tells of a whole picture, and patches that are only ever averaged over one all
-come to say the same. In a mosaic every cell has a caption of its own, and nothing was annotated.
-Source of the mosaics: Wu et al., "CLIM: Contrastive Language-Image Mosaic for Region Representation", AAAI 2024.
+A plain loop on one device. It plays the part of web-scale pre-training: captions, never a mask. Whole pictures are read
+at the class token. That teaches patches little about themselves, for a caption tells of a whole picture; at web scale
+they come to mean what they show, in a training this short they have to be asked to. So scenes whose objects and parts
+have captions of their own are encoded too, and the mean of dense features in a region's box has to find its caption.
+Source of the regions: Zhong et al., "RegionCLIP: Region-based Language-Image Pretraining", CVPR 2022, section 3.
 """
 
 import math
@@ -15,18 +16,16 @@ import open_clip
 import pandas as pd
 import torch
 import torch.nn.functional as F
-from einops import rearrange
 from torch import Tensor, nn
 
 from ovparts_lib.images import IMAGENET_MEAN, IMAGENET_STD
 from ovparts_lib.miniature.caption_batches import CaptionBatches
 from ovparts_lib.miniature.pictures import CaptionedPictures
+from ovparts_lib.miniature.region_captions import CaptionedScenes, region_means
 from ovparts_lib.models.clip.dense import dense_image_features
 from ovparts_lib.models.clip.towers import MINIATURE, ClipSize, build_clip, image_hidden_states
 from ovparts_lib.progress_bar import tqdm
 from ovparts_lib.training.muon import Muon
-
-CELLS = (2, 4)  # cells along a mosaic's side: as large as whole objects of a scene, and as their parts
 
 
 @dataclass(frozen=True)
@@ -36,10 +35,10 @@ class MiniClipSettings:
     Attributes:
         iterations: optimiser steps.
         batch_size: pictures a step; each with one of its captions, drawn anew every time.
-        mosaics: of close-ups, drawn anew in every step, with each number of ``CELLS``. The pictures have to find their
-            captions among those of the cells too.
-        patch_share: share of the patches that are encoded, others in every step; half of them cost half as much and
-            teach nearly as much (Li et al., CVPR 2023).
+        scenes: a step, encoded whole for their regions.
+        regions: of these scenes, at most; close-ups have to find their captions among those of parts too.
+        patch_share: share of the patches of pictures that are encoded, others in every step; half of them cost half as
+            much and teach nearly as much (Li et al., CVPR 2023).
         learning_rate: AdamW's, for tables, norms, biases, patches and projections.
         matrix_learning_rate: Muon's, for the matrices of the transformer blocks.
         weight_decay: decoupled; none for tables, norms and biases.
@@ -47,9 +46,10 @@ class MiniClipSettings:
         seed: of the weights, the order of pictures and all else.
     """
 
-    iterations: int = 3500
+    iterations: int = 3000
     batch_size: int = 64
-    mosaics: int = 16
+    scenes: int = 24
+    regions: int = 160
     patch_share: float = 0.5
     learning_rate: float = 1e-3
     matrix_learning_rate: float = 0.02
@@ -75,6 +75,7 @@ class MiniClipResult:
 
 def train_miniclip(
     pictures: CaptionedPictures,
+    scenes: CaptionedScenes,
     size: ClipSize = MINIATURE,
     *,
     settings: MiniClipSettings = MiniClipSettings(),
@@ -86,6 +87,7 @@ def train_miniclip(
 
     Args:
         pictures: captioned pictures of ``size.image_size``.
+        scenes: with captioned regions, of any size that patches fill.
         size: hyper-parameters of the model.
         settings: the recipe.
         device: where to train.
@@ -102,7 +104,8 @@ def train_miniclip(
         clip = build_clip(size)
         _smooth_positions(clip)
     clip.to(device).train()
-    texts = CaptionBatches(pictures, clip)
+    texts = CaptionBatches([*pictures.captions, *scenes.captions], [*pictures.topics, *scenes.topics], clip)
+    names_part = torch.tensor([part is not None for _, _, part in scenes.topics])
     optimisers = _optimisers(clip, texts.rows, settings)
     base_rates = [[group["lr"] for group in optimiser.param_groups] for optimiser in optimisers]
     draw = torch.Generator().manual_seed(settings.seed)
@@ -112,23 +115,24 @@ def train_miniclip(
         for optimiser, rates in zip(optimisers, base_rates, strict=True):
             for group, rate in zip(optimiser.param_groups, rates, strict=True):
                 group["lr"] = rate * factor
-        chosen = torch.randint(len(pictures), (settings.batch_size,), generator=draw)
-        close_ups = texts.draw_close_ups(settings.mosaics * sum(side**2 for side in CELLS), draw)
-        captions = [texts.draw(chosen, draw), close_ups]
-        # encoded apart: a batch is as long as its longest caption, and captions of scenes are long
-        words = [F.normalize(texts.encode(part), dim=-1) for part in captions if len(part)]
         scale = clip.logit_scale.exp().clamp(max=100)
-        # whole pictures, at the class token
+        # regions of whole scenes, by the patches they consist of
+        shown, regions, places, boxes = scenes.draw(settings.scenes, settings.regions, draw)
+        features = dense_image_features(clip.visual, normalise(shown.to(device))).features
+        means = F.normalize(region_means(features, places.to(device), boxes.to(device)), dim=-1)
+        captions = texts.draw(len(pictures) + regions, draw)
+        words = F.normalize(texts.encode(captions), dim=-1)
+        true = texts.true_of(len(pictures) + regions, captions)
+        of_regions = contrastive_loss(scale * means @ words.T, true.to(device))
+        # whole pictures, at the class token; the captions of parts above are further ones that may be wrong
+        chosen = torch.randint(len(pictures), (settings.batch_size,), generator=draw)
         pixels = normalise(_flipped(pictures.pictures[chosen], draw).to(device))
         kept = _drawn_patches(len(chosen), clip, settings.patch_share, draw).to(device)
-        logits = scale * F.normalize(class_embedding(clip, pixels, kept), dim=-1) @ torch.cat(words).T
-        loss = contrastive_loss(logits, texts.true_of(chosen, torch.cat(captions)).to(device))
-        if len(close_ups):
-            # cells of mosaics, by the patches they consist of
-            shown = texts.picture_of(close_ups)
-            cells = cell_embeddings(clip, _flipped(pictures.pictures[shown], draw).to(device), settings.mosaics)
-            true = texts.true_of(shown, close_ups).to(device)
-            loss = (loss + contrastive_loss(scale * F.normalize(cells, dim=-1) @ words[1].T, true)) / 2
+        whole = F.normalize(class_embedding(clip, pixels, kept), dim=-1)
+        parts, own = names_part[regions], texts.draw(chosen, draw)
+        words = torch.cat([F.normalize(texts.encode(own), dim=-1), words[parts.to(device)]])
+        true = texts.true_of(chosen, torch.cat([own, captions[parts]]))
+        loss = (contrastive_loss(scale * whole @ words.T, true.to(device)) + of_regions) / 2
         if not math.isfinite(loss.item()):
             raise FloatingPointError(f"MiniClip's loss is {loss.item()} at step {step}; try a lower learning rate")
         for optimiser in optimisers:
@@ -157,23 +161,6 @@ def class_embedding(clip: open_clip.CLIP, pixels: Tensor, kept: Tensor | None = 
     depth = len(visual.transformer.resblocks)
     states = image_hidden_states(visual, pixels, (depth,), kept_patches=kept).states
     return visual.ln_post(states[depth][:, 0]) @ visual.proj
-
-
-def cell_embeddings(clip: open_clip.CLIP, pictures: Tensor, count: int) -> Tensor:
-    """Embeddings (n, embed_dim) of pictures as cells of mosaics: means of the dense features of their patches.
-
-    These are the features that cost-aggregation systems compare with words (:mod:`ovparts_lib.models.clip.dense`). At
-    web scale patches come to mean what they show by themselves; in a training this short they have to be asked to.
-
-    Args:
-        clip: the model.
-        pictures: uint8 (n, 3, size, size).
-        count: mosaics of each number of ``CELLS``; n is as many pictures as they take.
-    """
-    numbers = [count * side**2 for side in CELLS]
-    joined = [mosaics(part, side) for part, side in zip(pictures.split(numbers), CELLS, strict=True)]
-    features = dense_image_features(clip.visual, normalise(torch.cat(joined))).features
-    return torch.cat([cell_means(part, side) for part, side in zip(features.split(count), CELLS, strict=True)])
 
 
 def contrastive_loss(logits: Tensor, true: Tensor) -> Tensor:
@@ -238,23 +225,3 @@ def _drawn_patches(count: int, clip: open_clip.CLIP, share: float, generator: to
 def _flipped(pictures: Tensor, generator: torch.Generator) -> Tensor:
     flip = torch.rand(len(pictures), generator=generator) < 0.5
     return torch.where(flip[:, None, None, None], pictures.flip(-1), pictures)
-
-
-def mosaics(pictures: Tensor, cells: int) -> Tensor:
-    """Join pictures, row by row, into mosaics of their own size with ``cells`` x ``cells`` reduced pictures each.
-
-    Args:
-        pictures: uint8 (n * cells^2, 3, size, size); ``cells`` divides ``size``.
-        cells: along a side.
-
-    Returns:
-        uint8 (n, 3, size, size).
-    """
-    reduced = F.avg_pool2d(pictures.float(), cells).round().to(pictures.dtype)
-    return rearrange(reduced, "(n r c) k h w -> n k (r h) (c w)", r=cells, c=cells)
-
-
-def cell_means(features: Tensor, cells: int) -> Tensor:
-    """Mean features of the cells of mosaics: (n, d, gh, gw) -> (n * cells^2, d), in the order of :func:`mosaics`."""
-    side = features.shape[-1] // cells
-    return rearrange(F.avg_pool2d(features, side), "n d r c -> (n r c) d")

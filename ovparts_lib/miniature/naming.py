@@ -12,13 +12,12 @@ from torch import Tensor
 from ovparts_lib.images import square_pixels
 from ovparts_lib.miniature.miniclip import normalise
 from ovparts_lib.miniature.pictures import CaptionedPictures
+from ovparts_lib.miniature.region_captions import SCENE_SIZE
 from ovparts_lib.miniature.scene import Scene, generator, render_scene
 from ovparts_lib.models.clip.dense import dense_image_features
 from ovparts_lib.models.clip.prompts import MINIATURE
 from ovparts_lib.models.clip.text import encode_text, tokenize
 from ovparts_lib.vocabularies import PartVocabulary
-
-SCENE_SIZE = 96  # what the systems' miniatures look at
 
 
 def held_out_scenes(vocabulary: PartVocabulary, count: int, seed: int = 1) -> list[Scene]:

@@ -32,6 +32,7 @@ from ovparts_lib.progress_bar import tqdm
 from ovparts_lib.vocabularies import PartVocabulary, load_vocabulary
 
 Kind = Literal["scene", "object", "part", "stuff"]
+Topic = tuple[str, str | None, str | None]  # kind, object or kind of stuff, part
 SHARES: dict[Kind, float] = {"scene": 0.2, "object": 0.2, "part": 0.5, "stuff": 0.1}
 CAPTIONS_PER_PICTURE = 4
 LEAST_STUFF = 0.6  # share of a close-up of stuff that shows it
@@ -83,7 +84,7 @@ class CaptionedPictures:
         self.seed, self.size, self.shares = seed, size, dict(shares)
         self.pictures = torch.empty(count, 3, size, size, dtype=torch.uint8)
         self.captions: list[tuple[str, ...]] = []
-        self.topics: list[tuple[Kind, str | None, str | None]] = []
+        self.topics: list[Topic] = []
         render = partial(render_picture, seed=seed, size=size, shares=self.shares)
         drawn = mapped(render, range(count), processes=processes, chunk=64)
         shown = tqdm(drawn, "drawing captioned pictures", count, disable=not progress)
@@ -106,9 +107,9 @@ def render_picture(index: int, *, seed: int, size: int, shares: dict[Kind, float
 
 
 def _scene_picture(rng: np.random.Generator, size: int) -> CaptionedPicture:
-    scene = render_scene(rng, _vocabulary())
+    scene = render_scene(rng, vocabulary())
     while not scene.things:
-        scene = render_scene(rng, _vocabulary())
+        scene = render_scene(rng, vocabulary())
     picture = Image.fromarray(scene.image).resize((size, size), Image.Resampling.BILINEAR)
     captions = tuple(scene_caption(scene.things, scene.place, rng) for _ in range(CAPTIONS_PER_PICTURE))
     return CaptionedPicture(np.array(picture), captions, "scene", scene.things[0].name, None)
@@ -120,17 +121,16 @@ def _object_picture(rng: np.random.Generator, size: int) -> CaptionedPicture:
         pose = pose_figure(FIGURES[name], rng)
         everything = np.concatenate([piece.points for piece in pose.pieces])
         picture, part_map = _draw_around(pose, everything, rng.uniform(1.0, 1.7), size, rng)
-        thing = visible_thing(pose, part_map, _vocabulary())
-        if thing.parts or not _vocabulary().parts_of(_vocabulary().object_id(name)):
+        thing = visible_thing(pose, part_map, vocabulary())
+        if thing.parts or not vocabulary().parts_of(vocabulary().object_id(name)):
             break
     captions = tuple(object_caption(thing, rng) for _ in range(CAPTIONS_PER_PICTURE))
     return CaptionedPicture(picture, captions, "object", name, None)
 
 
 def _part_picture(rng: np.random.Generator, size: int) -> CaptionedPicture:
-    vocabulary = _vocabulary()
-    part_id = int(rng.integers(len(vocabulary.parts)))
-    name, part = vocabulary.pairs[part_id]
+    part_id = int(rng.integers(len(vocabulary().parts)))
+    name, part = vocabulary().pairs[part_id]
     least = 0.02 * size * size
     while True:
         pose = pose_figure(FIGURES[name], rng)
@@ -172,18 +172,19 @@ def _draw_around(
     paint_background(canvas, rng)
     count = int(rng.integers(1, 3)) if rng.random() < 0.3 else 0
     behind = [pose_figure(FIGURES[name], rng) for name in draw_names(rng, count)]
-    paint_figures(canvas, behind, _vocabulary(), rng)
+    paint_figures(canvas, behind, vocabulary(), rng)
     matrix = flip_and_tilt(pose, rng)
     turned = points @ matrix
     low, high = turned.min(0), turned.max(0)
     scale = size / (margin * max((high - low).max(), 0.02))
     slack = (margin - 1) / margin * size * 0.35
     at = size / 2 - (low + high) / 2 * scale + rng.uniform(-slack, slack, 2)
-    paint_figure(canvas, Placed(pose, matrix * scale, at), _vocabulary(), len(behind), rng)
+    paint_figure(canvas, Placed(pose, matrix * scale, at), vocabulary(), len(behind), rng)
     part_map, _, instances = canvas.label_maps()
     return finish(canvas.image(), rng), np.where(instances == len(behind), part_map, 255)
 
 
 @cache
-def _vocabulary() -> PartVocabulary:
+def vocabulary() -> PartVocabulary:
+    """The classes that are drawn."""
     return load_vocabulary("pascal_part_116")

@@ -14,7 +14,7 @@ from ovparts_lib.vocabularies import PartVocabulary
 
 FIGURES = load_figures()
 SIZES = ((176, 132), (192, 128), (160, 128), (176, 144), (132, 176), (160, 160))
-SPLITS = ("train", "val", "captions")
+SPLITS = ("train", "val", "captions", "regions")
 LEAST_PIXELS = 12  # of an object that a caption tells of
 VISIBLE_PIXELS = 4  # and of a part
 

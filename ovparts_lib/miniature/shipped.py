@@ -21,6 +21,7 @@ from ovparts_lib.checkpoints.native import load_weights, save_weights
 from ovparts_lib.miniature.miniclip import MiniClipResult, MiniClipSettings, train_miniclip
 from ovparts_lib.miniature.naming import close_up_naming, held_out_scenes, patch_naming
 from ovparts_lib.miniature.pictures import CaptionedPictures
+from ovparts_lib.miniature.region_captions import CaptionedScenes
 from ovparts_lib.models.clip.towers import MINIATURE, ClipSize, build_clip
 from ovparts_lib.vocabularies import load_vocabulary
 
@@ -36,6 +37,7 @@ def make_miniclip(
     size: ClipSize = MINIATURE,
     *,
     pictures: int = 25_600,
+    scenes: int = 25_600,
     test_pictures: int = 400,
     commit: str = "",
     **training: Any,
@@ -47,6 +49,7 @@ def make_miniclip(
         settings: the recipe.
         size: hyper-parameters.
         pictures: drawn pictures with captions that it learns from.
+        scenes: with captioned regions, that it learns from too.
         test_pictures: scenes, and close-ups of parts, that its accuracy is stated for.
         commit: of the code.
         training: what else :func:`train_miniclip` takes.
@@ -61,10 +64,11 @@ def make_miniclip(
         raise ValueError(f"{path}: expected the name of a .safetensors file to write")
     with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", suffix=".part"):
         pass
-    drawn = CaptionedPictures(pictures, size=size.image_size, seed=settings.seed, processes=os.cpu_count() or 1)
-    result = train_miniclip(drawn, size, settings=settings, **training)
+    drawing = {"seed": settings.seed, "processes": os.cpu_count() or 1}
+    drawn = CaptionedPictures(pictures, size=size.image_size, **drawing)
+    result = train_miniclip(drawn, CaptionedScenes(scenes, **drawing), size, settings=settings, **training)
     facts = {
-        "settings": asdict(settings) | {"pictures": pictures},
+        "settings": asdict(settings) | {"pictures": pictures, "captioned_scenes": scenes},
         "commit": commit,
         "seconds": round(float(result.history["seconds"].iloc[-1])),
         "accuracy": accuracy(result.clip, size, test_pictures),

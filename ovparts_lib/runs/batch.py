@@ -13,7 +13,7 @@ from pathlib import Path
 from threading import Lock
 
 from ovparts_lib.processes import stoppable
-from ovparts_lib.runs.parameters import DataParameters, RunParameters
+from ovparts_lib.runs.parameters import DataParameters, MiniatureParameters, RunParameters
 from ovparts_lib.runs.project import resolve_path
 from ovparts_lib.systems.options import SystemOptions
 
@@ -27,17 +27,23 @@ Planned = tuple[RunParameters, Path]
 
 
 def plan(runs: Sequence[Planned]) -> list[list[Planned]]:
-    """Runs in the order of their notebooks, in groups whose runs can stand beside each other.
+    """Runs in groups, one group after the other, whose runs can stand beside each other.
 
-    Looks at datasets and trainings of systems make one group; everything else stands alone.
+    The miniature is drawn first. Then systems are trained; datasets are looked at wherever a core is free at last. The
+    other notebooks show what there is by then. Otherwise runs keep the order of their notebooks.
 
     Args:
         runs: parameters, each with its file.
     """
-    ordered = sorted(runs, key=lambda run: run[0].notebook)
-    alone = {i: not isinstance(params, DataParameters | SystemOptions) for i, (params, _) in enumerate(ordered)}
-    groups = groupby(enumerate(ordered), key=lambda item: item[0] if alone[item[0]] else -1)
-    return [[run for _, run in group] for _, group in groups]
+
+    def place(params: RunParameters) -> tuple[int, int, str]:
+        at = 0 if isinstance(params, MiniatureParameters) else 2
+        if isinstance(params, SystemOptions | DataParameters):
+            at = 1
+        return at, isinstance(params, DataParameters), params.notebook
+
+    ordered = sorted(runs, key=lambda run: place(run[0]))
+    return [list(group) for _, group in groupby(ordered, key=lambda run: place(run[0])[0])]
 
 
 def run_beside(runs: Sequence[Planned], jobs: int, *, again: bool = False) -> int:

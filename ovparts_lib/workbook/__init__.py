@@ -22,6 +22,7 @@ from ovparts_lib.workbook.data import (
 )
 from ovparts_lib.workbook.miniature import (
     captioned_pictures,
+    captioned_regions,
     environment_table,
     glance_at_miniature,
     miniclip,

@@ -1,9 +1,11 @@
 """What the first two notebooks show: this machine, systems and runs; the miniature, rendered, and its CLIP."""
 
 import os
+from dataclasses import replace
 
 import pandas as pd
 import torch
+from skimage.draw import rectangle_perimeter
 
 from ovparts_lib import inspection
 from ovparts_lib.checkpoints.clip import save_clip
@@ -14,6 +16,7 @@ from ovparts_lib.miniature.layout import render_miniature
 from ovparts_lib.miniature.miniclip import MiniClipResult, MiniClipSettings, train_miniclip
 from ovparts_lib.miniature.naming import close_up_naming, held_out_scenes, patch_naming
 from ovparts_lib.miniature.pictures import CaptionedPictures
+from ovparts_lib.miniature.region_captions import CaptionedScenes
 from ovparts_lib.miniature.shipped import TEST_SEED, load_miniclip, miniclip_facts
 from ovparts_lib.models.clip.towers import MINIATURE
 from ovparts_lib.runs import find_runs, resolve_path
@@ -23,6 +26,8 @@ from ovparts_lib.systems.registry import SYSTEMS
 from ovparts_lib.vocabularies import load_vocabulary
 from ovparts_lib.workbook.data import sample_panel
 from ovparts_lib.workbook.output import RunOutput
+
+_OUTLINE = torch.tensor([[255], [235], [0]], dtype=torch.uint8)
 
 
 def render(params: MiniatureParameters) -> PascalPart116:
@@ -54,6 +59,20 @@ def captioned_pictures(count: int, seed: int) -> Panel:
     return inspection.caption_grid(list(drawn.pictures.numpy()), [captions[0] for captions in drawn.captions])
 
 
+def captioned_regions(count: int, seed: int) -> Panel:
+    """Some scenes of the kind that MiniClip is trained on, each with the box and a caption of one of its regions."""
+    scenes, generator = CaptionedScenes(count, seed=seed, progress=False), torch.Generator().manual_seed(seed)
+    pictures, regions, places, boxes = scenes.draw(count, len(scenes.boxes), generator)
+    shown = [int((places == place).nonzero()[0]) for place in places.unique()]
+    for number in shown:
+        left, top, right, bottom = (boxes[number] * pictures.shape[-1]).round().int().tolist()
+        outline = rectangle_perimeter((top, left), (bottom - 1, right - 1), shape=pictures.shape[-2:], clip=True)
+        pictures[places[number]][(slice(None), *map(torch.from_numpy, outline))] = _OUTLINE
+    captions = [scenes.captions[regions[number]][0] for number in shown]
+    panel = inspection.caption_grid(list(pictures[places[shown]].numpy()), captions)
+    return replace(panel, name="regions", title="Regions and captions", caption="A box in a scene, and what it shows.")
+
+
 def miniclip(
     path: str, output: RunOutput, *, iterations: int, pictures: int, seed: int, device: torch.device
 ) -> MiniClipResult:
@@ -63,15 +82,16 @@ def miniclip(
         path: where it is written.
         output: of the run.
         iterations: steps of a new one; 0 takes the package's.
-        pictures: drawn pictures with captions that a new one learns from.
+        pictures: drawn pictures with captions, and scenes with captioned regions, that a new one learns from.
         seed: of a new one.
         device: it is on.
     """
     size = MINIATURE
     if iterations:
-        drawn = CaptionedPictures(pictures, size=size.image_size, seed=seed, processes=os.cpu_count() or 1)
+        drawing = {"seed": seed, "processes": os.cpu_count() or 1}
+        drawn = CaptionedPictures(pictures, size=size.image_size, **drawing)
         settings = MiniClipSettings(iterations=iterations, seed=seed)
-        result = train_miniclip(drawn, size, settings=settings, device=device)
+        result = train_miniclip(drawn, CaptionedScenes(pictures, **drawing), size, settings=settings, device=device)
         about = {"steps": iterations, "pictures": pictures}
     else:
         result, size = load_miniclip()

@@ -16,6 +16,7 @@ from ovparts_lib.miniature.miniclip import (
 )
 from ovparts_lib.miniature.naming import close_up_naming, held_out_scenes, naming_table, patch_naming
 from ovparts_lib.miniature.pictures import CaptionedPictures, render_picture
+from ovparts_lib.miniature.region_captions import CaptionedScenes
 from ovparts_lib.models.clip.text import encode_text, tokenize
 from ovparts_lib.models.clip.towers import MINIATURE, ClipSize, build_clip
 from ovparts_lib.training.muon import Muon, orthogonalise
@@ -31,36 +32,44 @@ def pictures():
     return CaptionedPictures(160, size=32, seed=1, progress=False)
 
 
-def test_a_short_training_beats_guessing(pictures):
-    result = train_miniclip(pictures, TINY, settings=BRIEF, progress=False)
+@pytest.fixture(scope="module")
+def scenes():
+    return CaptionedScenes(60, size=64, seed=1, progress=False)
+
+
+def test_a_short_training_beats_guessing(pictures, scenes):
+    result = train_miniclip(pictures, scenes, TINY, settings=BRIEF, progress=False)
     assert result.history["step"].iloc[-1] == 40
-    whole, cells = 32, 16 * (2**2 + 4**2)
-    # nothing told apart
-    guessing = ((math.log(whole + cells) + math.log(whole)) / 2 + math.log(cells)) / 2
+    # nothing told apart: a picture's caption is one of the batch's and of those of regions that are parts
+    parts = BRIEF.regions * np.mean([part is not None for _, _, part in scenes.topics])
+    whole = (math.log(BRIEF.batch_size + parts) + math.log(BRIEF.batch_size)) / 2
+    guessing = (whole + math.log(BRIEF.regions)) / 2
     assert result.history["loss"].iloc[-1] < guessing - 0.2
 
 
-def test_training_is_deterministic_by_seed(pictures):
+def test_training_is_deterministic_by_seed(pictures, scenes):
     short = MiniClipSettings(iterations=3, batch_size=16, warmup=1)
-    states = [train_miniclip(pictures, TINY, settings=short, progress=False).clip.state_dict() for _ in range(2)]
+    clips = [train_miniclip(pictures, scenes, TINY, settings=short, progress=False).clip for _ in range(2)]
+    states = [clip.state_dict() for clip in clips]
     assert all(torch.equal(states[0][name], states[1][name]) for name in states[0])
     other = MiniClipSettings(iterations=3, batch_size=16, warmup=1, seed=1)
-    changed = train_miniclip(pictures, TINY, settings=other, progress=False).clip.state_dict()
+    changed = train_miniclip(pictures, scenes, TINY, settings=other, progress=False).clip.state_dict()
     assert not torch.equal(states[0]["visual.proj"], changed["visual.proj"])
 
 
-def test_only_words_of_captions_have_embeddings(pictures):
+def test_only_words_of_captions_have_embeddings(pictures, scenes):
     short = MiniClipSettings(iterations=2, batch_size=16, warmup=1)
-    result = train_miniclip(pictures, TINY, settings=short, progress=False)
+    result = train_miniclip(pictures, scenes, TINY, settings=short, progress=False)
     rows = result.clip.token_embedding.weight.any(1).nonzero().flatten()
-    captions = [caption for of_picture in pictures.captions for caption in of_picture]
+    captions = [caption for told in [*pictures.captions, *scenes.captions] for caption in told]
     assert rows.tolist() == tokenize(captions).unique().tolist() == result.tokens.tolist()
 
 
 def test_a_trained_miniclip_is_written_with_what_is_known_of_it(tmp_path):
     path = tmp_path / "miniclip.safetensors"
     brief = MiniClipSettings(iterations=4, batch_size=16, warmup=1)
-    shipped.make_miniclip(path, brief, TINY, pictures=48, test_pictures=12, commit="abc", log_every=1, progress=False)
+    counts = {"pictures": 48, "scenes": 30, "test_pictures": 12}
+    shipped.make_miniclip(path, brief, TINY, **counts, commit="abc", log_every=1, progress=False)
     facts = shipped.miniclip_facts(path)
     assert (facts["commit"], facts["settings"]["pictures"], facts["settings"]["iterations"]) == ("abc", 48, 4)
     assert facts["sha256"] == hashlib.sha256(path.read_bytes()).hexdigest()
@@ -69,14 +78,15 @@ def test_a_trained_miniclip_is_written_with_what_is_known_of_it(tmp_path):
     clip = result.clip
     assert size == TINY and len(result.history) == len(facts["history"])
     drawn = CaptionedPictures(48, size=32, seed=0, progress=False)
-    trained = train_miniclip(drawn, TINY, settings=brief, progress=False).clip
+    drawn_scenes = CaptionedScenes(30, progress=False)
+    trained = train_miniclip(drawn, drawn_scenes, TINY, settings=brief, progress=False).clip
     for name, tensor in trained.state_dict().items():
         torch.testing.assert_close(clip.state_dict()[name], tensor.half().float(), rtol=0, atol=0)
 
 
 def test_the_text_tower_reads_what_training_wrote(pictures):
     clip = build_clip(TINY)
-    texts = CaptionBatches(pictures, clip)
+    texts = CaptionBatches(pictures.captions, pictures.topics, clip)
     texts.write_back(clip)
     captions = [caption for of_picture in pictures.captions for caption in of_picture]
     some = torch.arange(0, len(captions), 37)
@@ -119,24 +129,24 @@ def test_other_captions_count_for_pictures_only():
     torch.testing.assert_close(loss, (of_pictures + of_captions) / 2)
 
 
-def test_captions_of_close_ups_are_true_where_they_say_what_a_picture_shows(pictures):
-    texts, draw = CaptionBatches(pictures, build_clip(TINY)), torch.Generator().manual_seed(0)
-    chosen = torch.arange(len(pictures))
-    own, others = texts.draw(chosen, draw), texts.draw_close_ups(300, draw)
-    true = texts.true_of(chosen, torch.cat([own, others]))
-    assert true.shape == (160, 460) and true[range(160), range(160)].all()
-    for column, caption in enumerate(others.tolist(), start=160):
-        kind, name, part = pictures.topics[caption // texts.each]
-        assert kind in ("part", "stuff")
-        bare = pictures.captions[caption // texts.each][caption % texts.each] == part
-        expected = [k == kind and p == part and (bare or o == name) for k, o, p in pictures.topics]
-        assert true[:, column].tolist() == expected
-
-
-def test_without_close_ups_there_are_no_mosaics():
-    scenes = CaptionedPictures(16, size=32, seed=1, shares={"scene": 1.0}, progress=False)
-    result = train_miniclip(scenes, TINY, settings=MiniClipSettings(iterations=2, batch_size=8), progress=False)
-    assert result.history["step"].iloc[-1] == 2
+def test_captions_are_true_where_they_say_what_is_shown(pictures, scenes):
+    captions, topics = [*pictures.captions, *scenes.captions], [*pictures.topics, *scenes.topics]
+    texts, draw = CaptionBatches(captions, topics, build_clip(TINY)), torch.Generator().manual_seed(0)
+    shown = torch.arange(len(pictures), len(topics))
+    shown = torch.cat([torch.arange(len(pictures)), shown[torch.randperm(len(shown), generator=draw)[:100]]])
+    drawn = texts.draw(shown, draw)
+    true = texts.true_of(shown, drawn)
+    spoken = [captions[number // texts.each][number % texts.each] for number in drawn.tolist()]
+    whole = ("scene", "object")
+    for row, (kind, *names) in enumerate(topics[number] for number in shown.tolist()):
+        for column, (other, *others) in enumerate(topics[number] for number in shown.tolist()):
+            if other in whole:  # such captions tell more than a name
+                expected = kind in whole and spoken[row] == spoken[column]
+            elif spoken[column] == others[1]:
+                expected = names[1] == others[1]
+            else:
+                expected = kind not in whole and names == others
+            assert true[row, column] == (expected or row == column), (spoken[row], spoken[column])
 
 
 def test_loss_is_least_when_true_captions_share_the_mass():
@@ -165,9 +175,9 @@ def test_naming_counts_by_hand():
     assert table.loc["seen", "chance_all"] == pytest.approx(100 / 116)
 
 
-def test_pictures_of_another_size_are_refused(pictures):
+def test_pictures_of_another_size_are_refused(pictures, scenes):
     with pytest.raises(ValueError, match="32 pixels wide, the model takes 64"):
-        train_miniclip(pictures, ClipSize("x", 32, 64, 8, 32, 1, 1, 32, 1, 1), progress=False)
+        train_miniclip(pictures, scenes, ClipSize("x", 32, 64, 8, 32, 1, 1, 32, 1, 1), progress=False)
 
 
 def test_captioned_pictures_are_named_and_reproducible():
