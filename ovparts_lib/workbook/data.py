@@ -47,12 +47,10 @@ class OpenedData:
         used = [("evaluation", self.evaluation, self.evaluation.skipped_records)]
         if self.training is not None:
             used.insert(0, ("training", self.training, self.training.skipped))
-        rows = [
-            {"used for": use, "split": dataset.split, "images": len(dataset), "skipped": skipped}
-            | _sizes(dataset.vocabulary)
-            | {"vocabulary": dataset.vocabulary.hash}
-            for use, dataset, skipped in used
-        ]
+        rows = []
+        for use, dataset, skipped in used:
+            row = {"used for": use, "split": dataset.split, "images": len(dataset), "skipped": skipped}
+            rows.append(row | _sizes(dataset.vocabulary) | {"vocabulary": dataset.vocabulary.hash})
         return Panel("data", table=pd.DataFrame(rows), title="Data of this run")
 
     def trained_classes(self, dataset: str) -> Vocabulary:
