@@ -69,6 +69,7 @@ VARIANTS: dict[str, Variant] = {
     "PartCATSeg": Variant("24_partcatseg", first="CATSeg"),
     "PartCATSeg without guidance": Variant("24_partcatseg", UNGUIDED, "CATSeg without guidance"),
     "PartCATSeg without compositional loss": Variant("24_partcatseg", {"compositional_weight": 0.0}, "CATSeg"),
+    "PartCATSeg, background weight as published": Variant("24_partcatseg", {"background_weight": 0.05}, "CATSeg"),
     "PartCATSeg from nothing": Variant("24_partcatseg", FROM_NOTHING),
     "ZSSeg+": Variant("22_zsseg_plus"),
     "ZSSeg+, CLIP alone": _scored("ZSSeg+", "22_zsseg_plus", ensemble="clip"),
