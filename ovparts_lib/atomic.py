@@ -28,7 +28,7 @@ def replacing(path: Path) -> Iterator[Path]:
     Raises:
         DiskFullError: no space left; ``path`` is as it was.
     """
-    with saying_disk_full(path), _naming(path):
+    with saying_disk_full(path):
         descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
         partial = Path(name)
         try:
@@ -44,19 +44,6 @@ def replacing(path: Path) -> Iterator[Path]:
             with contextlib.suppress(OSError):
                 partial.unlink()
             raise
-
-
-@contextlib.contextmanager
-def _naming(path: Path) -> Iterator[None]:
-    """Let errors of a temporary file beside ``path`` name ``path``."""
-    try:
-        yield
-    except OSError as error:
-        if not str(error.filename).startswith(str(path.with_name(f".{path.name}."))):
-            raise
-        folder = isinstance(error, IsADirectoryError)
-        why = "is a folder, where a file is to be written" if folder else error.strerror
-        raise OSError(error.errno, why, str(path)) from error
 
 
 @contextlib.contextmanager
@@ -136,19 +123,23 @@ def write_atomically(path: Path, content: str | bytes) -> None:
 
 @contextlib.contextmanager
 def saying_disk_full(path: Path) -> Iterator[None]:
-    """Raise DiskFullError, naming ``path``, where writing it inside the block fails for want of space or quota."""
+    """Raise DiskFullError, naming ``path``, where writing it inside the block fails for want of space or quota.
+
+    Other errors of a temporary file beside ``path`` name ``path`` too.
+    """
     try:
         yield
     except OSError as error:
         if error.errno not in _NO_SPACE:
-            raise
+            if not str(error.filename).startswith(str(path.with_name(f".{path.name}."))):
+                raise
+            folder = isinstance(error, IsADirectoryError)
+            why = "is a folder, where a file is to be written" if folder else error.strerror
+            raise OSError(error.errno, why, str(path)) from error
         short = "no quota" if error.errno == errno.EDQUOT else "no space"
-        raise DiskFullError(
-            error.errno,
-            f"{short} left to write {path}{room(path, error)}. "
-            "Earlier files are intact; make room and do the same again: an unfinished run resumes",
-            str(path),
-        ) from error
+        advice = "Earlier files are intact; make room and do the same again: an unfinished run resumes"
+        what = f"{short} left to write {path}{room(path, error)}. {advice}"
+        raise DiskFullError(error.errno, what, str(path)) from error
 
 
 def room(path: Path, error: OSError) -> str:

@@ -23,6 +23,7 @@ import argparse
 import errno
 import inspect
 import math
+import os
 import shlex
 import sys
 import time
@@ -157,16 +158,11 @@ def _runs(options: argparse.Namespace) -> int:
     from ovparts_lib.runs.listing import find_runs, format_table
 
     folder = resolve_path(options.outputs)
-    rows = [
-        {
-            "setting": run.setting,
-            "run": run.run,
-            "notebook": run.notebook,
-            "state": run.state,
-            "started (UTC)": str(run.provenance.get("started_utc", ""))[:16].replace("T", " "),
-        }
-        for run in find_runs(folder, options.setting)
-    ]
+    rows = []
+    for run in find_runs(folder, options.setting):
+        started = str(run.provenance.get("started_utc", ""))[:16].replace("T", " ")
+        facts = {name: getattr(run, name) for name in ("setting", "run", "notebook", "state")}
+        rows.append(facts | {"started (UTC)": started})
     print(format_table(rows) or f"There are no runs in {folder}.")
     return COMPLETE
 
@@ -224,10 +220,10 @@ def _submit(options: argparse.Namespace) -> int:
     """
     from ovparts_lib.runs import load_parameters
     from ovparts_lib.runs.project import display_path
-    from ovparts_lib.runs.submit import Resources, submit
+    from ovparts_lib.runs.submit import submit
 
-    resources = Resources(options.partition, options.account, options.gpus, options.cpus, options.memory, options.hours)
-    job = submit(options.params, options.set, resources=resources, again=options.again, cluster=options.cluster)
+    asked = {name: getattr(options, name) for name in ("partition", "account", "gpus", "cpus", "memory_gb", "hours")}
+    job = submit(options.params, options.set, again=options.again, cluster=options.cluster, **asked)
     folder = load_parameters(options.params, options.set).folder
     print(f"submitted job {job.job_id}: {display_path(folder)}\nfollow it with: tail -F {job.paths.stdout}")
     return COMPLETE
@@ -241,12 +237,8 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
 
     values, again, outputs = (argparse.ArgumentParser(add_help=False) for _ in range(3))
-    values.add_argument(
-        "params", metavar="PARAMS", help="YAML file of parameters, e.g. params/miniature/20_clipseg.yaml"
-    )
-    values.add_argument(
-        "--set", metavar="KEY=VALUE", action="append", default=[], help="replace a parameter; repeatable"
-    )
+    values.add_argument("params", metavar="PARAMS", help="YAML file, e.g. params/miniature/20_clipseg.yaml")
+    values.add_argument("--set", metavar="KEY=VALUE", action="append", default=[], help="replace a value; repeatable")
     again.add_argument("--again", action="store_true", help="empty the run folder and start over")
     outputs.add_argument("--outputs", metavar="FOLDER", default="outputs", help="folder of all runs (%(default)s)")
     outputs.add_argument("--setting", action="append", default=[], help="only runs of this setting; repeatable")
@@ -294,10 +286,9 @@ def _parser() -> argparse.ArgumentParser:
     submit.add_argument("--account", help="account (your default)")
     submit.add_argument("--gpus", type=_at_least(0), default=1, help="GPUs (%(default)s)")
     submit.add_argument("--cpus", type=_at_least(1), default=8, help="CPU cores (%(default)s)")
-    submit.add_argument("--memory", type=_at_least(1), default=32, metavar="GB", help="memory in GB (%(default)s)")
-    submit.add_argument(
-        "--hours", type=_at_least(0, float), default=12.0, help="time limit of one stretch (%(default)s)"
-    )
+    memory = {"dest": "memory_gb", "metavar": "GB", "help": "memory in GB (%(default)s)"}
+    submit.add_argument("--memory", type=_at_least(1), default=32, **memory)
+    submit.add_argument("--hours", type=_at_least(0, float), default=12.0, help="limit of one stretch (%(default)s)")
     submit.add_argument("--cluster", choices=("slurm", "local"), default="slurm", help="where to run (%(default)s)")
     return parser
 
@@ -343,7 +334,10 @@ def _exit_code(error: Exception) -> int:
 
 
 def _is_long_name(error: Exception) -> bool:
-    return isinstance(error, OSError) and error.errno == errno.ENAMETOOLONG
+    """Whether a name that a user gave is too long; the program's own have at most 200 bytes."""
+    if not isinstance(error, OSError) or error.errno != errno.ENAMETOOLONG:
+        return False
+    return any(len(os.fsencode(part)) > 200 for part in Path(error.filename or "").parts)
 
 
 def _one_line(error: Exception) -> str:
@@ -351,7 +345,10 @@ def _one_line(error: Exception) -> str:
     text = (error.strerror if isinstance(error, OSError) and error.strerror else str(error)).strip()
     if isinstance(error, OSError) and error.filename and str(error.filename) not in text:
         text = f"{error.filename}: {text}"
-    text += "; shorten it (file systems take 255 bytes for a name)" if _is_long_name(error) else ""
+    if _is_long_name(error):
+        text += "; shorten it (file systems take 255 bytes for a name)"
+    elif isinstance(error, OSError) and error.errno == errno.ENAMETOOLONG:
+        text += "; work in a folder with a shorter path, or on a file system that takes longer ones"
     ours = type(error).__module__.startswith("ovparts_lib")
     return text if ours or isinstance(error, OSError) else f"{type(error).__name__}: {text} (--traceback shows where)"
 

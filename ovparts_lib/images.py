@@ -71,10 +71,7 @@ def rgb_pixels(picture: Image.Image) -> np.ndarray:
 
 def _refuse_unused_bits(mode: str, largest: int) -> None:
     if 0 < largest <= _FOURTEEN_BIT:
-        raise ValueError(
-            f"mode {mode} with no value over {largest}: 16 bits of which 14 or fewer are used, so that it is not clear "
-            "which value is white"
-        )
+        raise ValueError(f"mode {mode} with no value over {largest}, so that it is not clear which value is white")
 
 
 def write_picture(path: Path, pixels: np.ndarray, **options: Any) -> None:
@@ -187,7 +184,5 @@ def checked_images(images: Sequence[Tensor]) -> Sequence[Tensor]:
         raise ValueError("there are no images")
     for number, image in enumerate(images):
         if image.dtype != torch.uint8 or image.ndim != 3 or image.shape[0] != 3 or not image.numel():
-            raise ValueError(
-                f"image {number} is {image.dtype} of shape {tuple(image.shape)}; wanted uint8 (3, height, width)"
-            )
+            raise ValueError(f"image {number} is {image.dtype} {tuple(image.shape)}; wanted uint8 (3, height, width)")
     return images

@@ -22,21 +22,18 @@ _DEVICE = re.compile(r"auto|cpu|cuda(:\d+)?")
 _LONGEST_NAME = 120
 
 
-def _read_number(value: Any) -> float:
+def _read_number(value: Any, *, kind: str = "number") -> float:
     if isinstance(value, str) and _NUMBER.fullmatch(value.strip()):
         value = float(value)
     if isinstance(value, bool) or not isinstance(value, int | float):
-        raise ValueError("expected a number")
+        raise ValueError(f"expected a {kind}")
     if not math.isfinite(value):
         raise ValueError("expected a finite number")
     return float(value)
 
 
 def _read_whole(value: Any) -> int:
-    try:
-        number = value if isinstance(value, int) and not isinstance(value, bool) else _read_number(value)
-    except ValueError:
-        raise ValueError("expected a whole number") from None
+    number = value if type(value) is int else _read_number(value, kind="whole number")
     if number != int(number):
         raise ValueError("expected a whole number")
     return int(number)
@@ -122,9 +119,8 @@ def _read_words(value: Any) -> dict[str, list[str]] | list[str]:
     if isinstance(value, str) and value.lstrip().startswith(("[", "{")):
         raise ValueError(f"{expected}, not as the text of one; papermill's -p passes text, its -y reads YAML")
     if isinstance(value, dict):
-        return {
-            owner: words(value[given], f" for {owner}") for owner, given in zip(words(list(value)), value, strict=True)
-        }
+        owners = zip(words(list(value)), value.values(), strict=True)
+        return {owner: words(parts, f" for {owner}") for owner, parts in owners}
     return words(value)
 
 

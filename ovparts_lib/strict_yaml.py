@@ -26,9 +26,8 @@ class StrictLoader(yaml.SafeLoader):
         for key_node, _ in node.value:
             key = self.construct_object(key_node, deep=True)
             if isinstance(key, Hashable) and key in seen:
-                raise yaml.constructor.ConstructorError(
-                    None, None, f"the key `{key}` is given twice", key_node.start_mark
-                )
+                twice = f"the key `{key}` is given twice"
+                raise yaml.constructor.ConstructorError(None, None, twice, key_node.start_mark)
             seen.add(key)
         return super().construct_mapping(node, deep)
 

@@ -1,3 +1,4 @@
+import errno
 import os
 import signal
 import subprocess
@@ -129,6 +130,15 @@ def test_one_clear_line_for_an_error(root, capsys, arguments, code, expected):
     assert error.startswith("ovparts: ")
     assert expected in error
     assert error.count("\n") == 1
+
+
+def test_a_name_of_our_own_that_is_too_long_is_no_wrong_use(root, capsys, monkeypatch):
+    def refuse(*arguments):
+        raise OSError(errno.ENAMETOOLONG, "File name too long", "/deep/figures/overlay_a.png")
+
+    monkeypatch.setattr("ovparts_lib.runs.listing.find_runs", refuse)
+    assert cli.main(["runs"]) == 1
+    assert "overlay_a.png: File name too long; work in a folder with a shorter path" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -191,9 +191,7 @@ def read_annotation(path: Path) -> list[ReleaseObject]:
     Raises:
         DatasetError: the file is missing, no JSON, or not as the release defines it.
     """
-    content = read_file(
-        path, "Each picture of ADE20K_2021_17_01 has one (releases before 2021 have _atr.txt files instead)."
-    )
+    content = read_file(path, "Each picture of ADE20K_2021_17_01 has one (earlier releases have _atr.txt files).")
     try:
         text = content.decode("utf-8-sig")
     except UnicodeDecodeError:

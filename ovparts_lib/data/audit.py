@@ -98,13 +98,8 @@ def classes_seen_in_training(training: Vocabulary, test: Vocabulary) -> pd.DataF
         for synonym in _synonyms(name):
             known[synonym].append(name)
     found = [list(dict.fromkeys(match for s in _synonyms(name) for match in known[s])) for name in test.classes]
-    return pd.DataFrame(
-        {
-            "class": test.classes,
-            "seen": [bool(matches) for matches in found],
-            "training classes": ["; ".join(matches) for matches in found],
-        }
-    )
+    named = ["; ".join(matches) for matches in found]
+    return pd.DataFrame({"class": test.classes, "seen": list(map(bool, found)), "training classes": named})
 
 
 def _synonyms(name: str) -> list[str]:

@@ -161,10 +161,8 @@ def _instance(
     _whole(entry, "image_id", where)
     category_id = _whole(entry, "category_id", where)
     if category_id >= classes:
-        raise ValueError(
-            f"{where} has category_id {category_id}; ids are 0..{classes - 1}",
-            "Use the file released with this dataset: its ids start at 0 and index the class list.",
-        )
+        what = f"{where} has category_id {category_id}; ids are 0..{classes - 1}"
+        raise ValueError(what, "Use the file released with this dataset: its ids start at 0 and index the class list.")
     if entry.get("ignore", 0):
         raise ValueError(f"{where} has 'ignore' set, which this format does not use")
     segmentation = _segmentation(entry.get("segmentation"), where, dropped)
@@ -266,10 +264,8 @@ def _check_inside(x: np.ndarray, y: np.ndarray, size: tuple[int, int]) -> None:
     apart = x.max() <= 0 or y.max() <= 0 or x.min() >= width or y.min() >= height
     far = max(-x.min(), x.max() - width, -y.min(), y.max() - height) > max(height, width)
     if apart or far:
-        raise ValueError(
-            f"lies {'outside' if apart else 'far outside'} its image: {box}",
-            "The annotation belongs to another image, or height and width are wrong: unpack the file again.",
-        )
+        advice = "It is another image's, or height and width are wrong: unpack the file again."
+        raise ValueError(f"lies {'outside' if apart else 'far outside'} its image: {box}", advice)
 
 
 def _read_entries(path: Path, no_annotations: str) -> dict[str, list[dict[str, Any]]]:

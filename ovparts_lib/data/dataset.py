@@ -192,10 +192,7 @@ class EvaluationDataset(Dataset):
         self.empty_samples, self._of_parts = empty_samples, isinstance(self.vocabulary, PartVocabulary)
         records = reader.records(split)
         if self._of_parts and any(record.object_id is None for record in records):
-            raise ValueError(
-                f"evaluation needs records conditioned on an object, which split {split!r} does not have; "
-                f"use {split}_obj_condition"
-            )
+            raise ValueError(f"records of split {split!r} are not conditioned on objects; use {split}_obj_condition")
         classes = range(len(self.vocabulary.classes))
         has_part = [reader.has_part(split, record, classes) for record in records]
         self._skipped_of = Counter(r.image_id for r, useful in zip(records, has_part, strict=True) if not useful)

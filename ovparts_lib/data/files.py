@@ -139,26 +139,13 @@ def list_files(
     return dict(sorted(found.items()))
 
 
-def _links_to_folder(entry: os.DirEntry[str]) -> bool:
-    try:
-        return entry.is_symlink() and entry.is_dir()
-    except OSError:  # a loop of links
-        return False
-
-
 def _entries(folder: Path, refuse: Refuse, depth: int) -> Iterator[Path]:
     """Everything that is no folder, at most ``depth`` levels down; not what is hidden (``._*`` of macOS archives)."""
-    try:
-        with os.scandir(folder) as entries:
-            listed = list(entries)
-    except OSError as error:
-        refuse(unreadable(folder, error))
-        return
-    for entry in listed:
-        if entry.name.startswith("."):
-            continue
-        if entry.is_dir(follow_symlinks=False) or _links_to_folder(entry):
-            if depth > 1:
-                yield from _entries(Path(entry.path), refuse, depth - 1)
-        else:
-            yield Path(entry.path)
+
+    def unread(error: OSError) -> None:
+        refuse(unreadable(Path(error.filename), error))
+
+    for top, folders, names in os.walk(folder, onerror=unread, followlinks=True):
+        deepest = len(Path(top).relative_to(folder).parts) + 1 >= depth
+        folders[:] = [] if deepest else [name for name in folders if not name.startswith(".")]
+        yield from (Path(top, name) for name in names if not name.startswith("."))

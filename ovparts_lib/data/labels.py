@@ -35,9 +35,7 @@ _FOREIGN = (
     (rb"PK\x03\x04", "a ZIP archive", "Unpack it."),
     (rb"\Z", "an empty file", "Copy or download it again."),
 )
-_MASKS = (
-    "Give a folder of PNG files, one mask each (0 outside, any other single value inside), or a .npy or .npz array."
-)
+_MASKS = "Give a folder of PNG files, one mask each (0 outside, one other value inside), or a .npy or .npz array."
 
 
 def read_image(path: Path, label_size: tuple[int, int] | None = None) -> Tensor:
@@ -89,15 +87,12 @@ def read_labels(path: Path, dtype: type[np.unsignedinteger] = np.uint8) -> np.nd
     dtype = np.dtype(dtype)
     with opened(path) as picture:
         if picture.mode not in _GREY_MODES[dtype]:
-            kind, bits = f"mode {picture.mode} ({_describe(picture.mode)})", 8 * dtype.itemsize
-            advice = "Unpack the released label file again; do not convert or re-save it."
-            raise DatasetError(path, f"label file has {kind}; {bits}-bit labels are expected", advice)
+            what = f"label file has mode {picture.mode}; {8 * dtype.itemsize}-bit labels are expected"
+            raise DatasetError(path, what, "Unpack the released label file again; do not convert or re-save it.")
         if picture.format == "JPEG":
             raise DatasetError(path, "label file is a JPEG, which changes labels", "Make it again, as a PNG.")
         if picture.info.get(WHITE_IS_ZERO):
-            raise DatasetError(
-                path, "is a label file in which white is 0, so that labels are reversed", "Make it again, as a PNG."
-            )
+            raise DatasetError(path, "has labels that are reversed, for its white is 0", "Make it again, as a PNG.")
         labels = np.array(picture.convert("L") if picture.mode == "1" else picture)
     if labels.dtype != dtype and (labels.min(initial=0) < 0 or labels.max(initial=0) > np.iinfo(dtype).max):
         raise DatasetError(path, f"label value outside 0..{np.iinfo(dtype).max}")
@@ -154,12 +149,6 @@ def _foreign_kind(path: Path) -> tuple[str, str]:
         start = file.read(256).lstrip()
     found = (about for pattern, *about in _FOREIGN if re.match(pattern, start, re.DOTALL | re.IGNORECASE))
     return next(found, ("", "The file is damaged, or no picture: copy, download or unpack it again."))
-
-
-def _describe(mode: str) -> str:
-    return {"RGB": "a colour picture", "RGBA": "a colour picture", "L": "8-bit", "P": "8-bit palette"}.get(
-        mode, "16-bit or more" if mode.startswith(("I", "F")) else "another kind of picture"
-    )
 
 
 def read_masks(path: Path, size: tuple[int, int]) -> Tensor:

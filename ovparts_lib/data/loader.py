@@ -32,8 +32,8 @@ class ResumableSampler(Sampler[Draw]):
     """Concatenated random permutations of a dataset without end; rank r takes every ``world_size``-th place from r.
 
     Place p holds element p mod length of permutation p div length, and each permutation is drawn from (seed, its
-    number), so iteration can begin anywhere. Iterating does not move ``position``: whoever consumes the samples
-    calls :meth:`advance`, so that what workers have fetched ahead is not counted as seen.
+    number), so iteration can begin anywhere. Iterating does not move ``position``, the number of samples that all
+    ranks together have seen: whoever consumes them counts, so that what workers have fetched ahead is not seen.
 
     Args:
         length: number of samples, at least 1.
@@ -57,10 +57,6 @@ class ResumableSampler(Sampler[Draw]):
             yield Draw(int(order[position % self.length]), position)
             position += self.world_size
 
-    def advance(self, samples: int) -> None:
-        """Count ``samples`` of all ranks together as seen."""
-        self.position += samples
-
     def state_dict(self) -> dict[str, int]:
         """What a checkpoint has to hold."""
         return {"position": self.position, "length": self.length, "seed": self.seed}
@@ -73,10 +69,8 @@ class ResumableSampler(Sampler[Draw]):
         """
         for what in ("length", "seed"):
             if state[what] != getattr(self, what):
-                raise ValueError(
-                    f"the checkpoint's sampler has {what} {state[what]}, this run {getattr(self, what)}: the order of "
-                    "samples would not continue; resume with the dataset and seed the run was started with"
-                )
+                seen = f"the checkpoint's sampler has {what} {state[what]}, this run {getattr(self, what)}"
+                raise ValueError(f"{seen}: resume with the dataset and seed that the run was started with")
         self.position = int(state["position"])
 
 
@@ -88,7 +82,7 @@ class TrainingLoader(DataLoader):
 
     def __iter__(self) -> Iterator[Batch]:
         for batch in super().__iter__():
-            self.sampler.advance(len(batch["images"]) * self.sampler.world_size)
+            self.sampler.position += len(batch["images"]) * self.sampler.world_size
             # Workers send copies; the dataset's own vocabulary keeps what is cached by identity.
             batch["vocabulary"] = self.dataset.dataset.vocabulary
             yield batch
@@ -185,7 +179,7 @@ def worker_options(workers: int, sample: Callable[[], Any], batch_size: int = 1)
         if needed > free:
             raise RuntimeError(
                 f"{workers} workers keep about {needed / 1e6:,.0f} MB of samples in shared memory, but {SHARED_MEMORY} "
-                f"has {free / 1e6:,.0f} MB free: set workers: 0 (or fewer), or give the machine more (docker run "
+                f"has {free / 1e6:,.0f} MB free: set workers: 0 (or fewer), or give more (docker run "
                 f"--shm-size={math.ceil(2 * needed / 1e9)}g)"
             )
     return {"num_workers": workers, "timeout": TIMEOUT, "prefetch_factor": _PREFETCH}

@@ -115,9 +115,7 @@ class Selection:
         for image in annotations.images:
             file, stem = PurePosixPath(image.file_name).name, _base_name(image)
             if (other := listed.setdefault(stem, image)) is not image:
-                self.refuse(
-                    DatasetError(path, f"{image.file_name} and {other.file_name} are one picture, listed twice")
-                )
+                self.refuse(DatasetError(path, f"{image.file_name} and {other.file_name} are one picture, twice"))
                 continue
             owner = self._object_of(file, path)
             if owner is None:

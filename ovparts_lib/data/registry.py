@@ -75,12 +75,10 @@ class Published:
     Attributes:
         images: how many.
         source: where it stands, in a few words.
-        about: a rounded or uncertain figure.
     """
 
     images: int
     source: str
-    about: bool = False
 
 
 @dataclass(frozen=True)
@@ -116,15 +114,9 @@ class DatasetEntry:
     official: Mapping[str, SemanticFolder] = field(default_factory=dict)
     published: Mapping[str, Published] = field(default_factory=dict)
 
-    @property
-    def train_splits(self) -> tuple[str, ...]:
-        """Splits to train on."""
-        return tuple(name for name, split in self.settings.items() if split.use == "training")
-
-    @property
-    def test_splits(self) -> tuple[str, ...]:
-        """Splits to evaluate on."""
-        return tuple(name for name, split in self.settings.items() if split.use == "evaluation")
+    def splits(self, use: Literal["training", "evaluation"]) -> tuple[str, ...]:
+        """Names of the splits to train or to evaluate on."""
+        return tuple(name for name, split in self.settings.items() if split.use == use)
 
 
 def _read_datasets() -> dict[str, DatasetEntry]:

@@ -41,21 +41,18 @@ class LabelCounts:
         return cls(first.image_ids + second.image_ids, np.concatenate([first.rows, second.rows + offset]))
 
     @cached_property
-    def _of_image(self) -> dict[str, np.ndarray]:
+    def by_image(self) -> dict[str, np.ndarray]:
+        """(k, 3) table of each image: object label, part label, pixels."""
         bounds = np.searchsorted(self.rows[:, 0], np.arange(len(self.image_ids) + 1))
         return {name: self.rows[a:b, 1:] for name, a, b in zip(self.image_ids, bounds, bounds[1:], strict=False)}
 
-    def of_image(self, image_id: str) -> np.ndarray:
-        """(k, 3) table of one image: object label, part label, pixels."""
-        return self._of_image[image_id]
-
     def objects_in(self, image_id: str, ignore_label: int) -> list[int]:
         """Object ids that occur in an image, ascending."""
-        return [int(label) for label in np.unique(self.of_image(image_id)[:, 0]) if label != ignore_label]
+        return [int(label) for label in np.unique(self.by_image[image_id][:, 0]) if label != ignore_label]
 
     def has_part(self, image_id: str, part_ids: Sequence[int], object_id: int | None = None) -> bool:
         """Whether the image holds a pixel of one of ``part_ids``, on the object ``object_id`` if that is given."""
-        table = self.of_image(image_id)
+        table = self.by_image[image_id]
         if object_id is not None:
             table = table[table[:, 0] == object_id]
         return bool(np.isin(table[:, 1], part_ids).any())

@@ -5,6 +5,7 @@ label maps ``tv_tensors.Mask`` ((H, W), any integer type). All draws come from t
 """
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any, Literal
 
 import torch
@@ -51,20 +52,20 @@ class ResizeShortestEdge(v2.Transform):
 
 
 class CropUpTo(v2.Transform):
-    """Crop an evenly drawn window of ``size``; a side that is shorter stays whole (detectron2's absolute crop).
+    """Crop an evenly drawn square; a side that is shorter stays whole (detectron2's absolute crop).
 
     Args:
-        size: (height, width).
+        size: side of the square in pixels.
     """
 
-    def __init__(self, size: tuple[int, int]) -> None:
+    def __init__(self, size: int) -> None:
         super().__init__()
         self.size = size
 
     def make_params(self, flat_inputs: list[Any]) -> dict[str, Any]:
         """Draw the corner."""
         image_size = _image_size(flat_inputs)
-        height, width = (min(side, most) for side, most in zip(image_size, self.size, strict=True))
+        height, width = (min(side, self.size) for side in image_size)
         top = int(torch.randint(image_size[0] - height + 1, ()))
         left = int(torch.randint(image_size[1] - width + 1, ()))
         return {"top": top, "left": left, "height": height, "width": width}
@@ -98,38 +99,24 @@ class PadTo(v2.Transform):
         return tv_tensors.wrap(F.pad(kept, (0, self.size - width, 0, self.size - height), value=fill), like=inpt)
 
 
-class ResizePicture(v2.Transform):
-    """Resize the picture alone to an exact size, aspect ratio not kept; labels keep theirs (CLIPSeg, 352 × 352).
-
-    Args:
-        size: (height, width).
-    """
-
-    def __init__(self, size: tuple[int, int]) -> None:
-        super().__init__()
-        self.size = size
-
-    def transform(self, inpt: Any, params: dict[str, Any]) -> Any:
-        """Resize a picture; leave anything else."""
-        return tv_tensors.Image(resize_image(inpt, self.size)) if isinstance(inpt, tv_tensors.Image) else inpt
+def squashed(image: tv_tensors.Image, side: int) -> tv_tensors.Image:
+    """The picture as a square, aspect ratio not kept (CLIPSeg, 352 × 352)."""
+    return tv_tensors.Image(resize_image(image, (side, side)))
 
 
-class ReverseChannels(v2.Transform):
+def reversed_channels(image: tv_tensors.Image) -> tv_tensors.Image:
     """RGB to BGR: the order in which the released CLIPSeg and PartCLIPSeg configurations feed training pictures."""
-
-    def transform(self, inpt: Any, params: dict[str, Any]) -> Any:
-        """Reverse the channels of a picture; leave anything else."""
-        return tv_tensors.Image(inpt.flip(-3)) if isinstance(inpt, tv_tensors.Image) else inpt
+    return tv_tensors.Image(image.flip(-3))
 
 
 def training_transform(
     *,
     shortest_edge: int | Sequence[int] | None = 800,
     longest_edge: int = 1333,
-    crop: int | tuple[int, int] | None = None,
+    crop: int | None = None,
     photometric: bool = False,
     flip: float = 0.5,
-    final_size: int | tuple[int, int] | None = None,
+    final_size: int | None = None,
     pad_size: int | None = None,
     ignore_label: int | None = None,
     label_resize: LabelResize = "centre",
@@ -141,10 +128,11 @@ def training_transform(
     Args:
         shortest_edge: short side after the resize, or several to draw from; None: no resize.
         longest_edge: most pixels of the long side.
-        crop: side, or (height, width), of a random crop after the resize.
+        crop: side of a random square crop after the resize.
         photometric: SSD colour jitter (CAT-Seg and ZSSeg+).
         flip: probability of a left-right flip.
-        final_size: exact size of the picture alone, at the end; label maps keep their size (CLIPSeg: 352).
+        final_size: side of the square to which the picture alone is squashed, at the end; label maps keep their size
+            (CLIPSeg: 352).
         pad_size: pad picture and labels to a square of this side, at the end (CAT-Seg: 384).
         ignore_label: of the training vocabulary; needed with ``pad_size``.
         label_resize: ``centre``, or ``floor`` as released.
@@ -160,20 +148,16 @@ def training_transform(
         raise ValueError("pad_size needs ignore_label: give vocabulary.ignore_label of the training vocabulary")
     drawn = [
         shortest_edge and ResizeShortestEdge(shortest_edge, longest_edge, label_resize),
-        crop and CropUpTo(_pair(crop)),
+        crop and CropUpTo(crop),
         photometric and PhotometricDistortion(),
         v2.RandomHorizontalFlip(flip),
     ]
     fitted = [
-        channel_order == "bgr" and ReverseChannels(),
-        final_size and ResizePicture(_pair(final_size)),
+        channel_order == "bgr" and v2.Lambda(reversed_channels, tv_tensors.Image),
+        final_size and v2.Lambda(partial(squashed, side=final_size), tv_tensors.Image),
         pad_size and PadTo(pad_size, ignore_label),
     ]
     return v2.Compose([step for step in (*(drawn if augmentation == "applied" else ()), *fitted) if step])
-
-
-def _pair(size: int | tuple[int, int]) -> tuple[int, int]:
-    return (size, size) if isinstance(size, int) else (size[0], size[1])
 
 
 def _image_size(flat_inputs: list[Any]) -> tuple[int, int]:

@@ -102,11 +102,7 @@ class VerificationReport:
 
     def to_markdown(self) -> str:
         """The report as a page of Markdown."""
-        lines = [
-            f"# {self.dataset}: {self.verdict}",
-            "",
-            f"Folder `{self.root}`, fingerprint `{self.fingerprint or '–'}`.",
-        ]
+        lines = [f"# {self.dataset}: {self.verdict}", "", f"`{self.root}`, fingerprint `{self.fingerprint or '–'}`."]
         if self.counts:
             kinds = dict.fromkeys(kind for counts in self.counts.values() for kind in counts)
             rows = [[kind, *(f"{counts.get(kind, 0):,}" for counts in self.counts.values())] for kind in kinds]
@@ -131,15 +127,10 @@ class PrepareReport(VerificationReport):
 
     found: dict[str, pd.Series] = field(default_factory=dict)
 
-    def missing(self, what: str) -> list[str]:
-        """The classes of ``found[what]`` of which there is nothing."""
-        totals = self.found[what]
-        return totals.index[totals == 0].tolist()
-
     def note_missing(self) -> None:
         """Say in the notes how many of the classes were found, and which were not."""
         for what, totals in self.found.items():
-            missing = self.missing(what)
+            missing = totals.index[totals == 0].tolist()
             named = f"; not: {', '.join(missing[:5])}{' …' if len(missing) > 5 else ''}" if missing else ""
             self.notes.append(f"{len(totals) - len(missing)} of {len(totals)} {what} found{named}")
 

@@ -110,9 +110,8 @@ def _check_folder(reader: Reader, name: str, folder: Folder, report: Verificatio
     counts["complete samples"] = len(records)
     published = reader.published.get(name)
     if published and len(records) != published.images:
-        about = f"about {published.images:,} (not re-counted)" if published.about else f"{published.images:,}"
-        source = "" if published.about else f" ({published.source})"
-        report.notes.append(f"{name}: {len(records):,} samples; published are {about}{source}")
+        stated = f"{published.images:,} ({published.source})"
+        report.notes.append(f"{name}: {len(records):,} samples; published are {stated}")
     tables = {i.record.image_id: i.table for i in inspections if i.table is not None}
     if records and len(tables) == len(records) and list(tables) == [r.image_id for r in reader.pairs(name)]:
         _check_labels(reader, name, reader.keep_scan(name, tables), report)
@@ -173,14 +172,9 @@ def _check_labels(reader: Reader, name: str, labels: LabelCounts, report: Verifi
     absent = sorted(set(range(len(vocabulary.classes))) - set(labelled[:, 2].tolist()))
     if absent:
         names = ", ".join(vocabulary.classes[i] for i in absent[:5]) + (" …" if len(absent) > 5 else "")
-        report.notes.append(
-            f"{name}: {len(absent)} of {len(vocabulary.classes)} {'parts' if of_parts else 'classes'} occur in no "
-            f"image: {names}"
-        )
-    for kind, column in (("object", 1), ("part", 2), ("label", 2)):
-        if kind in reader.kinds:
-            first = vocabulary.objects[0] if kind == "object" else vocabulary.classes[0]
-            _check_background(reader, name, labels, kind, column, first, report)
+        report.notes.append(f"{name}: {len(absent)} of {len(vocabulary.classes)} classes occur in no image: {names}")
+    for kind in [kind for kind in reader.label_kinds if kind in reader.kinds]:
+        _check_background(reader, name, labels, kind, report)
 
 
 def _check_owners(
@@ -194,22 +188,19 @@ def _check_owners(
     counts["part pixels outside every object"] = int(on_part[outside, 3].sum())
     for what, where in (("on another object than their own", other), ("outside every object", outside)):
         if where.any():
-            images = np.unique(on_part[where, 0])
-            report.notes.append(
-                f"{name}: part pixels that lie {what}: {int(on_part[where, 3].sum()):,}; images with such: "
-                f"{len(images):,}, for example {labels.image_ids[images[0]]}"
-            )
+            images, pixels = np.unique(on_part[where, 0]), int(on_part[where, 3].sum())
+            shown = f"in {len(images):,} images, for example {labels.image_ids[images[0]]}"
+            report.notes.append(f"{name}: part pixels that lie {what}: {pixels:,} {shown}")
 
 
-def _check_background(
-    reader: Reader, name: str, labels: LabelCounts, kind: str, column: int, first: str, report: VerificationReport
-) -> None:
+def _check_background(reader: Reader, name: str, labels: LabelCounts, kind: str, report: VerificationReport) -> None:
     """Label files in which "no label" was saved as 0 say that everything around the objects is the first class.
 
     Then no pixel of a picture is without a label, and class 0 is in it. Single pictures may be like that; half of a
     folder is not.
     """
     ignore, rows = reader.vocabulary.ignore_label, labels.rows
+    column, names = (1, reader.vocabulary.objects) if kind == "object" else (2, reader.vocabulary.classes)
     unlabelled = np.unique(rows[rows[:, column] == ignore, 0])
     full = np.setdiff1d(rows[rows[:, column] == 0, 0], unlabelled)
     if not full.size:
@@ -217,7 +208,7 @@ def _check_background(
     path = reader.origin(next(r for r in reader.pairs(name) if r.image_id == labels.image_ids[full[0]]), kind)
     label = "label" if kind == "label" else f"{kind} label"
     what = (
-        f"has no pixel without {label} ({ignore}) and shows {first!r} (0); such are {len(full):,} of "
+        f"has no pixel without {label} ({ignore}) and shows {names[0]!r} (0); such are {len(full):,} of "
         f"{len(labels.image_ids):,} {label} files of {name}"
     )
     if len(full) < reader.background_share * len(labels.image_ids):
@@ -237,10 +228,8 @@ def _check_unseen(reader: Reader, name: str, labels: LabelCounts, report: Verifi
     report.counts[name]["part pixels of unseen classes, removed for training"] = sum(removed.values())
     if removed:
         each = ", ".join(f"{part} {pixels:,}" for part, pixels in removed.items())
-        report.notes.append(
-            f"{name}: {sum(removed.values()):,} pixels of {len(removed)} unseen parts are labelled in the files; the "
-            f"remap to seen classes removes them from {' and '.join(splits)}: {each}"
-        )
+        what = f"{sum(removed.values()):,} labelled pixels of {len(removed)} unseen parts"
+        report.notes.append(f"{name}: the remap to seen classes removes {what} from {' and '.join(splits)}: {each}")
 
 
 def _check_shared_pictures(inspections: dict[str, list[Inspection]], report: VerificationReport) -> None:

@@ -92,15 +92,11 @@ def compare(
     tallies = [_image_tally(one, chosen, mode) for one in (first, second)]
     if sorted(first.image_ids) != sorted(second.image_ids):
         missing = sorted(set(first.image_ids) ^ set(second.image_ids))
-        raise ValueError(
-            f"a paired comparison needs the same images; {len(missing)} are in one evaluation only, such as "
-            f"{missing[0]}"
-        )
+        only = f"{len(missing)} are in one evaluation only, such as {missing[0]}"
+        raise ValueError(f"a paired comparison needs the same images; {only}")
     if first.vocabulary.hash != second.vocabulary.hash or first.options != second.options:
-        raise ValueError(
-            f"evaluations of vocabulary {first.vocabulary.hash} ({first.options}) and {second.vocabulary.hash} "
-            f"({second.options}) cannot be compared"
-        )
+        kinds = " and ".join(f"{one.vocabulary.hash} ({one.options})" for one in (first, second))
+        raise ValueError(f"evaluations of vocabulary {kinds} cannot be compared")
     values = [chosen.summary(tally.total(), first.vocabulary) for tally in tallies]
     drawn = [_drawn(chosen, first, tally, samples, seed) for tally in tallies]
     rows = []
@@ -125,10 +121,8 @@ def _image_tally(evaluation: Evaluation, protocol: Protocol, mode: str) -> Tally
 
 def _drawn(protocol: Protocol, evaluation: Evaluation, tally: Tally, samples: int, seed: int) -> dict[str, np.ndarray]:
     """Each figure in each sample, float64 (samples,)."""
-    parts = [
-        protocol.summary(tally.weighted(weights), evaluation.vocabulary)
-        for weights in _weights(len(tally.right), samples, seed)
-    ]
+    weights = _weights(len(tally.right), samples, seed)
+    parts = [protocol.summary(tally.weighted(some), evaluation.vocabulary) for some in weights]
     return {figure: np.concatenate([part[figure] for part in parts]) for figure in FIGURES}
 
 

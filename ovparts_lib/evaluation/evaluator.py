@@ -5,6 +5,7 @@ The ground truth is the label files as they are, or resized twice as the release
 
 import contextlib
 import dataclasses
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import Any
@@ -12,6 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 from torch.utils.data import DataLoader, Subset
 
 from ovparts_lib.data.dataset import EvaluationDataset, EvaluationSample, ObjectRegion
@@ -130,32 +132,30 @@ class _Totals:
     def __init__(self, classes: int, modes: Sequence[str]) -> None:
         self.classes, self.modes = classes, modes
         self.image_ids: list[str] = []
-        self.entries: dict[str, list[tuple[Tensor, Tensor]]] = {mode: [] for mode in modes}
-        self.background: list[tuple[Tensor, Tensor]] | None = None
+        self.entries: dict[str, list[tuple[Tensor, Tensor]]] = defaultdict(list)  # by mode, and of the background
         self.boundary: dict[str, Tensor] = {}
         self.boundary_released: dict[str, Tensor] = {}
 
     def add(self, image_id: str, found: ImageScore) -> None:
         """Count one more image."""
         self.image_ids.append(image_id)
-        for mode in self.modes:
-            counts = found.matrices[mode].to_sparse()
-            self.entries[mode].append((counts.indices(), counts.values()))
+        matrices = {mode: found.matrices[mode] for mode in self.modes}
         if found.background is not None:
-            # Predictions on background are a column of their own: nothing is labelled there.
-            self.background = [] if self.background is None else self.background
-            predicted = found.background.nonzero()[:, 0]
-            unlabelled = torch.full_like(predicted, self.classes)
-            self.background.append((torch.stack([predicted, unlabelled]), found.background[predicted]))
+            # Predictions on background are the last column of a matrix of their own: nothing is labelled there.
+            matrices["background"] = F.pad(found.background[:, None], (self.classes, 0))
+        for name, matrix in matrices.items():
+            counts = matrix.to_sparse()
+            self.entries[name].append((counts.indices(), counts.values()))
         add_counts(self.boundary, found.boundary)
         add_counts(self.boundary_released, found.boundary_released)
 
     def collected(self) -> dict[str, Any]:
         """Fields of the evaluation."""
+        counts = {name: self._per_image(entries) for name, entries in self.entries.items()}
         return {
             "image_ids": tuple(self.image_ids),
-            "per_image": {mode: self._per_image(entries) for mode, entries in self.entries.items()},
-            "background": None if self.background is None else self._per_image(self.background),
+            "background": counts.pop("background", None),
+            "per_image": counts,
             "boundary": {mode: counts.cpu().numpy() for mode, counts in self.boundary.items()},
             "boundary_released": {mode: counts.cpu().numpy() for mode, counts in self.boundary_released.items()},
         }

@@ -1,5 +1,6 @@
 """From class scores to labels, at the pixels that are asked for, without a dense map of all classes."""
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal, Self
@@ -45,10 +46,8 @@ def oracle_map(
     # One object's few parts are sampled from their channels alone.
     chosen = with_channels(scores, choice.channels)
     choice = replace(choice, channels=list(range(len(choice.channels))))
-    winner = torch.empty(_count(scores), dtype=torch.int64, device=scores.logits.device)
-    for start, values in sampled_classes(chosen, _everywhere(scores), background=False):
-        winner[start : start + len(values)] = choice(values)
-    return winner.view(scores.image_size)
+    chunks = sampled_classes(chosen, every_pixel(scores), background=False)
+    return torch.cat([choice(values) for _, values in chunks]).view(scores.image_size)
 
 
 def pred_all_map(scores: Scores, background_id: int | None = None, *, vocabulary: Vocabulary | None = None) -> Tensor:
@@ -75,13 +74,10 @@ def pred_all_map(scores: Scores, background_id: int | None = None, *, vocabulary
         ValueError: ``background_id`` is left out although ``scores`` holds only some of the classes, or is itself a
             class id; or the vocabulary is left out although it is needed.
     """
-    choice = AllChoice.of(scores, background_id, vocabulary)
-    winner = torch.empty(_count(scores), dtype=torch.int64, device=scores.logits.device)
-    pixels = _everywhere(scores)
+    choice, pixels = AllChoice.of(scores, background_id, vocabulary), every_pixel(scores)
     gate = object_winners(scores, pixels)
-    for start, values in sampled_classes(scores, pixels, background=True):
-        winner[start : start + len(values)] = choice(values, gate, start)
-    return winner.view(scores.image_size)
+    chunks = sampled_classes(scores, pixels, background=True)
+    return torch.cat([choice(values, gate, start) for start, values in chunks]).view(scores.image_size)
 
 
 @dataclass(frozen=True)
@@ -113,18 +109,14 @@ class OracleChoice:
         parts = own if rule != "zero_others" else tuple(range(len(vocabulary.parts)))
         missing = [vocabulary.parts[part] for part in parts if part not in place]
         if missing:
-            raise ValueError(
-                f"the scores lack {', '.join(missing)}; predict with class_ids that include the object's parts"
-            )
+            raise ValueError(f"the scores lack {', '.join(missing)}; predict with class_ids that include them")
         zeroed = torch.tensor([part not in own for part in parts], device=device) if rule == "zero_others" else None
         channels = [place[part] for part in parts]
         return cls(channels, torch.tensor(parts, device=device), zeroed, scores.resized_as == "logits")
 
     def __call__(self, values: Tensor, rows: Tensor | None = None) -> Tensor:
         """Part ids of (m, n) values, or of some rows of them: int64."""
-        first, last = self.channels[0], self.channels[-1] + 1
-        adjacent = self.channels == list(range(first, last))  # then a view will do
-        values = values[:, first:last] if adjacent else values[:, self.channels]
+        values = values[:, _selection(self.channels)]
         values = values if rows is None else values.index_select(0, rows)
         if self.zeroed is not None:
             values = (values.sigmoid() if self.squash else values).masked_fill(self.zeroed, 0.0)
@@ -156,9 +148,7 @@ class AllChoice:
         device, foreign = scores.logits.device, None
         if scores.objects is not None:
             if vocabulary is None:
-                raise ValueError(
-                    "the scores choose an object first; give the vocabulary, which knows the objects' parts"
-                )
+                raise ValueError("the scores choose an object first; give the vocabulary, which knows its parts")
             owners = [vocabulary.part_to_object[part] for part in scores.class_ids]
             owners += [-2] if scores.background is not None else []  # the background belongs to no object
             foreign = torch.tensor(owners)[None] != torch.tensor((*scores.objects.class_ids, -1))[:, None]
@@ -191,20 +181,23 @@ def object_winners(scores: Scores, pixels: Tensor) -> Tensor | None:
     """At each pixel, the channel of the object that wins, the last for none; None for systems without objects."""
     if scores.objects is None:
         return None
-    winner = torch.empty(len(pixels), dtype=torch.int64, device=pixels.device)
     objects = replace(scores.objects, image_size=scores.image_size, covered_size=scores.covered_size)
-    for start, values in sampled_classes(objects, pixels, background=True):
-        winner[start : start + len(values)] = first_maximum(values)
-    return winner
+    chunks = sampled_classes(objects, pixels, background=True)
+    return torch.cat([pixels[:0], *(first_maximum(values) for _, values in chunks)])
 
 
 def with_channels(scores: Scores, channels: Sequence[int]) -> Scores:
     """The same scores with some channels only, without background and objects; neighbouring ones as a view."""
-    first, last = channels[0], channels[-1] + 1
-    chosen = slice(first, last) if list(channels) == list(range(first, last)) else list(channels)
+    chosen = _selection(channels)
     ids = tuple(scores.class_ids[channel] for channel in channels)
     field = "logits" if scores.class_weights is None else "class_weights"
     return replace(scores, class_ids=ids, background=None, objects=None, **{field: getattr(scores, field)[chosen]})
+
+
+def _selection(channels: Sequence[int]) -> slice | list[int]:
+    """What to index channels with: of neighbouring ones, which make a view, a slice."""
+    first, last = channels[0], channels[-1] + 1
+    return slice(first, last) if list(channels) == list(range(first, last)) else list(channels)
 
 
 def sampled_classes(scores: Scores, pixels: Tensor, *, background: bool) -> Iterator[tuple[int, Tensor]]:
@@ -217,13 +210,8 @@ def sampled_classes(scores: Scores, pixels: Tensor, *, background: bool) -> Iter
     maps = [scores.logits]
     if background and scores.background is not None:
         maps.append(scores.background[None])
-    chunks = sampled(
-        maps,
-        pixels,
-        scores.image_size,
-        scores.covered_size,
-        probabilities=scores.resized_as == "probabilities",
-    )
+    probabilities = scores.resized_as == "probabilities"
+    chunks = sampled(maps, pixels, scores.image_size, scores.covered_size, probabilities=probabilities)
     weights, masks = scores.class_weights, len(scores.logits)
     for start, values in chunks:
         if weights is None:
@@ -235,9 +223,6 @@ def sampled_classes(scores: Scores, pixels: Tensor, *, background: bool) -> Iter
             yield start + first, torch.cat([piece[:, :masks] @ weights.float().T, piece[:, masks:]], dim=1)
 
 
-def _everywhere(scores: Scores) -> Tensor:
-    return torch.arange(_count(scores), device=scores.logits.device)
-
-
-def _count(scores: Scores) -> int:
-    return int(scores.image_size[0]) * int(scores.image_size[1])
+def every_pixel(scores: Scores) -> Tensor:
+    """Indices of all pixels of the image, int64."""
+    return torch.arange(math.prod(scores.image_size), device=scores.logits.device)

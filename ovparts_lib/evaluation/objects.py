@@ -1,10 +1,12 @@
 """Object-level evaluation: the class of every pixel of an image, which is one record."""
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
 from ovparts_lib.data.dataset import EvaluationSample
-from ovparts_lib.evaluation.label_maps import object_winners, pred_all_map
+from ovparts_lib.evaluation.label_maps import every_pixel, object_winners, pred_all_map
 from ovparts_lib.evaluation.scoring import ImageScore, check_scores, count_pairs, to_target
 from ovparts_lib.systems.scores import Scores
 from ovparts_lib.vocabularies import PartVocabulary, Vocabulary
@@ -19,9 +21,7 @@ def object_target(object_map: Tensor, vocabulary: PartVocabulary) -> Tensor:
         ValueError: a label is no object of the vocabulary.
     """
     known = to_target(object_map, len(vocabulary.objects), vocabulary.ignore_label)
-    count = len(vocabulary.objects_with_parts)
-    ranks = [count if rank is None else rank for rank in vocabulary.object_to_object_with_parts]
-    return torch.tensor([*ranks, count], device=object_map.device)[known]
+    return _whole_object_ids(range(len(vocabulary.objects)), vocabulary).to(object_map.device)[known]
 
 
 def score_objects(
@@ -58,10 +58,12 @@ def score_objects(
 def _object_map(scores: Scores, vocabulary: PartVocabulary) -> Tensor:
     if scores.objects is None:
         raise ValueError("this system does not predict objects, so it cannot be evaluated on them")
+    winners = object_winners(scores, every_pixel(scores))
+    return _whole_object_ids(scores.objects.class_ids, vocabulary).to(winners.device)[winners].view(scores.image_size)
+
+
+def _whole_object_ids(objects: Sequence[int], vocabulary: PartVocabulary) -> Tensor:
+    """Ids in ``vocabulary.whole_objects`` of objects, and last their number, which objects without parts get too."""
     count = len(vocabulary.objects_with_parts)
-    ranks = [vocabulary.object_to_object_with_parts[number] for number in scores.objects.class_ids]
-    table = [count if rank is None else rank for rank in ranks]
-    height, width = scores.image_size
-    pixels = torch.arange(height * width, device=scores.logits.device)
-    winners = object_winners(scores, pixels)
-    return torch.tensor([*table, count], device=pixels.device)[winners].view(height, width)
+    ranks = [vocabulary.object_to_object_with_parts[number] for number in objects]
+    return torch.tensor([*(count if rank is None else rank for rank in ranks), count])

@@ -5,7 +5,7 @@ how it departs from ours stands in ``protocols.json``.
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import resources
 from typing import Literal
@@ -66,19 +66,6 @@ class ProtocolResult:
 
 
 @dataclass(frozen=True)
-class Note:
-    """How a protocol departs from ``recommended``, in a sentence that can be cited.
-
-    Attributes:
-        rule: a few words.
-        explanation: a sentence.
-    """
-
-    rule: str
-    explanation: str
-
-
-@dataclass(frozen=True)
 class Protocol:
     """A named, versioned way of reading confusion matrices; call it with an evaluation and a mode.
 
@@ -99,8 +86,9 @@ class Protocol:
             :mod:`ovparts_lib.evaluation.sg_iou`; for class lists that have a table of fathers.
         harmonic_of_zeros: the harmonic mean of two group means that are both 0: undefined, or 0 (ov-seg, which computes
             ``2 / (1 / a + 1 / b)`` with infinities in between).
-        notes: its departures from ``recommended``; those about scoring hold where the evaluation was scored with the
-            option of that name.
+        notes: its departures from ``recommended``, each with its ``rule`` in a few words and its ``explanation``, a
+            sentence that can be cited; those about scoring hold where the evaluation was scored with the option of that
+            name.
     """
 
     name: str
@@ -117,7 +105,7 @@ class Protocol:
     semantics_guided: bool = False
     boundary: BoundaryRule = "none"
     harmonic_of_zeros: float = field(default=float("nan"))
-    notes: tuple[Note, ...] = ()
+    notes: tuple[Mapping[str, str], ...] = ()
 
     def __call__(self, evaluation: Evaluation, mode: str) -> ProtocolResult:
         """Read one mode of an evaluation.
@@ -130,9 +118,8 @@ class Protocol:
         vocabulary, classes = evaluation.vocabulary, len(evaluation.vocabulary.classes)
         total = self.tally(evaluation.per_image[mode], vocabulary, evaluation.background).total()
         summary = {key: float(value) for key, value in self.summary(total, vocabulary).items()}
-        boundary = self._boundary_classes(
-            evaluation.boundary.get(mode), evaluation.boundary_released.get(mode), classes
-        )
+        own_mask, released = evaluation.boundary.get(mode), evaluation.boundary_released.get(mode)
+        boundary = self._boundary_classes(own_mask, released, classes)
         summary |= self._boundary_means(boundary, vocabulary)
         numbers = [key for key in summary if "classes" in key] + ["predicted_only"]
         summary |= {key: int(summary[key]) for key in numbers}
@@ -256,10 +243,9 @@ def wrapped_to_8_bits(matrix: np.ndarray) -> np.ndarray:
 def _read_protocols() -> dict[str, Protocol]:
     """The protocols of the file: fields of :class:`Protocol`, notes by their keys, ``{…}`` for shared sentences."""
     content = json.loads(resources.files(__package__).joinpath("protocols.json").read_text(encoding="utf-8"))
-    notes = {key: Note(**note) for key, note in content["notes"].items()}
     protocols = {}
     for name, stated in content["protocols"].items():
-        departures = tuple(notes[key] for key in stated.pop("notes", ()))
+        departures = tuple(content["notes"][key] for key in stated.pop("notes", ()))
         modes, description = tuple(stated.pop("modes")), stated.pop("description").format(**content["sentences"])
         protocols[name] = Protocol(name=name, modes=modes, description=description, notes=departures, **stated)
     return protocols
@@ -285,10 +271,5 @@ def score_all(evaluation: Evaluation, protocols: Sequence[str] = tuple(PROTOCOLS
     Raises:
         ValueError: a protocol that does not exist.
     """
-    chosen = [protocol_named(name) for name in protocols]
-    return [
-        protocol(evaluation, mode)
-        for protocol in chosen
-        for mode in evaluation.modes
-        if not protocol.obstacle(evaluation, mode)
-    ]
+    pairs = [(protocol, mode) for protocol in map(protocol_named, protocols) for mode in evaluation.modes]
+    return [protocol(evaluation, mode) for protocol, mode in pairs if not protocol.obstacle(evaluation, mode)]

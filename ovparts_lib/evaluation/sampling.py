@@ -11,7 +11,6 @@ it saves: with 117 channels it was measured 4 % slower on noise and 10 to 25 % f
 """
 
 from collections.abc import Iterator, Sequence
-from itertools import pairwise
 
 import numpy as np
 import torch
@@ -58,19 +57,28 @@ def sampled(
     share_rows = torch.stack([1 - down, 1 - down, down, down], dim=1).to(device)
     band_rows = max(1, BAND_VALUES.get(device.type, BAND_VALUES["cpu"]) // (channels * width))
     chunk_rows = max(1, CHUNK_VALUES.get(device.type, CHUNK_VALUES["cpu"]) // (channels * size[1]))
-    table = _ChannelsLast(maps, min(height, band_rows + 1), probabilities)
-    for first_row, row, stop_row in _row_chunks(top.numpy(), height, band_rows, chunk_rows):
-        bounds = torch.tensor([row * size[1], stop_row * size[1]], device=device)
-        start, stop = torch.searchsorted(pixels, bounds).tolist()
-        if start == stop:
-            continue
-        corners = rearrange(rows[row:stop_row] - first_row * width, "y four -> y 1 four") + columns
-        shares = rearrange(share_rows[row:stop_row], "y four -> y 1 four") * across
-        corners, shares = (rearrange(one, "y x four -> (y x) four") for one in (corners, shares))
-        if stop - start < len(corners):
-            wanted = pixels[start:stop] - row * size[1]
-            corners, shares = corners.index_select(0, wanted), shares.index_select(0, wanted)
-        yield start, F.embedding_bag(corners, table.rows_from(first_row), per_sample_weights=shares, mode="sum")
+    held = min(height, band_rows + 1)
+    buffer = torch.empty((channels, held * width + _ODD), dtype=torch.float32, device=device)
+    table = torch.empty((held * width, channels), dtype=torch.float32, device=device)
+    for first_row in range(0, height, band_rows):
+        band = slice(first_row, min(height, first_row + held))
+        filled = None  # once a pixel of the band is asked for
+        # Image rows whose upper neighbour lies in a band follow one another, because neighbours never decrease.
+        begin, end = np.searchsorted(top.numpy(), (first_row, first_row + band_rows)).tolist()
+        for row in range(begin, end, chunk_rows):
+            stop_row = min(end, row + chunk_rows)
+            bounds = torch.tensor([row * size[1], stop_row * size[1]], device=device)
+            start, stop = torch.searchsorted(pixels, bounds).tolist()
+            if start == stop:
+                continue
+            corners = rearrange(rows[row:stop_row] - first_row * width, "y four -> y 1 four") + columns
+            shares = rearrange(share_rows[row:stop_row], "y four -> y 1 four") * across
+            corners, shares = (rearrange(one, "y x four -> (y x) four") for one in (corners, shares))
+            if stop - start < len(corners):
+                wanted = pixels[start:stop] - row * size[1]
+                corners, shares = corners.index_select(0, wanted), shares.index_select(0, wanted)
+            filled = _channels_last(maps, band, probabilities, buffer, table) if filled is None else filled
+            yield start, F.embedding_bag(corners, filled, per_sample_weights=shares, mode="sum")
 
 
 def first_maximum(values: Tensor) -> Tensor:
@@ -81,16 +89,6 @@ def first_maximum(values: Tensor) -> Tensor:
     return values.argmax(dim=-1)
 
 
-def _row_chunks(tops: np.ndarray, height: int, band_rows: int, chunk_rows: int) -> Iterator[tuple[int, int, int]]:
-    """(first map row of the band, first image row, image row after the last) of each chunk, in order."""
-    # Image rows whose upper neighbour lies in a band follow one another, because neighbours never decrease.
-    starts = np.arange(0, height, band_rows)
-    edges = [*np.searchsorted(tops, starts).tolist(), len(tops)]
-    for first_row, (begin, end) in zip(starts.tolist(), pairwise(edges), strict=True):
-        for row in range(begin, end, chunk_rows):
-            yield first_row, row, min(end, row + chunk_rows)
-
-
 def _axis(target: int, source: int, covered: float) -> tuple[Tensor, Tensor, Tensor]:
     """Neighbours and the weight of the second, for each pixel along one axis; float32 like ``F.interpolate``."""
     scale = torch.tensor(source, dtype=torch.float32) / torch.tensor(covered, dtype=torch.float32)
@@ -99,30 +97,10 @@ def _axis(target: int, source: int, covered: float) -> tuple[Tensor, Tensor, Ten
     return first, (first + 1).clamp(max=source - 1), (place - first).clamp(max=1)
 
 
-class _ChannelsLast:
-    """Bands of rows of some maps as float32 tables (rows * w, n), in memory that is used again and again."""
-
-    def __init__(self, maps: Sequence[Tensor], rows: int, probabilities: bool) -> None:
-        self.maps, self.rows, self.probabilities = [one.detach() for one in maps], rows, probabilities
-        self.height, self.width = maps[0].shape[-2:]
-        channels, length = sum(len(one) for one in maps), rows * self.width
-        device = maps[0].device
-        self.buffer = torch.empty((channels, length + _ODD), dtype=torch.float32, device=device)
-        self.table = torch.empty((length, channels), dtype=torch.float32, device=device)
-        self.current: int | None = None
-
-    def rows_from(self, begin: int) -> Tensor:
-        """The band that begins with a row; made anew only when another band was asked for before."""
-        rows = min(self.height, begin + self.rows) - begin
-        length = rows * self.width
-        if begin != self.current:
-            start = 0
-            for one in self.maps:
-                band = self.buffer[start : start + len(one), :length].view(len(one), rows, self.width)
-                band.copy_(one[:, begin : begin + rows])
-                start += len(one)
-            if self.probabilities:
-                self.buffer[:, :length].sigmoid_()
-            self.table[:length].copy_(rearrange(self.buffer[:, :length], "n p -> p n"))
-            self.current = begin
-        return self.table[:length]
+def _channels_last(maps: Sequence[Tensor], band: slice, probabilities: bool, buffer: Tensor, table: Tensor) -> Tensor:
+    """A band of rows of some maps as a float32 table (rows * w, n), in memory that is used again and again."""
+    length = (band.stop - band.start) * maps[0].shape[-1]
+    values = torch.cat([one.detach()[:, band].flatten(1) for one in maps], out=buffer[:, :length])
+    if probabilities:
+        values.sigmoid_()
+    return table[:length].copy_(rearrange(values, "n p -> p n"))

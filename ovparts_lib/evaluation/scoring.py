@@ -167,20 +167,16 @@ def to_target(label_map: Tensor, classes: int, ignore_label: int) -> Tensor:
     if target.numel():
         low, high = (int(value) for value in torch.aminmax(target))
         if low < 0 or high > classes:
-            raise ValueError(
-                f"the ground truth holds the label {low if low < 0 else high}, outside 0..{classes - 1} and not "
-                f"{ignore_label} (no label)"
-            )
+            known = f"0..{classes - 1} and {ignore_label} (no label)"
+            raise ValueError(f"the ground truth holds the label {low if low < 0 else high}; labels are {known}")
     return target
 
 
 def check_scores(scores: Scores, label_map: Tensor, image_id: str) -> None:
     """Raise if scores and labels differ in size or a score is not finite; see :func:`score_image`."""
     if tuple(scores.image_size) != tuple(label_map.shape):
-        raise ValueError(
-            f"image {image_id}: the scores are for an image of {tuple(scores.image_size)}, the labels are "
-            f"{tuple(label_map.shape)} (height, width)"
-        )
+        sizes = f"{tuple(scores.image_size)}, the labels of {tuple(label_map.shape)} (height, width)"
+        raise ValueError(f"image {image_id}: the scores are for an image of {sizes}")
     channels = [scores.logits, scores.background, scores.class_weights]
     if scores.objects is not None:
         channels += [scores.objects.logits, scores.objects.background]
@@ -188,10 +184,8 @@ def check_scores(scores: Scores, label_map: Tensor, image_id: str) -> None:
         # A sum passes on what is not finite, in a single pass over memory; one that only overflows is looked at again.
         if channel is not None and not bool(channel.sum().isfinite()) and not bool(channel.isfinite().all()):
             what = "NaN" if bool(channel.isnan().any()) else "infinities"
-            raise NotANumberError(
-                f"image {image_id}: the model's scores contain {what}, so there is nothing to score; "
-                "check the weights, or evaluate with precision 32-true"
-            )
+            advice = "check the weights, or evaluate with precision 32-true"
+            raise NotANumberError(f"image {image_id}: the model's scores contain {what}, {advice}")
 
 
 def _labelled_pixels(sample: EvaluationSample, part_map: Tensor, classes: int) -> Iterator[Tensor]:

@@ -114,15 +114,12 @@ class Evaluation:
         return Evaluation(**{name: _added(mine, yours) for name, (mine, yours) in values.items()})
 
     def save(self, folder: Path | str) -> Path:
-        """Write ``matrices.npz`` (counts, the vocabulary and its hash) into a folder; returns its path."""
+        """Write ``matrices.npz`` (counts and the vocabulary) into a folder; returns its path."""
         path = Path(folder) / _FILE
         path.parent.mkdir(parents=True, exist_ok=True)
         facts = {"format": FORMAT, **{name: getattr(self, name) for name in _FACTS}}
         facts["vocabulary"] = _vocabulary_facts(self.vocabulary)
-        arrays = {
-            "vocabulary_hash": np.array(self.vocabulary.hash),
-            "facts": np.array(json.dumps(facts)),
-        }
+        arrays = {"facts": np.array(json.dumps(facts))}
         for prefix, name in _BY_MODE.items():
             arrays |= {f"{prefix}_{mode}": counts for mode, counts in getattr(self, name).items()}
         images = {f"image_{mode}": counts for mode, counts in self.per_image.items()}
@@ -156,10 +153,7 @@ class Evaluation:
             facts = json.loads(str(arrays["facts"]))
             found, described = facts.pop("format", 1), facts.pop("vocabulary")
             if found != FORMAT:
-                raise MatrixFileError(
-                    f"{path} was written in format {found}, this version reads format {FORMAT}: it lacks or lays out "
-                    "counts differently. Score the checkpoint again"
-                )
+                raise MatrixFileError(f"{path} is of format {found}, this version reads {FORMAT}: score again")
             stored = PartVocabulary(**described) if "parts" in described else Vocabulary(**described)
             if vocabulary is not None and stored.hash != vocabulary.hash:
                 raise MatrixFileError(f"{path} belongs to the vocabulary {stored.hash}, not to {vocabulary.hash}")
@@ -167,8 +161,6 @@ class Evaluation:
                 attribute: {n.removeprefix(f"{prefix}_"): a for n, a in arrays.items() if n.startswith(f"{prefix}_")}
                 for prefix, attribute in _BY_MODE.items()
             }
-            if stored.hash != str(arrays["vocabulary_hash"]):
-                raise ValueError("the vocabulary in it is not the one that was scored")
             modes = [name.removeprefix("counts_") for name in arrays if name.startswith("counts_")]
             size = len(facts["image_ids"]), len(stored.classes)
             return cls(

@@ -130,13 +130,12 @@ def protocol_notes(evaluation: Evaluation) -> pd.DataFrame:
         which the evaluation was scored), rule (a few words), explanation (a sentence that can be cited).
     """
     rows = [
-        evaluation.identity(result.mode, protocol=result.protocol, version=result.version)
-        | {"rule": note.rule, "explanation": note.explanation}
+        evaluation.identity(result.mode, protocol=result.protocol, version=result.version) | note
         for result in score_all(evaluation)
         for note in protocol_named(result.protocol).notes
     ]
-    columns = ("mode", "protocol", "version", "records", "images", "vocabulary_hash", "options", "rule", "explanation")
-    return pd.DataFrame(rows, columns=list(columns))
+    columns = ["mode", "protocol", "version", "records", "images", "vocabulary_hash", "options", "rule", "explanation"]
+    return pd.DataFrame(rows, columns=columns)
 
 
 def published_results(dataset: str | None = None, setting: str | None = None) -> pd.DataFrame:
@@ -156,7 +155,7 @@ def published_results(dataset: str | None = None, setting: str | None = None) ->
         Columns system, backbone, finetuning, setting, dataset, mode, mIoU, seen, unseen, harmonic, protocol, evidence,
         source; figures are NaN where the source gives none.
     """
-    return _kept(_read("published_results.csv", ["backbone", "finetuning", "protocol"]), dataset, setting)
+    return _published("results", dataset, setting)
 
 
 def published_metrics(dataset: str | None = None, setting: str | None = None) -> pd.DataFrame:
@@ -169,8 +168,7 @@ def published_metrics(dataset: str | None = None, setting: str | None = None) ->
         Columns system, backbone, finetuning, setting, dataset, mode, metric, overall, seen, unseen, protocol, evidence,
         source, note.
     """
-    texts = ["backbone", "finetuning", "mode", "protocol", "note"]
-    return _kept(_read("published_metrics.csv", texts), dataset, setting)
+    return _published("metrics", dataset, setting)
 
 
 def published_object_results(dataset: str | None = None, setting: str | None = None) -> pd.DataFrame:
@@ -181,17 +179,14 @@ def published_object_results(dataset: str | None = None, setting: str | None = N
     Returns:
         Columns system, backbone, trained_on, setting, dataset, metric, value, protocol, evidence, source, note.
     """
-    return _kept(_read("published_objects.csv", ["backbone", "trained_on", "protocol", "note"]), dataset, setting)
+    return _published("objects", dataset, setting)
 
 
-def _read(name: str, texts: list[str]) -> pd.DataFrame:
-    with files(__package__).joinpath(name).open(encoding="utf-8") as stream:
+def _published(kind: str, dataset: str | None, setting: str | None) -> pd.DataFrame:
+    texts = ("backbone", "finetuning", "trained_on", "mode", "protocol", "note")  # which may be empty
+    with files(__package__).joinpath(f"published_{kind}.csv").open(encoding="utf-8") as stream:
         frame = pd.read_csv(stream, dtype=dict.fromkeys(texts, str))
-    frame[texts] = frame[texts].fillna("")
-    return frame
-
-
-def _kept(frame: pd.DataFrame, dataset: str | None, setting: str | None) -> pd.DataFrame:
+    frame = frame.fillna(dict.fromkeys(texts, ""))
     for column, value in (("dataset", dataset), ("setting", setting)):
         frame = frame if value is None else frame[frame[column] == value]
     return frame.reset_index(drop=True)

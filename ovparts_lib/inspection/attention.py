@@ -73,10 +73,8 @@ def clip_attention(image: Picture, scores: Scores, attention: AttentionMaps, nam
     """
     best = _best_first(scores)[0]
     place = peak_patch(scores.logits[best], attention.grid)
-    maps = {
-        f"block {block}": (attention_map(attention.clip[block], attention.grid, place), place)
-        for block in sorted(attention.clip)
-    }
+    values = {block: attention_map(attention.clip[block], attention.grid, place) for block in sorted(attention.clip)}
+    maps = {f"block {block}": (shown, place) for block, shown in values.items()}
     asks = ASKING.replace("the word", f"“{attention.queries[best]}”")
     heading = f"CLIP image tower, self-attention, mean over heads, {asks}"
     caption = f"Where CLIP's image tower looks, {asks}, block by block; each map up to its own peak."

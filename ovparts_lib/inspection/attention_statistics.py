@@ -75,18 +75,10 @@ def attention_statistics(
         for place, part in enumerate(own):
             claim, others = claims[place] > 0, claims.sum(0) > 1
             claimed = int(claim.sum())
-            rows.append(
-                {
-                    "object": name,
-                    "part": vocabulary.parts[part],
-                    "patches": int((labels == part).sum()),
-                    "strength": float(peaks[place]),
-                    "claimed": claimed,
-                    "shared": int((claim & others).sum()) / claimed if claimed else np.nan,
-                    "on_part": float(maps[part][labels == part].sum() / maps[part].sum()),
-                    "object_overlap": together,
-                }
-            )
+            patches, strong = int((labels == part).sum()), float(peaks[place])
+            shared = int((claim & others).sum()) / claimed if claimed else np.nan
+            on_part = float(maps[part][labels == part].sum() / maps[part].sum())
+            rows.append((name, vocabulary.parts[part], patches, strong, claimed, shared, on_part, together))
     columns = ["object", "part", "patches", "strength", "claimed", "shared", "on_part", "object_overlap"]
     return pd.DataFrame(rows, columns=columns)
 

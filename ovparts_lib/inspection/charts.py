@@ -74,8 +74,7 @@ def iou_heatmap(table: pd.DataFrame) -> Panel:
     numbers = across.map(lambda value: "" if pd.isna(value) else f"{value:.0f}")
     mesh = named_heatmap(ax, across, numbers, cmap="viridis", size=7.5 if cell >= 0.4 else 6)
     figure.colorbar(mesh, ax=ax, label="IoU (%)", shrink=min(0.6, 14 / len(across)), aspect=25, pad=0.01)
-    objects, parts = (ax.yaxis, ax.xaxis) if across is grid else (ax.xaxis, ax.yaxis)
-    parts.set_ticklabels([str(name) for name in grid.columns])
+    objects = ax.yaxis if across is grid else ax.xaxis
     objects.set_ticklabels([name + " *" * (not seen[name]) for name in grid.index])
     for label, name in zip(objects.get_ticklabels(), grid.index, strict=True):
         if not seen[name]:

@@ -87,9 +87,8 @@ def class_attention(cost: CostMaps, name: str, *, generic: bool = False) -> Pane
         "pixels and heads; the columns behind the words are the other classes attended to most."
     )
     file, title = _stage(generic)
-    return Panel(
-        f"class_attention{file}_{name}", figure, table.reset_index(), f"Class attention{title}: {name}", caption
-    )
+    title = f"Class attention{title}: {name}"
+    return Panel(f"class_attention{file}_{name}", figure, table.reset_index(), title, caption)
 
 
 def _stage(generic: bool) -> tuple[str, str]:

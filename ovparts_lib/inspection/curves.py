@@ -28,9 +28,8 @@ def training_curve(history: pd.DataFrame, name: str = "training", title: str = "
     rows = ["loss"] + ["evaluation"] * bool(scores) + ["learning_rate"] * ("learning_rate" in history)
     heights = {"loss": 2.2, "evaluation": 2.0, "learning_rate": 1.1}
     figure = new_figure(8.5, sum(heights[row] for row in rows) + 0.6)
-    axes = figure.subplots(
-        len(rows), 1, sharex=True, squeeze=False, gridspec_kw={"height_ratios": [heights[row] for row in rows]}
-    ).ravel()
+    ratios = {"height_ratios": [heights[row] for row in rows]}
+    axes = figure.subplots(len(rows), 1, sharex=True, squeeze=False, gridspec_kw=ratios).ravel()
     for ax, row in zip(axes, rows, strict=True):
         if row == "evaluation":
             _evaluations(ax, history, scores)

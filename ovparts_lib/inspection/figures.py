@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from functools import lru_cache, wraps
 from io import BytesIO
 from pathlib import Path
-from typing import Any, ParamSpec, TypeVar
+from typing import Any, ParamSpec
 
 import matplotlib as mpl
 import numpy as np
@@ -33,7 +33,7 @@ _TALLEST_PANEL = 5.0  # inches
 _SAVED_DPI = 150
 _BRIGHTNESS = np.array([0.299, 0.587, 0.114])  # of red, green and blue
 
-_P, _Drawn = ParamSpec("_P"), TypeVar("_Drawn")
+_P = ParamSpec("_P")
 
 
 @dataclass(frozen=True)
@@ -70,17 +70,16 @@ class NotebookFigure(Figure):
         return figure_png(self, self.dpi)
 
 
-def styled(draw: Callable[_P, _Drawn]) -> Callable[_P, _Drawn]:
+def styled(draw: Callable[_P, Panel]) -> Callable[_P, Panel]:
     """Draw a panel in the workbook's style, with labels that fit, without changing anybody's settings."""
 
     @wraps(draw)
-    def drawn(*args: _P.args, **kwargs: _P.kwargs) -> _Drawn:
+    def drawn(*args: _P.args, **kwargs: _P.kwargs) -> Panel:
         with style.context(workbook_style()):
             panel = draw(*args, **kwargs)
-            figure = getattr(panel, "figure", None)
-            if figure is not None:
-                _fit_labels(figure)
-                figure.set_layout_engine(figure.layout_kind)
+            if panel.figure is not None:
+                _fit_labels(panel.figure)
+                panel.figure.set_layout_engine(panel.figure.layout_kind)
             return panel
 
     return drawn
@@ -88,8 +87,7 @@ def styled(draw: Callable[_P, _Drawn]) -> Callable[_P, _Drawn]:
 
 def workbook_style() -> list[Any]:
     """The workbook's style with the user's font in front and fallbacks for the characters it lacks behind."""
-    families = list(_families(tuple(mpl.rcParams["font.family"])))
-    return ["default", {**_STYLE, "font.family": families}]
+    return ["default", {**_STYLE, "font.family": list(_families(tuple(mpl.rcParams["font.family"])))}]
 
 
 @lru_cache(maxsize=4)

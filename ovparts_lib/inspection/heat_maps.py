@@ -31,12 +31,8 @@ def render_heat(image: Picture, values: np.ndarray, *, top: float | None = None)
     """
     picture = as_picture(image)
     top = float(values.max()) if top is None else top
-    full = F.interpolate(
-        torch.from_numpy(np.ascontiguousarray(values, np.float32))[None, None],
-        size=picture.shape[:2],
-        mode="bilinear",
-        align_corners=False,
-    )[0, 0].numpy()
+    small = torch.from_numpy(np.ascontiguousarray(values, np.float32))[None, None]
+    full = F.interpolate(small, size=picture.shape[:2], mode="bilinear")[0, 0].numpy()
     levels = np.clip(full / top if top > 0 else full, 0, 1)
     # Where there is little to see, more of the picture shows through.
     weights = _OPACITY * (0.4 + 0.6 * np.linspace(0, 1, 256, dtype=np.float32)[:, None])

@@ -129,10 +129,8 @@ def comparison(
         verdict = "no labels" if table["IoU"].isna().all() else f"mean IoU {table['IoU'].mean():.1f} %"
         small = (thinned(array, _PANEL) for array in (picture, truth, guess))
         _show(row[2], render_error(*small, vocabulary.ignore_label), f"error, {verdict}")
-    verdicts = [
-        Patch(color=np.array(c) / 255, label=t)
-        for c, t in ((RIGHT, "right"), (WRONG, "wrong"), (UNLABELLED, "no label"))
-    ]
+    marks = {"right": RIGHT, "wrong": WRONG, "no label": UNLABELLED}
+    verdicts = [Patch(color=np.array(colour) / 255, label=name) for name, colour in marks.items()]
     _legend(figure, words, vocabulary, "outside lower center", _columns_below(words, width), verdicts)
     data = pd.concat([table.assign(image=name) for table, name in zip(tables, names, strict=True)], ignore_index=True)
     title = f"Ground truth, prediction, error: {mode.replace('_', '-')}"
@@ -204,15 +202,11 @@ def comparison_table(ground_truth: LabelMap, prediction: LabelMap, vocabulary: V
     """
     truth = as_labels(ground_truth, tuple(ground_truth.shape))
     guess = as_labels(prediction, truth.shape)
-    known = truth != vocabulary.ignore_label
-    rows = []
-    for part in np.flatnonzero((_pixels(truth, vocabulary) + _pixels(guess, vocabulary))[:-1]):
-        wanted, given = truth == part, guess == part
-        right, union = int((wanted & given).sum()), int((wanted | (given & known)).sum())
-        iou = 100 * right / union if wanted.any() else np.nan
-        counts = {"labelled": int(wanted.sum()), "predicted": int(given.sum()), "right": right}
-        rows.append({"part": vocabulary.classes[part], **counts, "IoU": iou})
-    return pd.DataFrame(rows, columns=["part", "labelled", "predicted", "right", "IoU"])
+    maps = truth, guess, np.where(truth == guess, truth, -1), np.where(truth != vocabulary.ignore_label, guess, -1)
+    labelled, predicted, right, counted = (_pixels(labels, vocabulary)[:-1] for labels in maps)
+    iou = np.where(labelled > 0, 100 * right / np.maximum(labelled + counted - right, 1), np.nan)
+    table = pd.DataFrame({"part": vocabulary.classes, "labelled": labelled, "predicted": predicted, "right": right})
+    return table.assign(IoU=iou)[labelled + predicted > 0].reset_index(drop=True)
 
 
 def _painted(picture: np.ndarray, labels: np.ndarray, colours: np.ndarray) -> np.ndarray:
@@ -268,10 +262,8 @@ def _legend_height(words: Sequence[int], width: float) -> float:
 def _legend(
     figure: Figure, words: Sequence[int], vocabulary: Vocabulary, place: str, columns: int, more: Sequence[Patch] = ()
 ) -> None:
-    colours = class_colours(vocabulary) / 255
-    handles = [
-        Patch(color=colours[part], label=_legend_word(vocabulary.classes[part])) for part in words[:_LEGEND_WORDS]
-    ]
+    colours, names = class_colours(vocabulary) / 255, vocabulary.classes
+    handles = [Patch(color=colours[part], label=_legend_word(names[part])) for part in words[:_LEGEND_WORDS]]
     if len(words) > _LEGEND_WORDS:
         handles.append(Patch(color="none", label=f"and {len(words) - _LEGEND_WORDS} smaller"))
     handles += more

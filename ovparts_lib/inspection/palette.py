@@ -61,9 +61,7 @@ def class_colours(vocabulary: Vocabulary) -> np.ndarray:
 
 def _first_free(generic: str, taken: list[int]) -> int:
     """The slot the name likes best among those used least."""
-    fewest = min(taken.count(slot) for slot in range(len(_SLOTS)))
-    free = [slot for slot in range(len(_SLOTS)) if taken.count(slot) == fewest]
-    return min(free, key=lambda slot: _number(f"{generic}|{slot}"))
+    return min(range(len(_SLOTS)), key=lambda slot: (taken.count(slot), _number(f"{generic}|{slot}")))
 
 
 def _tinted(slot: int, family: str, crowding: int) -> np.ndarray:

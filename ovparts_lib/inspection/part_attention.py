@@ -129,23 +129,16 @@ def composition(
         inside, maps = labels == part, _composition(scores, generic_parts, part, vocabulary)
         lines.append([(f"{kind}\npeak {values.max():.2f}", values) for kind, values in maps.items()])
         for kind, values in maps.items():
-            rows.append(
-                {
-                    "part": vocabulary.parts[part],
-                    "map": kind,
-                    "peak": float(values.max()),
-                    "mean": float(values.mean()),
-                    "inside": float(values[inside].mean()) if inside.any() else np.nan,
-                    "outside": float(values[~inside].mean()) if not inside.all() else np.nan,
-                    "share_above_half": float((values > 0.5).mean()),
-                }
-            )
+            regions = [values[chosen].mean() if chosen.any() else np.nan for chosen in (inside, ~inside)]
+            numbers = (values.max(), values.mean(), *regions, (values > 0.5).mean())
+            rows.append((vocabulary.parts[part], kind, *map(float, numbers)))
     caption = (
         "What the object's and the generic part's query say by themselves, their product, and what the second stage "
         "makes of the pair: probabilities, each map up to its own peak."
     )
+    table = pd.DataFrame(rows, columns=["part", "map", "peak", "mean", "inside", "outside", "share_above_half"])
     title = f"Object, generic part, and object-specific part: {name}"
-    return Panel(f"composition_{name}", _heat_maps(image, lines), pd.DataFrame(rows), title, caption)
+    return Panel(f"composition_{name}", _heat_maps(image, lines), table, title, caption)
 
 
 def _composition(scores: Scores, generic_parts: Scores, part: int, vocabulary: PartVocabulary) -> dict[str, np.ndarray]:

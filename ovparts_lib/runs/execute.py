@@ -143,9 +143,10 @@ class _Execution:
 
     def _execute(self) -> None:
         import papermill.log
+        from jupyter_client.kernelspec import NATIVE_KERNEL_NAME
         from papermill.iorw import LocalHandler, papermill_io
 
-        from ovparts_lib.runs.kernel import KERNEL_NAME, InterpreterKernelManager
+        from ovparts_lib.runs.kernel import InterpreterKernelManager
 
         InterpreterKernelManager.exit_status, InterpreterKernelManager.busy = None, False
         variables = {
@@ -165,7 +166,7 @@ class _Execution:
                 _literal(self.notebook),
                 _literal(self.folder / RUNNING),
                 parameters=self.params.model_dump(),
-                kernel_name=KERNEL_NAME,
+                kernel_name=NATIVE_KERNEL_NAME,
                 language="python",
                 kernel_manager_class=InterpreterKernelManager,
                 cwd=project_root(),
@@ -189,17 +190,13 @@ class _Execution:
         results = read_json(self.folder / "results.json")
         if run_state(self.params) == "complete" and results.get("execution") == self.identity:
             return COMPLETE
-        self._complain(
-            f"{self.params.notebook} ran to its end, but the run is not complete: results.json was not written by this "
-            "execution. The notebook must end with RunOutput.finish"
-        )
+        why = "results.json was not written by this execution. The notebook must end with RunOutput.finish"
+        self._complain(f"{self.params.notebook} ran to its end, but the run is not complete: {why}")
         return FAILED
 
     def _report_cell(self, error: Any) -> None:
-        self._complain(
-            f"{self.params.notebook} failed in cell [{error.exec_count}] after {self._elapsed()}: "
-            f"{error.ename}: {error.evalue}"
-        )
+        where = f"{self.params.notebook} failed in cell [{error.exec_count}] after {self._elapsed()}"
+        self._complain(f"{where}: {error.ename}: {error.evalue}")
         lines = [line for part in error.traceback for line in _COLOUR.sub("", part).splitlines() if line.strip()]
         _quote("the end of the traceback", lines[-_TRACEBACK_LINES:])
         self._report_resume()

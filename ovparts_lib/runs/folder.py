@@ -26,6 +26,7 @@ EXECUTION_VARIABLE = "OVPARTS_EXECUTION"
 _KEPT_WHEN_EMPTIED = frozenset({LOCK, EXECUTION_LOCK, EMPTYING, "slurm"})
 # What takes long to compute. A folder without any of it makes way for other parameters.
 _COMPUTED = ("checkpoints/*", "evaluation/*", "*.safetensors")
+_START_OVER = "or start over with --again, which empties the folder"
 _VERSION = ("ovparts", "code", "git")
 _SESSION_FACTS = (*_VERSION, "command", "started_utc", "machine", "python", "libraries")
 _OPEN: dict[Path, "RunFolder"] = {}
@@ -117,8 +118,7 @@ class RunFolder:
             lines = "\n".join(f"  - {key}: {known[key]!r} then, {now[key]!r} now" for key in changed)
             raise RunConflictError(
                 f"{display_path(self.path)} was begun from something else:\n{lines}\n"
-                "Restore what it was begun from, give this run another name (run: …), or start over with --again, "
-                "which empties the folder"
+                f"Restore what it was begun from, give this run another name (run: …), {_START_OVER}"
             )
         self.record(**now)
 
@@ -152,10 +152,8 @@ class RunFolder:
             "status": "complete",
             "params_hash": params_hash(self.params.model_dump(), self.params.free_keys()),
             "execution": os.environ.get(EXECUTION_VARIABLE),
-            "notebook": self.params.notebook,
-            "setting": self.params.setting,
-            "run": self.params.run,
             "finished_utc": finished,
+            **self.params.model_dump(include={"notebook", "setting", "run"}),
         }
         path = self.path / "results.json"
         write_atomically(path, to_json({**results, **about}))
@@ -270,19 +268,15 @@ def _make_way(params: RunParameters, again: bool) -> None:
     stored = read_params(path)
     computed = any(True for pattern in _COMPUTED for _ in path.glob(pattern))
     if stored is None and computed:
-        raise RunConflictError(
-            f"{display_path(path)} holds what a run computed, but its params.yaml is missing or damaged, so that it is "
-            "not known which run. Restore the file, or start over with --again, which empties the folder"
-        )
+        what = "holds what a run computed, but its params.yaml is missing or damaged: restore it"
+        raise RunConflictError(f"{display_path(path)} {what}, {_START_OVER}")
     differing = differing_keys(params, stored) if stored is not None else {}
     if not differing:
         return
     lines = "\n".join(f"  - {key}: {was!r} there, {now!r} now" for key, (was, now) in differing.items())
     if computed or "notebook" in differing:
-        raise RunConflictError(
-            f"{display_path(path)} holds a run with other parameters:\n{lines}\n"
-            "Give this run another name (run: …), or start over with --again, which empties the folder"
-        )
+        advice = f"Give this run another name (run: …), {_START_OVER}"
+        raise RunConflictError(f"{display_path(path)} holds a run with other parameters:\n{lines}\n{advice}")
     print(f"{display_path(path)}: what an earlier run left makes way for other parameters:\n{lines}")
     _empty(path)
 

@@ -7,10 +7,9 @@ from typing import ClassVar
 
 import zmq
 from jupyter_client import AsyncKernelManager
-from jupyter_client.kernelspec import NATIVE_KERNEL_NAME, KernelSpecManager
+from jupyter_client.kernelspec import KernelSpecManager
 from traitlets import default
 
-KERNEL_NAME = NATIVE_KERNEL_NAME
 # Half of it until an interrupted kernel, which finishes its training step and saves, is sent SIGTERM, then SIGKILL.
 _SECONDS_TO_STOP = 240.0
 

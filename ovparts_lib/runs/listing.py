@@ -19,6 +19,9 @@ class RunRecord:
 
     Attributes:
         path: the run folder.
+        setting: the first folder level.
+        run: the second folder level.
+        notebook: that the run executes.
         state: ``complete``, ``partial`` or ``running`` (a process holds its lock).
         params: its parameters.
         results: ``results.json``, empty unless the run is complete.
@@ -26,25 +29,13 @@ class RunRecord:
     """
 
     path: Path
+    setting: str
+    run: str
+    notebook: str
     state: str
     params: dict[str, Any]
     results: dict[str, Any]
     provenance: dict[str, Any]
-
-    @property
-    def setting(self) -> str:
-        """The first folder level."""
-        return self.path.parent.name
-
-    @property
-    def run(self) -> str:
-        """The second folder level."""
-        return self.path.name
-
-    @property
-    def notebook(self) -> str:
-        """The notebook that the run executes."""
-        return str(self.params.get("notebook", "?"))
 
 
 def find_runs(outputs: Path, settings: Collection[str] = ()) -> list[RunRecord]:
@@ -72,7 +63,8 @@ def read_run(path: Path) -> RunRecord | None:
     results = _well_formed(read_json(path / "results.json")) if state == "complete" else {}
     if FolderLock(path / LOCK).is_taken():
         state = "running"
-    return RunRecord(path, state, params, results, read_json(path / "provenance.json"))
+    names = path.parent.name, path.name, str(params.get("notebook", "?"))
+    return RunRecord(path, *names, state, params, results, read_json(path / "provenance.json"))
 
 
 def _well_formed(results: dict[str, Any]) -> dict[str, Any]:

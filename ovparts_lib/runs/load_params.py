@@ -8,7 +8,6 @@ are read back: what a parameter cell assigned must be a parameter.
 import ast
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, TypeVar
@@ -66,13 +65,10 @@ def load_parameters(path: str | Path, overrides: Iterable[str] = ()) -> RunParam
     notebook = values.get("notebook")
     if notebook is None:
         raise ParameterError(f"{source}: the key `notebook` is missing; it is one of {', '.join(models)}")
-    try:
-        model = models[notebook]
-    except (KeyError, TypeError):
-        raise ParameterError(
-            f"{source}: notebook = {notebook!r}: there is no such notebook{_nearest(str(notebook), list(models))}"
-        ) from None
-    return validate_parameters(model, values, source)
+    if str(notebook) not in models:
+        nearest = _nearest(str(notebook), list(models))
+        raise ParameterError(f"{source}: notebook = {notebook!r}: there is no such notebook{nearest}")
+    return validate_parameters(models[notebook], values, source)
 
 
 def check_hardware(params: RunParameters) -> None:
@@ -92,10 +88,8 @@ def check_hardware(params: RunParameters) -> None:
     found = torch.cuda.device_count() if torch.cuda.is_available() else 0
     index = int(params.device.partition(":")[2] or 0)
     if half and not found:
-        raise ParameterError(
-            f"precision, device: 16-mixed needs a CUDA device, and torch finds none for device = {params.device!r}; "
-            "on a CPU use 32-true or bf16-mixed"
-        )
+        none = f"torch finds none for device = {params.device!r}; on a CPU use 32-true or bf16-mixed"
+        raise ParameterError(f"precision, device: 16-mixed needs a CUDA device, and {none}")
     if index >= found:
         there = f"the CUDA devices are cuda:0 to cuda:{found - 1}" if found else "torch finds no CUDA device"
         raise ParameterError(f"device = {params.device!r}: {there}; use auto or cpu, or run where there is one")
@@ -181,12 +175,6 @@ def _shown(value: Any) -> str:
     return text if len(text) <= _LONGEST_VALUE else text[: _LONGEST_VALUE - 1] + "…"
 
 
-@dataclass(frozen=True)
-class _Cell:
-    names: frozenset[str]
-    injected: bool
-
-
 def read_parameters(notebook: str, values: Mapping[str, Any] | None = None) -> RunParameters:
     """The parameters of the notebook that calls this, checked.
 
@@ -237,14 +225,17 @@ def assigned_parameters(
         known: the keys that are parameters.
     """
     cells = [cell for source in history if (cell := _parameter_cell(source, known))]
-    names = {name for cell in cells for name in cell.names if name in known}
-    for position, cell in enumerate(cells):
-        if not any(_replaces(later, cell) for later in cells[position + 1 :]):
-            names |= cell.names
+    names = {name for own, _ in cells for name in own if name in known}
+    for place, (own, injected) in enumerate(cells):
+        # A later cell of the same kind with half of the names is this one, edited and run again.
+        later = [others for others, kind in cells[place + 1 :] if kind == injected]
+        if not any(2 * len(others & own) >= len(own) for others in later):
+            names |= own
     return {name: variables[name] for name in sorted(names) if name in variables}
 
 
-def _parameter_cell(source: str, known: Mapping[str, Any]) -> _Cell | None:
+def _parameter_cell(source: str, known: Mapping[str, Any]) -> tuple[frozenset[str], bool] | None:
+    """The names that a cell of parameters assigns, and whether papermill has injected it; None for any other cell."""
     try:
         statements = ast.parse(source).body
     except SyntaxError:
@@ -256,20 +247,12 @@ def _parameter_cell(source: str, known: Mapping[str, Any]) -> _Cell | None:
     # A scratch cell that happens to share a name (`seed = 1; model = build(seed)`) is not taken for parameters.
     if not injected and 2 * sum(name in known for name in names) <= len(names):
         return None
-    return _Cell(frozenset(name for name in names if name), injected)
+    return frozenset(names), injected
 
 
 def _assigned_name(statement: ast.stmt) -> str | None:
     """``seed`` for ``seed = 0`` and ``seed: int = 0``; None for any other statement."""
-    if isinstance(statement, ast.Assign) and len(statement.targets) == 1:
-        target = statement.targets[0]
-    elif isinstance(statement, ast.AnnAssign) and statement.value is not None:
-        target = statement.target
-    else:
-        return None
-    return target.id if isinstance(target, ast.Name) else None
-
-
-def _replaces(later: _Cell, earlier: _Cell) -> bool:
-    """Whether ``later`` is ``earlier`` edited and run again: of the same kind and half of the names are the same."""
-    return later.injected == earlier.injected and 2 * len(later.names & earlier.names) >= len(earlier.names)
+    match statement:
+        case ast.Assign(targets=[ast.Name(id=name)]) | ast.AnnAssign(target=ast.Name(id=name), value=ast.expr()):
+            return name
+    return None

@@ -113,9 +113,7 @@ class AdePart234Parameters(DataParameters):
     notebook: Literal["11_data_ade20k_part_234"] = "11_data_ade20k_part_234"
     dataset: Literal["ade20k_part_234"] = Field("ade20k_part_234", description="which reader reads data_root")
     data_root: Text = Field(f"{MINIATURE_WORLD}/ADE20KPart234", description="folder of ADE20K-Part-234 as released")
-    source: Text | None = Field(
-        None, description="folder of ADE20K's full release, to build data_root from; none where data_root is there"
-    )
+    source: Text | None = Field(None, description="ADE20K's full release, from which data_root is built; or none")
     splits: Splits = Field(["train", "val_obj_condition"])
 
 
@@ -152,9 +150,7 @@ class ResultsParameters(RunParameters):
     notebook: Literal["30_results"] = "30_results"
     settings: Annotated[list[Name], Listed] = Field(description="settings compared; an empty list compares all")
     protocol: Protocol = Field("recommended", description="protocol of the comparison")
-    baseline: Text | None = Field(
-        None, description="setting/run/stage that the others are compared with on the same images; none: the first"
-    )
+    baseline: Text | None = Field(None, description="setting/run/stage that others are compared with; none: the first")
     intervals: Intervals = 1000
     published: Flag = Field(True, description="show the published numbers of the same setting beside ours")
 
@@ -178,9 +174,7 @@ class OwnImageParameters(RunParameters):
     words: Words = Field(description="what to look for: [head, tail] or {dog: [head, tail]}")
     model: Text = Field(description="folder of a finished run, or a checkpoint file or folder")
     clip_weights: Text | None = Field(None, description="CLIP weights where the checkpoint holds only a decoder")
-    allow_untrained: Flag = Field(
-        False, description="take a file that lacks something of its system, which then is random, with a warning"
-    )
+    allow_untrained: Flag = Field(False, description="take a file that lacks some of its system, which is then random")
     templates: Text | None = Field(None, description="prompt templates of a CATSeg file trained with others than 80")
     test_shortest_edge: Edge = Field(
         "as_trained",

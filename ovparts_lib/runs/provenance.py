@@ -68,10 +68,8 @@ def git_state(root: Path) -> dict[str, Any] | None:
     # A project unpacked somewhere inside another repository must not report that one's commit.
     if not top or Path(top).resolve() != root.resolve():
         return None
-    commit = _git(root, "rev-parse", "HEAD")
-    if not commit:
-        return None
-    return {"commit": commit, "dirty": bool(_git(root, "status", "--porcelain", "--untracked-files=no"))}
+    commit, changed = _git(root, "rev-parse", "HEAD"), _git(root, "status", "--porcelain", "--untracked-files=no")
+    return {"commit": commit, "dirty": bool(changed)} if commit else None
 
 
 def library_versions() -> dict[str, str]:
@@ -112,9 +110,7 @@ def cpu_model() -> str:
 
 def _git(root: Path, *arguments: str) -> str:
     try:
-        done = subprocess.run(
-            ["git", "-C", str(root), *arguments], capture_output=True, text=True, timeout=20, check=False
-        )
+        done = subprocess.run(["git", "-C", str(root), *arguments], capture_output=True, text=True, timeout=20)
     except (OSError, subprocess.TimeoutExpired):
         return ""
     return done.stdout.strip() if done.returncode == 0 else ""

@@ -4,7 +4,7 @@ import base64
 import io
 import math
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from datetime import UTC, datetime
 from importlib.resources import files
 from pathlib import Path
@@ -106,8 +106,8 @@ def _cell(row: dict[str, Any], column: tuple[str, str], rows: list[dict[str, Any
 
 def _run(run: RunRecord, page_folder: Path) -> dict[str, Any]:
     """What the template shows of one run."""
-    figures = [_figure(run.path, entry, page_folder) for entry in run.results.get("figures", [])]
-    tables = [_table(run.path, entry) for entry in run.results.get("tables", [])]
+    figures = [_figure(path, entry, page_folder) for path, entry in _files(run, "figures")]
+    tables = [_table(path, entry) for path, entry in _files(run, "tables")]
     more = {key: value for key, value in run.results.items() if key not in _TOLD_ELSEWHERE}
     facts = {"results": more, "parameters": run.params, "provenance": run.provenance}
     return {
@@ -125,19 +125,18 @@ def _anchor(run: RunRecord) -> str:
     return f"{run.setting}/{run.run}"
 
 
-def _inside(folder: Path, name: Any) -> Path | None:
-    """A file of the run folder; None if it is missing or lies elsewhere."""
-    path = (folder / str(name)).resolve()
-    return path if path.is_relative_to(folder.resolve()) and path.is_file() else None
+def _files(run: RunRecord, kind: str) -> Iterator[tuple[Path, dict[str, Any]]]:
+    """What a run's results list of a kind, with the file; without those that are missing or lie elsewhere."""
+    for entry in run.results.get(kind, []):
+        path = (run.path / str(entry.get("file"))).resolve()
+        if path.is_relative_to(run.path.resolve()) and path.is_file():
+            yield path, entry
 
 
-def _figure(folder: Path, entry: dict[str, Any], page_folder: Path) -> dict[str, Any] | None:
+def _figure(path: Path, entry: dict[str, Any], page_folder: Path) -> dict[str, Any] | None:
     """A picture small enough to be part of the page, and where the whole one lies; None for what is no picture."""
     from PIL import Image
 
-    path = _inside(folder, entry.get("file"))
-    if path is None:
-        return None
     try:
         with Image.open(path, formats=("PNG",)) as picture:
             picture.thumbnail((_WIDEST, _HIGHEST), reducing_gap=None)
@@ -149,7 +148,7 @@ def _figure(folder: Path, entry: dict[str, Any], page_folder: Path) -> dict[str,
     return {
         "source": "data:image/webp;base64," + base64.b64encode(buffer.getvalue()).decode(),
         "full": quote(Path(os.path.relpath(path, page_folder.resolve())).as_posix()),
-        "title": entry.get("title") or Path(str(entry.get("file"))).stem.replace("_", " "),
+        "title": entry.get("title") or path.stem.replace("_", " "),
         "caption": entry.get("caption") or "",
         # The size keeps the page from jumping while it loads.
         "width": width,
@@ -158,13 +157,10 @@ def _figure(folder: Path, entry: dict[str, Any], page_folder: Path) -> dict[str,
     }
 
 
-def _table(folder: Path, entry: dict[str, Any]) -> dict[str, Any] | None:
+def _table(path: Path, entry: dict[str, Any]) -> dict[str, Any] | None:
     """A CSV file: title, columns with whether they hold numbers, rows of values, and how many rows are left out."""
     import pandas as pd
 
-    path = _inside(folder, entry.get("file"))
-    if path is None:
-        return None
     try:
         frame = pd.read_csv(path)
     except (ValueError, OSError):

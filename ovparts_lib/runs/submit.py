@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -40,43 +40,6 @@ class RunFailedError(RuntimeError):
 
 
 @dataclass(frozen=True)
-class Resources:
-    """What to ask SLURM for.
-
-    Attributes:
-        partition: partition to submit to; the cluster's default if None.
-        account: account to charge; the user's default if None.
-        gpus: GPUs on one node.
-        cpus: CPU cores.
-        memory_gb: memory in GB.
-        hours: time limit of one stretch; the run is requeued and resumed when it needs longer.
-    """
-
-    partition: str | None = None
-    account: str | None = None
-    gpus: int = 1
-    cpus: int = 8
-    memory_gb: int = 32
-    hours: float = 12.0
-
-    def requests(self, name: str) -> dict[str, object]:
-        """What submitit calls them, for a job of that name; it hands ``slurm_…`` to SLURM only, and None to nobody."""
-        return {
-            "name": name,
-            "timeout_min": max(1, round(60 * self.hours)),
-            "nodes": 1,
-            "tasks_per_node": 1,
-            "cpus_per_task": self.cpus,
-            "gpus_per_node": self.gpus,
-            "mem_gb": self.memory_gb,
-            "slurm_partition": self.partition,
-            "slurm_account": self.account,
-            "slurm_signal_delay_s": 2 * _SECONDS_TO_STOP,
-            "slurm_additional_parameters": {"requeue": True},
-        }
-
-
-@dataclass(frozen=True)
 class RunJob(Checkpointable):
     """``ovparts run`` as a job; called by submitit on the node, and asked for a checkpoint before a preemption.
 
@@ -95,9 +58,12 @@ class RunJob(Checkpointable):
             RunFailedError: the run did not complete.
         """
         command = [sys.executable, "-m", "ovparts_lib.cli", "run", self.params_file]
-        # SLURM sends the preemption signal to all processes of the job, but only this one is to act on it.
-        with _ignored(JobEnvironment._usr_sig()):
-            child = subprocess.Popen(command, cwd=self.root)
+        # SLURM sends the preemption signal to all processes of the job, but only this one is to act on it: the child
+        # is started while it is ignored, and inherits that.
+        preempted = JobEnvironment._usr_sig()
+        before = signal.signal(preempted, signal.SIG_IGN)
+        child = subprocess.Popen(command, cwd=self.root)
+        signal.signal(preempted, before)
         _CHILDREN.append(child)
         # Not child.wait(): a signal that arrives in it could not wait for the child itself (Popen's lock is held).
         while child.poll() is None:
@@ -123,18 +89,28 @@ def submit(
     params_file: str | Path,
     overrides: Iterable[str] = (),
     *,
-    resources: Resources | None = None,
     again: bool = False,
     cluster: Literal["slurm", "local"] = "slurm",
+    partition: str | None = None,
+    account: str | None = None,
+    gpus: int = 1,
+    cpus: int = 8,
+    memory_gb: int = 32,
+    hours: float = 12.0,
 ) -> submitit.Job[str]:
     """Check a run now and execute it in a job.
 
     Args:
         params_file: YAML file of parameters.
         overrides: ``key=value`` items that replace its values.
-        resources: what to ask for.
         again: throw away what the run folder holds, now: a job that is requeued must not do so again.
         cluster: ``slurm``, or ``local`` for a background process on this machine.
+        partition: partition to submit to; the cluster's default if None.
+        account: account to charge; the user's default if None.
+        gpus: GPUs on one node.
+        cpus: CPU cores.
+        memory_gb: memory in GB.
+        hours: time limit of one stretch; the run is requeued and resumed when it needs longer.
 
     Returns:
         The submitted job; its logs are in ``slurm/`` in the run folder.
@@ -147,9 +123,7 @@ def submit(
     params = load_parameters(params_file, overrides)
     find_notebook(params.notebook)
     if cluster == "slurm" and shutil.which("srun") is None:
-        raise SubmissionError(
-            "not submitted: there is no SLURM here (no srun); --cluster local runs it on this machine"
-        )
+        raise SubmissionError("not submitted: no SLURM here (no srun); --cluster local runs it on this machine")
     prepare_folder(params, again=again)
     folder = params.folder / "slurm"
     make_folder(folder)
@@ -158,18 +132,21 @@ def submit(
     job = RunJob(str(checked), str(project_root()))
     try:
         executor = submitit.AutoExecutor(folder=folder, cluster=cluster, slurm_max_num_timeout=_REQUEUES_AFTER_TIMEOUT)
-        executor.update_parameters(**(resources or Resources()).requests(f"{params.setting}-{params.run}"))
+        executor.update_parameters(
+            name=f"{params.setting}-{params.run}",
+            timeout_min=max(1, round(60 * hours)),
+            nodes=1,
+            tasks_per_node=1,
+            cpus_per_task=cpus,
+            gpus_per_node=gpus,
+            mem_gb=memory_gb,
+            # Handed to SLURM alone, and None to nobody.
+            slurm_partition=partition,
+            slurm_account=account,
+            slurm_signal_delay_s=2 * _SECONDS_TO_STOP,
+            slurm_additional_parameters={"requeue": True},
+        )
         with environment(PYTHONPATH=import_path(), **{ROOT_VARIABLE: str(project_root())}):
             return executor.submit(job)
     except (RuntimeError, submitit.core.utils.FailedJobError) as error:
         raise SubmissionError(f"the job was not submitted: {error}") from error
-
-
-@contextlib.contextmanager
-def _ignored(number: signal.Signals) -> Iterator[None]:
-    """Ignore a signal while a child is started, which inherits that, and go on as before."""
-    before = signal.signal(number, signal.SIG_IGN)
-    try:
-        yield
-    finally:
-        signal.signal(number, before)

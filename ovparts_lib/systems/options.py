@@ -28,7 +28,7 @@ def scored_on(given: Mapping[str, Any]) -> str:
 def _test_split(given: Mapping[str, Any]) -> str:
     """The first test split; after few-shot training the one without the images that were drawn, where there is one."""
     scored = scored_on(given)
-    splits = DATASETS[scored].test_splits if scored in DATASETS else ("val_obj_condition",)
+    splits = DATASETS[scored].splits("evaluation") if scored in DATASETS else ("val_obj_condition",)
     few_shot = given.get("train_split") == "train_few_shot" and given.get("test_dataset") is None
     return "val_few_shot" if few_shot and "val_few_shot" in splits else splits[0]
 
@@ -257,7 +257,8 @@ class SystemOptions(Options):
             name = getattr(self, key)
             if name is not None and DATASETS[name].kind not in (*self.kinds, "own"):
                 broken.append(f"{key}: {name} has labels of kind {DATASETS[name].kind}, not {' or '.join(self.kinds)}")
-        train, test = DATASETS[self.dataset].train_splits, DATASETS[self.scored_dataset].test_splits
+        train = DATASETS[self.dataset].splits("training")
+        test = DATASETS[self.scored_dataset].splits("evaluation")
         if self.iterations and self.train_split not in train:
             held_out = self.train_split.startswith("val")
             why = "is held out for scoring" if held_out else f"is no split of {self.dataset}"

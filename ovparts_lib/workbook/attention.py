@@ -6,10 +6,9 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from torch import nn
+from torch import Tensor, nn
 
 from ovparts_lib import inspection
-from ovparts_lib.data.dataset import EvaluationSample
 from ovparts_lib.inspection import Panel
 from ovparts_lib.inspection.attention_statistics import CHANGING
 from ovparts_lib.runs import resolve_path
@@ -32,12 +31,9 @@ def measure_attention(model: nn.Module, dataset: Any, count: int, threshold: flo
     Returns:
         See :func:`ovparts_lib.inspection.attention_by_class`; empty if no image has a part as large as a patch.
     """
-    tables = [
-        inspection.attention_statistics(
-            scores, attention, sample.part_map, dataset.vocabulary, layer=_layer(model), threshold=threshold
-        )
-        for sample, scores, attention in _with_attention(model, dataset, count)
-    ]
+    options = {"layer": _layer(model), "threshold": threshold}
+    found = _with_attention(model, dataset, count)
+    tables = [inspection.attention_statistics(*seen, dataset.vocabulary, **options) for _, seen in found]
     return inspection.attention_by_class(tables)
 
 
@@ -53,10 +49,8 @@ def attention_of_parts(model: nn.Module, dataset: Any, count: int) -> dict[str, 
         :func:`ovparts_lib.inspection.part_attention_table` by image; empty for one without a part as large as a patch.
     """
     return {
-        sample.image_id: inspection.part_attention_table(
-            scores, attention, sample.part_map, dataset.vocabulary, layer=_layer(model)
-        )
-        for sample, scores, attention in _with_attention(model, dataset, count)
+        image_id: inspection.part_attention_table(*seen, dataset.vocabulary, layer=_layer(model))
+        for image_id, seen in _with_attention(model, dataset, count)
     }
 
 
@@ -73,9 +67,8 @@ def part_attention_panels(dataset: Any, count: int, maps: Mapping[str, PartMaps]
         sample = dataset[index]
         tables = {key: images[sample.image_id] for key, images in given.items() if sample.image_id in images}
         name = f"part_attention_{'_'.join(given).replace(' ', '_')}_{sample.image_id}"
-        yield inspection.part_attention(
-            sample.image, tables, name, f"Attention of parts, {' and '.join(given)}: {sample.image_id}"
-        )
+        title = f"Attention of parts, {' and '.join(given)}: {sample.image_id}"
+        yield inspection.part_attention(sample.image, tables, name, title)
 
 
 def attention_change(before: pd.DataFrame, after: pd.DataFrame, dataset: Any) -> Iterator[Panel]:
@@ -153,12 +146,12 @@ def _layer(model: nn.Module) -> int | None:
 
 def _with_attention(
     model: nn.Module, dataset: Any, count: int
-) -> Iterator[tuple[EvaluationSample, Scores, AttentionMaps]]:
-    """Test images that show a part, with the scores of the labelled parts and the decoder's attention."""
+) -> Iterator[tuple[str, tuple[Scores, AttentionMaps, Tensor]]]:
+    """Test images that show a part: name; scores of the labelled parts, the decoder's attention, and the part map."""
     model.eval()
     for index in chosen_images(dataset, count):
         sample = dataset[index]
         parts = sorted(largest_classes(sample.part_map, dataset.vocabulary))
         if parts:
             scores, maps = model.inspect([sample.image], dataset.vocabulary, class_ids=parts, background=False)[0]
-            yield sample, scores, maps["attention"]
+            yield sample.image_id, (scores, maps["attention"], sample.part_map)

@@ -47,12 +47,10 @@ class OpenedData:
         used = [("evaluation", self.evaluation, self.evaluation.skipped_records)]
         if self.training is not None:
             used.insert(0, ("training", self.training, self.training.skipped))
-        rows = [
-            {"used for": use, "split": dataset.split, "images": len(dataset), "skipped": skipped}
-            | _sizes(dataset.vocabulary)
-            | {"vocabulary": dataset.vocabulary.hash}
-            for use, dataset, skipped in used
-        ]
+        rows = []
+        for use, dataset, skipped in used:
+            row = {"used for": use, "split": dataset.split, "images": len(dataset), "skipped": skipped}
+            rows.append(row | _sizes(dataset.vocabulary) | {"vocabulary": dataset.vocabulary.hash})
         return Panel("data", table=pd.DataFrame(rows), title="Data of this run")
 
     def trained_classes(self, dataset: str) -> Vocabulary:
@@ -205,16 +203,10 @@ def leakage_table(training: Vocabulary, tests: Sequence[str]) -> Panel:
     for name in tests:
         found = classes_seen_in_training(training, load_vocabulary(name))
         unseen = list(found.loc[~found["seen"], "class"])
-        rows.append(
-            {
-                "test list": find_dataset(name).title,
-                "classes": len(found),
-                "seen in training": int(found["seen"].sum()),
-                "unseen": len(unseen),
-                "such as": "; ".join(unseen[:6]),
-            }
-        )
-    return Panel("leakage", table=pd.DataFrame(rows), title="Test classes that the training list names")
+        seen = len(found) - len(unseen)
+        rows.append((find_dataset(name).title, len(found), seen, len(unseen), "; ".join(unseen[:6])))
+    table = pd.DataFrame(rows, columns=["test list", "classes", "seen in training", "unseen", "such as"])
+    return Panel("leakage", table=table, title="Test classes that the training list names")
 
 
 def split_table(reader: Reader) -> Panel:
@@ -228,17 +220,10 @@ def split_table(reader: Reader) -> Panel:
             continue
         useful = np.flatnonzero(reader.vocabulary.table(vocabulary) != vocabulary.ignore_label)
         kept = sum(reader.has_part(split, record, useful) for record in records)
-        rows.append(
-            {
-                "split": split,
-                "one record is": _what_a_record_is(records[0]),
-                "records": len(records),
-                "without labels, skipped": len(records) - kept,
-                "images": len({record.image_id for record in records}),
-                "classes": len(vocabulary.classes),
-            }
-        )
-    return Panel("splits", table=pd.DataFrame(rows), title="Splits")
+        images, what = len({record.image_id for record in records}), _what_a_record_is(records[0])
+        rows.append((split, what, len(records), len(records) - kept, images, len(vocabulary.classes)))
+    columns = ["split", "one record is", "records", "without labels, skipped", "images", "classes"]
+    return Panel("splits", table=pd.DataFrame(rows, columns=columns), title="Splits")
 
 
 def _what_a_record_is(record: Record) -> str:

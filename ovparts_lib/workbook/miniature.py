@@ -33,9 +33,8 @@ _OUTLINE = torch.tensor([[255], [235], [0]], dtype=torch.uint8)
 def render(params: MiniatureParameters) -> PascalPart116:
     """Render the miniature, or reuse what is there, and open it as Pascal-Part-116.
 
-    The other layouts the parameters name are rendered into folders beside ``params.data_root``.
-
-    A miniature rendered with other settings, or by another version of the renderer, is replaced.
+    The other layouts the parameters name are rendered into folders beside ``params.data_root``. A miniature rendered
+    with other settings, or by another version of the renderer, is replaced.
 
     Raises:
         MiniatureError: the folder holds files of something else.
@@ -48,10 +47,9 @@ def render(params: MiniatureParameters) -> PascalPart116:
         counts = {"train": params.layout_train_images, "val": params.layout_val_images}
         made.append(render_miniature(folder, dataset, **counts, **settings))
     for summary in made:
-        print(
-            f"{'found' if summary.reused else 'rendered'}: {find_dataset(summary.dataset).title}'s layout, "
-            f"{summary.train} training and {summary.val} validation images, seed {summary.seed}"
-        )
+        how = "found" if summary.reused else "rendered"
+        images = f"{summary.train} training and {summary.val} validation images, seed {summary.seed}"
+        print(f"{how}: {find_dataset(summary.dataset).title}'s layout, {images}")
     return PascalPart116(root)
 
 
@@ -98,8 +96,7 @@ def miniclip(
     else:
         result, size = load_miniclip()
         result.clip.to(device)
-        facts = miniclip_facts()
-        about = {name: facts[name] for name in ("sha256", "commit", "settings")}
+        about = {name: miniclip_facts()[name] for name in ("sha256", "commit", "settings")}
     save_clip(result.clip, size, resolve_path(path))
     steps, seconds = (result.history[column].iloc[-1] for column in ("step", "seconds"))
     print(f"{'trained now' if iterations else 'of the package'}: {steps:.0f} steps, {seconds:.0f} s")
@@ -114,11 +111,8 @@ def miniclip_accuracy(result: MiniClipResult, pictures: int) -> Panel:
     close_ups = CaptionedPictures(
         pictures, size=MINIATURE.image_size, seed=TEST_SEED, shares={"part": 1.0}, progress=False
     )
-    tables = {
-        "patch": patch_naming(result.clip, scenes, vocabulary),
-        "close-up": close_up_naming(result.clip, close_ups, vocabulary),
-    }
-    table = pd.concat(tables, names=["of a"]).reset_index()
+    tables = [patch_naming(result.clip, scenes, vocabulary), close_up_naming(result.clip, close_ups, vocabulary)]
+    table = pd.concat(tables, keys=["patch", "close-up"], names=["of a"]).reset_index()
     return Panel("miniclip_accuracy", table=table, title="MiniClip: naming patches and close-ups of parts, percent")
 
 
@@ -132,16 +126,15 @@ def systems_table() -> Panel:
 def environment_table(device: torch.device) -> Panel:
     """The device of this run, the machine, and the versions of the libraries that can change a number."""
     facts = {"device": str(device), **machine(), **library_versions()}
-    rows = {key: ", ".join(value) if isinstance(value, list) else value for key, value in facts.items()}
-    table = pd.DataFrame({"what": list(rows), "value": [str(value) for value in rows.values()]})
+    rows = [(key, ", ".join(value) if isinstance(value, list) else str(value)) for key, value in facts.items()]
+    table = pd.DataFrame(rows, columns=["what", "value"])
     return Panel("environment", table=table, title="This machine")
 
 
 def runs_table(outputs: str) -> Panel:
     """One row per run folder: setting, run, notebook, state."""
-    columns = ["setting", "run", "notebook", "state"]
-    rows = [[getattr(run, name) for name in columns] for run in find_runs(resolve_path(outputs))]
-    return Panel("runs_found", table=pd.DataFrame(rows, columns=columns), title="Runs", caption="no run yet")
+    table = pd.DataFrame(find_runs(resolve_path(outputs)), columns=["setting", "run", "notebook", "state"])
+    return Panel("runs_found", table=table, title="Runs", caption="no run yet")
 
 
 def glance_at_miniature(data_root: str, count: int) -> Panel:

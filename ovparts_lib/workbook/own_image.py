@@ -27,7 +27,7 @@ from ovparts_lib.systems.scores import Scores
 from ovparts_lib.vocabularies import PartVocabulary
 from ovparts_lib.workbook.output import RunOutput
 from ovparts_lib.workbook.pictures import image_panels
-from ovparts_lib.workbook.systems import describe_weights, device_of
+from ovparts_lib.workbook.systems import describe_weights, device_of, weight_hashes
 
 WORDS_PER_FIGURE = 12
 
@@ -68,7 +68,7 @@ def load_system(params: OwnImageParameters, output: RunOutput) -> tuple[nn.Modul
     model, report = read_system(path, clip_path, allow_untrained=params.allow_untrained, **options)
     if report.initialised:
         print(f"Warning: {untrained(report, system_of(model))}: scores and maps that depend on them mean nothing.")
-    output.note(weights=describe_weights(report, [params.model, params.clip_weights]))
+    output.note(weights=describe_weights(report), weight_hashes=weight_hashes(params))
     return model.to(device_of(params)).eval(), report
 
 

@@ -46,15 +46,11 @@ def under_every_protocol(evaluation: Evaluation) -> Iterator[Panel]:
     """
     long = protocol_comparison(evaluation).dropna(subset="value")
     headline = long[long["figure"].isin(HEADLINE)]
-    wide = headline.pivot_table(
-        index=["mode", "protocol", "version"], columns="figure", values="value", dropna=False, sort=False
-    )
-    table = wide.dropna(how="all").reset_index().reindex(columns=["mode", "protocol", "version", *HEADLINE])
+    keys = ["mode", "protocol", "version"]
+    wide = headline.pivot_table(index=keys, columns="figure", values="value", dropna=False, sort=False)
+    table = wide.dropna(how="all").reset_index().reindex(columns=[*keys, *HEADLINE])
     yield Panel("headline", table=table, title="One set of predictions under every protocol")
-    caption = (
-        "The same stored counts, read by each protocol. Bars of different protocols are not comparable as results: "
-        "their difference is the protocol."
-    )
+    caption = "The same stored counts, read by each protocol: what differs between bars is the protocol alone."
     for mode, rows in table.groupby("mode", sort=False):
         title = f"One set of predictions under every protocol, {mode.replace('_', '-')}"
         yield inspection.run_bars(rows.assign(label=rows["protocol"]), f"protocols_{mode}", title, caption)
@@ -92,10 +88,8 @@ def intervals_by_protocol(evaluation: Evaluation, samples: int, seed: int) -> Pa
         samples: sets of images drawn.
         seed: of the draw.
     """
-    tables = [
-        bootstrap(evaluation, result.protocol, result.mode, samples=samples, seed=seed)
-        for result in score_all(evaluation)
-    ]
+    results = score_all(evaluation)
+    tables = [bootstrap(evaluation, one.protocol, one.mode, samples=samples, seed=seed) for one in results]
     table = pd.concat(tables, ignore_index=True)
     table = table[table["figure"].isin(HEADLINE)][["mode", "protocol", "figure", "value", "low", "high"]]
     return Panel("intervals", table=table, title="95 % confidence intervals over images, by protocol")
@@ -106,11 +100,8 @@ def segmentation_rates(evaluation: Evaluation) -> Iterator[Panel]:
     if not isinstance(evaluation.vocabulary, PartVocabulary):
         yield Panel("object_rates", title="Over- and under-segmentation", caption="of parts and their objects only")
         return
-    rates = {
-        "object": [object_rates(evaluation, "pred_all")],
-        "part": [part_rates(evaluation, mode) for mode in evaluation.modes],
-    }
-    for kind, tables in rates.items():
+    of_parts = [part_rates(evaluation, mode) for mode in evaluation.modes]
+    for kind, tables in (("object", [object_rates(evaluation, "pred_all")]), ("part", of_parts)):
         table = pd.concat(tables, ignore_index=True)
         table = table[table["images"] > 0].drop(columns=["vocabulary_hash", "options", "records", "scored_images"])
         yield Panel(f"{kind}_rates", table=table, title=f"Over- and under-segmentation of {kind}s")

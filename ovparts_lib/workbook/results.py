@@ -129,9 +129,7 @@ def paired_differences(
     read = {key: results for key, each in final.items() if (results := score_all(each, [protocol]))}
     if baseline is not None and baseline not in read:
         known = ", ".join(read) or "there are none"
-        raise ValueError(
-            f"baseline {baseline!r} is none of the evaluations that the protocol {protocol} reads: {known}"
-        )
+        raise ValueError(f"baseline {baseline!r} is none of those that the protocol {protocol} reads: {known}")
     baseline, tables = baseline or next(iter(read), None), []
     for key in [key for key in read if key != baseline]:
         for result in read[key]:

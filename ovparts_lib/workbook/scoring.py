@@ -30,11 +30,9 @@ COUNTS = ("classes_seen", "classes_unseen", "records", "skipped_records", "image
 
 def evaluation_options(params: SystemOptions) -> dict[str, Any]:
     """How the parameters want scoring done: arguments of :func:`ovparts_lib.evaluation.evaluator.evaluate`."""
-    return params.chosen("precision", "workers", "boundary", "oracle_rule") | {
-        "device": device_of(params),
-        "limit": params.evaluation_limit,
-        "double_resize": params.network_input if params.ground_truth == "double_resized" else None,
-    }
+    resized = params.network_input if params.ground_truth == "double_resized" else None
+    options = {"device": device_of(params), "limit": params.evaluation_limit, "double_resize": resized}
+    return params.chosen("precision", "workers", "boundary", "oracle_rule") | options
 
 
 def evaluate_stage(stage: str, model: nn.Module, dataset: Any, output: RunOutput, **options: Any) -> Evaluation:
@@ -61,10 +59,8 @@ def evaluate_stage(stage: str, model: nn.Module, dataset: Any, output: RunOutput
             set_aside(stored, error)
         else:
             if evaluation.weights not in ("", weights):
-                raise RunConflictError(
-                    f"{display_path(stored)} holds counts of other weights than this run has at stage {stage!r}; "
-                    "restore the weight files that the run began with, or start over with --again"
-                )
+                what = f"holds counts of other weights than this run has at stage {stage!r}; restore the files"
+                raise RunConflictError(f"{display_path(stored)} {what}, or start over with --again")
             print(f"{stage}: scored before, read from {folder.name}")
             return evaluation
     evaluation = evaluate(model, dataset, **options)
@@ -135,14 +131,11 @@ def _first_protocols(evaluation: Evaluation, protocols: Sequence[str]) -> dict[s
 
 def class_tables(evaluation: Evaluation, protocols: Sequence[str]) -> list[Panel]:
     """IoU, recall and precision of every class, a table per mode, under the first protocol defined for it."""
-    return [
-        Panel(
-            f"classes_{mode}",
-            table=class_table(evaluation, protocol, mode),
-            title=f"Per class, {mode.replace('_', '-')}, protocol {protocol}",
-        )
-        for mode, protocol in _first_protocols(evaluation, protocols).items()
-    ]
+    panels = []
+    for mode, protocol in _first_protocols(evaluation, protocols).items():
+        title = f"Per class, {mode.replace('_', '-')}, protocol {protocol}"
+        panels.append(Panel(f"classes_{mode}", table=class_table(evaluation, protocol, mode), title=title))
+    return panels
 
 
 def class_charts(evaluation: Evaluation, tables: Sequence[Panel]) -> Iterator[Panel]:

@@ -16,7 +16,8 @@ from ovparts_lib.data.loader import training_loader
 from ovparts_lib.inspection import Panel
 from ovparts_lib.options import Options
 from ovparts_lib.runs import resolve_path
-from ovparts_lib.runs.project import cache_folder, display_path
+from ovparts_lib.runs.parameters import OwnImageParameters
+from ovparts_lib.runs.project import cache_folder
 from ovparts_lib.systems.options import SystemOptions
 from ovparts_lib.systems.registry import SYSTEMS, untrained
 from ovparts_lib.training import TrainingSettings, history_frame, launch, read_log
@@ -61,25 +62,22 @@ def build_model(params: SystemOptions, output: RunOutput | None = None) -> tuple
         model.text_cache.folder = cache_folder() / "texts"
     if output is not None:
         output.run.record_once(weight_hashes=weight_hashes(params))
-        output.note(weights=describe_weights(report, [source, params.clip_weights, *params.weight_paths().values()]))
+        output.note(weights=describe_weights(report))
     return model.to(device_of(params)), report
 
 
-def weight_hashes(params: SystemOptions) -> dict[str, str]:
+def weight_hashes(params: SystemOptions | OwnImageParameters) -> dict[str, str]:
     """SHA-256 of every file that the run's weights come from, by parameter."""
-    keys = ("checkpoint", "initialise_from", "clip_weights")
-    files = {key: getattr(params, key) for key in keys} | params.weight_paths()
+    keys = ("checkpoint", "initialise_from", "model", "clip_weights")
+    files = {key: getattr(params, key, None) for key in keys}
+    files |= params.weight_paths() if isinstance(params, SystemOptions) else {}
     return {key: file_hash(resolve_path(file)) for key, file in files.items() if file}
 
 
-def describe_weights(report: LoadReport, sources: list[str | None]) -> dict[str, Any]:
-    """What a run's provenance says about the weights it began from: files, their hashes, what was loaded."""
-    return {
-        "kind": report.kind,
-        "files": {display_path(resolve_path(one)): file_hash(resolve_path(one)) for one in sources if one},
-        "tensors_loaded": len(report.loaded),
-        "left_at_initial_values": list(report.initialised),
-    }
+def describe_weights(report: LoadReport) -> dict[str, Any]:
+    """What a run's provenance says about the weights it began from, beside their hashes: what was loaded."""
+    loaded, initial = len(report.loaded), list(report.initialised)
+    return {"kind": report.kind, "tensors_loaded": loaded, "left_at_initial_values": initial}
 
 
 def trainable_table(model: nn.Module) -> Panel:
@@ -98,10 +96,8 @@ def training_settings(params: SystemOptions) -> TrainingSettings:
     """The training loop's settings from a run's parameters."""
     shared = params.chosen("iterations", "accumulate", "learning_rate", "weight_decay", "gradient_clip", "schedule")
     shared |= params.chosen("precision", "log_every", "evaluate_every", "checkpoint_every", "seed", "devices")
-    micro_batch = params.batch_size // params.accumulate
-    return TrainingSettings(
-        **shared, **params.schedule_options(), batch_size=micro_batch, device=str(device_of(params))
-    )
+    shared |= {"batch_size": params.batch_size // params.accumulate, "device": str(device_of(params))}
+    return TrainingSettings(**shared, **params.schedule_options())
 
 
 def train(

@@ -179,7 +179,7 @@ def test_evaluation_replacement_duplicates_records_as_served(reader):
 
 
 def test_evaluation_needs_conditioned_records(reader):
-    with pytest.raises(ValueError, match="split 'val' does not have; use val_obj_condition"):
+    with pytest.raises(ValueError, match="split 'val' are not conditioned on objects; use val_obj_condition"):
         EvaluationDataset(reader, "val")
 
 

@@ -306,7 +306,7 @@ def test_two_pictures_of_one_name_are_named(seg_root, second):
 def test_one_picture_listed_in_two_folders_is_named(seg_root):
     other = f"copies/{TIGER}"
     edit(seg_root / "train.json", lambda content: content["images"][3].update(file_name=other))
-    with pytest.raises(DatasetError, match=rf"train\.json: {other} and {TIGER} are one picture, listed twice"):
+    with pytest.raises(DatasetError, match=rf"train\.json: {other} and {TIGER} are one picture, twice"):
         PartImageNetSeg(seg_root).records("train")
 
 

@@ -96,7 +96,7 @@ def test_scan_agrees_with_counting_each_pixel(reader):
     counts = reader.scan("val")
     for record in reader.records("val"):
         object_map, part_map = reader.label_maps(record)
-        table = {(o, p): n for o, p, n in counts.of_image(record.image_id).tolist()}
+        table = {(o, p): n for o, p, n in counts.by_image[record.image_id].tolist()}
         expected = {}
         for pair in zip(object_map.ravel().tolist(), part_map.ravel().tolist(), strict=True):
             expected[pair] = expected.get(pair, 0) + 1

@@ -15,7 +15,6 @@ from ovparts_lib.data.transforms import (
     CropUpTo,
     PadTo,
     PhotometricDistortion,
-    ReverseChannels,
     add_brightness,
     multiply_contrast,
     multiply_saturation,
@@ -143,13 +142,13 @@ def test_shortest_edge_size(height, width, shortest, longest, expected):
 def test_picture_and_labels_move_together():
     """After crop and flip, the label maps still name the source pixel that the picture shows."""
     source = sample_of((50, 70))
-    transform = training_transform(shortest_edge=None, crop=(20, 30), flip=0.5)
+    transform = training_transform(shortest_edge=None, crop=20, flip=0.5)
     seen = set()
     for seed in range(8):
         torch.manual_seed(seed)
         out = transform(source)
         rows, columns = out["part_map"].long(), out["object_map"].long()
-        assert tuple(out["image"].shape) == (3, 20, 30) and rows.shape == (20, 30)
+        assert tuple(out["image"].shape) == (3, 20, 20) and rows.shape == (20, 20)
         assert torch.equal(out["image"].data, source["image"][:, rows, columns].data)
         assert out["image_id"] == "a string passes through"
         seen.add((int(rows[0, 0]), int(columns[0, 0]), bool(columns[0, 0] > columns[0, 1])))
@@ -160,7 +159,7 @@ def test_crop_is_even_and_spares_short_sides():
     source, starts = sample_of((10, 7)), []
     for seed in range(300):
         torch.manual_seed(seed)
-        out = CropUpTo((8, 20))(source)
+        out = CropUpTo(8)(source)
         assert out["part_map"].shape == (8, 7) and tuple(out["image"].shape) == (3, 8, 7)
         starts.append(int(out["part_map"][0, 0]))
     assert set(starts) == {0, 1, 2} and min(starts.count(start) for start in (0, 1, 2)) > 70
@@ -201,10 +200,10 @@ def test_padding_and_the_released_cut_of_larger_pictures(size):
 
 def test_bgr_reverses_channels_and_is_off_by_default():
     source = sample_of((20, 30))
-    assert torch.equal(ReverseChannels()(source)["image"].data, source["image"][[2, 1, 0]].data)
     plain = training_transform(shortest_edge=20, flip=0)(source)["image"]
     reverse = training_transform(shortest_edge=20, flip=0, channel_order="bgr")(source)["image"]
-    assert torch.equal(plain.data, source["image"].data) and torch.equal(reverse.flip(0).data, plain.data)
+    assert torch.equal(plain.data, source["image"].data)
+    assert torch.equal(reverse.data, source["image"][[2, 1, 0]].data)
     squashed = training_transform(shortest_edge=20, flip=0, channel_order="bgr", final_size=16)(source)["image"]
     assert squashed.shape == (3, 16, 16)  # what follows still takes it for a picture
 

@@ -38,7 +38,7 @@ def test_good_data(root):
     reader = PascalPart116(root)
     pixels = sum(int((reader.label_maps(r)[1] != 255).sum()) for r in reader.records("train"))
     assert report.counts["train"]["part pixels"] == pixels
-    assert "train: 5 samples; published are about 8,431 (not re-counted)" in report.notes
+    assert "train: 5 samples; published are 8,431 (OV-PARTS and PartCLIPSeg papers, not re-counted)" in report.notes
     page = report.to_markdown()
     assert page.startswith("# Pascal-Part-116: no problems") and report.fingerprint in page
     assert "| complete samples | 5 | 3 |" in page
@@ -70,7 +70,7 @@ DAMAGES = {
         PART,
         "8-bit labels are expected",
     ),
-    "colour labels": (lambda root: save(root / PART, picture((33, 47), 0)), PART, "a colour picture"),
+    "colour labels": (lambda root: save(root / PART, picture((33, 47), 0)), PART, "mode RGB"),
     "missing picture": (lambda root: (root / JPEG).unlink(), PART, "has no picture of the same name"),
     "missing part labels": (lambda root: (root / PART).unlink(), OBJECT, "has no part labels of the same name"),
     "missing object labels": (lambda root: (root / OBJECT).unlink(), PART, "has no object labels of the same name"),
@@ -134,7 +134,7 @@ def test_hidden_files_are_passed_over_and_unlabelled_pictures_noted(root):
     save(root / "images/val/2011_000999.jpg", picture((20, 20), 1))
     report = verify_dataset("pascal_part_116", root)
     assert report.ok and report.counts["val"]["image files"] == 4
-    assert "val: pictures without labels, not used: 1, for example 2011_000999" in report.notes
+    assert "val: pictures without labels, not used: 1, as 2011_000999" in report.notes
 
 
 def test_missing_shot_list_is_a_note(root):
@@ -155,7 +155,7 @@ def test_parts_on_other_objects_are_counted(root):
     assert report.counts["val"]["part pixels on another object"] == 20
     assert report.counts["val"]["part pixels outside every object"] == 7
     assert any(
-        n.startswith("val: part pixels that lie on another object than their own: 20; images with such: 1, for")
+        n.startswith("val: part pixels that lie on another object than their own: 20 in 1 images, for")
         for n in report.notes
     )
 
@@ -187,8 +187,8 @@ def test_pixels_of_unseen_classes_are_counted_where_the_remap_removes_them(root)
     report = verify_dataset("pascal_part_116", root)
     assert report.counts["train"]["part pixels of unseen classes, removed for training"] == sum(unseen.values())
     assert "part pixels of unseen classes, removed for training" not in report.counts["val"]
-    (note,) = [note for note in report.notes if "unseen parts are labelled" in note]
-    assert f"removes them from train and train_obj_condition: {next(iter(removed))} " in note
+    (note,) = [note for note in report.notes if "remap to seen classes removes" in note]
+    assert f"unseen parts from train and train_obj_condition: {next(iter(removed))} " in note
     assert removed_pixels(reader, "train_few_shot", reader.scan("train_few_shot")) == {}
 
 

@@ -41,7 +41,7 @@ def test_good_data(ade_root):
     assert train["part pixels of unseen classes, removed for training"] == unseen > 0
     # of the leg behind the bus: rows 20-31, columns 30-44
     assert val["part pixels on another object"] == 11 * 14
-    assert "train: 3 samples; published are about 7,347 (not re-counted)" in report.notes
+    assert "train: 3 samples; published are 7,347 (OV-PARTS and PartCLIPSeg papers, not re-counted)" in report.notes
     assert any(
         n.startswith(
             "val_obj_condition: 5 records in 3 images, of which 2 are instances of unseen objects in 2 training images"
@@ -126,7 +126,7 @@ def test_dropped_polygons_and_unused_files_are_reported(ade_root):
     assert counts["polygons with fewer than 3 points or an odd number of coordinates, dropped"] == 2
     assert counts["annotations without any valid polygon, dropped"] == 1
     assert counts["annotations without a segmentation, dropped"] == 1
-    assert "train: files of no listed image, not used: 1, for example unlisted.jpg" in report.notes
+    assert "train: files of no listed image, not used: 1, as unlisted.jpg" in report.notes
 
 
 def test_pictures_shared_by_train_and_val(ade_root):

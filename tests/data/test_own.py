@@ -35,7 +35,7 @@ def test_a_list_of_classes(tmp_path):
     assert report.ok and any("background of these was saved as 0" in note for note in report.notes)
     assert not any("label label" in note for note in report.notes)
     assert reader.vocabulary.classes == ("sky", "altar, communion table", "tree")
-    assert reader.title == "mine" and reader.splits == ("train", "val")
+    assert reader.title == "mine" and list(reader.settings) == ["train", "val"]
     assert set(TrainingDataset(reader, "train")[0]["part_map"].unique().tolist()) == {0, 1, 255}
     assert EvaluationDataset(reader, "val")[0].part_map[0, [0, 15, 29]].tolist() == [2, 1, 0]
 
@@ -44,7 +44,7 @@ def test_unseen_classes_are_not_trained(tmp_path):
     root = write(tmp_path / "mine", "{classes: [sky, tree, dog], unseen: [tree]}", train=labels(0, 1, 2))
     reader = open_reader("own", root)
     dataset = TrainingDataset(reader, "train")
-    assert dataset.vocabulary.classes == ("sky", "dog") and reader.splits == ("train",)
+    assert dataset.vocabulary.classes == ("sky", "dog") and list(reader.settings) == ["train"]
     assert dataset[0]["part_map"][0, [0, 15, 29]].tolist() == [0, 255, 1]
 
 

@@ -96,8 +96,8 @@ def test_an_archive_becomes_label_files_that_are_read_and_verified(prepared, nam
     assert report.ok and len(report.fingerprint) == 16
     assert sum(counts["labelled pixels"] for counts in report.counts.values()) == sum(made.found["classes"])
     reader = open_reader(name, root)
-    assert set(reader.splits) <= set(DATASETS[name].settings) and reader.title == DATASETS[name].title
-    for split in reader.splits:
+    assert set(reader.settings) <= set(DATASETS[name].settings) and reader.title == DATASETS[name].title
+    for split in reader.settings:
         for record in reader.records(split):
             (label_map,) = reader.label_maps(record)
             assert label_map.dtype == (np.uint16 if vocabulary.ignore_label > 255 else np.uint8)

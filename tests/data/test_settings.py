@@ -31,7 +31,7 @@ def model():
 @pytest.mark.parametrize("dataset", LAYOUTS)
 def test_every_split_of_every_miniature_can_be_served(worlds, dataset):
     reader = worlds[dataset]
-    for split in reader.splits:
+    for split in reader.settings:
         of_parts = isinstance(reader.vocabulary, PartVocabulary)
         training = TrainingDataset(reader, split)
         sample = training[len(training) - 1]

@@ -234,7 +234,7 @@ def test_files_of_an_earlier_format_are_refused_with_what_to_do(tmp_path):
         facts = json.loads(str(file["facts"]))
     facts.pop("format")
     changed(path, facts=np.array(json.dumps(facts)))
-    with pytest.raises(MatrixFileError, match=r"written in format 1, this version reads format 2.*Score"):
+    with pytest.raises(MatrixFileError, match=r"is of format 1, this version reads 2: score again"):
         Evaluation.load(tmp_path)
 
 
@@ -279,7 +279,7 @@ def test_labels_outside_the_vocabulary_are_named():
     sample = Labels()[0]
     scores = Scripted().predict([sample.image], VOCABULARY)[0]
     sample.part_map[0, 0] = PARTS + 3
-    with pytest.raises(ValueError, match=rf"holds the label {PARTS + 3}, outside 0\.\.{PARTS - 1} and not 255"):
+    with pytest.raises(ValueError, match=rf"holds the label {PARTS + 3}; labels are 0\.\.{PARTS - 1} and 255"):
         score_image(scores, sample, VOCABULARY)
 
 

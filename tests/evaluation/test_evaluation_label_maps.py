@@ -224,8 +224,8 @@ def test_the_product_of_masks_and_classes_never_exists_whole(monkeypatch):
     held = []
     original = torch.cat
 
-    def watch(tensors, dim=0):
-        values = original(tensors, dim=dim)
+    def watch(tensors, **options):
+        values = original(tensors, **options)
         held.append(values.nelement())
         return values
 
@@ -238,7 +238,7 @@ def test_the_product_of_masks_and_classes_never_exists_whole(monkeypatch):
 def test_objects_need_the_vocabulary():
     scores = scores_of(TRAPS)
     scores.objects = objects_of(TRAPS, 0, (4, 6))
-    with pytest.raises(ValueError, match="give the vocabulary, which knows the objects' parts"):
+    with pytest.raises(ValueError, match="give the vocabulary, which knows its parts"):
         pred_all_map(scores)
 
 

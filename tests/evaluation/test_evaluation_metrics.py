@@ -107,7 +107,7 @@ def test_every_departure_is_noted(evaluation):
 @pytest.mark.parametrize("name", list(PROTOCOLS))
 def test_the_notes_say_how_a_protocol_counts(name):
     protocol = PROTOCOLS[name]
-    rules = {note.rule.partition(" (")[0] for note in protocol.notes}
+    rules = {note["rule"].partition(" (")[0] for note in protocol.notes}
     counting = {
         "background as a class": protocol.background != "excluded",
         "predicted-only classes": protocol.overall == "occurring_or_predicted",
@@ -127,8 +127,8 @@ def test_the_note_on_substrings_names_the_objects_of_ade():
         for number, name in enumerate(vocabulary.objects)
         if competing_parts((number,), vocabulary, "substring") != competing_parts((number,), vocabulary)
     ]
-    note = next(note for note in PROTOCOLS["partcatseg_oracle"].notes if "substring" in note.rule)
-    assert f"{len(differing)} of {len(vocabulary.objects)} objects ({', '.join(differing)})" in note.explanation
+    note = next(note for note in PROTOCOLS["partcatseg_oracle"].notes if "substring" in note["rule"])
+    assert f"{len(differing)} of {len(vocabulary.objects)} objects ({', '.join(differing)})" in note["explanation"]
 
 
 class Knowing(Scripted):

@@ -12,7 +12,7 @@ import yaml
 from ovparts_lib.runs import ParameterError, RunFolder, run_state
 from ovparts_lib.runs.parameters import StartHereParameters
 from ovparts_lib.runs.project import package_parent
-from ovparts_lib.runs.submit import Resources, RunFailedError, RunJob, SubmissionError, submit
+from ovparts_lib.runs.submit import RunFailedError, RunJob, SubmissionError, submit
 
 
 @pytest.fixture
@@ -24,7 +24,7 @@ def start(root, notebook):
 
 def test_a_job_runs_to_completion(root, start):
     """submitit's local executor: the same pickled job, in another process, as on a node."""
-    job = submit(start, ["samples=2"], cluster="local", resources=Resources(gpus=0, cpus=1))
+    job = submit(start, ["samples=2"], cluster="local", gpus=0, cpus=1)
     params = StartHereParameters(setting="miniature", run="start", samples=2)
     assert job.result() == str(params.folder / "slurm" / "params.yaml")
     assert run_state(params) == "complete"
@@ -50,16 +50,18 @@ def test_nothing_is_submitted_when_something_is_wrong(root, start, monkeypatch):
     assert not (root / "outputs").exists()
 
 
-def test_requests(tmp_path, monkeypatch):
+@pytest.mark.parametrize("cluster", ["slurm", "local"])
+def test_requests(root, start, monkeypatch, cluster):
     monkeypatch.setattr(submitit.slurm.slurm.shutil, "which", lambda name: name)  # there is no SLURM here
-    requests = Resources("gpu", "lab", 4, 16, 64, 1.5).requests("name")
-    assert requests["timeout_min"] == 90
-    assert (requests["slurm_partition"], requests["slurm_account"], requests["gpus_per_node"]) == ("gpu", "lab", 4)
-    assert Resources().requests("name")["slurm_partition"] is None
-    for cluster in ("slurm", "local"):
-        executor = submitit.AutoExecutor(tmp_path, cluster=cluster)
-        executor.update_parameters(**requests)
-        assert executor.parameters.get("partition") == ("gpu" if cluster == "slurm" else None)
+    monkeypatch.setattr(submitit.AutoExecutor, "submit", lambda executor, job: executor)
+    asked = {"partition": "gpu", "account": "lab", "gpus": 4, "cpus": 16, "memory_gb": 64, "hours": 1.5}
+    parameters = submit(start, cluster=cluster, **asked).parameters
+    if cluster == "local":
+        assert (parameters["timeout_min"], "partition" in parameters) == (90, False)
+        return
+    assert (parameters["time"], parameters["partition"], parameters["account"]) == (90, "gpu", "lab")
+    assert (parameters["gpus_per_node"], parameters["cpus_per_task"], parameters["mem"]) == (4, 16, "64GB")
+    assert "partition" not in submit(start, cluster=cluster).parameters
 
 
 def test_a_failed_run_is_a_failed_job(root):

@@ -192,9 +192,7 @@ class ADE20KPart234(Reader):
                     self.refuse(DatasetError(path, f"no such {what}, but {annotations.path.name} lists it"))
         unused = sorted(there - {path for record in records for path in (record.image_path, record.part_path)})
         if unused:
-            report.notes.append(
-                f"{name}: files of no listed image, not used: {len(unused):,}, for example {unused[0].name}"
-            )
+            report.notes.append(f"{name}: files of no listed image, not used: {len(unused):,}, as {unused[0].name}")
         return Folder(
             records=[record for record in records if {record.image_path, record.part_path} <= there],
             files=sorted(there),

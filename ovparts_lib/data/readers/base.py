@@ -82,11 +82,6 @@ class Reader:
         """What people call the dataset."""
         return self.vocabulary.title
 
-    @property
-    def splits(self) -> tuple[str, ...]:
-        """Names of the splits."""
-        return tuple(self.settings)
-
     def split(self, name: str) -> Split:
         """How a split is listed. Raises ValueError naming the splits there are."""
         if name not in self.settings:
@@ -156,11 +151,7 @@ class Reader:
     def conditioned(self, name: str, records: Iterable[Record]) -> list[Record]:
         """One record per image and object id of its object map, ids ascending, whether or not the object has parts."""
         counts, ignore = self.scan_folder(name)["rows"], self.vocabulary.ignore_label
-        return [
-            replace(record, object_id=object_id)
-            for record in records
-            for object_id in counts.objects_in(record.image_id, ignore)
-        ]
+        return [replace(record, object_id=i) for record in records for i in counts.objects_in(record.image_id, ignore)]
 
     def label_maps(self, record: Record) -> tuple[np.ndarray, ...]:
         """The record's label maps, one of each of ``label_kinds``, at native size and of one size.
@@ -310,9 +301,7 @@ class Reader:
                 path = files[there[-1]][stem]
                 self.refuse(DatasetError(path, f"has no {what} of the same name"))
         if unlabelled:
-            report.notes.append(
-                f"{name}: pictures without labels, not used: {len(unlabelled):,}, for example {unlabelled[0]}"
-            )
+            report.notes.append(f"{name}: pictures without labels, not used: {len(unlabelled):,}, as {unlabelled[0]}")
         complete = sorted(set.intersection(*(set(found) for found in files.values())))
         images, labels, objects = files["image"], files[self.label_kinds[-1]], files.get("object", {})
         return Folder(

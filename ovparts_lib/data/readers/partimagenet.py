@@ -181,10 +181,8 @@ class PartImageNet(Reader):
             return Folder([], files, unlisted=files)
         report.notes += [f"{name}: {count:,} {what}" for what, count in sorted(listing.skipped.items())]
         if listing.unlisted:
-            report.notes.append(
-                f"{name}: pictures without annotations, not used: {len(listing.unlisted):,}, for example "
-                f"{listing.unlisted[0].name}"
-            )
+            example = f"{len(listing.unlisted):,}, as {listing.unlisted[0].name}"
+            report.notes.append(f"{name}: pictures without annotations, not used: {example}")
         there = {picture.object_id for picture in listing.pictures}
         self._check_objects(name, there, report)
         return Folder(
