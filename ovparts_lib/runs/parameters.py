@@ -67,7 +67,7 @@ class MiniatureParameters(RunParameters):
     notebook: Literal["01_miniature"] = "01_miniature"
     data_root: Text = Field(MINIATURE_ROOT, description="where the rendered data set is written")
     train_images: Whole = Field(1000, ge=1, description="training images to render")
-    val_images: Whole = Field(120, ge=1, description="validation images to render")
+    val_images: Whole = Field(100, ge=1, description="validation images to render")
     render_seed: Whole = Field(0, ge=0, description="seed of the renderer")
     layouts: Annotated[list[Dataset], Listed] = Field(
         [

@@ -45,7 +45,7 @@ class QueryOptions(PolyOptions):
     recipe_values: ClassVar = {
         "initialise_from": ("checkpoints/clipseg-rd64-refined", None),
         "shortest_edge": (800, 96),
-        "iterations": (20_000, 400),
+        "iterations": (20_000, 300),
         "learning_rate": (1e-4, 3e-3),
     }
 
@@ -170,7 +170,7 @@ class MaskClassifierOptions(ProposalOptions):
     network_input = (640, 2560)
     recipe_values: ClassVar = {
         "longest_edge": (2560, 192),
-        "iterations": (120_000, 200),
+        "iterations": (120_000, 150),
         "batch_size": (32, 4),
         "weight_decay": (0.01, 0.01),
         "checkpoint_every": (5000, 1000),

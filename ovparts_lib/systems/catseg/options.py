@@ -28,7 +28,7 @@ class CatsegOptions(CostOptions):
             lambda given: DINOV2 if given["model_size"] == "released_dinov2" else None,
             None,
         ),
-        "iterations": (_of_part_catseg(20_000, 80_000), 200),
+        "iterations": (_of_part_catseg(20_000, 80_000), 150),
         "batch_size": (_of_part_catseg(4, 8), 2),
         "evaluate_every": (_of_part_catseg(1000, 5000), 0),
         "checkpoint_aggregator": (

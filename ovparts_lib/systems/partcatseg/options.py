@@ -17,7 +17,7 @@ class PartcatsegOptions(CostOptions):
     recipe_values: ClassVar = {
         "initialise_from": ("checkpoints/model_final_base.pth", "outputs/miniature/catseg/weights.safetensors"),
         "guidance_weights": (DINOV2, None),
-        "iterations": (20_000, 200),
+        "iterations": (20_000, 120),
         "learning_rate": (2e-4, 3e-3),
         "batch_size": (4, 2),
         "accumulate": (4, 1),  # one picture at a time, for published losses are means over a picture each

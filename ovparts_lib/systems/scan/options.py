@@ -97,7 +97,7 @@ class ScanOptions(MaskClassifierOptions):
     spread_images: Whole = option(200, 8, ge=0, description="test images scored with five such seeds; 0: none")
     shift_iterations: Whole = option(
         0,
-        lambda given: 0 if given.get("checkpoint") else 100,
+        lambda given: 0 if given.get("checkpoint") else 60,
         ge=0,
         description="steps that fine-tune CLIP on crops with context (CS-CLIP); 17,270 were released; 0: none",
     )

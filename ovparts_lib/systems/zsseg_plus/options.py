@@ -48,7 +48,7 @@ class ZssegPlusOptions(ProposalOptions, PolyOptions):
         "longest_edge": (768, 192),
         "crop": (512, 96),
         "backbone_rate": (0.1, 1.0),
-        "iterations": (20_000, 300),
+        "iterations": (20_000, 200),
         "batch_size": (8, 4),
         "gradient_clip": (0.01, 1.0),
         "workers": (4, 0),
@@ -90,7 +90,7 @@ class ZssegPlusOptions(ProposalOptions, PolyOptions):
         "image", description="what the object feature is a mean over; image, as released, makes it grow with the object"
     )
 
-    prompt_iterations: Whole = option(3200, 300, ge=1, description="steps of prompt tuning")
+    prompt_iterations: Whole = option(3200, 200, ge=1, description="steps of prompt tuning")
     prompt_batch_size: Whole = option(32, 64, ge=1, description="regions in a step of prompt tuning")
     prompt_learning_rate: Number = option(0.02, gt=0, description="of SGD, in prompt tuning")
     prompt_warmup: Whole = option(100, 10, ge=0, description="first steps of prompt tuning, at a small constant rate")
