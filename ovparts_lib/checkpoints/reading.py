@@ -68,6 +68,15 @@ class LoadReport:
         names = {key: getattr(self, key) + getattr(other, key) for key in ("loaded", "dropped", "initialised")}
         return LoadReport(f"{self.source} and {other.source}", f"{self.kind} and {other.kind}", **names)
 
+    def __str__(self) -> str:
+        """One line, as notebooks print it."""
+        lines = [f"{self.kind} from {self.source}: {len(self.loaded)} tensors loaded"]
+        if self.dropped:
+            lines.append(f"not needed: {_some(self.dropped)}")
+        if self.initialised:
+            lines.append(f"left at their initial values: {_some(self.initialised)}")
+        return "; ".join(lines)
+
 
 def weights_file(path: str | Path) -> Path:
     """The file that holds the weights: ``path`` itself, or what a folder in the hub's layout or a run folder holds.
