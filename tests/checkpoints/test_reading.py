@@ -11,7 +11,14 @@ from safetensors.torch import save_file
 from torch import nn
 
 from ovparts_lib.checkpoints import native
-from ovparts_lib.checkpoints.reading import CheckpointError, file_hash, load_strictly, read_tensors, weights_file
+from ovparts_lib.checkpoints.reading import (
+    CheckpointError,
+    LoadReport,
+    file_hash,
+    load_strictly,
+    read_tensors,
+    weights_file,
+)
 
 STATE = {"a.weight": torch.arange(6.0).view(2, 3), "b": torch.tensor(2), "half": torch.ones(3, dtype=torch.float16)}
 
@@ -383,3 +390,9 @@ def test_a_file_that_the_system_does_not_let_us_read_is_not_called_damaged(tmp_p
     monkeypatch.setattr(native, "safe_open", failing)
     with pytest.raises(CheckpointError, match=r"w\.safetensors cannot be read: .*Input/output error"):
         native.read_metadata(path)
+
+
+def test_a_report_says_in_one_line_what_was_loaded():
+    report = LoadReport("a.pth", "CLIPSeg", ("x", "y"), dropped=("z",), initialised=("v", "w"))
+    said = "CLIPSeg from a.pth: 2 tensors loaded; not needed: z; left at their initial values: v, w"
+    assert str(report) == said
