@@ -31,7 +31,7 @@ from ovparts_lib.runs.batch import default_jobs, run_beside
 
 UNGUIDED = {"model_size": "miniature_unguided", "trainable": ["aggregator"]}
 FROM_NOTHING = {"initialise_from": None, "clip_weights": "outputs/miniature/world/miniclip.safetensors"}
-ADAPTED = {"adaptation_iterations": 150}
+ADAPTED = {"adaptation_iterations": 200}
 
 
 @dataclass(frozen=True)

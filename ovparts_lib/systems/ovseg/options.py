@@ -36,6 +36,7 @@ class OvsegOptions(MaskClassifierOptions):
     system = "ovseg"
     recipe_values: ClassVar = {
         **begins_from(PRETRAINED),
+        "iterations": (120_000, 300),
         "shortest_edge": (_by_backbone(list(range(320, 1281, 64)), [800]), [80, 96, 112]),
         "longest_edge": (_by_backbone(2560, 1333), 192),
         "crop": (_by_backbone(640, 512), 96),
