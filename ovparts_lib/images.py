@@ -71,7 +71,8 @@ def rgb_pixels(picture: Image.Image) -> np.ndarray:
 
 def _refuse_unused_bits(mode: str, largest: int) -> None:
     if 0 < largest <= _FOURTEEN_BIT:
-        raise ValueError(f"mode {mode} with no value over {largest}, so that it is not clear which value is white")
+        used = "16 bits of which 14 or fewer are used"
+        raise ValueError(f"mode {mode} with no value over {largest}: {used}, so that it is not clear which is white")
 
 
 def write_picture(path: Path, pixels: np.ndarray, **options: Any) -> None:

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from pydantic import ValidationError
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
@@ -98,6 +99,8 @@ def within_its_file(path: str | Path) -> Iterator[None]:
             yield
     except (TypeError, ValueError, KeyError, AttributeError, ArithmeticError, AssertionError, MemoryError) as error:
         told = f"{type(error).__name__}: {error}"
+        if isinstance(error, ValidationError):
+            told = "; ".join(f"{'.'.join(map(str, each['loc']))}: {each['msg']}" for each in error.errors())
         raise CheckpointError(f"{path}: its description {metadata.get('size')!r:.200} fits no model: {told}") from error
 
 

@@ -189,8 +189,8 @@ def _check_owners(
     for what, where in (("on another object than their own", other), ("outside every object", outside)):
         if where.any():
             images, pixels = np.unique(on_part[where, 0]), int(on_part[where, 3].sum())
-            shown = f"in {len(images):,} images, for example {labels.image_ids[images[0]]}"
-            report.notes.append(f"{name}: part pixels that lie {what}: {pixels:,} {shown}")
+            shown = f"images with such: {len(images):,}, for example {labels.image_ids[images[0]]}"
+            report.notes.append(f"{name}: part pixels that lie {what}: {pixels:,}; {shown}")
 
 
 def _check_background(reader: Reader, name: str, labels: LabelCounts, kind: str, report: VerificationReport) -> None:

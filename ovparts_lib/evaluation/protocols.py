@@ -105,7 +105,7 @@ class Protocol:
     semantics_guided: bool = False
     boundary: BoundaryRule = "none"
     harmonic_of_zeros: float = field(default=float("nan"))
-    notes: tuple[Mapping[str, str], ...] = ()
+    notes: tuple[Mapping[str, str], ...] = field(default=(), hash=False)
 
     def __call__(self, evaluation: Evaluation, mode: str) -> ProtocolResult:
         """Read one mode of an evaluation.

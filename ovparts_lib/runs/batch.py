@@ -13,7 +13,7 @@ from pathlib import Path
 from threading import Lock
 
 from ovparts_lib.processes import stoppable
-from ovparts_lib.runs.parameters import DataParameters, MiniatureParameters, RunParameters
+from ovparts_lib.runs.parameters import DataParameters, MiniatureParameters, RunParameters, StartHereParameters
 from ovparts_lib.runs.project import resolve_path
 from ovparts_lib.systems.options import SystemOptions
 
@@ -30,16 +30,17 @@ def plan(runs: Sequence[Planned]) -> list[list[Planned]]:
     """Runs in groups, one group after the other, whose runs can stand beside each other.
 
     The miniature is drawn first. Then systems are trained; datasets are looked at wherever a core is free at last. The
-    other notebooks show what there is by then. Otherwise runs keep the order of their notebooks.
+    other notebooks show what there is by then, and 00_start_here, which lists all runs, comes last. Otherwise runs keep
+    the order of their notebooks.
 
     Args:
         runs: parameters, each with its file.
     """
 
     def place(params: RunParameters) -> tuple[int, int, str]:
-        at = 0 if isinstance(params, MiniatureParameters) else 2
-        if isinstance(params, SystemOptions | DataParameters):
-            at = 1
+        kinds = (MiniatureParameters, SystemOptions | DataParameters, RunParameters)
+        at = next(number for number, kind in enumerate(kinds) if isinstance(params, kind))
+        at += isinstance(params, StartHereParameters)
         return at, isinstance(params, DataParameters), params.notebook
 
     ordered = sorted(runs, key=lambda run: place(run[0]))

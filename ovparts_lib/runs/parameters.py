@@ -86,7 +86,7 @@ class MiniatureParameters(RunParameters):
     clip_weights: Text = Field(MINICLIP, description="where MiniClip is written")
     clip_test_pictures: Whole = Field(200, ge=1, description="held-out scenes and close-ups that MiniClip is tested on")
     clip_iterations: Whole = Field(0, ge=0, description="steps of a new MiniClip; 0: the one that comes with it")
-    clip_pictures: Whole = Field(25_600, ge=2, description="pictures and captions that a new MiniClip learns from")
+    clip_pictures: Whole = Field(25_600, ge=2, description="pictures, and scenes, that a new MiniClip learns from")
 
 
 class DataParameters(RunParameters):

@@ -67,6 +67,9 @@ class CostSize:
         side, patch, window = self.inputs.image_size, self.clip.patch_size, self.aggregator.window
         if side % patch or (side // patch) % window:
             raise ValueError(f"image_size {side} must give patches of {patch} pixels in windows of {window} patches")
+        layer = self.guidance.clip_layer
+        if layer is not None and not 0 <= layer < self.clip.vision_layers:
+            raise ValueError(f"clip_layer {layer} is not before the last block, 0 to {self.clip.vision_layers - 1}")
         guided = self.aggregator.guidance_dim or any(self.aggregator.decoder_guidance_dims)
         if bool(guided) != (self.guidance.kind != "none"):
             raise ValueError("guidance backbone and guidance dims of the aggregator go together: give both or neither")

@@ -30,8 +30,5 @@ def learning_rate_factor(
         power: exponent of the poly schedule.
         warmup: steps of linear warm-up, multiplied onto the schedule (not shifting it).
     """
-    if schedule == "poly":
-        factor = (1 - step / iterations) ** power
-    else:
-        factor = 0.5 * (1 + math.cos(math.pi * step / iterations))
-    return linear_warmup(step, warmup) * factor
+    factors = {"poly": (1 - step / iterations) ** power, "cosine": 0.5 * (1 + math.cos(math.pi * step / iterations))}
+    return linear_warmup(step, warmup) * factors[schedule]

@@ -88,12 +88,22 @@ def check_state(
         if now != saved["settings"].get(name)
     ]
     problems = problems or _differing_tensors(saved["model"], trained_tensors(model))
-    if not problems and describe_groups(model, optimiser) != saved["groups"]:
-        problems = ["learning rates or weight decays of the parameter groups are not those the run began with"]
+    problems = problems or _differing_groups(saved["groups"], describe_groups(model, optimiser))
     if not problems and frozen != saved["frozen"]:
         problems = ["the frozen weights are not those the run began with (another initial checkpoint?)"]
     if problems:
         raise ResumeError(f"cannot resume from {source}: {'; '.join(problems)}{remedy}")
+
+
+def _differing_groups(saved: list[dict[str, Any]], now: list[dict[str, Any]]) -> list[str]:
+    if len(saved) != len(now):
+        return [f"the optimiser has {len(now)} parameter groups now and had {len(saved)}"]
+    return [
+        f"{key} of parameter group {index} is {new[key]!r:.200} now and was {old[key]!r:.200}"
+        for index, (old, new) in enumerate(zip(saved, now, strict=True))
+        for key in old
+        if old[key] != new[key]
+    ]
 
 
 def restore_state(

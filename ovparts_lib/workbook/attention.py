@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from ovparts_lib import inspection
 from ovparts_lib.inspection import Panel
-from ovparts_lib.inspection.attention_statistics import CHANGING
+from ovparts_lib.inspection.attention_measures import CHANGING
 from ovparts_lib.runs import resolve_path
 from ovparts_lib.systems.registry import load_system
 from ovparts_lib.systems.scores import AttentionMaps, Scores

@@ -155,7 +155,7 @@ def test_parts_on_other_objects_are_counted(root):
     assert report.counts["val"]["part pixels on another object"] == 20
     assert report.counts["val"]["part pixels outside every object"] == 7
     assert any(
-        n.startswith("val: part pixels that lie on another object than their own: 20 in 1 images, for")
+        n.startswith("val: part pixels that lie on another object than their own: 20; images with such: 1, for")
         for n in report.notes
     )
 

@@ -9,7 +9,7 @@ from ovparts_lib.inspection import (
     attention_comparison,
     attention_statistics,
 )
-from ovparts_lib.inspection.attention_statistics import pooled_map
+from ovparts_lib.inspection.attention_measures import pooled_map
 from tests.inspection.attending import GRID, TOKENS, WORDS, part_map, scores_of
 
 

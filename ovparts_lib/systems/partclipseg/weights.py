@@ -66,7 +66,8 @@ def load_partclipseg(
     """
     metadata = read_metadata(path)
     if metadata is not None and metadata.get("system") != BEGINS_FROM:
-        _take_object_text(options, metadata.get("object_text"), path)
+        if metadata.get("system") == SYSTEM.name:
+            _take_object_text(options, metadata.get("object_text"), path)
         return SYSTEM.load_own(path, size, options, clip_weights=clip_path)
     state = read_tensors(path)
     if any(name.startswith(RELEASED_PREFIX) for name in state):

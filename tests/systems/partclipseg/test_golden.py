@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 
 from ovparts_lib.images import square_pixels
-from ovparts_lib.inspection.attention_statistics import pooled_map
+from ovparts_lib.inspection.attention_measures import pooled_map
 from ovparts_lib.models.attention_overlap import memberships, smooth
 from ovparts_lib.models.clip.text import tokenize
 from ovparts_lib.models.clip.towers import image_hidden_states

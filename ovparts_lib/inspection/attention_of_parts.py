@@ -11,7 +11,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from ovparts_lib.inspection.arrays import LabelMap, Picture, panel_picture
-from ovparts_lib.inspection.attention_statistics import layer_of, patch_labels, pooled_map
+from ovparts_lib.inspection.attention_measures import layer_of, patch_labels, pooled_map
 from ovparts_lib.inspection.figures import Panel, picture_panels, styled
 from ovparts_lib.inspection.heat_maps import render_heat
 from ovparts_lib.systems.scores import AttentionMaps, Scores
