@@ -280,6 +280,7 @@ def main() -> None:
         writer.writeheader()
         writer.writerows(rows)
     table = pd.DataFrame(rows).replace({key: {"": math.nan} for key in FIGURES})
+    table = table.astype(dict.fromkeys(FIGURES, float))  # where a column had no figure at all, it holds objects
     groups = table.groupby(["mode", "variant", "stage", "budget"], sort=False)
     print(groups[list(FIGURES)].agg(["mean", "std"]).round(1).to_string())
     correlations = rank_correlations(rows)
