@@ -93,13 +93,13 @@ def miniclip(
         settings = MiniClipSettings(iterations=iterations, seed=seed)
         result = train_miniclip(drawn, CaptionedScenes(pictures, **drawing), size, settings=settings, device=device)
         about = {"steps": iterations, "pictures": pictures}
+        steps, seconds = iterations, result.history["seconds"].iloc[-1]
     else:
         result, size = load_miniclip()
         result.clip.to(device)
         about = {name: miniclip_facts()[name] for name in ("sha256", "commit", "settings")}
     save_clip(result.clip, size, resolve_path(path))
-    steps, seconds = (result.history[column].iloc[-1] for column in ("step", "seconds"))
-    print(f"{'trained now' if iterations else 'of the package'}: {steps:.0f} steps, {seconds:.0f} s")
+    print(f"{'trained now' if iterations else 'of the package'}: {steps} steps, {seconds:.0f} s")
     output.note(miniclip=about)
     return result
 
