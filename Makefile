@@ -19,10 +19,10 @@ $(INSTALLED): pyproject.toml constraints.txt
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[test]'
 	@touch $@
 
-demo: $(INSTALLED) ## Run the whole workbook on the miniature: render, train, score, report (about 15 to 20 minutes on two cores)
+demo: $(INSTALLED) ## Run the whole workbook on the miniature: render, train, score, report (about 11 minutes on two cores)
 	@$(BIN)/ovparts demo
 
-test: $(INSTALLED) ## Lint and run the essential tests (about 11 minutes on two cores)
+test: $(INSTALLED) ## Lint and run the essential tests (about 10 minutes on two cores)
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check .
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
 
