@@ -18,7 +18,7 @@ MODES = {"oracle_obj": "Oracle-Obj", "pred_all": "Pred-All"}
 METRICS = ("seen", "unseen", "harmonic", "mIoU")
 _MOST_ROWS = 1000
 _BAR_COLUMNS = frozenset({"IoU", "recall", "precision"})
-_WIDEST, _HIGHEST, _QUALITY = 800, 1700, 58  # pixels and WebP quality of the pictures in the page
+_WIDEST, _HIGHEST, _QUALITY = 800, 1700, 54  # pixels and WebP quality of the pictures in the page
 _TOLD_ELSEWHERE = frozenset(
     ("headline", "figures", "tables", "title", "note", "status", "execution", "params_hash", "setting", "run")
 )
