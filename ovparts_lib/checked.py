@@ -6,5 +6,5 @@ from pydantic.dataclasses import dataclass
 hyper_parameters = dataclass(frozen=True, config=ConfigDict(extra="forbid"))
 """For a frozen dataclass; nested ones are also read from mappings, as weight files state them."""
 
-checked_arguments = validate_call(config=ConfigDict(arbitrary_types_allowed=True))
+checked_arguments = validate_call(config=ConfigDict(arbitrary_types_allowed=True, allow_inf_nan=False))
 """For a constructor: ValueError for an argument outside its type and range, or of no such name."""

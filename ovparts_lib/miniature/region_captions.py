@@ -64,6 +64,8 @@ class CaptionedScenes:
             self.pictures[index] = torch.from_numpy(picture).permute(2, 0, 1)
             regions += shown
             numbers += [index] * len(shown)
+        if not regions:
+            raise ValueError(f"no object can be seen in {count} scenes; draw more")
         self.boxes = torch.tensor([region.box for region in regions])
         self.scene_of = torch.tensor(numbers)
         self.captions = [region.captions for region in regions]
