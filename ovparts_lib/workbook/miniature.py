@@ -97,9 +97,11 @@ def miniclip(
     else:
         result, size = load_miniclip()
         result.clip.to(device)
-        about = {name: miniclip_facts()[name] for name in ("sha256", "commit", "settings")}
+        facts = miniclip_facts()
+        about = {name: facts[name] for name in ("sha256", "commit", "settings")}
+        steps, seconds = facts["settings"]["iterations"], facts["seconds"]
     save_clip(result.clip, size, resolve_path(path))
-    print(f"{'trained now' if iterations else 'of the package'}: {steps} steps, {seconds:.0f} s")
+    print(f"{'trained now' if iterations else 'of the package'}: {steps} step{'s' * (steps != 1)}, {seconds:.0f} s")
     output.note(miniclip=about)
     return result
 
